@@ -1,0 +1,40 @@
+"""DELF, DELG and Detect-to-Retrieve: instance-level recognition in images.
+
+Names are loaded when they are first used, so that `import delf` is cheap:
+`from delf import feature_io` is the module `delf.python.feature_io`.
+"""
+
+import importlib
+
+__version__ = "1.0.0"
+
+# Public name -> module that holds it.
+_MODULES = {
+  "aggregation_config_pb2": "delf.protos.aggregation_config_pb2",
+  "box_pb2": "delf.protos.box_pb2",
+  "datum_pb2": "delf.protos.datum_pb2",
+  "delf_config_pb2": "delf.protos.delf_config_pb2",
+  "feature_pb2": "delf.protos.feature_pb2",
+  "box_io": "delf.python.box_io",
+  "datum_io": "delf.python.datum_io",
+  "feature_extractor": "delf.python.feature_extractor",
+  "feature_io": "delf.python.feature_io",
+  "utils": "delf.python.utils",
+  "extractor": "delf.python.examples.extractor",
+  "detect_to_retrieve": "delf.python.detect_to_retrieve",
+  "training": "delf.python.training",
+  "model": "delf.python.training.model",
+  "datasets": "delf.python.datasets",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name):
+  if name in _MODULES:
+    return importlib.import_module(_MODULES[name])
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+  return sorted([*globals(), *_MODULES])

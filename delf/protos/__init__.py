@@ -1,0 +1,1 @@
+"""File formats and configurations, as protocol buffers."""

@@ -1,0 +1,1 @@
+"""The library; its public names are listed in `delf`."""

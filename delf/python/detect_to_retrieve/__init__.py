@@ -1,0 +1,1 @@
+"""Detect-to-Retrieve: scripts and names of the original."""

@@ -1,0 +1,1 @@
+"""Scripts and names of the original's examples."""

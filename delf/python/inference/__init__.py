@@ -1,0 +1,1 @@
+"""From an exported model to the features of an image."""

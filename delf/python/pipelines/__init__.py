@@ -1,0 +1,1 @@
+"""Whole tasks: files in, files out."""

@@ -1,0 +1,1 @@
+"""Matching and searching with features, without TensorFlow."""

@@ -1,0 +1,1 @@
+"""The models: backbones, DELF and DELG, and the graphs they are exported as."""
