@@ -1,0 +1,31 @@
+"""Where tests find shared data, and what they do without it."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+_SHARED = pathlib.Path(__file__).resolve().parent.parent / "shared"
+
+
+def _shared_folder(name):
+  folder = _SHARED / name
+  if not folder.is_dir():
+    pytest.skip(f"shared/{name} is not beside this checkout")
+  return folder
+
+
+@pytest.fixture(scope="session")
+def goldens():
+  """Folder of the inputs and outputs recorded from the original."""
+  return _shared_folder("goldens")
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+  """Folder of the photos with ground truth."""
+  return _shared_folder("data")

@@ -1,0 +1,120 @@
+"""Reading and writing files, so that a file under its final name is whole."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+
+from delf.python import errors
+
+# What each extension holds; the one place where they are spelt.
+DELF = ".delf"
+DELG_LOCAL = ".delg_local"
+DELG_GLOBAL = ".delg_global"
+DATUM = ".datum"
+BOXES = ".boxes"
+
+# Image file names that a folder is searched for.
+IMAGES = (
+  ".jpg",
+  ".jpeg",
+  ".png",
+  ".webp",
+  ".bmp",
+  ".gif",
+  ".tif",
+  ".tiff",
+  ".ppm",
+  ".pgm",
+)
+
+
+def is_remote(path):
+  """Returns whether a path is of an object store (`gs://...`)."""
+  return "://" in os.fspath(path)
+
+
+def read_bytes(path):
+  """Returns the content of a file.
+
+  Args:
+    path: Local path, or one that TensorFlow reads (`gs://...`).
+
+  Returns:
+    bytes.
+
+  Raises:
+    FileNotFoundError: If there is no such file; it names the path.
+    InputError: If the path is a folder.
+  """
+  if is_remote(path):
+    return _remote().GFile(os.fspath(path), "rb").read()
+  try:
+    with open(path, "rb") as file:
+      return file.read()
+  except FileNotFoundError:
+    raise FileNotFoundError(f"{path}: expected a file, found none") from None
+  except IsADirectoryError:
+    raise errors.InputError("a file", "a folder", path) from None
+
+
+def write_bytes(path, data):
+  """Writes a file whole or not at all.
+
+  Args:
+    path: Local path, or one that TensorFlow writes (`gs://...`). Missing
+      folders are made.
+    data: bytes.
+  """
+  if is_remote(path):
+    with _remote().GFile(os.fspath(path), "wb") as file:
+      file.write(data)
+    return
+  with atomic_path(path) as temporary:
+    temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+  """Gives a temporary path beside `path`, renamed to it if all goes well.
+
+  Args:
+    path: Local path of the file to be. Missing folders are made.
+
+  Yields:
+    pathlib.Path of a file with the same extension that does not exist yet.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def read_lines(path):
+  """Returns the lines of a text file, stripped, without the empty ones.
+
+  Args:
+    path: Path of a UTF-8 text file, for example a list of image paths.
+
+  Returns:
+    list of str.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If it is not text.
+  """
+  try:
+    text = read_bytes(path).decode("utf-8-sig")
+  except UnicodeDecodeError:
+    raise errors.InputError("a UTF-8 text file", "binary data", path) from None
+  return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _remote():
+  import tensorflow as tf
+
+  return tf.io.gfile
