@@ -1,0 +1,1 @@
+"""Google Landmarks: configurations of models trained on it."""

@@ -1,0 +1,1 @@
+"""DELG: configurations of its published models."""
