@@ -6,8 +6,7 @@ import pathlib
 import pytest
 from google.protobuf import text_format
 
-from delf.protos import aggregation_config_pb2
-from delf.protos import delf_config_pb2
+from delf.protos import aggregation_config_pb2, delf_config_pb2
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _MESSAGES = {
