@@ -1,0 +1,8 @@
+"""`python -m delf`: the same as the command `delf`."""
+
+import sys
+
+from delf.python.cli import main
+
+if __name__ == "__main__":
+  sys.exit(main.main())
