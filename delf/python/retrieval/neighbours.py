@@ -1,0 +1,165 @@
+"""Putative matches: which descriptors of two images are nearest."""
+
+import dataclasses
+
+import numpy as np
+
+from delf.python import errors
+
+# Distances held at once: 16 MB of float32.
+_BLOCK = 4_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Putatives:
+  """Matches by descriptor alone.
+
+  Attributes:
+    pairs: [P, 2] int32, indices into descriptors 1 and 2, sorted by the first.
+    distances: [P] float32, Euclidean distances of their descriptors.
+  """
+
+  pairs: np.ndarray
+  distances: np.ndarray
+
+  def __len__(self):
+    return len(self.pairs)
+
+  def one_to_one(self):
+    """Returns [P] bool: which pairs are the nearest of both their features."""
+    keep = np.ones([len(self)], dtype=bool)
+    order = np.argsort(self.distances, kind="stable")
+    for column in (0, 1):
+      _, first = np.unique(self.pairs[order, column], return_index=True)
+      mask = np.zeros_like(keep)
+      mask[order[first]] = True
+      keep &= mask
+    return keep
+
+
+def nearest(
+  descriptors_1,
+  descriptors_2,
+  *,
+  max_distance=None,
+  ratio=None,
+  mutual=False,
+):
+  """Finds the nearest of descriptors 2 for each of descriptors 1.
+
+  Args:
+    descriptors_1: [N1, D] array of numbers.
+    descriptors_2: [N2, D] array of numbers.
+    max_distance: Keeps pairs nearer than this (Euclidean), or None.
+    ratio: Keeps pairs where the nearest is nearer than `ratio` times the second
+      nearest (D. Lowe, IJCV 2004), or None. Where descriptors 2 are fewer than
+      two there is no second, and no pair is dropped.
+    mutual: Whether to keep a pair only where each is the other's nearest. Each
+      feature is then in at most one pair.
+
+  Returns:
+    Putatives. None where either side is empty.
+
+  Raises:
+    InputError: If a descriptor has a value that is not finite, or their
+      dimensions differ.
+  """
+  first = _checked(descriptors_1, "descriptors 1")
+  second = _checked(descriptors_2, "descriptors 2")
+  _check_limit("max_distance", max_distance)
+  _check_limit("ratio", ratio)
+  if not len(first) or not len(second):
+    return Putatives(np.zeros([0, 2], np.int32), np.zeros([0], np.float32))
+  if first.shape[1] != second.shape[1]:
+    raise errors.InputError(
+      f"descriptors of one dimension ({first.shape[1]} as in image 1)",
+      f"{second.shape[1]} in image 2",
+    )
+  found = _search(first, second, mutual, ratio is not None)
+  distances = _distances(first, second, found.nearest)
+  keep = np.ones([len(first)], dtype=bool)
+  if max_distance is not None:
+    keep &= distances < max_distance
+  if found.second is not None:
+    keep &= distances < ratio * _distances(first, second, found.second)
+  indices = np.arange(len(first))
+  if mutual:
+    keep &= found.back[found.nearest] == indices
+  pairs = np.stack([indices, found.nearest], axis=1)[keep]
+  return Putatives(pairs.astype(np.int32), distances[keep])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+  nearest: np.ndarray  # [N1], index of the nearest of side 2
+  second: np.ndarray | None  # [N1], of the second nearest
+  back: np.ndarray  # [N2], index of the nearest of side 1; zeros if not mutual
+
+
+def _search(first, second, mutual, with_second):
+  """Returns _Found, by one matrix product in blocks of rows."""
+  # Distances do not change when the origin does, and rounding errors shrink.
+  centre = second.mean(axis=0)
+  first, second = first - centre, second - centre
+  # |b|^2 - 2 a b is the squared distance but for |a|^2, which is one number per
+  # row and does not change the order within it.
+  products = np.ascontiguousarray(-2 * second.T)
+  squares = np.einsum("ij,ij->i", second, second)
+  own = np.einsum("ij,ij->i", first, first)[:, None] if mutual else None
+  with_second = with_second and len(second) > 1
+  nearest_ = np.empty([len(first)], dtype=np.int64)
+  second_ = np.empty_like(nearest_) if with_second else None
+  back = np.zeros([len(second)], dtype=np.int64)
+  best = np.full([len(second)], np.inf, dtype=np.float32)
+  step = max(1, _BLOCK // len(second))
+  for start in range(0, len(first), step):
+    block = slice(start, start + step)
+    table = first[block] @ products
+    table += squares
+    nearest_[block] = table.argmin(axis=1)
+    if mutual:
+      _nearest_back(table + own[block], start, best, back)
+    if with_second:
+      np.put_along_axis(table, nearest_[block, None], np.inf, axis=1)
+      second_[block] = table.argmin(axis=1)
+  return _Found(nearest_, second_, back)
+
+
+def _nearest_back(table, start, best, back):
+  """Updates the nearest of side 1 (`back`) at its distance (`best`)."""
+  nearer = np.flatnonzero(table.min(axis=0) < best)
+  rows = np.ascontiguousarray(table[:, nearer].T).argmin(axis=1)
+  best[nearer] = table[rows, nearer]
+  back[nearer] = rows + start
+
+
+def _distances(first, second, indices):
+  difference = first - second[indices]
+  return np.sqrt(np.einsum("ij,ij->i", difference, difference))
+
+
+def _checked(descriptors, name):
+  """Returns descriptors as [N, D] float32."""
+  array = np.asarray(descriptors)
+  if array.size == 0:
+    # Empty files lose their dimension; there is nothing to compare anyway.
+    return np.zeros([0, 0], dtype=np.float32)
+  if array.ndim != 2 or array.dtype.kind not in "fiu":
+    raise errors.InputError(
+      f"{name} as an array of numbers of shape [N, D]",
+      f"{array.dtype} of shape {list(array.shape)}",
+    )
+  with np.errstate(over="ignore"):
+    array = array.astype(np.float32)
+  bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+  if bad.size:
+    raise errors.InputError(
+      f"finite {name}",
+      f"NaN or infinity in {bad.size} of {len(array)} (first: {bad[0]})",
+    )
+  return array
+
+
+def _check_limit(name, value):
+  if value is not None and not value > 0:
+    raise errors.InputError(f"{name} over 0", value)
