@@ -1,0 +1,81 @@
+"""What the scripts share: flags that exist only while a script runs."""
+
+import sys
+
+from absl import app, flags
+
+from delf.python import errors
+
+# Values that absl reads as booleans.
+_BOOLEANS = ("true", "t", "1", "false", "f", "0")
+
+
+def run(main, define, argv=None):
+  """Runs a script as `absl.app.run` does, and exits.
+
+  Flags are defined here and not when a script is imported, so that two scripts
+  with flags of the same name can be imported side by side. Bad input ends the
+  script with one line on standard error and status 1.
+
+  Args:
+    main: Function without arguments that does the work, reading
+      `flags.FLAGS`; what it returns is the exit status (None for success).
+    define: Function without arguments that defines the flags with
+      `flags.DEFINE_string` and the like.
+    argv: list of str, the program's name first; `sys.argv` if None.
+
+  Raises:
+    SystemExit: Always, with the status.
+  """
+  known = set(flags.FLAGS)
+  define()
+  argv = list(sys.argv if argv is None else argv)
+  try:
+    app.run(lambda rest: _call(main, rest), join_booleans(argv))
+  finally:
+    for name in set(flags.FLAGS) - known:
+      delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+def join_booleans(argv, flag_values=flags.FLAGS):
+  """Turns `--flag True` into `--flag=True` for boolean flags.
+
+  absl alone would take `True` for a positional argument; scripts that were
+  written with argparse accept this form.
+
+  Args:
+    argv: list of str, the program's name first.
+    flag_values: flags.FlagValues that knows which flags are boolean.
+
+  Returns:
+    list of str; what follows `--` is left alone.
+  """
+  joined = []
+  for position, word in enumerate(argv):
+    if word == "--":
+      return joined + list(argv[position:])
+    if (
+      joined
+      and word.lower() in _BOOLEANS
+      and joined[-1].startswith("-")
+      and _is_boolean(joined[-1].lstrip("-"), flag_values)
+    ):
+      joined[-1] += f"={word}"
+    else:
+      joined.append(word)
+  return joined
+
+
+def _is_boolean(name, flag_values):
+  return name in flag_values and flag_values[name].boolean
+
+
+def _call(main, rest):
+  if len(rest) > 1:
+    raise app.UsageError(f"expected flags only, received {' '.join(rest[1:])}")
+  try:
+    return main()
+  except (errors.InputError, FileNotFoundError) as error:
+    print(f"{sys.argv[0]}: {error}", file=sys.stderr)  # noqa: T201
+    return 1
