@@ -82,10 +82,9 @@ def nearest(
     keep &= distances < max_distance
   if found.second is not None:
     keep &= distances < ratio * _distances(first, second, found.second)
-  indices = np.arange(len(first))
-  if mutual:
-    keep &= found.back[found.nearest] == indices
-  pairs = np.stack([indices, found.nearest], axis=1)[keep]
+  if found.mutual is not None:
+    keep &= found.mutual
+  pairs = np.stack([np.arange(len(first)), found.nearest], axis=1)[keep]
   return Putatives(pairs.astype(np.int32), distances[keep])
 
 
@@ -93,10 +92,10 @@ def nearest(
 class _Found:
   nearest: np.ndarray  # [N1], index of the nearest of side 2
   second: np.ndarray | None  # [N1], of the second nearest
-  back: np.ndarray  # [N2], index of the nearest of side 1; zeros if not mutual
+  mutual: np.ndarray | None  # [N1] bool, whether it is nearest of its nearest
 
 
-def _search(first, second, mutual, with_second):
+def _search(first, second, with_mutual, with_second):
   """Returns _Found, by one matrix product in blocks of rows."""
   # Distances do not change when the origin does, and rounding errors shrink.
   centre = second.mean(axis=0)
@@ -105,32 +104,38 @@ def _search(first, second, mutual, with_second):
   # row and does not change the order within it.
   products = np.ascontiguousarray(-2 * second.T)
   squares = np.einsum("ij,ij->i", second, second)
-  own = np.einsum("ij,ij->i", first, first)[:, None] if mutual else None
+  own = np.einsum("ij,ij->i", first, first)
   with_second = with_second and len(second) > 1
   nearest_ = np.empty([len(first)], dtype=np.int64)
-  second_ = np.empty_like(nearest_) if with_second else None
-  back = np.zeros([len(second)], dtype=np.int64)
-  best = np.full([len(second)], np.inf, dtype=np.float32)
+  second_ = np.empty_like(nearest_)
+  least_1 = np.empty([len(first)], dtype=np.float32)
+  least_2 = np.full([len(second)], np.inf, dtype=np.float32)
   step = max(1, _BLOCK // len(second))
   for start in range(0, len(first), step):
     block = slice(start, start + step)
     table = first[block] @ products
     table += squares
     nearest_[block] = table.argmin(axis=1)
-    if mutual:
-      _nearest_back(table + own[block], start, best, back)
+    if with_mutual:
+      table += own[block, None]
+      least_1[block] = table.min(axis=1)
+      np.minimum(least_2, table.min(axis=0), out=least_2)
     if with_second:
       np.put_along_axis(table, nearest_[block, None], np.inf, axis=1)
       second_[block] = table.argmin(axis=1)
-  return _Found(nearest_, second_, back)
+  mutual = None
+  if with_mutual:
+    mutual = _first_of_each(nearest_, least_1 <= least_2[nearest_])
+  return _Found(nearest_, second_ if with_second else None, mutual)
 
 
-def _nearest_back(table, start, best, back):
-  """Updates the nearest of side 1 (`back`) at its distance (`best`)."""
-  nearer = np.flatnonzero(table.min(axis=0) < best)
-  rows = np.ascontiguousarray(table[:, nearer].T).argmin(axis=1)
-  best[nearer] = table[rows, nearer]
-  back[nearer] = rows + start
+def _first_of_each(values, among):
+  """Returns a mask of the first place of each value among those of a mask."""
+  places = np.flatnonzero(among)
+  _, first = np.unique(values[places], return_index=True)
+  mask = np.zeros(values.shape, dtype=bool)
+  mask[places[first]] = True
+  return mask
 
 
 def _distances(first, second, indices):
