@@ -1,0 +1,172 @@
+"""`delf extract`: features of many images."""
+
+import dataclasses
+import json
+import os
+import sys
+
+_EXAMPLES = """\
+examples:
+  delf extract photos/ --out features/            every image under a folder
+  delf extract 'photos/*.jpg' --out features/     those of a pattern
+  delf extract list.txt --out features/           those that a list names
+  delf extract photos/ --out features/ --model r50delg_gldv2clean
+  delf extract photos/ --out features/ --local-only --max-size 640 --json
+
+A run that was interrupted goes on where it was when it is repeated. Images that
+fail are named at the end, and the exit status is then 1.
+"""
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  parser.epilog = _EXAMPLES
+  parser.add_argument(
+    "images",
+    nargs="+",
+    metavar="FOLDER|GLOB|LIST",
+    help="folder (searched with its sub-folders), quoted pattern, image, or "
+    "text file of image paths",
+  )
+  parser.add_argument(
+    "--out", required=True, metavar="DIR", help="folder for the features"
+  )
+  parser.add_argument(
+    "--model",
+    metavar="NAME|PATH",
+    help="known model (`delf models`) or SavedModel folder; default: that of "
+    "--config, else the embedded one",
+  )
+  parser.add_argument(
+    "--config",
+    metavar="FILE",
+    help=".pbtxt configuration; default: that of the model",
+  )
+  heads = parser.add_mutually_exclusive_group()
+  heads.add_argument(
+    "--local-only", action="store_true", help="no global descriptors"
+  )
+  heads.add_argument(
+    "--global-only", action="store_true", help="no local features"
+  )
+  parser.add_argument(
+    "--max-size",
+    type=_positive,
+    metavar="N",
+    help="scale the longer side down to N pixels",
+  )
+  parser.add_argument(
+    "--max-features",
+    type=_positive,
+    metavar="N",
+    help="most local features per image",
+  )
+  parser.add_argument(
+    "--rotate",
+    action="store_true",
+    help="turn images as their EXIF orientation says (default: as stored)",
+  )
+  _add_work_arguments(parser)
+
+
+def _add_work_arguments(parser):
+  parser.add_argument(
+    "--batch",
+    type=_positive,
+    metavar="N",
+    help="most images of one size at once (default: 1 on a CPU, as memory "
+    "allows on a GPU)",
+  )
+  parser.add_argument(
+    "--workers",
+    type=int,
+    default=1,
+    metavar="N",
+    help="threads that decode (default: 1)",
+  )
+  parser.add_argument(
+    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
+  )
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="do all images again, also those that are done",
+  )
+  parser.add_argument(
+    "--json",
+    action="store_true",
+    help="print one JSON document on standard output",
+  )
+
+
+def run(args):
+  """Extracts, prints a summary; returns the exit status."""
+  from delf.python.pipelines import extract
+
+  images, names = _find(args.images)
+  report = extract.extract_to_files(
+    images,
+    _config(args),
+    args.out,
+    names=names,
+    resume=not args.overwrite,
+    batch_size=args.batch,
+    workers=args.workers,
+    device=args.device,
+    apply_rotation=args.rotate,
+  )
+  for failure in report.failed:
+    print(f"delf: error: {failure}", file=sys.stderr)
+  if args.json:
+    found = {"out": os.path.abspath(args.out)} | dataclasses.asdict(report)
+    print(json.dumps(found, indent=2))
+  else:
+    print(f"{args.out}: {report.summary()}")
+  if report.interrupted:
+    return _INTERRUPTED
+  return 1 if report.failed else 0
+
+
+def _find(sources):
+  """Returns the paths of images, and the output name of each.
+
+  Images under a folder keep their sub-folder there; others go by base name.
+  """
+  from delf.python import files
+
+  images, names = [], []
+  for source in sources:
+    for path in files.find_images(source):
+      name = os.path.basename(path)
+      if os.path.isdir(source):
+        name = os.path.relpath(path, source)
+      images.append(os.fspath(path))
+      names.append(os.path.splitext(name)[0])
+  return images, names
+
+
+def _config(args):
+  """Returns the configuration that the arguments ask for."""
+  from delf.python.pipelines import settings
+
+  config = settings.choose(args.model, args.config)
+  if args.local_only or args.global_only:
+    config.use_local_features = args.local_only
+    config.use_global_features = args.global_only
+  if args.max_size:
+    config.max_image_size = args.max_size
+  if args.max_features:
+    config.delf_local_config.max_feature_num = args.max_features
+  return config
+
+
+def _positive(text):
+  number = int(text)
+  if number < 1:
+    raise ValueError
+  return number
+
+
+_positive.__name__ = "positive number"  # argparse names it in its errors.

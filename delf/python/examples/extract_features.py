@@ -1,0 +1,44 @@
+"""Script that extracts features of the images that a list names."""
+
+import sys
+
+from absl import flags
+
+from delf.python import config_io, files, script_flags
+from delf.python.pipelines import extract
+
+FLAGS = flags.FLAGS
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
+
+
+def define_flags():
+  """Defines the flags; defaults are relative to this folder."""
+  flags.DEFINE_string(
+    "config_path", "delf_config_example.pbtxt", "DelfConfig: model and settings"
+  )
+  flags.DEFINE_string(
+    "list_images_path", "list_images.txt", "text file, one image path per line"
+  )
+  flags.DEFINE_string(
+    "output_dir",
+    "test_features",
+    "folder for <image>.delf (local features) and <image>.delg_global",
+  )
+
+
+def main():
+  """Extracts what is missing in the folder; returns the exit status."""
+  images = files.read_lines(FLAGS.list_images_path)
+  config = config_io.read_delf_config(FLAGS.config_path)
+  report = extract.extract_to_files(images, config, FLAGS.output_dir)
+  for failure in report.failed:
+    print(failure, file=sys.stderr)  # noqa: T201
+  print(f"{FLAGS.output_dir}: {report.summary()}")  # noqa: T201
+  if report.interrupted:
+    return _INTERRUPTED
+  return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)

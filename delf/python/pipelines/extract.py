@@ -1,0 +1,249 @@
+"""Features of many images, from image files to feature files."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from delf.python import errors, files, progress, utils
+from delf.python.pipelines import batching, output_folder, prefetch, provenance
+
+# Images whose files may wait to be written.
+_WRITES_AHEAD = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractOptions:
+  """How to extract; the configuration says what.
+
+  Attributes:
+    names: Output name of each image, without extension and relative to the
+      output folder, or None for their base names.
+    resume: Whether images whose files are there and whole are left as they
+      are. If not, all are done again.
+    batch_size: Most images to extract at once, or None: one on a CPU, and on a
+      GPU as many of one size as `batching.MEMORY_BUDGET` allows.
+    workers: Threads that decode; 0 decodes between extractions.
+    device: Device such as "cpu" or "gpu:1", or None for the best there is.
+    apply_rotation: Whether images are turned as their EXIF orientation says.
+      The original does not, and features are in raw coordinates.
+    strict: Whether the first image that fails ends the work.
+    local_extension: Extension of local features' files.
+    extractor: Extractor to use in place of one made from the configuration.
+  """
+
+  names: Sequence[str] | None = None
+  resume: bool = True
+  batch_size: int | None = None
+  workers: int = 1
+  device: str | None = None
+  apply_rotation: bool = False
+  strict: bool = False
+  local_extension: str = files.DELF
+  extractor: object = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """An image that gave no features: its path, and one line that says why."""
+
+  path: str
+  reason: str
+
+  def __str__(self):
+    return f"{self.path}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractReport:
+  """What became of each image.
+
+  Attributes:
+    done: Paths of images whose files were written.
+    skipped: Paths of images whose files were there.
+    failed: Failure of each image that gave none.
+    seconds: Wall-clock time, without loading the model.
+    images_per_second: Images done per second.
+    device: Words for the device that was used; "" if none was needed.
+    interrupted: Whether the user ended the work before its end.
+  """
+
+  done: tuple[str, ...] = ()
+  skipped: tuple[str, ...] = ()
+  failed: tuple[Failure, ...] = ()
+  seconds: float = 0.0
+  images_per_second: float = 0.0
+  device: str = ""
+  interrupted: bool = False
+
+  def summary(self):
+    """Returns one line for people."""
+    speed = f" ({self.images_per_second:.2f} images/s on {self.device})"
+    state = "interrupted: " if self.interrupted else ""
+    return (
+      f"{state}{len(self.done)} extracted,"
+      f" {len(self.skipped)} already there, {len(self.failed)} failed"
+      f" in {self.seconds:.1f} s{speed if self.done else ''}"
+    )
+
+
+def extract_to_files(images, config, output_dir, **options):
+  """Extracts features of images and writes them, each file whole or not at all.
+
+  Images are decoded in the background; an image that fails is reported and the
+  others go on. A run that was ended at any moment can be repeated: it does what
+  is missing. `extraction.json` in the folder says what model and settings the
+  files are of; others are refused there.
+
+  Args:
+    images: Paths of image files.
+    config: delf_config_pb2.DelfConfig.
+    output_dir: Local folder, made if need be, for `<name>.delf` (local
+      features) and `<name>.delg_global` (the global descriptor), as the
+      configuration asks.
+    **options: Fields of ExtractOptions.
+
+  Returns:
+    ExtractReport. An interrupt by the user (SIGINT) also ends in one.
+
+  Raises:
+    InputError: If nothing can be done: no images, two for one output name, a
+      model or configuration that does not work, a folder of other features.
+    OSError: If files cannot be written.
+  """
+  options = ExtractOptions(**options)
+  jobs = output_folder.plan(images, options.names)
+  made_with = provenance.describe(
+    config, _model_folder(config, options), options.apply_rotation
+  )
+  folder = output_folder.OutputFolder(
+    output_dir, config, options.local_extension, made_with
+  )
+  if options.resume:
+    folder.check()
+  todo, skipped = [], []
+  for job in jobs:
+    done = options.resume and folder.is_done(job)
+    (skipped if done else todo).append(job)
+  skipped = tuple(job.path for job in skipped)
+  if not todo:
+    return ExtractReport(skipped=skipped)
+  extractor = options.extractor or _make_extractor(config, options)
+  run = _Run(extractor, config, folder, options)
+  return dataclasses.replace(run.do(todo), skipped=skipped)
+
+
+class _Run:
+  """One pass over the images that are to be extracted."""
+
+  def __init__(self, extractor, config, folder, options):
+    self._folder = folder
+    self._options = options
+    self._extractor = extractor
+    self._device = getattr(extractor, "device", None) or "CPU"
+    self._limit = batching.memory_limit(
+      config, self._device, options.batch_size
+    )
+    self._claimed = False
+    self._done = []
+    self._failed = []
+
+  def do(self, jobs):
+    """Extracts and writes; returns the report."""
+    logging.info("Extracting %d images on %s.", len(jobs), self._device)
+    start = time.perf_counter()
+    writer = concurrent.futures.ThreadPoolExecutor(1, "write")
+    interrupted = False
+    try:
+      self._loop(jobs, writer)
+    except KeyboardInterrupt:
+      interrupted = True
+    finally:
+      writer.shutdown()
+    seconds = time.perf_counter() - start
+    return ExtractReport(
+      done=tuple(self._done),
+      failed=tuple(self._failed),
+      seconds=seconds,
+      images_per_second=len(self._done) / seconds,
+      device=self._device,
+      interrupted=interrupted,
+    )
+
+  def _loop(self, jobs, writer):
+    stream = prefetch.decode_ahead(jobs, self._load, self._options.workers)
+    results = batching.BatchExtractor(self._extractor, self._limit).run(stream)
+    pending = collections.deque()
+    bar = progress.track(
+      results, f"extracting on {self._device}", total=len(jobs)
+    )
+    try:
+      for decoded, features in bar:
+        problem = _problem(decoded.job.path, features)
+        if problem:
+          self._fail(decoded.job, problem)
+          bar.set_postfix_str(f"{len(self._failed)} failed")
+          continue
+        if not self._claimed:
+          self._folder.claim(jobs, overwrite=not self._options.resume)
+          self._claimed = True
+        future = writer.submit(self._folder.write, decoded.job, features)
+        pending.append((decoded.job, future))
+        while len(pending) > _WRITES_AHEAD:
+          self._settle(pending)
+    finally:
+      results.close()
+      stream.close()
+      while pending:
+        self._settle(pending)
+
+  def _settle(self, pending):
+    job, future = pending.popleft()
+    future.result()
+    self._done.append(job.path)
+
+  def _fail(self, job, problem):
+    if self._options.strict:
+      raise errors.InputError("features of each image", problem, job.path)
+    logging.info("Failed: %s: %s", job.path, problem)
+    self._failed.append(Failure(job.path, problem))
+
+  def _load(self, path):
+    return utils.RgbLoader(path)
+
+
+def _model_folder(config, options):
+  if options.extractor is not None and not config.model_path:
+    return None
+  from delf.python.inference import zoo
+
+  return zoo.resolve(config.model_path)
+
+
+def _make_extractor(config, options):
+  # TensorFlow is loaded here, once there is something to do.
+  from delf.python.inference import extractor
+
+  return extractor.make_extractor(config, device=options.device)
+
+
+def _problem(path, features):
+  """Returns one line that says why there are no features, or None."""
+  if isinstance(features, Exception):
+    text = str(features).strip() or type(features).__name__
+    if batching.is_out_of_memory(features):
+      text = "expected the image to fit in memory, received out of memory"
+    line = text.splitlines()[0]
+    return line.removeprefix(f"{path}: ")
+  arrays = {"global descriptor": features.global_descriptor}
+  if features.local is not None:
+    for field in dataclasses.fields(features.local):
+      arrays[field.name] = getattr(features.local, field.name)
+  for name, array in arrays.items():
+    if array is not None and not np.all(np.isfinite(array)):
+      return f"expected finite {name}, received NaN or infinity"
+  return None

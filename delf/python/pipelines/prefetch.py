@@ -1,0 +1,88 @@
+"""Images that are decoded in the background while others are worked on."""
+
+import collections
+import concurrent.futures
+import dataclasses
+
+import numpy as np
+import PIL.Image
+
+# Most pixels that are decoded, or being decoded, ahead of the one in use: 64
+# million are 192 MB as RGB.
+PIXELS_AHEAD = 64_000_000
+
+# What an image counts as whose size cannot be read from its header.
+_UNKNOWN_PIXELS = 12_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+  """One image, or why there is none.
+
+  Attributes:
+    job: What was given for it; has `path`.
+    image: uint8 [H, W, 3] RGB, or None.
+    error: Exception that decoding raised, or None.
+  """
+
+  job: object
+  image: np.ndarray | None = None
+  error: Exception | None = None
+
+
+def decode_ahead(jobs, load, workers=1, pixels_ahead=PIXELS_AHEAD):
+  """Decodes images in threads, ahead of their use, and gives them in order.
+
+  Pillow decodes without holding Python's lock, so threads do. Sizes are read
+  from the headers, and decoding waits when `pixels_ahead` would be passed
+  (a single image may be larger than that).
+
+  Args:
+    jobs: Iterable of objects with a `path`.
+    load: Function from a path to an image.
+    workers: Number of threads; 0 decodes in the caller's thread.
+    pixels_ahead: Most pixels to hold.
+
+  Yields:
+    Decoded, one per job, in order.
+  """
+  if workers <= 0:
+    for job in jobs:
+      yield _decode(job, load)
+    return
+  jobs = collections.deque(jobs)
+  pending = collections.deque()
+  held = 0
+  pool = concurrent.futures.ThreadPoolExecutor(workers, "decode")
+  try:
+    while jobs or pending:
+      # One more than the threads, so that none waits for the caller.
+      while jobs and len(pending) <= workers + 1:
+        pixels = _header_pixels(jobs[0].path)
+        if pending and held + pixels > pixels_ahead:
+          break
+        pending.append((pool.submit(_decode, jobs.popleft(), load), pixels))
+        held += pixels
+      future, pixels = pending.popleft()
+      decoded = future.result()
+      held -= pixels
+      yield decoded
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _decode(job, load):
+  # Whatever a decoder raises about one image is about that image alone.
+  try:
+    return Decoded(job, image=np.asarray(load(job.path)))
+  except Exception as error:
+    return Decoded(job, error=error)
+
+
+def _header_pixels(path):
+  """Returns the number of pixels that an image's header tells."""
+  try:
+    with PIL.Image.open(path) as image:
+      return image.width * image.height
+  except Exception:
+    return _UNKNOWN_PIXELS
