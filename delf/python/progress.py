@@ -26,3 +26,25 @@ def track(iterable, label, total=None):
     disable=not sys.stderr.isatty(),
     dynamic_ncols=True,
   )
+
+
+def count_bytes(label, total=None, done=0):
+  """Shows the progress of a transfer on standard error, if it is a terminal.
+
+  Args:
+    label: Words for what is being transferred.
+    total: Number of bytes, or None if it is not known.
+    done: Number of bytes that are there already.
+
+  Returns:
+    tqdm.tqdm, a context manager with `update(number of bytes)`.
+  """
+  return tqdm.tqdm(
+    desc=label,
+    total=total,
+    initial=done,
+    unit="B",
+    unit_scale=True,
+    disable=not sys.stderr.isatty(),
+    dynamic_ncols=True,
+  )

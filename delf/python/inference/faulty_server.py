@@ -1,0 +1,93 @@
+"""A local HTTP server with the faults of real ones, for tests of downloads."""
+
+import contextlib
+import dataclasses
+import http.server
+import re
+import threading
+
+
+@dataclasses.dataclass
+class FaultySite:
+  """What the server holds, how it behaves, and what it was asked."""
+
+  content: bytes = b""
+  ranges: bool = True
+  tag: str | None = '"v1"'
+  # Bytes of the body that each response brings before the connection is cut;
+  # None brings all. One is used up per response; then all come whole.
+  cuts: list = dataclasses.field(default_factory=list)
+  # Statuses of the next responses.
+  statuses: list = dataclasses.field(default_factory=list)
+  # The `Range` of each request, or None.
+  requests: list = dataclasses.field(default_factory=list)
+  url: str = ""
+
+
+@contextlib.contextmanager
+def serve():
+  """Runs a server on a free port of this machine.
+
+  Yields:
+    FaultySite, to be filled; its `url` is that of a file.
+  """
+  site = FaultySite()
+
+  class Handler(_Handler):
+    pass
+
+  Handler.site = site
+  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+  site.url = f"http://127.0.0.1:{server.server_port}/file.tar.gz"
+  thread = threading.Thread(
+    target=server.serve_forever, kwargs={"poll_interval": 0.01}
+  )
+  thread.start()
+  try:
+    yield site
+  finally:
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+  """Answers GET as the site says."""
+
+  site = None
+
+  def log_message(self, *args):
+    """Keeps the requests off standard error."""
+
+  def do_GET(self):  # noqa: D102
+    site = self.site
+    asked = self.headers.get("Range")
+    site.requests.append(asked)
+    if site.statuses:
+      self.send_error(site.statuses.pop(0))
+      return
+    same = self.headers.get("If-Range") in (None, site.tag)
+    start = 0
+    if asked and site.ranges and same:
+      start = int(re.match(r"bytes=(\d+)-$", asked).group(1))
+    if start and start >= len(site.content):
+      self.send_response(416)
+      self.send_header("Content-Range", f"bytes */{len(site.content)}")
+      self.send_header("Content-Length", "0")
+      self.end_headers()
+      return
+    self._send(start)
+
+  def _send(self, start):
+    site, size = self.site, len(self.site.content)
+    self.send_response(206 if start else 200)
+    if start:
+      self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+    self.send_header("Content-Length", str(size - start))
+    if site.tag:
+      self.send_header("ETag", site.tag)
+    self.end_headers()
+    end = site.cuts.pop(0) if site.cuts else None
+    body = site.content[start:]
+    self.wfile.write(body if end is None else body[:end])
+    self.close_connection = True
