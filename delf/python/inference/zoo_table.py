@@ -134,6 +134,19 @@ _ARTEFACTS = (
     ),
   ),
   Artefact(
+    "delg_gld_20200520",
+    EXTRACTION,
+    "DELG of May 2020, ResNet-50, Google Landmarks v1: retired",
+    unavailable="retired by its authors; use r50delg_gld_20200814",
+  ),
+  Artefact(
+    "google/delf/1",
+    EXTRACTION,
+    "DELF as a TensorFlow 1 Hub module (tfhub.dev/google/delf/1)",
+    unavailable="a TensorFlow 1 Hub module, whose form and fixed PCA are not "
+    "supported; use delf_gld_20190411",
+  ),
+  Artefact(
     "d2r_frcnn_20190411",
     DETECTOR,
     "boxes of landmarks, Faster R-CNN: Detect-to-Retrieve",
@@ -151,19 +164,6 @@ _ARTEFACTS = (
     "resnet50_imagenet_weights",
     WEIGHTS,
     "ResNet-50 of ImageNet without its top (Keras .h5): start of a training",
-  ),
-  Artefact(
-    "delg_gld_20200520",
-    EXTRACTION,
-    "DELG of May 2020, ResNet-50, Google Landmarks v1: retired",
-    unavailable="retired by its authors; use r50delg_gld_20200814",
-  ),
-  Artefact(
-    "google/delf/1",
-    EXTRACTION,
-    "DELF as a TensorFlow 1 Hub module (tfhub.dev/google/delf/1)",
-    unavailable="a TensorFlow 1 Hub module, whose form and fixed PCA are not "
-    "supported; use delf_gld_20190411",
   ),
 )
 
