@@ -1,0 +1,44 @@
+"""Normalisation layers, for any Keras backend."""
+
+import keras
+from keras import ops
+
+
+class L2Normalization(keras.layers.Layer):
+  """Scales vectors to unit length.
+
+  Vectors whose squared norm is under 1e-6 are divided by 1e-3 instead, so that
+  a zero vector stays zero.
+  """
+
+  def __init__(self):
+    super().__init__()
+    self.eps = 1e-6
+
+  def call(self, x, axis=1):
+    """Returns `x` at unit length along `axis`.
+
+    Args:
+      x: Float tensor of any shape.
+      axis: int or tuple of int, the axes that hold a vector.
+
+    Returns:
+      Float tensor of the shape of `x`.
+    """
+    return l2_normalize(x, axis, self.eps)
+
+
+def l2_normalize(x, axis, epsilon=1e-12):
+  """Returns `x` divided by its L2 norm along `axis`.
+
+  Args:
+    x: Float tensor of any shape.
+    axis: int or tuple of int.
+    epsilon: Smallest squared norm that is divided by; smaller ones count as
+      this one. 1e-12 is that of `tf.nn.l2_normalize`.
+
+  Returns:
+    Float tensor of the shape of `x`.
+  """
+  squared_norm = ops.sum(ops.square(x), axis=axis, keepdims=True)
+  return x * ops.rsqrt(ops.maximum(squared_norm, epsilon))

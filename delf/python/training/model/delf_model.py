@@ -1,0 +1,236 @@
+"""DELF: a backbone with attention over its local features.
+
+Noh et al., arXiv:1612.06321; the autoencoder is that of DELG, Cao et al.,
+arXiv:2001.05027.
+"""
+
+import keras
+from absl import logging
+from keras import layers, ops
+
+from delf.python.training.model import backbones, local_heads
+
+AttentionModel = local_heads.AttentionModel
+AutoencoderModel = local_heads.AutoencoderModel
+
+# Size that `embedding_layer_dim` has unless it is given: that of ResNets.
+_RESNET_EMBEDDING = 2048
+
+# Width that `dim_expand_channels` has unless it is given: that of ResNets.
+_RESNET_CHANNELS = 1024
+
+
+class Delf(keras.Model):
+  """A backbone, attention, and optionally an autoencoder between the two.
+
+  All variables but the classifiers' exist once it is made. Attributes:
+  `backbone`, `attention`, `autoencoder` (or None); after `init_classifiers`
+  `desc_classification` and `attn_classification`.
+  """
+
+  def __init__(  # noqa: PLR0913
+    self,
+    block3_strides=True,
+    name="DELF",
+    pooling="avg",
+    gem_power=3.0,
+    embedding_layer=False,
+    embedding_layer_dim=2048,
+    use_dim_reduction=False,
+    reduced_dimension=128,
+    dim_expand_channels=_RESNET_CHANNELS,
+    backbone="resnet50",
+  ):
+    """Creates the model with random weights.
+
+    Args:
+      block3_strides: Whether every second position alone of the local features
+        is kept, in each direction.
+      name: Name of the model.
+      pooling: Pooling of the global descriptor: "avg", "max" or "gem".
+      gem_power: Power of "gem".
+      embedding_layer: Whether a dense layer follows the pooling.
+      embedding_layer_dim: Size of the global descriptor after it; 2048 stands
+        for what the backbone has by itself.
+      use_dim_reduction: Whether local features are coded by an autoencoder.
+      reduced_dimension: Channels of its codes.
+      dim_expand_channels: Channels of what it reconstructs; 1024 stands for
+        those of the backbone's local features.
+      backbone: Name of a backbone (see `backbones`), or a backbone that is
+        ready, to which the arguments about strides, pooling and embedding do
+        not apply. Those but `gem_power` and `embedding_layer_dim` are about
+        ResNets alone.
+
+    Raises:
+      InputError: If there is no such backbone.
+    """
+    super().__init__(name=name)
+    options = {"gem_power": gem_power}
+    if embedding_layer_dim != _RESNET_EMBEDDING:
+      options["embedding_layer_dim"] = embedding_layer_dim
+    if backbone in ("resnet50", "resnet101"):
+      options |= {
+        "block3_strides": block3_strides,
+        "pooling": pooling,
+        "embedding_layer": embedding_layer,
+      }
+    if isinstance(backbone, str):
+      self.backbone = backbones.make(backbone, **options)
+    else:
+      self.backbone = backbones.build(backbone)
+    backbone = self.backbone
+    channels = backbone.local_channels
+    self.attention = AttentionModel(name="attention")
+    self.autoencoder = None
+    if use_dim_reduction:
+      if dim_expand_channels == _RESNET_CHANNELS:
+        dim_expand_channels = channels
+      self.autoencoder = AutoencoderModel(
+        reduced_dimension, dim_expand_channels, name="autoencoder"
+      )
+      self.autoencoder.build((None, None, None, channels))
+      channels = dim_expand_channels
+    self.attention.build((None, None, None, channels))
+    self._attention_channels = channels
+
+  def build(self, input_shape):
+    """Does nothing: the variables exist already."""
+
+  def _lock_state(self):
+    # Keras would refuse classifiers after the first call.
+    pass
+
+  def init_classifiers(self, num_classes, desc_classification=None):
+    """Makes the classifiers that training needs, with random weights.
+
+    Args:
+      num_classes: Number of classes.
+      desc_classification: Function or layer that turns global descriptors into
+        logits, or None for a new dense layer. One that is given keeps its
+        weights elsewhere.
+    """
+    logging.info("Classifiers of %s: %d classes", self.name, num_classes)
+    if desc_classification is None:
+      desc_classification = layers.Dense(num_classes, name="desc_fc")
+      desc_classification.build((None, self.backbone.global_channels))
+    for name in ("desc_classification", "attn_classification"):
+      if hasattr(self, name):  # Keras would go on holding the old one.
+        delattr(self, name)
+    self.desc_classification = desc_classification
+    self.attn_classification = layers.Dense(num_classes, name="att_fc")
+    self.attn_classification.build((None, self._attention_channels))
+
+  @property
+  def desc_trainable_weights(self):
+    """Variables that the loss of the global descriptor trains."""
+    return [
+      *self.backbone.trainable_weights,
+      *self.desc_classification.trainable_weights,
+    ]
+
+  @property
+  def attn_trainable_weights(self):
+    """Variables that the loss of the attention trains."""
+    return [
+      *self.attention.trainable_weights,
+      *self.attn_classification.trainable_weights,
+    ]
+
+  @property
+  def autoencoder_trainable_weights(self):
+    """Variables that the loss of the reconstruction trains."""
+    return (
+      [] if self.autoencoder is None else self.autoencoder.trainable_weights
+    )
+
+  def global_and_local_forward_pass(self, images, training=True):
+    """Runs all parts, as training needs them.
+
+    Gradients of what attention and autoencoder return stop before the backbone
+    (section 3.3 of DELG).
+
+    Args:
+      images: Float [B, H, W, 3], normalised.
+      training: Whether batch normalisation uses the statistics of the batch.
+
+    Returns:
+      Tuple of
+      float [B, D], global descriptor before the classifier;
+      float [B, C], attended feature before the classifier;
+      float [B, H', W', 1], attention;
+      dict of the backbone's feature maps (`block3`: [B, H', W', C]);
+      float [B, H', W', C], reconstructed local features, or None;
+      float [B, H', W', reduced_dimension], their codes, or None.
+    """
+    blocks = {}
+    descriptor = self.backbone.build_call(
+      images, training=training, intermediates_dict=blocks
+    )
+    feature, attention, expanded, reduced = self._local_heads(
+      blocks["block3"], training
+    )
+    return descriptor, feature, attention, blocks, expanded, reduced
+
+  def _local_heads(self, block3, training):
+    block3 = ops.stop_gradient(block3)
+    expanded = reduced = None
+    if self.autoencoder is not None:
+      expanded, reduced = self.autoencoder(block3)
+    feature, attention, _ = self.attention(
+      block3 if expanded is None else expanded, training=training
+    )
+    return feature, attention, expanded, reduced
+
+  def build_call(self, input_image, training=True):
+    """Extracts global and local features.
+
+    Args:
+      input_image: Float [B, H, W, 3], normalised.
+      training: Whether batch normalisation uses the statistics of the batch.
+
+    Returns:
+      Tuple of float [B, D], global descriptor (not normalised); float
+      [B, H', W', 1], attention; float [B, H', W', C], local features: codes of
+      the autoencoder where there is one, else `block3`.
+    """
+    descriptor, _, attention, blocks, _, reduced = (
+      self.global_and_local_forward_pass(input_image, training)
+    )
+    features = blocks["block3"] if reduced is None else reduced
+    return descriptor, attention, features
+
+  def global_call(self, input_image, training=True):
+    """Extracts global features alone.
+
+    Args:
+      input_image: As for `build_call`.
+      training: As for `build_call`.
+
+    Returns:
+      Float [B, D], global descriptor (not normalised).
+    """
+    return self.backbone.build_call(input_image, training=training)
+
+  def local_call(self, input_image, training=True):
+    """Extracts local features alone, without the last stage of the backbone.
+
+    Args:
+      input_image: As for `build_call`.
+      training: As for `build_call`.
+
+    Returns:
+      Tuple of attention and local features, as `build_call` returns them.
+    """
+    if hasattr(self.backbone, "local_call"):
+      block3 = self.backbone.local_call(input_image, training=training)
+    else:
+      blocks = {}
+      self.backbone.build_call(input_image, training, blocks)
+      block3 = blocks["block3"]
+    _, attention, _, reduced = self._local_heads(block3, training)
+    return attention, block3 if reduced is None else reduced
+
+  def call(self, input_image, training=True):
+    """Returns what `local_call` returns, having run the whole backbone."""
+    _, attention, features = self.build_call(input_image, training=training)
+    return attention, features

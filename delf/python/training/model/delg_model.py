@@ -1,0 +1,184 @@
+"""DELG: DELF with a global descriptor that is trained by a cosine classifier.
+
+Cao et al., arXiv:2001.05027; ArcFace: Deng et al., arXiv:1801.07698.
+"""
+
+import functools
+import math
+
+import keras
+from absl import logging
+from keras import ops
+
+from delf.python.normalization_layers import normalization
+from delf.python.training.model import delf_model
+
+# Smallest squared sine: at the poles the gradient of the square root is none.
+_SINE_EPSILON = 1e-12
+
+
+class Delg(delf_model.Delf):
+  """DELF with GeM pooling, an embedding layer and a cosine classifier.
+
+  Attributes beside those of `Delf`: `scale_factor`, not trained, and after
+  `init_classifiers` `cosine_weights` [D, classes].
+  """
+
+  def __init__(  # noqa: PLR0913
+    self,
+    block3_strides=True,
+    name="DELG",
+    gem_power=3.0,
+    embedding_layer_dim=2048,
+    scale_factor_init=45.25,
+    arcface_margin=0.1,
+    use_dim_reduction=False,
+    reduced_dimension=128,
+    dim_expand_channels=1024,
+    backbone="resnet50",
+  ):
+    """Creates the model with random weights.
+
+    Args:
+      block3_strides: As for `Delf`.
+      name: Name of the model.
+      gem_power: Power of the GeM pooling.
+      embedding_layer_dim: Size of the global descriptor.
+      scale_factor_init: What cosines are multiplied by to be logits.
+      arcface_margin: Angle in radians that is added between a descriptor and
+        its class in training.
+      use_dim_reduction: As for `Delf`.
+      reduced_dimension: As for `Delf`.
+      dim_expand_channels: As for `Delf`.
+      backbone: As for `Delf`.
+    """
+    super().__init__(
+      block3_strides=block3_strides,
+      name=name,
+      pooling="gem",
+      gem_power=gem_power,
+      embedding_layer=True,
+      embedding_layer_dim=embedding_layer_dim,
+      use_dim_reduction=use_dim_reduction,
+      reduced_dimension=reduced_dimension,
+      dim_expand_channels=dim_expand_channels,
+      backbone=backbone,
+    )
+    self._arcface_margin = arcface_margin
+    self.scale_factor = self.add_weight(
+      shape=(),
+      initializer=keras.initializers.Constant(scale_factor_init),
+      trainable=False,
+      name="scale_factor",
+    )
+
+  def init_classifiers(self, num_classes):
+    """Makes the classifiers that training needs, with random weights.
+
+    `desc_classification(prelogits, labels, training=True)` is then
+    `cosine_classifier_logits` with the weights of this model.
+
+    Args:
+      num_classes: Number of classes.
+    """
+    if hasattr(self, "cosine_weights"):
+      del self.cosine_weights
+    self.cosine_weights = self.add_weight(
+      shape=(self.backbone.global_channels, num_classes),
+      initializer="he_normal",
+      name="cosine_weights",
+    )
+    classifier = functools.partial(
+      cosine_classifier_logits,
+      num_classes=num_classes,
+      cosine_weights=self.cosine_weights,
+      scale_factor=self.scale_factor,
+      arcface_margin=self._arcface_margin,
+    )
+    classifier.trainable_weights = [self.cosine_weights]
+    super().init_classifiers(num_classes, desc_classification=classifier)
+    logging.info("ArcFace margin %g", self._arcface_margin)
+
+  # The original's order, by which its optimiser numbers its slots: what a model
+  # holds itself comes after what its layers hold.
+
+  @property
+  def variables(self):
+    """All variables; those of the layers first."""
+    return self._own_last(super().variables)
+
+  @property
+  def weights(self):
+    """All weights; those of the layers first."""
+    return self._own_last(super().weights)
+
+  def _own_last(self, variables):
+    own = [
+      variable
+      for name in ("cosine_weights", "scale_factor")
+      if (variable := getattr(self, name, None)) is not None
+    ]
+    ids = {id(variable) for variable in own}
+    return [v for v in variables if id(v) not in ids] + own
+
+
+def cosine_classifier_logits(
+  prelogits,
+  labels,
+  num_classes,
+  cosine_weights,
+  scale_factor,
+  arcface_margin,
+  training=True,
+):
+  """Returns the logits of a cosine classifier.
+
+  Args:
+    prelogits: Float [B, D], descriptors.
+    labels: Int [B], classes in 0 to `num_classes` - 1; None where not training.
+    num_classes: Number of classes.
+    cosine_weights: Float [D, num_classes], a direction for each class.
+    scale_factor: What cosines are multiplied by.
+    arcface_margin: Angle in radians added between a descriptor and its class.
+    training: Whether to add it.
+
+  Returns:
+    Float [B, num_classes].
+  """
+  cosines = ops.matmul(
+    normalization.l2_normalize(prelogits, axis=1),
+    normalization.l2_normalize(ops.convert_to_tensor(cosine_weights), axis=0),
+  )
+  if training and arcface_margin > 0.0:
+    # A mask of one byte per class, and angles of the labels alone.
+    labels = ops.reshape(ops.cast(labels, "int32"), (-1, 1))
+    is_label = ops.equal(ops.arange(num_classes, dtype="int32"), labels)
+    margined = _add_margin(
+      ops.take_along_axis(cosines, labels, axis=1), arcface_margin
+    )
+    cosines = ops.where(is_label, margined, cosines)
+  return scale_factor * cosines
+
+
+def apply_arcface_margin(cosine_sim, one_hot_labels, arcface_margin):
+  """Returns cosines with an angle added for the labels.
+
+  Args:
+    cosine_sim: Float [B, num_classes], cosines.
+    one_hot_labels: Float or bool [B, num_classes], 1 for the label.
+    arcface_margin: Angle in radians; not added where the sum would exceed pi.
+
+  Returns:
+    Float [B, num_classes].
+  """
+  margined = _add_margin(cosine_sim, arcface_margin)
+  return ops.where(ops.cast(one_hot_labels, "bool"), margined, cosine_sim)
+
+
+def _add_margin(cosines, margin):
+  """Returns cos(theta + margin) where theta <= pi - margin, else cos(theta)."""
+  squared_sines = ops.maximum(1.0 - ops.square(cosines), _SINE_EPSILON)
+  added = math.cos(margin) * cosines - math.sin(margin) * ops.sqrt(
+    squared_sines
+  )
+  return ops.where(cosines >= -math.cos(margin), added, cosines)
