@@ -159,10 +159,31 @@ def match_arrays(
     seed=options.seed,
     use=putatives.one_to_one(),
   )
+  return from_estimate(
+    putatives,
+    found,
+    points_2,
+    dataclasses.replace(options, residual_threshold=threshold),
+  )
+
+
+def from_estimate(putatives, found, points_2, options):
+  """Returns the Match of an estimated map.
+
+  Args:
+    putatives: neighbours.Putatives of features 1 and 2.
+    found: robust.Estimate of them.
+    points_2: [P, 2] float, where the putative matches lie in the image that the
+      map leads to.
+    options: MatchOptions with the threshold that was used.
+
+  Returns:
+    Match.
+  """
   needed = options.min_inliers
   if needed is None:
     needed = chance.needed_inliers(
-      points_2, options.estimator, threshold, MIN_INLIERS
+      points_2, options.estimator, options.residual_threshold, MIN_INLIERS
     )
   return Match(
     putative=putatives.pairs,
@@ -170,7 +191,7 @@ def match_arrays(
     model=found.model,
     residuals=found.residuals[found.inliers],
     distances=putatives.distances[found.inliers],
-    residual_threshold=float(threshold),
+    residual_threshold=float(options.residual_threshold),
     min_inliers=needed,
   )
 

@@ -1,0 +1,168 @@
+from concurrent import futures
+
+import cv2
+import numpy as np
+import pytest
+
+from delf.python import errors
+from delf.python.retrieval import models, robust
+
+_AFFINE = np.array([[0.9, -0.5, 40.0], [0.3, 1.1, -20.0]])
+_HOMOGRAPHY = np.array([[0.9, -0.2, 60], [0.1, 1.0, -30], [2e-4, 1e-4, 1.0]])
+
+
+def _scene(model, inliers, outliers=70, noise=0.0, seed=0):
+  random = np.random.default_rng(seed)
+  one = random.uniform(0, 800, (inliers + outliers, 2))
+  two = random.uniform(0, 800, one.shape)
+  mapped = one[:inliers] @ model[:, :2].T + model[:, 2]
+  if len(model) == 3:
+    mapped = mapped[:, :2] / mapped[:, 2:]
+  two[:inliers] = mapped + random.normal(0, noise, (inliers, 2))
+  return one, two
+
+
+def _stereo(inliers, outliers, seed=0):
+  random = np.random.default_rng(seed)
+  points = random.uniform([-2, -2, 4], [2, 2, 9], (inliers, 3))
+  turned = points @ cv2.Rodrigues(np.array([0.05, 0.2, -0.1]))[0].T
+  turned += [0.8, 0.1, 0.2]
+  camera = np.array([[700.0, 0, 400], [0, 700, 300], [0, 0, 1]])
+  views = [view @ camera.T for view in (points, turned)]
+  noise = random.uniform(0, 800, (2, outliers, 2))
+  return [
+    np.concatenate([view[:, :2] / view[:, 2:], some])
+    for view, some in zip(views, noise, strict=True)
+  ]
+
+
+@pytest.mark.parametrize(
+  ("estimator", "truth"),
+  [("affine", _AFFINE), ("homography", _HOMOGRAPHY)],
+)
+def test_finds_the_map_among_outliers(estimator, truth):
+  one, two = _scene(truth, 50, outliers=150, noise=0.5)
+  found = robust.estimate(one, two, estimator, 3.0)
+  assert found.inliers[:50].all()
+  assert found.inliers[50:].sum() <= 3
+  np.testing.assert_allclose(
+    models.residuals(found.model, one, two), found.residuals, rtol=1e-4
+  )
+  exact = robust.estimate(*_scene(truth, 50), estimator, 3.0)
+  np.testing.assert_allclose(exact.model, truth, rtol=1e-3, atol=1e-6)
+
+
+def test_finds_the_epipolar_geometry_among_outliers():
+  one, two = _stereo(80, 60)
+  found = robust.estimate(one, two, "fundamental", 1.0)
+  assert found.inliers[:80].mean() > 0.95
+  ends = np.hstack([two, np.ones([140, 1])])
+  starts = np.hstack([one, np.ones([140, 1])])
+  algebraic = np.einsum("ij,jk,ik->i", ends, found.model, starts)[:80]
+  assert np.abs(algebraic).max() < 1e-2 * np.linalg.norm(found.model) * 800
+  np.testing.assert_allclose(
+    models.epipolar_residuals(found.model, one, two)[:80], 0, atol=0.5
+  )
+
+
+def test_homography_counts_no_point_beyond_the_horizon():
+  one = np.array([[10.0, 10.0], [900.0, 10.0]])
+  model = np.array([[1.0, 0, 0], [0, 1, 0], [-1 / 500, 0, 1]])
+  beyond = models.residuals(model, one, one)
+  assert np.isfinite(beyond[0])
+  assert np.isinf(beyond[1])
+
+
+def test_far_from_the_origin():
+  one, two = _scene(_AFFINE, 60, outliers=60, noise=0.5)
+  near = robust.estimate(one, two, "affine", 3.0)
+  far = robust.estimate(one + 1e6, two - 1e6, "affine", 3.0)
+  np.testing.assert_array_equal(near.inliers, far.inliers)
+  np.testing.assert_allclose(
+    models.residuals(far.model, one + 1e6, two - 1e6), near.residuals, atol=0.01
+  )
+
+
+def test_one_seed_one_result_in_many_threads():
+  scenes = [_scene(_AFFINE, 9, outliers=80, seed=seed) for seed in range(8)]
+
+  def estimate(index):
+    return robust.estimate(*scenes[index % 8], "affine", 8.0, seed=index % 8)
+
+  alone = [estimate(index) for index in range(8)]
+  with futures.ThreadPoolExecutor(8) as pool:
+    together = list(pool.map(estimate, range(64)))
+  for index, found in enumerate(together):
+    np.testing.assert_array_equal(found.inliers, alone[index % 8].inliers)
+    np.testing.assert_array_equal(found.residuals, alone[index % 8].residuals)
+
+
+def test_global_random_numbers_are_left_alone():
+  def draw():
+    return cv2.randu(np.zeros(4, np.float32), 0, 1).copy()
+
+  cv2.setRNGSeed(7)
+  expected = draw()
+  cv2.setRNGSeed(7)
+  np.random.seed(3)
+  state = np.random.get_state()[1].copy()
+  robust.estimate(*_scene(_AFFINE, 20), "affine", 5.0, seed=99)
+  np.testing.assert_array_equal(draw(), expected)
+  np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+def test_pairs_left_out_are_counted_all_the_same():
+  one, two = _scene(_AFFINE, 40, outliers=40, noise=0.5)
+  use = np.ones([80], bool)
+  use[:10] = False
+  assert robust.estimate(one, two, "affine", 4.0, use=use).inliers[:40].all()
+
+
+@pytest.mark.parametrize("estimator", ["affine", "homography"])
+def test_everything_onto_one_spot_is_no_map(estimator):
+  random = np.random.default_rng(0)
+  one = random.uniform(0, 800, (60, 2))
+  two = 100 + random.normal(0, 2, (60, 2))
+  found = robust.estimate(one, two, estimator, 5.0)
+  assert found.model is None
+  assert not found.inliers.any()
+
+
+def test_one_location_is_no_map():
+  same = np.full([10, 2], 5.0)
+  assert robust.estimate(same, same, "affine", 10.0).model is None
+
+
+def test_points_on_a_line_agree_with_a_similarity():
+  line = np.arange(10.0)[:, None] * [20, 40]
+  found = robust.estimate(line, line + 3, "affine", 10.0)
+  assert found.inliers.all()
+
+
+@pytest.mark.parametrize(
+  ("estimator", "number"),
+  [("affine", 3), ("homography", 4), ("fundamental", 8), ("affine", 0)],
+)
+def test_as_few_pairs_as_one_sample_say_nothing(estimator, number):
+  one = np.random.default_rng(0).uniform(0, 99, (number, 2))
+  found = robust.estimate(one, one, estimator, 10.0)
+  assert found.model is None
+  assert found.inliers.shape == found.residuals.shape == (number,)
+
+
+def test_four_pairs_decide_an_affine_map():
+  one = np.random.default_rng(0).uniform(0, 99, (4, 2))
+  assert robust.estimate(one, one + 1, "affine", 10.0).inliers.sum() == 4
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    ((np.ones([5, 2]), np.ones([5, 2]), "rigid", 3.0), "estimator of affine"),
+    ((np.ones([5, 2]), np.ones([5, 2]), "affine", 0.0), "threshold over 0"),
+    ((np.full([5, 2], np.nan), np.ones([5, 2]), "affine", 3.0), "locations 1"),
+  ],
+)
+def test_bad_input_is_named(arguments, words):
+  with pytest.raises(errors.InputError, match=words):
+    robust.estimate(*arguments)

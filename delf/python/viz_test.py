@@ -1,0 +1,129 @@
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delf.python import errors, features, viz
+from delf.python.retrieval import matching
+
+_GREY = 120
+
+
+def _features(number, height=200, width=300, seed=0):
+  random = np.random.default_rng(seed)
+  return features.LocalFeatures(
+    locations=random.uniform(0, 1, (number, 2)) * [height - 1, width - 1],
+    scales=random.choice([0.7, 1.0, 2.0], number),
+    descriptors=random.normal(size=(number, 16)),
+    attention=random.uniform(0, 1, number),
+  )
+
+
+def _photo(height=200, width=300):
+  return np.full([height, width, 3], _GREY, np.uint8)
+
+
+def _read(path):
+  return np.asarray(Image.open(path).convert("RGB"), np.int16)
+
+
+def _coloured(picture):
+  """Share of the pixels that are neither grey nor white nor text."""
+  return (np.ptp(picture, axis=2) > 60).mean()
+
+
+def _draw(path, some, match=None, photos=None):
+  match = match or matching.match(some, some)
+  one, two = photos or (_photo(), _photo())
+  viz.draw_matches(path, one, two, some, some, match)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.pdf", "a.svg", "a.webp"])
+def test_the_extension_decides_the_format(tmp_path, name):
+  _draw(tmp_path / name, _features(40))
+  assert [path.name for path in tmp_path.iterdir()] == [name]
+  start = (tmp_path / name).read_bytes()[:12]
+  magic = {
+    "png": b"\x89PNG",
+    "JPG": b"\xff\xd8",
+    "pdf": b"%PDF",
+    "svg": b"<?xml",
+    "webp": b"RIFF",
+  }
+  assert start.startswith(magic[name.partition(".")[2]])
+
+
+@pytest.mark.parametrize("name", ["a.doc", "a"])
+def test_an_unknown_format_is_refused_and_nothing_written(tmp_path, name):
+  with pytest.raises(errors.InputError, match="picture name that ends in"):
+    _draw(tmp_path / name, _features(40))
+  assert not list(tmp_path.iterdir())
+
+
+def test_lines_are_drawn_between_the_photos(tmp_path):
+  _draw(tmp_path / "some.png", _features(40))
+  picture = _read(tmp_path / "some.png")
+  middle = picture[picture.shape[0] // 2 - 100 :][:200, 870:930]
+  assert _coloured(middle) > 0.02
+
+
+def test_where_nothing_matches_the_picture_has_both_photos(tmp_path):
+  none = features.LocalFeatures.empty(16)
+  match = matching.match(none, none)
+  _draw(tmp_path / "none.png", none, match, (_photo(), _photo(400, 250)))
+  picture = _read(tmp_path / "none.png")
+  assert _coloured(picture) == 0
+  assert (picture == _GREY).all(axis=2).mean() > 0.5
+
+
+def test_lines_are_capped_and_spread():
+  random = np.random.default_rng(0)
+  points = random.uniform(0, 1, (5000, 2))
+  points[:4000] *= 0.1  # A crowd of strong ones in a corner.
+  strengths = np.where(np.arange(5000) < 4000, 0.9, 0.3).astype(np.float32)
+  chosen = viz._spread(points, strengths, 1.0)
+  assert len(chosen) == len(set(chosen.tolist())) == viz.MAX_LINES
+  assert (chosen >= 4000).sum() > 50
+
+
+@pytest.mark.parametrize(
+  "image",
+  [
+    np.full([60, 50], 9, np.uint8),
+    np.full([60, 50, 4], 9, np.uint8),
+    np.full([3000, 10, 3], 9, np.uint8),
+    np.full([2, 4000, 3], 9, np.uint8),
+  ],
+)
+def test_unusual_images_are_drawn(tmp_path, image):
+  some = _features(12, *image.shape[:2])
+  viz.draw_matches(
+    tmp_path / "a.png", image, _photo(), some, some, matching.match(some, some)
+  )
+  viz.draw_features(tmp_path / "b.png", image, some)
+  assert max(_read(tmp_path / "a.png").shape) <= 2000
+  assert max(_read(tmp_path / "b.png").shape) <= 2000
+
+
+@pytest.mark.parametrize(
+  "image", [np.zeros([5, 5, 3]), np.zeros([5], np.uint8), np.zeros([0, 5, 3])]
+)
+def test_what_is_no_image_is_refused(tmp_path, image):
+  with pytest.raises(errors.InputError, match="an image as uint8"):
+    viz.draw_features(tmp_path / "a.png", image, _features(3))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [0, 1, 900])
+def test_features_are_drawn(tmp_path, number):
+  viz.draw_features(tmp_path / "f.png", _photo(), _features(number), "$1 _x^")
+  assert (_coloured(_read(tmp_path / "f.png")) > 0.001) == (number > 0)
+
+
+def test_no_display_and_no_state_is_used(tmp_path, monkeypatch):
+  monkeypatch.delenv("DISPLAY", raising=False)
+  monkeypatch.delenv("MPLBACKEND", raising=False)
+  monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+  _draw(tmp_path / "a.png", _features(30))
+  assert "matplotlib.pyplot" not in sys.modules
