@@ -1,0 +1,78 @@
+# make demo: all set-up, then two sample photos are matched and drawn.
+# make test: all set-up, then the tests.
+# Both need only Python 3.10 to 3.13, git, make and pip's usual connection.
+
+VENV ?= .venv
+OUT ?= demo_output
+ARGS ?=
+BIN := $(VENV)/bin
+PROTOS_VENV := $(VENV)-protos
+PACKAGE := pyproject.toml setup.py
+
+# The first of these that is a Python that TensorFlow supports.
+PYTHONS := $(PYTHON) python3.12 python3.11 python3.10 python3.13 python3
+FIND_PYTHON := for p in $(PYTHONS); do \
+    $$p -c 'import sys, ensurepip, venv; \
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+      >/dev/null 2>&1 && { echo $$p; exit 0; }; \
+  done
+
+.PHONY: demo test check bench wheel protos format clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.installed
+	$(BIN)/delf demo --out $(OUT)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev $(PROTOS_VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(PROTOS_VENV)/bin/python tools/protos.py --check
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m build
+
+protos: $(PROTOS_VENV)/.installed
+	$(PROTOS_VENV)/bin/python tools/protos.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(PROTOS_VENV) build dist delf.egg-info $(OUT)
+
+# Environments. The stamps make a second run quick; a change of the package's
+# dependencies installs again.
+$(VENV)/.created:
+	@python="$$($(FIND_PYTHON))"; \
+	if [ -z "$$python" ]; then \
+	  echo "delf needs Python 3.10 to 3.13 with its venv module;" \
+	    "none of these is one: $(PYTHONS)." >&2; \
+	  echo "Install one, or name it: make PYTHON=/path/to/python3" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$python ($$($$python --version))"; \
+	$$python -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created $(PACKAGE)
+	@echo "Installing delf into $(VENV): a few minutes the first time"
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+# Apart from the rest: the generator holds protobuf back.
+$(PROTOS_VENV)/.installed: $(VENV)/.created tools/protos.txt
+	$(BIN)/python -m venv $(PROTOS_VENV)
+	$(PROTOS_VENV)/bin/python -m pip install --quiet -r tools/protos.txt
+	@touch $@

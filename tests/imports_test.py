@@ -1,0 +1,129 @@
+"""Imports are cheap, go one way, and need no more than what is declared."""
+
+import ast
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_SOURCES = [
+  path
+  for path in sorted((_ROOT / "delf").rglob("*.py"))
+  if not path.name.endswith("_test.py")
+]
+# Packages that few need and that are slow or noisy to import.
+_RARE = ("tf_slim", "tensorflow_probability")
+_IMPORT_ALL = f"""
+import importlib, sys
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+print([name for name in {_RARE!r} if name in sys.modules])
+"""
+_THIRD_PARTY = """
+import sys
+before = set(sys.modules)
+import delf
+loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(loaded - set(sys.stdlib_module_names) - {"delf"}))
+"""
+
+
+def _run(*arguments, environment=None):
+  result = subprocess.run(
+    [sys.executable, *arguments],
+    cwd=_ROOT,
+    env={**os.environ, "PYTHONPATH": str(_ROOT), **(environment or {})},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 0, result.stdout + result.stderr
+  return result.stdout.strip()
+
+
+def _module(path):
+  parts = list(path.relative_to(_ROOT).with_suffix("").parts)
+  if parts[-1] == "__init__":
+    parts.pop()
+  return ".".join(parts)
+
+
+def _imports(path, everywhere):
+  """Yields the top-level names that a file imports.
+
+  Args:
+    path: Path of the file.
+    everywhere: Whether imports inside functions count too.
+  """
+  tree = ast.parse(path.read_text())
+  for node in ast.walk(tree) if everywhere else tree.body:
+    if isinstance(node, ast.Import):
+      yield from (alias.name.partition(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield node.module.partition(".")[0]
+
+
+def _declared():
+  """Returns the names of the packages that pyproject.toml declares."""
+  text = (_ROOT / "pyproject.toml").read_text()
+  block = re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)[1]
+  return set(re.findall(r'^\s*"([\w-]+)', block, re.M))
+
+
+def test_import_delf_loads_nothing_of_others():
+  assert _run("-c", _THIRD_PARTY) == "[]"
+
+
+def test_every_module_imports_without_the_rare_packages():
+  names = [_module(path) for path in _SOURCES if path.name != "__main__.py"]
+  assert len(names) > 30
+  assert _run("-c", _IMPORT_ALL, *names).splitlines()[-1] == "[]"
+
+
+def test_help_loads_no_tensorflow():
+  code = (
+    "import sys; from delf.python.cli import main\n"
+    "try: main.main(['--help'])\n"
+    "except SystemExit: pass\n"
+    "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+  )
+  assert _run("-c", code).splitlines()[-1] == "False False"
+
+
+def test_each_package_that_is_imported_is_declared():
+  distributions = importlib.metadata.packages_distributions()
+  declared = {name.lower().replace("_", "-") for name in _declared()}
+  for path in _SOURCES:
+    for name in set(_imports(path, everywhere=True)):
+      if name in sys.stdlib_module_names or name in ("delf", "google"):
+        continue
+      owners = {
+        owner.lower().replace("_", "-") for owner in distributions.get(name, [])
+      }
+      assert owners & declared, f"{path}: {name} is not declared"
+
+
+def test_each_declared_package_is_explained():
+  text = (_ROOT / "docs" / "DEPENDENCIES.md").read_text()
+  explained = set(re.findall(r"^\| `([\w-]+)`", text, re.M))
+  assert _declared() <= explained
+
+
+def test_packages_have_an_init_file():
+  for path in _SOURCES:
+    assert (path.parent / "__init__.py").exists(), path.parent
+
+
+def test_imports_go_one_way():
+  if importlib.util.find_spec("importlinter") is None:
+    pytest.skip("import-linter is not installed")
+  code = (
+    "import sys; sys.path.insert(0, '.'); from importlinter import cli; "
+    "sys.exit(cli.lint_imports(no_cache=True))"
+  )
+  _run("-c", code)
