@@ -1,6 +1,7 @@
 """Reading and writing files, so that a file under its final name is whole."""
 
 import contextlib
+import glob
 import os
 import pathlib
 import uuid
@@ -112,6 +113,64 @@ def read_lines(path):
   except UnicodeDecodeError:
     raise errors.InputError("a UTF-8 text file", "binary data", path) from None
   return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def find_images(source):
+  """Finds the images that a user means.
+
+  Args:
+    source: A folder, searched with all folders in it; a pattern such as
+      `photos/*.jpg` (`**` for all folders); a `.txt` file with one path a line,
+      as they stand or else beside the list; or one image.
+
+  Returns:
+    Sorted list of str paths; of a folder, what is called like an image. Files
+    in a list need not exist.
+
+  Raises:
+    FileNotFoundError: If there is no such file or folder.
+    InputError: If there is no image in it.
+  """
+  source = os.fspath(source)
+  if os.path.isdir(source):
+    found = [
+      os.path.join(folder, name)
+      for folder, _, names in os.walk(source)
+      for name in names
+      if _is_image(name)
+    ]
+    return _not_empty(found, f"images ({', '.join(IMAGES)})", source)
+  if not os.path.exists(source) and glob.has_magic(source):
+    found = glob.glob(source, recursive=True)
+    return _not_empty(filter(os.path.isfile, found), "a file", source)
+  if source.lower().endswith(".txt"):
+    return _not_empty(_listed(source), "paths, one a line", source)
+  if not is_remote(source) and not os.path.exists(source):
+    raise FileNotFoundError(
+      f"{source}: expected an image, a folder, a pattern or a list, found none"
+    )
+  return [source]
+
+
+def _is_image(name):
+  return name.lower().endswith(IMAGES) and not name.startswith(".")
+
+
+def _listed(source):
+  """Returns the paths of a list; relative ones may be beside the list."""
+  folder = os.path.dirname(source)
+  beside = [(name, os.path.join(folder, name)) for name in read_lines(source)]
+  return [
+    other if not os.path.exists(name) and os.path.exists(other) else name
+    for name, other in beside
+  ]
+
+
+def _not_empty(paths, expected, source):
+  paths = sorted(paths)
+  if not paths:
+    raise errors.InputError(expected, "none", source)
+  return paths
 
 
 def _remote():

@@ -1,0 +1,60 @@
+"""Loading of images for training and for global descriptors."""
+
+import numpy as np
+from PIL import Image
+
+from delf.python import errors, utils
+
+# Mean of ImageNet's training images, BGR; the 'caffe' mode of Keras'
+# `imagenet_utils.preprocess_input`.
+_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+def pil_imagenet_loader(path, imsize, bounding_box=None, preprocess=True):
+  """Loads an image, crops it and scales it down.
+
+  Args:
+    path: Path of the image.
+    imsize: Largest side of the result, in pixels; images are never enlarged.
+      Of a crop, as for the whole image: a box of half the image's longest side
+      gets half of it. None leaves the size.
+    bounding_box: (x1, y1, x2, y2) in pixels to crop to, or None.
+    preprocess: Whether to prepare the image for networks that were trained on
+      ImageNet: BGR, minus the mean. (The original computes this and returns the
+      image as it was.)
+
+  Returns:
+    [H, W, 3], float32 BGR with `preprocess`, else uint8 RGB.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If it is no image, or the box is empty.
+  """
+  image = utils.RgbLoader(path)
+  if bounding_box is not None:
+    full_side = max(image.size)
+    image = _crop(image, bounding_box, path)
+    if imsize is not None:
+      imsize = imsize * max(image.size) / full_side
+  if imsize is not None:
+    image.thumbnail((imsize, imsize), Image.Resampling.LANCZOS)
+  array = np.array(image)
+  if not preprocess:
+    return array
+  return array[..., ::-1].astype(np.float32) - np.float32(_MEAN_BGR)
+
+
+def default_loader(path, imsize, bounding_box=None, preprocess=True):
+  """Loads an image as `pil_imagenet_loader` does."""
+  return pil_imagenet_loader(path, imsize, bounding_box, preprocess)
+
+
+def _crop(image, bounding_box, path):
+  x1, y1, x2, y2 = bounding_box
+  if not (x1 < x2 and y1 < y2):
+    raise errors.InputError(
+      "a bounding box (x1, y1, x2, y2) with x1 < x2 and y1 < y2",
+      f"{tuple(bounding_box)}",
+      path,
+    )
+  return image.crop(bounding_box)

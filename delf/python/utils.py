@@ -1,0 +1,182 @@
+"""Images as arrays: loading and resizing.
+
+Conversions to 8-bit RGB, all as the original has them: grey and palette images
+become their colours; an alpha channel is dropped, not blended; CMYK goes without
+a colour profile; of an animation the first frame is taken; of 16-bit colour the
+upper byte is kept; 16-bit grey saturates at 255 unless `rescale_grey16` asks for
+the whole range. EXIF orientation is ignored unless `apply_rotation` is set:
+features on disk are in raw coordinates.
+"""
+
+import io
+
+import numpy as np
+from absl import logging
+from PIL import Image, ImageOps
+
+from delf.python import errors, files
+
+# Images with more pixels are refused before they are decoded.
+MAX_PIXELS = 30_000 * 30_000
+
+# The formats that are tried, in Pillow's names; MPO and JPEG share a reader.
+_FORMATS = (
+  "JPEG",
+  "PNG",
+  "WEBP",
+  "GIF",
+  "BMP",
+  "TIFF",
+  "PPM",
+  "JPEG2000",
+  "AVIF",
+)
+# libjpeg fills what is missing when it meets the marker of the image's end.
+_JPEG_END = b"\xff\xd9"
+
+
+def RgbLoader(path, apply_rotation=False, rescale_grey16=False):
+  """Loads an image; safe to call from several threads.
+
+  Args:
+    path: Path of the image.
+    apply_rotation: Whether to turn the image as its EXIF orientation says. The
+      original does not.
+    rescale_grey16: Whether 16-bit grey is divided by 257, in place of being
+      cut at 255 as in the original.
+
+  Returns:
+    PIL.Image.Image of mode RGB. Of a cut JPEG, what is there; the rest is grey,
+    and a warning is logged.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If it is empty, no image, cannot be decoded, or has over
+      30 000 x 30 000 pixels.
+  """
+  data = files.read_bytes(path)
+  if not data:
+    raise errors.InputError("an image", "an empty file", path)
+  try:
+    image = _decode(data, path)
+    if apply_rotation:
+      image = ImageOps.exif_transpose(image)
+    return _to_rgb(image, rescale_grey16, path)
+  except errors.InputError:
+    raise
+  except Exception as error:  # Readers raise whatever a broken file leads to.
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise errors.InputError(
+      "an image", f"one that cannot be decoded ({reason})", path
+    ) from None
+
+
+def ResizeImage(image, config, resize_factor=1.0):
+  """Resizes an image to the limits of a configuration.
+
+  Args:
+    image: [H, W, 3] uint8.
+    config: DelfConfig; `max_image_size`, `min_image_size` and
+      `use_square_images` are used.
+    resize_factor: What both sizes are multiplied by.
+
+  Returns:
+    [H', W', 3] uint8, and [2] float64 (H' / H, W' / W). The largest side is
+    scaled down to the maximum, else up to the minimum, else left; sides are
+    rounded half to even; a side never falls under 1.
+
+  Raises:
+    InputError: If the image is no [H, W, 3] uint8, or the factor is negative,
+      or makes a limit of 0.
+  """
+  if not resize_factor >= 0:
+    raise errors.InputError(
+      "a resize_factor that is not negative", resize_factor
+    )
+  image = np.asarray(image)
+  if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    raise errors.InputError(
+      "an image of shape [height, width, 3]", f"shape {list(image.shape)}"
+    )
+  if image.dtype != np.uint8:
+    raise errors.InputError("an image of type uint8", f"type {image.dtype}")
+  height, width = _target_size(image.shape[:2], config, resize_factor)
+  scale_factors = np.array([height, width]) / image.shape[:2]
+  if (height, width) == image.shape[:2]:
+    return image, scale_factors
+  resized = Image.fromarray(image).resize(
+    (width, height), resample=Image.Resampling.BILINEAR
+  )
+  return np.array(resized), scale_factors
+
+
+def _target_size(size, config, resize_factor):
+  """Returns (height, width) that an image of `size` is resized to."""
+  largest = max(size)
+  scale = 1.0
+  max_size = resize_factor * config.max_image_size
+  min_size = resize_factor * config.min_image_size
+  if config.max_image_size >= 0 and largest > max_size:
+    scale = max_size / largest
+  elif config.min_image_size >= 0 and largest < min_size:
+    scale = min_size / largest
+  if not scale:
+    raise errors.InputError("a size limit over 0", f"{max_size}")
+  if config.use_square_images:
+    size = (largest, largest)
+  height, width = (max(1, round(side * scale)) for side in size)
+  return height, width
+
+
+def _open(data, path):
+  """Opens an image without decoding it.
+
+  `Image.open` compares the size with a setting of the whole process, 0.18
+  gigapixels; this has its own limit, and changes no setting.
+  """
+  Image.init()
+  for name in _FORMATS:
+    factory, accept = Image.OPEN.get(name, (None, lambda _: False))
+    accepted = accept(data[:16])
+    if isinstance(accepted, str):  # Pillow was built without this format.
+      raise errors.InputError("an image that Pillow reads", accepted, path)
+    if not accepted:
+      continue
+    image = factory(io.BytesIO(data), "")
+    if image.width * image.height > MAX_PIXELS:
+      raise errors.InputError(
+        f"an image of at most {MAX_PIXELS} pixels",
+        f"{image.width} x {image.height}",
+        path,
+      )
+    return image
+  raise errors.InputError("an image", "a file of another kind", path)
+
+
+def _decode(data, path):
+  """Returns the decoded image, of a cut JPEG with what is there."""
+  image = _open(data, path)
+  try:
+    image.load()
+    return image
+  except OSError:
+    if image.format not in ("JPEG", "MPO"):
+      raise
+  image = _open(data + _JPEG_END, path)
+  image.load()
+  logging.warning("%s: the JPEG is cut; what is missing is grey", path)
+  return image
+
+
+def _to_rgb(image, rescale_grey16, path):
+  """Converts an image to 8-bit RGB, as the module says."""
+  if image.mode == "F":
+    raise errors.InputError("an image of integers", "one of floats", path)
+  if image.mode == "I" or image.mode.startswith("I;16"):
+    grey = np.asarray(image).astype(np.int64)
+    if rescale_grey16:
+      grey = grey // 257
+    elif grey.max() > 255:
+      logging.warning("%s: 16-bit grey over 255 is cut at 255", path)
+    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+  return image.convert("RGB")
