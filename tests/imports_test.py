@@ -119,6 +119,17 @@ def test_packages_have_an_init_file():
     assert (path.parent / "__init__.py").exists(), path.parent
 
 
+def test_every_module_has_its_layer():
+  rules = (_ROOT / ".importlinter").read_text()
+  block = re.search(r"^layers =\n(( .*\n)+)", rules, re.M)[1]
+  layers = re.findall(r"delf\.[\w.]+", block)
+  for path in _SOURCES:
+    module = _module(path)
+    if path.name == "__init__.py" or not module.startswith("delf.python"):
+      continue
+    assert any(f"{module}.".startswith(f"{layer}.") for layer in layers), module
+
+
 def test_imports_go_one_way():
   if importlib.util.find_spec("importlinter") is None:
     pytest.skip("import-linter is not installed")
