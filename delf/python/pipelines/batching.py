@@ -4,6 +4,8 @@ import collections
 
 from absl import logging
 
+from delf.python.pipelines import problems
+
 # Memory that one batch may take in the network, in bytes.
 MEMORY_BUDGET = 4 * 2**30
 
@@ -88,7 +90,7 @@ class BatchExtractor:
       if len(batch) == 1:
         return [error]
       half = len(batch) // 2
-      if is_out_of_memory(error):
+      if problems.is_out_of_memory(error):
         self._most = half
         logging.info("Out of memory: batches of %d from here on.", half)
     return self._extract(batch[:half]) + self._extract(batch[half:])
@@ -121,14 +123,6 @@ def memory_limit(config, device, batch_size=None, budget=MEMORY_BUDGET):
     return min(fits, batch_size or _MOST_AUTOMATIC)
 
   return limit
-
-
-def is_out_of_memory(error):
-  """Returns whether an error says that memory ran out (host or device)."""
-  # By name, so that TensorFlow need not be imported to ask.
-  return isinstance(error, MemoryError) or (
-    type(error).__name__ == "ResourceExhaustedError"
-  )
 
 
 def _take(stream, number):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from delf.protos import delf_config_pb2
-from delf.python.pipelines import batching, prefetch
+from delf.python.pipelines import batching, prefetch, problems
 
 
 class _Mean:
@@ -86,14 +86,14 @@ def test_out_of_memory_of_one_image_is_its_error():
       raise MemoryError
 
   found = _run(Full(most=1), _stream([(4, 4)] * 3), 2)
-  assert all(batching.is_out_of_memory(error) for _, error in found)
+  assert all(problems.is_out_of_memory(error) for _, error in found)
 
 
 def test_tensorflow_out_of_memory_is_told():
   tf = pytest.importorskip("tensorflow")
   error = tf.errors.ResourceExhaustedError(None, None, "OOM")
-  assert batching.is_out_of_memory(error)
-  assert not batching.is_out_of_memory(ValueError())
+  assert problems.is_out_of_memory(error)
+  assert not problems.is_out_of_memory(ValueError())
 
 
 def test_memory_limit():

@@ -6,11 +6,16 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
-import numpy as np
 from absl import logging
 
 from delf.python import errors, files, progress, utils
-from delf.python.pipelines import batching, output_folder, prefetch, provenance
+from delf.python.pipelines import (
+  batching,
+  output_folder,
+  prefetch,
+  problems,
+  provenance,
+)
 
 # Images whose files may wait to be written.
 _WRITES_AHEAD = 4
@@ -183,7 +188,7 @@ class _Run:
     )
     try:
       for decoded, features in bar:
-        problem = _problem(decoded.job.path, features)
+        problem = problems.find(decoded.job.path, features)
         if problem:
           self._fail(decoded.job, problem)
           bar.set_postfix_str(f"{len(self._failed)} failed")
@@ -213,7 +218,8 @@ class _Run:
     self._failed.append(Failure(job.path, problem))
 
   def _load(self, path):
-    return utils.RgbLoader(path)
+    rotate = self._options.apply_rotation
+    return utils.RgbLoader(path, apply_rotation=rotate)
 
 
 def _model_folder(config, options):
@@ -229,21 +235,3 @@ def _make_extractor(config, options):
   from delf.python.inference import extractor
 
   return extractor.make_extractor(config, device=options.device)
-
-
-def _problem(path, features):
-  """Returns one line that says why there are no features, or None."""
-  if isinstance(features, Exception):
-    text = str(features).strip() or type(features).__name__
-    if batching.is_out_of_memory(features):
-      text = "expected the image to fit in memory, received out of memory"
-    line = text.splitlines()[0]
-    return line.removeprefix(f"{path}: ")
-  arrays = {"global descriptor": features.global_descriptor}
-  if features.local is not None:
-    for field in dataclasses.fields(features.local):
-      arrays[field.name] = getattr(features.local, field.name)
-  for name, array in arrays.items():
-    if array is not None and not np.all(np.isfinite(array)):
-      return f"expected finite {name}, received NaN or infinity"
-  return None

@@ -230,7 +230,7 @@ def test_out_of_memory_is_a_failure_in_words(photos, config, tmp_path):
       raise MemoryError
 
   report = _extract(photos[:1], config, tmp_path, extractor=Full())
-  assert "out of memory" in report.failed[0].reason
+  assert "fits in memory" in report.failed[0].reason
 
 
 def test_a_tiny_image_gives_empty_files(config, tmp_path):

@@ -1,0 +1,496 @@
+"""What happens to input that is bad, or odd: one table.
+
+`python tests/bad_input_test.py` prints it.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import struct
+import sys
+import tempfile
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from delf.python import datum_io, feature_io
+from delf.python.cli import main
+
+# The module beside this one, also where this one is run as a script.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import tiny_model  # noqa: E402
+
+_BAD = {}
+_ODD = {}
+
+
+def _case(table, what, *words):
+  """Registers a function (folder, model) -> argv as a case of a table."""
+
+  def register(make):
+    table[what] = (make, words)
+    return make
+
+  return register
+
+
+def _photo(path, mode="RGB", size=(80, 64), **options):
+  """Writes an image of noise; returns its path."""
+  generator = np.random.default_rng(1)
+  channels = len(PIL.Image.new(mode, (1, 1)).getbands())
+  shape = (size[1], size[0], channels)
+  pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+  image = PIL.Image.fromarray(pixels.squeeze(), mode)
+  image.save(path, **options)
+  return path
+
+
+def _extract(folder, model, *more, config=None):
+  """Returns the arguments that extract the images of a folder."""
+  config = config or model / "config.pbtxt"
+  out = folder.parent / "out"
+  return [
+    "extract",
+    str(folder),
+    "--out",
+    str(out),
+    "--config",
+    str(config),
+  ] + [str(word) for word in more]
+
+
+def _list(folder, *lines):
+  path = folder.parent / "list.txt"
+  path.write_text("\n".join(map(str, lines)))
+  return path
+
+
+def _config(folder, model, change):
+  """Writes the model's configuration with a change; returns its path."""
+  path = folder.parent / "changed.pbtxt"
+  path.write_text(change((model / "config.pbtxt").read_text()))
+  return path
+
+
+# -- images ------------------------------------------------------------------
+
+
+@_case(_BAD, "missing image", "nowhere.jpg", "none")
+def _missing(folder, model):
+  return _extract(_list(folder, folder / "nowhere.jpg"), model)
+
+
+@_case(_BAD, "empty image", "a.jpg")
+def _empty(folder, model):
+  (folder / "a.jpg").write_bytes(b"")
+  return _extract(folder, model)
+
+
+@_case(_BAD, "file that is no image", "a.jpg")
+def _not_an_image(folder, model):
+  (folder / "a.jpg").write_text("A photo would be here.")
+  return _extract(folder, model)
+
+
+@_case(_BAD, "PNG that cannot be decoded", "a.png")
+def _damaged(folder, model):
+  data = _photo(folder / "a.png").read_bytes()
+  (folder / "a.png").write_bytes(data[:60] + b"\0" * 40 + data[100:])
+  return _extract(folder, model)
+
+
+@_case(_BAD, "JPEG cut within its header", "a.jpg")
+def _cut_header(folder, model):
+  data = _photo(folder / "a.jpg").read_bytes()
+  (folder / "a.jpg").write_bytes(data[:100])
+  return _extract(folder, model)
+
+
+@_case(_BAD, "image over the pixel limit", "a.png", "30001")
+def _huge(folder, model):
+  def chunk(kind, data):
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+  header = struct.pack(">IIBBBBB", 30001, 30001, 8, 2, 0, 0, 0)
+  (folder / "a.png").write_bytes(
+    b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", header)
+    + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+    + chunk(b"IEND", b"")
+  )
+  return _extract(folder, model)
+
+
+@_case(_BAD, "folder without images", "image")
+def _no_images(folder, model):
+  return _extract(folder, model)
+
+
+@_case(_BAD, "missing folder", "nowhere")
+def _no_folder(folder, model):
+  return _extract(folder / "nowhere", model)
+
+
+@_case(_BAD, "list that is no text", "list.txt", "text")
+def _binary_list(folder, model):
+  path = _list(folder)
+  path.write_bytes(b"\xff\xfe\0\0")
+  return _extract(path, model)
+
+
+@_case(_BAD, "two images of one output name", "different output name", "a.png")
+def _collision(folder, model):
+  _photo(folder / "a.png")
+  _photo(folder / "a.jpg")
+  return _extract(folder, model)
+
+
+# -- configurations ----------------------------------------------------------
+
+
+def _changed(folder, model, change):
+  _photo(folder / "a.png")
+  return _extract(folder, model, config=_config(folder, model, change))
+
+
+@_case(_BAD, "configuration that is missing", "no.pbtxt")
+def _no_config(folder, model):
+  _photo(folder / "a.png")
+  return _extract(folder, model, config=folder / "no.pbtxt")
+
+
+@_case(_BAD, "configuration with an unknown field", "changed.pbtxt", "scalez")
+def _field(folder, model):
+  return _changed(
+    folder, model, lambda text: text.replace("image_scales", "image_scalez")
+  )
+
+
+@_case(_BAD, "configuration with a value of another type", "changed.pbtxt")
+def _value(folder, model):
+  return _changed(folder, model, lambda text: text.replace("50", '"many"'))
+
+
+@_case(_BAD, "configuration of a negative scale", "scale")
+def _scale(folder, model):
+  return _changed(folder, model, lambda text: text.replace("0.5", "-0.5"))
+
+
+@_case(_BAD, "configuration of no features", "use_local_features")
+def _no_heads(folder, model):
+  return _changed(
+    folder,
+    model,
+    lambda text: text.replace(
+      "use_global_features: true", "use_local_features: false"
+    ),
+  )
+
+
+@_case(_BAD, "configuration whose model is missing", "no_model")
+def _no_model(folder, model):
+  return _changed(folder, model, lambda text: text.replace("tiny", "no_model"))
+
+
+def _with_pca(text, folder, dimensions=4):
+  return text.replace(
+    "use_pca: false",
+    f"""use_pca: true
+  pca_parameters {{
+    mean_path: "{folder.parent}/mean.datum"
+    projection_matrix_path: "{folder.parent}/matrix.datum"
+    pca_dim: {dimensions}
+  }}""",
+    1,
+  )
+
+
+@_case(_BAD, "configuration whose PCA file is missing", "mean.datum")
+def _no_pca(folder, model):
+  return _changed(folder, model, lambda text: _with_pca(text, folder))
+
+
+@_case(_BAD, "PCA mean of another size", "mean", "8", "5")
+def _pca_shape(folder, model):
+  mean, matrix = folder.parent / "mean.datum", folder.parent / "matrix.datum"
+  datum_io.WriteToFile(np.zeros([5], np.float32), str(mean))
+  datum_io.WriteToFile(np.eye(8, dtype=np.float32), str(matrix))
+  return _changed(folder, model, lambda text: _with_pca(text, folder))
+
+
+@_case(_BAD, "more PCA dimensions than the matrix has", "9", "8")
+def _pca_dimensions(folder, model):
+  mean, matrix = folder.parent / "mean.datum", folder.parent / "matrix.datum"
+  datum_io.WriteToFile(np.zeros([8], np.float32), str(mean))
+  datum_io.WriteToFile(np.eye(8, dtype=np.float32), str(matrix))
+  return _changed(folder, model, lambda text: _with_pca(text, folder, 9))
+
+
+# -- models ------------------------------------------------------------------
+
+
+def _other_model(folder, **options):
+  _photo(folder / "a.png")
+  other = folder.parent / "other"
+  tiny_model.save(other, **options)
+  return other
+
+
+@_case(_BAD, "model without the local features asked for", "other", "boxes")
+def _no_tensors(folder, model):
+  other = _other_model(folder, outputs=["global_descriptors"])
+  return _extract(folder, other)
+
+
+@_case(_BAD, "model without the descriptor asked for", "global_descriptor")
+def _no_global(folder, model):
+  other = _other_model(
+    folder, outputs=["boxes", "features", "scales", "scores"]
+  )
+  return _extract(folder, other)
+
+
+@_case(_BAD, "model whose file is cut", "other")
+def _cut_model(folder, model):
+  other = _other_model(folder)
+  path = other / "saved_model.pb"
+  path.write_bytes(path.read_bytes()[:1000])
+  return _extract(folder, other)
+
+
+@_case(_BAD, "name of no model", "no-such-model", "delf models")
+def _no_name(folder, model):
+  _photo(folder / "a.png")
+  return ["extract", str(folder), "--out", str(folder.parent / "out")] + [
+    "--model",
+    "no-such-model",
+  ]
+
+
+@_case(_BAD, "model that gives NaN", "a.png", "NaN")
+def _nan(folder, model):
+  def change(tiny):
+    tiny.weights.assign(tiny.weights * np.nan)
+
+  return _extract(folder, _other_model(folder, change=change))
+
+
+# -- feature files -----------------------------------------------------------
+
+
+def _feature_file(folder, cut):
+  path = folder / "a.delf"
+  generator = np.random.default_rng(2)
+  feature_io.WriteToFile(
+    str(path),
+    generator.random([3, 2]),
+    generator.random(3),
+    generator.random([3, 8]),
+    generator.random(3),
+  )
+  path.write_bytes(path.read_bytes()[:cut])
+  return ["info", str(path)]
+
+
+for _cut in (1, 10, -40, -1):
+  _case(_BAD, f"feature file cut at byte {_cut}", "a.delf")(
+    lambda folder, model, cut=_cut: _feature_file(folder, cut)
+  )
+
+
+@_case(_BAD, "datum file cut", "a.datum")
+def _cut_datum(folder, model):
+  path = folder / "a.datum"
+  datum_io.WriteToFile(np.ones([100], np.float32), str(path))
+  path.write_bytes(path.read_bytes()[:-9])
+  return ["info", str(path)]
+
+
+@_case(_BAD, "file of no known kind", "a.xyz", ".xyz")
+def _unknown(folder, model):
+  (folder / "a.xyz").write_bytes(b"what")
+  return ["info", str(folder / "a.xyz")]
+
+
+# -- outputs -----------------------------------------------------------------
+
+
+@_case(_BAD, "output folder that is a file", "out", "a file")
+def _out_is_a_file(folder, model):
+  _photo(folder / "a.png")
+  (folder.parent / "out").write_text("mine")
+  return _extract(folder, model)
+
+
+@_case(_BAD, "output folder of other settings", "max_image_size", "--overwrite")
+def _other_settings(folder, model):
+  _photo(folder / "a.png")
+  assert _run(_extract(folder, model))[0] == 0
+  (folder.parent / "out" / "a.delf").unlink()
+  return _extract(folder, model, "--max-size", 40)
+
+
+# -- odd, but good -----------------------------------------------------------
+
+
+def _odd(what, name, words=(), more=()):
+  def register(make):
+    def argv(folder, model):
+      make(folder / name)
+      return _extract(folder, model, "--json", *more)
+
+    return _case(_ODD, what, *words)(argv)
+
+  return register
+
+
+_odd("CMYK JPEG", "a.jpg")(lambda path: _photo(path, "CMYK"))
+_odd("grey JPEG", "a.jpg")(lambda path: _photo(path, "L"))
+_odd("grey with alpha", "a.png")(lambda path: _photo(path, "LA"))
+_odd("alpha", "a.png")(lambda path: _photo(path, "RGBA"))
+_odd("WEBP", "a.webp")(_photo)
+_odd("TIFF", "a.tif")(_photo)
+
+
+@_odd("16 bits", "a.png")
+def _sixteen_bits(path):
+  generator = np.random.default_rng(3)
+  pixels = generator.integers(0, 2**16, [64, 80], dtype=np.uint16)
+  PIL.Image.fromarray(pixels).save(path)
+
+
+@_odd("palette", "a.png")
+def _palette(path):
+  with PIL.Image.open(_photo(path)) as image:
+    image.quantize(16).save(path)
+
+
+@_odd("animated GIF", "a.gif")
+def _animated(path):
+  with PIL.Image.open(_photo(path.with_suffix(".png"))) as image:
+    image.save(path, save_all=True, append_images=[image.rotate(90)] * 2)
+  path.with_suffix(".png").unlink()
+
+
+def _rotated(path):
+  exif = PIL.Image.Exif()
+  exif[0x0112] = 6  # To be turned by 90 degrees to the right.
+  _photo(path, exif=exif)
+
+
+_odd("EXIF rotation, as stored", "a.jpg", ("width 80",))(_rotated)
+_odd("EXIF rotation, applied", "a.jpg", ("width 64",), ["--rotate"])(_rotated)
+
+
+@_odd("JPEG that is cut and still decodes", "a.jpg", ("a.jpg", "cut"))
+def _cut_jpeg(path):
+  data = _photo(path).read_bytes()
+  path.write_bytes(data[: len(data) * 2 // 3])
+
+
+@_odd("image under 10 pixels", "a.png", ("no features",))
+def _tiny(path):
+  _photo(path, size=(9, 40))
+
+
+# -- the tests ---------------------------------------------------------------
+
+
+def _run(argv):
+  """Returns exit status, standard output and standard error of a command."""
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    try:
+      status = main.main(argv)
+    except SystemExit as end:
+      status = end.code
+  return status, out.getvalue(), err.getvalue()
+
+
+def _new_folder(parent):
+  folder = parent / "in"
+  folder.mkdir()
+  return folder
+
+
+def _partial_outputs(folder):
+  """Returns files in the output folder that a failed image should not have."""
+  out = folder.parent / "out"
+  if not out.is_dir():
+    return []
+  return [
+    p.name for p in out.rglob("*") if p.suffix in (".delf",) or p.name[0] == "."
+  ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("model") / "tiny"
+  tiny_model.save(folder)
+  return folder
+
+
+@pytest.mark.parametrize("what", _BAD)
+def test_bad_input_is_one_clear_line(what, tmp_path, model):
+  make, words = _BAD[what]
+  folder = _new_folder(tmp_path)
+  argv = make(folder, model)
+  status, _, err = _run(argv)
+  assert status == 1
+  assert err.count("\n") == 1, err
+  for word in words:
+    assert word in err
+  assert not _partial_outputs(folder)
+
+
+@pytest.mark.parametrize("what", _ODD)
+def test_odd_input_is_read(what, tmp_path, model, recwarn, caplog):
+  make, words = _ODD[what]
+  folder = _new_folder(tmp_path)
+  status, out, err = _run(make(folder, model))
+  assert status == 0, err
+  assert len(json.loads(out)["done"]) == 1
+  said = _said(folder, err, recwarn, caplog)
+  for word in words:
+    assert word in said
+
+
+def _said(folder, err, warned=(), logged=None):
+  """Returns what was said and found, as words to look for."""
+  locations = feature_io.ReadFromFile(str(folder.parent / "out" / "a.delf"))[0]
+  found = "no features"
+  if len(locations):
+    # Patches have 16 pixels, and the image a whole number of them.
+    found = f"width {int(locations[:, 1].max() + 8)}"
+  return " ".join(
+    [
+      found,
+      err,
+      *(str(w.message) for w in warned),
+      logged.text if logged else "",
+    ]
+  )
+
+
+def _print_table():
+  """Prints what each input gives."""
+  with tempfile.TemporaryDirectory() as parent:
+    parent = pathlib.Path(parent)
+    tiny_model.save(parent / "tiny")
+    print("| input | exit status | says |\n|---|---|---|")
+    for i, (what, (make, _)) in enumerate((_BAD | _ODD).items()):
+      folder = parent / str(i) / "in"
+      folder.mkdir(parents=True)
+      status, out, err = _run(make(folder, parent / "tiny"))
+      says = err.strip() or _said(folder, err)
+      says = says.replace(str(folder.parent) + os.sep, "")
+      print(f"| {what} | {status} | {says} |")
+
+
+if __name__ == "__main__":
+  _print_table()
