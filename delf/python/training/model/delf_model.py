@@ -108,14 +108,16 @@ class Delf(keras.Model):
       desc_classification: Function or layer that turns global descriptors into
         logits, or None for a new dense layer. One that is given keeps its
         weights elsewhere.
+
+    Raises:
+      RuntimeError: If it has classifiers: Keras would go on holding them.
     """
+    if hasattr(self, "attn_classification"):
+      raise RuntimeError(f"{self.name} has classifiers already")
     logging.info("Classifiers of %s: %d classes", self.name, num_classes)
     if desc_classification is None:
       desc_classification = layers.Dense(num_classes, name="desc_fc")
       desc_classification.build((None, self.backbone.global_channels))
-    for name in ("desc_classification", "attn_classification"):
-      if hasattr(self, name):  # Keras would go on holding the old one.
-        delattr(self, name)
     self.desc_classification = desc_classification
     self.attn_classification = layers.Dense(num_classes, name="att_fc")
     self.attn_classification.build((None, self._attention_channels))

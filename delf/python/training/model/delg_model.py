@@ -80,9 +80,12 @@ class Delg(delf_model.Delf):
 
     Args:
       num_classes: Number of classes.
+
+    Raises:
+      RuntimeError: If it has classifiers: Keras would go on holding them.
     """
     if hasattr(self, "cosine_weights"):
-      del self.cosine_weights
+      raise RuntimeError(f"{self.name} has classifiers already")
     self.cosine_weights = self.add_weight(
       shape=(self.backbone.global_channels, num_classes),
       initializer="he_normal",
