@@ -65,7 +65,7 @@ def check_versions():
     "Python": platform.python_version(),
   }
   missing = []
-  for name in _requirements():
+  for name in sorted({*_requirements(), "keras"}):
     try:
       versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -102,7 +102,7 @@ def check_devices():
 
 
 def check_cache():
-  """Returns the folder of downloads and its free space, having written there."""
+  """Returns the folder of downloads and its free space, having tried it."""
   from delf.python.inference import zoo
 
   folder = zoo.cache_folder()

@@ -1,0 +1,105 @@
+import importlib.metadata
+import sys
+
+import pytest
+
+from delf.python.inference import zoo, zoo_table
+from delf.python.pipelines import checkup
+
+# Loading TensorFlow and the model is left to the command's own test.
+LIGHT = ["versions", "downloads", "embedded model", "feature files"]
+
+
+@pytest.fixture
+def light(monkeypatch):
+  checks = {name: checkup.CHECKS[name] for name in LIGHT}
+  monkeypatch.setattr(checkup, "CHECKS", checks)
+
+
+def _results():
+  return {result.name: result for result in checkup.run()}
+
+
+def test_what_there_is(light):
+  results = _results()
+  assert list(results) == LIGHT
+  versions = results["versions"].facts["versions"]
+  assert versions["numpy"] == importlib.metadata.version("numpy")
+  assert {"delf", "Python", "tensorflow", "keras", "protobuf"} <= set(versions)
+  assert results["feature files"].ok
+  assert results["downloads"].facts["free_bytes"] > 0
+
+
+def test_a_missing_embedded_model_fails_by_its_name(
+  light, monkeypatch, tmp_path
+):
+  monkeypatch.setattr(zoo, "folder", lambda known: tmp_path / "gone")
+  result = _results()["embedded model"]
+  assert not result.ok
+  assert str(tmp_path / "gone") in result.detail
+  assert "\n" not in result.detail
+
+
+def test_a_package_without_tensorflow(light, monkeypatch):
+  monkeypatch.setitem(checkup.CHECKS, "devices", checkup.check_devices)
+  monkeypatch.setitem(sys.modules, "tensorflow", None)
+  results = _results()
+  assert "tensorflow" in results.pop("devices").detail
+  assert results["feature files"].ok
+
+
+def test_missing_packages_are_named(light, monkeypatch):
+  def version(name):
+    if name == "scipy":
+      raise importlib.metadata.PackageNotFoundError(name)
+    return "1"
+
+  monkeypatch.setattr(importlib.metadata, "version", version)
+  result = _results()["versions"]
+  assert not result.ok
+  assert "none of scipy" in result.detail
+
+
+def test_an_uninstalled_package_says_so(light, monkeypatch):
+  def requires(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(importlib.metadata, "requires", requires)
+  assert "pip install" in _results()["versions"].detail
+
+
+def test_a_folder_of_downloads_that_cannot_be_made(
+  light, monkeypatch, tmp_path
+):
+  (tmp_path / "file").write_bytes(b"")
+  monkeypatch.setenv("DELF_CACHE", str(tmp_path / "file" / "cache"))
+  result = _results()["downloads"]
+  assert not result.ok
+  assert str(tmp_path / "file") in result.detail
+
+
+def test_digest_depends_on_names_and_content(tmp_path):
+  def digest(**contents):
+    for path in tmp_path.iterdir():
+      path.unlink()
+    for name, content in contents.items():
+      (tmp_path / name).write_bytes(content)
+    return checkup.folder_digest(tmp_path)
+
+  first = digest(a=b"1", b=b"22")
+  assert first == digest(b=b"22", a=b"1")
+  assert first[0] == 3
+  others = [digest(a=b"1", b=b"2"), digest(a=b"12", b=b"2"), digest(a=b"1")]
+  assert len({first[1], *(sha256 for _, sha256 in others)}) == 4
+
+
+@pytest.fixture
+def embedded():
+  if not zoo.is_present(zoo.artefact(zoo_table.EMBEDDED)):
+    pytest.skip("the embedded model is not in this checkout")
+
+
+def test_the_sample_photos_match_as_they_should(embedded):
+  words, facts = checkup.check_matching()
+  assert facts["same"] > 2 * facts["different"]
+  assert str(facts["same"]) in words
