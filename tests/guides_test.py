@@ -92,7 +92,7 @@ def test_guide_works_as_written(guide, tmp_path):
   assert result.returncode == 0, f"{script}\n{result.stdout}\n{result.stderr}"
 
 
-@pytest.mark.parametrize("reason", _left_out())
+@pytest.mark.parametrize("reason", list(_left_out()))
 def test_command_that_is_left_out(reason):
   pytest.skip(f"it {reason}")
 

@@ -70,7 +70,7 @@ def _check_signature(function, signature):
     )
 
 
-@pytest.mark.parametrize(("module", "entry"), _entries())
+@pytest.mark.parametrize(("module", "entry"), list(_entries()))
 def test_name_is_as_users_know_it(module, entry):
   loaded = importlib.import_module(module)
   if entry is None:
