@@ -4,7 +4,7 @@ import numpy as np
 from google.protobuf import message
 
 from delf.protos import box_pb2
-from delf.python import datum_io, errors, files
+from delf.python import errors, files, wire
 
 _INT32 = np.iinfo(np.int32)
 
@@ -25,8 +25,8 @@ def ArraysToBoxes(boxes, scores, class_indices):
   Raises:
     InputError: If the shapes do not fit together, or a class index is no int32.
   """
-  scores = datum_io.to_float32(scores)
-  boxes = datum_io.to_float32(boxes)
+  scores = wire.to_float32(scores)
+  boxes = wire.to_float32(boxes)
   class_indices = np.asarray(class_indices)
   number = len(scores) if scores.ndim == 1 else -1
   if number == 0 and boxes.size == 0:

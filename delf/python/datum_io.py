@@ -20,7 +20,10 @@ _UINT32_MAX = np.iinfo(np.uint32).max
 # Field numbers of datum.proto.
 _SHAPE, _FLOAT_LIST, _UINT32_LIST = 1, 2, 3
 _VALUE = 1
+_KINDS = {"float_list": np.float32, "uint32_list": np.uint32}
 _FIRST, _SECOND = 1, 2
+# NumPy's limit, before 2.0.
+_MAX_DIMS = 32
 
 
 def ArrayToDatum(arr):
@@ -58,14 +61,12 @@ def DatumToArray(datum):
   Raises:
     InputError: If it holds no values, or not as many as its shape states.
   """
-  return _from_proto(datum, None)
+  return from_proto(datum)
 
 
 def DatumPairToArrays(datum_pair):
   """Converts a DatumPairProto to two arrays, each as in `DatumToArray`."""
-  return _from_proto(datum_pair.first, None), _from_proto(
-    datum_pair.second, None
-  )
+  return from_proto(datum_pair.first), from_proto(datum_pair.second)
 
 
 def SerializeToString(arr):
@@ -153,24 +154,27 @@ def float_header(dimension):
   return list_header([dimension], _FLOAT_LIST, 4 * dimension)
 
 
-def to_float32(array):
-  """Returns an array as contiguous little-endian float32; overflow is inf."""
-  with np.errstate(over="ignore"):
-    return np.ascontiguousarray(array, dtype="<f4")
+def from_proto(datum, path=None):
+  """Converts a DatumProto as `DatumToArray` does; `path` is for errors."""
+  kind = datum.WhichOneof("kind_oneof")
+  if kind is None:
+    raise errors.InputError("a DatumProto with values", "one without", path)
+  values = np.array(getattr(datum, kind).value, dtype=_KINDS[kind])
+  return _shaped(values, list(datum.shape.dim), path)
 
 
 def _pieces(arr):
   """Returns the bytes-like pieces of an array's DatumProto."""
   arr = np.asarray(arr)
   if arr.dtype.type in _FLOATS:
-    values = to_float32(arr).reshape(-1).view(np.uint8).data
+    values = wire.to_float32(arr).reshape(-1).view(np.uint8).data
     return [list_header(arr.shape, _FLOAT_LIST, len(values)), values]
   if arr.dtype.type in _INTEGERS:
     if arr.dtype == np.uint64 and arr.size and arr.max() > _UINT32_MAX:
       raise errors.InputError(
         f"integers up to {_UINT32_MAX}", f"the integer {arr.max()}"
       )
-    values = _varints(arr)
+    values = wire.pack_varints(arr.reshape(-1).astype(np.uint32))
     return [list_header(arr.shape, _UINT32_LIST, len(values)), values]
   raise errors.InputError(
     "an array of float16, 32 or 64 or uint8, 16, 32 or 64",
@@ -178,29 +182,15 @@ def _pieces(arr):
   )
 
 
-def _varints(arr):
-  """Returns unsigned integers below 2^32 as packed varints."""
-  values = arr.reshape(-1).astype(np.uint32)
-  # One row per value, one column per group of 7 bits; 5 groups hold 32 bits.
-  groups = np.empty([values.size, 5], dtype=np.uint8)
-  for index in range(5):
-    groups[:, index] = values >> np.uint32(7 * index) & np.uint32(0x7F)
-  lengths = np.ones(values.size, dtype=np.uint8)
-  for index in range(1, 5):
-    lengths += values >= np.uint32(1 << (7 * index))
-  columns = np.arange(5, dtype=np.uint8)
-  groups[columns < lengths[:, None] - 1] |= 0x80
-  return groups[columns < lengths[:, None]].tobytes()
-
-
 def _parse(data, path):
   """Converts bytes of a DatumProto to an array; `path` is for errors."""
-  array = _parse_floats(data)
-  if array is not None:
-    return array
-  datum = datum_pb2.DatumProto()
-  _merge(datum, data, path)
-  return _from_proto(datum, path)
+  try:
+    shape, values = _parse_regular(data)
+  except ValueError:
+    datum = datum_pb2.DatumProto()
+    _merge(datum, data, path)
+    return from_proto(datum, path)
+  return _shaped(values, shape, path)
 
 
 def _parse_pair(data, path):
@@ -215,7 +205,7 @@ def _parse_pair(data, path):
     return _parse(data[start_1:end_1], path), _parse(data[start_2:end_2], path)
   pair = datum_pb2.DatumPairProto()
   _merge(pair, data, path)
-  return _from_proto(pair.first, path), _from_proto(pair.second, path)
+  return from_proto(pair.first, path), from_proto(pair.second, path)
 
 
 def _merge(proto, data, path):
@@ -229,49 +219,35 @@ def _merge(proto, data, path):
     ) from None
 
 
-def _parse_floats(data):
-  """Returns the float32 array of a regular DatumProto, or None.
+def _parse_regular(data):
+  """Returns the shape and the values of a DatumProto, or raises ValueError.
 
-  Regular is what this module and the original write: the shape, then one list
-  of packed floats, and nothing else. All else is left to protobuf's parser.
+  Regular is what this module and the original write: the shape, then one packed
+  list, and nothing else. All else is left to protobuf's parser.
   """
-  try:
-    (shape, start, end), (floats, start_2, end_2) = wire.delimited_fields(data)
-    dims = _packed(data, start, end)
-    values = _packed(data, start_2, end_2)
-    if (shape, floats) != (_SHAPE, _FLOAT_LIST) or len(values) % 4:
-      return None
-    shape = []
-    position = 0
-    while position < len(dims):
-      dim, position = wire.read_varint(dims, position)
-      shape.append(dim)
-  except ValueError:
-    return None
-  if math.prod(shape) * 4 != len(values):
-    return None
-  return np.frombuffer(values, dtype="<f4").astype(np.float32).reshape(shape)
+  (first, start, end), (kind, start_2, end_2) = wire.delimited_fields(data)
+  if first != _SHAPE or kind not in (_FLOAT_LIST, _UINT32_LIST):
+    raise ValueError("other fields than a shape and a list")
+  # Unlike a protobuf's int64, dims are at most 2^32 - 1 here.
+  shape = wire.unpack_varints(wire.packed_list(data, start, end)).tolist()
+  packed = wire.packed_list(data, start_2, end_2)
+  if kind == _UINT32_LIST:
+    return shape, wire.unpack_varints(packed)
+  # A copy, as the bytes are neither aligned nor writable.
+  return shape, np.frombuffer(packed, dtype="<f4").astype(np.float32)
 
 
-def _packed(data, start, end):
-  """Returns the content of a message whose one field is a packed list."""
-  if start == end:
-    return b""
-  ((number, start, end),) = wire.delimited_fields(data, start, end)
-  if number != _VALUE:
-    raise ValueError("another field than a list of values")
-  return memoryview(data)[start:end]
-
-
-def _from_proto(datum, path):
-  kind = datum.WhichOneof("kind_oneof")
-  if kind is None:
-    raise errors.InputError("a DatumProto with values", "one without", path)
-  dtype = np.float32 if kind == "float_list" else np.uint32
-  values = getattr(datum, kind).value
-  shape = list(datum.shape.dim)
-  if min(shape, default=0) < 0 or math.prod(shape) != len(values):
+def _shaped(values, shape, path):
+  """Returns values in the shape that a file states, if it can be."""
+  if len(shape) > _MAX_DIMS:
     raise errors.InputError(
-      f"as many values as the shape {shape} states", f"{len(values)}", path
+      f"at most {_MAX_DIMS} dimensions", f"{len(shape)}", path
     )
-  return np.array(values, dtype=dtype).reshape(shape)
+  if min(shape, default=0) < 0 or math.prod(shape) != values.size:
+    raise errors.InputError(
+      f"as many values as the shape {shape} states", f"{values.size}", path
+    )
+  try:
+    return values.reshape(shape)
+  except ValueError:
+    raise errors.InputError("a shape", f"{shape}", path) from None

@@ -1,7 +1,6 @@
 """Local features as DelfFeatures, in memory and in `.delf` files.
 
-A file is one record per feature: its descriptor, then x, y, scale, orientation
-and strength. Where all records have the same layout, as in everything that this
+Where all features have the same layout in a file, as in everything that this
 module and the original write, they are written and read as one array.
 """
 
@@ -9,12 +8,7 @@ import numpy as np
 from google.protobuf import message
 
 from delf.protos import feature_pb2
-from delf.python import datum_io, errors, features, files, wire
-
-# Field numbers of feature.proto.
-_FEATURE = 1
-_DESCRIPTOR = 1
-_SCALARS = {"x": 2, "y": 3, "scale": 4, "orientation": 5, "strength": 6}
+from delf.python import datum_io, errors, features, files, records, wire
 
 
 def ArraysToDelfFeatures(
@@ -132,41 +126,18 @@ def _rows(array, width):
 
 
 def _to_float64(local_features):
-  return tuple(
-    array.astype(np.float64)
-    for array in (
-      local_features.locations,
-      local_features.scales,
-      local_features.descriptors,
-      local_features.attention,
-      local_features.orientations,
+  # Files may hold any NaN, signalling ones too, which NumPy would warn of.
+  with np.errstate(invalid="ignore"):
+    return tuple(
+      array.astype(np.float64)
+      for array in (
+        local_features.locations,
+        local_features.scales,
+        local_features.descriptors,
+        local_features.attention,
+        local_features.orientations,
+      )
     )
-  )
-
-
-def _layout(dimension):
-  """Returns the layout of a record with a float descriptor.
-
-  Args:
-    dimension: Values of the descriptor.
-
-  Returns:
-    dtype of a record, and a [] array of it that holds the constant parts: the
-    `head`, and before each scalar its tag.
-  """
-  datum = datum_io.float_header(dimension)
-  size = len(datum) + 4 * dimension
-  tail = len(_SCALARS) * 5
-  body = wire.delimited(_DESCRIPTOR, size)
-  head = wire.delimited(_FEATURE, len(body) + size + tail) + body + datum
-  fields = [("head", np.uint8, [len(head)]), ("descriptor", "<f4", [dimension])]
-  for name in _SCALARS:
-    fields += [(f"{name}_tag", np.uint8), (name, "<f4")]
-  record = np.zeros([], dtype=np.dtype(fields))
-  record["head"] = np.frombuffer(head, dtype=np.uint8)
-  for name, number in _SCALARS.items():
-    record[f"{name}_tag"] = wire.fixed32_tag(number)[0]
-  return record.dtype, record
 
 
 def _columns(local_features):
@@ -184,7 +155,7 @@ def _columns(local_features):
       raise errors.InputError(
         f"numbers as {name}", f"an array of type {np.asarray(column).dtype}"
       )
-  return {name: datum_io.to_float32(column) for name, column in columns.items()}
+  return {name: wire.to_float32(column) for name, column in columns.items()}
 
 
 def _serialize(local_features):
@@ -195,12 +166,7 @@ def _serialize(local_features):
   descriptors = np.asarray(local_features.descriptors)
   if descriptors.dtype.kind != "f":
     return _serialize_integers(columns, descriptors)
-  dtype, constant = _layout(descriptors.shape[1])
-  records = np.full([len(local_features)], constant, dtype=dtype)
-  records["descriptor"] = datum_io.to_float32(descriptors)
-  for name, column in columns.items():
-    records[name] = column
-  return records.tobytes()
+  return records.pack(descriptors, columns)
 
 
 def _serialize_integers(columns, descriptors):
@@ -218,41 +184,24 @@ def _parse(data, path):
   """Converts bytes to features.LocalFeatures; `path` is for errors."""
   if not data:
     return features.LocalFeatures.empty()
-  records = _parse_records(data)
-  if records is None:
-    try:
-      delf_features = feature_pb2.DelfFeatures.FromString(data)
-    except message.DecodeError:
-      raise errors.InputError(
-        "whole DelfFeatures",
-        f"{len(data)} bytes that are cut or of another format",
-        path,
-      ) from None
-    return _from_proto(delf_features, path)
-  return features.LocalFeatures(
-    locations=np.stack([records["y"], records["x"]], axis=1, dtype=np.float32),
-    scales=records["scale"].astype(np.float32),
-    descriptors=records["descriptor"].astype(np.float32),
-    attention=records["strength"].astype(np.float32),
-    orientations=records["orientation"].astype(np.float32),
-  )
-
-
-def _parse_records(data):
-  """Returns the records of a file where all have one layout, else None."""
+  found = records.unpack(data)
+  if found is not None:
+    return features.LocalFeatures(
+      locations=np.stack([found["y"], found["x"]], axis=1, dtype=np.float32),
+      scales=found["scale"].astype(np.float32),
+      descriptors=found["descriptor"].astype(np.float32),
+      attention=found["strength"].astype(np.float32),
+      orientations=found["orientation"].astype(np.float32),
+    )
   try:
-    _, start, end = next(wire.delimited_fields(data))
-    first = feature_pb2.DelfFeature.FromString(data[start:end])
-  except (ValueError, message.DecodeError):
-    return None
-  dtype, constant = _layout(len(first.descriptor.float_list.value))
-  if len(data) % dtype.itemsize:
-    return None
-  records = np.frombuffer(data, dtype=dtype)
-  constants = ["head", *(f"{name}_tag" for name in _SCALARS)]
-  if all((records[name] == constant[name]).all() for name in constants):
-    return records
-  return None
+    delf_features = feature_pb2.DelfFeatures.FromString(data)
+  except message.DecodeError:
+    raise errors.InputError(
+      "whole DelfFeatures",
+      f"{len(data)} bytes that are cut or of another format",
+      path,
+    ) from None
+  return _from_proto(delf_features, path)
 
 
 def _from_proto(delf_features, path):
@@ -261,10 +210,7 @@ def _from_proto(delf_features, path):
     return features.LocalFeatures.empty()
   descriptors = []
   for feature in delf_features.feature:
-    try:
-      descriptors.append(datum_io.DatumToArray(feature.descriptor))
-    except errors.InputError as error:
-      raise errors.InputError("whole descriptors", f"({error})", path) from None
+    descriptors.append(datum_io.from_proto(feature.descriptor, path))
     if descriptors[-1].shape != descriptors[0].shape[:1]:
       raise errors.InputError(
         f"descriptors of one shape, {list(descriptors[0].shape[:1])}",

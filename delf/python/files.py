@@ -136,8 +136,7 @@ def find_images(source):
     found = [
       os.path.join(folder, name)
       for folder, _, names in os.walk(source)
-      for name in names
-      if _is_image(name)
+      for name in filter(_is_image, names)
     ]
     return _not_empty(found, f"images ({', '.join(IMAGES)})", source)
   if not os.path.exists(source) and glob.has_magic(source):

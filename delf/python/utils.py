@@ -1,10 +1,11 @@
 """Images as arrays: loading and resizing.
 
-Conversions to 8-bit RGB, all as the original has them: grey and palette images
-become their colours; an alpha channel is dropped, not blended; CMYK goes without
-a colour profile; of an animation the first frame is taken; of 16-bit colour the
-upper byte is kept; 16-bit grey saturates at 255 unless `rescale_grey16` asks for
-the whole range. EXIF orientation is ignored unless `apply_rotation` is set:
+JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, JPEG 2000 and AVIF are read. Conversions
+to 8-bit RGB, all as the original has them: grey and palette images become their
+colours; an alpha channel is dropped, not blended; CMYK goes without a colour
+profile; of an animation the first frame is taken; of 16-bit colour the upper
+byte is kept; 16-bit grey saturates at 255 unless `rescale_grey16` asks for the
+whole range. EXIF orientation is ignored unless `apply_rotation` is set:
 features on disk are in raw coordinates.
 """
 

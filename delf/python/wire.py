@@ -6,6 +6,8 @@ one Python object per number. Source: https://protobuf.dev/programming-guides/
 encoding/.
 """
 
+import numpy as np
+
 # Wire types: the low three bits of a tag.
 _VARINT = 0
 _FIXED64 = 1
@@ -86,3 +88,79 @@ def delimited_fields(data, start=0, end=None):
       raise ValueError("a field is cut or of another type")
     yield key >> 3, start, start + length
     start += length
+
+
+def packed_list(data, start, end, number=1):
+  """Returns what a message holds that has one packed list.
+
+  Args:
+    data: bytes or memoryview.
+    start: Where the message starts.
+    end: Where it ends.
+    number: Field number of the list.
+
+  Returns:
+    memoryview or bytes; empty where the message is.
+
+  Raises:
+    ValueError: If the message is cut, or has other fields.
+  """
+  if start == end:
+    return b""
+  ((found, start, end),) = delimited_fields(data, start, end)
+  if found != number:
+    raise ValueError("another field than the list")
+  return memoryview(data)[start:end]
+
+
+def to_float32(array):
+  """Returns an array as contiguous little-endian float32; overflow is inf."""
+  # Files may hold any NaN, signalling ones too, which NumPy would warn of.
+  with np.errstate(over="ignore", invalid="ignore"):
+    return np.ascontiguousarray(array, dtype="<f4")
+
+
+def pack_varints(values):
+  """Packs unsigned integers.
+
+  Args:
+    values: [N] uint32.
+
+  Returns:
+    bytes.
+  """
+  # One row per value, one column per group of 7 bits; 5 groups hold 32 bits.
+  columns = np.arange(5, dtype=np.uint8)
+  groups = (values[:, None] >> np.uint32(7 * columns)).astype(np.uint8) & 0x7F
+  limits = np.array([1 << 7, 1 << 14, 1 << 21, 1 << 28], dtype=np.uint32)
+  lengths = 1 + np.searchsorted(limits, values, side="right")[:, None]
+  groups[columns + 1 < lengths] |= 0x80
+  return groups[columns < lengths].tobytes()
+
+
+def unpack_varints(data):
+  """Unpacks unsigned integers.
+
+  Args:
+    data: bytes-like.
+
+  Returns:
+    [N] uint32.
+
+  Raises:
+    ValueError: If the data end within a varint, or one is over 32 bits or 5
+      bytes.
+  """
+  groups = np.frombuffer(data, dtype=np.uint8)
+  if not groups.size:
+    return np.zeros([0], dtype=np.uint32)
+  ends = np.flatnonzero(groups < 0x80)
+  starts = np.concatenate([[0], ends[:-1] + 1]) if ends.size else ends
+  if groups[-1] >= 0x80 or (ends - starts).max() >= 5:
+    raise ValueError("a varint is cut or too long")
+  places = np.arange(groups.size) - np.repeat(starts, ends - starts + 1)
+  shifted = (groups & 0x7F).astype(np.uint64) << (7 * places).astype(np.uint64)
+  values = np.add.reduceat(shifted, starts)
+  if values.max() >> np.uint64(32):
+    raise ValueError("a varint is over 32 bits")
+  return values.astype(np.uint32)

@@ -28,7 +28,7 @@ def pil_imagenet_loader(path, imsize, bounding_box=None, preprocess=True):
 
   Raises:
     FileNotFoundError: If there is no such file.
-    InputError: If it is no image, or the box is empty.
+    InputError: If it is no image, or the box is empty or not within it.
   """
   image = utils.RgbLoader(path)
   if bounding_box is not None:
@@ -51,9 +51,9 @@ def default_loader(path, imsize, bounding_box=None, preprocess=True):
 
 def _crop(image, bounding_box, path):
   x1, y1, x2, y2 = bounding_box
-  if not (x1 < x2 and y1 < y2):
+  if not (0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height):
     raise errors.InputError(
-      "a bounding box (x1, y1, x2, y2) with x1 < x2 and y1 < y2",
+      f"a box (x1, y1, x2, y2) in an image of {image.width} x {image.height}",
       f"{tuple(bounding_box)}",
       path,
     )
