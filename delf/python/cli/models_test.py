@@ -5,7 +5,8 @@ import tarfile
 import pytest
 
 from delf.python.cli import main
-from delf.python.inference import faulty_server, transfer, zoo_table
+from delf.python.inference import transfer, zoo_table
+from tests import faulty_server
 
 NAME = "r50delg_gld_20200814"
 

@@ -6,7 +6,8 @@ import tarfile
 import pytest
 
 from delf.python import errors
-from delf.python.inference import download, faulty_server, transfer, zoo
+from delf.python.inference import download, transfer, zoo
+from tests import faulty_server
 
 NAME = "r50delg_gld_20200814"
 

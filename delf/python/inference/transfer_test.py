@@ -1,7 +1,8 @@
 import pytest
 
 from delf.python import errors
-from delf.python.inference import faulty_server, transfer
+from delf.python.inference import transfer
+from tests import faulty_server
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB, four reads.
 

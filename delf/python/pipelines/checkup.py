@@ -65,7 +65,7 @@ def check_versions():
     "Python": platform.python_version(),
   }
   missing = []
-  for name in sorted({*_requirements(), "keras"}):
+  for name in _requirements():
     try:
       versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -25,7 +25,7 @@ def test_what_there_is(light):
   assert list(results) == LIGHT
   versions = results["versions"].facts["versions"]
   assert versions["numpy"] == importlib.metadata.version("numpy")
-  assert {"delf", "Python", "tensorflow", "keras", "protobuf"} <= set(versions)
+  assert {"delf", "Python", "tensorflow", "protobuf"} <= set(versions)
   assert results["feature files"].ok
   assert results["downloads"].facts["free_bytes"] > 0
 
