@@ -6,6 +6,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import pathlib
 import struct
@@ -17,8 +18,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from delf.python import datum_io, feature_io
+from delf.python import datum_io, feature_io, script_flags
 from delf.python.cli import main
+from delf.python.examples import extract_features
 
 # The module beside this one, also where this one is run as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -327,6 +329,16 @@ def _out_is_a_file(folder, model):
   return _extract(folder, model)
 
 
+@_case(_BAD, "script with a list that is missing", "no_list.txt")
+def _script(folder, model):
+  return [
+    "extract_features.py",
+    f"--config_path={model}/config.pbtxt",
+    f"--list_images_path={folder}/no_list.txt",
+    f"--output_dir={folder.parent}/out",
+  ]
+
+
 @_case(_BAD, "output folder of other settings", "max_image_size", "--overwrite")
 def _other_settings(folder, model):
   _photo(folder / "a.png")
@@ -406,6 +418,10 @@ def _run(argv):
   out, err = io.StringIO(), io.StringIO()
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     try:
+      if argv[0] == "extract_features.py":
+        script_flags.run(
+          extract_features.main, extract_features.define_flags, argv
+        )
       status = main.main(argv)
     except SystemExit as end:
       status = end.code
@@ -448,6 +464,19 @@ def test_bad_input_is_one_clear_line(what, tmp_path, model):
   assert not _partial_outputs(folder)
 
 
+def test_a_feature_file_cut_at_any_byte_is_refused(tmp_path):
+  whole = pathlib.Path(_feature_file(tmp_path, None)[1])
+  data = whole.read_bytes()
+  one = len(data) // 3
+  accepted = []
+  for cut in range(len(data)):
+    whole.write_bytes(data[:cut])
+    if _run(["info", str(whole)])[0] == 0:
+      accepted.append(cut)
+  # The format has no length: fewer whole features are a file, too.
+  assert accepted == [0, one, 2 * one]
+
+
 @pytest.mark.parametrize("what", _ODD)
 def test_odd_input_is_read(what, tmp_path, model, recwarn, caplog):
   make, words = _ODD[what]
@@ -477,6 +506,19 @@ def _said(folder, err, warned=(), logged=None):
   )
 
 
+@contextlib.contextmanager
+def _logged():
+  """Gives what the library logs as warnings in the meantime."""
+  log = io.StringIO()
+  handler = logging.StreamHandler(log)
+  logger = logging.getLogger("absl")
+  logger.addHandler(handler)
+  try:
+    yield log
+  finally:
+    logger.removeHandler(handler)
+
+
 def _print_table():
   """Prints what each input gives."""
   with tempfile.TemporaryDirectory() as parent:
@@ -486,10 +528,11 @@ def _print_table():
     for i, (what, (make, _)) in enumerate((_BAD | _ODD).items()):
       folder = parent / str(i) / "in"
       folder.mkdir(parents=True)
-      status, out, err = _run(make(folder, parent / "tiny"))
-      says = err.strip() or _said(folder, err)
+      with _logged() as log:
+        status, _, err = _run(make(folder, parent / "tiny"))
+      says = err if status else _said(folder, log.getvalue())
       says = says.replace(str(folder.parent) + os.sep, "")
-      print(f"| {what} | {status} | {says} |")
+      print(f"| {what} | {status} | {says.strip()} |")
 
 
 if __name__ == "__main__":

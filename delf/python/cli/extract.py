@@ -149,6 +149,7 @@ def _find(sources):
 
 def _config(args):
   """Returns the configuration that the arguments ask for."""
+  from delf.python import config_io
   from delf.python.pipelines import settings
 
   config = settings.choose(args.model, args.config)
@@ -159,6 +160,7 @@ def _config(args):
     config.max_image_size = args.max_size
   if args.max_features:
     config.delf_local_config.max_feature_num = args.max_features
+  config_io.check_delf_config(config, args.config)
   return config
 
 

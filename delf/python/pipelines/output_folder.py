@@ -117,7 +117,7 @@ class OutputFolder:
     if difference:
       raise errors.InputError(
         "features of the same model and settings, or --overwrite",
-        f"features made with {difference}",
+        f"features made {difference}",
         path,
       )
 

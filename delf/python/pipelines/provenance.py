@@ -57,18 +57,22 @@ def describe(config, model_folder, apply_rotation):
 def difference(found, wanted):
   """Returns words for what `found` has and `wanted` has not, "" for none."""
   if found["model"] != wanted["model"]:
-    return f"another model (SHA-256 {str(found['model'])[:12]}...)"
+    return f"with another model (SHA-256 {str(found['model'])[:12]}...)"
   if found["apply_rotation"] != wanted["apply_rotation"]:
-    return f"apply_rotation {found['apply_rotation']}"
+    return f"with apply_rotation {found['apply_rotation']}"
   if found["files"] != wanted["files"]:
-    return "other PCA files"
-  if found["settings"] != wanted["settings"]:
-    here = [s.strip() for s in found["settings"] if s not in wanted["settings"]]
-    new = [s.strip() for s in wanted["settings"] if s not in found["settings"]]
-    return (
-      f"{', '.join(here) or 'fewer settings'}, not {', '.join(new) or 'it'}"
-    )
-  return ""
+    return "with other PCA files"
+  return _settings_difference(found["settings"], wanted["settings"])
+
+
+def _settings_difference(found, wanted):
+  here = ", ".join(s.strip() for s in found if s not in wanted)
+  new = ", ".join(s.strip() for s in wanted if s not in found)
+  if here and new:
+    return f"with {here} and not {new}"
+  if here or new:
+    return f"with {here}" if here else f"without {new}"
+  return "with its settings in another order" if found != wanted else ""
 
 
 def _hash(path):

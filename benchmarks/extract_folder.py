@@ -1,0 +1,139 @@
+"""A folder of photos: `delf extract` against one step after the other.
+
+The straightforward way reads an image, extracts, writes, and goes on to the
+next. The pipeline decodes and writes in threads. Both use one loaded model and
+do the folder in turns, so that a slow moment of the machine meets both.
+
+  python benchmarks/extract_folder.py                 20 photos of scikit-image
+  python benchmarks/extract_folder.py FOLDER --config FILE
+  python benchmarks/extract_folder.py --memory        bytes per pixel of a batch
+"""
+
+import argparse
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import PIL.Image
+
+from delf.python import files, utils
+from delf.python.inference import extractor
+from delf.python.pipelines import extract, output_folder, settings
+
+_NUMBER = 20
+
+
+def main():
+  """Runs the benchmark that the arguments ask for."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("folder", nargs="?")
+  parser.add_argument("--model")
+  parser.add_argument("--config")
+  parser.add_argument("--rounds", type=int, default=3)
+  parser.add_argument("--workers", type=int, default=1)
+  parser.add_argument("--batch", type=int)
+  parser.add_argument("--memory", action="store_true")
+  parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  config = settings.choose(args.model, args.config)
+  if args.peak:
+    print(_peak_memory(config, args.peak))
+  elif args.memory:
+    _measure_memory(config)
+  else:
+    _compare(config, args)
+
+
+def _compare(config, args):
+  with tempfile.TemporaryDirectory() as scratch:
+    scratch = pathlib.Path(scratch)
+    images = files.find_images(args.folder or _sample_photos(scratch))
+    model = extractor.make_extractor(config)
+    _in_sequence(images, config, model, scratch / "warm-up")
+    times = {"in sequence": [], "pipeline": []}
+    for i in range(args.rounds):
+      start = time.perf_counter()
+      _in_sequence(images, config, model, scratch / f"sequence_{i}")
+      times["in sequence"].append(time.perf_counter() - start)
+      report = extract.extract_to_files(
+        images,
+        config,
+        scratch / f"pipeline_{i}",
+        extractor=model,
+        workers=args.workers,
+        batch_size=args.batch,
+      )
+      times["pipeline"].append(report.seconds)
+    _check_same(scratch, args)
+    print(f"{len(images)} images, model {config.model_path}, {report.device}")
+    for name, seconds in times.items():
+      median = statistics.median(seconds)
+      print(
+        f"{name:12} {median:7.2f} s  {len(images) / median:6.2f} images/s"
+        f"  (rounds: {', '.join(f'{s:.2f}' for s in seconds)})"
+      )
+    ratios = [a / b for a, b in zip(*times.values(), strict=True)]
+    print(f"ratio        {statistics.median(ratios):.2f}")
+
+
+def _in_sequence(images, config, model, folder):
+  """Reads, extracts and writes one image after the other."""
+  output = output_folder.OutputFolder(folder, config, files.DELF, {})
+  for job in output_folder.plan(images):
+    image = np.asarray(utils.RgbLoader(job.path))
+    output.write(job, model.extract(image))
+
+
+def _check_same(scratch, args):
+  if args.batch:  # Equal up to rounding; the tests compare those.
+    return
+  for path in (scratch / "sequence_0").iterdir():
+    assert (
+      path.read_bytes() == (scratch / "pipeline_0" / path.name).read_bytes()
+    )
+
+
+def _sample_photos(scratch):
+  """Writes large JPEGs, in four sizes, of the photos scikit-image brings."""
+  import skimage.data
+
+  folder = scratch / "photos"
+  folder.mkdir()
+  sources = [skimage.data.astronaut(), skimage.data.chelsea()]
+  sources += [skimage.data.coffee(), skimage.data.rocket()]
+  for i in range(_NUMBER):
+    source = PIL.Image.fromarray(sources[i % 4])
+    width, height = [(2048, 1536), (1536, 2048), (1600, 1200), (1920, 1080)][
+      i % 4
+    ]
+    photo = source.resize((width, height)).rotate(i // 4)
+    photo.save(folder / f"{i:02}.jpg", quality=92)
+  return folder
+
+
+def _measure_memory(config):
+  """Prints the memory that each image more takes, in a process of its own."""
+  peaks = {}
+  for number in (1, 3):
+    command = [sys.executable, __file__, *sys.argv[1:], "--peak", str(number)]
+    peaks[number] = int(subprocess.check_output(command).split()[-1])
+    print(f"batch of {number}: {peaks[number] / 2**20:.0f} MiB at most")
+  pixels = 640 * 480 * max(config.image_scales) ** 2
+  print(f"{(peaks[3] - peaks[1]) / 2 / pixels:.0f} bytes per pixel and image")
+
+
+def _peak_memory(config, number):
+  """Returns the most bytes that the process held."""
+  model = extractor.make_extractor(config)
+  image = np.random.default_rng(0).integers(0, 256, [480, 640, 3], np.uint8)
+  model.extract_batch([image] * number)
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+  main()
