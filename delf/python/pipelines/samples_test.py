@@ -18,7 +18,10 @@ def test_photos_are_written_without_a_download(tmp_path, monkeypatch):
     "coffee.jpg",
   ]
   assert sorted(photos) == sorted((tmp_path / "new").iterdir())
-  sizes = [Image.open(path).size for path in photos]
+  sizes = []
+  for path in photos:
+    with Image.open(path) as image:
+      sizes.append(image.size)
   assert sizes == [(741, 500), (741, 500), (600, 400)]
 
 
@@ -26,6 +29,7 @@ def test_photos_are_those_of_scikit_image(tmp_path):
   photos = samples.write_sample_photos(tmp_path)
   left, right, _ = data.stereo_motorcycle()
   for path, pixels in zip(photos, [left, right, data.coffee()], strict=True):
-    written = np.asarray(Image.open(path)).astype(int)
+    with Image.open(path) as image:
+      written = np.asarray(image).astype(int)
     assert np.abs(written - pixels).mean() < 4
   assert np.abs(left.astype(int) - right).mean() > 20
