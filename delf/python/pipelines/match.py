@@ -183,7 +183,6 @@ def _load(image, apply_rotation):
 def _make_extractor(config, device):
   """Returns an extractor of local features alone."""
   from delf.protos import delf_config_pb2
-  from delf.python.inference import extractor
   from delf.python.pipelines import settings
 
   if config is None or isinstance(config, (str, os.PathLike)):
@@ -194,6 +193,9 @@ def _make_extractor(config, device):
       "use_local_features: false",
       config.model_path or None,
     )
+  # TensorFlow is loaded here, once all else is in order.
+  from delf.python.inference import extractor
+
   local_only = delf_config_pb2.DelfConfig()
   local_only.CopyFrom(config)
   local_only.use_global_features = False

@@ -1,7 +1,7 @@
 """How many inliers chance alone explains."""
 
 import numpy as np
-from scipy import special
+from scipy import spatial, special
 
 from delf.python.retrieval import models
 
@@ -52,10 +52,9 @@ def _chance(points, estimator, threshold):
   if estimator == models.FUNDAMENTAL:
     return min(1.0, 2 * threshold * np.hypot(*sides) / sides.prod())
   # How crowded points are where points are, not only over the whole area.
-  some = points[:: -(-len(points) // _CHANCE_POINTS)].astype(np.float32)
-  squares = ((some[:, None] - some) ** 2).sum(axis=2)
-  near = np.count_nonzero(squares < threshold**2) - len(some)
-  crowded = near / max(1, len(some) * (len(some) - 1))
+  tree = spatial.cKDTree(points[:: -(-len(points) // _CHANCE_POINTS)])
+  near = tree.count_neighbors(tree, threshold) - tree.n
+  crowded = near / max(1, tree.n * (tree.n - 1))
   return min(1.0, max(crowded, np.pi * threshold**2 / sides.prod()))
 
 
