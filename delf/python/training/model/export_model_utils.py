@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from delf.python import feature_extractor
 from delf.python.training.model import multi_scale, selecting
 
 # Under this the squared norm of a descriptor counts as zero.
@@ -41,7 +42,7 @@ def ExtractLocalFeatures(  # noqa: PLR0913
   """
   selection = selecting.Selection(max_feature_num, abs_thres, iou)
   found = multi_scale.local(
-    multi_scale.normalize(image)[tf.newaxis],
+    feature_extractor.NormalizePixelValues(image)[tf.newaxis],
     image_scales,
     selection,
     attention_model_fn,
@@ -78,7 +79,7 @@ def ExtractGlobalFeatures(
     tf.errors.InvalidArgumentError: If `global_scales_ind` is empty.
   """
   descriptors = multi_scale.global_(
-    multi_scale.normalize(image)[tf.newaxis],
+    feature_extractor.NormalizePixelValues(image)[tf.newaxis],
     image_scales,
     global_scales_ind,
     model_fn,
@@ -127,7 +128,7 @@ def ExtractLocalAndGlobalFeatures(  # noqa: PLR0913
   """
   selection = selecting.Selection(max_feature_num, abs_thres, iou)
   found, descriptors = multi_scale.local_and_global(
-    multi_scale.normalize(image)[tf.newaxis],
+    feature_extractor.NormalizePixelValues(image)[tf.newaxis],
     image_scales,
     selection,
     global_scales_ind,

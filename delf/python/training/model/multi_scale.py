@@ -10,11 +10,6 @@ import tensorflow as tf
 from delf.python.training.model import selecting
 
 
-def normalize(images):
-  """Returns uint8 images as float32 of (value - 128) / 128."""
-  return (tf.cast(images, tf.float32) - 128.0) / 128.0
-
-
 def scaled_size(height, width, scale):
   """Returns int32 [2], size of an image at a scale, rounded half to even."""
   size = tf.cast(tf.stack([height, width]), tf.float32)

@@ -4,6 +4,8 @@ import typing
 
 import tensorflow as tf
 
+from delf.python import feature_extractor
+
 
 class Receptive(typing.NamedTuple):
   """Receptive field of one cell of the feature map, in pixels of its image."""
@@ -108,7 +110,9 @@ def candidates(attention, features, scale, selection, receptive):
   """
   shape = tf.shape(features)
   scores = tf.reshape(attention, [shape[0], -1])
-  boxes = _receptive_boxes(shape[1], shape[2], receptive) / scale
+  boxes = feature_extractor.CalculateReceptiveBoxes(
+    shape[1], shape[2], *receptive
+  )
   if _keeps_overlaps(selection):
     # What is not among the best of its scale is not among the best of all.
     cells = _best(scores, selection.max_feature_num)
@@ -121,17 +125,9 @@ def candidates(attention, features, scale, selection, receptive):
   cell = tf.boolean_mask(cells, passes)
   flat = tf.reshape(features, [-1, features.shape[-1] or shape[-1]])
   return Local(
-    boxes=tf.gather(boxes, cell),
+    boxes=tf.gather(boxes, cell) / scale,
     features=tf.gather(flat, image * shape[1] * shape[2] + cell),
     scales=tf.fill(tf.shape(cell), 1.0 / scale),
     scores=tf.boolean_mask(ranked, passes),
     image=image,
   )
-
-
-def _receptive_boxes(height, width, receptive):
-  """Returns [height * width, 4] float32: box of each cell, row by row."""
-  rows, columns = tf.meshgrid(tf.range(height), tf.range(width), indexing="ij")
-  corners = tf.reshape(tf.stack([rows, columns], axis=-1), [-1, 2])
-  low = tf.cast(corners, tf.float32) * receptive.stride - receptive.padding
-  return tf.concat([low, low + (receptive.size - 1)], axis=1)

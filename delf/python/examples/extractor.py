@@ -1,0 +1,46 @@
+"""Extraction as a function that returns dictionaries."""
+
+import numpy as np
+
+from delf.python.inference import extractor
+
+
+def MakeExtractor(config):
+  """Makes a function that extracts features as a configuration says.
+
+  Args:
+    config: DelfConfig. Its `model_path` may be a name of a known model.
+
+  Returns:
+    Function of an image, [H, W, 3] uint8, and optionally a resize factor, that
+    returns a dict with the keys that the configuration asks for:
+
+    - `global_descriptor`: [D] float32; [0] for an image that is under 10 pixels
+      high or wide;
+    - `local_features`: dict of `locations` [N, 2] (y, x) in pixels,
+      `descriptors` [N, D], `scales` [N] and `attention` [N], all float32.
+
+  Raises:
+    FileNotFoundError: As `extractor.make_extractor`.
+    InputError: As `extractor.make_extractor`.
+  """
+  made = extractor.make_extractor(config)
+
+  def ExtractorFn(image, resize_factor=1.0):
+    found = made.extract(image, resize_factor)
+    result = {}
+    if config.use_global_features:
+      descriptor = found.global_descriptor
+      if descriptor is None:
+        descriptor = np.zeros([0], dtype=np.float32)
+      result["global_descriptor"] = descriptor
+    if config.use_local_features:
+      result["local_features"] = {
+        "locations": found.local.locations,
+        "descriptors": found.local.descriptors,
+        "scales": found.local.scales,
+        "attention": found.local.attention,
+      }
+    return result
+
+  return ExtractorFn

@@ -1,0 +1,218 @@
+"""Extraction of local and global features from images."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from delf.python import (
+  config_io,
+  errors,
+  feature_extractor,
+  features,
+  pca,
+  utils,
+)
+from delf.python.inference import devices, saved_model, zoo
+
+# Images that are smaller in a dimension have no features.
+MIN_SIZE = 10
+
+
+def make_extractor(config, device=None):
+  """Makes what extracts features as a configuration says.
+
+  Args:
+    config: DelfConfig. `model_path` is a folder or a name (see `zoo.resolve`).
+      Whether the model is of TensorFlow 1 or 2 shows in the model;
+      `is_tf2_exported` is not needed.
+    device: Device such as "cpu" or "gpu:1", or None for the best there is.
+
+  Returns:
+    Extractor.
+
+  Raises:
+    FileNotFoundError: If the model or a PCA file is missing.
+    InputError: If the configuration cannot be, or the model does not have what
+      it asks for.
+  """
+  config_io.check_delf_config(config)
+  model = saved_model.load(zoo.resolve(config.model_path), device)
+  return Extractor(config, model)
+
+
+class Extractor:
+  """Extracts features of images; safe to call from several threads.
+
+  Attributes:
+    config: DelfConfig, a copy.
+    device: Words for the device in use, such as "CPU" or "GPU:0 (name)".
+  """
+
+  def __init__(self, config, model):
+    """Prepares a model for a configuration; see `make_extractor`.
+
+    Args:
+      config: DelfConfig.
+      model: saved_model.ExtractionModel.
+    """
+    self.config = type(config)()
+    self.config.CopyFrom(config)
+    self.device = devices.describe(model.device)
+    self._model = model
+    self._local_pca = self._global_pca = None
+    if config.use_local_features:
+      self._local_pca = _load_pca(config.delf_local_config)
+    if config.use_global_features:
+      self._global_pca = _load_pca(config.delf_global_config)
+    request = _request(config)
+    self._run = model.prepare(request)
+    self._run_batch = model.prepare(request, batch=True)
+
+  def extract(self, image, resize_factor=1.0):
+    """Extracts the features of an image.
+
+    Args:
+      image: [H, W, 3] uint8, RGB.
+      resize_factor: What the size limits of the configuration are multiplied
+        by; for a crop its longer side over that of the image.
+
+    Returns:
+      features.ImageFeatures. Locations are in pixels of `image`, or of the
+      resized one with `use_resized_coordinates`. An image that is under 10
+      pixels high or wide after resizing has no local features, and None as
+      global descriptor.
+
+    Raises:
+      InputError: If it is no such image, or the model gives what is not a
+        finite number.
+    """
+    resized, factors = utils.ResizeImage(image, self.config, resize_factor)
+    if min(resized.shape[:2]) < MIN_SIZE:
+      return self._nothing()
+    return self._finish(self._run(resized), factors)
+
+  def extract_batch(self, images, resize_factor=1.0):
+    """Extracts the features of images of one size, in one go where possible.
+
+    The result is that of `extract` but for the rounding of float32: values
+    differ by less than 1e-5 of the largest, and features whose attention is
+    equal up to that may change places.
+
+    Args:
+      images: list of [H, W, 3] uint8, all of one size.
+      resize_factor: As for `extract`.
+
+    Returns:
+      list of features.ImageFeatures.
+
+    Raises:
+      InputError: As for `extract`, or if sizes differ.
+    """
+    sizes = {np.shape(image)[:2] for image in images}
+    if len(sizes) > 1:
+      raise errors.InputError("images of one size", f"sizes {sorted(sizes)}")
+    if self._run_batch is None or len(images) < 2:
+      return [self.extract(image, resize_factor) for image in images]
+    resized, factors = zip(
+      *(utils.ResizeImage(i, self.config, resize_factor) for i in images),
+      strict=True,
+    )
+    if min(resized[0].shape[:2]) < MIN_SIZE:
+      return [self._nothing() for _ in images]
+    found = self._run_batch(np.stack(resized))
+    return [self._finish(arrays, factors[0]) for arrays in found]
+
+  def _nothing(self):
+    if not self.config.use_local_features:
+      return features.ImageFeatures()
+    if self._local_pca is not None:
+      dimension = self._local_pca.dim
+    else:
+      dimension = self._model.outputs["features"].shape[-1] or 0
+    return features.ImageFeatures(features.LocalFeatures.empty(dimension))
+
+  def _finish(self, arrays, factors):
+    """Turns what the model gave for one image into features."""
+    for name, array in arrays.items():
+      if not np.isfinite(array).all():
+        raise errors.InputError(
+          f"finite {name} of the model",
+          "NaN or infinity, as of an image that is too small for it at one of"
+          " the scales, or of a model that is broken",
+          self._model.folder,
+        )
+    local = descriptor = None
+    # What comes after the network is too little work for another device.
+    with tf.device("/CPU:0"):
+      if self.config.use_local_features:
+        local = self._finish_local(arrays, factors)
+      if self.config.use_global_features:
+        descriptor = self._finish_global(arrays["global_descriptors"])
+    return features.ImageFeatures(local, descriptor)
+
+  def _finish_local(self, arrays, factors):
+    self._check_pca("local", self._local_pca, arrays["features"])
+    locations, descriptors = feature_extractor.DelfFeaturePostProcessing(
+      arrays["boxes"],
+      arrays["features"],
+      self._local_pca is not None,
+      self._local_pca,
+    )
+    locations = locations.numpy()
+    if not self.config.delf_local_config.use_resized_coordinates:
+      locations = (locations / factors).astype(np.float32)
+    return features.LocalFeatures(
+      locations=locations,
+      scales=arrays["scales"],
+      descriptors=descriptors.numpy(),
+      attention=arrays["scores"],
+    )
+
+  def _finish_global(self, descriptors):
+    """Returns [D] float32: the descriptors of all scales, summed, of norm 1."""
+    self._check_pca("global", self._global_pca, descriptors)
+    processed = feature_extractor.PostProcessDescriptors(
+      descriptors, self._global_pca is not None, self._global_pca
+    )
+    summed = tf.reduce_sum(processed, axis=0)
+    return tf.nn.l2_normalize(summed, axis=0).numpy()
+
+  def _check_pca(self, part, parameters, descriptors):
+    if parameters is None or len(parameters.mean) == descriptors.shape[1]:
+      return
+    raise errors.InputError(
+      f"{part} PCA parameters for descriptors of size {descriptors.shape[1]}",
+      f"some for size {len(parameters.mean)}",
+      self._model.folder,
+    )
+
+
+def _request(config):
+  """Returns the saved_model.Request of a configuration."""
+  local = config.delf_local_config
+  scales = tuple(config.image_scales)
+  indices = ()
+  if config.use_global_features:
+    # Unset stands for all scales.
+    chosen = config.delf_global_config.image_scales_ind
+    indices = tuple(chosen) or tuple(range(len(scales)))
+  return saved_model.Request(
+    image_scales=scales,
+    use_local=config.use_local_features,
+    max_feature_num=local.max_feature_num,
+    abs_thres=local.score_threshold,
+    global_scales=indices,
+  )
+
+
+def _load_pca(config):
+  """Returns pca.PcaParameters of one part's configuration, or None."""
+  if not config.use_pca:
+    return None
+  parameters = type(config.pca_parameters)()
+  parameters.CopyFrom(config.pca_parameters)
+  for field, path in parameters.ListFields():
+    if field.name.endswith("_path"):
+      setattr(parameters, field.name, os.fspath(zoo.local_path(path)))
+  return pca.load_pca(parameters)

@@ -1,0 +1,282 @@
+"""Extraction models on disk, whichever way they were exported.
+
+Two generations are in use. Those of TensorFlow 1 are graphs whose tensors have
+known names; those of TensorFlow 2 carry functions, `serving_default` among
+them. What a model is shows in the model; no flag is needed.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from delf.python import errors
+from delf.python.inference import devices
+
+IMAGE, IMAGES = "input_image", "input_images"
+SCALES = "input_scales"
+THRESHOLD = "input_abs_thres"
+MOST = "input_max_feature_num"
+INDICES = "input_global_scales_ind"
+COUNTS = "counts"
+
+LOCAL_OUTPUTS = ("boxes", "features", "scales", "scores")
+# One per scale, or pooled over the scales.
+GLOBAL_OUTPUTS = ("global_descriptors", "global_descriptor")
+
+_INPUTS = (IMAGE, SCALES, THRESHOLD, MOST, INDICES)
+_LOCAL_INPUTS = (IMAGE, SCALES, THRESHOLD, MOST)
+_DEFAULT = "serving_default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What to extract from an image.
+
+  Attributes:
+    image_scales: Image scales.
+    use_local: Whether local features are asked for.
+    max_feature_num: The most local features.
+    abs_thres: The least attention of a local feature.
+    global_scales: Positions in `image_scales` at which global descriptors are
+      asked for; none if it is empty.
+  """
+
+  image_scales: tuple[float, ...]
+  use_local: bool = True
+  max_feature_num: int = 1000
+  abs_thres: float = 0.0
+  global_scales: tuple[int, ...] = ()
+
+  @property
+  def use_global(self):
+    """Whether global descriptors are asked for."""
+    return bool(self.global_scales)
+
+
+class ExtractionModel:
+  """A model that was loaded.
+
+  Attributes:
+    folder: pathlib.Path of the SavedModel.
+    device: TensorFlow's name of the device it is on, such as "/CPU:0".
+    is_tf2: Whether it carries functions; else it is a graph of TensorFlow 1.
+    inputs: dict of name to tf.TensorSpec of what extraction can feed.
+    outputs: dict of name to tf.TensorSpec of what it can ask for.
+    signatures: Names of the functions it carries.
+  """
+
+  def __init__(self, folder, loaded, device):
+    """Wraps what `tf.saved_model.load` returned."""
+    self.folder = folder
+    self.device = device
+    self._loaded = loaded
+    self._functions = dict(loaded.signatures)
+    self.signatures = sorted(self._functions)
+    self.inputs, self.outputs = _graph_tensors(loaded)
+    self.is_tf2 = not (self.inputs and self.outputs)
+    if self.is_tf2:
+      default = self._functions.get(_DEFAULT)
+      self.inputs, self.outputs = _inputs(default), _outputs(default)
+
+  def prepare(self, request, batch=False):
+    """Finds what the model must run for a request, and no more.
+
+    Args:
+      request: Request.
+      batch: Whether for several images of one size.
+
+    Returns:
+      Function of an image, [H, W, 3] uint8, that returns a dict of arrays:
+      `boxes` [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels, `features`
+      [N, D], `scales` [N] and `scores` [N]; `global_descriptors` [G, D], or
+      [1, D] where the model pools. For a batch, of images [B, H, W, 3], that
+      returns a list of such dicts; or None if the model has no such function.
+
+    Raises:
+      InputError: If the model lacks what the request needs.
+    """
+    if self.is_tf2 or batch:
+      function = self._signature(request, batch)
+      if batch and function is None:
+        return None
+      inputs, outputs = _inputs(function), _outputs(function)
+    else:
+      function, inputs, outputs = None, self.inputs, self.outputs
+    self._check(request, inputs, outputs)
+    wanted = _wanted(request, outputs)
+    feeds = _feeds(inputs, request)
+    if function is None:
+      function = self._prune(feeds, wanted)
+    image_name = IMAGES if batch else IMAGE
+
+    def extract(image):
+      with tf.device(self.device):
+        found = function(**{image_name: tf.constant(image)}, **feeds)
+      arrays = {name: found[name].numpy() for name in wanted}
+      if not batch:
+        return _tidy(arrays)
+      counts = found[COUNTS].numpy() if request.use_local else [0] * len(image)
+      return [_row(arrays, i, count) for i, count in enumerate(counts)]
+
+    return extract
+
+  def _signature(self, request, batch):
+    """Returns the function that computes the least, or None."""
+    parts = ["batch"] if batch else []
+    if not request.use_global:
+      parts.append("local")
+    elif not request.use_local:
+      parts.append("global")
+    special = self._functions.get("_".join(parts))
+    if special is not None or batch:
+      return special
+    return self._functions.get(_DEFAULT)
+
+  def _check(self, request, inputs, outputs):
+    """Raises InputError if a request needs what is not there."""
+    needed = [*_LOCAL_INPUTS, *LOCAL_OUTPUTS] if request.use_local else []
+    found = {IMAGE if n == IMAGES else n for n in (*inputs, *outputs)}
+    missing = {IMAGE, *needed} - found
+    if request.use_global:
+      needed.append(" or ".join(GLOBAL_OUTPUTS))
+      missing |= set() if found & set(GLOBAL_OUTPUTS) else {needed[-1]}
+    unknown = set(inputs) - {*_INPUTS, IMAGES}
+    if missing or unknown:
+      needed = [IMAGE, *(name for name in needed if name != IMAGE)]
+      raise errors.InputError(
+        f"a model with the tensors {', '.join(needed)}",
+        ", ".join(sorted(found)) or "one with none of them",
+        self.folder,
+      )
+
+  def _prune(self, feeds, wanted):
+    """Returns a function that runs a part of a TensorFlow 1 graph."""
+    names = [IMAGE, *feeds]
+    pruned = self._loaded.prune(
+      [f"{name}:0" for name in names], [f"{name}:0" for name in wanted]
+    )
+
+    def call(**values):
+      results = pruned(*(values[name] for name in names))
+      return dict(zip(wanted, results, strict=True))
+
+    return call
+
+
+def load(folder, device=None):
+  """Loads a SavedModel.
+
+  Args:
+    folder: Its folder.
+    device: As in `devices.resolve`.
+
+  Returns:
+    ExtractionModel.
+
+  Raises:
+    FileNotFoundError: If there is no such folder.
+    InputError: If it is no SavedModel, or one that cannot be read, or there is
+      no such device.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.exists():
+    raise FileNotFoundError(f"{folder}: expected a folder, found none")
+  if not any(folder.glob("saved_model.pb*")):
+    raise errors.InputError(
+      "a SavedModel (a folder with saved_model.pb)", "another one", folder
+    )
+  device = devices.resolve(device)
+  try:
+    with tf.device(device):
+      loaded = tf.saved_model.load(str(folder))
+  except (tf.errors.OpError, OSError, ValueError, KeyError) as error:
+    reason = " ".join(str(error).split())
+    raise errors.InputError(
+      "a whole SavedModel", f"one that cannot be read ({reason})", folder
+    ) from None
+  return ExtractionModel(folder, loaded, device)
+
+
+def _graph_tensors(loaded):
+  """Returns inputs and outputs of a TensorFlow 1 graph, by known names."""
+  if not hasattr(loaded, "prune"):
+    return {}, {}
+
+  def known(names):
+    found = {}
+    for name in names:
+      try:
+        tensor = loaded.graph.get_tensor_by_name(f"{name}:0")
+      except KeyError:
+        continue
+      found[name] = tf.TensorSpec(tensor.shape, tensor.dtype, name)
+    return found
+
+  return known(_INPUTS), known((*LOCAL_OUTPUTS, *GLOBAL_OUTPUTS))
+
+
+def _inputs(function):
+  if function is None:
+    return {}
+  return dict(function.structured_input_signature[1])
+
+
+def _outputs(function):
+  return {} if function is None else dict(function.structured_outputs)
+
+
+def _wanted(request, outputs):
+  """Returns the names of the outputs that a request needs."""
+  wanted = list(LOCAL_OUTPUTS) if request.use_local else []
+  if request.use_global:
+    wanted.append(next(name for name in GLOBAL_OUTPUTS if name in outputs))
+  return wanted
+
+
+def _feeds(inputs, request):
+  """Returns {name: tensor} for all inputs but the image.
+
+  A part that was not asked for gets what makes it cheapest.
+  """
+  scales = list(request.image_scales)
+  indices = sorted(set(request.global_scales))
+  if not request.use_local:
+    scales = [scales[index] for index in indices]
+    indices = list(range(len(scales)))
+  values = {
+    SCALES: tf.constant(scales, tf.float32),
+    THRESHOLD: tf.constant(
+      request.abs_thres if request.use_local else float("inf"), tf.float32
+    ),
+    MOST: tf.constant(
+      request.max_feature_num if request.use_local else 1, tf.int32
+    ),
+    # Models of both parts refuse an empty list.
+    INDICES: tf.constant(indices or [scales.index(min(scales))], tf.int32),
+  }
+  return {name: value for name, value in values.items() if name in inputs}
+
+
+def _tidy(arrays):
+  """Gives one image's arrays the shapes that `prepare` promises."""
+  tidy = {}
+  for name, array in arrays.items():
+    if name == "scores":
+      tidy[name] = array.reshape(-1)
+    elif name in GLOBAL_OUTPUTS:
+      tidy[GLOBAL_OUTPUTS[0]] = np.atleast_2d(array)
+    else:
+      tidy[name] = array
+  return tidy
+
+
+def _row(arrays, index, count):
+  """Returns the arrays of one image of a batch."""
+  return _tidy(
+    {
+      name: array[index][:count] if name in LOCAL_OUTPUTS else array[index]
+      for name, array in arrays.items()
+    }
+  )

@@ -1,0 +1,292 @@
+"""The functions that an exported model carries, with their tensor names.
+
+`serving_default` is what users of the original know. The others let a caller
+pay only for what it asks for:
+
+  local, global          of a model with both: one part alone
+  batch, batch_local, batch_global
+                         the same for [B, H, W, 3] images of one size
+
+A batch of B images gives arrays with B rows, local features filled up with
+zeros to the longest list, and `counts` [B] int32, how many each image has.
+"""
+
+import functools
+
+import tensorflow as tf
+
+from delf.python import feature_extractor
+from delf.python.training.model import (
+  export_model_utils,
+  multi_scale,
+  selecting,
+)
+
+_IMAGE = tf.TensorSpec([None, None, 3], tf.uint8, "input_image")
+_IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, "input_images")
+_SCALES = tf.TensorSpec([None], tf.float32, "input_scales")
+_MOST = tf.TensorSpec([], tf.int32, "input_max_feature_num")
+_THRESHOLD = tf.TensorSpec([], tf.float32, "input_abs_thres")
+_INDICES = tf.TensorSpec([None], tf.int32, "input_global_scales_ind")
+
+
+class Network:
+  """The calls of a model that extraction needs, each traced once.
+
+  Attributes:
+    full: Images [B, h, w, 3] float32 to descriptor, attention, features.
+    local: Images to attention, features, without what only `full` needs.
+    descriptor: Images to the descriptor alone.
+    receptive: selecting.Receptive of the feature map.
+  """
+
+  def __init__(self, model):
+    """Takes a model with `build_call`, `local_call` and `global_call`."""
+    backbone = model.backbone
+    self.receptive = selecting.Receptive(
+      backbone.receptive_field,
+      backbone.receptive_stride,
+      backbone.receptive_padding,
+    )
+    images = tf.TensorSpec([None, None, None, 3], tf.float32)
+
+    def traced_once(call):
+      function = functools.partial(call, training=False)
+      return tf.function(function, input_signature=[images], autograph=False)
+
+    self.full = traced_once(model.build_call)
+    self.local = traced_once(model.local_call)
+    self.descriptor = traced_once(model.global_call)
+
+
+def local(network, iou):
+  """Returns {name: concrete function} of a model for local features.
+
+  Args:
+    network: Network.
+    iou: float, as in `export_model_utils.ExtractLocalFeatures`.
+  """
+  return {
+    "serving_default": _local(network, iou),
+    "batch_local": _batch_local(network, iou),
+  }
+
+
+def global_(network, input_scales, pool_type, normalize):
+  """Returns {name: concrete function} of a model for global descriptors.
+
+  Args:
+    network: Network.
+    input_scales: Image scales to fix, or None for scales that are an input.
+    pool_type: "None", "average" or "sum" over the scales.
+    normalize: Whether to L2-normalise what is returned.
+  """
+  if input_scales is not None:
+    fixed = tf.constant(input_scales, tf.float32)
+    arguments = (network, pool_type, normalize, fixed)
+    return {
+      "serving_default": _fixed_global(*arguments),
+      "batch_global": _batch_fixed_global(*arguments),
+    }
+  return {
+    "serving_default": _global(network, pool_type, normalize),
+    "batch_global": _batch_global(network, pool_type, normalize),
+  }
+
+
+def local_and_global(network, iou):
+  """Returns {name: concrete function} of a model for both.
+
+  Args:
+    network: Network.
+    iou: float, as in `export_model_utils.ExtractLocalFeatures`.
+  """
+  return {
+    "serving_default": _joint(network, iou),
+    "local": _local(network, iou),
+    "global": _global(network, "None", False),
+    "batch": _batch_joint(network, iou),
+    "batch_local": _batch_local(network, iou),
+    "batch_global": _batch_global(network, "None", False),
+  }
+
+
+def _concrete(*specs):
+  """Turns a function into its concrete one for arguments of these specs."""
+
+  def decorate(function):
+    wrapped = tf.function(function, input_signature=specs, autograph=False)
+    return wrapped.get_concrete_function()
+
+  return decorate
+
+
+def _local(network, iou):
+  @_concrete(_IMAGE, _SCALES, _MOST, _THRESHOLD)
+  def extract(image, scales, max_feature_num, abs_thres):
+    found = export_model_utils.ExtractLocalFeatures(
+      image,
+      scales,
+      max_feature_num,
+      abs_thres,
+      iou,
+      network.local,
+      1,
+      network.receptive,
+    )
+    return _named_local(network, *found)
+
+  return extract
+
+
+def _joint(network, iou):
+  @_concrete(_IMAGE, _SCALES, _MOST, _THRESHOLD, _INDICES)
+  def extract(image, scales, max_feature_num, abs_thres, indices):
+    *found, descriptors = (
+      export_model_utils.ExtractLocalAndGlobalFeatures.python_function(
+        image,
+        scales,
+        max_feature_num,
+        abs_thres,
+        indices,
+        iou,
+        network.full,
+        1,
+        network.receptive,
+        network.local,
+      )
+    )
+    return _named_local(network, *found) | _named_global(descriptors, "None")
+
+  return extract
+
+
+def _global(network, pool_type, normalize):
+  @_concrete(_IMAGE, _SCALES, _INDICES)
+  def extract(image, scales, indices):
+    descriptors = export_model_utils.ExtractGlobalFeatures.python_function(
+      image, scales, indices, network.descriptor, pool_type, normalize
+    )
+    return _named_global(descriptors, pool_type)
+
+  return extract
+
+
+def _fixed_global(network, pool_type, normalize, scales):
+  @_concrete(_IMAGE)
+  def extract(image):
+    descriptors = export_model_utils.ExtractGlobalFeatures.python_function(
+      image,
+      scales,
+      tf.range(tf.size(scales)),
+      network.descriptor,
+      pool_type,
+      normalize,
+    )
+    return _named_global(descriptors, pool_type)
+
+  return extract
+
+
+def _batch_local(network, iou):
+  @_concrete(_IMAGES, _SCALES, _MOST, _THRESHOLD)
+  def extract(images, scales, max_feature_num, abs_thres):
+    selection = selecting.Selection(max_feature_num, abs_thres, iou)
+    found = multi_scale.local(
+      feature_extractor.NormalizePixelValues(images),
+      scales,
+      selection,
+      network.local,
+      network.receptive,
+    )
+    return _padded(network, found, selection, tf.shape(images)[0])
+
+  return extract
+
+
+def _batch_joint(network, iou):
+  @_concrete(_IMAGES, _SCALES, _MOST, _THRESHOLD, _INDICES)
+  def extract(images, scales, max_feature_num, abs_thres, indices):
+    selection = selecting.Selection(max_feature_num, abs_thres, iou)
+    found, descriptors = multi_scale.local_and_global(
+      feature_extractor.NormalizePixelValues(images),
+      scales,
+      selection,
+      indices,
+      (network.full, network.local),
+      network.receptive,
+    )
+    padded = _padded(network, found, selection, tf.shape(images)[0])
+    return padded | _named_global(descriptors, "None", batch=True)
+
+  return extract
+
+
+def _batch_global(network, pool_type, normalize):
+  @_concrete(_IMAGES, _SCALES, _INDICES)
+  def extract(images, scales, indices):
+    return _pooled(network, images, scales, indices, pool_type, normalize)
+
+  return extract
+
+
+def _batch_fixed_global(network, pool_type, normalize, scales):
+  @_concrete(_IMAGES)
+  def extract(images):
+    indices = tf.range(tf.size(scales))
+    return _pooled(network, images, scales, indices, pool_type, normalize)
+
+  return extract
+
+
+def _pooled(network, images, scales, indices, pool_type, normalize):
+  descriptors = multi_scale.global_(
+    feature_extractor.NormalizePixelValues(images),
+    scales,
+    indices,
+    network.descriptor,
+  )
+  pooled = export_model_utils.pool_scales(descriptors, pool_type, normalize)
+  return _named_global(pooled, pool_type, batch=True)
+
+
+def _padded(network, found, selection, number):
+  """Returns the local outputs of a batch."""
+  rows = tf.map_fn(
+    lambda image: selecting.select(found, selection, image),
+    tf.range(number),
+    fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
+  )
+  boxes, features, scales, scores = (
+    tf.gather(values, rows).to_tensor()
+    for values in (found.boxes, found.features, found.scales, found.scores)
+  )
+  scores = scores[..., tf.newaxis]
+  named = _named_local(network, boxes, features, scales, scores, batch=True)
+  counts = tf.cast(rows.row_lengths(), tf.int32)
+  return named | {"counts": tf.identity(counts, "counts")}
+
+
+def _named_local(network, boxes, features, scales, scores, batch=False):
+  channels = network.local.get_concrete_function().outputs[1].shape[-1]
+  rows = [None, None] if batch else [None]
+  return {
+    "boxes": _named(boxes, "boxes", [*rows, 4]),
+    "features": _named(features, "features", [*rows, channels]),
+    "scales": _named(scales, "scales", rows),
+    "scores": _named(scores, "scores", [*rows, 1]),
+  }
+
+
+def _named_global(descriptors, pool_type, batch=False):
+  rows = [None] if batch else []
+  if pool_type == "None":
+    name, shape = "global_descriptors", [*rows, None, None]
+  else:
+    name, shape = "global_descriptor", [*rows, None]
+  return {name: _named(descriptors, name, shape)}
+
+
+def _named(value, name, shape):
+  value.set_shape(shape)
+  return tf.identity(value, name)
