@@ -19,9 +19,11 @@ def _names():
   )
 
 
-def _run(name, arguments):
+def _run(name, full):
   """Runs one benchmark and returns its exit status."""
   print(f"== {name}", flush=True)
+  has_quick = "--quick" in (_FOLDER / f"{name}.py").read_text()
+  arguments = ["--quick"] if has_quick and not full else []
   return subprocess.run(
     [sys.executable, "-m", f"benchmarks.{name}", *arguments],
     cwd=_FOLDER.parent,
@@ -42,8 +44,7 @@ def main():
   unknown = sorted(set(args.names) - set(_names()))
   if unknown:
     parser.error(f"no such benchmark: {', '.join(unknown)}")
-  arguments = [] if args.full else ["--quick"]
-  failed = [n for n in args.names or _names() if _run(n, arguments)]
+  failed = [n for n in args.names or _names() if _run(n, args.full)]
   if failed:
     print(f"failed: {', '.join(failed)}", file=sys.stderr)
   return 1 if failed else 0
