@@ -11,16 +11,10 @@ import numpy as np
 from google.protobuf import message
 
 from delf.protos import datum_pb2
-from delf.python import errors, files, wire
+from delf.python import datum_bytes, errors, files, wire
 
-_FLOATS = (np.float16, np.float32, np.float64)
-_INTEGERS = (np.uint8, np.uint16, np.uint32, np.uint64)
-_UINT32_MAX = np.iinfo(np.uint32).max
-
-# Field numbers of datum.proto.
-_SHAPE, _FLOAT_LIST, _UINT32_LIST = 1, 2, 3
-_VALUE = 1
 _KINDS = {"float_list": np.float32, "uint32_list": np.uint32}
+# Field numbers of datum.proto.
 _FIRST, _SECOND = 1, 2
 # NumPy's limit, before 2.0.
 _MAX_DIMS = 32
@@ -71,7 +65,7 @@ def DatumPairToArrays(datum_pair):
 
 def SerializeToString(arr):
   """Converts an array, as in `ArrayToDatum`, to bytes of a DatumProto."""
-  return b"".join(_pieces(arr))
+  return b"".join(datum_bytes.pack(arr))
 
 
 def SerializePairToString(arr_1, arr_2):
@@ -110,6 +104,10 @@ def ReadFromFile(file_path):
     FileNotFoundError: If there is no such file.
     InputError: If it is cut, or is not a DatumProto.
   """
+  if not files.is_remote(file_path):
+    array = datum_bytes.read_floats(file_path)
+    if array is not None:
+      return array
   return _parse(files.read_bytes(file_path), file_path)
 
 
@@ -120,38 +118,12 @@ def ReadPairFromFile(file_path):
 
 def WriteToFile(data, file_path):
   """Writes an array, as in `ArrayToDatum`, to a file; note the order."""
-  files.write_bytes(file_path, SerializeToString(data))
+  files.write_bytes(file_path, *datum_bytes.pack(data))
 
 
 def WritePairToFile(arr_1, arr_2, file_path):
   """Writes two arrays, as in `ArraysToDatumPair`, to a file."""
   files.write_bytes(file_path, SerializePairToString(arr_1, arr_2))
-
-
-def list_header(shape, number, size):
-  """Returns the bytes of a DatumProto up to its packed values.
-
-  Args:
-    shape: Ints, the shape of the array.
-    number: Field number of the list of values.
-    size: Bytes of the packed values.
-  """
-  dims = b"".join(wire.varint(dim) for dim in shape)
-  packed = wire.delimited(_VALUE, len(dims)) + dims if dims else b""
-  value = wire.delimited(_VALUE, size) if size else b""
-  return b"".join(
-    [
-      wire.delimited(_SHAPE, len(packed)),
-      packed,
-      wire.delimited(number, len(value) + size),
-      value,
-    ]
-  )
-
-
-def float_header(dimension):
-  """Returns the bytes of a DatumProto [dimension] float up to its values."""
-  return list_header([dimension], _FLOAT_LIST, 4 * dimension)
 
 
 def from_proto(datum, path=None):
@@ -163,29 +135,10 @@ def from_proto(datum, path=None):
   return _shaped(values, list(datum.shape.dim), path)
 
 
-def _pieces(arr):
-  """Returns the bytes-like pieces of an array's DatumProto."""
-  arr = np.asarray(arr)
-  if arr.dtype.type in _FLOATS:
-    values = wire.to_float32(arr).reshape(-1).view(np.uint8).data
-    return [list_header(arr.shape, _FLOAT_LIST, len(values)), values]
-  if arr.dtype.type in _INTEGERS:
-    if arr.dtype == np.uint64 and arr.size and arr.max() > _UINT32_MAX:
-      raise errors.InputError(
-        f"integers up to {_UINT32_MAX}", f"the integer {arr.max()}"
-      )
-    values = wire.pack_varints(arr.reshape(-1).astype(np.uint32))
-    return [list_header(arr.shape, _UINT32_LIST, len(values)), values]
-  raise errors.InputError(
-    "an array of float16, 32 or 64 or uint8, 16, 32 or 64",
-    f"an array of type {arr.dtype}",
-  )
-
-
 def _parse(data, path):
   """Converts bytes of a DatumProto to an array; `path` is for errors."""
   try:
-    shape, values = _parse_regular(data)
+    shape, values = datum_bytes.unpack(data)
   except ValueError:
     datum = datum_pb2.DatumProto()
     _merge(datum, data, path)
@@ -217,24 +170,6 @@ def _merge(proto, data, path):
       f"{len(data)} bytes that are cut or of another format",
       path,
     ) from None
-
-
-def _parse_regular(data):
-  """Returns the shape and the values of a DatumProto, or raises ValueError.
-
-  Regular is what this module and the original write: the shape, then one packed
-  list, and nothing else. All else is left to protobuf's parser.
-  """
-  (first, start, end), (kind, start_2, end_2) = wire.delimited_fields(data)
-  if first != _SHAPE or kind not in (_FLOAT_LIST, _UINT32_LIST):
-    raise ValueError("other fields than a shape and a list")
-  # Unlike a protobuf's int64, dims are at most 2^32 - 1 here.
-  shape = wire.unpack_varints(wire.packed_list(data, start, end)).tolist()
-  packed = wire.packed_list(data, start_2, end_2)
-  if kind == _UINT32_LIST:
-    return shape, wire.unpack_varints(packed)
-  # A copy, as the bytes are neither aligned nor writable.
-  return shape, np.frombuffer(packed, dtype="<f4").astype(np.float32)
 
 
 def _shaped(values, shape, path):

@@ -59,20 +59,20 @@ def read_bytes(path):
     raise errors.InputError("a file", "a folder", path) from None
 
 
-def write_bytes(path, data):
+def write_bytes(path, *data):
   """Writes a file whole or not at all.
 
   Args:
     path: Local path, or one that TensorFlow writes (`gs://...`). Missing
       folders are made.
-    data: bytes.
+    *data: bytes-like objects, written one after the other.
   """
   if is_remote(path):
     with _remote().GFile(os.fspath(path), "wb") as file:
-      file.write(data)
+      file.write(b"".join(data))
     return
-  with atomic_path(path) as temporary:
-    temporary.write_bytes(data)
+  with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    file.writelines(data)
 
 
 @contextlib.contextmanager

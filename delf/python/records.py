@@ -8,7 +8,7 @@ import numpy as np
 from google.protobuf import message
 
 from delf.protos import feature_pb2
-from delf.python import datum_io, wire
+from delf.python import datum_bytes, wire
 
 # Field numbers of feature.proto.
 _FEATURE = 1
@@ -71,7 +71,7 @@ def _constant(dimension):
     [] array of the records' dtype, in which `head` and, before each scalar, its
     tag are set.
   """
-  datum = datum_io.float_header(dimension)
+  datum = datum_bytes.float_header(dimension)
   size = len(datum) + 4 * dimension
   body = wire.delimited(_DESCRIPTOR, size)
   tail = 5 * len(_SCALARS)

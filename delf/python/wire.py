@@ -90,8 +90,8 @@ def delimited_fields(data, start=0, end=None):
     start += length
 
 
-def packed_list(data, start, end, number=1):
-  """Returns what a message holds that has one packed list.
+def packed_span(data, start, end, number=1):
+  """Finds the values in a message that has one packed list.
 
   Args:
     data: bytes or memoryview.
@@ -100,17 +100,17 @@ def packed_list(data, start, end, number=1):
     number: Field number of the list.
 
   Returns:
-    memoryview or bytes; empty where the message is.
+    Where the values start and end; the same where there are none.
 
   Raises:
     ValueError: If the message is cut, or has other fields.
   """
   if start == end:
-    return b""
+    return start, end
   ((found, start, end),) = delimited_fields(data, start, end)
   if found != number:
     raise ValueError("another field than the list")
-  return memoryview(data)[start:end]
+  return start, end
 
 
 def to_float32(array):
