@@ -27,7 +27,7 @@ class BatchExtractor:
   """Extracts features of a stream of images, those of one size together.
 
   The result for an image is the same in a batch as alone, up to the rounding of
-  float32 sums in another order: descriptors differ by less than 1e-5.
+  float32 (`Extractor.extract_batch` states the tolerance).
   """
 
   def __init__(self, extractor, limit):

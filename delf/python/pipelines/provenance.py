@@ -1,13 +1,13 @@
 """What decides the content of features, to compare two extractions by."""
 
 import hashlib
-import os
 import pathlib
 
 from google.protobuf import text_format
 
 import delf
 from delf.protos import delf_config_pb2
+from delf.python.inference import zoo
 
 
 def describe(config, model_folder, apply_rotation):
@@ -26,14 +26,13 @@ def describe(config, model_folder, apply_rotation):
   hashes = {}
   # Files count by content, not by where they are.
   for part in ("delf_local_config", "delf_global_config"):
-    if getattr(config, part).use_pca and getattr(config, part).HasField(
-      "pca_parameters"
-    ):
-      parameters = getattr(identity, part).pca_parameters
-      for field, value in list(parameters.ListFields()):
-        if field.name.endswith("_path") and os.path.exists(value):
-          hashes[f"{part}.{field.name}"] = _hash(value)
-          parameters.ClearField(field.name)
+    if not getattr(config, part).use_pca:
+      continue
+    parameters = getattr(identity, part).pca_parameters
+    for field, value in list(parameters.ListFields()):
+      if field.name.endswith("_path"):
+        hashes[f"{part}.{field.name}"] = _hash(zoo.local_path(value))
+        parameters.ClearField(field.name)
   # Which features are kept shows in the files; the model's hash says its kind.
   for name in (
     "model_path",
@@ -78,6 +77,8 @@ def _settings_difference(found, wanted):
 def _hash(path):
   """Returns the SHA-256 of a file, or of all files in a folder."""
   path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: expected a file, found none")
   digest = hashlib.sha256()
   inside = sorted(p for p in path.rglob("*") if p.is_file())
   for file in inside if path.is_dir() else [path]:
