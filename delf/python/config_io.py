@@ -159,7 +159,7 @@ def _read(path, config):
   try:
     text = files.read_bytes(path).decode("utf-8")
   except UnicodeDecodeError:
-    raise errors.InputError(f"text of a {name}", "binary data", path) from None
+    raise errors.InputError(f"text of {name}", "binary data", path) from None
   try:
     return text_format.Merge(text, config)
   except text_format.ParseError as error:
@@ -167,7 +167,7 @@ def _read(path, config):
     # The message starts with "line:column : "; the rest says what is wrong.
     reason = str(error).split(" : ", 1)[-1].replace("\n", " ").rstrip(".")
     raise errors.InputError(
-      f"text of a {name}", f"{line}{reason}", path
+      f"text of {name}", f"{line}{reason}", path
     ) from None
 
 

@@ -167,7 +167,7 @@ def test_a_field_that_stands_twice_has_the_later_value(tmp_path):
       + " delf_global_config { use_pca: false image_scales_ind: -1 }",
       "image_scales_ind from 0 to 1 .2 image_scales., received -1",
     ),
-    ("\0\1\2", "text of a DelfConfig"),
+    ("\0\1\2", "text of DelfConfig"),
   ],
 )
 def test_bad_configurations(text, pattern, tmp_path):

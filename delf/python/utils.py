@@ -180,4 +180,7 @@ def _to_rgb(image, rescale_grey16, path):
     elif grey.max() > 255:
       logging.warning("%s: 16-bit grey over 255 is cut at 255", path)
     image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+  if "transparency" in image.info:
+    # Pillow asks for this way; the colours are the same.
+    image = image.convert("RGBA")
   return image.convert("RGB")

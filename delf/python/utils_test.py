@@ -103,6 +103,18 @@ _UNUSUAL = {
     _LOSSLESS,
   ),
   "palette.png": (lambda p, a: _save(p, a, "P"), _PALETTE),
+  "transparent_palette.png": (
+    lambda p, a: _save(p, a, "P", transparency=bytes(256)),
+    _PALETTE,
+  ),
+  "transparent_palette.gif": (
+    lambda p, a: _save(p, a, "P", transparency=0),
+    _PALETTE,
+  ),
+  "transparent_colour.png": (
+    lambda p, a: _save(p, a, transparency=(0, 0, 0)),
+    _LOSSLESS,
+  ),
   "exif3.jpg": (
     lambda p, a: _save(p, a, quality=95, exif=_exif(3)),
     _LOSSY,
