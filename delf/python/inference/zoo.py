@@ -1,6 +1,7 @@
 """Known models by name: where each is on this machine, with which settings."""
 
 import difflib
+import importlib.resources
 import os
 import pathlib
 import re
@@ -82,9 +83,9 @@ def resolve(name_or_path):
 def folder(known):
   """Returns the folder of a zoo_table.Artefact, whether it is there or not."""
   if known.name == zoo_table.EMBEDDED:
-    # A package is a folder here: TensorFlow reads models from real files.
-    package = pathlib.Path(__file__).resolve().parents[2] / "embedded"
-    return package / known.name
+    # A real folder, as TensorFlow needs: the package is not run from a zip.
+    package = importlib.resources.files("delf.embedded")
+    return pathlib.Path(str(package)) / known.name
   return models_folder() / known.name
 
 

@@ -197,6 +197,24 @@ def _settings(config):
   }
 
 
+def test_the_embedded_model_brings_its_settings(tmp_path, monkeypatch):
+  monkeypatch.setattr(zoo, "folder", lambda known: tmp_path / known.name)
+  path = _make(tmp_path, zoo_table.EMBEDDED, "config.pbtxt")
+  path.write_text(
+    'model_path: "build/export"\nimage_scales: 0.5\n'
+    "delf_local_config { use_pca: false score_threshold: 0.5 }"
+  )
+  config = zoo.default_config("delf-compact")
+  assert config.model_path == "delf-compact"
+  assert config.delf_local_config.score_threshold == 0.5
+
+
+def test_the_embedded_model_is_in_the_package():
+  folder = zoo.folder(zoo.artefact("delf-compact"))
+  package = pathlib.Path(zoo.__file__).resolve().parents[2]
+  assert folder == package / "embedded" / "delf-compact"
+
+
 @pytest.mark.parametrize("name", ["d2r_frcnn", "rparis6k_codebook_1024"])
 def test_settings_are_of_extraction_models_alone(name):
   with pytest.raises(errors.InputError, match="expected a model"):
