@@ -25,6 +25,7 @@ TRAINING_ONLY = (
 )
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 # Keys of a checkpoint of a training run that are not of its model.
 _OF_THE_RUN = ("optimizer", "save_counter", "global_step", "epoch", "step")
@@ -91,6 +92,8 @@ def load_weights(model, path, *, unused=(), missing=()):
       f"the weights of {model.name}", "; ".join(problems), prefix
     )
   values = {name: _tensor(reader, keys[name], prefix) for name in report.loaded}
+  if _GRAPH in shapes:  # The end of the file: is it whole?
+    _tensor(reader, _GRAPH, prefix)
   for name, value in values.items():
     variables[name].assign(value)
   return report
@@ -168,7 +171,7 @@ def describe(path):
   return [
     (key, tuple(shape), dtypes[key].name)
     for key, shape in sorted(reader.get_variable_to_shape_map().items())
-    if key != "_CHECKPOINTABLE_OBJECT_GRAPH"
+    if key != _GRAPH
   ]
 
 

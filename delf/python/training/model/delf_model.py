@@ -92,13 +92,7 @@ class Delf(keras.Model):
       channels = dim_expand_channels
     self.attention.build((None, None, None, channels))
     self._attention_channels = channels
-
-  def build(self, input_shape):
-    """Does nothing: the variables exist already."""
-
-  def _lock_state(self):
-    # Keras would refuse classifiers after the first call.
-    pass
+    self.built = True
 
   def init_classifiers(self, num_classes, desc_classification=None):
     """Makes the classifiers that training needs, with random weights.

@@ -74,6 +74,7 @@ class ResNet50(keras.Model):
       self.avg_pool = layers.AveragePooling2D(7, 7, data_format=data_format)
     if include_top:
       self.fc1000 = layers.Dense(classes, name="fc1000")
+      self.global_channels = classes
     elif pooling and embedding_layer:
       self.embedding_layer = layers.Dense(
         embedding_layer_dim, name="embedding_layer"

@@ -1,0 +1,303 @@
+"""Checkpoints: ours, and those that the original wrote."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from delf.python import errors
+from delf.python.training.model import (
+  checkpoints,
+  delf_model,
+  delg_model,
+  layer_tree,
+)
+from tests import golden_weights
+
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_DELG = "Delg(use_dim_reduction=True) + init_classifiers(14951)"
+_VARIANTS = {
+  "Delf(block3_strides=True,name=DELF) + init_classifiers(14951)": (
+    delf_model.Delf,
+    {},
+  ),
+  "Delf(use_dim_reduction=True)": (
+    delf_model.Delf,
+    {"use_dim_reduction": True},
+  ),
+  _DELG: (delg_model.Delg, {"use_dim_reduction": True}),
+  "Delg(use_dim_reduction=False)": (delg_model.Delg, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def inventory(goldens):
+  return json.loads((goldens / "inventory_variables.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def delg():
+  """The model of the original checkpoint, of 5 classes."""
+  model = delg_model.Delg(use_dim_reduction=True)
+  model.init_classifiers(5)
+  return model
+
+
+@pytest.fixture(scope="module")
+def original(goldens, tmp_path_factory):
+  """Prefix of the checkpoint that the original wrote."""
+  folder = tmp_path_factory.mktemp("original")
+  with tarfile.open(goldens / "original" / "checkpoint.tar.xz") as archive:
+    archive.extractall(folder, filter="data")
+  return folder / "ckpt" / "delf_weights"
+
+
+@pytest.fixture
+def small():
+  """A whole model with few weights."""
+  model = delg_model.Delg(backbone="compact", use_dim_reduction=True)
+  model.init_classifiers(3)
+  return model
+
+
+def _snapshot(model):
+  paths = layer_tree.variables_by_path(model)
+  return {path: variable.numpy().copy() for path, variable in paths.items()}
+
+
+def _same(first, second):
+  assert first.keys() == second.keys()
+  for path, value in first.items():
+    np.testing.assert_array_equal(value, second[path], err_msg=path)
+
+
+def _shuffle(model):
+  rng = np.random.default_rng(5)
+  for variable in model.variables:
+    variable.assign(rng.uniform(size=variable.shape))
+
+
+@pytest.mark.parametrize("name", _VARIANTS)
+def test_names_shapes_and_order_are_the_original_s(inventory, name):
+  make, options = _VARIANTS[name]
+  model = make(**options)
+  model.init_classifiers(14951)
+  golden = inventory[name]
+  variables = golden_weights.names(model)
+  assert [
+    (key, list(v.shape), v.dtype, v.trainable) for key, v in variables.items()
+  ] == [
+    (v["canonical"], v["shape"], v["dtype"], v["trainable"])
+    for v in golden["variables"]
+  ]
+  assert model.count_params() == golden["num_params"]
+  trainable = [key for key, v in variables.items() if v.trainable]
+  assert trainable == golden["trainable_order"]
+  ids = [id(v) for v in variables.values() if v.trainable]
+  assert [id(v) for v in model.trainable_variables] == ids
+  keys = {
+    f"{path}{_SUFFIX}": [list(variable.shape), variable.dtype]
+    for path, variable in layer_tree.variables_by_path(model).items()
+  }
+  stored = dict(golden["save_weights_keys"])
+  stored.pop("_CHECKPOINTABLE_OBJECT_GRAPH")
+  assert keys == stored
+
+
+def test_reads_the_original(goldens, delg, original):
+  report = checkpoints.load_weights(delg, original)
+  assert report.unused == report.missing == []
+  reader = tf.train.load_checkpoint(str(original))
+  paths = layer_tree.variables_by_path(delg)
+  assert report.loaded == sorted(paths)
+  for path, variable in paths.items():
+    stored = reader.get_tensor(path + _SUFFIX)
+    np.testing.assert_array_equal(variable, stored, err_msg=path)
+  names = json.loads((goldens / "original" / "variables.json").read_text())
+  assert sorted(
+    (name.split(":")[0].split("/")[-1], tuple(shape), trainable)
+    for name, shape, _, trainable in names
+  ) == sorted((v.name, tuple(v.shape), v.trainable) for v in delg.variables)
+  with np.load(goldens / "original" / "features.npz") as features:
+    image = features["image0"]
+  outputs = delg.build_call((image[None] - 128.0) / 128.0, training=False)
+  height, width = (-(-side // 32) for side in image.shape[:2])
+  for output, shape in zip(
+    outputs, [(2048,), (height, width, 1), (height, width, 128)], strict=True
+  ):
+    assert abs(output.shape[1] - shape[0]) <= 1
+    assert output.shape[-1] == shape[-1]
+    assert np.isfinite(output).all()
+
+
+def test_writes_what_the_original_reads(goldens, delg, original, tmp_path):
+  checkpoints.load_weights(delg, original)
+  prefix = tmp_path / "new" / "delf_weights"
+  assert checkpoints.save_weights(delg, prefix) == str(prefix)
+  assert sorted(path.name for path in prefix.parent.iterdir()) == [
+    "delf_weights.data-00000-of-00001",
+    "delf_weights.index",
+  ]
+  golden = json.loads(
+    (goldens / "original" / "checkpoint_keys.json").read_text()
+  )
+  reader = tf.train.load_checkpoint(str(prefix))
+  assert reader.get_variable_to_shape_map() == dict(golden)
+  first, second = (tf.train.load_checkpoint(str(p)) for p in (prefix, original))
+  for key, _, _ in checkpoints.describe(prefix):
+    stored = second.get_tensor(key)
+    np.testing.assert_array_equal(first.get_tensor(key), stored, err_msg=key)
+
+
+def test_reads_a_training_run_of_the_original(inventory, tmp_path):
+  keys = inventory["train.py CheckpointManager(optimizer SGD, model=Delg)"]
+  tree = {}
+  rng = np.random.default_rng(0)
+  for key, shape in keys["keys"].items():
+    if not key.endswith(_SUFFIX) or key.startswith("save_counter"):
+      continue
+    # 5 classes in place of 14951, which would take 183 MB, twice.
+    shape = [5 if size == 14951 else size for size in shape]
+    *parents, leaf = key.removesuffix(_SUFFIX).split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = tf.Variable(rng.random(shape, np.float32))
+  manager = tf.train.CheckpointManager(
+    tf.train.Checkpoint(**tree), str(tmp_path), max_to_keep=2
+  )
+  manager.save()
+  written = {key for key, _, _ in checkpoints.describe(tmp_path)}
+  assert written == set(keys["keys"]) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+  model = delg_model.Delg(use_dim_reduction=True)
+  report = checkpoints.load_weights(
+    model, tmp_path, unused=checkpoints.TRAINING_ONLY
+  )
+  assert report.unused == [
+    "attn_classification/bias",
+    "attn_classification/kernel",
+    "cosine_weights",
+  ]
+  np.testing.assert_array_equal(
+    model.backbone.l4b.bn2c.gamma,
+    tree["model"]["backbone"]["l4b"]["bn2c"]["gamma"],
+  )
+
+
+def test_round_trip(small, tmp_path):
+  _shuffle(small)
+  before = _snapshot(small)
+  checkpoints.save_weights(small, tmp_path / "weights")
+  for variable in small.variables:
+    variable.assign(np.zeros(variable.shape))
+  for path in (tmp_path / "weights", tmp_path / "weights.index"):
+    report = checkpoints.load_weights(small, path)
+    assert report.loaded == sorted(before)
+  _same(_snapshot(small), before)
+
+
+def test_round_trip_of_a_training_run(small, tmp_path):
+  checkpoint = tf.train.Checkpoint(
+    model=checkpoints.trackables(small),
+    optimizer={"iterations": tf.Variable(3)},
+    epoch=tf.Variable(1),
+  )
+  manager = tf.train.CheckpointManager(checkpoint, str(tmp_path), 3)
+  manager.save()
+  _shuffle(small)
+  before = _snapshot(small)
+  manager.save()
+  small.cosine_weights.assign(small.cosine_weights * 0)
+  checkpoints.load_weights(small, tmp_path)
+  _same(_snapshot(small), before)
+
+
+def test_overwrites_and_leaves_nothing_behind(small, tmp_path):
+  for _ in range(2):
+    checkpoints.save_weights(small, tmp_path / "weights")
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_other_models_are_refused(small, tmp_path):
+  checkpoints.save_weights(small, tmp_path / "weights")
+  other = delf_model.Delf(backbone=small.backbone)
+  other.init_classifiers(4)
+  before = _snapshot(other)
+  with pytest.raises(errors.InputError) as caught:
+    checkpoints.load_weights(other, tmp_path / "weights")
+  text = str(caught.value)
+  assert text.startswith(
+    f"{tmp_path / 'weights'}: expected the weights of DELF"
+  )
+  missing, unused, shapes = text.split("received ")[1].split("; ")
+  assert missing == (
+    "missing: desc_classification/bias, desc_classification/kernel"
+  )
+  assert unused == (
+    "unused: autoencoder/conv1/bias, autoencoder/conv1/kernel, "
+    "autoencoder/conv2/bias, autoencoder/conv2/kernel, cosine_weights, "
+    "scale_factor"
+  )
+  assert shapes.startswith("of another shape: attn_classification/bias [3] in ")
+  assert "attn_classification/kernel" in shapes
+  _same(_snapshot(other), before)
+
+
+def test_allowances_are_named(small, tmp_path):
+  checkpoints.save_weights(small, tmp_path / "weights")
+  headless = delf_model.Delf(backbone=small.backbone)
+  with pytest.raises(errors.InputError, match="unused: autoencoder/conv1"):
+    checkpoints.load_weights(
+      headless, tmp_path / "weights", unused=checkpoints.TRAINING_ONLY
+    )
+  report = checkpoints.load_weights(
+    headless,
+    tmp_path / "weights",
+    unused=(*checkpoints.TRAINING_ONLY, "autoencoder"),
+  )
+  assert "autoencoder/conv2/bias" in report.unused
+  checkpoints.save_weights(headless, tmp_path / "headless")
+  with pytest.raises(errors.InputError, match="missing: attn_classification"):
+    checkpoints.load_weights(small, tmp_path / "headless")
+  report = checkpoints.load_weights(
+    small,
+    tmp_path / "headless",
+    missing=(*checkpoints.TRAINING_ONLY, "autoencoder"),
+  )
+  assert "scale_factor" in report.missing
+
+
+def test_files_that_cannot_be_read(small, tmp_path):
+  with pytest.raises(FileNotFoundError, match="none.index"):
+    checkpoints.load_weights(small, tmp_path / "none")
+  with pytest.raises(FileNotFoundError, match="expected a checkpoint"):
+    checkpoints.load_weights(small, tmp_path)
+  text = tmp_path / "text.index"
+  text.write_text("These are no weights.")
+  with pytest.raises(errors.InputError, match="text: expected a whole"):
+    checkpoints.describe(tmp_path / "text")
+  prefix = checkpoints.save_weights(small, tmp_path / "weights")
+  data = tmp_path / "weights.data-00000-of-00001"
+  whole = data.read_bytes()
+  flipped = bytearray(whole)
+  flipped[len(whole) // 2] ^= 255
+  before = _snapshot(small)
+  for content in (whole[:-1], whole[: len(whole) // 2], b"", bytes(flipped)):
+    data.write_bytes(content)
+    with pytest.raises(errors.InputError, match="weights: expected a whole"):
+      checkpoints.load_weights(small, prefix)
+  data.unlink()
+  with pytest.raises(errors.InputError, match="weights: expected a whole"):
+    checkpoints.load_weights(small, prefix)
+  _same(_snapshot(small), before)
+
+
+def test_describe(small, tmp_path):
+  checkpoints.save_weights(small, tmp_path / "weights")
+  held = checkpoints.describe(tmp_path / "weights")
+  paths = layer_tree.variables_by_path(small)
+  assert [key for key, _, _ in held] == sorted(f"{p}{_SUFFIX}" for p in paths)
+  assert (f"cosine_weights{_SUFFIX}", (256, 3), "float32") in held
+  assert (f"scale_factor{_SUFFIX}", (), "float32") in held
