@@ -25,7 +25,8 @@ def _photo(height=200, width=300):
 
 
 def _read(path):
-  return np.asarray(Image.open(path).convert("RGB"), np.int16)
+  with Image.open(path) as image:
+    return np.asarray(image.convert("RGB"), np.int16)
 
 
 def _coloured(picture):

@@ -39,7 +39,8 @@ def test_says_score_verdict_and_picture(pair, tmp_path, capsys):
   assert "score:     60 inliers" in said
   assert "verdict:   match" in said
   assert out in said
-  assert PIL.Image.open(out).width > 500
+  with PIL.Image.open(out) as picture:
+    assert picture.width > 500
 
 
 def test_json_is_one_document(pair, capsys):
@@ -80,7 +81,8 @@ def test_images_of_feature_files_are_drawn(pair, tmp_path):
     photos.append(str(tmp_path / name))
   out = str(tmp_path / "m.png")
   assert main.main(["match", *pair, "--images", *photos, "--out", out]) == 0
-  drawn = np.asarray(PIL.Image.open(out).convert("RGB"))
+  with PIL.Image.open(out) as picture:
+    drawn = np.asarray(picture.convert("RGB"))
   for colour in ((200, 0, 0), (0, 0, 200)):
     assert (drawn == colour).all(axis=2).mean() > 0.2
 

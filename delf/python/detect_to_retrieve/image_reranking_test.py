@@ -24,7 +24,8 @@ def meta(goldens):
 
 
 def _match(goldens, case, swapped=False, **options):
-  golden = np.load(goldens / f"match_{case}.npz")
+  with np.load(goldens / f"match_{case}.npz") as file:
+    golden = dict(file)
   sides = [
     (golden[f"{side}_locations"], golden[f"{side}_descriptors"])
     for side in ("query", "index")
@@ -116,7 +117,8 @@ def test_images_give_a_picture(factors):
   )
   assert score == 30
   assert picture.startswith(b"\xff\xd8")
-  drawn = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), np.int16)
+  with Image.open(io.BytesIO(picture)) as image:
+    drawn = np.asarray(image.convert("RGB"), np.int16)
   assert np.ptp(drawn, axis=2).max() > 60  # Coloured lines on grey photos.
 
 

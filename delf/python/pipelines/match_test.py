@@ -33,6 +33,11 @@ class SiftExtractor:
     )
 
 
+def _read(path):
+  with PIL.Image.open(path) as image:
+    return np.asarray(image)
+
+
 def _photo():
   return np.ascontiguousarray(data.astronaut()[:320, :400])
 
@@ -65,7 +70,7 @@ def feature_files(photos):
   """Feature files of `photos`."""
   paths = []
   for path in photos:
-    found = SiftExtractor().extract(np.asarray(PIL.Image.open(path)))
+    found = SiftExtractor().extract(_read(path))
     paths.append(path.with_suffix(".delf"))
     feature_io.write_local_features(paths[-1], found.local)
   return paths
@@ -81,14 +86,15 @@ def test_two_views_match(photos, tmp_path):
   np.testing.assert_allclose(
     result.match.model, _turned(_photo())[0], rtol=0.02, atol=0.6
   )
-  assert PIL.Image.open(result.picture).width > 1000
+  with PIL.Image.open(result.picture) as picture:
+    assert picture.width > 1000
   assert set(result.timings) == {"read", "extract", "match", "draw"}
   assert len(result.features[0]) > 100
   assert result.device == "CPU"
 
 
 def test_images_may_be_arrays(photos):
-  arrays = [np.asarray(PIL.Image.open(path)) for path in photos[:2]]
+  arrays = [_read(path) for path in photos[:2]]
   by_path = match.match_images(*photos[:2], extractor=SiftExtractor())
   by_array = match.match_images(*arrays, extractor=SiftExtractor())
   np.testing.assert_array_equal(by_path.match.inliers, by_array.match.inliers)

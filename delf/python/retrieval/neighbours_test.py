@@ -18,7 +18,8 @@ _CASES = [
 
 @pytest.mark.parametrize("case", _CASES)
 def test_same_putatives_as_the_original(goldens, case):
-  golden = np.load(goldens / f"match_{case}.npz")
+  with np.load(goldens / f"match_{case}.npz") as file:
+    golden = dict(file)
   found = neighbours.nearest(
     golden["query_descriptors"], golden["index_descriptors"], max_distance=0.9
   )
