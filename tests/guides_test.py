@@ -15,24 +15,31 @@ import pytest
 
 _GUIDES = ["README.md", "INSTALL_INSTRUCTIONS.md", "EXTRACTION_MATCHING.md"]
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)
-# What a command does that a test must not -> how to tell.
-_LEFT_OUT = {
-  "installs": r"\bpip3? |^make|^source |-m venv |^apt|install_delf|^\.ci/",
-  "downloads": r"^git clone|models download|^curl |^wget ",
-  "needs what was installed or downloaded": r"^cd delf$|parameters/",
-}
+# What a test must not do -> commands that do it. What follows a download in the
+# same block needs it, and is left out too.
+_INSTALLS = re.compile(
+  r"\bpip3? |^make|^source |-m venv |^apt|install_delf|^\.ci/"
+)
+_DOWNLOADS = re.compile(r"^git clone|models download|^curl |^wget ")
 
 
-def _commands(text):
-  """Returns the commands of a bash block, continued lines joined."""
+def _plan(text):
+  """Returns [(command, why it is left out or None)] of a bash block.
+
+  Args:
+    text: The block; lines that end in a backslash are joined.
+  """
   lines = text.replace("\\\n", " ").splitlines()
-  return [line.strip() for line in lines if line.strip(" \t#")]
-
-
-def _reason(command):
-  """Returns why a command is left out, or None."""
-  reasons = (r for r, how in _LEFT_OUT.items() if re.search(how, command))
-  return next(reasons, None)
+  plan, reason = [], None
+  for line in lines:
+    command = line.strip().removeprefix("$ ")
+    if not command or command.startswith("#"):
+      continue
+    if _DOWNLOADS.search(command):
+      reason = "downloads, or needs what is downloaded"
+    installs = "installs" if _INSTALLS.search(command) else None
+    plan.append((command, reason or installs))
+  return plan
 
 
 def _blocks(guide):
@@ -41,11 +48,13 @@ def _blocks(guide):
 
 
 def _left_out():
-  for guide in _GUIDES:
-    for language, text in _blocks(guide):
-      for command in _commands(text) if language == "bash" else []:
-        if _reason(command):
-          yield pytest.param(_reason(command), id=f"{guide}: {command}")
+  return [
+    pytest.param(reason, id=f"{guide}: {' '.join(command.split())}")
+    for guide in _GUIDES
+    for language, text in _blocks(guide)
+    for command, reason in (_plan(text) if language == "bash" else [])
+    if reason
+  ]
 
 
 def _script(guide, folder):
@@ -57,22 +66,23 @@ def _script(guide, folder):
       path.write_text(text)
       lines.append(f"python3 {path}")
     else:
-      commands = _commands(text)
-      lines += [c for c in commands if not _reason(c) and c[0] != "#"]
-  return "\n".join(line.removeprefix("$ ") for line in lines)
+      lines += [command for command, reason in _plan(text) if not reason]
+  return "\n".join(lines)
 
 
 def _environment(root, folder):
   """Returns variables with which `delf` and `python3` are those under test."""
   binaries = folder / "bin"
   binaries.mkdir()
-  for name in ("python", "python3"):
-    (binaries / name).symlink_to(sys.executable)
-  entry = binaries / "delf"
-  entry.write_text(f'#!/bin/bash\nexec "{sys.executable}" -m delf "$@"\n')
-  entry.chmod(0o755)
+  starts = {"python": "", "python3": "", "delf": "-m delf "}
+  for name, start in starts.items():
+    binary = binaries / name
+    # Not a link: an environment is found by the path of its Python.
+    binary.write_text(f'#!/bin/bash\nexec "{sys.executable}" {start}"$@"\n')
+    binary.chmod(0o755)
   path = os.pathsep.join([str(binaries), os.environ["PATH"]])
-  return {**os.environ, "PATH": path, "PYTHONPATH": str(root)}
+  own = {"PYTHONPATH": str(root), "DELF_CACHE": str(folder / "cache")}
+  return {**os.environ, "PATH": path, **own}
 
 
 @pytest.mark.parametrize("guide", _GUIDES)
@@ -92,9 +102,9 @@ def test_guide_works_as_written(guide, tmp_path):
   assert result.returncode == 0, f"{script}\n{result.stdout}\n{result.stderr}"
 
 
-@pytest.mark.parametrize("reason", list(_left_out()))
+@pytest.mark.parametrize("reason", _left_out())
 def test_command_that_is_left_out(reason):
-  pytest.skip(f"it {reason}")
+  pytest.skip(reason)
 
 
 @pytest.mark.parametrize("guide", _GUIDES)
@@ -106,12 +116,16 @@ def test_links_lead_to_files(guide):
 
 
 def test_commands_are_joined_and_told_apart():
-  block = "# From here:\ncd there\npython3 a.py \\\n  --flag=1\npip install .\n"
-  commands = _commands(block)
-  assert [" ".join(c.split()) for c in commands] == [
-    "# From here:",
-    "cd there",
-    "python3 a.py --flag=1",
-    "pip install .",
+  block = "# Here:\n\n$ cd a\npython b.py \\\n  --c=1\npip install .\ncd d\n"
+  plan = [(" ".join(command.split()), why) for command, why in _plan(block)]
+  assert plan == [
+    ("cd a", None),
+    ("python b.py --c=1", None),
+    ("pip install .", "installs"),
+    ("cd d", None),
   ]
-  assert [_reason(c) for c in commands] == [None, None, None, "installs"]
+
+
+def test_what_follows_a_download_is_left_out():
+  plan = _plan("ls\ndelf models download a\ndelf info a\n")
+  assert [bool(reason) for _, reason in plan] == [False, True, True]
