@@ -1,0 +1,236 @@
+"""Batches of pairs of views, with the cells that correspond."""
+
+import dataclasses
+import queue
+import threading
+
+import cv2
+import numpy as np
+
+from delf.python.training.embedded import warps
+
+STRIDE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a batch is made of.
+
+  Attributes:
+    pairs: Pairs of views in a batch.
+    side: Pixels of a view's side, a multiple of STRIDE.
+    points: Correspondences of a pair.
+    real: Share of pairs of two photos; the others show one photo twice.
+    seed: Of all that is random.
+  """
+
+  pairs: int = 8
+  side: int = 192
+  points: int = 128
+  real: float = 0.3
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Pairs of views; the first of each pair come before all the second.
+
+  Attributes:
+    images: uint8 [2 P, S, S, 3], RGB.
+    cells: int32 [2 P, K], index of the cell of each point, row by row.
+    points: float32 [2 P, K, 2], (x, y) of each point in its view.
+    weights: float32 [P, K], 1 where there is a point, 0 in padding.
+    pools: int32 [P], the place.
+  """
+
+  images: np.ndarray
+  cells: np.ndarray
+  points: np.ndarray
+  weights: np.ndarray
+  pools: np.ndarray
+
+
+class Source:
+  """Draws batches.
+
+  Attributes:
+    options: Options.
+  """
+
+  def __init__(self, photos, real_pairs, options):
+    """Creates the source.
+
+    Args:
+      photos: list of Photo.
+      real_pairs: list of real_pairs.Pair that index `photos`.
+      options: Options.
+    """
+    self.options = options
+    self._photos = photos
+    self._pairs = real_pairs
+    self._rng = np.random.default_rng(options.seed)
+
+  def batch(self):
+    """Returns the next Batch."""
+    options = self.options
+    used, views = set(), []
+    while len(views) < options.pairs:
+      real = self._pairs and self._rng.random() < options.real
+      view = self._real() if real else self._synthetic()
+      if view is None or view[-1] in used:
+        continue
+      used.add(view[-1])
+      views.append(view)
+    images_1, images_2, points_1, points_2, pools = zip(*views, strict=True)
+    chosen = [
+      self._choose(*pair) for pair in zip(points_1, points_2, strict=True)
+    ]
+    points = np.stack([c[0] for c in chosen] + [c[1] for c in chosen])
+    return Batch(
+      images=np.stack(images_1 + images_2),
+      cells=cell_of(points, options.side),
+      points=points.astype(np.float32),
+      weights=np.stack([c[2] for c in chosen]),
+      pools=np.int32(pools),
+    )
+
+  def _synthetic(self):
+    """Returns two views of one photo, their points and the pool, or None."""
+    rng, side = self._rng, self.options.side
+    photo = self._photos[rng.integers(len(self._photos))]
+    height, width = photo.image.shape[:2]
+    size = np.array([width, height])
+    middle = rng.uniform(0.3, 0.7, 2) * size
+    zoom = side / min(height, width) * np.exp(rng.uniform(-0.1, 0.8))
+    ratio = np.exp(rng.uniform(-0.45, 0.45))
+    drift = rng.normal(0, 0.12, 2) * side / zoom
+    homographies = [
+      warps.random_view(rng, middle - drift, side, zoom * ratio, 0.7),
+      warps.random_view(rng, middle + drift, side, zoom / ratio, 0.7),
+    ]
+    views = [warps.render(photo.image, h, side) for h in homographies]
+    points_1, points_2 = correspondences(rng, homographies, size, side)
+    if len(points_1) < 16:
+      return None
+    views = [warps.change_pixels(rng, view, 0.8) for view in views]
+    return (*views, points_1, points_2, photo.pool)
+
+  def _real(self):
+    """Returns views of two photos of a place, or None."""
+    rng, side = self._rng, self.options.side
+    pair = self._pairs[rng.integers(len(self._pairs))]
+    points = pair.points
+    if rng.random() < 0.5:
+      pair = dataclasses.replace(pair, first=pair.second, second=pair.first)
+      points = points[:, [2, 3, 0, 1]]
+    centre = points[rng.integers(len(points))]
+    sizes, views, homographies = [], [], []
+    for i, photo in enumerate([pair.first, pair.second]):
+      image = self._photos[photo].image
+      sizes.append(image.shape[1::-1])
+      zoom = side / min(image.shape[:2]) * np.exp(rng.uniform(-0.1, 0.6))
+      middle = 0.7 * centre[2 * i : 2 * i + 2] + 0.15 * np.array(sizes[i])
+      homographies.append(warps.random_view(rng, middle, side, zoom, 0.5))
+      view = warps.render(image, homographies[i], side)
+      views.append(warps.change_pixels(rng, view, 0.5))
+    points_1 = warps.project(homographies[0], points[:, :2])
+    points_2 = warps.project(homographies[1], points[:, 2:])
+    good = inside(points_1, side) & inside(points_2, side)
+    if good.sum() < 16:
+      return None
+    pool = self._photos[pair.first].pool
+    return (*views, points_1[good], points_2[good], pool)
+
+  def _choose(self, points_1, points_2):
+    """Returns K points of each view, one per cell, and their weights."""
+    options = self.options
+    order = self._rng.permutation(len(points_1))
+    points_1, points_2 = points_1[order], points_2[order]
+    for _ in range(2):
+      _, first = np.unique(cell_of(points_1, options.side), return_index=True)
+      points_1, points_2 = points_2[first], points_1[first]
+    order = self._rng.permutation(len(points_1))[: options.points]
+    number = len(order)
+    result = np.zeros([2, options.points, 2])
+    result[0, :number], result[1, :number] = points_1[order], points_2[order]
+    weights = (np.arange(options.points) < number).astype(np.float32)
+    return result[0], result[1], weights
+
+
+def correspondences(rng, homographies, size, side):
+  """Returns points of two views of a photo that show the same.
+
+  Args:
+    rng: numpy.random.Generator.
+    homographies: Two [3, 3], from the photo to each view.
+    size: (width, height) of the photo.
+    side: Pixels of a view's side.
+
+  Returns:
+    Two [N, 2] float64, (x, y); inside both views and the photo. In the first
+    they scatter about the centres of its cells.
+  """
+  grid = np.mgrid[0:side:STRIDE, 0:side:STRIDE].reshape(2, -1).T[:, ::-1]
+  points_1 = grid + rng.uniform(-STRIDE / 2, STRIDE / 2, grid.shape)
+  source = warps.project(np.linalg.inv(homographies[0]), points_1)
+  points_2 = warps.project(homographies[1], source)
+  good = inside(points_1, side) & inside(points_2, side)
+  good &= ((source >= 0) & (source <= np.array(size) - 1)).all(1)
+  return points_1[good], points_2[good]
+
+
+def inside(points, side):
+  """Returns which points [N, 2] lie in a view, bool [N]."""
+  return ((points >= 0) & (points <= side - STRIDE / 2 - 0.01)).all(1)
+
+
+def cell_of(points, side):
+  """Returns the index of the cell nearest to each point.
+
+  Args:
+    points: [..., 2] float, (x, y); cell (i, j) is centred on (8 j, 8 i).
+    side: Pixels of a view's side.
+
+  Returns:
+    [...] int32.
+  """
+  last = side // STRIDE - 1
+  cells = np.clip(np.rint(points / STRIDE), 0, last).astype(np.int32)
+  return cells[..., 1] * (last + 1) + cells[..., 0]
+
+
+def background(source, ahead=4):
+  """Yields batches that a thread makes ahead of time.
+
+  Args:
+    source: Source.
+    ahead: So many wait at most.
+
+  Yields:
+    Batch, for ever; an error in the thread is raised here.
+  """
+  ready = queue.Queue(ahead)
+  stopped = threading.Event()
+
+  def work():
+    cv2.setNumThreads(1)
+    while not stopped.is_set():
+      try:
+        item = source.batch()
+      except Exception as error:  # noqa: BLE001 - handed to the consumer
+        item = error
+      ready.put(item)
+      if isinstance(item, Exception):
+        return
+
+  threading.Thread(target=work, daemon=True).start()
+  try:
+    while True:
+      item = ready.get()
+      if isinstance(item, Exception):
+        raise item
+      yield item
+  finally:
+    stopped.set()
+    while not ready.empty():
+      ready.get()

@@ -1,0 +1,146 @@
+"""Losses of the compact model, on cells that correspond."""
+
+import keras
+from keras import ops
+
+# Two points of one pair nearer than this are not told apart, in pixels.
+NEAR = 12.0
+
+# Of the cosine similarities: of cells, and of images.
+LOCAL_TEMPERATURE = 0.06
+GLOBAL_TEMPERATURE = 0.07
+
+_NEVER = -1e4
+
+
+def gather(maps, cells):
+  """Returns the values of a map at cells.
+
+  Args:
+    maps: [B, H, W, C] float.
+    cells: [B, K] int, row by row.
+
+  Returns:
+    [B, K, C] float.
+  """
+  channels = maps.shape[-1]
+  flat = ops.reshape(maps, [ops.shape(maps)[0], -1, channels])
+  return ops.take_along_axis(flat, ops.expand_dims(cells, -1), axis=1)
+
+
+def normalize(x):
+  """Returns `x` with its last axis of length 1."""
+  squared = ops.sum(ops.square(x), axis=-1, keepdims=True)
+  return x * ops.rsqrt(squared + 1e-6)
+
+
+def descriptor_loss(first, second, points_1, points_2, weights):
+  """Contrasts each correspondence with every other one of the batch.
+
+  The negative logarithm of the softmax over rows and over columns of the
+  similarity matrix (InfoNCE, van den Oord et al. 2018, both ways). Points of
+  the same pair that lie within NEAR pixels of each other are not negatives.
+
+  Args:
+    first: [P, K, C] float, descriptors in the first views, of length 1.
+    second: [P, K, C] float, of the same points in the second views.
+    points_1: [P, K, 2] float, where they are, in pixels.
+    points_2: [P, K, 2] float.
+    weights: [P, K] float, 0 for padding.
+
+  Returns:
+    Three tensors: the loss of each point [P, K]; the probability [P, K] that it
+    is matched, both ways; whether it is the nearest neighbour both ways [P, K].
+  """
+  pairs, number, channels = first.shape
+  total = pairs * number
+  first = ops.reshape(first, [total, channels])
+  second = ops.reshape(second, [total, channels])
+  logits = ops.matmul(first, ops.transpose(second)) / LOCAL_TEMPERATURE
+  ignored = _ignored(points_1, points_2, weights)
+  logits = ops.where(ignored, _NEVER, logits)
+  true = ops.diagonal(logits)
+  rows = true - ops.logsumexp(logits, axis=1)
+  columns = true - ops.logsumexp(logits, axis=0)
+  nearest = (true >= ops.max(logits, axis=1)) & (
+    true >= ops.max(logits, axis=0)
+  )
+  shape = [pairs, number]
+  return (
+    ops.reshape(-0.5 * (rows + columns), shape),
+    ops.reshape(ops.exp(0.5 * (rows + columns)), shape),
+    ops.reshape(ops.cast(nearest, "float32"), shape),
+  )
+
+
+def _ignored(points_1, points_2, weights):
+  """Returns which entries of the similarity matrix say nothing, bool."""
+  pairs, number = weights.shape
+  total = pairs * number
+  near = ops.zeros([pairs, number, number], dtype="bool")
+  for points in (points_1, points_2):
+    gap = ops.expand_dims(points, 2) - ops.expand_dims(points, 1)
+    near = near | (ops.sum(ops.square(gap), axis=-1) < NEAR**2)
+  near = ops.cast(near, "float32")
+  same = ops.reshape(ops.eye(pairs), [pairs, 1, pairs, 1])
+  near = ops.reshape(ops.expand_dims(near, 2) * same, [total, total]) * (
+    1.0 - ops.eye(total)
+  )
+  padding = ops.reshape(weights, [total]) < 0.5
+  either = ops.expand_dims(padding, 0) | ops.expand_dims(padding, 1)
+  either = ops.cast(either, "float32") * (1.0 - ops.eye(total))
+  return (near + either) > 0.5
+
+
+def attention_loss(scores, target, weights):
+  """Teaches attention how likely a cell is to be matched.
+
+  With probability 1 - exp(-score), which for a softplus score is the logistic
+  function, the cross entropy with `target`.
+
+  Args:
+    scores: [P, K] float, of softplus, in each view.
+    target: [P, K] float, in [0, 1].
+    weights: [P, K] float, 0 for padding.
+
+  Returns:
+    Scalar, the mean.
+  """
+  positive = -ops.log(1.0 - ops.exp(-scores) + 1e-6)
+  entropy = target * positive + (1.0 - target) * scores
+  return mean(entropy, weights)
+
+
+def mean(values, weights):
+  """Returns the weighted mean of `values`, a scalar."""
+  return ops.sum(values * weights) / (ops.sum(weights) + 1e-6)
+
+
+def global_loss(first, second, pools, memory, memory_pools):
+  """Contrasts two views of a place with other places (InfoNCE).
+
+  Args:
+    first: [P, D] float, descriptors of length 1.
+    second: [P, D] float, of the same places.
+    pools: [P] int, the places; each at most once in a batch.
+    memory: [M, D] float, descriptors of earlier batches.
+    memory_pools: [M] int, their places; -1 where there is none.
+
+  Returns:
+    Scalar.
+  """
+  batch = ops.matmul(first, ops.transpose(second)) / GLOBAL_TEMPERATURE
+  same = ops.expand_dims(pools, 1) == ops.expand_dims(memory_pools, 0)
+  unusable = same | (ops.expand_dims(memory_pools, 0) < 0)
+  targets = ops.arange(pools.shape[0])
+  total = 0.0
+  for query, inside in ((first, batch), (second, ops.transpose(batch))):
+    earlier = ops.matmul(query, ops.transpose(memory)) / GLOBAL_TEMPERATURE
+    earlier = ops.where(unusable, _NEVER, earlier)
+    logits = ops.concatenate([inside, earlier], axis=1)
+    total = total + ops.mean(
+      keras.losses.sparse_categorical_crossentropy(
+        targets, logits, from_logits=True
+      )
+    )
+  return 0.5 * total

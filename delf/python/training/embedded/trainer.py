@@ -1,0 +1,218 @@
+"""Trains the compact model for a given time, from where it left off."""
+
+import dataclasses
+import math
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from keras import ops
+
+from delf.python import files
+from delf.python.training.embedded import losses
+
+# Descriptors of earlier batches that global descriptors are contrasted with.
+_MEMORY = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """How long and how fast to learn.
+
+  Attributes:
+    minutes: Time budget, over all runs that continue each other.
+    rate: Highest learning rate; it falls to a hundredth along a cosine.
+    warm_up: Steps until it is reached.
+    save_minutes: Between checkpoints.
+    global_weight: Of the global descriptor's loss.
+    attention_weight: Of the attention's loss.
+  """
+
+  minutes: float = 75.0
+  rate: float = 1.5e-3
+  warm_up: int = 200
+  save_minutes: float = 3.0
+  global_weight: float = 0.15
+  attention_weight: float = 0.5
+
+
+class Attention(keras.Model):
+  """The attention of DELF: two convolutions of one pixel, then softplus."""
+
+  def __init__(self, filters=512, name="attention"):
+    """Creates the layers.
+
+    Args:
+      filters: Of the first convolution.
+      name: Of the model.
+    """
+    super().__init__(name=name)
+    self.conv1 = keras.layers.Conv2D(filters, 1, name="attn_conv1")
+    self.norm = keras.layers.BatchNormalization(name="bn_conv1")
+    self.conv2 = keras.layers.Conv2D(1, 1, name="attn_conv2")
+
+  def call(self, inputs, training=False):
+    """Returns the score [B, H, W, 1] of a local map [B, H, W, C]."""
+    x = ops.relu(self.norm(self.conv1(inputs), training=training))
+    return ops.softplus(ops.cast(self.conv2(x), "float32"))
+
+
+class Trainer:
+  """The model, its optimizer and what it remembers.
+
+  Attributes:
+    backbone: CompactBackbone.
+    attention: Attention, or another model of the same layers.
+    step: Steps made.
+    seconds: Time spent.
+  """
+
+  def __init__(self, backbone, attention, schedule, side=192):
+    """Builds all variables.
+
+    Args:
+      backbone: CompactBackbone.
+      attention: Model from a local map to scores.
+      schedule: Schedule.
+      side: Pixels of a view's side.
+    """
+    self.backbone, self.attention = backbone, attention
+    self.schedule = schedule
+    self.step, self.seconds = 0, 0.0
+    backbone(np.zeros([1, side, side, 3], np.float32), training=False)
+    cells = [1, 4, 4, backbone.local_channels]
+    attention(np.zeros(cells, np.float32), training=False)
+    self._trainable = (
+      backbone.trainable_variables + attention.trainable_variables
+    )
+    self._optimizer = keras.optimizers.AdamW(
+      schedule.rate, weight_decay=1e-4, global_clipnorm=5.0
+    )
+    self._optimizer.build(self._trainable)
+    shape = [_MEMORY, backbone.global_channels]
+    self._memory = tf.Variable(tf.zeros(shape), trainable=False)
+    self._places = tf.Variable(tf.fill([_MEMORY], -1), trainable=False)
+    self._graph = tf.function(self._learn, reduce_retracing=True)
+
+  def fit(self, batches, folder, evaluate=None):
+    """Learns until the time is up.
+
+    Args:
+      batches: Iterator of data.Batch.
+      folder: pathlib.Path; `checkpoint.npz` in it is continued and written.
+      evaluate: None, or a function called after each checkpoint.
+    """
+    path = folder / "checkpoint.npz"
+    if path.exists():
+      self.restore(path)
+      logging.info("continues at step %d, %.0f s", self.step, self.seconds)
+    budget = 60 * self.schedule.minutes
+    saved, recent = self.seconds, []
+    last = time.monotonic()
+    while self.seconds < budget:
+      recent.append(self.learn(next(batches), self.seconds / budget))
+      now = time.monotonic()
+      self.seconds, last = self.seconds + now - last, now
+      if self.step % 50 == 0:
+        self._report(np.mean(recent, axis=0))
+        recent = []
+      if self.seconds - saved > 60 * self.schedule.save_minutes:
+        saved = self.seconds
+        self.save(path)
+        if evaluate is not None:
+          evaluate()
+          last = time.monotonic()
+    self.save(path)
+
+  def learn(self, batch, progress):
+    """Makes one step.
+
+    Args:
+      batch: data.Batch.
+      progress: Share of the time that is over, in [0, 1].
+
+    Returns:
+      [5] float32: loss of descriptors, attention and global descriptors, share
+      of points that are mutual nearest neighbours, and mean attention.
+    """
+    rate = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
+    rate *= min(1.0, (self.step + 1) / self.schedule.warm_up)
+    self._optimizer.learning_rate.assign(self.schedule.rate * rate)
+    self.step += 1
+    return self._graph(
+      batch.images, batch.cells, batch.points, batch.weights, batch.pools
+    ).numpy()
+
+  def _learn(self, images, cells, points, weights, pools):
+    pairs = weights.shape[0]
+    with tf.GradientTape() as tape:
+      terms, rows = self._terms(images, cells, points, weights, pools)
+      total = terms[0] + self.schedule.attention_weight * terms[1]
+      total += self.schedule.global_weight * terms[2]
+    gradients = tape.gradient(total, self._trainable)
+    self._optimizer.apply_gradients(
+      zip(gradients, self._trainable, strict=True)
+    )
+    self._memory.assign(tf.concat([rows, self._memory[: -2 * pairs]], 0))
+    both = tf.concat([pools, pools], 0)
+    self._places.assign(tf.concat([both, self._places[: -2 * pairs]], 0))
+    return tf.stack(terms)
+
+  def _terms(self, images, cells, points, weights, pools):
+    """Returns the five numbers of `learn` and the global descriptors."""
+    pairs = weights.shape[0]
+    blocks = {}
+    pixels = (tf.cast(images, tf.float32) - 128.0) / 128.0
+    whole = self.backbone.build_call(
+      pixels, training=True, intermediates_dict=blocks
+    )
+    local = tf.cast(blocks["block3"], tf.float32)
+    raw = losses.gather(local, cells)
+    chosen = losses.normalize(raw)
+    loss, probability, nearest = losses.descriptor_loss(
+      chosen[:pairs], chosen[pairs:], points[:pairs], points[pairs:], weights
+    )
+    scores = self.attention(raw[:, :, None], training=True)[:, :, 0, 0]
+    target = tf.stop_gradient(probability)
+    sure = 0.2 + target
+    descriptor = losses.mean(loss, weights * sure)
+    attention = losses.attention_loss(
+      scores, tf.concat([target, target], 0), tf.concat([weights, weights], 0)
+    )
+    rows = losses.normalize(tf.cast(whole, tf.float32))
+    places = losses.global_loss(
+      rows[:pairs], rows[pairs:], pools, self._memory, self._places
+    )
+    mean_score = losses.mean(scores[:pairs], weights)
+    found = losses.mean(nearest, weights)
+    return [descriptor, attention, places, found, mean_score], rows
+
+  def _report(self, values):
+    names = ("local", "attention", "global", "found", "score")
+    text = " ".join(f"{n} {v:.3f}" for n, v in zip(names, values, strict=True))
+    logging.info("step %d, %.0f s: %s", self.step, self.seconds, text)
+
+  def _variables(self):
+    models = self.backbone.variables + self.attention.variables
+    return {
+      f"{i:03d}/{v.path}": v
+      for i, v in enumerate(models + self._optimizer.variables)
+    }
+
+  def save(self, path):
+    """Writes all variables, of the models first, to an `.npz` file."""
+    arrays = {name: v.numpy() for name, v in self._variables().items()}
+    arrays["step"] = np.int64(self.step)
+    arrays["seconds"] = np.float64(self.seconds)
+    with files.atomic_path(path) as temporary:
+      np.savez(temporary, **arrays)
+
+  def restore(self, path):
+    """Reads what `save` wrote; a file of another model is a KeyError."""
+    with np.load(path) as arrays:
+      for name, variable in self._variables().items():
+        variable.assign(arrays[name])
+      self.step = int(arrays["step"])
+      self.seconds = float(arrays["seconds"])

@@ -1,0 +1,195 @@
+"""The compact backbone of the embedded model, for processors."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def _stem_kernel(shape, dtype=None):
+  """Returns oriented gradients and spots as the first kernel, zero in sum.
+
+  Args:
+    shape: (3, 3, 3, number of filters).
+    dtype: Its dtype.
+
+  Returns:
+    Tensor of that shape.
+  """
+  rng = np.random.default_rng(11)
+  kernel = 0.05 * rng.standard_normal(shape)
+  y, x = np.mgrid[-1:2, -1:2]
+  weights = np.exp(-0.5 * (x**2 + y**2))
+  for i in range(shape[3] * 3 // 4):
+    angle = 2 * np.pi * i / (shape[3] * 3 // 4)
+    gradient = (np.cos(angle) * x + np.sin(angle) * y) * weights
+    kernel[:, :, :, i] += gradient[:, :, None] * 2
+  kernel -= kernel.mean(axis=(0, 1), keepdims=True)
+  return ops.convert_to_tensor(kernel, dtype=dtype or "float32")
+
+
+class _Convolution(keras.layers.Layer):
+  """Convolution, batch normalisation and ReLU, centred on every 2nd pixel.
+
+  Padding is the same on both sides whatever the size, so that output (i, j)
+  of stride 2 is centred on input (2 i, 2 j).
+  """
+
+  def __init__(self, filters, size=3, strides=1, plain=False, **kwargs):
+    super().__init__(**kwargs)
+    self.pad = (
+      keras.layers.ZeroPadding2D(size // 2, name="pad") if strides > 1 else None
+    )
+    self.convolution = keras.layers.Conv2D(
+      filters,
+      size,
+      strides=strides,
+      padding="valid" if strides > 1 else "same",
+      use_bias=False,
+      kernel_initializer="he_normal",
+      name="convolution",
+    )
+    self.normalization = (
+      None
+      if plain
+      else keras.layers.BatchNormalization(momentum=0.97, name="normalization")
+    )
+
+  def call(self, inputs, training=False):
+    x = inputs if self.pad is None else self.pad(inputs)
+    x = self.convolution(x)
+    if self.normalization is not None:
+      x = ops.relu(self.normalization(x, training=training))
+    return x
+
+
+class CompactBackbone(keras.Model):
+  """A small convolutional network with a local map of stride 8.
+
+  Stages of stride 2, 4, 8, 16 and 32. Contrast is divided out at stride 4, so
+  that shade and exposure matter little. The local map, a linear one for
+  descriptors that are L2-normalised later, sums the stages of stride 8, 16
+  and 32; the global descriptor is the generalised mean of the last stage,
+  embedded by one dense layer.
+
+  Attributes:
+    receptive_field: Nominal side of the box of a local feature, in pixels. It
+      is the neighbourhood that suppression works with, smaller than what the
+      network sees.
+    receptive_stride: Pixels between features.
+    receptive_padding: Pixels from the left side of the first box to the
+      image's; local feature (i, j) is centred on pixel (8 i, 8 j).
+    local_channels: Number of values of a local feature.
+    global_channels: Number of values of the global descriptor.
+  """
+
+  receptive_field = 33
+  receptive_stride = 8
+  receptive_padding = 16
+
+  def __init__(
+    self,
+    name="compact",
+    local_channels=96,
+    embedding_layer_dim=256,
+    gem_power=3.0,
+  ):
+    """Creates the backbone.
+
+    Args:
+      name: Its name.
+      local_channels: Number of values of a local feature.
+      embedding_layer_dim: Number of values of the global descriptor.
+      gem_power: Power of the generalised mean.
+    """
+    super().__init__(name=name)
+    self.local_channels = local_channels
+    self.global_channels = embedding_layer_dim
+    self.gem_power = gem_power
+    self.stem = keras.layers.Conv2D(
+      16,
+      3,
+      strides=2,
+      use_bias=False,
+      kernel_initializer=_stem_kernel,
+      name="stem",
+    )
+    self.stem_pad = keras.layers.ZeroPadding2D(1, name="stem_pad")
+    self.conv1a = _Convolution(32, strides=2, plain=True, name="conv1a")
+    self.norm1 = keras.layers.BatchNormalization(momentum=0.97, name="norm1")
+    self.conv1b = _Convolution(32, name="conv1b")
+    self.conv2a = _Convolution(64, strides=2, name="conv2a")
+    self.conv2b = _Convolution(64, name="conv2b")
+    self.conv3a = _Convolution(96, strides=2, name="conv3a")
+    self.conv3b = _Convolution(96, name="conv3b")
+    self.conv4a = _Convolution(128, strides=2, name="conv4a")
+    self.conv4b = _Convolution(128, name="conv4b")
+    self.lateral3 = _Convolution(64, size=1, name="lateral3")
+    self.lateral4 = _Convolution(64, size=1, name="lateral4")
+    self.fuse = _Convolution(96, name="fuse")
+    self.local = keras.layers.Conv2D(local_channels, 1, name="local")
+    self.conv5 = _Convolution(192, name="conv5")
+    self.embedding_layer = keras.layers.Dense(
+      embedding_layer_dim, name="embedding_layer"
+    )
+    self.upsample = keras.layers.UpSampling2D(2, name="upsample")
+    self.blend = keras.layers.AveragePooling2D(
+      2, strides=1, padding="same", name="blend"
+    )
+    self.contrast = keras.layers.AveragePooling2D(
+      9, strides=1, padding="same", name="contrast"
+    )
+
+  def _double(self, x, like):
+    """Returns `x` at twice the resolution, aligned with and sized as `like`.
+
+    Repeating, then averaging two neighbours, is linear interpolation that
+    keeps (i, j) of `x` at (2 i, 2 j).
+    """
+    x = self.blend(self.upsample(x))
+    return x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
+
+  def build_call(self, inputs, training=True, intermediates_dict=None):
+    """Runs the network.
+
+    Args:
+      inputs: [B, H, W, 3] float, RGB as (value - 128) / 128.
+      training: Whether batch statistics are used.
+      intermediates_dict: None, or a dict that receives `block0` ... `block4`;
+        `block3` is the local map [B, ceil(H / 8), ceil(W / 8), C].
+
+    Returns:
+      [B, D] float, the global descriptor, not normalised.
+    """
+    grey = ops.mean(inputs, axis=-1, keepdims=True)
+    grey = grey - ops.mean(grey, axis=(1, 2), keepdims=True)
+    red, green, blue = ops.split(inputs, 3, axis=-1)
+    x = ops.concatenate([grey, 0.5 * (red - green), 0.5 * (blue - green)], -1)
+    block0 = ops.relu(self.stem(self.stem_pad(x)))
+    x = self.conv1a(block0)
+    energy = self.contrast(ops.mean(ops.abs(x), axis=-1, keepdims=True))
+    x = x / (energy + 0.01)
+    x = ops.relu(self.norm1(x, training=training))
+    block1 = self.conv1b(x, training=training)
+    x = self.conv2a(block1, training=training)
+    block2 = self.conv2b(x, training=training)
+    x = self.conv3a(block2, training=training)
+    stage3 = self.conv3b(x, training=training)
+    x = self.conv4a(stage3, training=training)
+    stage4 = self.conv4b(x, training=training)
+    lateral = self.lateral3(stage3, training=training)
+    coarse = self.lateral4(stage4, training=training)
+    lateral = lateral + self._double(coarse, lateral)
+    x = block2 + self._double(lateral, block2)
+    block3 = self.local(self.fuse(x, training=training))
+    block4 = self.conv5(stage4, training=training)
+    if intermediates_dict is not None:
+      blocks = (block0, block1, block2, block3, block4)
+      for i, block in enumerate(blocks):
+        intermediates_dict[f"block{i}"] = block
+    pooled = ops.power(ops.maximum(block4, 1e-6), self.gem_power)
+    pooled = ops.mean(pooled, axis=(1, 2)) ** (1.0 / self.gem_power)
+    return self.embedding_layer(pooled)
+
+  def call(self, inputs, training=True, intermediates_dict=None):
+    """Runs the network; see `build_call`."""
+    return self.build_call(inputs, training, intermediates_dict)
