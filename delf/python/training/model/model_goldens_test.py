@@ -7,12 +7,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf.python.training.model import delf_model, delg_model
+from delf.python.training.model import delf_model, delg_model, layer_tree
 from tests import golden_weights
 
 _IMAGES = ("image64", "image65", "image96")
 _BLOCKS = ("block0", "block0mp", "block1", "block2", "block3", "block4")
 _CLASSES = 7
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+# Model -> its name in the inventory of variables, made with 14951 classes.
+_INVENTORY = {
+  "DELF_s32_noae_avg": (
+    "Delf(block3_strides=True,name=DELF) + init_classifiers(14951)"
+  ),
+  "DELF_s16_ae_max": "Delf(use_dim_reduction=True)",
+  "DELG_s32_ae_gem": "Delg(use_dim_reduction=True) + init_classifiers(14951)",
+  "DELG_s16_noae_gem": "Delg(use_dim_reduction=False)",
+}
 
 
 def _make(name):
@@ -40,18 +51,47 @@ def recorded(goldens):
 
 @pytest.fixture(
   scope="module",
-  params=(
-    "DELF_s32_noae_avg",
-    "DELF_s16_ae_max",
-    "DELG_s32_ae_gem",
-    "DELG_s16_noae_gem",
-  ),
+  params=tuple(_INVENTORY),
 )
 def named_model(request):
   model = _make(request.param)
   model.init_classifiers(_CLASSES)
   golden_weights.assign(model)
   return request.param, model
+
+
+def _shape(recorded):
+  return [_CLASSES if size == 14951 else size for size in recorded]
+
+
+def test_variables(named_model, goldens):
+  name, model = named_model
+  inventory = json.loads((goldens / "inventory_variables.json").read_text())
+  golden = inventory[_INVENTORY[name]]
+  variables = golden_weights.names(model)
+  assert [
+    (key, list(v.shape), v.dtype, v.trainable) for key, v in variables.items()
+  ] == [
+    (v["canonical"], _shape(v["shape"]), v["dtype"], v["trainable"])
+    for v in golden["variables"]
+  ]
+  trainable = {key: v for key, v in variables.items() if v.trainable}
+  assert list(trainable) == golden["trainable_order"]
+  assert [id(v) for v in trainable.values()] == [
+    id(v) for v in model.trainable_variables
+  ]
+  assert model.count_params() == sum(
+    int(np.prod(_shape(v["shape"]))) for v in golden["variables"]
+  )
+  keys = {
+    f"{path}{_SUFFIX}": [list(variable.shape), variable.dtype]
+    for path, variable in layer_tree.variables_by_path(model).items()
+  }
+  recorded = dict(golden["save_weights_keys"])
+  recorded.pop("_CHECKPOINTABLE_OBJECT_GRAPH")
+  assert keys == {
+    key: [_shape(shape), dtype] for key, (shape, dtype) in recorded.items()
+  }
 
 
 def _check(value, golden):
