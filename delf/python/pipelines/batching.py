@@ -9,11 +9,12 @@ from delf.python.pipelines import problems
 # Memory that one batch may take in the network, in bytes.
 MEMORY_BUDGET = 4 * 2**30
 
-# Activations that live at once, in bytes per pixel of the largest scale:
-# measured on ResNet-50 (benchmarks/extract_folder.py --memory).
-_BYTES_PER_PIXEL = 700
+# Activations that live at once, in bytes per pixel of the largest scale: three
+# times the 208 that ResNet-50 takes on a CPU (benchmarks/extract_folder.py
+# --memory), for the working memory of a GPU's convolutions.
+_BYTES_PER_PIXEL = 600
 
-# Beyond this a batch is no faster on the devices measured.
+# More at once are not tried unless asked for.
 _MOST_AUTOMATIC = 8
 
 # Images held to find some of one size, per image of a batch.
