@@ -29,6 +29,9 @@ def run(main, define, argv=None):
   """
   known = set(flags.FLAGS)
   define()
+  for name in set(flags.FLAGS) - known:
+    # For `--help`, also if it was defined by a function of this module.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   argv = list(sys.argv if argv is None else argv)
   try:
     app.run(lambda rest: _call(main, rest), join_booleans(argv))
@@ -65,6 +68,62 @@ def join_booleans(argv, flag_values=flags.FLAGS):
     else:
       joined.append(word)
   return joined
+
+
+def define_export():
+  """Defines the flags of all scripts that export."""
+  flags.DEFINE_string(
+    "ckpt_path",
+    "/tmp/delf-logdir/delf-weights",
+    "Prefix of the checkpoint, this library's or the original's.",
+  )
+  flags.DEFINE_string("export_path", None, "Folder of the SavedModel to be.")
+  flags.DEFINE_string(
+    "backbone",
+    "resnet50",
+    "Backbone: resnet50, resnet101 or compact.",
+  )
+  flags.DEFINE_boolean(
+    "overwrite", False, "Whether to replace a finished export."
+  )
+
+
+def define_local_export():
+  """Defines the flags of scripts that export local features."""
+  flags.DEFINE_boolean(
+    "block3_strides", True, "Whether the model was trained with them."
+  )
+  flags.DEFINE_float(
+    "iou",
+    1.0,
+    "Overlap of two receptive boxes over which one is dropped; 1 keeps all.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+  )
+  flags.DEFINE_boolean(
+    "use_autoencoder", True, "Whether local features are an autoencoder's."
+  )
+  flags.DEFINE_float("autoencoder_dimensions", 128, "Size of its codes.")
+  flags.DEFINE_float(
+    "local_feature_map_channels", 1024, "Channels of what it reconstructs."
+  )
+
+
+def define_global_export(delg_global_features):
+  """Defines the flags of scripts that export the global descriptor.
+
+  Args:
+    delg_global_features: Default of the flag of this name.
+  """
+  flags.DEFINE_boolean(
+    "delg_global_features",
+    delg_global_features,
+    "Whether it is a DELG model, with GeM pooling and an embedding layer.",
+  )
+  flags.DEFINE_float("delg_gem_power", 3.0, "Power of the GeM pooling.")
+  flags.DEFINE_integer(
+    "delg_embedding_layer_dim", 2048, "Size of the global descriptor."
+  )
 
 
 def _is_boolean(name, flag_values):

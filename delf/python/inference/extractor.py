@@ -13,7 +13,7 @@ from delf.python import (
   pca,
   utils,
 )
-from delf.python.inference import devices, saved_model, zoo
+from delf.python.inference import devices, saved_model, tensors, zoo
 
 # Images that are smaller in a dimension have no features.
 MIN_SIZE = 10
@@ -189,7 +189,7 @@ class Extractor:
 
 
 def _request(config):
-  """Returns the saved_model.Request of a configuration."""
+  """Returns the tensors.Request of a configuration."""
   local = config.delf_local_config
   scales = tuple(config.image_scales)
   indices = ()
@@ -197,7 +197,7 @@ def _request(config):
     # Unset stands for all scales.
     chosen = config.delf_global_config.image_scales_ind
     indices = tuple(chosen) or tuple(range(len(scales)))
-  return saved_model.Request(
+  return tensors.Request(
     image_scales=scales,
     use_local=config.use_local_features,
     max_feature_num=local.max_feature_num,

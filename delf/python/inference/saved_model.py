@@ -5,54 +5,14 @@ known names; those of TensorFlow 2 carry functions, `serving_default` among
 them. What a model is shows in the model; no flag is needed.
 """
 
-import dataclasses
 import pathlib
 
-import numpy as np
 import tensorflow as tf
 
 from delf.python import errors
-from delf.python.inference import devices
+from delf.python.inference import devices, tensors
 
-IMAGE, IMAGES = "input_image", "input_images"
-SCALES = "input_scales"
-THRESHOLD = "input_abs_thres"
-MOST = "input_max_feature_num"
-INDICES = "input_global_scales_ind"
-COUNTS = "counts"
-
-LOCAL_OUTPUTS = ("boxes", "features", "scales", "scores")
-# One per scale, or pooled over the scales.
-GLOBAL_OUTPUTS = ("global_descriptors", "global_descriptor")
-
-_INPUTS = (IMAGE, SCALES, THRESHOLD, MOST, INDICES)
-_LOCAL_INPUTS = (IMAGE, SCALES, THRESHOLD, MOST)
 _DEFAULT = "serving_default"
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """What to extract from an image.
-
-  Attributes:
-    image_scales: Image scales.
-    use_local: Whether local features are asked for.
-    max_feature_num: The most local features.
-    abs_thres: The least attention of a local feature.
-    global_scales: Positions in `image_scales` at which global descriptors are
-      asked for; none if it is empty.
-  """
-
-  image_scales: tuple[float, ...]
-  use_local: bool = True
-  max_feature_num: int = 1000
-  abs_thres: float = 0.0
-  global_scales: tuple[int, ...] = ()
-
-  @property
-  def use_global(self):
-    """Whether global descriptors are asked for."""
-    return bool(self.global_scales)
 
 
 class ExtractionModel:
@@ -84,7 +44,7 @@ class ExtractionModel:
     """Finds what the model must run for a request, and no more.
 
     Args:
-      request: Request.
+      request: tensors.Request.
       batch: Whether for several images of one size.
 
     Returns:
@@ -105,20 +65,22 @@ class ExtractionModel:
     else:
       function, inputs, outputs = None, self.inputs, self.outputs
     self._check(request, inputs, outputs)
-    wanted = _wanted(request, outputs)
-    feeds = _feeds(inputs, request)
+    wanted = tensors.wanted(request, outputs)
+    feeds = tensors.feeds(inputs, request)
     if function is None:
       function = self._prune(feeds, wanted)
-    image_name = IMAGES if batch else IMAGE
+    image_name = tensors.IMAGES if batch else tensors.IMAGE
 
     def extract(image):
       with tf.device(self.device):
         found = function(**{image_name: tf.constant(image)}, **feeds)
       arrays = {name: found[name].numpy() for name in wanted}
       if not batch:
-        return _tidy(arrays)
-      counts = found[COUNTS].numpy() if request.use_local else [0] * len(image)
-      return [_row(arrays, i, count) for i, count in enumerate(counts)]
+        return tensors.tidy(arrays)
+      counts = (
+        found[tensors.COUNTS].numpy() if request.use_local else [0] * len(image)
+      )
+      return [tensors.row(arrays, i, count) for i, count in enumerate(counts)]
 
     return extract
 
@@ -136,15 +98,24 @@ class ExtractionModel:
 
   def _check(self, request, inputs, outputs):
     """Raises InputError if a request needs what is not there."""
-    needed = [*_LOCAL_INPUTS, *LOCAL_OUTPUTS] if request.use_local else []
-    found = {IMAGE if n == IMAGES else n for n in (*inputs, *outputs)}
-    missing = {IMAGE, *needed} - found
+    needed = (
+      [*tensors.LOCAL_INPUTS, *tensors.LOCAL_OUTPUTS]
+      if request.use_local
+      else []
+    )
+    found = {
+      tensors.IMAGE if n == tensors.IMAGES else n for n in (*inputs, *outputs)
+    }
+    missing = {tensors.IMAGE, *needed} - found
     if request.use_global:
-      needed.append(" or ".join(GLOBAL_OUTPUTS))
-      missing |= set() if found & set(GLOBAL_OUTPUTS) else {needed[-1]}
-    unknown = set(inputs) - {*_INPUTS, IMAGES}
+      needed.append(" or ".join(tensors.GLOBAL_OUTPUTS))
+      missing |= set() if found & set(tensors.GLOBAL_OUTPUTS) else {needed[-1]}
+    unknown = set(inputs) - {*tensors.INPUTS, tensors.IMAGES}
     if missing or unknown:
-      needed = [IMAGE, *(name for name in needed if name != IMAGE)]
+      needed = [
+        tensors.IMAGE,
+        *(name for name in needed if name != tensors.IMAGE),
+      ]
       raise errors.InputError(
         f"a model with the tensors {', '.join(needed)}",
         ", ".join(sorted(found)) or "one with none of them",
@@ -153,7 +124,7 @@ class ExtractionModel:
 
   def _prune(self, feeds, wanted):
     """Returns a function that runs a part of a TensorFlow 1 graph."""
-    names = [IMAGE, *feeds]
+    names = [tensors.IMAGE, *feeds]
     pruned = self._loaded.prune(
       [f"{name}:0" for name in names], [f"{name}:0" for name in wanted]
     )
@@ -214,7 +185,9 @@ def _graph_tensors(loaded):
       found[name] = tf.TensorSpec(tensor.shape, tensor.dtype, name)
     return found
 
-  return known(_INPUTS), known((*LOCAL_OUTPUTS, *GLOBAL_OUTPUTS))
+  return known(tensors.INPUTS), known(
+    (*tensors.LOCAL_OUTPUTS, *tensors.GLOBAL_OUTPUTS)
+  )
 
 
 def _inputs(function):
@@ -225,58 +198,3 @@ def _inputs(function):
 
 def _outputs(function):
   return {} if function is None else dict(function.structured_outputs)
-
-
-def _wanted(request, outputs):
-  """Returns the names of the outputs that a request needs."""
-  wanted = list(LOCAL_OUTPUTS) if request.use_local else []
-  if request.use_global:
-    wanted.append(next(name for name in GLOBAL_OUTPUTS if name in outputs))
-  return wanted
-
-
-def _feeds(inputs, request):
-  """Returns {name: tensor} for all inputs but the image.
-
-  A part that was not asked for gets what makes it cheapest.
-  """
-  scales = list(request.image_scales)
-  indices = sorted(set(request.global_scales))
-  if not request.use_local:
-    scales = [scales[index] for index in indices]
-    indices = list(range(len(scales)))
-  values = {
-    SCALES: tf.constant(scales, tf.float32),
-    THRESHOLD: tf.constant(
-      request.abs_thres if request.use_local else float("inf"), tf.float32
-    ),
-    MOST: tf.constant(
-      request.max_feature_num if request.use_local else 1, tf.int32
-    ),
-    # Models of both parts refuse an empty list.
-    INDICES: tf.constant(indices or [scales.index(min(scales))], tf.int32),
-  }
-  return {name: value for name, value in values.items() if name in inputs}
-
-
-def _tidy(arrays):
-  """Gives one image's arrays the shapes that `prepare` promises."""
-  tidy = {}
-  for name, array in arrays.items():
-    if name == "scores":
-      tidy[name] = array.reshape(-1)
-    elif name in GLOBAL_OUTPUTS:
-      tidy[GLOBAL_OUTPUTS[0]] = np.atleast_2d(array)
-    else:
-      tidy[name] = array
-  return tidy
-
-
-def _row(arrays, index, count):
-  """Returns the arrays of one image of a batch."""
-  return _tidy(
-    {
-      name: array[index][:count] if name in LOCAL_OUTPUTS else array[index]
-      for name, array in arrays.items()
-    }
-  )

@@ -13,13 +13,14 @@ from delf.python.training.model import (
   checkpoints,
   delf_model,
   delg_model,
+  network,
   signatures,
 )
 
 _GRAPH = "saved_model.pb"
 
 
-def export_local(model, path, iou=1.0, overwrite=False):
+def export_local(model, path, iou=1.0, overwrite=False, variants=True):
   """Exports the local features of a model.
 
   Args:
@@ -29,12 +30,16 @@ def export_local(model, path, iou=1.0, overwrite=False):
     iou: Overlap of two receptive boxes, over which the feature with less
       attention is dropped; 1.0 keeps all.
     overwrite: Whether a finished export at `path` is replaced.
+    variants: Whether it also gets the functions for batches and for one part
+      alone (see `signatures`); they make extraction faster, and the file of the
+      graph larger: 3 MB in place of 1 MB for ResNet-50.
 
   Raises:
     InputError: If there is something at `path` that is not to be replaced.
   """
   with _destination(path, overwrite) as folder:
-    save(signatures.local(signatures.Network(model), iou), folder)
+    functions = signatures.local(network.Network(model), iou, variants)
+    save(functions, folder)
 
 
 def export_global(
@@ -44,6 +49,7 @@ def export_global(
   multi_scale_pool_type="None",
   normalize_global_descriptor=False,
   overwrite=False,
+  variants=True,
 ):
   """Exports the global descriptor of a model.
 
@@ -55,6 +61,7 @@ def export_global(
     multi_scale_pool_type: "None", "average" or "sum" over the scales.
     normalize_global_descriptor: Whether to L2-normalise what is returned.
     overwrite: As for `export_local`.
+    variants: As for `export_local`.
 
   Raises:
     InputError: As for `export_local`, or if a scale is not positive.
@@ -63,15 +70,18 @@ def export_global(
     raise errors.InputError("positive input scales", list(input_scales))
   with _destination(path, overwrite) as folder:
     functions = signatures.global_(
-      signatures.Network(model),
+      network.Network(model),
       input_scales or None,
       multi_scale_pool_type,
       normalize_global_descriptor,
+      variants,
     )
     save(functions, folder)
 
 
-def export_local_and_global(model, path, iou=1.0, overwrite=False):
+def export_local_and_global(
+  model, path, iou=1.0, overwrite=False, variants=True
+):
   """Exports local features and the global descriptor of a model.
 
   Args:
@@ -79,12 +89,16 @@ def export_local_and_global(model, path, iou=1.0, overwrite=False):
     path: As for `export_local`.
     iou: As for `export_local`.
     overwrite: As for `export_local`.
+    variants: As for `export_local`.
 
   Raises:
     InputError: As for `export_local`.
   """
   with _destination(path, overwrite) as folder:
-    save(signatures.local_and_global(signatures.Network(model), iou), folder)
+    functions = signatures.local_and_global(
+      network.Network(model), iou, variants
+    )
+    save(functions, folder)
 
 
 def save(functions, path):

@@ -11,8 +11,6 @@ A batch of B images gives arrays with B rows, local features filled up with
 zeros to the longest list, and `counts` [B] int32, how many each image has.
 """
 
-import functools
-
 import tensorflow as tf
 
 from delf.python import feature_extractor
@@ -29,86 +27,69 @@ _MOST = tf.TensorSpec([], tf.int32, "input_max_feature_num")
 _THRESHOLD = tf.TensorSpec([], tf.float32, "input_abs_thres")
 _INDICES = tf.TensorSpec([None], tf.int32, "input_global_scales_ind")
 
-
-class Network:
-  """The calls of a model that extraction needs, each traced once.
-
-  Attributes:
-    full: Images [B, h, w, 3] float32 to descriptor, attention, features.
-    local: Images to attention, features, without what only `full` needs.
-    descriptor: Images to the descriptor alone.
-    receptive: selecting.Receptive of the feature map.
-  """
-
-  def __init__(self, model):
-    """Takes a model with `build_call`, `local_call` and `global_call`."""
-    backbone = model.backbone
-    self.receptive = selecting.Receptive(
-      backbone.receptive_field,
-      backbone.receptive_stride,
-      backbone.receptive_padding,
-    )
-    images = tf.TensorSpec([None, None, None, 3], tf.float32)
-
-    def traced_once(call):
-      function = functools.partial(call, training=False)
-      return tf.function(function, input_signature=[images], autograph=False)
-
-    self.full = traced_once(model.build_call)
-    self.local = traced_once(model.local_call)
-    self.descriptor = traced_once(model.global_call)
+# Type of pooling over scales, and whether to normalise.
+_NO_POOLING = ("None", False)
 
 
-def local(network, iou):
-  """Returns {name: concrete function} of a model for local features.
+def local(network, iou, variants=True):
+  """Makes the functions of a model for local features.
 
   Args:
-    network: Network.
+    network: network.Network.
     iou: float, as in `export_model_utils.ExtractLocalFeatures`.
+    variants: Whether there is more than `serving_default`.
+
+  Returns:
+    dict of name to concrete function.
   """
-  return {
-    "serving_default": _local(network, iou),
-    "batch_local": _batch_local(network, iou),
-  }
+  functions = {"serving_default": _local(network, iou)}
+  if variants:
+    functions["batch_local"] = _batch_local(network, iou)
+  return functions
 
 
-def global_(network, input_scales, pool_type, normalize):
-  """Returns {name: concrete function} of a model for global descriptors.
+def global_(network, input_scales, pool_type, normalize, variants=True):
+  """Makes the functions of a model for global descriptors.
 
   Args:
-    network: Network.
+    network: network.Network.
     input_scales: Image scales to fix, or None for scales that are an input.
     pool_type: "None", "average" or "sum" over the scales.
     normalize: Whether to L2-normalise what is returned.
+    variants: As for `local`.
+
+  Returns:
+    dict of name to concrete function.
   """
-  if input_scales is not None:
-    fixed = tf.constant(input_scales, tf.float32)
-    arguments = (network, pool_type, normalize, fixed)
-    return {
-      "serving_default": _fixed_global(*arguments),
-      "batch_global": _batch_fixed_global(*arguments),
-    }
-  return {
-    "serving_default": _global(network, pool_type, normalize),
-    "batch_global": _batch_global(network, pool_type, normalize),
-  }
+  pooling = (pool_type, normalize)
+  functions = {"serving_default": _global(network, pooling, input_scales)}
+  if variants:
+    batch = _global(network, pooling, input_scales, batch=True)
+    functions["batch_global"] = batch
+  return functions
 
 
-def local_and_global(network, iou):
-  """Returns {name: concrete function} of a model for both.
+def local_and_global(network, iou, variants=True):
+  """Makes the functions of a model for both.
 
   Args:
-    network: Network.
+    network: network.Network.
     iou: float, as in `export_model_utils.ExtractLocalFeatures`.
+    variants: As for `local`.
+
+  Returns:
+    dict of name to concrete function.
   """
-  return {
-    "serving_default": _joint(network, iou),
-    "local": _local(network, iou),
-    "global": _global(network, "None", False),
-    "batch": _batch_joint(network, iou),
-    "batch_local": _batch_local(network, iou),
-    "batch_global": _batch_global(network, "None", False),
-  }
+  functions = {"serving_default": _joint(network, iou)}
+  if variants:
+    functions |= {
+      "local": _local(network, iou),
+      "global": _global(network, _NO_POOLING),
+      "batch": _batch_joint(network, iou),
+      "batch_local": _batch_local(network, iou),
+      "batch_global": _global(network, _NO_POOLING, batch=True),
+    }
+  return functions
 
 
 def _concrete(*specs):
@@ -161,29 +142,27 @@ def _joint(network, iou):
   return extract
 
 
-def _global(network, pool_type, normalize):
-  @_concrete(_IMAGE, _SCALES, _INDICES)
-  def extract(image, scales, indices):
-    descriptors = export_model_utils.ExtractGlobalFeatures.python_function(
-      image, scales, indices, network.descriptor, pool_type, normalize
-    )
-    return _named_global(descriptors, pool_type)
+def _global(network, pooling, fixed_scales=None, batch=False):
+  """Returns the function; `pooling` is (type, whether to normalise)."""
+  image = _IMAGES if batch else _IMAGE
+  fixed = fixed_scales is not None
+  specs = (image,) if fixed else (image, _SCALES, _INDICES)
 
-  return extract
-
-
-def _fixed_global(network, pool_type, normalize, scales):
-  @_concrete(_IMAGE)
-  def extract(image):
-    descriptors = export_model_utils.ExtractGlobalFeatures.python_function(
-      image,
+  @_concrete(*specs)
+  def extract(images, scales=None, indices=None):
+    if fixed:
+      scales = tf.constant(fixed_scales, tf.float32)
+      indices = tf.range(len(fixed_scales))
+    if not batch:
+      images = images[tf.newaxis]
+    descriptors = multi_scale.global_(
+      feature_extractor.NormalizePixelValues(images),
       scales,
-      tf.range(tf.size(scales)),
+      indices,
       network.descriptor,
-      pool_type,
-      normalize,
     )
-    return _named_global(descriptors, pool_type)
+    pooled = export_model_utils.pool_scales(descriptors, *pooling)
+    return _named_global(pooled if batch else pooled[0], pooling[0], batch)
 
   return extract
 
@@ -220,34 +199,6 @@ def _batch_joint(network, iou):
     return padded | _named_global(descriptors, "None", batch=True)
 
   return extract
-
-
-def _batch_global(network, pool_type, normalize):
-  @_concrete(_IMAGES, _SCALES, _INDICES)
-  def extract(images, scales, indices):
-    return _pooled(network, images, scales, indices, pool_type, normalize)
-
-  return extract
-
-
-def _batch_fixed_global(network, pool_type, normalize, scales):
-  @_concrete(_IMAGES)
-  def extract(images):
-    indices = tf.range(tf.size(scales))
-    return _pooled(network, images, scales, indices, pool_type, normalize)
-
-  return extract
-
-
-def _pooled(network, images, scales, indices, pool_type, normalize):
-  descriptors = multi_scale.global_(
-    feature_extractor.NormalizePixelValues(images),
-    scales,
-    indices,
-    network.descriptor,
-  )
-  pooled = export_model_utils.pool_scales(descriptors, pool_type, normalize)
-  return _named_global(pooled, pool_type, batch=True)
 
 
 def _padded(network, found, selection, number):

@@ -1,0 +1,60 @@
+"""Script that exports the global descriptor of a checkpoint."""
+
+from absl import flags
+
+from delf.python import errors, script_flags
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the flags."""
+  script_flags.define_export()
+  script_flags.define_global_export(delg_global_features=False)
+  flags.DEFINE_list(
+    "input_scales_list",
+    None,
+    "Image scales to fix, separated by commas; by default scales are an input.",
+  )
+  flags.DEFINE_enum(
+    "multi_scale_pool_type",
+    "None",
+    ["None", "average", "sum"],
+    "Pooling of the descriptors of all scales.",
+  )
+  flags.DEFINE_boolean(
+    "normalize_global_descriptor", False, "Whether to L2-normalise the output."
+  )
+
+
+def main():
+  """Reads the checkpoint and writes the SavedModel."""
+  from delf.python.training import exporting
+
+  try:
+    scales = [float(scale) for scale in FLAGS.input_scales_list or ()]
+  except ValueError:
+    raise errors.InputError(
+      "numbers in --input_scales_list", ",".join(FLAGS.input_scales_list)
+    ) from None
+  model = exporting.load_model(
+    FLAGS.ckpt_path,
+    parts=("global",),
+    backbone=FLAGS.backbone,
+    block3_strides=False,
+    delg=FLAGS.delg_global_features,
+    gem_power=FLAGS.delg_gem_power,
+    embedding_layer_dim=FLAGS.delg_embedding_layer_dim,
+  )
+  exporting.export_global(
+    model,
+    FLAGS.export_path,
+    scales or None,
+    FLAGS.multi_scale_pool_type,
+    FLAGS.normalize_global_descriptor,
+    overwrite=FLAGS.overwrite,
+  )
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)

@@ -1,0 +1,38 @@
+"""Script that exports local features and the global descriptor together."""
+
+from absl import flags
+
+from delf.python import script_flags
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the flags."""
+  script_flags.define_export()
+  script_flags.define_local_export()
+  script_flags.define_global_export(delg_global_features=True)
+
+
+def main():
+  """Reads the checkpoint and writes the SavedModel."""
+  from delf.python.training import exporting
+
+  model = exporting.load_model(
+    FLAGS.ckpt_path,
+    backbone=FLAGS.backbone,
+    block3_strides=FLAGS.block3_strides,
+    use_autoencoder=FLAGS.use_autoencoder,
+    autoencoder_dimensions=FLAGS.autoencoder_dimensions,
+    local_feature_map_channels=FLAGS.local_feature_map_channels,
+    delg=FLAGS.delg_global_features,
+    gem_power=FLAGS.delg_gem_power,
+    embedding_layer_dim=FLAGS.delg_embedding_layer_dim,
+  )
+  exporting.export_local_and_global(
+    model, FLAGS.export_path, iou=FLAGS.iou, overwrite=FLAGS.overwrite
+  )
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)

@@ -1,0 +1,35 @@
+"""Script that exports the local features of a checkpoint to a SavedModel."""
+
+from absl import flags
+
+from delf.python import script_flags
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the flags."""
+  script_flags.define_export()
+  script_flags.define_local_export()
+
+
+def main():
+  """Reads the checkpoint and writes the SavedModel."""
+  from delf.python.training import exporting
+
+  model = exporting.load_model(
+    FLAGS.ckpt_path,
+    parts=("local",),
+    backbone=FLAGS.backbone,
+    block3_strides=FLAGS.block3_strides,
+    use_autoencoder=FLAGS.use_autoencoder,
+    autoencoder_dimensions=FLAGS.autoencoder_dimensions,
+    local_feature_map_channels=FLAGS.local_feature_map_channels,
+  )
+  exporting.export_local(
+    model, FLAGS.export_path, iou=FLAGS.iou, overwrite=FLAGS.overwrite
+  )
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)
