@@ -10,8 +10,12 @@ import keras
 from absl import logging
 from keras import layers, ops
 
+from delf.python import errors
 from delf.python.pooling_layers import pooling as pooling_layers
 from delf.python.training.model import imagenet_weights, resnet_blocks
+
+# What may be made of the last feature map.
+_POOLINGS = ("avg", "max", "gem")
 
 
 class ResNet50(keras.Model):
@@ -59,7 +63,12 @@ class ResNet50(keras.Model):
       gem_power: Power of "gem".
       embedding_layer: Whether a dense layer follows the pooling.
       embedding_layer_dim: Size of what it returns.
+
+    Raises:
+      InputError: If there is no such pooling.
     """
+    if pooling not in (None, "", *_POOLINGS):
+      raise errors.InputError(f"a pooling of {_POOLINGS}", repr(pooling))
     super().__init__(name=name or None)
     self.include_top = include_top
     self.pooling = pooling

@@ -1,8 +1,7 @@
-"""ResNets: their blocks, their options, and restoring ImageNet weights."""
+"""ResNets: their blocks and their options."""
 
 import json
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -11,11 +10,6 @@ from absl import logging
 
 from delf.python import errors
 from delf.python.training.model import layer_tree, resnet50
-
-_ATTRIBUTES = {
-  "Conv2D": ("kernel", "bias"),
-  "BatchNormalization": ("gamma", "beta", "running_mean", "running_std"),
-}
 
 
 class _Short(resnet50.ResNet50):
@@ -43,124 +37,6 @@ def model():
     embedding_layer=True,
     embedding_layer_dim=8,
   )
-
-
-@pytest.fixture(scope="module")
-def arrays(model):
-  """Layer name -> arrays in the order of a file of Keras 1 and 2."""
-  rng = np.random.default_rng(1)
-
-  def array(shape):
-    if len(shape) == 1:
-      return rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    scale = np.sqrt(1 / np.prod(shape[:-1]))
-    return (scale * rng.standard_normal(shape)).astype(np.float32)
-
-  return {
-    layer.name: [array(tuple(v.shape)) for v in layer.variables]
-    for layer in layer_tree.layers_by_path(model).values()
-    if type(layer).__name__ in _ATTRIBUTES
-  }
-
-
-def _write(path, arrays, group=None, suffix="_1:0"):
-  """Writes a weight file as Keras 2 did, names as in the public one."""
-  with h5py.File(path, "w") as file:
-    root = file.create_group(group) if group else file
-    layers = ["input_1", *arrays, "activation_1"]
-    root.attrs["layer_names"] = [name.encode() for name in layers]
-    root.attrs["backend"] = b"tensorflow"
-    for layer in layers:
-      values = arrays.get(layer, ())
-      names = [f"{layer}_{i}{suffix}" for i in range(len(values))]
-      folder = root.create_group(layer)
-      folder.attrs["weight_names"] = [name.encode() for name in names]
-      for name, value in zip(names, values, strict=True):
-        folder[name] = value
-
-
-def _snapshot(model):
-  return {
-    path: variable.numpy()
-    for path, variable in layer_tree.variables_by_path(model).items()
-  }
-
-
-@pytest.mark.parametrize("group", [None, "model_weights"])
-def test_restore_weights(model, arrays, tmp_path, group):
-  path = tmp_path / "weights.h5"
-  _write(path, arrays, group)
-  embedding = model.embedding_layer.kernel.numpy()
-  model.conv1.kernel.assign(np.zeros(model.conv1.kernel.shape))
-  model.restore_weights(str(path))
-  np.testing.assert_array_equal(model.embedding_layer.kernel, embedding)
-  layers = {v.name: v for v in layer_tree.layers_by_path(model).values()}
-  for name, values in arrays.items():
-    for variable, value in zip(layers[name].variables, values, strict=True):
-      np.testing.assert_array_equal(variable, value, err_msg=name)
-
-
-def test_restore_weights_of_a_file_with_the_top(model, arrays, tmp_path):
-  path = tmp_path / "weights.h5"
-  top = [np.zeros((2048, 1000), np.float32), np.zeros(1000, np.float32)]
-  _write(path, arrays | {"fc1000": top})
-  model.restore_weights(path)
-  np.testing.assert_array_equal(model.conv1.kernel, arrays["conv1"][0])
-
-
-def _without(arrays, name):
-  return {k: v for k, v in arrays.items() if k != name}
-
-
-@pytest.mark.parametrize(
-  "change, words",
-  [
-    (lambda a: _without(a, "res4c_branch2b"), ["no layer res4c_branch2b"]),
-    (
-      lambda a: a | {"res6a_branch1": a["conv1"]},
-      ["unknown layer res6a_branch1"],
-    ),
-    (
-      lambda a: a | {"conv1": [a["conv1"][0][:5], a["conv1"][1]]},
-      ["conv1 of shapes", "(5, 7, 3, 64)", "(7, 7, 3, 64)"],
-    ),
-    (lambda a: a | {"bn_conv1": a["bn_conv1"][:3]}, ["bn_conv1 of shapes"]),
-    (
-      lambda a: _without(a, "conv1") | {"conv_1": a["conv1"]},
-      ["no layer conv1", "unknown layer conv_1"],
-    ),
-  ],
-)
-def test_restore_weights_is_all_or_nothing(
-  model, arrays, tmp_path, change, words
-):
-  before = _snapshot(model)
-  path = tmp_path / "weights.h5"
-  _write(path, change(arrays))
-  with pytest.raises(errors.InputError) as caught:
-    model.restore_weights(path)
-  text = str(caught.value)
-  assert all(word in text for word in [*words, str(path)])
-  assert "\n" not in text
-  after = _snapshot(model)
-  assert all(np.array_equal(before[path], after[path]) for path in before)
-
-
-def test_restore_weights_of_other_files(model, arrays, tmp_path):
-  with pytest.raises(FileNotFoundError, match="none.h5"):
-    model.restore_weights(tmp_path / "none.h5")
-  text = tmp_path / "text.h5"
-  text.write_text("These are no weights.")
-  other = tmp_path / "other.h5"
-  with h5py.File(other, "w") as file:
-    file["data"] = np.zeros(3)
-  whole = tmp_path / "whole.h5"
-  _write(whole, arrays)
-  cut = tmp_path / "cut.h5"
-  cut.write_bytes(whole.read_bytes()[:1_000_000])
-  for path in (text, other, cut):
-    with pytest.raises(errors.InputError, match=f"{path.name}: expected"):
-      model.restore_weights(path)
 
 
 def test_log_weights(model, monkeypatch):
@@ -225,6 +101,11 @@ def test_top(goldens):
   assert model.bn_conv1.momentum == recorded["bn_resnet"]["momentum"]
   assert model.bn_conv1.epsilon == recorded["bn_resnet"]["epsilon"]
   assert model.global_channels == 11
+
+
+def test_wrong_pooling():
+  with pytest.raises(errors.InputError, match="'gem'.*received 'median'"):
+    _Short("channels_last", include_top=False, pooling="median")
 
 
 def test_channels_first_is_the_same(model, images):
