@@ -162,7 +162,7 @@ def load(folder, device=None):
   try:
     with tf.device(device):
       loaded = tf.saved_model.load(str(folder))
-  except (tf.errors.OpError, OSError, ValueError, KeyError) as error:
+  except Exception as error:  # TensorFlow raises whatever damage leads to.
     reason = " ".join(str(error).split())
     raise errors.InputError(
       "a whole SavedModel", f"one that cannot be read ({reason})", folder
