@@ -1,8 +1,8 @@
 """Quality of matching photos: a model beside RootSIFT, by the same estimator.
 
 `python -m benchmarks.matching_quality` prints, per set, the average precision
-of telling true from unrelated pairs by the number of inliers, and the pairs that
-are solved: at least 15 inliers, of which 70 % agree with the ground truth.
+of telling true from unrelated pairs by the number of inliers, and the pairs
+that are solved: at least 15 inliers, of which 70 % agree with the ground truth.
 """
 
 import argparse

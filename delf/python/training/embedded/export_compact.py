@@ -4,8 +4,9 @@ import pathlib
 
 import numpy as np
 
-from delf.python import errors, files
+from delf.python import files
 from delf.python.training import exporting
+from delf.python.training.embedded import trainer
 from delf.python.training.model import delg_model
 
 # Overlap of two boxes above which the weaker feature goes.
@@ -47,15 +48,7 @@ def load(path):
   model = delg_model.Delg(backbone="compact", block3_strides=False)
   variables = model.backbone.variables + model.attention.variables
   with np.load(path) as arrays:
-    names = {name.split("/")[0]: name for name in arrays.files}
-    for i, variable in enumerate(variables):
-      name = names.get(f"{i:03d}", "nothing")
-      same = name.rsplit("/", 1)[-1] == variable.path.rsplit("/", 1)[-1]
-      if not same or arrays[name].shape != tuple(variable.shape):
-        raise errors.InputError(
-          f"{variable.path} {tuple(variable.shape)} as variable {i}", name, path
-        )
-      variable.assign(arrays[name])
+    trainer.assign(variables, arrays, path)
   return model
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 from keras import ops
 
-from delf.python import files
+from delf.python import errors, files
 from delf.python.training.embedded import losses
 
 # Descriptors of earlier batches that global descriptors are contrasted with.
@@ -210,9 +210,30 @@ class Trainer:
       np.savez(temporary, **arrays)
 
   def restore(self, path):
-    """Reads what `save` wrote; a file of another model is a KeyError."""
+    """Reads what `save` wrote; a file of another model is an InputError."""
     with np.load(path) as arrays:
-      for name, variable in self._variables().items():
-        variable.assign(arrays[name])
+      assign(list(self._variables().values()), arrays, path)
       self.step = int(arrays["step"])
       self.seconds = float(arrays["seconds"])
+
+
+def assign(variables, arrays, path):
+  """Gives variables the values of a checkpoint.
+
+  Args:
+    variables: The first variables of those that were saved, in that order.
+    arrays: dict of the checkpoint; keys are `<number>/<path of the variable>`.
+    path: Of the checkpoint, for errors.
+
+  Raises:
+    InputError: If a variable is missing, or of another shape or name.
+  """
+  names = {name.split("/")[0]: name for name in arrays}
+  for i, variable in enumerate(variables):
+    name = names.get(f"{i:03d}", "nothing")
+    same = name.rsplit("/", 1)[-1] == variable.path.rsplit("/", 1)[-1]
+    if not same or arrays[name].shape != tuple(variable.shape):
+      raise errors.InputError(
+        f"{variable.path} {tuple(variable.shape)} as variable {i}", name, path
+      )
+    variable.assign(arrays[name])

@@ -4,6 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
+# Added to what contrast is divided by: flat areas stay flat.
+_LEAST_CONTRAST = 0.01
+
 
 def _stem_kernel(shape, dtype=None):
   """Returns oriented gradients and spots as the first kernel, zero in sum.
@@ -148,6 +151,40 @@ class CompactBackbone(keras.Model):
     x = self.blend(self.upsample(x))
     return x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
 
+  def _stages(self, inputs, training):
+    """Returns the maps of stride 2, 4, 8, 16 and 32."""
+    grey = ops.mean(inputs, axis=-1, keepdims=True)
+    grey = grey - ops.mean(grey, axis=(1, 2), keepdims=True)
+    red, green, blue = ops.split(inputs, 3, axis=-1)
+    x = ops.concatenate([grey, 0.5 * (red - green), 0.5 * (blue - green)], -1)
+    block0 = ops.relu(self.stem(self.stem_pad(x)))
+    x = self.conv1a(block0)
+    energy = self.contrast(ops.mean(ops.abs(x), axis=-1, keepdims=True))
+    x = x / (energy + _LEAST_CONTRAST)
+    x = ops.relu(self.norm1(x, training=training))
+    block1 = self.conv1b(x, training=training)
+    x = self.conv2a(block1, training=training)
+    block2 = self.conv2b(x, training=training)
+    x = self.conv3a(block2, training=training)
+    stage3 = self.conv3b(x, training=training)
+    x = self.conv4a(stage3, training=training)
+    stage4 = self.conv4b(x, training=training)
+    return block0, block1, block2, stage3, stage4
+
+  def _local(self, stages, training):
+    """Returns the local map of the maps of `_stages`."""
+    _, _, block2, stage3, stage4 = stages
+    lateral = self.lateral3(stage3, training=training)
+    coarse = self.lateral4(stage4, training=training)
+    lateral = lateral + self._double(coarse, lateral)
+    x = block2 + self._double(lateral, block2)
+    return self.local(self.fuse(x, training=training))
+
+  def _pool(self, block4):
+    """Returns the generalised mean [B, C] of a map."""
+    powers = ops.power(ops.maximum(block4, 1e-6), self.gem_power)
+    return ops.mean(powers, axis=(1, 2)) ** (1.0 / self.gem_power)
+
   def build_call(self, inputs, training=True, intermediates_dict=None):
     """Runs the network.
 
@@ -160,35 +197,23 @@ class CompactBackbone(keras.Model):
     Returns:
       [B, D] float, the global descriptor, not normalised.
     """
-    grey = ops.mean(inputs, axis=-1, keepdims=True)
-    grey = grey - ops.mean(grey, axis=(1, 2), keepdims=True)
-    red, green, blue = ops.split(inputs, 3, axis=-1)
-    x = ops.concatenate([grey, 0.5 * (red - green), 0.5 * (blue - green)], -1)
-    block0 = ops.relu(self.stem(self.stem_pad(x)))
-    x = self.conv1a(block0)
-    energy = self.contrast(ops.mean(ops.abs(x), axis=-1, keepdims=True))
-    x = x / (energy + 0.01)
-    x = ops.relu(self.norm1(x, training=training))
-    block1 = self.conv1b(x, training=training)
-    x = self.conv2a(block1, training=training)
-    block2 = self.conv2b(x, training=training)
-    x = self.conv3a(block2, training=training)
-    stage3 = self.conv3b(x, training=training)
-    x = self.conv4a(stage3, training=training)
-    stage4 = self.conv4b(x, training=training)
-    lateral = self.lateral3(stage3, training=training)
-    coarse = self.lateral4(stage4, training=training)
-    lateral = lateral + self._double(coarse, lateral)
-    x = block2 + self._double(lateral, block2)
-    block3 = self.local(self.fuse(x, training=training))
-    block4 = self.conv5(stage4, training=training)
+    stages = self._stages(inputs, training)
+    block3 = self._local(stages, training)
+    block4 = self.conv5(stages[-1], training=training)
     if intermediates_dict is not None:
-      blocks = (block0, block1, block2, block3, block4)
+      blocks = (*stages[:3], block3, block4)
       for i, block in enumerate(blocks):
         intermediates_dict[f"block{i}"] = block
-    pooled = ops.power(ops.maximum(block4, 1e-6), self.gem_power)
-    pooled = ops.mean(pooled, axis=(1, 2)) ** (1.0 / self.gem_power)
-    return self.embedding_layer(pooled)
+    return self.embedding_layer(self._pool(block4))
+
+  def local_call(self, inputs, training=True):
+    """Returns `block3` alone, as `build_call` has it."""
+    return self._local(self._stages(inputs, training), training)
+
+  def pooled(self, inputs, training=True):
+    """Returns what the embedding layer gets, [B, C] float."""
+    stage4 = self._stages(inputs, training)[-1]
+    return self._pool(self.conv5(stage4, training=training))
 
   def call(self, inputs, training=True, intermediates_dict=None):
     """Runs the network; see `build_call`."""

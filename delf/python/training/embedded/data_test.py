@@ -1,0 +1,111 @@
+"""Tests of views, correspondences and batches."""
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data as skimage_data
+
+from delf.python import errors
+from delf.python.training.embedded import data, photos, real_pairs, warps
+
+
+@pytest.fixture(scope="module")
+def photo():
+  image = cv2.resize(skimage_data.astronaut(), (320, 320))
+  return photos.Photo("astronaut", image, 0, 0)
+
+
+def test_view_shows_its_centre_in_the_middle():
+  rng = np.random.default_rng(0)
+  homography = warps.random_view(rng, (120, 80), 192, 1.3, 1.0)
+  middle = warps.project(homography, [[120, 80]])
+  np.testing.assert_allclose(middle, [[95.5, 95.5]], atol=1e-9)
+
+
+def test_known_points_are_where_the_view_shows_them():
+  # Spots of one colour each, found again by colour in the rendered view.
+  image = np.zeros([240, 320, 3], np.uint8)
+  spots = np.array([[100, 90], [200, 100], [150, 150], [130, 120]])
+  colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
+  for spot, colour in zip(spots, colours, strict=True):
+    cv2.circle(image, spot.tolist(), 4, colour.tolist(), -1)
+  homography = warps.random_view(
+    np.random.default_rng(5), (150, 120), 192, 0.9, 0.7
+  )
+  view = warps.render(image, homography, 192).astype(int)
+  expected = warps.project(homography, spots)
+  for colour, point in zip(colours, expected, strict=True):
+    y, x = np.nonzero(np.abs(view - colour).sum(-1) < 100)
+    np.testing.assert_allclose([x.mean(), y.mean()], point, atol=1.0)
+
+
+def test_correspondences_map_onto_each_other():
+  rng = np.random.default_rng(1)
+  maps = [warps.random_view(rng, (160, 120), 192, 1.0, 0.7) for _ in range(2)]
+  first, second = data.correspondences(rng, maps, (320, 240), 192)
+  assert len(first) > 50
+  source = warps.project(np.linalg.inv(maps[0]), first)
+  np.testing.assert_allclose(warps.project(maps[1], source), second, atol=1e-6)
+  assert (source >= 0).all() and (source <= [319, 239]).all()
+
+
+def test_cells_are_the_nearest():
+  points = np.array([[0.0, 0.0], [3.9, 4.1], [8.0, 0.0], [187.9, 100.0]])
+  cells = data.cell_of(points, 192)
+  assert cells.tolist() == [0, 24, 1, 12 * 24 + 23]
+
+
+def test_batch_shows_the_same_in_both_views(photo):
+  # Without changes of the pixels, patches about corresponding points are alike.
+  source = data.Source([photo], [], data.Options(pairs=1, real=0.0, seed=2))
+  batch = source.batch()
+  assert batch.images.shape == (2, 192, 192, 3)
+  number = int(batch.weights[0].sum())
+  assert number > 16
+  cells = batch.cells[:, :number]
+  assert len(np.unique(cells[0])) == len(np.unique(cells[1])) == number
+  centres = 8 * np.stack([cells % 24, cells // 24], -1)
+  assert np.abs(centres - batch.points[:, :number]).max() <= 4.001
+
+
+def test_batches_repeat_by_seed(photo):
+  options = data.Options(pairs=1, seed=9)
+  first, second = (data.Source([photo], [], options).batch() for _ in range(2))
+  np.testing.assert_array_equal(first.images, second.images)
+  np.testing.assert_array_equal(first.points, second.points)
+
+
+def test_real_pairs_follow_a_known_map(photo):
+  homography = np.array([[0.9, 0.1, 10], [-0.1, 0.9, 30], [1e-4, 0, 1]])
+  other = cv2.warpPerspective(photo.image, homography, (320, 320))
+  found = real_pairs.find([photo, photos.Photo("warped", other, 0, 0)])
+  assert len(found) == 1
+  points = found[0].points
+  expected = warps.project(homography, points[:, :2])
+  near = np.hypot(*(expected - points[:, 2:]).T) < 2
+  assert near.mean() > 0.9
+
+
+def test_photos_of_one_pool_stay_on_one_side():
+  image = np.zeros([8, 8, 3], np.uint8)
+  everything = [photos.Photo(str(i), image, i, i // 3) for i in range(90)]
+  training, held_out = photos.split(everything)
+  assert len(training) + len(held_out) == 90 and held_out
+  assert not {p.pool for p in training} & {p.pool for p in held_out}
+
+
+def test_photo_that_does_not_decode_is_named(tmp_path):
+  (tmp_path / "images").mkdir()
+  (tmp_path / "images" / "a.jpg").write_bytes(b"no image")
+  (tmp_path / "train.csv").write_text("id,url,landmark_id\na,a.jpg,0\n")
+  with pytest.raises(errors.InputError, match="a.jpg"):
+    photos.load([tmp_path])
+
+
+def test_error_of_the_background_thread_is_raised(photo):
+  class Broken:
+    def batch(self):
+      raise errors.InputError("a batch", "none")
+
+  with pytest.raises(errors.InputError):
+    next(data.background(Broken()))

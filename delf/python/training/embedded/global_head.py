@@ -1,0 +1,107 @@
+"""The embedding of the global descriptor, by learned whitening."""
+
+import cv2
+import numpy as np
+
+from delf.python import progress
+from delf.python.training.embedded import warps
+
+# Added to the variances of pairs, as a share of their mean.
+_SHRINKAGE = 0.1
+
+
+def pooled(backbone, images, longer_side=320):
+  """Returns what the embedding layer gets, of each photo.
+
+  Args:
+    backbone: CompactBackbone.
+    images: list of uint8 [H, W, 3], RGB.
+    longer_side: Pixels that each is resized to.
+
+  Returns:
+    [N, C] float64.
+  """
+  rows = []
+  for image in progress.track(images, "pooling photos"):
+    zoom = longer_side / max(image.shape[:2])
+    image = cv2.resize(image, None, fx=zoom, fy=zoom)
+    pixels = (np.float32(image)[None] - 128) / 128
+    rows.append(np.array(backbone.pooled(pixels, training=False))[0])
+  return np.float64(rows)
+
+
+def whitening(first, second, everything, dimension):
+  """Returns a dense layer that whitens what differs in photos of one place.
+
+  The projection of Mikolajczyk and Matas (ICCV 2007), as Radenovic et al.
+  (PAMI 2018) use it: differences of matching pairs are made white, then the
+  directions in which photos vary most are kept.
+
+  Args:
+    first: [N, C] float, one photo of each matching pair.
+    second: [N, C] float, the other.
+    everything: [M, C] float, all photos.
+    dimension: Directions to keep, at most C.
+
+  Returns:
+    Kernel [C, dimension] and bias [dimension], float32.
+  """
+  mean = everything.mean(0)
+  within = np.cov((first - second).T, bias=True) / 2
+  values, vectors = np.linalg.eigh(within)
+  values = np.maximum(values, 0) + _SHRINKAGE * values.mean()
+  inverse = vectors / np.sqrt(values) @ vectors.T
+  _, directions = np.linalg.eigh(np.cov(((everything - mean) @ inverse).T))
+  kernel = inverse @ directions[:, ::-1][:, :dimension]
+  kernel /= np.sqrt(np.mean(np.square((everything - mean) @ kernel)))
+  return kernel.astype(np.float32), (-mean @ kernel).astype(np.float32)
+
+
+def fit(backbone, photos, pairs, seed=0):
+  """Sets the embedding layer of a backbone from photos of the same places.
+
+  Each photo with a random view of itself, and the pairs of photos of one place.
+
+  Args:
+    backbone: CompactBackbone, trained but for this layer.
+    photos: list of photos.Photo.
+    pairs: list of real_pairs.Pair that index `photos`.
+    seed: Of the random views.
+  """
+  rng = np.random.default_rng(seed)
+  images = [photo.image for photo in photos]
+  rows = pooled(backbone, images)
+  views = pooled(backbone, [_view(rng, image) for image in images])
+  first = np.concatenate([rows, rows[[p.first for p in pairs]]])
+  second = np.concatenate([views, rows[[p.second for p in pairs]]])
+  layer = backbone.embedding_layer
+  kernel, bias = whitening(first, second, rows, layer.units)
+  layer.kernel.assign(kernel)
+  layer.bias.assign(bias)
+
+
+def _view(rng, image):
+  """Returns a random view of a photo, square and about as large."""
+  height, width = image.shape[:2]
+  side = min(height, width)
+  middle = np.array([width, height]) * rng.uniform(0.4, 0.6, 2)
+  homography = warps.random_view(rng, middle, side, rng.uniform(0.8, 1.5), 0.4)
+  return warps.change_pixels(rng, warps.render(image, homography, side), 0.6)
+
+
+def recall(descriptors, groups):
+  """Returns the share of photos whose nearest other photo is of their group.
+
+  Args:
+    descriptors: [N, D] float.
+    groups: [N] int; photos alone in their group are no queries.
+
+  Returns:
+    float in [0, 1].
+  """
+  units = descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)
+  similarity = units @ units.T
+  np.fill_diagonal(similarity, -np.inf)
+  nearest = groups[similarity.argmax(1)]
+  queries = np.array([(groups == g).sum() > 1 for g in groups])
+  return float((nearest == groups)[queries].mean())

@@ -1,0 +1,107 @@
+"""Tests of the losses, and that one batch can be learnt."""
+
+import cv2
+import numpy as np
+import pytest
+from keras import ops
+from skimage import data as skimage_data
+
+from delf.python.training.embedded import data, losses, photos, trainer
+from delf.python.training.model import compact
+
+
+def _units(*shape):
+  x = np.random.default_rng(0).normal(size=shape)
+  x /= np.linalg.norm(x, axis=-1, keepdims=True)
+  return x.astype(np.float32)
+
+
+def test_gather_takes_the_cell():
+  maps = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+  taken = losses.gather(maps, np.array([[0, 5], [11, 6]]))
+  np.testing.assert_array_equal(taken[0][1], maps[0, 1, 1])
+  np.testing.assert_array_equal(taken[1][0], maps[1, 2, 3])
+
+
+def test_descriptor_loss_is_the_definition():
+  first, second = _units(2, 3, 8), _units(2, 3, 8)[::-1].copy()
+  far = 100.0 * np.arange(3, dtype=np.float32)
+  points = np.tile(np.stack([far, far], -1), (2, 1, 1))
+  loss, probability, _ = losses.descriptor_loss(
+    first, second, points, points, np.ones([2, 3], np.float32)
+  )
+  logits = first.reshape(6, 8) @ second.reshape(6, 8).T
+  logits = np.exp(logits.astype(np.float64) / losses.LOCAL_TEMPERATURE)
+  true = np.diag(logits)
+  expected = -0.5 * np.log(true**2 / logits.sum(0) / logits.sum(1))
+  np.testing.assert_allclose(np.ravel(loss), expected, rtol=1e-4)
+  np.testing.assert_allclose(
+    np.ravel(probability), np.exp(-expected), rtol=1e-3
+  )
+
+
+def test_near_points_and_padding_are_no_negatives():
+  same = np.tile(_units(1, 1, 8), (1, 3, 1))
+  points = np.array([[[0, 0], [5, 5], [900, 900]]], np.float32)
+  weights = np.array([[1, 1, 0]], np.float32)
+  loss, _, nearest = losses.descriptor_loss(same, same, points, points, weights)
+  np.testing.assert_allclose(np.array(loss)[0, :2], 0, atol=1e-5)
+  assert np.array(nearest)[0, :2].tolist() == [1, 1]
+  far = 100 * points
+  loss, _, _ = losses.descriptor_loss(same, same, far, far, weights)
+  np.testing.assert_allclose(np.array(loss)[0, :2], np.log(2), atol=1e-4)
+
+
+def test_attention_loss_is_least_at_its_target():
+  logits = np.linspace(-4, 4, 81)
+  scores = np.log1p(np.exp(logits)).astype(np.float32)
+  entropies = [
+    float(losses.attention_loss(s[None, None], 0.3 * np.ones([1, 1]), 1.0))
+    for s in scores
+  ]
+  best = 1 / (1 + np.exp(-logits[np.argmin(entropies)]))
+  assert best == pytest.approx(0.3, abs=0.03)
+
+
+def test_same_place_in_memory_is_no_negative():
+  rows = _units(2, 8)
+  pools = np.array([4, 5])
+  plain = losses.global_loss(rows, rows, pools, rows, np.array([-1, -1]))
+  own = losses.global_loss(
+    rows[:1], rows[:1], pools[:1], rows[:1], np.array([4])
+  )
+  other = losses.global_loss(
+    rows[:1], rows[:1], pools[:1], rows[:1], np.array([9])
+  )
+  assert float(own) == pytest.approx(0, abs=1e-5)
+  assert float(other) == pytest.approx(np.log(2), abs=1e-4)
+  assert np.isfinite(float(plain))
+
+
+@pytest.fixture(scope="module")
+def batch():
+  image = cv2.resize(skimage_data.astronaut(), (320, 320))
+  other = cv2.resize(skimage_data.coffee(), (320, 240))
+  pool = [photos.Photo("a", image, 0, 0), photos.Photo("b", other, 1, 1)]
+  return data.Source(pool, [], data.Options(pairs=2, side=96, seed=1)).batch()
+
+
+def _trainer(minutes=1.0):
+  schedule = trainer.Schedule(minutes=minutes, warm_up=1)
+  backbone = compact.CompactBackbone()
+  return trainer.Trainer(backbone, trainer.Attention(32), schedule, 96)
+
+
+def test_one_batch_is_learnt_and_training_continues(batch, tmp_path):
+  learner = _trainer()
+  values = [learner.learn(batch, 0.0) for _ in range(25)]
+  assert values[-1][0] < 0.6 * values[0][0]
+  learner.save(tmp_path / "checkpoint.npz")
+  other = _trainer()
+  other.restore(tmp_path / "checkpoint.npz")
+  assert other.step == 25
+  pixels = ops.zeros([1, 32, 32, 3])
+  np.testing.assert_array_equal(
+    np.array(other.backbone.local_call(pixels, training=False)),
+    np.array(learner.backbone.local_call(pixels, training=False)),
+  )
