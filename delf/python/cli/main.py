@@ -128,6 +128,9 @@ def make_parser(command=None):
 
 def _run(args, debug):
   """Returns the exit status of the chosen command."""
+  from delf.python.cli import messages
+
+  messages.show_warnings()
   if not debug:
     quiet.silence_tensorflow()
   status = args.run(args) or 0

@@ -1,0 +1,28 @@
+"""Warnings of the library as lines of the command line."""
+
+import logging
+
+from absl import logging as absl_logging
+
+
+def show_warnings():
+  """Shows warnings as `delf: warning: ...` on standard error.
+
+  Handlers that a program around this one has set stay as they are.
+  """
+  root = logging.getLogger()
+  root.removeHandler(absl_logging.get_absl_handler())
+  if root.handlers:
+    return
+  ours = logging.StreamHandler()
+  ours.setLevel(logging.WARNING)
+  ours.setFormatter(_Formatter("delf: %(word)s: %(message)s"))
+  root.addHandler(ours)
+
+
+class _Formatter(logging.Formatter):
+  """Formats a record with its level in small letters."""
+
+  def format(self, record):
+    record.word = record.levelname.lower()
+    return super().format(record)
