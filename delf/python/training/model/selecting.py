@@ -119,8 +119,9 @@ def candidates(attention, features, scale, selection, receptive):
   else:
     cells = tf.broadcast_to(tf.range(tf.shape(scores)[1]), tf.shape(scores))
   ranked = tf.gather(scores, cells, batch_dims=1)
-  # Not `>=`, which would drop what is not a number in silence.
-  passes = tf.logical_not(ranked < selection.abs_thres)
+  # What is not a number would else be dropped in silence; `not <` does not do,
+  # as TensorFlow makes `>=` of it.
+  passes = (ranked >= selection.abs_thres) | tf.math.is_nan(ranked)
   image = tf.cast(tf.where(passes)[:, 0], tf.int32)
   cell = tf.boolean_mask(cells, passes)
   flat = tf.reshape(features, [-1, features.shape[-1] or shape[-1]])
