@@ -319,6 +319,66 @@ def _unknown(folder, model):
   return ["info", str(folder / "a.xyz")]
 
 
+# -- matching ----------------------------------------------------------------
+
+
+def _match(folder, first, second, *more):
+  """Returns the arguments that match two files."""
+  picture = folder.parent / "out" / "matches.png"
+  return ["match", str(first), str(second), "--out", str(picture), *more]
+
+
+def _features(path, dimension=8, value=1.0):
+  """Writes five local features; returns the path of their file."""
+  generator = np.random.default_rng(4)
+  descriptors = generator.random([5, dimension])
+  descriptors[2, 1] *= value
+  locations, ones = generator.random([5, 2]) * 50, np.ones([5])
+  feature_io.WriteToFile(str(path), locations, ones, descriptors, ones)
+  return path
+
+
+@_case(_BAD, "match with a photo that is missing", "nowhere.jpg")
+def _match_missing(folder, model):
+  first, config = _photo(folder / "a.png"), model / "config.pbtxt"
+  return _match(folder, first, folder / "nowhere.jpg", "--config", str(config))
+
+
+@_case(_BAD, "match with a file that is no image", "b.jpg")
+def _match_text(folder, model):
+  first, config = _photo(folder / "a.png"), model / "config.pbtxt"
+  (folder / "b.jpg").write_text("A photo would be here.")
+  return _match(folder, first, folder / "b.jpg", "--config", str(config))
+
+
+@_case(_BAD, "match of descriptors with NaN", "NaN")
+def _match_nan(folder, model):
+  first = _features(folder / "a.delf")
+  second = _features(folder / "b.delf", value=np.nan)
+  return _match(folder, first, second)
+
+
+@_case(_BAD, "match of descriptors of two sizes", "8", "9")
+def _match_dimensions(folder, model):
+  first = _features(folder / "a.delf")
+  return _match(folder, first, _features(folder / "b.delf", dimension=9))
+
+
+@_case(_BAD, "match with a feature file that is cut", "b.delf")
+def _match_cut(folder, model):
+  first, second = _features(folder / "a.delf"), _features(folder / "b.delf")
+  second.write_bytes(second.read_bytes()[:-7])
+  return _match(folder, first, second)
+
+
+@_case(_BAD, "picture of an unknown format", "matches.xyz", ".png")
+def _match_format(folder, model):
+  first, second = _features(folder / "a.delf"), _features(folder / "b.delf")
+  argv = _match(folder, first, second)
+  argv[argv.index("--out") + 1] = str(folder.parent / "out" / "matches.xyz")
+  return argv
+
+
 # -- outputs -----------------------------------------------------------------
 
 
@@ -440,7 +500,9 @@ def _partial_outputs(folder):
   if not out.is_dir():
     return []
   return [
-    p.name for p in out.rglob("*") if p.suffix in (".delf",) or p.name[0] == "."
+    p.name
+    for p in out.rglob("*")
+    if p.suffix in (".delf", ".png", ".xyz") or p.name[0] == "."
   ]
 
 
