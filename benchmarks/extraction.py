@@ -48,9 +48,10 @@ def main():
     }
     image = _image(height, width)
     plain = _straightforward(model, scales)
-    times = _single(image, made, plain, options.repeats)
-    inside = _inside(model, image, scales, indices, options.repeats)
-    _print_single(times, inside, options.size)
+    ways = {"straightforward": plain}
+    ways |= {name: each.extract for name, each in made.items()}
+    ways["network of joint"] = _network(model, scales, indices)
+    _print_single(_single(image, ways, options.repeats), options.size)
     _print_folder(made["joint"], model, scales, options)
   if options.openvino:
     _print_openvino(model, image)
@@ -125,10 +126,8 @@ def _clock(function, *arguments):
   return time.perf_counter() - start
 
 
-def _single(image, made, plain, repeats):
+def _single(image, ways, repeats):
   """Returns {way: seconds}; the ways take turns, so that drift hits all."""
-  ways = {"straightforward": plain}
-  ways |= {name: each.extract for name, each in made.items()}
   for function in ways.values():
     function(image)
   times = {name: [] for name in ways}
@@ -138,30 +137,29 @@ def _single(image, made, plain, repeats):
   return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _inside(model, image, scales, indices, repeats):
-  """Returns seconds of the network alone, for what joint extraction runs."""
+def _network(model, scales, indices):
+  """Returns a function that runs what joint extraction runs of the network."""
   calls = network.Network(model)
-  pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
-  work = [
-    (calls.full if i in indices else calls.local, multi_scale.resize(pixels, s))
-    for i, s in enumerate(scales)
-  ]
+  pyramid = {}
 
-  def run():
-    for function, scaled in work:
-      function(scaled)[0].numpy()
+  def run(image):
+    if not pyramid:
+      pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
+      pyramid.update((s, multi_scale.resize(pixels, s)) for s in scales)
+    for index, scale in enumerate(scales):
+      call = calls.full if index in indices else calls.local
+      call(pyramid[scale])[0].numpy()
 
-  run()
-  return statistics.median(_clock(run) for _ in range(repeats))
+  return run
 
 
-def _print_single(times, inside, size):
+def _print_single(times, size):
   base = times["straightforward"]
   print(f"One image of {size}, warm")
   for name, seconds in times.items():
     print(f"  {name:16} {seconds:8.2f} s  {base / seconds:5.2f}x")
-  outside = max(0.0, 1 - inside / times["joint"])
-  print(f"  network of joint {inside:8.2f} s, outside of it {outside:.1%}")
+  outside = 1 - times["network of joint"] / times["joint"]
+  print(f"  share of joint extraction outside the network: {outside:.1%}")
 
 
 def _print_folder(joint, model, scales, options):
