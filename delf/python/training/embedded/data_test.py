@@ -75,7 +75,7 @@ def test_batches_repeat_by_seed(photo):
   np.testing.assert_array_equal(first.points, second.points)
 
 
-def test_real_pairs_follow_a_known_map(photo):
+def test_real_pairs_follow_a_known_map(photo, tmp_path):
   homography = np.array([[0.9, 0.1, 10], [-0.1, 0.9, 30], [1e-4, 0, 1]])
   other = cv2.warpPerspective(photo.image, homography, (320, 320))
   found = real_pairs.find([photo, photos.Photo("warped", other, 0, 0)])
@@ -84,6 +84,12 @@ def test_real_pairs_follow_a_known_map(photo):
   expected = warps.project(homography, points[:, :2])
   near = np.hypot(*(expected - points[:, 2:]).T) < 2
   assert near.mean() > 0.9
+  real_pairs.save(tmp_path / "pairs.npz", found)
+  again = real_pairs.load(tmp_path / "pairs.npz")
+  assert (again[0].first, again[0].second) == (0, 1)
+  np.testing.assert_array_equal(again[0].points, points)
+  real_pairs.save(tmp_path / "none.npz", [])
+  assert real_pairs.load(tmp_path / "none.npz") == []
 
 
 def test_photos_of_one_pool_stay_on_one_side():

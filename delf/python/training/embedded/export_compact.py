@@ -12,7 +12,13 @@ from delf.python.training.model import delg_model
 # Overlap of two boxes above which the weaker feature goes.
 IOU = 0.5
 
-CONFIG = """\
+# Of the configuration: halves and quarters of the octave; global descriptors
+# are taken near the size of the photos that they were trained on.
+SCALES = (0.25, 0.35355339, 0.5, 0.70710677, 1.0)
+GLOBAL_SCALES = (0.35355339, 0.5, 0.70710677)
+THRESHOLD = 0.05
+
+_CONFIGURATION = """\
 # The model that comes with the package: local features and a global descriptor.
 
 model_path: "{name}"
@@ -52,41 +58,31 @@ def load(path):
   return model
 
 
-def export(checkpoint, folder, iou=IOU, scales=None, threshold=None):
-  """Exports a checkpoint and writes its configuration beside the model.
+def export(model, folder, iou=IOU):
+  """Exports a model, with its configuration beside it.
 
   Args:
-    checkpoint: As for `load`.
-    folder: Folder of the SavedModel to be; an export in it is replaced.
+    model: delg_model.Delg, as of `load`.
+    folder: Folder of the SavedModel to be; an export in it is replaced, its
+      Markdown files stay.
     iou: Overlap of two boxes above which the weaker feature goes.
-    scales: Image scales of the configuration.
-    threshold: Least attention.
   """
   folder = pathlib.Path(folder)
-  kept = {
-    path.name: path.read_bytes()
-    for path in folder.glob("*.md")
-    if folder.is_dir()
-  }
-  exporting.export_local_and_global(
-    load(checkpoint), folder, iou=iou, overwrite=True
-  )
-  scales = scales or SCALES
-  text = CONFIG.format(
-    name=folder.name,
-    scales="\n".join(f"image_scales: {scale:.7g}" for scale in scales),
-    threshold=THRESHOLD if threshold is None else threshold,
-    indices="\n  ".join(
-      f"image_scales_ind: {i}"
-      for i, scale in enumerate(scales)
-      if scale in GLOBAL_SCALES
-    ),
-  )
-  files.write_bytes(folder / "config.pbtxt", text.encode())
+  kept = {path.name: path.read_bytes() for path in folder.glob("*.md")}
+  exporting.export_local_and_global(model, folder, iou=iou, overwrite=True)
   for name, data in kept.items():
     files.write_bytes(folder / name, data)
+  files.write_bytes(
+    folder / "config.pbtxt", configuration(folder.name).encode()
+  )
 
 
-SCALES = (0.25, 0.35355339, 0.5, 0.70710677, 1.0)
-GLOBAL_SCALES = (0.35355339, 0.5, 0.70710677)
-THRESHOLD = 0.05
+def configuration(name):
+  """Returns the text of the DelfConfig of a model of this name or path."""
+  indices = [i for i, scale in enumerate(SCALES) if scale in GLOBAL_SCALES]
+  return _CONFIGURATION.format(
+    name=name,
+    scales="\n".join(f"image_scales: {scale:.7g}" for scale in SCALES),
+    threshold=THRESHOLD,
+    indices="\n  ".join(f"image_scales_ind: {i}" for i in indices),
+  )

@@ -1,14 +1,12 @@
 """Losses of the compact model, on cells that correspond."""
 
-import keras
 from keras import ops
 
 # Two points of one pair nearer than this are not told apart, in pixels.
 NEAR = 12.0
 
-# Of the cosine similarities: of cells, and of images.
+# Of the cosine similarities of descriptors.
 LOCAL_TEMPERATURE = 0.06
-GLOBAL_TEMPERATURE = 0.07
 
 _NEVER = -1e4
 
@@ -114,33 +112,3 @@ def attention_loss(scores, target, weights):
 def mean(values, weights):
   """Returns the weighted mean of `values`, a scalar."""
   return ops.sum(values * weights) / (ops.sum(weights) + 1e-6)
-
-
-def global_loss(first, second, pools, memory, memory_pools):
-  """Contrasts two views of a place with other places (InfoNCE).
-
-  Args:
-    first: [P, D] float, descriptors of length 1.
-    second: [P, D] float, of the same places.
-    pools: [P] int, the places; each at most once in a batch.
-    memory: [M, D] float, descriptors of earlier batches.
-    memory_pools: [M] int, their places; -1 where there is none.
-
-  Returns:
-    Scalar.
-  """
-  batch = ops.matmul(first, ops.transpose(second)) / GLOBAL_TEMPERATURE
-  same = ops.expand_dims(pools, 1) == ops.expand_dims(memory_pools, 0)
-  unusable = same | (ops.expand_dims(memory_pools, 0) < 0)
-  targets = ops.arange(pools.shape[0])
-  total = 0.0
-  for query, inside in ((first, batch), (second, ops.transpose(batch))):
-    earlier = ops.matmul(query, ops.transpose(memory)) / GLOBAL_TEMPERATURE
-    earlier = ops.where(unusable, _NEVER, earlier)
-    logits = ops.concatenate([inside, earlier], axis=1)
-    total = total + ops.mean(
-      keras.losses.sparse_categorical_crossentropy(
-        targets, logits, from_logits=True
-      )
-    )
-  return 0.5 * total

@@ -63,21 +63,6 @@ def test_attention_loss_is_least_at_its_target():
   assert best == pytest.approx(0.3, abs=0.03)
 
 
-def test_same_place_in_memory_is_no_negative():
-  rows = _units(2, 8)
-  pools = np.array([4, 5])
-  plain = losses.global_loss(rows, rows, pools, rows, np.array([-1, -1]))
-  own = losses.global_loss(
-    rows[:1], rows[:1], pools[:1], rows[:1], np.array([4])
-  )
-  other = losses.global_loss(
-    rows[:1], rows[:1], pools[:1], rows[:1], np.array([9])
-  )
-  assert float(own) == pytest.approx(0, abs=1e-5)
-  assert float(other) == pytest.approx(np.log(2), abs=1e-4)
-  assert np.isfinite(float(plain))
-
-
 @pytest.fixture(scope="module")
 def batch():
   image = cv2.resize(skimage_data.astronaut(), (320, 320))

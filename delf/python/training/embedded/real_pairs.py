@@ -7,7 +7,7 @@ import itertools
 import cv2
 import numpy as np
 
-from delf.python import progress
+from delf.python import files, progress
 
 # A pair with fewer inliers is left out.
 MIN_INLIERS = 25
@@ -115,3 +115,26 @@ def find(photos):
       if len(points):
         pairs.append(Pair(i, j, points))
   return pairs
+
+
+def save(path, pairs):
+  """Writes pairs to an `.npz` file."""
+  with files.atomic_path(path) as temporary:
+    np.savez_compressed(
+      temporary,
+      photos=np.array([(p.first, p.second) for p in pairs]).reshape(-1, 2),
+      numbers=np.array([len(p.points) for p in pairs], int),
+      points=np.concatenate(
+        [np.zeros([0, 4], np.float32)] + [p.points for p in pairs]
+      ),
+    )
+
+
+def load(path):
+  """Returns the list of Pair that `save` wrote."""
+  with np.load(path) as arrays:
+    points = np.split(arrays["points"], np.cumsum(arrays["numbers"])[:-1])
+    return [
+      Pair(int(first), int(second), some)
+      for (first, second), some in zip(arrays["photos"], points, strict=False)
+    ]

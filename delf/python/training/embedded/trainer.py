@@ -13,9 +13,6 @@ from keras import ops
 from delf.python import errors, files
 from delf.python.training.embedded import losses
 
-# Descriptors of earlier batches that global descriptors are contrasted with.
-_MEMORY = 1024
-
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -26,7 +23,6 @@ class Schedule:
     rate: Highest learning rate; it falls to a hundredth along a cosine.
     warm_up: Steps until it is reached.
     save_minutes: Between checkpoints.
-    global_weight: Of the global descriptor's loss.
     attention_weight: Of the attention's loss.
   """
 
@@ -34,7 +30,6 @@ class Schedule:
   rate: float = 1.5e-3
   warm_up: int = 200
   save_minutes: float = 3.0
-  global_weight: float = 0.15
   attention_weight: float = 0.5
 
 
@@ -84,16 +79,17 @@ class Trainer:
     backbone(np.zeros([1, side, side, 3], np.float32), training=False)
     cells = [1, 4, 4, backbone.local_channels]
     attention(np.zeros(cells, np.float32), training=False)
-    self._trainable = (
-      backbone.trainable_variables + attention.trainable_variables
-    )
+    # What only the global descriptor needs is set afterwards (global_head).
+    embedding = {id(v) for v in backbone.embedding_layer.variables}
+    self._trainable = [
+      v
+      for v in backbone.trainable_variables + attention.trainable_variables
+      if id(v) not in embedding
+    ]
     self._optimizer = keras.optimizers.AdamW(
       schedule.rate, weight_decay=1e-4, global_clipnorm=5.0
     )
     self._optimizer.build(self._trainable)
-    shape = [_MEMORY, backbone.global_channels]
-    self._memory = tf.Variable(tf.zeros(shape), trainable=False)
-    self._places = tf.Variable(tf.fill([_MEMORY], -1), trainable=False)
     self._graph = tf.function(self._learn, reduce_retracing=True)
 
   def fit(self, batches, folder, evaluate=None):
@@ -134,42 +130,33 @@ class Trainer:
       progress: Share of the time that is over, in [0, 1].
 
     Returns:
-      [5] float32: loss of descriptors, attention and global descriptors, share
-      of points that are mutual nearest neighbours, and mean attention.
+      [4] float32: loss of descriptors and of attention, share of points that
+      are mutual nearest neighbours, and mean attention.
     """
     rate = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
     rate *= min(1.0, (self.step + 1) / self.schedule.warm_up)
     self._optimizer.learning_rate.assign(self.schedule.rate * rate)
     self.step += 1
     return self._graph(
-      batch.images, batch.cells, batch.points, batch.weights, batch.pools
+      batch.images, batch.cells, batch.points, batch.weights
     ).numpy()
 
-  def _learn(self, images, cells, points, weights, pools):
-    pairs = weights.shape[0]
+  def _learn(self, images, cells, points, weights):
     with tf.GradientTape() as tape:
-      terms, rows = self._terms(images, cells, points, weights, pools)
+      terms = self._terms(images, cells, points, weights)
       total = terms[0] + self.schedule.attention_weight * terms[1]
-      total += self.schedule.global_weight * terms[2]
     gradients = tape.gradient(total, self._trainable)
     self._optimizer.apply_gradients(
       zip(gradients, self._trainable, strict=True)
     )
-    self._memory.assign(tf.concat([rows, self._memory[: -2 * pairs]], 0))
-    both = tf.concat([pools, pools], 0)
-    self._places.assign(tf.concat([both, self._places[: -2 * pairs]], 0))
     return tf.stack(terms)
 
-  def _terms(self, images, cells, points, weights, pools):
-    """Returns the five numbers of `learn` and the global descriptors."""
+  def _terms(self, images, cells, points, weights):
+    """Returns the four numbers of `learn`."""
     pairs = weights.shape[0]
-    blocks = {}
     pixels = (tf.cast(images, tf.float32) - 128.0) / 128.0
-    whole = self.backbone.build_call(
-      pixels, training=True, intermediates_dict=blocks
-    )
-    local = tf.cast(blocks["block3"], tf.float32)
-    raw = losses.gather(local, cells)
+    local = self.backbone.local_call(pixels, training=True)
+    raw = losses.gather(tf.cast(local, tf.float32), cells)
     chosen = losses.normalize(raw)
     loss, probability, nearest = losses.descriptor_loss(
       chosen[:pairs], chosen[pairs:], points[:pairs], points[pairs:], weights
@@ -181,16 +168,12 @@ class Trainer:
     attention = losses.attention_loss(
       scores, tf.concat([target, target], 0), tf.concat([weights, weights], 0)
     )
-    rows = losses.normalize(tf.cast(whole, tf.float32))
-    places = losses.global_loss(
-      rows[:pairs], rows[pairs:], pools, self._memory, self._places
-    )
     mean_score = losses.mean(scores[:pairs], weights)
     found = losses.mean(nearest, weights)
-    return [descriptor, attention, places, found, mean_score], rows
+    return [descriptor, attention, found, mean_score]
 
   def _report(self, values):
-    names = ("local", "attention", "global", "found", "score")
+    names = ("local", "attention", "found", "score")
     text = " ".join(f"{n} {v:.3f}" for n, v in zip(names, values, strict=True))
     logging.info("step %d, %.0f s: %s", self.step, self.seconds, text)
 

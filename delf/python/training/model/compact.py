@@ -71,8 +71,8 @@ class CompactBackbone(keras.Model):
   Stages of stride 2, 4, 8, 16 and 32. Contrast is divided out at stride 4, so
   that shade and exposure matter little. The local map, a linear one for
   descriptors that are L2-normalised later, sums the stages of stride 8, 16
-  and 32; the global descriptor is the generalised mean of the last stage,
-  embedded by one dense layer.
+  and 32; the global descriptor is the generalised means of the stages of stride
+  8 and 16, embedded by one dense layer.
 
   Attributes:
     receptive_field: Nominal side of the box of a local feature, in pixels. It
@@ -93,7 +93,7 @@ class CompactBackbone(keras.Model):
     self,
     name="compact",
     local_channels=96,
-    embedding_layer_dim=256,
+    embedding_layer_dim=128,
     gem_power=3.0,
   ):
     """Creates the backbone.
@@ -130,7 +130,6 @@ class CompactBackbone(keras.Model):
     self.lateral4 = _Convolution(64, size=1, name="lateral4")
     self.fuse = _Convolution(96, name="fuse")
     self.local = keras.layers.Conv2D(local_channels, 1, name="local")
-    self.conv5 = _Convolution(192, name="conv5")
     self.embedding_layer = keras.layers.Dense(
       embedding_layer_dim, name="embedding_layer"
     )
@@ -180,10 +179,13 @@ class CompactBackbone(keras.Model):
     x = block2 + self._double(lateral, block2)
     return self.local(self.fuse(x, training=training))
 
-  def _pool(self, block4):
-    """Returns the generalised mean [B, C] of a map."""
-    powers = ops.power(ops.maximum(block4, 1e-6), self.gem_power)
-    return ops.mean(powers, axis=(1, 2)) ** (1.0 / self.gem_power)
+  def _pool(self, stages):
+    """Returns generalised means [B, C] of the maps of stride 8 and 16."""
+    means = []
+    for x in stages[2:4]:
+      powers = ops.power(ops.maximum(x, 1e-6), self.gem_power)
+      means.append(ops.mean(powers, axis=(1, 2)) ** (1.0 / self.gem_power))
+    return ops.concatenate(means, axis=-1)
 
   def build_call(self, inputs, training=True, intermediates_dict=None):
     """Runs the network.
@@ -199,12 +201,11 @@ class CompactBackbone(keras.Model):
     """
     stages = self._stages(inputs, training)
     block3 = self._local(stages, training)
-    block4 = self.conv5(stages[-1], training=training)
     if intermediates_dict is not None:
-      blocks = (*stages[:3], block3, block4)
+      blocks = (*stages[:3], block3, stages[4])
       for i, block in enumerate(blocks):
         intermediates_dict[f"block{i}"] = block
-    return self.embedding_layer(self._pool(block4))
+    return self.embedding_layer(self._pool(stages))
 
   def local_call(self, inputs, training=True):
     """Returns `block3` alone, as `build_call` has it."""
@@ -212,8 +213,7 @@ class CompactBackbone(keras.Model):
 
   def pooled(self, inputs, training=True):
     """Returns what the embedding layer gets, [B, C] float."""
-    stage4 = self._stages(inputs, training)[-1]
-    return self._pool(self.conv5(stage4, training=training))
+    return self._pool(self._stages(inputs, training))
 
   def call(self, inputs, training=True, intermediates_dict=None):
     """Runs the network; see `build_call`."""

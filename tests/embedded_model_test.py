@@ -1,0 +1,71 @@
+"""The model that comes with the package: it loads, and tells photos apart."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from skimage import data
+
+from delf.python.inference import extractor, zoo
+from delf.python.retrieval import matching
+
+_MOST_BYTES = 8 * 2**20
+
+
+@pytest.fixture(scope="module")
+def extract():
+  config = zoo.default_config("delf-compact")
+  return extractor.make_extractor(config, device="cpu").extract
+
+
+@pytest.fixture(scope="module")
+def stereo(extract):
+  left, right, _ = data.stereo_motorcycle()
+  return extract(left), extract(right)
+
+
+def test_is_small_enough_for_a_wheel():
+  folder = pathlib.Path(zoo.resolve("delf-compact"))
+  sizes = [p.stat().st_size for p in folder.rglob("*") if p.is_file()]
+  assert 0 < sum(sizes) <= _MOST_BYTES
+
+
+def test_says_how_it_was_made():
+  folder = pathlib.Path(zoo.resolve("delf-compact"))
+  card = (folder / "MODEL_CARD.md").read_text()
+  for words in ("Data", "Method", "Measurements", "Limits"):
+    assert f"## {words}" in card
+
+
+def test_features_are_of_unit_length_and_inside(stereo):
+  local = stereo[0].local
+  assert 500 < len(local) <= 1000
+  norms = np.linalg.norm(local.descriptors, axis=1)
+  np.testing.assert_allclose(norms, 1, atol=1e-5)
+  assert (local.locations >= 0).all()
+  assert (local.locations <= [500, 741]).all()
+  assert (np.diff(local.attention) <= 0).all()
+
+
+def test_stereo_pair_matches_along_its_rows(stereo):
+  left, right = (features.local for features in stereo)
+  result = matching.match(left, right)
+  assert result.is_match and result.score >= 100
+  # The pair is rectified: what corresponds lies in the same row.
+  rows = (
+    left.locations[result.inliers[:, 0], 0]
+    - right.locations[result.inliers[:, 1], 0]
+  )
+  assert np.mean(np.abs(rows) < 10) > 0.9
+
+
+def test_unrelated_photos_do_not_match(extract, stereo):
+  for other in (data.astronaut(), data.coffee()):
+    result = matching.match(stereo[0].local, extract(other).local)
+    assert not result.is_match
+
+
+def test_global_descriptor_is_nearer_for_the_same_scene(extract, stereo):
+  left, right = (features.global_descriptor for features in stereo)
+  other = extract(data.coffee()).global_descriptor
+  assert left @ right > left @ other + 0.2
