@@ -10,11 +10,11 @@ from delf.python.training.embedded import trainer
 from delf.python.training.model import delg_model
 
 # Overlap of two boxes above which the weaker feature goes.
-IOU = 0.5
+IOU = 0.4
 
-# Of the configuration: halves and quarters of the octave; global descriptors
+# Of the configuration: half octaves; global descriptors
 # are taken near the size of the photos that they were trained on.
-SCALES = (0.25, 0.35355339, 0.5, 0.70710677, 1.0)
+SCALES = (0.25, 0.35355339, 0.5, 0.70710677, 1.0, 1.4142135)
 GLOBAL_SCALES = (0.35355339, 0.5, 0.70710677)
 THRESHOLD = 0.05
 
