@@ -196,19 +196,19 @@ class _Run:
         if not self._claimed:
           self._folder.claim(jobs, overwrite=not self._options.resume)
           self._claimed = True
-        future = writer.submit(self._folder.write, decoded.job, features)
-        pending.append((decoded.job, future))
+        pending.append(writer.submit(self._write, decoded.job, features))
         while len(pending) > _WRITES_AHEAD:
-          self._settle(pending)
+          pending.popleft().result()
     finally:
       results.close()
       stream.close()
       while pending:
-        self._settle(pending)
+        pending.popleft().result()
 
-  def _settle(self, pending):
-    job, future = pending.popleft()
-    future.result()
+  def _write(self, job, features):
+    # In the writer's thread, which no interrupt reaches: what is written is
+    # counted.
+    self._folder.write(job, features)
     self._done.append(job.path)
 
   def _fail(self, job, problem):
