@@ -28,6 +28,30 @@ class L2Normalization(keras.layers.Layer):
     return l2_normalize(x, axis, self.eps)
 
 
+class BatchNormalization(keras.layers.BatchNormalization):
+  """Batch normalisation that can be folded into the convolution before it.
+
+  Attributes:
+    folded: Whether the convolution before it does its work; see
+      `training/model/folding.py`.
+    folded_shift: Then, what is still to be added: float [C], or None.
+  """
+
+  folded = False
+  folded_shift = None
+
+  def call(self, inputs, training=None, mask=None):
+    """Returns the inputs normalised over all but the channels."""
+    if not self.folded:
+      return super().call(inputs, training=training, mask=mask)
+    if self.folded_shift is None:
+      return inputs
+    shape = [1] * len(inputs.shape)
+    shape[self.axis] = -1
+    shift = ops.convert_to_tensor(self.folded_shift, inputs.dtype)
+    return inputs + ops.reshape(shift, shape)
+
+
 def l2_normalize(x, axis, epsilon=1e-12):
   """Returns `x` divided by its L2 norm along `axis`.
 

@@ -13,6 +13,7 @@ from delf.python.training.model import (
   checkpoints,
   delf_model,
   delg_model,
+  folding,
   network,
   signatures,
 )
@@ -37,7 +38,7 @@ def export_local(model, path, iou=1.0, overwrite=False, variants=True):
   Raises:
     InputError: If there is something at `path` that is not to be replaced.
   """
-  with _destination(path, overwrite) as folder:
+  with _destination(path, overwrite) as folder, folding.folded(model):
     functions = signatures.local(network.Network(model), iou, variants)
     save(functions, folder)
 
@@ -68,7 +69,7 @@ def export_global(
   """
   if input_scales is not None and not all(s > 0 for s in input_scales):
     raise errors.InputError("positive input scales", list(input_scales))
-  with _destination(path, overwrite) as folder:
+  with _destination(path, overwrite) as folder, folding.folded(model):
     functions = signatures.global_(
       network.Network(model),
       input_scales or None,
@@ -94,7 +95,7 @@ def export_local_and_global(
   Raises:
     InputError: As for `export_local`.
   """
-  with _destination(path, overwrite) as folder:
+  with _destination(path, overwrite) as folder, folding.folded(model):
     functions = signatures.local_and_global(
       network.Network(model), iou, variants
     )

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from delf.python.normalization_layers import normalization
+
 # Added to what contrast is divided by: flat areas stay flat.
 _LEAST_CONTRAST = 0.01
 
@@ -37,6 +39,8 @@ class _Convolution(keras.layers.Layer):
   of stride 2 is centred on input (2 i, 2 j).
   """
 
+  foldable = (("convolution", "normalization"),)
+
   def __init__(self, filters, size=3, strides=1, plain=False, **kwargs):
     super().__init__(**kwargs)
     self.pad = (
@@ -54,7 +58,7 @@ class _Convolution(keras.layers.Layer):
     self.normalization = (
       None
       if plain
-      else keras.layers.BatchNormalization(momentum=0.97, name="normalization")
+      else normalization.BatchNormalization(momentum=0.97, name="normalization")
     )
 
   def call(self, inputs, training=False):

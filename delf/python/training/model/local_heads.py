@@ -15,6 +15,8 @@ _ATTENTION_CHANNELS = 512
 class AttentionModel(keras.Model):
   """Scores of local features, and the mean feature that they weight."""
 
+  foldable = (("conv1", "bn_conv1"),)
+
   def __init__(self, kernel_size=1, decay=_DECAY, name="attention"):
     """Creates the model.
 
@@ -31,7 +33,7 @@ class AttentionModel(keras.Model):
       kernel_regularizer=keras.regularizers.L2(decay),
       name="attn_conv1",
     )
-    self.bn_conv1 = layers.BatchNormalization(axis=3, name="bn_conv1")
+    self.bn_conv1 = normalization.BatchNormalization(axis=3, name="bn_conv1")
     self.conv2 = layers.Conv2D(
       1,
       kernel_size,

@@ -28,6 +28,7 @@ class ResNet50(keras.Model):
 
   # Blocks of stages 2 to 5: table 1 of the paper.
   blocks_by_stage = (3, 4, 6, 3)
+  foldable = (("conv1", "bn_conv1"),)
 
   # Those of the published models, whichever the depth: a deeper net sees more,
   # but its positions have the same centres.

@@ -2,12 +2,21 @@
 
 from keras import layers, ops
 
+from delf.python.normalization_layers import normalization
+
 # Filters of the first convolution, and of what a block returns, by stage.
 FILTERS = {2: (64, 256), 3: (128, 512), 4: (256, 1024), 5: (512, 2048)}
 
 
 class Bottleneck(layers.Layer):
   """Three convolutions with a shortcut around them."""
+
+  foldable = (
+    ("conv2a", "bn2a"),
+    ("conv2b", "bn2b"),
+    ("conv2c", "bn2c"),
+    ("conv_shortcut", "bn_shortcut"),
+  )
 
   def __init__(self, stage, block, stride, data_format):
     """Creates the block.
@@ -71,7 +80,7 @@ class Bottleneck(layers.Layer):
 def batch_norm(name, data_format):
   """Returns a batch normalisation over the channels."""
   axis = 3 if data_format == "channels_last" else 1
-  return layers.BatchNormalization(axis=axis, name=name)
+  return normalization.BatchNormalization(axis=axis, name=name)
 
 
 def map_shape(channels, data_format):
