@@ -7,6 +7,7 @@ import pytest
 from google.protobuf import text_format
 
 from delf.protos import aggregation_config_pb2, delf_config_pb2
+from delf.python.inference import zoo
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _MESSAGES = {
@@ -48,6 +49,10 @@ def test_no_recorded_sample_is_missing(goldens):
 
 def test_the_compact_sample_asks_for_the_embedded_model():
   config = _parse(f"{_PYTHON}/examples/delf_compact_config.pbtxt", "DelfConfig")
-  assert config.model_path == "delf-compact"
+  own = zoo.default_config("delf-compact")
+  assert config.model_path == own.model_path == "delf-compact"
+  assert config.image_scales == own.image_scales
+  assert config.delf_local_config == own.delf_local_config
+  assert config.max_image_size == own.max_image_size
   assert config.use_local_features
   assert not config.delf_local_config.use_pca
