@@ -21,7 +21,7 @@ from delf.protos import delf_config_pb2
 from delf.python import feature_extractor
 from delf.python.inference import extractor
 from delf.python.training import exporting
-from delf.python.training.model import delg_model, multi_scale, network
+from delf.python.training.model import delg_model, folding, multi_scale, network
 
 _SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 _GLOBAL = (3, 4, 5)
@@ -54,7 +54,8 @@ def main():
     ways |= {name: each.extract for name, each in made.items()}
     ways["network of joint"] = _network(model, scales, indices)
     _print_single(_single(image, ways, options.repeats), options.size)
-    _print_folder(made["joint"], model, scales, options)
+    if options.images:
+      _print_folder(made["joint"], model, scales, options)
   if options.openvino:
     _print_openvino(model, image)
 
@@ -62,7 +63,9 @@ def main():
 def _options():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--size", default="1024x768", help="width x height")
-  parser.add_argument("--images", type=int, default=20, help="in the folder")
+  parser.add_argument(
+    "--images", type=int, default=20, help="in the folder; 0 for none"
+  )
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--quick", action="store_true", help="five scales only")
   parser.add_argument(
@@ -142,7 +145,8 @@ def _single(image, ways, repeats):
 def _network(model, scales, indices):
   """Returns a function that runs what joint extraction runs of the network.
 
-  The same pyramid and calls in one graph, with a sum in place of the selection.
+  The same pyramid and calls in one exported graph, with a sum in place of the
+  selection.
   """
   calls = network.Network(model)
   image_spec = tf.TensorSpec([None, None, 3], tf.uint8)
@@ -155,9 +159,16 @@ def _network(model, scales, indices):
       call = calls.full if index in indices else calls.local
       outputs = call(multi_scale.resize(pixels, scale))
       sums += [tf.reduce_sum(output) for output in outputs]
-    return tf.add_n(sums)
+    return {"sum": tf.add_n(sums)}
 
-  return lambda image: run(tf.constant(image)).numpy()
+  with tempfile.TemporaryDirectory() as folder:
+    # As in the export that is measured against it.
+    with folding.folded(model):
+      traced = run.get_concrete_function()
+      exporting.save({"serving_default": traced}, folder)
+    loaded = tf.saved_model.load(folder)
+  call = loaded.signatures["serving_default"]
+  return lambda image: call(tf.constant(image))["sum"].numpy()
 
 
 def _print_single(times, size):
@@ -196,13 +207,15 @@ def _print_openvino(model, image):
   calls = network.Network(model)
   pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
   with tempfile.TemporaryDirectory() as folder:
-    full = calls.full.get_concrete_function()
-    exporting.save({"serving_default": _named(full)}, folder)
+    with folding.folded(model):
+      full = calls.full.get_concrete_function()
+      exporting.save({"serving_default": _named(full)}, folder)
+    loaded = tf.saved_model.load(folder).signatures["serving_default"]
     converted = openvino.convert_model(folder, input=list(pixels.shape))
   compiled = openvino.compile_model(converted, "CPU")
   feed = pixels.numpy()
   ways = {
-    "TensorFlow": lambda: calls.full(pixels)[0].numpy(),
+    "TensorFlow": lambda: loaded(pixels)["d"].numpy(),
     "OpenVINO": lambda: compiled([feed]),
   }
   for function in ways.values():
