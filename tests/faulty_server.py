@@ -17,6 +17,8 @@ class FaultySite:
   # Bytes of the body that each response brings before the connection is cut;
   # None brings all. One is used up per response; then all come whole.
   cuts: list = dataclasses.field(default_factory=list)
+  # The `Content-Length` to send in place of the right one; "" sends none.
+  length: str | None = None
   # Statuses of the next responses.
   statuses: list = dataclasses.field(default_factory=list)
   # The `Range` of each request, or None.
@@ -83,7 +85,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.send_response(206 if start else 200)
     if start:
       self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-    self.send_header("Content-Length", str(size - start))
+    length = str(size - start) if site.length is None else site.length
+    if length:
+      self.send_header("Content-Length", length)
     if site.tag:
       self.send_header("ETag", site.tag)
     self.end_headers()

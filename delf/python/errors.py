@@ -18,4 +18,4 @@ class InputError(ValueError):
     """
     where = f"{path}: " if path is not None else ""
     super().__init__(f"{where}expected {expected}, received {received}")
-    self.path = path
+    self.expected, self.received, self.path = expected, received, path

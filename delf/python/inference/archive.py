@@ -1,8 +1,10 @@
 """Unpacks a downloaded archive without trusting it."""
 
-import contextlib
+import bz2
+import errno
 import gzip
 import lzma
+import os
 import pathlib
 import shutil
 import tarfile
@@ -15,13 +17,32 @@ from delf.python import errors
 MAX_BYTES = 8 * 2**30
 MAX_MEMBERS = 10_000
 
+# Bytes of headers per member, which tarfile holds in memory. A path is at most
+# 4096 bytes; the rest is for whatever else a header says.
+_MAX_HEADER = 2**16
+_MAX_DEPTH = 64
+_MAX_NAME = 255  # Bytes of a file's name on the usual file systems.
+
+# First bytes -> how to read on.
+_COMPRESSIONS = {
+  b"\x1f\x8b": gzip.open,
+  b"BZh": bz2.open,
+  b"\xfd7zXZ": lzma.open,
+}
+
+# What damage leads to; tarfile lets numbers and names that are none through as
+# ValueError.
 _READ_ERRORS = (
   tarfile.TarError,
-  gzip.BadGzipFile,
   lzma.LZMAError,
   zlib.error,
   EOFError,
+  OverflowError,
+  ValueError,
 )
+# Those of an OSError that are the archive's: damage (of gzip and bzip2), and a
+# file where it has a folder as well.
+_ARCHIVE_ERRNOS = (None, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 
 
 def unpack(
@@ -63,24 +84,76 @@ def unpack(
 
 
 def _unpack_into(path, folder, max_bytes, max_members):
-  left = max_bytes
   try:
-    with contextlib.closing(tarfile.open(path)) as archive:
-      for count, member in enumerate(archive, start=1):
-        if count > max_members:
-          _refuse(f"at most {max_members} members", "more", path)
-        left -= member.size
-        if left < 0:
-          _refuse(f"at most {max_bytes} bytes of content", "more", path)
-        _take(archive, member, folder, path)
+    with _open(path) as content:
+      left = _unpack_members(path, content, folder, max_bytes, max_members)
       # To the end of the compressed data, where its checksum is.
-      while archive.fileobj.read(2**20):
-        pass
-  except _READ_ERRORS as error:
-    # The first line only: of a file that is no archive, a line per compression.
-    reason = str(error).partition("\n")[0].rstrip(":")
-    words = f"one that cannot be read ({type(error).__name__}: {reason})"
+      while left >= 0 and (chunk := content.read(2**20)):
+        left -= len(chunk)
+  except errors.InputError:
+    raise
+  except (*_READ_ERRORS, OSError) as error:
+    if isinstance(error, OSError) and error.errno not in _ARCHIVE_ERRNOS:
+      raise
+    words = f"one that cannot be read ({type(error).__name__}: {error})"
     _refuse("a tar archive that is whole", words, path)
+
+
+def _unpack_members(path, content, folder, max_bytes, max_members):
+  """Unpacks from an open file; returns how many bytes more it could hold."""
+  left, stream = max_bytes, _Limited(content)
+  with tarfile.open(fileobj=stream, mode="r:") as archive:
+    for count, member in enumerate(archive, start=1):
+      if count > max_members:
+        _refuse(f"at most {max_members} members", "more", path)
+      left -= _size(member, path)
+      if left < 0:
+        _refuse(f"at most {max_bytes} bytes of content", "more", path)
+      stream.allow(member.size)
+      _take(archive, member, folder, path)
+      stream.allow(_MAX_HEADER)
+  return left
+
+
+def _open(path):
+  """Opens a file for reading, through the compression that it begins with."""
+  with open(path, "rb") as file:
+    start = file.read(8)
+  for magic, opener in _COMPRESSIONS.items():
+    if start.startswith(magic):
+      return opener(path)
+  return open(path, "rb")
+
+
+class _Limited:
+  """A file for tarfile that gives no more bytes than were allowed.
+
+  tarfile reads headers of any length, whole and into memory.
+  """
+
+  def __init__(self, file):
+    """Wraps a file, with the bytes of a header allowed."""
+    self._file = file
+    self._left = _MAX_HEADER
+    self.seek, self.tell = file.seek, file.tell
+
+  def allow(self, size):
+    """Allows so many bytes, from here on."""
+    self._left = size
+
+  def read(self, size):
+    """Reads; an archive that asks for more than was allowed is refused."""
+    if not 0 <= size <= self._left:
+      raise tarfile.ReadError("a header that is too long")
+    self._left -= size
+    return self._file.read(size)
+
+
+def _size(member, path):
+  """Returns a member's bytes; those of a sparse file are not all there."""
+  if member.issparse() or member.size < 0:
+    _refuse("whole files", f"a sparse one, {member.name!r}", path)
+  return member.size
 
 
 def _take(archive, member, folder, path):
@@ -102,6 +175,9 @@ def _target(member, folder, path):
   parts = member.name.replace("\\", "/").split("/")
   if parts[0] == "" or ".." in parts or any(":" in part for part in parts):
     _refuse("names inside the archive", repr(member.name), path)
+  longest = max(len(os.fsencode(part)) for part in parts)
+  if len(parts) > _MAX_DEPTH or longest > _MAX_NAME:
+    _refuse("names of usual length", f"{member.name[:80]!r}...", path)
   # Python's own rules as well, where this Python has them (3.10.12, 3.11.4).
   if hasattr(tarfile, "data_filter"):
     tarfile.data_filter(member, str(folder))

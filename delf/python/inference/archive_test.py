@@ -1,6 +1,9 @@
+import gzip
 import io
 import tarfile
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from delf.python import errors
@@ -73,7 +76,52 @@ def _tarbomb(path):
   return _write(path, {f"f{i}": b"x" * 10 for i in range(10)})
 
 
+def _with_headers(name, headers, content=b""):
+  """Returns the bytes of a tar archive with one member and PAX headers."""
+  info = tarfile.TarInfo(name)
+  info.size, info.pax_headers = len(content), headers
+  block = -len(content) % 512
+  header = info.tobuf(tarfile.PAX_FORMAT)
+  return header + content + b"\0" * block
+
+
+def _pax(path, *members):
+  path.write_bytes(b"".join(_with_headers(*m) for m in members) + b"\0" * 1024)
+  return path
+
+
+def _sparse(size, spread):
+  return {
+    "GNU.sparse.size": str(size),
+    "GNU.sparse.map": f"0,0,{spread},0",
+    "GNU.sparse.numblocks": "2",
+  }
+
+
+def _long_name(path):
+  """An archive whose header claims a name of a gibibyte, and brings zeros."""
+  info = tarfile.TarInfo("././@LongLink")
+  info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2**30
+  path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 9999))
+  return path
+
+
 BAD = {
+  "sparse": lambda p: _pax(p, ("a", _sparse(9, 3), b"1")),
+  "negative sizes": lambda p: _pax(
+    p, ("a", _sparse(-(10**12), 3)), ("b", _sparse(3 * 2**20, 3 * 2**20))
+  ),
+  "a map of no numbers": lambda p: _pax(p, ("a", {"GNU.sparse.map": "a,b"})),
+  "a NUL in a name": lambda p: _pax(p, ("a", {"path": "a\0b"})),
+  "a name too deep": lambda p: _pax(p, ("a", {"path": "a/" * 2000 + "a"})),
+  "a name too long": lambda p: _pax(p, ("a", {"path": "a" * 256})),
+  "a name of a gibibyte": _long_name,
+  "a long header": lambda p: _pax(p, ("a", {"comment": "a" * 2**17})),
+  "a file as a folder": lambda p: _write(p, {"a": b"1", "a/b": b"1"}),
+  "a folder as a file": lambda p: (
+    _write(p, {"a": None, "a/b": b"", "f": b""})
+    and _pax(p, ("a/b", {}), ("a", {}, b"1"))
+  ),
   "parent": lambda p: _write(p, {"../evil": b"1"}),
   "parent inside": lambda p: _write(p, {"a/../../evil": b"1"}),
   "absolute": lambda p: _write(p, {"/tmp/delf_evil": b"1"}),
@@ -108,6 +156,30 @@ def test_bad_archives_leave_nothing(tmp_path, case):
   assert "\n" not in str(error.value)
   assert _tree(tmp_path) == {"x": path.read_bytes()}
   assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_headers_do_not_fill_memory(tmp_path):
+  zeros = b"\0" * 2**25
+  info = tarfile.TarInfo("././@LongLink")
+  info.type, info.size = tarfile.GNUTYPE_LONGNAME, len(zeros)
+  path = tmp_path / "x"
+  path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + zeros))
+  tracemalloc.start()
+  with pytest.raises(errors.InputError, match="too long"):
+    archive.unpack(path, tmp_path / "out")
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert peak < 2**23
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_damage_inside_is_an_error_of_one_line(tmp_path, mode):
+  content = np.random.default_rng(0).bytes(5000)
+  whole = bytearray(_write(tmp_path / "x", {"a": content}, mode).read_bytes())
+  whole[len(whole) // 2] ^= 255
+  (tmp_path / "x").write_bytes(whole)
+  with pytest.raises(errors.InputError, match="cannot be read"):
+    archive.unpack(tmp_path / "x", tmp_path / "out")
 
 
 def test_archives_cut_anywhere(tmp_path):

@@ -53,6 +53,9 @@ def install(known, *, url=None, sha256=None, force=False):
     _keep_aside(path, expected, record, by_user=sha256 is not None)
   try:
     archive.unpack(path, folder, required=known.wanted)
+  except errors.InputError as error:
+    # The file goes, so the address says what it is about.
+    raise errors.InputError(error.expected, error.received, url) from None
   finally:
     path.unlink()
   _write_record(known.name, record)

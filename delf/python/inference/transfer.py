@@ -26,6 +26,7 @@ _CHUNK = 2**18
 _TIMEOUT = 30  # Seconds without a byte.
 _ATTEMPTS = 5  # In a row without a single byte.
 _WAIT = 1.0  # Seconds before the second attempt, doubled for each next one.
+_MAX_BYTES = 2**33  # A bound against servers that never end.
 
 # Statuses that may pass: timeout, too many requests, and all of 5xx.
 _PASSING = {408, 425, 429}
@@ -35,7 +36,15 @@ class _Interrupted(Exception):  # noqa: N818 (never leaves this module)
   """The transfer ended early; another attempt may go on."""
 
 
-def fetch(url, path, *, attempts=_ATTEMPTS, wait=_WAIT, timeout=_TIMEOUT):
+def fetch(
+  url,
+  path,
+  *,
+  attempts=_ATTEMPTS,
+  wait=_WAIT,
+  timeout=_TIMEOUT,
+  max_bytes=_MAX_BYTES,
+):
   """Downloads a file whole, or leaves `<path>.part` for a later call.
 
   Args:
@@ -44,14 +53,15 @@ def fetch(url, path, *, attempts=_ATTEMPTS, wait=_WAIT, timeout=_TIMEOUT):
     attempts: How many attempts in a row may bring nothing.
     wait: Seconds before the second attempt, doubled for each next one.
     timeout: Seconds without a byte after which an attempt has failed.
+    max_bytes: Size from which on a file is refused.
 
   Raises:
     InputError: If the address is not one, or the server says no, or the file
-      cannot be had in so many attempts.
+      is too large or cannot be had in so many attempts.
   """
   if not re.match(r"https?://[^/]", url):
     raise errors.InputError("an address, https://...", repr(url))
-  part = _Part(pathlib.Path(path), url)
+  part = _Part(pathlib.Path(path), url, max_bytes)
   failures = 0
   while True:
     size_before = part.size()
@@ -79,6 +89,7 @@ class _Part:
 
   target: pathlib.Path
   url: str
+  max_bytes: int
 
   @property
   def path(self):
@@ -158,8 +169,12 @@ def _copy(response, part, offset, total):
     progress.count_bytes(label, total, done) as bar,
   ):
     while chunk := _read(response):
-      sink.write(chunk)
       done += len(chunk)
+      if max(done, total or 0) > part.max_bytes:
+        raise errors.InputError(
+          f"a file of at most {part.max_bytes} bytes", "a larger one", part.url
+        )
+      sink.write(chunk)
       bar.update(len(chunk))
   if total is not None and done != total:
     raise _Interrupted(f"{done} of {total} bytes came")
@@ -216,5 +231,5 @@ def _total(response):
   match = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
   if match:
     return int(match.group(1))
-  length = response.headers.get("Content-Length")
-  return int(length) if length is not None else None
+  length = response.headers.get("Content-Length", "")
+  return int(length) if re.fullmatch(r"\d+", length) else None

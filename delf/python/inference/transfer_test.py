@@ -119,3 +119,17 @@ def test_no_server(site, tmp_path):
 def test_only_http_addresses(tmp_path, url):
   with pytest.raises(errors.InputError, match="an address"):
     transfer.fetch(url, tmp_path / "f")
+
+
+@pytest.mark.parametrize("length", ["", "abc", "-5", "1e3"])
+def test_a_length_that_is_none_is_left_alone(site, tmp_path, length):
+  site.length = length
+  assert _fetch(site, tmp_path / "f") == CONTENT
+
+
+@pytest.mark.parametrize("length", [None, ""])
+def test_a_file_that_is_too_large_is_refused(site, tmp_path, length):
+  site.length = length
+  with pytest.raises(errors.InputError, match="at most 700000 bytes"):
+    transfer.fetch(site.url, tmp_path / "f", max_bytes=700_000)
+  assert not (tmp_path / "f").exists()
