@@ -1,6 +1,6 @@
 # make demo: all set-up, then two sample photos are matched and drawn.
 # make test: all set-up, then the tests.
-# Both need only Python 3.10 to 3.13, git, make and pip's usual connection.
+# Both need only Python 3.10 to 3.12, git, make and pip's usual connection.
 
 VENV ?= .venv
 OUT ?= demo_output
@@ -10,14 +10,18 @@ PROTOS_VENV := $(VENV)-protos
 PACKAGE := pyproject.toml setup.py
 
 # The first of these that is a Python that TensorFlow supports.
-PYTHONS := $(PYTHON) python3.12 python3.11 python3.10 python3.13 python3
+PYTHONS := $(PYTHON) python3.12 python3.11 python3.10 python3
 FIND_PYTHON := for p in $(PYTHONS); do \
     $$p -c 'import sys, ensurepip, venv; \
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
       >/dev/null 2>&1 && { echo $$p; exit 0; }; \
   done
 
-.PHONY: demo test check bench wheel protos format clean
+# Those that the wheel is tried on: all that are there, unless named.
+WHEEL_PYTHONS ?= $(shell for p in python3.10 python3.11 python3.12; do \
+    $$p -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$p; done)
+
+.PHONY: demo test check bench wheel wheel-test protos format clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -38,6 +42,10 @@ bench: $(VENV)/.installed-dev
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build
 
+wheel-test: $(VENV)/.installed-dev
+	DELF_WHEEL_TEST_PYTHONS="$(WHEEL_PYTHONS)" \
+	  $(BIN)/python -m pytest -s tests/wheel_test.py $(ARGS)
+
 protos: $(PROTOS_VENV)/.installed
 	$(PROTOS_VENV)/bin/python tools/protos.py
 
@@ -53,7 +61,7 @@ clean:
 $(VENV)/.created:
 	@python="$$($(FIND_PYTHON))"; \
 	if [ -z "$$python" ]; then \
-	  echo "delf needs Python 3.10 to 3.13 with its venv module;" \
+	  echo "delf needs Python 3.10 to 3.12 with its venv module;" \
 	    "none of these is one: $(PYTHONS)." >&2; \
 	  echo "Install one, or name it: make PYTHON=/path/to/python3" >&2; \
 	  exit 1; \

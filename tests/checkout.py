@@ -1,4 +1,8 @@
-"""A copy of the files that belong to the project, as a fresh clone has them."""
+"""A copy of the files that belong to the project, or will with the next commit.
+
+What git does not ignore counts, so that a change can be tested before it is
+committed; continuous integration runs in a fresh clone.
+"""
 
 import pathlib
 import shutil

@@ -108,10 +108,41 @@ def test_each_package_that_is_imported_is_declared():
       assert owners & declared, f"{path}: {name} is not declared"
 
 
-def test_each_declared_package_is_explained():
+def _explained():
+  """Returns (core, {(package, extra)}) as docs/DEPENDENCIES.md has them."""
   text = (_ROOT / "docs" / "DEPENDENCIES.md").read_text()
-  explained = set(re.findall(r"^\| `([\w-]+)`", text, re.M))
-  assert _declared() <= explained
+  core, _, extras = text.partition("\n## Extras\n")
+  rows = re.findall(r"^\| `([\w-]+)` \| ([\w-]+) \|", extras, re.M)
+  return set(re.findall(r"^\| `([\w-]+)`", core, re.M)), set(rows)
+
+
+def _declared_extras():
+  """Returns {(package, extra)} of pyproject.toml."""
+  text = (_ROOT / "pyproject.toml").read_text()
+  block = re.search(
+    r"^\[project\.optional-dependencies\]\n(.*?)^\[", text, re.M | re.S
+  )[1]
+  extras = re.findall(r"^(\w+) = \[(.*?)\]", block, re.M | re.S)
+  return {
+    (package, extra)
+    for extra, lines in extras
+    for package in re.findall(r'"([\w-]+)', lines)
+  }
+
+
+def test_declared_packages_are_those_that_are_explained():
+  core, extras = _explained()
+  assert _declared() == core
+  assert _declared_extras() == extras
+
+
+def test_packages_that_users_of_the_original_expect_are_declared():
+  # With what they need and do not declare themselves.
+  assert _declared() >= {
+    "tensorflow", "tf-slim", "protobuf", "numpy", "scipy", "scikit-image",
+    "matplotlib", "pillow", "absl-py", "tensorflow-probability", "tf-keras",
+    "setuptools", "tensorboard",
+  }  # fmt: skip
 
 
 def test_packages_have_an_init_file():

@@ -1,7 +1,8 @@
 """`delf demo`: two sample photos, matched from end to end."""
 
-import json
 import os
+
+from delf.python.cli import json_output
 
 _EXAMPLES = """\
 examples:
@@ -44,7 +45,7 @@ def run(args):
 
   report = demo.run(args.out, model=args.model, device=args.device)
   if args.json:
-    print(json.dumps(_as_dict(report), indent=2))
+    json_output.print_json(_as_dict(report))
   else:
     _print(report)
   return 0 if report.as_expected else 1

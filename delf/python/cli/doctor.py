@@ -1,8 +1,9 @@
 """`delf doctor`: says whether this installation works."""
 
 import dataclasses
-import json
 import textwrap
+
+from delf.python.cli import json_output
 
 _EXAMPLES = """\
 examples:
@@ -35,7 +36,7 @@ def run(args):
   failed = [result.name for result in results if not result.ok]
   if args.json:
     checks = [dataclasses.asdict(result) for result in results]
-    print(json.dumps({"ok": not failed, "checks": checks}, indent=2))
+    json_output.print_json({"ok": not failed, "checks": checks})
   else:
     print(f"Not well: {', '.join(failed)}." if failed else "All is well.")
   return 1 if failed else 0

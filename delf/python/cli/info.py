@@ -1,7 +1,8 @@
 """`delf info`: what is in a file or a model."""
 
-import json
 import sys
+
+from delf.python.cli import json_output
 
 _EXAMPLES = """\
 examples:
@@ -43,7 +44,7 @@ def run(args):
     if not args.json:
       _print(found[-1])
   if args.json:
-    print(json.dumps(found, indent=2))
+    json_output.print_json(found)
   return status
 
 

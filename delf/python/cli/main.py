@@ -131,11 +131,13 @@ def _run(args, debug):
   from delf.python.cli import messages
 
   messages.show_warnings()
+  messages.print_any_name()
   if not debug:
     quiet.silence_tensorflow()
   status = args.run(args) or 0
   # A pipe that was closed shows here rather than when Python shuts down.
-  sys.stdout.flush()
+  if sys.stdout is not None:
+    sys.stdout.flush()
   return status
 
 

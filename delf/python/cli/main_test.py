@@ -1,5 +1,6 @@
 import argparse
 import json
+import os
 import subprocess
 import sys
 import types
@@ -159,6 +160,25 @@ def test_broken_pipe_is_quiet():
   assert process.stderr.read() == b""
   assert process.wait() == 141
   process.stderr.close()
+
+
+def test_closed_standard_output_is_no_fault(command, monkeypatch):
+  command(lambda args: 0)
+  monkeypatch.setattr(sys, "stdout", None)
+  assert main.main(["try"]) == 0
+
+
+def test_names_that_the_encoding_lacks_are_escaped(tmp_path):
+  environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+  result = subprocess.run(
+    [sys.executable, "-m", "delf", "info", str(tmp_path / "\u00e9.delf")],
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 1
+  assert "\\xe9.delf: expected a file, found none" in result.stderr
+  assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("argv", [[], ["no-such-command"], ["try", "--no"]])

@@ -1,7 +1,8 @@
 """`delf match`: two images, a score and a picture."""
 
-import json
 import os
+
+from delf.python.cli import json_output
 
 _EXAMPLES = """\
 examples:
@@ -124,7 +125,7 @@ def run(args):
   """Matches and prints; returns the exit status."""
   result = _match(args)
   if args.json:
-    print(json.dumps(_as_dict(args, result), indent=2))
+    json_output.print_json(_as_dict(args, result))
     return 0
   one, two = result.features
   verdict = "match" if result.is_match else "no match"

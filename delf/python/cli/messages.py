@@ -1,6 +1,8 @@
-"""Warnings of the library as lines of the command line."""
+"""Warnings and names as lines of the command line."""
 
+import io
 import logging
+import sys
 
 from absl import logging as absl_logging
 
@@ -18,6 +20,16 @@ def show_warnings():
   ours.setLevel(logging.WARNING)
   ours.setFormatter(_Formatter("delf: %(word)s: %(message)s"))
   root.addHandler(ours)
+
+
+def print_any_name():
+  """Lets standard output and error print what their encoding does not have.
+
+  File names may hold any character; those are written as escapes.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
 
 
 class _Formatter(logging.Formatter):

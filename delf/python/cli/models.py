@@ -1,8 +1,10 @@
 """`delf models`: lists known models, says where they are, downloads them."""
 
 import argparse
-import json
+import functools
 import os
+
+from delf.python.cli import json_output
 
 _EXAMPLES = """\
 examples:
@@ -15,6 +17,23 @@ examples:
 Downloads go to $DELF_CACHE, or to delf in the user's folder of caches
 (~/.cache). The SHA-256 of each is recorded there at the first download, and
 later ones must have the same. A name may be given without its date.
+"""
+
+_LIST_EXAMPLES = """\
+examples:
+  delf models list
+  delf models list --json | jq '.[] | select(.present) | .name'
+"""
+
+_INFO_EXAMPLES = """\
+examples:
+  delf models info delf-compact
+  delf models info r50delg_gldv2clean --json | jq -r .configuration
+"""
+
+_PATH_EXAMPLES = """\
+examples:
+  delf info "$(delf models path delf-compact)"
 """
 
 _DOWNLOAD_EXAMPLES = """\
@@ -35,15 +54,24 @@ def add_arguments(parser):
   _add_json(parser, default=False)
   actions = parser.add_subparsers(metavar="ACTION")
   parser.set_defaults(act=_list)
-  _add_action(actions, "list", _list, "list known models (the default)")
-  _add_action(actions, "info", _info, "say all about one", named=True)
-  _add_action(
-    actions, "path", _path, "print where one is on this machine", named=True
+  add = functools.partial(_add_action, actions)
+  add("list", _list, "list known models (the default)", _LIST_EXAMPLES)
+  info = add("info", _info, "say all about one", _INFO_EXAMPLES)
+  path = add(
+    "path", _path, "print where one is on this machine", _PATH_EXAMPLES
   )
-  download = _add_action(
-    actions, "download", _download, "download one", named=True
-  )
-  download.epilog = _DOWNLOAD_EXAMPLES
+  download = add("download", _download, "download one", _DOWNLOAD_EXAMPLES)
+  for action in (info, path, download):
+    action.add_argument("name", metavar="NAME", help="name of a model")
+  _add_download_options(download)
+
+
+def run(args):
+  """Does what is asked; returns the exit status."""
+  return args.act(args)
+
+
+def _add_download_options(download):
   download.add_argument(
     "--url", metavar="URL", help="address of the archive (default: published)"
   )
@@ -57,21 +85,15 @@ def add_arguments(parser):
   )
 
 
-def run(args):
-  """Does what is asked; returns the exit status."""
-  return args.act(args)
-
-
-def _add_action(actions, name, act, summary, named=False):
+def _add_action(actions, name, act, summary, examples):
   parser = actions.add_parser(
     name,
     help=summary,
     description=f"{summary[0].upper()}{summary[1:]}.",
+    epilog=examples,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.set_defaults(act=act)
-  if named:
-    parser.add_argument("name", metavar="NAME", help="name of a model")
   _add_json(parser, default=argparse.SUPPRESS)
   return parser
 
@@ -90,7 +112,7 @@ def _list(args):
 
   entries = [_describe(known) for known in zoo_table.ARTEFACTS.values()]
   if args.json:
-    print(json.dumps(entries, indent=2))
+    json_output.print_json(entries)
     return
   kind = None
   for entry in entries:
@@ -109,7 +131,7 @@ def _info(args):
   known = zoo.artefact(args.name)
   entry = _describe(known) | {"configuration": _configuration(known)}
   if args.json:
-    print(json.dumps(entry, indent=2))
+    json_output.print_json(entry)
     return
   print(f"{entry['name']}: {entry['purpose']}")
   print(f"  kind    {entry['kind']}")
@@ -127,7 +149,10 @@ def _path(args):
 
   known = zoo.artefact(args.name)
   path = os.path.abspath(zoo.locate(known))
-  print(json.dumps({"name": known.name, "path": path}) if args.json else path)
+  if args.json:
+    json_output.print_json({"name": known.name, "path": path})
+  else:
+    print(path)
 
 
 def _download(args):
@@ -139,7 +164,7 @@ def _download(args):
   )
   entry = _describe(known)
   if args.json:
-    print(json.dumps(entry, indent=2))
+    json_output.print_json(entry)
     return
   print(f"{known.name}: {os.path.abspath(folder)}")
   if entry["sha256"]:

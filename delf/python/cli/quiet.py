@@ -49,7 +49,7 @@ class _TensorflowFinder(importlib.abc.MetaPathFinder):
 def held_stderr():
   """Holds back what the process writes to standard error, C++ code included.
 
-  It is dropped at the end, or written after all if an exception passes.
+  It is dropped at the end, or written after all if an error passes.
   """
   try:
     saved = os.dup(2)
@@ -60,7 +60,7 @@ def held_stderr():
     os.dup2(held.fileno(), 2)
     try:
       yield
-    except BaseException:
+    except Exception:
       os.dup2(saved, 2)
       held.seek(0)
       with open(2, "wb", closefd=False) as stderr:

@@ -43,6 +43,14 @@ def test_what_was_said_is_shown_if_loading_fails(noisy_tensorflow, capfd):
   assert capfd.readouterr().err == "the cause"
 
 
+def test_what_was_said_is_dropped_on_an_interrupt(noisy_tensorflow, capfd):
+  noisy_tensorflow("import os\nos.write(2, b'x')\nraise KeyboardInterrupt\n")
+  quiet.silence_tensorflow()
+  with pytest.raises(KeyboardInterrupt):
+    importlib.import_module("tensorflow")
+  assert capfd.readouterr().err == ""
+
+
 def test_the_choice_of_the_user_stands(noisy_tensorflow, capfd, monkeypatch):
   noisy_tensorflow("import os\nos.write(2, b'wanted')\n")
   monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")

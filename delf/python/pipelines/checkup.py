@@ -7,11 +7,12 @@ import importlib.metadata
 import os
 import pathlib
 import platform
-import re
 import shutil
 import sys
 import tempfile
 import time
+
+from packaging import requirements
 
 import delf
 from delf.python import errors
@@ -69,16 +70,20 @@ def check_versions():
     "delf": delf.__version__,
     "Python": platform.python_version(),
   }
-  missing = []
-  for name in _requirements():
+  wrong = []
+  for needed in _requirements():
     try:
-      versions[name] = importlib.metadata.version(name)
+      version = importlib.metadata.version(needed.name)
     except importlib.metadata.PackageNotFoundError:
-      missing.append(name)
-  if missing:
+      wrong.append(f"no {needed.name}")
+      continue
+    versions[needed.name] = version
+    if not needed.specifier.contains(version, prereleases=True):
+      wrong.append(f"{needed.name} {version} and not {needed.specifier}")
+  if wrong:
     raise errors.InputError(
       "the packages that delf needs (`pip install --force-reinstall delf`)",
-      f"none of {', '.join(missing)}",
+      ", ".join(wrong),
       sys.prefix,
     )
   words = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -212,13 +217,13 @@ def folder_digest(folder):
 
 
 def _requirements():
-  """Returns the names of the packages that delf declares, without extras."""
+  """Returns the Requirement of each package that delf needs, extras aside."""
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     lines = importlib.metadata.requires("delf") or []
-    names = [re.match(r"[\w.-]+", line).group() for line in lines if line]
+    needed = [requirements.Requirement(line) for line in lines]
     return [
-      name
-      for name, line in zip(names, lines, strict=True)
-      if "extra ==" not in line
+      each
+      for each in needed
+      if each.marker is None or each.marker.evaluate({"extra": ""})
     ]
   raise errors.InputError("delf to be installed (`pip install .`)", "a folder")

@@ -48,16 +48,17 @@ def test_a_package_without_tensorflow(light, monkeypatch):
   assert results["feature files"].ok
 
 
-def test_missing_packages_are_named(light, monkeypatch):
+def test_missing_and_old_packages_are_named(light, monkeypatch):
   def version(name):
     if name == "scipy":
       raise importlib.metadata.PackageNotFoundError(name)
-    return "1"
+    return "0.1" if name == "numpy" else actual(name)
 
+  actual = importlib.metadata.version
   monkeypatch.setattr(importlib.metadata, "version", version)
   result = _results()["versions"]
   assert not result.ok
-  assert "none of scipy" in result.detail
+  assert "received numpy 0.1 and not >=1.26, no scipy" in result.detail
 
 
 def test_an_uninstalled_package_says_so(light, monkeypatch):
