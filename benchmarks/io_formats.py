@@ -20,15 +20,18 @@ def _baseline_datum(array):
   datum = datum_pb2.DatumProto()
   for size in array.shape:
     datum.shape.dim.append(size)
+  values = datum.float_list if array.dtype.kind == "f" else datum.uint32_list
   for value in array.reshape(-1).tolist():
-    datum.float_list.value.append(value)
+    values.value.append(value)
   return datum
 
 
 def _baseline_array(datum):
   """Returns the array of a DatumProto read value by value."""
-  values = [value for value in datum.float_list.value]  # noqa: C416
-  return np.array(values, dtype=np.float32).reshape(list(datum.shape.dim))
+  kind = datum.WhichOneof("kind_oneof")
+  values = [value for value in getattr(datum, kind).value]  # noqa: C416
+  dtype = np.float32 if kind == "float_list" else np.uint32
+  return np.array(values, dtype=dtype).reshape(list(datum.shape.dim))
 
 
 def _baseline_write_datum(path, array):
@@ -124,6 +127,24 @@ def _datum(folder, rows, runs):
   assert path.read_bytes() == other.read_bytes()
 
 
+def _integers(folder, rows, runs):
+  """Lines for the two kinds of integers that aggregates are made of."""
+  rng = np.random.default_rng(0)
+  arrays = {
+    f"{rows} words": np.sort(rng.integers(0, 65536, [rows], dtype=np.uint32)),
+    f"{rows} x 16 bytes of bits": rng.integers(0, 256, [rows, 16], np.uint8),
+  }
+  path, other = folder / "c.datum", folder / "d.datum"
+  for name, array in arrays.items():
+    written = _fastest(lambda: datum_io.WriteToFile(array, path), runs)  # noqa: B023
+    slow = _fastest(lambda: _baseline_write_datum(other, array), 3)  # noqa: B023
+    _line(f"write {name}", written, slow)
+    read = _fastest(lambda: datum_io.ReadFromFile(path), runs)
+    slow = _fastest(lambda: _baseline_read_datum(path), 3)
+    _line(f"read {name}", read, slow)
+    assert path.read_bytes() == other.read_bytes()
+
+
 def main():
   """Prints milliseconds, ours and the baseline's, and their ratio."""
   parser = argparse.ArgumentParser(description=__doc__)
@@ -135,6 +156,7 @@ def main():
   with tempfile.TemporaryDirectory() as folder:
     _features(pathlib.Path(folder), 20 if quick else 50)
     _datum(pathlib.Path(folder), 8192 if quick else 65536, 10)
+    _integers(pathlib.Path(folder), 8192 if quick else 65536, 10)
 
 
 if __name__ == "__main__":

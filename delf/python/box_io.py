@@ -23,10 +23,11 @@ def ArraysToBoxes(boxes, scores, class_indices):
     Boxes. Floats are rounded to float32.
 
   Raises:
-    InputError: If the shapes do not fit together, or a class index is no int32.
+    InputError: If the shapes do not fit together, a box or score is no number,
+      or a class index no int32.
   """
-  scores = wire.to_float32(scores)
-  boxes = wire.to_float32(boxes)
+  scores = wire.to_float32(scores, "scores")
+  boxes = wire.to_float32(boxes, "boxes")
   class_indices = np.asarray(class_indices)
   number = len(scores) if scores.ndim == 1 else -1
   if number == 0 and boxes.size == 0:

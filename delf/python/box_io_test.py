@@ -74,9 +74,18 @@ def test_shapes_that_do_not_fit():
     (boxes, scores[:2], classes),
     (boxes, scores[:, None], classes),
     (boxes, scores, classes[:2]),
+    (boxes[:1], scores[0], classes[:1]),
   ):
     with pytest.raises(errors.InputError, match="shape"):
       box_io.SerializeToString(*wrong)
+
+
+def test_boxes_and_scores_must_be_numbers():
+  boxes, scores, classes = _arrays()
+  with pytest.raises(errors.InputError, match="numbers as scores"):
+    box_io.SerializeToString(boxes, ["high"] * 3, classes)
+  with pytest.raises(errors.InputError, match="numbers as boxes"):
+    box_io.SerializeToString(boxes.astype(str), scores, classes)
 
 
 def test_files_cut_at_every_byte(tmp_path):

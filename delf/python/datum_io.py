@@ -16,8 +16,6 @@ from delf.python import datum_bytes, errors, files, wire
 _KINDS = {"float_list": np.float32, "uint32_list": np.uint32}
 # Field numbers of datum.proto.
 _FIRST, _SECOND = 1, 2
-# NumPy's limit, before 2.0.
-_MAX_DIMS = 32
 
 
 def ArrayToDatum(arr):
@@ -31,7 +29,8 @@ def ArrayToDatum(arr):
     infinite.
 
   Raises:
-    InputError: If the array is of another type, or a value is over 2^32 - 1.
+    InputError: If the array is of another type or over 32 dimensions, or a
+      value is over 2^32 - 1.
   """
   return datum_pb2.DatumProto.FromString(SerializeToString(arr))
 
@@ -138,7 +137,7 @@ def from_proto(datum, path=None):
 def _parse(data, path):
   """Converts bytes of a DatumProto to an array; `path` is for errors."""
   try:
-    shape, values = datum_bytes.unpack(data)
+    shape, values = datum_bytes.unpack_floats(data)
   except ValueError:
     datum = datum_pb2.DatumProto()
     _merge(datum, data, path)
@@ -174,10 +173,7 @@ def _merge(proto, data, path):
 
 def _shaped(values, shape, path):
   """Returns values in the shape that a file states, if it can be."""
-  if len(shape) > _MAX_DIMS:
-    raise errors.InputError(
-      f"at most {_MAX_DIMS} dimensions", f"{len(shape)}", path
-    )
+  datum_bytes.check_dimensions(len(shape), path)
   if min(shape, default=0) < 0 or math.prod(shape) != values.size:
     raise errors.InputError(
       f"as many values as the shape {shape} states", f"{values.size}", path

@@ -1,10 +1,12 @@
 import json
+import os
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 
 from delf.protos import datum_pb2
-from delf.python import datum_io, errors, wire
+from delf.python import datum_bytes, datum_io, errors, wire
 
 # Where the original is wrong and this library differs, with the reason.
 _OVERRIDDEN = {"datum/u64_wrap": "uint64 that does not fit is refused"}
@@ -69,8 +71,9 @@ def test_goldens_of_pairs(goldens, tmp_path):
 
 
 def test_files_of_the_original(shared_data, tmp_path):
-  folder = shared_data / "delf_v1_outputs"
-  for path in sorted(folder.glob("*.datum")):
+  paths = sorted((shared_data / "delf_v1_outputs").glob("*.datum"))
+  assert len(paths) == 2
+  for path in paths:
     array = datum_io.ReadFromFile(path)
     _check_same(array, np.load(path.with_suffix(".npy")).astype(np.float32))
     datum_io.WriteToFile(array, tmp_path / path.name)
@@ -117,7 +120,7 @@ def test_unpacked_values_are_read():
     [2**33, 0],
   ],
 )
-def test_shapes_that_lie(dims):
+def test_shapes_that_lie(dims, tmp_path):
   datum = datum_pb2.DatumProto(
     shape={"dim": dims}, float_list={"value": [] if 0 in dims else [1, 2, 3]}
   )
@@ -125,10 +128,55 @@ def test_shapes_that_lie(dims):
   if 0 in dims and len(dims) == 2:
     assert datum_io.ParseFromString(data).shape == tuple(dims)
     return
-  with pytest.raises(errors.InputError):
-    datum_io.ParseFromString(data)
-  with pytest.raises(errors.InputError):
-    datum_io.DatumToArray(datum)
+  (tmp_path / "a.datum").write_bytes(data)
+  for read, source in (
+    (datum_io.ParseFromString, data),
+    (datum_io.DatumToArray, datum),
+    (datum_io.ReadFromFile, tmp_path / "a.datum"),
+  ):
+    with pytest.raises(errors.InputError):
+      read(source)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_dimensions_are_at_most_32(dtype, tmp_path):
+  path = tmp_path / "a.datum"
+  array = np.ones([1] * 32, dtype=dtype)
+  datum_io.WriteToFile(array, path)
+  assert datum_io.ReadFromFile(path).shape == array.shape
+  # An old NumPy has no such array; a file may have it all the same.
+  kind = "float_list" if dtype == np.float32 else "uint32_list"
+  long = datum_pb2.DatumProto(shape={"dim": [1] * 33}, **{kind: {"value": [1]}})
+  path.write_bytes(long.SerializeToString())
+  with pytest.raises(errors.InputError, match="a.datum: .*at most 32 dim"):
+    datum_io.ReadFromFile(path)
+  with pytest.raises(errors.InputError, match="at most 32 dim"):
+    datum_io.ParseFromString(path.read_bytes())
+  if int(np.__version__.split(".")[0]) >= 2:
+    with pytest.raises(errors.InputError, match="at most 32 dim"):
+      datum_io.WriteToFile(array[None], path)
+
+
+def test_a_datum_is_read_by_its_field_numbers():
+  """The same bytes under other numbers are another message."""
+  whole = datum_io.SerializeToString(np.float32([1, 2]))
+  for place, number in ((0, 4), (0, 2), (2, 2), (5, 1), (7, 3)):
+    tag = wire.tag(number)
+    data = whole[:place] + tag + whole[place + 1 :]
+    assert data != whole
+    with pytest.raises(errors.InputError):
+      datum_io.ParseFromString(data)
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+  path = tmp_path / "a.datum"
+  datum_io.WriteToFile(np.ones([1000], dtype=np.float32), path)
+  status = os.stat(path)
+  path.write_bytes(path.read_bytes()[:2000])
+  monkeypatch.setattr(datum_bytes.os, "fstat", lambda _: status)
+  assert datum_bytes.read_floats(path) is None
+  with pytest.raises(errors.InputError, match="a.datum"):
+    datum_io.ReadFromFile(path)
 
 
 def _samples():
@@ -160,11 +208,39 @@ def test_changed_bytes_raise_nothing_but_value_errors():
       changed = np.frombuffer(data, dtype=np.uint8).copy()
       places = rng.integers(0, len(data), rng.integers(1, 4))
       changed[places] = rng.integers(0, 256, len(places))
-      for parse in (datum_io.ParseFromString, datum_io.ParsePairFromString):
-        try:
-          parse(changed.tobytes())
-        except ValueError as error:
-          assert isinstance(error, errors.InputError)
+      _check_as_protobuf(changed.tobytes())
+
+
+def _check_as_protobuf(data):
+  """Reads bytes, which protobuf must read to the same arrays, or not at all."""
+  for parse, message, convert in (
+    (datum_io.ParseFromString, datum_pb2.DatumProto, datum_io.from_proto),
+    (
+      datum_io.ParsePairFromString,
+      datum_pb2.DatumPairProto,
+      datum_io.DatumPairToArrays,
+    ),
+  ):
+    try:
+      expected = convert(message.FromString(data))
+    except (ValueError, DecodeError):
+      with pytest.raises(errors.InputError):
+        parse(data)
+      continue
+    found = parse(data)
+    if message is datum_pb2.DatumProto:
+      found, expected = [found], [expected]
+    for one, other in zip(found, expected, strict=True):
+      _check_same(one, other)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_long_tags_and_lengths_are_as_in_protobuf(place):
+  """Five bytes are read however small the number is; six are not."""
+  data = datum_io.SerializeToString(np.float32([1, 2]))
+  for extra in range(1, 7):
+    longer = bytes([data[place] | 0x80, *[0x80] * (extra - 1), 0])
+    _check_as_protobuf(data[:place] + longer + data[place + 1 :])
 
 
 def test_missing_file(tmp_path):

@@ -8,7 +8,15 @@ import numpy as np
 from google.protobuf import message
 
 from delf.protos import feature_pb2
-from delf.python import datum_io, errors, features, files, records, wire
+from delf.python import (
+  datum_bytes,
+  datum_io,
+  errors,
+  features,
+  files,
+  records,
+  wire,
+)
 
 
 def ArraysToDelfFeatures(
@@ -150,12 +158,7 @@ def _columns(local_features):
     "orientation": local_features.orientations,
     "strength": local_features.attention,
   }
-  for name, column in columns.items():
-    if np.asarray(column).dtype.kind not in "fiu":
-      raise errors.InputError(
-        f"numbers as {name}", f"an array of type {np.asarray(column).dtype}"
-      )
-  return {name: wire.to_float32(column) for name, column in columns.items()}
+  return {n: wire.to_float32(column, n) for n, column in columns.items()}
 
 
 def _serialize(local_features):
@@ -164,18 +167,20 @@ def _serialize(local_features):
     return b""
   columns = _columns(local_features)
   descriptors = np.asarray(local_features.descriptors)
-  if descriptors.dtype.kind != "f":
-    return _serialize_integers(columns, descriptors)
-  return records.pack(descriptors, columns)
+  if descriptors.dtype.type in datum_bytes.FLOATS:
+    return records.pack(descriptors, columns)
+  return _serialize_integers(columns, datum_bytes.to_uint32(descriptors))
 
 
 def _serialize_integers(columns, descriptors):
-  """Returns the bytes of features whose descriptors are integers."""
+  """Returns the bytes of features whose descriptors are uint32."""
   message_ = feature_pb2.DelfFeatures()
-  for index, descriptor in enumerate(descriptors):
+  dims = descriptors.shape[1:]
+  scalars = zip(*(column.tolist() for column in columns.values()), strict=True)
+  for values, row in zip(descriptors.tolist(), scalars, strict=True):
     message_.feature.add(
-      descriptor=datum_io.ArrayToDatum(descriptor),
-      **{name: column[index] for name, column in columns.items()},
+      descriptor={"shape": {"dim": dims}, "uint32_list": {"value": values}},
+      **dict(zip(columns, row, strict=True)),
     )
   return message_.SerializeToString()
 
@@ -217,17 +222,16 @@ def _from_proto(delf_features, path):
         f"one of shape {list(descriptors[-1].shape)}",
         path,
       )
+  rows = [
+    (f.y, f.x, f.scale, f.strength, f.orientation)
+    for f in delf_features.feature
+  ]
+  columns = np.array(rows, dtype=np.float32).T.copy()
+  y, x, scales, attention, orientations = columns
   return features.LocalFeatures(
-    locations=_column(delf_features, "y", "x"),
-    scales=_column(delf_features, "scale")[:, 0],
+    locations=np.stack([y, x], axis=1),
+    scales=scales,
     descriptors=np.stack(descriptors),
-    attention=_column(delf_features, "strength")[:, 0],
-    orientations=_column(delf_features, "orientation")[:, 0],
-  )
-
-
-def _column(delf_features, *names):
-  return np.array(
-    [[getattr(f, name) for name in names] for f in delf_features.feature],
-    dtype=np.float32,
+    attention=attention,
+    orientations=orientations,
   )

@@ -169,6 +169,30 @@ def test_changed_bytes_raise_nothing_but_value_errors():
       _check_same(found, feature_io.DelfFeaturesToArrays(proto))
 
 
+def test_changed_bytes_of_integers_raise_nothing_but_value_errors():
+  rng = np.random.default_rng(3)
+  arrays = _arrays(number=3, dimension=4)
+  arrays[2] = rng.integers(0, 2**32, [3, 4], dtype=np.uint32)
+  data = feature_io.SerializeToString(*arrays)
+  for _ in range(1000):
+    changed = bytearray(data)
+    changed[rng.integers(0, len(data))] = rng.integers(0, 256)
+    try:
+      found = feature_io.ParseFromString(bytes(changed))
+    except ValueError as error:
+      assert isinstance(error, errors.InputError)
+    else:
+      assert len({len(array) for array in found}) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, np.int32, bool, "U1"])
+def test_descriptors_of_types_that_are_not_stored(dtype):
+  arrays = _arrays()
+  arrays[2] = arrays[2].astype(dtype)
+  with pytest.raises(errors.InputError, match="float16, 32 or 64 or uint8"):
+    feature_io.SerializeToString(*arrays)
+
+
 def test_columns_must_be_numbers():
   arrays = _arrays()
   arrays[1] = np.array(["a"] * 6)

@@ -8,14 +8,14 @@ encoding/.
 
 import numpy as np
 
+from delf.python import errors
+
 # Wire types: the low three bits of a tag.
-_VARINT = 0
-_FIXED64 = 1
 _LENGTH_DELIMITED = 2
 _FIXED32 = 5
 
-# A varint of 64 bits has at most so many bytes.
-_MAX_VARINT_BYTES = 10
+# Of a varint of 32 bits; protobuf takes no more for a tag or a length.
+_MAX_VARINT_BYTES = 5
 
 
 def varint(value):
@@ -54,13 +54,13 @@ def read_varint(data, position):
     Its value, and the position after it.
 
   Raises:
-    ValueError: If the data end within it, or it is over 64 bits.
+    ValueError: If the data end within it, or it is over 32 bits or 5 bytes.
   """
   value = 0
   for index, byte in enumerate(data[position : position + _MAX_VARINT_BYTES]):
     value |= (byte & 0x7F) << (7 * index)
     if byte < 0x80:
-      if value >> 64:
+      if value >> 32:
         break
       return value, position + index + 1
   raise ValueError("a varint is cut or too long")
@@ -113,54 +113,24 @@ def packed_span(data, start, end, number=1):
   return start, end
 
 
-def to_float32(array):
-  """Returns an array as contiguous little-endian float32; overflow is inf."""
-  # Files may hold any NaN, signalling ones too, which NumPy would warn of.
-  with np.errstate(over="ignore", invalid="ignore"):
-    return np.ascontiguousarray(array, dtype="<f4")
-
-
-def pack_varints(values):
-  """Packs unsigned integers.
+def to_float32(array, name="values"):
+  """Converts numbers to contiguous little-endian float32; overflow is inf.
 
   Args:
-    values: [N] uint32.
+    array: Array of any shape, of integers or floats.
+    name: What it is, for the error.
 
   Returns:
-    bytes.
-  """
-  # One row per value, one column per group of 7 bits; 5 groups hold 32 bits.
-  columns = np.arange(5, dtype=np.uint8)
-  groups = (values[:, None] >> np.uint32(7 * columns)).astype(np.uint8) & 0x7F
-  limits = np.array([1 << 7, 1 << 14, 1 << 21, 1 << 28], dtype=np.uint32)
-  lengths = 1 + np.searchsorted(limits, values, side="right")[:, None]
-  groups[columns + 1 < lengths] |= 0x80
-  return groups[columns < lengths].tobytes()
-
-
-def unpack_varints(data):
-  """Unpacks unsigned integers.
-
-  Args:
-    data: bytes-like.
-
-  Returns:
-    [N] uint32.
+    Array of the same shape.
 
   Raises:
-    ValueError: If the data end within a varint, or one is over 32 bits or 5
-      bytes.
+    InputError: If it is of another type.
   """
-  groups = np.frombuffer(data, dtype=np.uint8)
-  if not groups.size:
-    return np.zeros([0], dtype=np.uint32)
-  ends = np.flatnonzero(groups < 0x80)
-  starts = np.concatenate([[0], ends[:-1] + 1]) if ends.size else ends
-  if groups[-1] >= 0x80 or (ends - starts).max() >= 5:
-    raise ValueError("a varint is cut or too long")
-  places = np.arange(groups.size) - np.repeat(starts, ends - starts + 1)
-  shifted = (groups & 0x7F).astype(np.uint64) << (7 * places).astype(np.uint64)
-  values = np.add.reduceat(shifted, starts)
-  if values.max() >> np.uint64(32):
-    raise ValueError("a varint is over 32 bits")
-  return values.astype(np.uint32)
+  array = np.asarray(array)
+  if array.dtype.kind not in "fiu":
+    raise errors.InputError(
+      f"numbers as {name}", f"an array of type {array.dtype}"
+    )
+  # Files may hold any NaN, signalling ones too, which NumPy would warn of.
+  with np.errstate(over="ignore", invalid="ignore"):
+    return np.asarray(array, dtype="<f4", order="C")
