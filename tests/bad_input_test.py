@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -18,9 +19,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from delf.python import datum_io, feature_io, script_flags
+from delf.python import datum_io, feature_io, files, script_flags
 from delf.python.cli import main
 from delf.python.examples import extract_features
+from delf.python.pipelines import output_folder
 
 # The module beside this one, also where this one is run as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -109,6 +111,13 @@ def _damaged(folder, model):
 def _cut_header(folder, model):
   data = _photo(folder / "a.jpg").read_bytes()
   (folder / "a.jpg").write_bytes(data[:100])
+  return _extract(folder, model)
+
+
+@_case(_BAD, "TIFF cut within its header", "a.tif")
+def _cut_tiff(folder, model):
+  data = _photo(folder / "a.tif").read_bytes()
+  (folder / "a.tif").write_bytes(data[:100])
   return _extract(folder, model)
 
 
@@ -344,6 +353,20 @@ def _match_missing(folder, model):
   return _match(folder, first, folder / "nowhere.jpg", "--config", str(config))
 
 
+@_case(_BAD, "match with an address", "http://example.com/b.jpg", "gs://")
+def _match_address(folder, model):
+  first, config = _photo(folder / "a.png"), model / "config.pbtxt"
+  second = "http://example.com/b.jpg"
+  return _match(folder, first, second, "--config", str(config))
+
+
+@_case(_BAD, "match with an address of no file", "file:///nowhere/b.jpg")
+def _match_file_address(folder, model):
+  first, config = _photo(folder / "a.png"), model / "config.pbtxt"
+  second = "file:///nowhere/b.jpg"
+  return _match(folder, first, second, "--config", str(config))
+
+
 @_case(_BAD, "match with a file that is no image", "b.jpg")
 def _match_text(folder, model):
   first, config = _photo(folder / "a.png"), model / "config.pbtxt"
@@ -389,21 +412,47 @@ def _out_is_a_file(folder, model):
   return _extract(folder, model)
 
 
+@_case(_BAD, "output folder below a file", "mine", "Not a directory")
+def _out_below_a_file(folder, model):
+  (folder.parent / "mine").write_text("mine")
+  _photo(folder / "a.png")
+  argv = _extract(folder, model)
+  argv[argv.index("--out") + 1] = str(folder.parent / "mine" / "out")
+  return argv
+
+
+def _script(folder, model, **flags):
+  """Returns the arguments of the script that extracts a photo."""
+  flags = {
+    "config_path": model / "config.pbtxt",
+    "list_images_path": _list(folder, _photo(folder / "a.png")),
+    "output_dir": folder.parent / "out",
+  } | flags
+  return ["extract_features.py"] + [f"--{k}={v}" for k, v in flags.items()]
+
+
 @_case(_BAD, "script with a list that is missing", "no_list.txt")
-def _script(folder, model):
-  return [
-    "extract_features.py",
-    f"--config_path={model}/config.pbtxt",
-    f"--list_images_path={folder}/no_list.txt",
-    f"--output_dir={folder.parent}/out",
-  ]
+def _script_list(folder, model):
+  return _script(folder, model, list_images_path=folder / "no_list.txt")
+
+
+@_case(_BAD, "script with an output folder below a file", "Not a directory")
+def _script_out(folder, model):
+  return _script(folder, model, output_dir=folder / "a.png" / "out")
+
+
+@_case(_BAD, "script with a configuration below a file", "a.png/config.pbtxt")
+def _script_config(folder, model):
+  path = folder / "a.png" / "config.pbtxt"
+  return _script(folder, model, config_path=path)
 
 
 @_case(_BAD, "output folder of other settings", "max_image_size", "--overwrite")
 def _other_settings(folder, model):
   _photo(folder / "a.png")
   assert _run(_extract(folder, model))[0] == 0
-  (folder.parent / "out" / "a.delf").unlink()
+  for path in (folder.parent / "out").glob("a.*"):
+    path.unlink()
   return _extract(folder, model, "--max-size", 40)
 
 
@@ -478,14 +527,18 @@ def _run(argv):
   out, err = io.StringIO(), io.StringIO()
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     try:
-      if argv[0] == "extract_features.py":
-        script_flags.run(
-          extract_features.main, extract_features.define_flags, argv
-        )
-      status = main.main(argv)
+      status = _call(argv)
     except SystemExit as end:
       status = end.code
   return status, out.getvalue(), err.getvalue()
+
+
+def _call(argv):
+  if argv[0] == "extract_features.py":
+    return script_flags.run(
+      extract_features.main, extract_features.define_flags, argv
+    )
+  return main.main(argv)
 
 
 def _new_folder(parent):
@@ -499,11 +552,7 @@ def _partial_outputs(folder):
   out = folder.parent / "out"
   if not out.is_dir():
     return []
-  return [
-    p.name
-    for p in out.rglob("*")
-    if p.suffix in (".delf", ".png", ".xyz") or p.name[0] == "."
-  ]
+  return [p.name for p in out.rglob("*") if p.name != output_folder.RECORD]
 
 
 @pytest.fixture(scope="module")
@@ -524,6 +573,27 @@ def test_bad_input_is_one_clear_line(what, tmp_path, model):
   for word in words:
     assert word in err
   assert not _partial_outputs(folder)
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_a_full_disk_is_one_clear_line(script, tmp_path, model, monkeypatch):
+  def full(path, mode):
+    open(path, mode).close()
+    if mode == "wb":
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return open(path, mode)
+
+  folder = _new_folder(tmp_path)
+  argv = _script(folder, model)
+  if not script:
+    argv = _extract(folder, model)
+  monkeypatch.setattr(files, "open", full, raising=False)
+  status, _, err = _run(argv)
+  assert status == 1
+  record = tmp_path / "out" / output_folder.RECORD
+  assert err.endswith(f"{record}: No space left on device\n")
+  assert err.count("\n") == 1
+  assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_feature_file_cut_at_any_byte_is_refused(tmp_path):

@@ -1,4 +1,7 @@
-"""The error that says what is wrong with what the user gave."""
+"""What is wrong with what the user gave, in one line."""
+
+import logging
+import warnings
 
 
 class InputError(ValueError):
@@ -19,3 +22,25 @@ class InputError(ValueError):
     where = f"{path}: " if path is not None else ""
     super().__init__(f"{where}expected {expected}, received {received}")
     self.expected, self.received, self.path = expected, received, path
+
+
+def one_line(error):
+  """Returns an error as one line: which file, what is wrong."""
+  if isinstance(error, OSError) and error.strerror:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror}"
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def log_warnings():
+  """Has what other packages warn of logged, in one line; for programs.
+
+  What Pillow warns of in a broken file is left out: it does not name the file,
+  and where the image cannot be read the loader's error does.
+  """
+  warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+  warnings.showwarning = _log_warning
+
+
+def _log_warning(message, *_, **__):
+  logging.getLogger("py.warnings").warning("%s", one_line(message))

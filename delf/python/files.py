@@ -4,6 +4,8 @@ import contextlib
 import glob
 import os
 import pathlib
+import re
+import stat
 import uuid
 
 from delf.python import errors
@@ -29,6 +31,11 @@ IMAGES = (
   ".pgm",
 )
 
+# Bytes of a name that its temporary file takes over: of the 255 that a name may
+# have, 34 are the temporary's own, and an extension needs some.
+_STEM_BYTES = 180
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.[a-z_]+")
+
 
 def is_remote(path):
   """Returns whether a path is of an object store (`gs://...`)."""
@@ -46,10 +53,11 @@ def read_bytes(path):
 
   Raises:
     FileNotFoundError: If there is no such file; it names the path.
-    InputError: If the path is a folder.
+    InputError: If the path is a folder, or a remote one that cannot be read.
   """
   if is_remote(path):
-    return _remote().GFile(os.fspath(path), "rb").read()
+    with _remote(path) as gfile:
+      return gfile.GFile(os.fspath(path), "rb").read()
   try:
     with open(path, "rb") as file:
       return file.read()
@@ -66,10 +74,18 @@ def write_bytes(path, *data):
     path: Local path, or one that TensorFlow writes (`gs://...`). Missing
       folders are made.
     *data: bytes-like objects, written one after the other.
+
+  Raises:
+    InputError: If the path is a remote one that cannot be written.
+    OSError: If it cannot be written; it names the path.
   """
   if is_remote(path):
-    with _remote().GFile(os.fspath(path), "wb") as file:
-      file.write(b"".join(data))
+    with _remote(path) as gfile:
+      folder = os.path.dirname(os.fspath(path))
+      if is_remote(folder):
+        gfile.makedirs(folder)
+      with gfile.GFile(os.fspath(path), "wb") as file:
+        file.write(b"".join(data))
     return
   with atomic_path(path) as temporary, open(temporary, "wb") as file:
     file.writelines(data)
@@ -80,19 +96,48 @@ def atomic_path(path):
   """Gives a temporary path beside `path`, renamed to it if all goes well.
 
   Args:
-    path: Local path of the file to be. Missing folders are made.
+    path: Local path of the file to be. Missing folders are made. A link stays
+      one, and what it leads to is written; a file that is there keeps its mode.
 
   Yields:
     pathlib.Path of a file with the same extension that does not exist yet.
+
+  Raises:
+    OSError: If it cannot be written; it names the path.
   """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+  target = pathlib.Path(os.path.realpath(path))
+  target.parent.mkdir(parents=True, exist_ok=True)
+  stem, suffix = os.path.splitext(os.path.basename(path))
+  temporary = target.with_name(f".{_short(stem)}.{uuid.uuid4().hex}{suffix}")
   try:
     yield temporary
-    os.replace(temporary, path)
+    if target.exists():
+      temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+    os.replace(temporary, target)
+  except OSError as error:
+    # Where the disk is full it names no file, else the temporary one.
+    named = str(error.filename or temporary)
+    if error.errno is None or named != str(temporary):
+      raise
+    raise OSError(error.errno, error.strerror, os.fspath(path)) from error
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder, stems):
+  """Finds temporary files of `atomic_path` that a killed program left.
+
+  Args:
+    folder: Local path.
+    stems: Names, without extension, of the files that were to be.
+
+  Returns:
+    list of pathlib.Path.
+  """
+  short = {_short(stem) for stem in stems}
+  found = pathlib.Path(folder).glob(".*")
+  matches = [(path, _TEMPORARY.fullmatch(path.name)) for path in found]
+  return [path for path, match in matches if match and match[1] in short]
 
 
 def read_lines(path):
@@ -172,7 +217,21 @@ def _not_empty(paths, expected, source):
   return paths
 
 
-def _remote():
+def _short(stem):
+  return os.fsencode(stem)[:_STEM_BYTES].decode(errors="ignore")
+
+
+@contextlib.contextmanager
+def _remote(path):
+  """Gives tf.io.gfile; what it says of `path` becomes one of our errors."""
   import tensorflow as tf
 
-  return tf.io.gfile
+  try:
+    yield tf.io.gfile
+  except tf.errors.NotFoundError:
+    raise FileNotFoundError(f"{path}: expected a file, found none") from None
+  except tf.errors.OpError as error:
+    reason = " ".join(error.message.split()) or type(error).__name__
+    raise errors.InputError(
+      "a local file, or one that TensorFlow can reach (gs://)", reason, path
+    ) from None

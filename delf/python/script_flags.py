@@ -14,8 +14,9 @@ def run(main, define, argv=None):
   """Runs a script as `absl.app.run` does, and exits.
 
   Flags are defined here and not when a script is imported, so that two scripts
-  with flags of the same name can be imported side by side. Bad input ends the
-  script with one line on standard error and status 1.
+  with flags of the same name can be imported side by side. Bad input, and files
+  that cannot be read or written, end the script with one line on standard error
+  and status 1.
 
   Args:
     main: Function without arguments that does the work, reading
@@ -133,8 +134,10 @@ def _is_boolean(name, flag_values):
 def _call(main, rest):
   if len(rest) > 1:
     raise app.UsageError(f"expected flags only, received {' '.join(rest[1:])}")
+  errors.log_warnings()
   try:
     return main()
-  except (errors.InputError, FileNotFoundError) as error:
-    print(f"{sys.argv[0]}: {error}", file=sys.stderr)  # noqa: T201
+  except (errors.InputError, OSError) as error:
+    message = errors.one_line(error)
+    print(f"{sys.argv[0]}: {message}", file=sys.stderr)  # noqa: T201
     return 1

@@ -67,7 +67,12 @@ def test_unknown_flags_are_refused(capsys):
 
 @pytest.mark.parametrize(
   "error",
-  [errors.InputError("a photo", "a poem", "x.txt"), FileNotFoundError("x.txt")],
+  [
+    errors.InputError("a photo", "a poem", "x.txt"),
+    FileNotFoundError("x.txt"),
+    PermissionError(13, "Permission denied", "x.txt"),
+    OSError("x.txt:\nbroken"),
+  ],
 )
 def test_bad_input_is_one_line(capsys, error):
   def main():

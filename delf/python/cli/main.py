@@ -67,7 +67,7 @@ def main(argv=None):
   except BrokenPipeError:
     return _leave_pipe()
   except (errors.InputError, OSError) as error:
-    return _fail(_one_line(error), 1, debug)
+    return _fail(errors.one_line(error), 1, debug)
   except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] == "delf":
       return _report_bug()
@@ -143,14 +143,6 @@ def _run(args, debug):
 
 def _version():
   return f"delf {delf.__version__}"
-
-
-def _one_line(error):
-  """Returns an error as one line: which file, what is wrong."""
-  if isinstance(error, OSError) and error.strerror:
-    where = f"{error.filename}: " if error.filename is not None else ""
-    return f"{where}{error.strerror}"
-  return " ".join(str(error).split()) or type(error).__name__
 
 
 def _fail(message, status, debug):

@@ -6,12 +6,15 @@ import sys
 
 from absl import logging as absl_logging
 
+from delf.python import errors
+
 
 def show_warnings():
   """Shows warnings as `delf: warning: ...` on standard error.
 
   Handlers that a program around this one has set stay as they are.
   """
+  errors.log_warnings()
   root = logging.getLogger()
   root.removeHandler(absl_logging.get_absl_handler())
   if root.handlers:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 
 import numpy as np
 
@@ -183,7 +182,5 @@ def _remove_leftovers(folder, jobs):
     parent, stem = os.path.split(job.name)
     stems.setdefault(parent, set()).add(stem)
   for parent, names in stems.items():
-    for path in (folder / parent).glob(".*"):
-      match = re.fullmatch(r"\.(.+)\.[0-9a-f]{32}\.[a-z_]+", path.name)
-      if match and match.group(1) in names:
-        path.unlink(missing_ok=True)
+    for path in files.leftovers(folder / parent, names):
+      path.unlink(missing_ok=True)
