@@ -174,12 +174,14 @@ def _to_rgb(image, rescale_grey16, path):
   if image.mode == "F":
     raise errors.InputError("an image of integers", "one of floats", path)
   if image.mode == "I" or image.mode.startswith("I;16"):
-    grey = np.asarray(image).astype(np.int64)
+    grey = np.asarray(image)
     if rescale_grey16:
       grey = grey // 257
     elif grey.max() > 255:
       logging.warning("%s: 16-bit grey over 255 is cut at 255", path)
     image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+  if image.mode == "RGB":
+    return image
   if "transparency" in image.info:
     # Pillow asks for this way; the colours are the same.
     image = image.convert("RGBA")

@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -149,6 +150,46 @@ def test_grey_of_16_bits(extension, tmp_path):
   np.testing.assert_array_equal(
     _load(path, rescale_grey16=True)[:, :, 0], [[0, 0, 0], [0, 100, 255]]
   )
+
+
+def test_16_bit_grey_that_is_cut_is_warned_of(tmp_path, caplog):
+  path = tmp_path / "grey.png"
+  for most, options, cut in (
+    (255, {}, False),
+    (256, {}, True),
+    (65535, {"rescale_grey16": True}, False),
+  ):
+    caplog.clear()
+    Image.fromarray(np.array([[0, most]], dtype=np.uint16)).save(path)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+      _load(path, **options)
+    assert ("grey.png: 16-bit grey over 255 is cut" in caplog.text) == cut
+
+
+def test_grey_of_32_bits(tmp_path):
+  values = np.array([[-(2**31), -1, 0], [255, 256, 2**31 - 1]], dtype=np.int32)
+  Image.fromarray(values).save(tmp_path / "grey.tiff")
+  np.testing.assert_array_equal(
+    _load(tmp_path / "grey.tiff")[:, :, 0], [[0, 0, 0], [255, 255, 255]]
+  )
+
+
+def test_16_bit_grey_takes_few_bytes_a_pixel(tmp_path):
+  path = tmp_path / "grey.png"
+  Image.fromarray(np.zeros([1000, 1000], dtype=np.uint16)).save(path)
+  tracemalloc.start()
+  try:
+    utils.RgbLoader(path)
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert peak < 12e6
+
+
+def test_an_rgb_image_is_not_copied(tmp_path, monkeypatch):
+  _save(tmp_path / "a.png", _smooth())
+  monkeypatch.setattr(Image.Image, "convert", None)
+  np.testing.assert_array_equal(_load(tmp_path / "a.png"), _smooth())
 
 
 def _png(width, height, depth=8, colour=2, data=b""):
