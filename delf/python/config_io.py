@@ -64,7 +64,8 @@ def check_delf_config(config, path=None):
   """Checks the values of an extraction configuration.
 
   What the configuration does not use (a head that is off) is not checked, and
-  no file that it names is opened.
+  no file that it names is opened: models of global features may have scales of
+  their own, so that none are needed here.
 
   Args:
     config: DelfConfig.
@@ -80,16 +81,23 @@ def check_delf_config(config, path=None):
     "neither",
     path,
   )
-  _require(config.image_scales, "image_scales, at least one", "none", path)
+  _require(
+    config.image_scales or not config.use_local_features,
+    "image_scales, at least one, for local features",
+    "none",
+    path,
+  )
   for scale in config.image_scales:
     _require(
       scale > 0 and math.isfinite(scale), "positive image_scales", scale, path
     )
-  for name in ("max_image_size", "min_image_size"):
-    value = getattr(config, name)
-    _require(
-      value > 0 or value == -1, f"a {name} over 0, or -1 for none", value, path
-    )
+  # Below 0 there is no limit; a min_image_size of 0 is none either.
+  _require(
+    config.max_image_size,
+    "a max_image_size over 0, or -1 for none",
+    config.max_image_size,
+    path,
+  )
   if config.use_local_features:
     _check_local(config.delf_local_config, path)
   if config.use_global_features:
@@ -120,7 +128,14 @@ def _check_local(config, path):
 
 def _check_global(config, path):
   number = len(config.image_scales)
-  for index in config.delf_global_config.image_scales_ind:
+  chosen = config.delf_global_config.image_scales_ind
+  _require(
+    number or not chosen,
+    "image_scales for image_scales_ind to choose from",
+    "none",
+    path,
+  )
+  for index in chosen:
     _require(
       0 <= index < number,
       f"image_scales_ind from 0 to {number - 1} ({number} image_scales)",

@@ -5,7 +5,7 @@ import pytest
 from google.protobuf import text_format
 
 from delf.protos import aggregation_config_pb2, delf_config_pb2
-from delf.python import config_io, errors
+from delf.python import config_io, errors, utils
 
 _MESSAGES = {
   "DelfConfig": delf_config_pb2.DelfConfig,
@@ -116,14 +116,18 @@ def test_a_field_that_stands_twice_has_the_later_value(tmp_path):
     ("image_scales: 1", "model_path"),
     (
       'model_path: "model" delf_local_config { use_pca: false }',
-      "image_scales",
+      "image_scales, at least one, for local features, received none",
+    ),
+    (
+      'model_path: "model" use_local_features: false use_global_features: true'
+      " delf_global_config { use_pca: false image_scales_ind: 0 }",
+      "image_scales for image_scales_ind to choose from, received none",
     ),
     (_GOOD + "image_scales: 0", "positive image_scales, received 0"),
     (_GOOD + "image_scales: -1", "positive image_scales, received -1"),
     (_GOOD + "image_scales: nan", "positive image_scales, received nan"),
     (_GOOD + "image_scales: inf", "positive image_scales, received inf"),
     (_GOOD + "max_image_size: 0", "max_image_size over 0"),
-    (_GOOD + "min_image_size: -2", "min_image_size over 0"),
     (_GOOD + "use_local_features: false", "received neither"),
     (_GOOD + "delf_local_config { iou_threshold: 1.5 }", "iou_threshold"),
     (_GOOD + "delf_local_config { iou_threshold: nan }", "iou_threshold"),
@@ -185,6 +189,25 @@ def test_what_is_off_is_not_checked():
     delf_config_pb2.DelfConfig(),
   )
   config_io.check_delf_config(config)
+
+
+def test_global_models_may_have_scales_of_their_own():
+  config = text_format.Parse(
+    'model_path: "model" use_local_features: false use_global_features: true'
+    " delf_global_config { use_pca: false }",
+    delf_config_pb2.DelfConfig(),
+  )
+  config_io.check_delf_config(config)
+
+
+@pytest.mark.parametrize(
+  "limits", ["min_image_size: 0", "min_image_size: -2", "max_image_size: -7"]
+)
+def test_sizes_that_are_no_limit(limits):
+  config = text_format.Parse(_GOOD + limits, delf_config_pb2.DelfConfig())
+  config_io.check_delf_config(config)
+  image = np.zeros([11, 12, 3], dtype=np.uint8)
+  assert utils.ResizeImage(image, config)[0].shape == image.shape
 
 
 @pytest.mark.parametrize(
