@@ -9,6 +9,7 @@ whole range. EXIF orientation is ignored unless `apply_rotation` is set:
 features on disk are in raw coordinates.
 """
 
+import contextlib
 import io
 
 import numpy as np
@@ -58,18 +59,29 @@ def RgbLoader(path, apply_rotation=False, rescale_grey16=False):
   data = files.read_bytes(path)
   if not data:
     raise errors.InputError("an image", "an empty file", path)
-  try:
+  with _broken_in_one_line(path):
     image = _decode(data, path)
     if apply_rotation:
       image = ImageOps.exif_transpose(image)
     return _to_rgb(image, rescale_grey16, path)
-  except errors.InputError:
-    raise
-  except Exception as error:  # Readers raise whatever a broken file leads to.
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise errors.InputError(
-      "an image", f"one that cannot be decoded ({reason})", path
-    ) from None
+
+
+def image_size(path):
+  """Returns (height, width) of an image, from its header alone.
+
+  Args:
+    path: Local path of the image.
+
+  Returns:
+    (int, int), as stored: EXIF orientation is not applied.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: As `RgbLoader`, but for damage behind the header.
+  """
+  with open(path, "rb") as file, _broken_in_one_line(path):
+    image = _open(file, path)
+    return image.height, image.width
 
 
 def ResizeImage(image, config, resize_factor=1.0):
@@ -101,7 +113,7 @@ def ResizeImage(image, config, resize_factor=1.0):
     )
   if image.dtype != np.uint8:
     raise errors.InputError("an image of type uint8", f"type {image.dtype}")
-  height, width = _target_size(image.shape[:2], config, resize_factor)
+  height, width = target_size(image.shape[:2], config, resize_factor)
   scale_factors = np.array([height, width]) / image.shape[:2]
   if (height, width) == image.shape[:2]:
     return image, scale_factors
@@ -111,8 +123,20 @@ def ResizeImage(image, config, resize_factor=1.0):
   return np.array(resized), scale_factors
 
 
-def _target_size(size, config, resize_factor):
-  """Returns (height, width) that an image of `size` is resized to."""
+def target_size(size, config, resize_factor=1.0):
+  """Returns (height, width) that `ResizeImage` makes of an image.
+
+  Args:
+    size: (height, width) of the image.
+    config: As for `ResizeImage`.
+    resize_factor: As for `ResizeImage`.
+
+  Returns:
+    (int, int).
+
+  Raises:
+    InputError: If a limit is 0.
+  """
   largest = max(size)
   scale = 1.0
   max_size = resize_factor * config.max_image_size
@@ -129,21 +153,37 @@ def _target_size(size, config, resize_factor):
   return height, width
 
 
-def _open(data, path):
-  """Opens an image without decoding it.
+@contextlib.contextmanager
+def _broken_in_one_line(path):
+  """Makes whatever readers raise about a broken file an InputError."""
+  try:
+    yield
+  except errors.InputError:
+    raise
+  except Exception as error:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise errors.InputError(
+      "an image", f"one that cannot be decoded ({reason})", path
+    ) from None
+
+
+def _open(file, path):
+  """Opens an image in a binary file without decoding it.
 
   `Image.open` compares the size with a setting of the whole process, 0.18
   gigapixels; this has its own limit, and changes no setting.
   """
   Image.init()
+  start = file.read(16)
+  file.seek(0)
   for name in _FORMATS:
     factory, accept = Image.OPEN.get(name, (None, lambda _: False))
-    accepted = accept(data[:16])
+    accepted = accept(start)
     if isinstance(accepted, str):  # Pillow was built without this format.
       raise errors.InputError("an image that Pillow reads", accepted, path)
     if not accepted:
       continue
-    image = factory(io.BytesIO(data), "")
+    image = factory(file, "")
     if image.width * image.height > MAX_PIXELS:
       raise errors.InputError(
         f"an image of at most {MAX_PIXELS} pixels",
@@ -156,14 +196,14 @@ def _open(data, path):
 
 def _decode(data, path):
   """Returns the decoded image, of a cut JPEG with what is there."""
-  image = _open(data, path)
+  image = _open(io.BytesIO(data), path)
   try:
     image.load()
     return image
   except OSError:
     if image.format not in ("JPEG", "MPO"):
       raise
-  image = _open(data + _JPEG_END, path)
+  image = _open(io.BytesIO(data + _JPEG_END), path)
   image.load()
   logging.warning("%s: the JPEG is cut; what is missing is grey", path)
   return image

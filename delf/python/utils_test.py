@@ -323,6 +323,38 @@ def test_broken_bytes_raise_nothing_but_input_errors(
       assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_the_size_is_read_from_the_header(name, tmp_path):
+  path = tmp_path / "image"
+  path.write_bytes(_encoded(name))
+  assert utils.image_size(path) == _load(path).shape[:2]
+
+
+def test_the_size_of_large_images_obeys_our_limit_alone(
+  tmp_path, monkeypatch, recwarn
+):
+  """Pillow's own limit, of the whole process, would warn or raise."""
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+  path = tmp_path / "image.png"
+  path.write_bytes(_encoded("PNG"))
+  assert utils.image_size(path) == _load(path).shape[:2]
+  assert not recwarn
+  monkeypatch.setattr(utils, "MAX_PIXELS", 10)
+  with pytest.raises(errors.InputError, match="at most 10 pixels"):
+    utils.image_size(path)
+
+
+def test_the_size_of_what_is_no_image(tmp_path):
+  path = tmp_path / "image.png"
+  for content in (b"", b"text", _encoded("PNG")[:20]):
+    path.write_bytes(content)
+    with pytest.raises(errors.InputError, match="image.png") as error:
+      utils.image_size(path)
+    assert "\n" not in str(error.value)
+  with pytest.raises(FileNotFoundError):
+    utils.image_size(tmp_path / "none.png")
+
+
 def test_many_threads_at_once(tmp_path):
   """Whole, cut and bad files beside each other: each has its own outcome."""
   data = _encoded("JPEG")

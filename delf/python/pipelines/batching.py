@@ -4,6 +4,7 @@ import collections
 
 from absl import logging
 
+from delf.python import utils
 from delf.python.pipelines import problems
 
 # Memory that one batch may take in the network, in bytes.
@@ -113,13 +114,8 @@ def memory_limit(config, device, batch_size=None, budget=MEMORY_BUDGET):
   largest_scale = max(config.image_scales, default=1.0)
 
   def limit(shape):
-    side = max(shape)
-    factor = 1.0
-    if 0 < config.max_image_size < side:
-      factor = config.max_image_size / side
-    elif side < config.min_image_size:
-      factor = config.min_image_size / side
-    pixels = shape[0] * shape[1] * (factor * largest_scale) ** 2
+    height, width = utils.target_size(shape, config)
+    pixels = height * width * largest_scale**2
     fits = int(budget // (pixels * _BYTES_PER_PIXEL + 1))
     return min(fits, batch_size or _MOST_AUTOMATIC)
 

@@ -106,5 +106,10 @@ def test_memory_limit():
   # Scaled down first, the same image takes less.
   config.max_image_size = 500
   assert batching.memory_limit(config, "GPU:0")((5000, 5000)) > 1
+  # A square of it has more pixels, in the pyramid too.
+  config.max_image_size = 1000
+  flat = batching.memory_limit(config, "GPU:0")((100, 1000))
+  config.use_square_images = True
+  assert batching.memory_limit(config, "GPU:0")((100, 1000)) < flat
   small = batching.memory_limit(config, "GPU:0", batch_size=64, budget=1)
   assert small((100, 100)) < 1

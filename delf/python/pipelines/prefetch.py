@@ -5,14 +5,12 @@ import concurrent.futures
 import dataclasses
 
 import numpy as np
-import PIL.Image
+
+from delf.python import utils
 
 # Most pixels that are decoded, or being decoded, ahead of the one in use: 64
 # million are 192 MB as RGB.
 PIXELS_AHEAD = 64_000_000
-
-# What an image counts as whose size cannot be read from its header.
-_UNKNOWN_PIXELS = 12_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,8 @@ def decode_ahead(jobs, load, workers=1, pixels_ahead=PIXELS_AHEAD):
 
   Pillow decodes without holding Python's lock, so threads do. Sizes are read
   from the headers, and decoding waits when `pixels_ahead` would be passed
-  (a single image may be larger than that).
+  (a single image may be larger than that). An image whose size cannot be read
+  there, as of a remote one, is decoded alone.
 
   Args:
     jobs: Iterable of objects with a `path`.
@@ -58,7 +57,7 @@ def decode_ahead(jobs, load, workers=1, pixels_ahead=PIXELS_AHEAD):
     while jobs or pending:
       # One more than the threads, so that none waits for the caller.
       while jobs and len(pending) <= workers + 1:
-        pixels = _header_pixels(jobs[0].path)
+        pixels = _header_pixels(jobs[0].path, pixels_ahead)
         if pending and held + pixels > pixels_ahead:
           break
         pending.append((pool.submit(_decode, jobs.popleft(), load), pixels))
@@ -79,10 +78,10 @@ def _decode(job, load):
     return Decoded(job, error=error)
 
 
-def _header_pixels(path):
-  """Returns the number of pixels that an image's header tells."""
+def _header_pixels(path, unknown):
+  """Returns the number of pixels that an image's header tells, or `unknown`."""
   try:
-    with PIL.Image.open(path) as image:
-      return image.width * image.height
-  except Exception:
-    return _UNKNOWN_PIXELS
+    height, width = utils.image_size(path)
+  except (OSError, ValueError):
+    return unknown
+  return height * width

@@ -75,6 +75,38 @@ def test_pixels_that_are_held_are_bounded(jobs):
   assert len(list(stream)) == len(jobs) - 1
 
 
+def test_sizes_over_a_limit_of_pillow_are_known(jobs, monkeypatch):
+  """Its limit is of the whole process; ours is in `utils`."""
+  monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+  third = threading.Event()
+
+  def load(path):
+    if path == jobs[2].path:
+      third.set()
+    return np.zeros([30, 40, 3], np.uint8)
+
+  stream = prefetch.decode_ahead(
+    jobs[:3], load, workers=3, pixels_ahead=3 * 40 * 30
+  )
+  next(stream)
+  # Nobody asks for it yet: it is decoded as all three are in the bound.
+  assert third.wait(timeout=30)
+  stream.close()
+
+
+def test_images_of_unknown_size_are_decoded_alone(jobs, monkeypatch):
+  monkeypatch.setattr(utils, "MAX_PIXELS", 100)
+  started = []
+
+  def load(path):
+    started.append(path)
+    return np.zeros([30, 40, 3], np.uint8)
+
+  stream = prefetch.decode_ahead(jobs, load, workers=3)
+  for i, _ in enumerate(stream, 1):
+    assert len(started) == i
+
+
 def test_an_image_over_the_bound_is_decoded_alone(jobs):
   found = list(prefetch.decode_ahead(jobs, utils.RgbLoader, 2, pixels_ahead=1))
   assert [d.job for d in found] == jobs
