@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import logging
 
 import keras
 import numpy as np
@@ -197,9 +198,49 @@ def test_pca_of_another_size_is_refused(folder, tmp_path):
     chosen = getattr(config, f"delf_{part}_config")
     chosen.use_pca = True
     chosen.pca_parameters.CopyFrom(parameters)
-    made = extractor.make_extractor(config)
     with pytest.raises(errors.InputError, match=f"{part} PCA.*size 11"):
+      made = extractor.make_extractor(config)
+      # The tiny model's graph does not tell the size of the other one.
+      assert part == "global"
       made.extract(tiny_backbone.image())
+
+
+def test_an_image_without_a_pixel_at_a_scale_is_one_line(folder):
+  image = tiny_backbone.image(10, 50)
+  for parts in _PARTS:
+    config = _config(
+      folder / "joint",
+      image_scales=[0.05],
+      use_local_features=parts[0],
+      use_global_features=parts[1],
+    )
+    made = extractor.make_extractor(config)
+    for run in (made.extract, lambda x, made=made: made.extract_batch([x, x])):
+      with pytest.raises(errors.InputError, match=r"10 x 50 .* scale 0\.05"):
+        run(image)
+
+
+def test_an_image_that_fixed_scales_leave_nothing_of_is_one_line(tmp_path):
+  path = tmp_path / "fixed"
+  exporting.export_global(tiny_backbone.make(), path, input_scales=[0.05])
+  config = _config(path, use_local_features=False)
+  made = extractor.make_extractor(config)
+  assert made.extract(tiny_backbone.image()).global_descriptor is not None
+  with pytest.raises(errors.InputError, match="that the model takes") as error:
+    made.extract(tiny_backbone.image(10, 50))
+  assert "\n" not in str(error.value)
+
+
+def test_a_threshold_of_overlap_has_no_effect_and_says_so(folder, caplog):
+  config = _config(folder / "joint")
+  with caplog.at_level(logging.WARNING, logger="absl"):
+    plain = extractor.make_extractor(config)
+    assert not caplog.records
+    config.delf_local_config.iou_threshold = 0.5
+    other = extractor.make_extractor(config)
+  assert "iou_threshold 0.5 has no effect" in caplog.text
+  image = tiny_backbone.image()
+  _check_same(other.extract(image), plain.extract(image), 0)
 
 
 @pytest.mark.parametrize("part", ["local", "global"])

@@ -93,15 +93,39 @@ def ApplyPcaAndWhitening(
   )
 
 
+class Projection:
+  """Projection onto principal components, prepared for use on many images.
+
+  Attributes:
+    size: Size of the descriptors it takes.
+    dim: Size of those it gives.
+  """
+
+  def __init__(self, parameters):
+    """Makes tensors of pca.PcaParameters."""
+    self.dim, self.size = parameters.matrix.shape
+    self._mean = tf.constant(parameters.mean)
+    self._components = tf.transpose(tf.constant(parameters.matrix))
+    self._variances = None
+    if parameters.use_whitening:
+      self._variances = tf.constant(parameters.variances)
+
+  def __call__(self, descriptors):
+    """Returns [N, dim] float32 of descriptors, [N, size] float32."""
+    return pca.project(
+      descriptors, self._mean, self._components, self._variances
+    )
+
+
 def PostProcessDescriptors(descriptors, use_pca, pca_parameters=None):
   """Normalises descriptors and, where asked to, reduces them.
 
   Args:
     descriptors: [N, D] float.
     use_pca: Whether to project them, and normalise once more.
-    pca_parameters: For `use_pca`: pca.PcaParameters, or a dict with `matrix`,
-      `mean`, `dim`, `use_whitening` and `variances`, as `ApplyPcaAndWhitening`
-      takes them.
+    pca_parameters: For `use_pca`: Projection, pca.PcaParameters, or a dict with
+      `matrix`, `mean`, `dim`, `use_whitening` and `variances`, as
+      `ApplyPcaAndWhitening` takes them.
 
   Returns:
     [N, D] float, or [N, dim] with PCA, of L2 norm 1 (but for zeros).
@@ -115,18 +139,18 @@ def PostProcessDescriptors(descriptors, use_pca, pca_parameters=None):
   if pca_parameters is None:
     raise errors.InputError("pca_parameters, as use_pca is set", "none")
   if isinstance(pca_parameters, pca.PcaParameters):
-    pca_parameters = {
-      name: getattr(pca_parameters, name)
-      for name in ("matrix", "mean", "dim", "use_whitening", "variances")
-    }
-  projected = ApplyPcaAndWhitening(
-    descriptors,
-    pca_parameters["matrix"],
-    pca_parameters["mean"],
-    pca_parameters["dim"],
-    pca_parameters["use_whitening"],
-    pca_parameters["variances"],
-  )
+    pca_parameters = Projection(pca_parameters)
+  if isinstance(pca_parameters, Projection):
+    projected = pca_parameters(descriptors)
+  else:
+    projected = ApplyPcaAndWhitening(
+      descriptors,
+      pca_parameters["matrix"],
+      pca_parameters["mean"],
+      pca_parameters["dim"],
+      pca_parameters["use_whitening"],
+      pca_parameters["variances"],
+    )
   return tf.nn.l2_normalize(projected, axis=1)
 
 

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from delf.python import (
   config_io,
@@ -25,7 +26,8 @@ def make_extractor(config, device=None):
   Args:
     config: DelfConfig. `model_path` is a folder or a name (see `zoo.resolve`).
       Whether the model is of TensorFlow 1 or 2 shows in the model;
-      `is_tf2_exported` is not needed.
+      `is_tf2_exported` is not needed. `delf_local_config.iou_threshold` has
+      no effect: how much boxes may overlap was set when the model was exported.
     device: Device such as "cpu" or "gpu:1", or None for the best there is.
 
   Returns:
@@ -63,8 +65,12 @@ class Extractor:
     self._local_pca = self._global_pca = None
     if config.use_local_features:
       self._local_pca = _load_pca(config.delf_local_config)
+      self._check_pca("local", self._local_pca, self._size_of("features"))
+      _warn_of_overlap(config.delf_local_config)
     if config.use_global_features:
       self._global_pca = _load_pca(config.delf_global_config)
+      size = self._size_of(*tensors.GLOBAL_OUTPUTS)
+      self._check_pca("global", self._global_pca, size)
     request = _request(config)
     self._run = model.prepare(request)
     self._run_batch = model.prepare(request, batch=True)
@@ -129,7 +135,7 @@ class Extractor:
     if self._local_pca is not None:
       dimension = self._local_pca.dim
     else:
-      dimension = self._model.outputs["features"].shape[-1] or 0
+      dimension = self._size_of("features") or 0
     return features.ImageFeatures(features.LocalFeatures.empty(dimension))
 
   def _finish(self, arrays, factors):
@@ -152,7 +158,8 @@ class Extractor:
     return features.ImageFeatures(local, descriptor)
 
   def _finish_local(self, arrays, factors):
-    self._check_pca("local", self._local_pca, arrays["features"])
+    size = arrays["features"].shape[1]
+    self._check_pca("local", self._local_pca, size)
     locations, descriptors = feature_extractor.DelfFeaturePostProcessing(
       arrays["boxes"],
       arrays["features"],
@@ -171,19 +178,28 @@ class Extractor:
 
   def _finish_global(self, descriptors):
     """Returns [D] float32: the descriptors of all scales, summed, of norm 1."""
-    self._check_pca("global", self._global_pca, descriptors)
+    self._check_pca("global", self._global_pca, descriptors.shape[1])
     processed = feature_extractor.PostProcessDescriptors(
       descriptors, self._global_pca is not None, self._global_pca
     )
     summed = tf.reduce_sum(processed, axis=0)
     return tf.nn.l2_normalize(summed, axis=0).numpy()
 
-  def _check_pca(self, part, parameters, descriptors):
-    if parameters is None or len(parameters.mean) == descriptors.shape[1]:
+  def _size_of(self, *outputs):
+    """Returns the last dimension of the first output there is, or None."""
+    for name in outputs:
+      if name in self._model.outputs:
+        shape = self._model.outputs[name].shape
+        return shape[-1] if shape.rank else None
+    return None
+
+  def _check_pca(self, part, projection, size):
+    """Raises InputError if a projection is not for descriptors of a size."""
+    if projection is None or size in (None, projection.size):
       return
     raise errors.InputError(
-      f"{part} PCA parameters for descriptors of size {descriptors.shape[1]}",
-      f"some for size {len(parameters.mean)}",
+      f"{part} PCA parameters for descriptors of size {size}",
+      f"some for size {projection.size}",
       self._model.folder,
     )
 
@@ -192,7 +208,7 @@ def _request(config):
   """Returns the tensors.Request of a configuration."""
   local = config.delf_local_config
   scales = tuple(config.image_scales)
-  indices = ()
+  indices = None
   if config.use_global_features:
     # Unset stands for all scales.
     chosen = config.delf_global_config.image_scales_ind
@@ -207,7 +223,7 @@ def _request(config):
 
 
 def _load_pca(config):
-  """Returns pca.PcaParameters of one part's configuration, or None."""
+  """Returns the feature_extractor.Projection of one part, or None."""
   if not config.use_pca:
     return None
   parameters = type(config.pca_parameters)()
@@ -215,4 +231,13 @@ def _load_pca(config):
   for field, path in parameters.ListFields():
     if field.name.endswith("_path"):
       setattr(parameters, field.name, os.fspath(zoo.local_path(path)))
-  return pca.load_pca(parameters)
+  with tf.device("/CPU:0"):  # As what comes after the network; see `_finish`.
+    return feature_extractor.Projection(pca.load_pca(parameters))
+
+
+def _warn_of_overlap(config):
+  if config.iou_threshold != 1.0:
+    logging.warning(
+      "iou_threshold %g has no effect: it is set when a model is exported.",
+      config.iou_threshold,
+    )

@@ -8,11 +8,15 @@ them. What a model is shows in the model; no flag is needed.
 import pathlib
 
 import tensorflow as tf
+from absl import logging
 
 from delf.python import errors
 from delf.python.inference import devices, tensors
 
 _DEFAULT = "serving_default"
+
+# Errors of TensorFlow go on for pages; the first words say what happened.
+_LONGEST_REASON = 300
 
 
 class ExtractionModel:
@@ -43,6 +47,10 @@ class ExtractionModel:
   def prepare(self, request, batch=False):
     """Finds what the model must run for a request, and no more.
 
+    Of exports of TensorFlow 2 for local and global features together, only
+    those of delf's exporters have functions for one part alone. Of others, as
+    of the original's exporter, both parts are computed where one is asked for.
+
     Args:
       request: tensors.Request.
       batch: Whether for several images of one size.
@@ -55,7 +63,8 @@ class ExtractionModel:
       returns a list of such dicts; or None if the model has no such function.
 
     Raises:
-      InputError: If the model lacks what the request needs.
+      InputError: If the model lacks what the request needs, or it for the
+        model; from the function, if an image is too small for it.
     """
     if self.is_tf2 or batch:
       function = self._signature(request, batch)
@@ -72,17 +81,31 @@ class ExtractionModel:
     image_name = tensors.IMAGES if batch else tensors.IMAGE
 
     def extract(image):
-      with tf.device(self.device):
-        found = function(**{image_name: tf.constant(image)}, **feeds)
+      tensors.check_size(image, inputs, request)
+      found = self._call(function, **{image_name: tf.constant(image)}, **feeds)
       arrays = {name: found[name].numpy() for name in wanted}
       if not batch:
-        return tensors.tidy(arrays)
+        return tensors.tidy(arrays, inputs, request)
       counts = (
         found[tensors.COUNTS].numpy() if request.use_local else [0] * len(image)
       )
-      return [tensors.row(arrays, i, count) for i, count in enumerate(counts)]
+      return [
+        tensors.tidy(tensors.row(arrays, i, count), inputs, request)
+        for i, count in enumerate(counts)
+      ]
 
     return extract
+
+  def _call(self, function, **values):
+    """Runs a function of the model on its device."""
+    try:
+      with tf.device(self.device):
+        return function(**values)
+    except tf.errors.InvalidArgumentError as error:
+      reason = " ".join(str(error).split())[:_LONGEST_REASON]
+      raise errors.InputError(
+        "an image that the model takes", f"another ({reason})", self.folder
+      ) from error
 
   def _signature(self, request, batch):
     """Returns the function that computes the least, or None."""
@@ -94,10 +117,17 @@ class ExtractionModel:
     special = self._functions.get("_".join(parts))
     if special is not None or batch:
       return special
+    has_both = set(tensors.LOCAL_OUTPUTS) | set(tensors.GLOBAL_OUTPUTS[:1])
+    if parts and has_both <= set(self.outputs):
+      logging.info(
+        "%s: this export computes local and global features together; export "
+        "it again with delf's exporters to save the part not asked for.",
+        self.folder,
+      )
     return self._functions.get(_DEFAULT)
 
   def _check(self, request, inputs, outputs):
-    """Raises InputError if a request needs what is not there."""
+    """Raises InputError if a request and the model do not fit each other."""
     needed = (
       [*tensors.LOCAL_INPUTS, *tensors.LOCAL_OUTPUTS]
       if request.use_local
@@ -119,6 +149,12 @@ class ExtractionModel:
       raise errors.InputError(
         f"a model with the tensors {', '.join(needed)}",
         ", ".join(sorted(found)) or "one with none of them",
+        self.folder,
+      )
+    if tensors.SCALES in inputs and not request.image_scales:
+      raise errors.InputError(
+        "image_scales in the configuration, as the model takes them",
+        "none",
         self.folder,
       )
 

@@ -1,3 +1,4 @@
+import logging
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ from delf.python.inference import devices, saved_model, tensors
 
 v1 = tf.compat.v1
 
-_LOCAL = tensors.Request((0.5, 1.0), True, 7, -1.0, ())
+_LOCAL = tensors.Request((0.5, 1.0), True, 7, -1.0)
 _GLOBAL = tensors.Request((0.5, 1.0, 2.0), False, 7, -1.0, (2, 0))
 _BOTH = tensors.Request((0.5, 1.0, 2.0), True, 7, -1.0, (0, 2))
 
@@ -118,7 +119,7 @@ def image():
 
 
 def _expected(image, request):
-  indices = sorted(set(request.global_scales))
+  indices = sorted(set(request.global_scales or ()))
   mean = image.astype(np.float32).mean((0, 1))
   scales = np.array(request.image_scales, np.float32)[indices]
   return {
@@ -170,15 +171,67 @@ def test_a_graph_with_only_a_signature_loads(tmp_path, image):
   np.testing.assert_allclose(found, [image.mean((0, 1))], rtol=1e-5)
 
 
-def test_fixed_scales_need_no_input(tmp_path, image):
-  folder = _save_function(
-    tmp_path / "fixed", ("global_descriptors",), ("input_image",)
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory):
+  """A model whose only input is the image, of scales 1 and 3."""
+  folder = tmp_path_factory.mktemp("fixed") / "model"
+  return saved_model.load(
+    _save_function(folder, ("global_descriptors",), ("input_image",))
   )
-  found = saved_model.load(folder).prepare(_GLOBAL)(image)
+
+
+@pytest.mark.parametrize(
+  ("scales", "chosen", "factors"),
+  [
+    ((), (), [2, 6]),
+    ((1.0, 3.0), (0, 1), [2, 6]),
+    ((1.0, 3.0), (1,), [6]),
+    ((1.0, 3.0), (0, 0), [2]),
+    ((1.0,), (0,), [2, 6]),  # All of them.
+  ],
+)
+def test_fixed_scales_need_no_input(fixed, image, scales, chosen, factors):
+  request = tensors.Request(scales, use_local=False, global_scales=chosen)
+  found = fixed.prepare(request)(image)
   mean = image.astype(np.float32).mean((0, 1))
   np.testing.assert_allclose(
-    found["global_descriptors"], [2 * mean, 6 * mean], rtol=1e-5
+    found["global_descriptors"], np.outer(factors, mean), rtol=1e-5
   )
+
+
+def test_other_scales_than_the_fixed_ones_cannot_be_chosen_of(fixed, image):
+  run = fixed.prepare(_GLOBAL)
+  with pytest.raises(errors.InputError, match=r"3 scales.*\[0, 2\].*of 2"):
+    run(image)
+
+
+@pytest.mark.parametrize("generation", _GENERATIONS)
+def test_a_model_that_takes_scales_needs_some(folders, generation):
+  model = saved_model.load(folders[generation])
+  with pytest.raises(errors.InputError, match="image_scales"):
+    model.prepare(tensors.Request(()))
+
+
+@pytest.mark.parametrize("generation", _GENERATIONS)
+@pytest.mark.parametrize("request_", [_LOCAL, _GLOBAL])
+def test_an_image_without_a_pixel_at_a_scale_is_one_line(
+  folders, generation, request_
+):
+  # One pixel at half the size is none: half is rounded to even.
+  run = saved_model.load(folders[generation]).prepare(request_)
+  with pytest.raises(errors.InputError, match=r"1 x 30 .* scale 0\.5"):
+    run(np.zeros([1, 30, 3], np.uint8))
+
+
+def test_computing_both_parts_for_one_is_logged(folders, caplog):
+  model = saved_model.load(folders["functions"])
+  with caplog.at_level(logging.INFO, logger="absl"):
+    model.prepare(_BOTH)
+    assert not caplog.records
+    model.prepare(_LOCAL)
+  (record,) = caplog.records
+  assert record.levelno == logging.INFO
+  assert "local and global features together" in record.getMessage()
 
 
 @pytest.mark.parametrize("save", [_save_function, _save_graph])

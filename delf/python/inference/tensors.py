@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from delf.python import errors
+
 IMAGE, IMAGES = "input_image", "input_images"
 SCALES = "input_scales"
 THRESHOLD = "input_abs_thres"
@@ -25,24 +27,25 @@ class Request:
   """What to extract from an image.
 
   Attributes:
-    image_scales: Image scales.
+    image_scales: Image scales; may be empty for a model with scales of its own.
     use_local: Whether local features are asked for.
     max_feature_num: The most local features.
     abs_thres: The least attention of a local feature.
     global_scales: Positions in `image_scales` at which global descriptors are
-      asked for; none if it is empty.
+      asked for, or None if none are. Empty, with no `image_scales`, for all
+      that the model has.
   """
 
   image_scales: tuple[float, ...]
   use_local: bool = True
   max_feature_num: int = 1000
   abs_thres: float = 0.0
-  global_scales: tuple[int, ...] = ()
+  global_scales: tuple[int, ...] | None = None
 
   @property
   def use_global(self):
     """Whether global descriptors are asked for."""
-    return bool(self.global_scales)
+    return self.global_scales is not None
 
 
 def wanted(request, outputs):
@@ -59,7 +62,7 @@ def feeds(inputs, request):
   A part that was not asked for gets what makes it cheapest.
   """
   scales = list(request.image_scales)
-  indices = sorted(set(request.global_scales))
+  indices = sorted(set(request.global_scales or ()))
   if not request.use_local:
     scales = [scales[index] for index in indices]
     indices = list(range(len(scales)))
@@ -72,19 +75,73 @@ def feeds(inputs, request):
       request.max_feature_num if request.use_local else 1, tf.int32
     ),
     # Models of both parts refuse an empty list.
-    INDICES: tf.constant(indices or [scales.index(min(scales))], tf.int32),
+    INDICES: tf.constant(indices or [np.argmin(scales or [0])], tf.int32),
   }
   return {name: value for name, value in values.items() if name in inputs}
 
 
-def tidy(arrays):
+def check_size(image, inputs, request):
+  """Raises InputError if an image has no pixel left at one of the scales.
+
+  Args:
+    image: [..., H, W, 3].
+    inputs: Names of the model's inputs.
+    request: Request.
+  """
+  if SCALES not in inputs:
+    return
+  scales = np.float32(request.image_scales)
+  if not request.use_local:
+    scales = scales[list(request.global_scales)]
+  # As the models round: float32, half to even.
+  shortest = np.float32(min(image.shape[-3:-1]))
+  if not np.round(shortest * min(scales)):
+    raise errors.InputError(
+      "an image of at least one pixel a side at each scale",
+      f"{image.shape[-3]} x {image.shape[-2]} (height x width), at scale"
+      f" {min(scales):g}",
+    )
+
+
+def chosen_rows(descriptors, inputs, request):
+  """Returns the global descriptors asked for, of all that a model gives.
+
+  Args:
+    descriptors: [S, D], one for each scale that the model ran.
+    inputs: Names of its inputs.
+    request: Request.
+
+  Returns:
+    [G, D]: a model that takes positions, or just the scales asked for, gives
+    these alone. Of one that does not, their rows.
+
+  Raises:
+    InputError: If it has other scales than the request, which asks for some.
+  """
+  chosen = sorted(set(request.global_scales))
+  number = len(request.image_scales)
+  narrowed = SCALES in inputs and not request.use_local
+  if INDICES in inputs or narrowed or chosen == list(range(number)):
+    return descriptors
+  if len(descriptors) != number:
+    raise errors.InputError(
+      f"a model that has {number} scales, as image_scales, to take"
+      f" image_scales_ind {chosen} of",
+      f"one of {len(descriptors)}",
+    )
+  return descriptors[chosen]
+
+
+def tidy(arrays, inputs, request):
   """Returns one image's arrays as `ExtractionModel.prepare` describes them."""
   shaped = {}
   for name, array in arrays.items():
     if name == "scores":
       shaped[name] = array.reshape(-1)
+    elif name == GLOBAL_OUTPUTS[0]:
+      shaped[name] = chosen_rows(array, inputs, request)
     elif name in GLOBAL_OUTPUTS:
-      shaped[GLOBAL_OUTPUTS[0]] = np.atleast_2d(array)
+      shaped[GLOBAL_OUTPUTS[0]] = array[np.newaxis]
     else:
       shaped[name] = array
   return shaped
@@ -92,9 +149,7 @@ def tidy(arrays):
 
 def row(arrays, index, count):
   """Returns the arrays of one image of a batch."""
-  return tidy(
-    {
-      name: array[index][:count] if name in LOCAL_OUTPUTS else array[index]
-      for name, array in arrays.items()
-    }
-  )
+  return {
+    name: array[index][:count] if name in LOCAL_OUTPUTS else array[index]
+    for name, array in arrays.items()
+  }
