@@ -1,15 +1,19 @@
 """Progress of long work, on one line for people and in lines for logs."""
 
 import sys
+import time
 
 import tqdm
+
+# Seconds from one line to the next where standard error is not a terminal.
+_LINE_INTERVAL = 60
 
 
 def track(iterable, label, total=None):
   """Iterates while showing progress on standard error.
 
-  Nothing is shown where standard error is not a terminal, so that piped output
-  and logs stay clean.
+  On a terminal that is a bar; elsewhere, as in a log, a line each minute, and
+  none for work that is shorter.
 
   Args:
     iterable: What to iterate over.
@@ -17,19 +21,15 @@ def track(iterable, label, total=None):
     total: Number of items, where `iterable` does not know it.
 
   Returns:
-    tqdm.tqdm, an iterator with `set_postfix_str` for a word on the last item.
+    An iterable with `set_postfix_str` for a word on the last item.
   """
-  return tqdm.tqdm(
-    iterable,
-    desc=label,
-    total=total,
-    disable=not sys.stderr.isatty(),
-    dynamic_ncols=True,
-  )
+  if total is None and hasattr(iterable, "__len__"):
+    total = len(iterable)
+  return _show(iterable=iterable, desc=label, total=total)
 
 
 def count_bytes(label, total=None, done=0):
-  """Shows the progress of a transfer on standard error, if it is a terminal.
+  """Shows the progress of a transfer on standard error, as `track` does.
 
   Args:
     label: Words for what is being transferred.
@@ -37,14 +37,53 @@ def count_bytes(label, total=None, done=0):
     done: Number of bytes that are there already.
 
   Returns:
-    tqdm.tqdm, a context manager with `update(number of bytes)`.
+    A context manager with `update(number of bytes)`.
   """
-  return tqdm.tqdm(
-    desc=label,
-    total=total,
-    initial=done,
-    unit="B",
-    unit_scale=True,
-    disable=not sys.stderr.isatty(),
-    dynamic_ncols=True,
-  )
+  return _show(desc=label, total=total, initial=done, unit="B", unit_scale=True)
+
+
+def _show(**options):
+  if sys.stderr.isatty():
+    return tqdm.tqdm(dynamic_ncols=True, **options)
+  return _Lines(**options)
+
+
+class _Lines:
+  """Writes now and then a line that says how far the work is."""
+
+  def __init__(self, desc, total, iterable=(), initial=0, **units):
+    self._iterable = iterable
+    self._done = self._initial = initial
+    self._words = {"prefix": desc, "total": total, "ncols": 0, **units}
+    self._start = self._last = time.monotonic()
+
+  def __iter__(self):
+    for item in self._iterable:
+      yield item
+      self.update(1)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    pass
+
+  def set_postfix_str(self, words):
+    """Sets what the next lines end with."""
+    self._words["postfix"] = words
+
+  def update(self, number):
+    """Counts what was done, and writes a line if the last one is long ago."""
+    self._done += number
+    now = time.monotonic()
+    if now - self._last < _LINE_INTERVAL:
+      return
+    self._last = now
+    line = tqdm.tqdm.format_meter(
+      self._done,
+      elapsed=now - self._start,
+      initial=self._initial,
+      **self._words,
+    )
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
