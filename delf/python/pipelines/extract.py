@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from absl import logging
 from delf.python import errors, files, progress, utils
 from delf.python.pipelines import (
   batching,
+  jobs,
   output_folder,
   prefetch,
   problems,
@@ -102,7 +104,8 @@ def extract_to_files(images, config, output_dir, **options):
   Images are decoded in the background; an image that fails is reported and the
   others go on. A run that was ended at any moment can be repeated: it does what
   is missing. `extraction.json` in the folder says what model and settings the
-  files are of; others are refused there.
+  files are of; others are refused there. `extraction_images.jsonl` has the size
+  of each photo; those of another size are done again.
 
   Args:
     images: Paths of image files.
@@ -118,34 +121,32 @@ def extract_to_files(images, config, output_dir, **options):
   Raises:
     InputError: If nothing can be done: no images, two for one output name, a
       model or configuration that does not work, a folder of other features.
-    OSError: If files cannot be written.
+    OSError: If files cannot be written. What was done until then is in its
+      attribute `report`, an ExtractReport, if it was begun.
   """
   options = ExtractOptions(**options)
-  jobs = output_folder.plan(images, options.names)
+  todo, done = jobs.plan(images, options.names), []
   made_with = provenance.describe(
     config, _model_folder(config, options), options.apply_rotation
   )
   folder = output_folder.OutputFolder(
     output_dir, config, options.local_extension, made_with
   )
+  folder.check(todo, overwrite=not options.resume)
   if options.resume:
-    folder.check()
-  todo, skipped = [], []
-  for job in jobs:
-    done = options.resume and folder.is_done(job)
-    (skipped if done else todo).append(job)
-  skipped = tuple(job.path for job in skipped)
+    todo, done = folder.divide(todo)
+  skipped = tuple(job.path for job in done)
   if not todo:
     return ExtractReport(skipped=skipped)
+  folder.prepare()
   extractor = options.extractor or _make_extractor(config, options)
-  run = _Run(extractor, config, folder, options)
-  return dataclasses.replace(run.do(todo), skipped=skipped)
+  return _Run(extractor, config, folder, options, skipped).do(todo)
 
 
 class _Run:
   """One pass over the images that are to be extracted."""
 
-  def __init__(self, extractor, config, folder, options):
+  def __init__(self, extractor, config, folder, options, skipped):
     self._folder = folder
     self._options = options
     self._extractor = extractor
@@ -154,24 +155,32 @@ class _Run:
       config, self._device, options.batch_size
     )
     self._claimed = False
+    self._skipped = skipped
+    self._start = time.perf_counter()
     self._done = []
     self._failed = []
 
-  def do(self, jobs):
+  def do(self, todo):
     """Extracts and writes; returns the report."""
-    logging.info("Extracting %d images on %s.", len(jobs), self._device)
-    start = time.perf_counter()
-    writer = concurrent.futures.ThreadPoolExecutor(1, "write")
-    interrupted = False
+    logging.info("Extracting %d images on %s.", len(todo), self._device)
     try:
-      self._loop(jobs, writer)
+      with (
+        contextlib.closing(self._folder),
+        concurrent.futures.ThreadPoolExecutor(1, "write") as writer,
+      ):
+        self._loop(todo, writer)
     except KeyboardInterrupt:
-      interrupted = True
-    finally:
-      writer.shutdown()
-    seconds = time.perf_counter() - start
+      return self._report(interrupted=True)
+    except OSError as error:
+      error.report = self._report()
+      raise
+    return self._report()
+
+  def _report(self, interrupted=False):
+    seconds = time.perf_counter() - self._start
     return ExtractReport(
       done=tuple(self._done),
+      skipped=self._skipped,
       failed=tuple(self._failed),
       seconds=seconds,
       images_per_second=len(self._done) / seconds,
@@ -179,12 +188,12 @@ class _Run:
       interrupted=interrupted,
     )
 
-  def _loop(self, jobs, writer):
-    stream = prefetch.decode_ahead(jobs, self._load, self._options.workers)
+  def _loop(self, todo, writer):
+    stream = prefetch.decode_ahead(todo, self._load, self._options.workers)
     results = batching.BatchExtractor(self._extractor, self._limit).run(stream)
     pending = collections.deque()
     bar = progress.track(
-      results, f"extracting on {self._device}", total=len(jobs)
+      results, f"extracting on {self._device}", total=len(todo)
     )
     try:
       for decoded, features in bar:
@@ -194,7 +203,7 @@ class _Run:
           bar.set_postfix_str(f"{len(self._failed)} failed")
           continue
         if not self._claimed:
-          self._folder.claim(jobs, overwrite=not self._options.resume)
+          self._folder.claim(todo, overwrite=not self._options.resume)
           self._claimed = True
         pending.append(writer.submit(self._write, decoded.job, features))
         while len(pending) > _WRITES_AHEAD:

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 import threading
@@ -9,7 +10,7 @@ import pytest
 
 from delf.protos import delf_config_pb2
 from delf.python import datum_io, errors, feature_io, features, files
-from delf.python.pipelines import extract, output_folder
+from delf.python.pipelines import extract, output_folder, photo_record
 
 
 class PatchExtractor:
@@ -84,11 +85,14 @@ def _extract(images, config, folder, **options):
 
 
 def _read_all(folder):
-  return {
+  found = {
     str(path.relative_to(folder)): path.read_bytes()
     for path in sorted(folder.rglob("*"))
     if path.is_file()
   }
+  if photo_record.RECORD in found:  # Batches finish in another order.
+    found[photo_record.RECORD] = sorted(found[photo_record.RECORD].split())
+  return found
 
 
 def test_files_hold_what_was_extracted(photos, config, tmp_path):
@@ -135,6 +139,82 @@ def test_batches_and_threads_give_the_same_files(
   assert extractor.batches == ([3, 3] if "batch_size" in options else [])
 
 
+def _features(files_or_folder):
+  """Returns {name: content} of the feature files alone."""
+  found = files_or_folder
+  if not isinstance(found, dict):
+    found = _read_all(found)
+  return {name: data for name, data in found.items() if ".del" in name}
+
+
+def test_files_without_a_record_of_their_photo_are_read_and_kept(
+  photos, config, tmp_path, caplog
+):
+  out = tmp_path / "out"
+  _extract(photos, config, out)
+  before = _read_all(out)
+  for record in (output_folder.RECORD, photo_record.RECORD):
+    (out / record).unlink()
+  cut = before["photo_2.delf"][:-3]
+  (out / "photo_2.delf").write_bytes(cut)
+  with caplog.at_level(logging.WARNING, logger="absl"):
+    report = _extract(photos, config, out)
+  assert report.done == (photos[2],)
+  assert _features(out) == _features(before)
+  (warning,) = caplog.records
+  assert "5 images had features without a record" in warning.getMessage()
+
+
+def test_recorded_files_need_not_be_read(
+  photos, config, tmp_path, monkeypatch, caplog
+):
+  _extract(photos, config, tmp_path / "out")
+  for module in (feature_io, datum_io):
+    monkeypatch.setattr(module, "ReadFromFile", None)
+  with caplog.at_level(logging.INFO, logger="absl"):
+    assert len(_extract(photos, config, tmp_path / "out").skipped) == 6
+  assert not caplog.records
+
+
+def test_another_photo_of_a_name_is_done_again(
+  photos, config, tmp_path, caplog
+):
+  out = tmp_path / "out"
+  _extract(photos, config, out)
+  before = _read_all(out)
+  # The data set was moved, and one photo is another one.
+  moved = (tmp_path / "photos").rename(tmp_path / "moved")
+  photos = [str(moved / os.path.basename(path)) for path in photos]
+  PIL.Image.new("RGB", (90, 60), "red").save(photos[3])
+  config.use_global_features = False
+  with caplog.at_level(logging.INFO, logger="absl"):
+    report = _extract(photos, config, out)
+  assert report.done == (photos[3],)
+  assert "1 photos are others than before" in caplog.text
+  after = _read_all(out)
+  assert after["photo_3.delf"] != before["photo_3.delf"]
+  # What the other head has of the former photo would pass for this one's.
+  assert "photo_3.delg_global" not in after
+  config.use_global_features = True
+  assert _extract(photos, config, out).done == (photos[3],)
+  assert _extract(photos, config, out).done == ()
+
+
+def test_a_record_that_was_cut_is_read_and_continued(photos, config, tmp_path):
+  _extract(photos[:3], config, tmp_path)
+  record = tmp_path / photo_record.RECORD
+  lines = record.read_text().splitlines()
+  size = os.stat(photos[0]).st_size
+  assert json.loads(lines[0]) == {"name": "photo_0", "bytes": size}
+  record.write_text("\n".join(lines)[:-4])
+  assert len(_extract(photos[:3], config, tmp_path).skipped) == 3
+  _extract(photos, config, tmp_path)
+  lines = record.read_text().splitlines()
+  assert [json.loads(line)["name"] for line in (*lines[:2], *lines[3:])] == [
+    f"photo_{i}" for i in (0, 1, 3, 4, 5)
+  ]
+
+
 def test_finished_images_are_skipped_and_unfinished_done_again(
   photos, config, tmp_path
 ):
@@ -142,12 +222,10 @@ def test_finished_images_are_skipped_and_unfinished_done_again(
   _extract(photos, config, out)
   before = _read_all(out)
   (out / "photo_1.delf").unlink()
-  cut = before["photo_2.delf"][:-3]
-  (out / "photo_2.delf").write_bytes(cut)
   report = _extract(photos, config, out)
-  assert report.done == (photos[1], photos[2])
-  assert len(report.skipped) == 4
-  assert _read_all(out) == before
+  assert report.done == (photos[1],)
+  assert len(report.skipped) == 5
+  assert _features(out) == _features(before)
   # Nothing to do: no extractor is made, which this configuration could not.
   report = extract.extract_to_files(photos, config, out, extractor=object())
   assert report.done == ()
@@ -170,6 +248,49 @@ def test_another_configuration_is_refused_in_a_used_folder(
   assert _extract(photos, config, tmp_path / "out").done == ()
 
 
+def test_a_part_is_not_overwritten_with_other_settings(
+  photos, config, tmp_path
+):
+  _extract(photos[:3], config, tmp_path)
+  before = _read_all(tmp_path)
+  config.max_image_size = 32
+  config.use_global_features = False
+  with pytest.raises(errors.InputError, match=r"max_image_size.*photo_2.delf"):
+    _extract(photos[:2], config, tmp_path, resume=False)
+  assert _read_all(tmp_path) == before
+  report = _extract(photos[:3], config, tmp_path, resume=False)
+  assert len(report.done) == 3
+  # No image has one head of these settings and one of others.
+  assert not list(tmp_path.glob("*.delg_global"))
+
+
+def test_a_part_is_overwritten_with_the_same_settings(photos, config, tmp_path):
+  _extract(photos[:3], config, tmp_path)
+  before = _read_all(tmp_path)
+  config.use_global_features = False
+  report = _extract(photos[:2], config, tmp_path, resume=False)
+  assert len(report.done) == 2
+  assert _features(tmp_path) == _features(before)
+
+
+def test_each_head_has_a_record_of_its_own(photos, config, tmp_path):
+  config.use_global_features = False
+  config.delf_local_config.max_feature_num = 5
+  _extract(photos[:2], config, tmp_path)
+  config.delf_global_config.image_scales_ind.append(0)  # Which is all.
+  _extract(photos[:2], config, tmp_path)
+  config.use_local_features, config.use_global_features = False, True
+  config.delf_local_config.max_feature_num = 7
+  config.max_image_size = 32
+  assert len(_extract(photos[:2], config, tmp_path).done) == 2
+  config.use_local_features = True
+  with pytest.raises(errors.InputError, match="local features made"):
+    _extract(photos[:2], config, tmp_path)
+  config.use_local_features, config.max_image_size = False, 16
+  with pytest.raises(errors.InputError, match="global features made"):
+    _extract(photos[:2], config, tmp_path)
+
+
 def test_rotation_is_part_of_the_record(photos, config, tmp_path):
   _extract(photos[:1], config, tmp_path, apply_rotation=True)
   with pytest.raises(errors.InputError, match="apply_rotation True"):
@@ -178,9 +299,13 @@ def test_rotation_is_part_of_the_record(photos, config, tmp_path):
 
 def test_a_damaged_record_is_an_error(photos, config, tmp_path):
   _extract(photos[:1], config, tmp_path)
-  (tmp_path / output_folder.RECORD).write_text("{}")
-  with pytest.raises(errors.InputError, match="record"):
-    _extract(photos, config, tmp_path)
+  for text in ("{}", "[]", "no JSON", '{"local": 3}', '{"identity": {}}'):
+    (tmp_path / output_folder.RECORD).write_text(text)
+    with pytest.raises(errors.InputError, match="record"):
+      _extract(photos, config, tmp_path)
+  with pytest.raises(errors.InputError, match=r"photo_0.delf would stay"):
+    _extract(photos[1:], config, tmp_path, resume=False)
+  assert len(_extract(photos, config, tmp_path, resume=False).done) == 6
 
 
 def test_a_bad_file_is_reported_and_the_rest_goes_on(photos, config, tmp_path):
@@ -221,7 +346,7 @@ def test_nan_is_a_failure(photos, config, tmp_path, part):
   report = _extract(photos[:2], config, tmp_path / "out", extractor=Nan())
   assert len(report.failed) == 2
   assert "NaN" in report.failed[0].reason
-  assert not (tmp_path / "out").exists()
+  assert not list((tmp_path / "out").iterdir())
 
 
 def test_out_of_memory_is_a_failure_in_words(photos, config, tmp_path):
@@ -309,13 +434,43 @@ def test_an_interrupt_ends_with_what_was_done(photos, config, tmp_path):
 def test_the_record_says_what_the_features_are_of(photos, config, tmp_path):
   _extract(photos[:1], config, tmp_path)
   record = json.loads((tmp_path / output_folder.RECORD).read_text())
-  assert "image_scales: 1.0" in record["identity"]["settings"]
+  for head in ("local", "global"):
+    assert "image_scales: 1.0" in record[head]["settings"]
 
 
 def test_writing_that_fails_is_an_error(photos, config, tmp_path, monkeypatch):
+  write = files.write_bytes
+
   def full(path, data):
-    raise OSError(28, "No space left on device", str(path))
+    if path.name == "photo_2.delf":
+      raise OSError(28, "No space left on device", str(path))
+    write(path, data)
 
   monkeypatch.setattr(files, "write_bytes", full)
-  with pytest.raises(OSError, match="No space left"):
-    _extract(photos, config, tmp_path)
+  bad = str(tmp_path / "nowhere.jpg")
+  with pytest.raises(OSError, match="No space left") as error:
+    _extract([bad, *photos], config, tmp_path)
+  report = error.value.report
+  assert [failure.path for failure in report.failed] == [bad]
+  assert set(photos[:2]) <= set(report.done)
+  assert photos[2] not in report.done
+
+
+@pytest.mark.parametrize("what", ["a file above it", "a full disk"])
+def test_a_folder_that_cannot_be_written_is_told_before_a_model_is_loaded(
+  photos, config, tmp_path, monkeypatch, what
+):
+  out = tmp_path / "above" / "out"
+  if what == "a file above it":
+    out.parent.write_text("")
+  else:
+
+    def full(dir):
+      raise OSError(28, "No space left on device", str(dir / "temporary"))
+
+    monkeypatch.setattr(output_folder.tempfile, "TemporaryFile", full)
+  monkeypatch.setattr(extract, "_make_extractor", None)
+  monkeypatch.setattr(extract, "_model_folder", lambda *_: None)
+  with pytest.raises(OSError) as error:
+    _extract(photos, config, out, extractor=None)
+  assert error.value.filename == str(out)

@@ -1,59 +1,25 @@
 """The feature files of one extraction in one folder."""
 
-import dataclasses
 import json
 import os
 import pathlib
+import tempfile
 
 import numpy as np
+from absl import logging
 
 from delf.python import datum_io, errors, feature_io, files
-from delf.python.pipelines import provenance
+from delf.python.pipelines import photo_record, provenance
 
-# Says what the feature files beside it were made with.
+# Says what the feature files beside it were made with, for each head.
 RECORD = "extraction.json"
 
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """One image to extract.
-
-  Attributes:
-    path: Path of the image.
-    name: Path of its outputs in the folder, without extension.
-  """
-
-  path: str
-  name: str
-
-
-def plan(images, names=None):
-  """Returns jobs, after checking that each has an output name of its own.
-
-  Args:
-    images: Paths of images. One that is repeated is done once.
-    names: Output name of each, without extension, or None: base names.
-
-  Returns:
-    list of Job.
-
-  Raises:
-    InputError: If there are no images, or two would be written to one name.
-  """
-  images = [os.fspath(path) for path in images]
-  if not images:
-    raise errors.InputError("at least one image", "none")
-  if names is None:
-    names = [os.path.splitext(os.path.basename(path))[0] for path in images]
-  owners = {}
-  for path, name in zip(images, names, strict=True):
-    other = owners.setdefault(name, path)
-    if other != path:
-      raise errors.InputError(
-        "a different output name for each image",
-        f"{name!r} for both {other} and {path}",
-      )
-  return [Job(path, name) for name, path in owners.items()]
+# Extensions of the files of each head.
+_EXTENSIONS = {
+  "local": (files.DELF, files.DELG_LOCAL),
+  "global": (files.DELG_GLOBAL,),
+}
+_ALL_EXTENSIONS = sum(_EXTENSIONS.values(), ())
 
 
 class OutputFolder:
@@ -77,6 +43,9 @@ class OutputFolder:
     if self.folder.exists() and not self.folder.is_dir():
       raise errors.InputError("a folder to write to", "a file", folder)
     self._made_with = made_with
+    self._recorded = {}
+    self._replaced = []  # Heads whose files have been made with other settings.
+    self._photos = photo_record.PhotoRecord(self.folder)
     self.extensions = []
     if config.use_local_features:
       self.extensions.append(local_extension)
@@ -91,34 +60,108 @@ class OutputFolder:
     """Returns the paths of all files that an image has when it is done."""
     return [self.folder / f"{job.name}{e}" for e in self.extensions]
 
-  def is_done(self, job):
-    """Returns whether all files of an image are there and can be read."""
-    return all(_is_whole(path) for path in self.paths(job))
+  def check(self, jobs, overwrite):
+    """Checks that no file would be under a record of other settings.
 
-  def check(self):
-    """Checks that what is there was made with the same model and settings.
+    Args:
+      jobs: Images that are asked for.
+      overwrite: Whether their files are to be made anew.
 
     Raises:
-      InputError: If not; it names what differs.
+      InputError: If what is there was made with another model or settings, and
+        stays there; it names what differs. Nothing has been changed then.
     """
     path = self.folder / RECORD
     if not path.exists():
       return
     try:
-      found = json.loads(files.read_bytes(path))
-      difference = provenance.difference(
-        found["identity"], self._made_with["identity"]
-      )
+      self._recorded, differences = self._compare(files.read_bytes(path))
     except (ValueError, KeyError, TypeError):
-      raise errors.InputError(
-        "a record of what the features were made with", "something else", path
-      ) from None
-    if difference:
-      raise errors.InputError(
-        "features of the same model and settings, or --overwrite",
-        f"features made {difference}",
-        path,
+      if not overwrite:
+        raise errors.InputError(
+          "a record of what the features were made with", "something else", path
+        ) from None
+      differences = dict.fromkeys(self._made_with, "by what is not known")
+    for head, words in differences.items():
+      if not overwrite:
+        raise errors.InputError(
+          "features of the same model and settings, or --overwrite",
+          f"{head} features made {words}",
+          path,
+        )
+      self._check_no_others(jobs, head, words)
+      self._replaced.append(head)
+
+  def _compare(self, data):
+    """Returns the record, and {head: words} of what was made otherwise."""
+    found = json.loads(data)
+    if not found or set(found) - set(_EXTENSIONS):
+      raise ValueError
+    words = {
+      head: provenance.difference(found[head], made_with)
+      for head, made_with in self._made_with.items()
+      if head in found
+    }
+    return found, {head: word for head, word in words.items() if word}
+
+  def _check_no_others(self, jobs, head, words):
+    """Raises InputError if other images than those given have files."""
+    ours = {job.name for job in jobs}
+    for extension in _EXTENSIONS[head]:
+      for path in self.folder.rglob(f"*{extension}"):
+        name = path.relative_to(self.folder).as_posix()
+        is_temporary = path.name.startswith(".")
+        if name.removesuffix(extension) not in ours and not is_temporary:
+          raise errors.InputError(
+            f"--overwrite of all images that have {head} features made {words}",
+            f"only some: {name} would stay",
+            self.folder,
+          )
+
+  def divide(self, jobs):
+    """Returns the jobs that are to be done, and those that are done.
+
+    Done are images all of whose files are there. Files without a record of
+    their photo, as of other programs, must be readable. The photo of a record
+    must be the one that is there today.
+    """
+    todo, done = [], []
+    changed = unknown = 0
+    for job in jobs:
+      known = self._photos.has(job)
+      if self._photos.has_changed(job):
+        changed += 1
+        todo.append(job)
+      elif all(p.exists() if known else _is_whole(p) for p in self.paths(job)):
+        unknown += not known
+        done.append(job)
+      else:
+        todo.append(job)
+    if changed:
+      logging.info("%d photos are others than before: done again.", changed)
+    if unknown:
+      logging.warning(
+        "%s: %d images had features without a record of their photo: kept. "
+        "--overwrite does them again.",
+        self.folder,
+        unknown,
       )
+    return todo, done
+
+  def prepare(self):
+    """Makes the folder, and sees whether files can be written in it.
+
+    Raises:
+      OSError: If not; it names the folder.
+    """
+    self.folder.mkdir(parents=True, exist_ok=True)
+    try:
+      with tempfile.TemporaryFile(dir=self.folder) as probe:
+        probe.write(b"probe")
+    except OSError as error:
+      raise OSError(
+        error.errno, error.strerror, os.fspath(self.folder)
+      ) from error
 
   def claim(self, jobs, overwrite):
     """Records what the files will be made with, and removes what is stale.
@@ -127,16 +170,22 @@ class OutputFolder:
       jobs: Images that are about to be extracted.
       overwrite: Whether to remove the files that they have.
     """
-    self.folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(self.folder, jobs)
-    if overwrite:
-      # First, so that a run that is killed cannot leave files of another model
-      # under the new record.
-      for job in jobs:
-        for path in self.paths(job):
-          path.unlink(missing_ok=True)
-    text = json.dumps(self._made_with, indent=2) + "\n"
+    # First, so that a run that is killed cannot leave files of another model
+    # under the new record.
+    for job in jobs:
+      stale = self.extensions if overwrite else ()
+      if self._replaced or self._photos.has_changed(job):
+        stale = _ALL_EXTENSIONS
+      for extension in stale:
+        (self.folder / f"{job.name}{extension}").unlink(missing_ok=True)
+    record = self._recorded | self._made_with
+    text = json.dumps(record, indent=2) + "\n"
     files.write_bytes(self.folder / RECORD, text.encode())
+
+  def close(self):
+    """Ends the writing."""
+    self._photos.close()
 
   def write(self, job, features):
     """Writes the files of one image, each whole or not at all.
@@ -161,6 +210,7 @@ class OutputFolder:
           features.local.orientations,
         )
       files.write_bytes(path, data)
+    self._photos.add(job)
 
 
 def _is_whole(path):

@@ -6,8 +6,19 @@ import pathlib
 from google.protobuf import text_format
 
 import delf
-from delf.protos import delf_config_pb2
 from delf.python.inference import zoo
+
+# Part of a configuration that each head reads; a head is one kind of feature.
+_PARTS = {"local": "delf_local_config", "global": "delf_global_config"}
+
+# What does not change the features of a head: which ones are kept shows in the
+# files, and the model's hash says its kind and what was set at its export.
+_WITHOUT_EFFECT = (
+  "model_path",
+  "is_tf2_exported",
+  "use_local_features",
+  "use_global_features",
+)
 
 
 def describe(config, model_folder, apply_rotation):
@@ -19,42 +30,33 @@ def describe(config, model_folder, apply_rotation):
     apply_rotation: Whether the EXIF orientation is applied.
 
   Returns:
-    dict for JSON; `identity` is compared, the rest is for people.
+    dict of "local" and "global", those that are asked for, to a dict for JSON:
+    `difference` compares all but `delf_version` and `model_path`, which are for
+    people.
   """
-  identity = delf_config_pb2.DelfConfig()
-  identity.CopyFrom(config)
-  hashes = {}
-  # Files count by content, not by where they are.
-  for part in ("delf_local_config", "delf_global_config"):
-    if not getattr(config, part).use_pca:
-      continue
-    parameters = getattr(identity, part).pca_parameters
-    for field, value in list(parameters.ListFields()):
-      if field.name.endswith("_path"):
-        hashes[f"{part}.{field.name}"] = _hash(zoo.local_path(value))
-        parameters.ClearField(field.name)
-  # Which features are kept shows in the files; the model's hash says its kind.
-  for name in (
-    "model_path",
-    "is_tf2_exported",
-    "use_local_features",
-    "use_global_features",
-  ):
-    identity.ClearField(name)
-  return {
-    "delf_version": delf.__version__,
-    "model_path": config.model_path,
-    "identity": {
-      "model": _hash(model_folder) if model_folder else None,
-      "settings": text_format.MessageToString(identity).splitlines(),
-      "files": hashes,
-      "apply_rotation": bool(apply_rotation),
-    },
-  }
+  model = _hash(model_folder) if model_folder else None
+  made_with = {}
+  for head, part in _PARTS.items():
+    if getattr(config, f"use_{head}_features"):
+      settings, hashes = _settings(config, part)
+      made_with[head] = {
+        "delf_version": delf.__version__,
+        "model_path": config.model_path,
+        "model": model,
+        "settings": settings,
+        "files": hashes,
+        "apply_rotation": bool(apply_rotation),
+      }
+  return made_with
 
 
 def difference(found, wanted):
-  """Returns words for what `found` has and `wanted` has not, "" for none."""
+  """Returns words for what `found` has and `wanted` has not, "" for none.
+
+  Args:
+    found: What `describe` returned for one head.
+    wanted: The same of another extraction.
+  """
   if found["model"] != wanted["model"]:
     return f"with another model (SHA-256 {str(found['model'])[:12]}...)"
   if found["apply_rotation"] != wanted["apply_rotation"]:
@@ -62,6 +64,51 @@ def difference(found, wanted):
   if found["files"] != wanted["files"]:
     return "with other PCA files"
   return _settings_difference(found["settings"], wanted["settings"])
+
+
+def _settings(config, part):
+  """Returns settings of one head as lines, and the hash of each file of it.
+
+  Two configurations that mean the same give the same lines.
+  """
+  settings = type(config)()
+  settings.CopyFrom(config)
+  for name in (*_WITHOUT_EFFECT, *(set(_PARTS.values()) - {part})):
+    settings.ClearField(name)
+  for name in ("max_image_size", "min_image_size"):
+    if getattr(settings, name) <= 0:  # No limit.
+      settings.ClearField(name)
+  own = getattr(settings, part)
+  if part == "delf_global_config":
+    chosen = sorted(set(own.image_scales_ind))
+    every = list(range(len(config.image_scales)))
+    own.image_scales_ind[:] = chosen if chosen != every else []
+  else:
+    own.ClearField("iou_threshold")
+    own.ClearField("layer_name")
+  hashes = {}
+  if not own.use_pca:
+    own.ClearField("pca_parameters")
+  elif not own.pca_parameters.use_whitening:
+    own.pca_parameters.ClearField("pca_variances_path")
+  for field, value in own.pca_parameters.ListFields():
+    # Files count by content, not by where they are.
+    if field.name.endswith("_path"):
+      hashes[field.name] = _hash(zoo.local_path(value))
+      own.pca_parameters.ClearField(field.name)
+  _clear_defaults(settings)
+  return text_format.MessageToString(settings).splitlines(), hashes
+
+
+def _clear_defaults(message):
+  """Clears the fields that say what they would say unset."""
+  for field, value in message.ListFields():
+    if field.message_type is not None:
+      _clear_defaults(value)
+      if not value.ListFields():
+        message.ClearField(field.name)
+    elif value == field.default_value:
+      message.ClearField(field.name)
 
 
 def _settings_difference(found, wanted):
