@@ -13,6 +13,9 @@ examples:
   delf extract photos/ --out features/ --model r50delg_gldv2clean
   delf extract photos/ --out features/ --local-only --max-size 640 --json
 
+Images of a folder keep their sub-folder in the output folder; others go by base
+name. Where two names are equal, more of the path, and then the extension, is in
+them.
 A run that was interrupted goes on where it was when it is repeated. Images that
 fail are named at the end, and the exit status is then 1.
 """
@@ -81,10 +84,10 @@ def _add_work_arguments(parser):
   )
   parser.add_argument(
     "--workers",
-    type=int,
+    type=_not_negative,
     default=1,
     metavar="N",
-    help="threads that decode (default: 1)",
+    help="threads that decode (default: 1; 0: decode between extractions)",
   )
   parser.add_argument(
     "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
@@ -106,19 +109,23 @@ def run(args):
   from delf.python.pipelines import extract
 
   images, names = _find(args.images)
-  report = extract.extract_to_files(
-    images,
-    _config(args),
-    args.out,
-    names=names,
-    resume=not args.overwrite,
-    batch_size=args.batch,
-    workers=args.workers,
-    device=args.device,
-    apply_rotation=args.rotate,
-  )
-  for failure in report.failed:
-    print(f"delf: error: {failure}", file=sys.stderr)
+  try:
+    report = extract.extract_to_files(
+      images,
+      _config(args),
+      args.out,
+      names=names,
+      resume=not args.overwrite,
+      batch_size=args.batch,
+      workers=args.workers,
+      device=args.device,
+      apply_rotation=args.rotate,
+    )
+  except OSError as error:
+    if hasattr(error, "report"):  # The disk is full, say.
+      _print_failed(error.report)
+    raise
+  _print_failed(report)
   if args.json:
     found = {"out": os.path.abspath(args.out)} | dataclasses.asdict(report)
     print(json.dumps(found, indent=2))
@@ -129,22 +136,51 @@ def run(args):
   return 1 if report.failed else 0
 
 
+def _print_failed(report):
+  for failure in report.failed:
+    print(f"delf: error: {failure}", file=sys.stderr)
+
+
 def _find(sources):
   """Returns the paths of images, and the output name of each.
 
   Images under a folder keep their sub-folder there; others go by base name.
+  Where names are equal, these images are named from the common parent of all,
+  and where that is not enough with their extension.
   """
   from delf.python import files
 
-  images, names = [], []
+  images, names, roots = [], [], set()
   for source in sources:
-    for path in files.find_images(source):
-      name = os.path.basename(path)
-      if os.path.isdir(source):
-        name = os.path.relpath(path, source)
-      images.append(os.fspath(path))
-      names.append(os.path.splitext(name)[0])
+    is_folder = os.path.isdir(source)
+    for path in map(os.fspath, files.find_images(source)):
+      root = source if is_folder else os.path.dirname(path)
+      images.append(path)
+      names.append(os.path.splitext(os.path.relpath(path, root or "."))[0])
+      roots.add(_absolute(root))
+  parent = os.path.commonpath(roots)
+  longer = [os.path.relpath(_absolute(path), parent) for path in images]
+  for others in ([os.path.splitext(name)[0] for name in longer], longer):
+    names = _replace_equal(images, names, others)
   return images, names
+
+
+def _replace_equal(images, names, others):
+  """Returns names, with others for those that several images have."""
+  owners = {}
+  for path, name in zip(images, names, strict=True):
+    owners.setdefault(name, set()).add(path)
+  return [
+    other if len(owners[name]) > 1 else name
+    for name, other in zip(names, others, strict=True)
+  ]
+
+
+def _absolute(path):
+  """Returns an absolute path; a remote one as if it were a local one."""
+  if "://" in path:
+    return "/" + path.replace("://", "/")
+  return os.path.abspath(path)
 
 
 def _config(args):
@@ -171,4 +207,12 @@ def _positive(text):
   return number
 
 
+def _not_negative(text):
+  number = int(text)
+  if number < 0:
+    raise ValueError
+  return number
+
+
+_not_negative.__name__ = "number that is not negative"
 _positive.__name__ = "positive number"  # argparse names it in its errors.

@@ -1,4 +1,5 @@
 import argparse
+import os
 
 import PIL.Image
 import pytest
@@ -47,6 +48,50 @@ def test_images_of_patterns_and_lists_go_by_base_name(folder, tmp_path):
   assert len(images) == 2
 
 
+@pytest.mark.parametrize(
+  ("sources", "expected"),
+  [
+    (["photos"], {"a.png": "a.png", "a.jpg": "a.jpg", "deep/a.png": "deep/a"}),
+    (["photos/*.jpg"], {"a.jpg": "a", "b.jpg": "b"}),
+    (
+      ["photos/**/a.*"],
+      {"a.png": "a.png", "a.jpg": "a.jpg", "deep/a.png": "deep/a"},
+    ),
+    (["photos/b.jpg", "other"], {"b.jpg": "b", "../other/c.jpg": "c"}),
+    (
+      ["photos/deep", "other", "photos/a.jpg"],
+      {
+        "deep/a.png": "photos/deep/a",
+        "a.jpg": "photos/a",
+        "../other/c.jpg": "c",
+      },
+    ),
+  ],
+)
+def test_equal_names_are_told_apart(
+  folder, monkeypatch, tmp_path, sources, expected
+):
+  PIL.Image.new("RGB", (4, 4)).save(folder / "a.jpg")
+  (tmp_path / "other").mkdir()
+  PIL.Image.new("RGB", (4, 4)).save(tmp_path / "other" / "c.jpg")
+  monkeypatch.chdir(tmp_path)
+  found = dict(zip(*extract._find(sources), strict=True))
+  found = {
+    os.path.relpath(path, "photos"): name for path, name in found.items()
+  }
+  for path, name in expected.items():
+    assert found[path] == name
+  assert len(set(found.values())) == len(found)
+
+
+def test_equal_names_of_remote_images_are_told_apart(tmp_path):
+  listed = tmp_path / "list.txt"
+  listed.write_text(
+    "gs://bucket/x/a.jpg\ngs://bucket/y/a.jpg\ngs://bucket/b.png"
+  )
+  assert extract._find([str(listed)])[1] == ["b", "x/a", "y/a"]
+
+
 def test_options_change_the_configuration(tmp_path):
   path = tmp_path / "config.pbtxt"
   path.write_text(_CONFIG)
@@ -88,6 +133,7 @@ def test_settings_of_a_model(tmp_path):
     ["extract"],
     ["extract", "photos"],
     ["extract", "photos", "--out", "o", "--max-size", "0"],
+    ["extract", "photos", "--out", "o", "--workers", "-3"],
     ["extract", "photos", "--out", "o", "--local-only", "--global-only"],
   ],
 )

@@ -25,19 +25,33 @@ def define_flags():
     "test_features",
     "folder for <image>.delf (local features) and <image>.delg_global",
   )
+  flags.DEFINE_string(
+    "device", None, "cpu, gpu or gpu:N; the best there is if not set"
+  )
 
 
 def main():
   """Extracts what is missing in the folder; returns the exit status."""
   images = files.read_lines(FLAGS.list_images_path)
   config = config_io.read_delf_config(FLAGS.config_path)
-  report = extract.extract_to_files(images, config, FLAGS.output_dir)
-  for failure in report.failed:
-    print(failure, file=sys.stderr)  # noqa: T201
+  try:
+    report = extract.extract_to_files(
+      images, config, FLAGS.output_dir, device=FLAGS.device
+    )
+  except OSError as error:
+    if hasattr(error, "report"):  # The disk is full, say.
+      _print_failed(error.report)
+    raise
+  _print_failed(report)
   print(f"{FLAGS.output_dir}: {report.summary()}")  # noqa: T201
   if report.interrupted:
     return _INTERRUPTED
   return 1 if report.failed else 0
+
+
+def _print_failed(report):
+  for failure in report.failed:
+    print(failure, file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":
