@@ -10,6 +10,7 @@ do the folder in turns, so that a slow moment of the machine meets both.
 """
 
 import argparse
+import contextlib
 import pathlib
 import resource
 import statistics
@@ -23,7 +24,7 @@ import PIL.Image
 
 from delf.python import files, utils
 from delf.python.inference import extractor
-from delf.python.pipelines import extract, output_folder, settings
+from delf.python.pipelines import extract, jobs, output_folder, settings
 
 _NUMBER = 20
 
@@ -34,12 +35,16 @@ def main():
   parser.add_argument("folder", nargs="?")
   parser.add_argument("--model")
   parser.add_argument("--config")
-  parser.add_argument("--rounds", type=int, default=3)
+  parser.add_argument("--rounds", type=int, help="default: 3, quick 1")
+  parser.add_argument(
+    "--quick", action="store_true", help="4 small photos, and one round"
+  )
   parser.add_argument("--workers", type=int, default=1)
   parser.add_argument("--batch", type=int)
   parser.add_argument("--memory", action="store_true")
   parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
   args = parser.parse_args()
+  args.rounds = args.rounds or (1 if args.quick else 3)
   config = settings.choose(args.model, args.config)
   if args.peak:
     print(_peak_memory(config, args.peak))
@@ -52,7 +57,12 @@ def main():
 def _compare(config, args):
   with tempfile.TemporaryDirectory() as scratch:
     scratch = pathlib.Path(scratch)
-    images = files.find_images(args.folder or _sample_photos(scratch))
+    images = files.find_images(
+      args.folder or _sample_photos(scratch, args.quick)
+    )
+    if args.quick:
+      print("Quick: at most 4 images, one round.")
+      images = images[:4]
     model = extractor.make_extractor(config)
     _in_sequence(images, config, model, scratch / "warm-up")
     times = {"in sequence": [], "pipeline": []}
@@ -84,9 +94,10 @@ def _compare(config, args):
 def _in_sequence(images, config, model, folder):
   """Reads, extracts and writes one image after the other."""
   output = output_folder.OutputFolder(folder, config, files.DELF, {})
-  for job in output_folder.plan(images):
-    image = np.asarray(utils.RgbLoader(job.path))
-    output.write(job, model.extract(image))
+  with contextlib.closing(output):
+    for job in jobs.plan(images):
+      image = np.asarray(utils.RgbLoader(job.path))
+      output.write(job, model.extract(image))
 
 
 def _check_same(scratch, args):
@@ -98,7 +109,7 @@ def _check_same(scratch, args):
     )
 
 
-def _sample_photos(scratch):
+def _sample_photos(scratch, quick):
   """Writes large JPEGs, in four sizes, of the photos scikit-image brings."""
   import skimage.data
 
@@ -111,6 +122,8 @@ def _sample_photos(scratch):
     width, height = [(2048, 1536), (1536, 2048), (1600, 1200), (1920, 1080)][
       i % 4
     ]
+    if quick:
+      width, height = width // 4, height // 4
     photo = source.resize((width, height)).rotate(i // 4)
     photo.save(folder / f"{i:02}.jpg", quality=92)
   return folder

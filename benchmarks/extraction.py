@@ -3,9 +3,12 @@
 The model is DELG on ResNet-50 with random weights, at the seven scales of the
 published configurations, of which three give global descriptors. The
 straightforward way is one call per image, of all scales and both heads, through
-a function that TensorFlow traces again for each size of image.
+a function that TensorFlow traces again for each size of image; "folded" is the
+same with batch normalisation folded into the convolutions, as exports have it,
+so that what is left is the work that extraction does not do.
 
-  python benchmarks/extraction.py [--size 1024x768] [--images 20] [--quick]
+  python -m benchmarks.extraction [--size 1024x768] [--images 20] [--quick]
+  python -m benchmarks.extraction --openvino
 """
 
 import argparse
@@ -17,15 +20,14 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import _extraction_openvino, _extraction_ways
 from delf.protos import delf_config_pb2
-from delf.python import feature_extractor
 from delf.python.inference import extractor
 from delf.python.training import exporting
-from delf.python.training.model import delg_model, folding, multi_scale, network
+from delf.python.training.model import folding
 
 _SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 _GLOBAL = (3, 4, 5)
-_MOST = 1000
 
 
 def main():
@@ -33,48 +35,43 @@ def main():
   # The straightforward way is traced again for each size: known, and the point.
   tf.get_logger().setLevel("ERROR")
   options = _options()
+  if options.openvino:
+    _extraction_openvino.find()
   width, height = (int(side) for side in options.size.split("x"))
-  scales = _SCALES if not options.quick else _SCALES[:5]
-  indices = _GLOBAL if not options.quick else (3, 4)
-  model = delg_model.Delg(block3_strides=False, use_dim_reduction=True)
+  image = _image(height, width)
+  scales, indices = _SCALES, _GLOBAL
+  if options.quick:
+    print("Quick: five scales, of which two are global; less is repeated.")
+    scales, indices = _SCALES[:5], (3, 4)
+  model = _extraction_ways.make_model()
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "model"
     exporting.export_local_and_global(model, path)
-    made = {
-      name: extractor.make_extractor(_config(path, scales, indices, *parts))
-      for name, parts in {
-        "joint": (True, True),
-        "local only": (True, False),
-        "global only": (False, True),
-      }.items()
-    }
-    image = _image(height, width)
-    plain = _straightforward(model, scales)
-    ways = {"straightforward": plain}
-    ways |= {name: each.extract for name, each in made.items()}
-    ways["network of joint"] = _network(model, scales, indices)
-    _print_single(_single(image, ways, options.repeats), options.size)
+    _measure_single(model, path, image, scales, indices, options)
     if options.images:
-      _print_folder(made["joint"], model, scales, options)
+      _measure_folder(model, path, scales, indices, options)
   if options.openvino:
-    _print_openvino(model, image)
+    _measure_openvino(model, image, scales, options)
 
 
 def _options():
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--size", default="1024x768", help="width x height")
-  parser.add_argument(
-    "--images", type=int, default=20, help="in the folder; 0 for none"
-  )
-  parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--quick", action="store_true", help="five scales only")
+  parser.add_argument("--images", type=int, help="in the folder; 0 for none")
+  parser.add_argument("--repeats", type=int)
+  parser.add_argument("--quick", action="store_true", help="measure less")
   parser.add_argument(
     "--openvino", action="store_true", help="the network in OpenVINO as well"
   )
-  return parser.parse_args()
+  options = parser.parse_args()
+  if options.images is None:
+    options.images = 4 if options.quick else 20
+  if options.repeats is None:
+    options.repeats = 2 if options.quick else 5
+  return options
 
 
-def _config(path, scales, indices, use_local, use_global):
+def _make_extractor(path, scales, indices, use_local=True, use_global=True):
   config = delf_config_pb2.DelfConfig(
     model_path=str(path),
     image_scales=scales,
@@ -82,11 +79,11 @@ def _config(path, scales, indices, use_local, use_global):
     use_global_features=use_global,
   )
   config.delf_local_config.use_pca = False
-  config.delf_local_config.max_feature_num = _MOST
+  config.delf_local_config.max_feature_num = _extraction_ways.MOST_FEATURES
   config.delf_local_config.score_threshold = 0.0
   config.delf_global_config.use_pca = False
   config.delf_global_config.image_scales_ind.extend(indices)
-  return config
+  return extractor.make_extractor(config)
 
 
 def _image(height, width, seed=0):
@@ -96,91 +93,55 @@ def _image(height, width, seed=0):
   return np.clip(smooth.numpy(), 0, 255).astype(np.uint8)
 
 
-def _straightforward(model, scales):
-  """Returns a function of an image, traced for each size."""
-
-  @tf.function(autograph=False)
-  def extract(image):
-    pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
-    boxes, features, scores, descriptors = [], [], [], []
-    for scale in scales:
-      size = [round(side * scale) for side in image.shape[:2]]
-      scaled = tf.image.resize(pixels, size)
-      descriptor, attention, found = model.build_call(scaled, training=False)
-      shape = tf.shape(found)
-      boxes.append(
-        feature_extractor.CalculateReceptiveBoxes(
-          shape[1], shape[2], 291, 16, 145
-        )
-        / scale
-      )
-      features.append(tf.reshape(found, [-1, found.shape[-1]]))
-      scores.append(tf.reshape(attention, [-1]))
-      descriptors.append(descriptor)
-    boxes, scores = tf.concat(boxes, 0), tf.concat(scores, 0)
-    kept = tf.image.non_max_suppression(boxes, scores, _MOST, 1.0)
-    local = tf.gather(tf.concat(features, 0), kept)
-    return tf.gather(boxes, kept), local, tf.concat(descriptors, 0)
-
-  return lambda image: [v.numpy() for v in extract(tf.constant(image))]
-
-
 def _clock(function, *arguments):
   start = time.perf_counter()
   function(*arguments)
   return time.perf_counter() - start
 
 
-def _single(image, ways, repeats):
-  """Returns {way: seconds}; the ways take turns, so that drift hits all."""
+def _take_turns(ways, repeats, *arguments):
+  """Returns {way: seconds}, warm; taking turns, so that drift meets all."""
   for function in ways.values():
-    function(image)
+    function(*arguments)
   times = {name: [] for name in ways}
   for _ in range(repeats):
     for name, function in ways.items():
-      times[name].append(_clock(function, image))
+      times[name].append(_clock(function, *arguments))
   return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _network(model, scales, indices):
-  """Returns a function that runs what joint extraction runs of the network.
-
-  The same pyramid and calls in one exported graph, with a sum in place of the
-  selection.
-  """
-  calls = network.Network(model)
-  image_spec = tf.TensorSpec([None, None, 3], tf.uint8)
-
-  @tf.function(input_signature=[image_spec], autograph=False)
-  def run(image):
-    pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
-    sums = []
-    for index, scale in enumerate(scales):
-      call = calls.full if index in indices else calls.local
-      outputs = call(multi_scale.resize(pixels, scale))
-      sums += [tf.reduce_sum(output) for output in outputs]
-    return {"sum": tf.add_n(sums)}
-
-  with tempfile.TemporaryDirectory() as folder:
-    # As in the export that is measured against it.
-    with folding.folded(model):
-      traced = run.get_concrete_function()
-      exporting.save({"serving_default": traced}, folder)
-    loaded = tf.saved_model.load(folder)
-  call = loaded.signatures["serving_default"]
-  return lambda image: call(tf.constant(image))["sum"].numpy()
-
-
-def _print_single(times, size):
-  base = times["straightforward"]
-  print(f"One image of {size}, warm")
+def _print_table(times):
+  base = next(iter(times.values()))
   for name, seconds in times.items():
-    print(f"  {name:16} {seconds:8.2f} s  {base / seconds:5.2f}x")
+    print(f"  {name:24} {seconds:8.2f} s  {base / seconds:5.2f}x")
+
+
+def _measure_single(model, path, image, scales, indices, options):
+  """Measures one image, in each way, after a first call."""
+  # A model of its own, as it stays folded while the other one is not.
+  other = _extraction_ways.make_model()
+  ways = {
+    "straightforward": _extraction_ways.straightforward(model, scales),
+    "straightforward, folded": _extraction_ways.straightforward(other, scales),
+    "joint": _make_extractor(path, scales, indices).extract,
+    "local only": _make_extractor(
+      path, scales, indices, use_global=False
+    ).extract,
+    "global only": _make_extractor(
+      path, scales, indices, use_local=False
+    ).extract,
+    "network of joint": _extraction_ways.network_alone(model, scales, indices),
+  }
+  with folding.folded(other):
+    times = _take_turns(ways, options.repeats, image)
+  print(f"One image of {options.size}, warm")
+  _print_table(times)
   outside = 1 - times["network of joint"] / times["joint"]
   print(f"  share of joint extraction outside the network: {outside:.1%}")
 
 
-def _print_folder(joint, model, scales, options):
+def _measure_folder(model, path, scales, indices, options):
+  """Measures images of several sizes, twice: at first, and once warm."""
   width, height = (int(side) for side in options.size.split("x"))
   number = min(10, options.images)
   sizes = [
@@ -188,54 +149,32 @@ def _print_folder(joint, model, scales, options):
     for i in range(number)
   ]
   images = [_image(*sizes[i % number], i) for i in range(options.images)]
-  plain = _straightforward(model, scales)
-  ways = {"straightforward": plain, "joint": joint.extract}
-  seconds = {
-    name: sum(_clock(function, image) for image in images)
-    for name, function in ways.items()
-  }
-  print(f"{len(images)} images in {number} sizes, with tracing")
-  for name, total in seconds.items():
-    ratio = seconds["straightforward"] / total
-    print(f"  {name:16} {total:8.2f} s  {ratio:5.2f}x")
-
-
-def _print_openvino(model, image):
-  """Compares one pass of the network at scale 1."""
-  import openvino
-
-  calls = network.Network(model)
-  pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
-  with tempfile.TemporaryDirectory() as folder:
-    with folding.folded(model):
-      full = calls.full.get_concrete_function()
-      exporting.save({"serving_default": _named(full)}, folder)
-    loaded = tf.saved_model.load(folder).signatures["serving_default"]
-    converted = openvino.convert_model(folder, input=list(pixels.shape))
-  compiled = openvino.compile_model(converted, "CPU")
-  feed = pixels.numpy()
   ways = {
-    "TensorFlow": lambda: loaded(pixels)["d"].numpy(),
-    "OpenVINO": lambda: compiled([feed]),
+    "straightforward": _extraction_ways.straightforward(model, scales),
+    "joint": _make_extractor(path, scales, indices).extract,
   }
-  for function in ways.values():
-    function()
-  print("The network at one scale")
-  for name, function in ways.items():
-    seconds = statistics.median(_clock(function) for _ in range(3))
-    print(f"  {name:16} {seconds:8.2f} s")
+  for state in ("the first time, with tracing", "once more, all traced"):
+    times = dict.fromkeys(ways, 0.0)
+    for image in images:
+      for name, function in ways.items():
+        times[name] += _clock(function, image)
+    print(
+      f"{len(images)} images in {number} sizes, {state}; loading of the model"
+      " is counted for neither"
+    )
+    _print_table(times)
 
 
-def _named(function):
-  """Returns a concrete function whose outputs have names."""
-  images = tf.TensorSpec([None, None, None, 3], tf.float32, "images")
-
-  @tf.function(input_signature=[images])
-  def call(images):
-    descriptor, attention, features = function(images)
-    return {"d": descriptor, "a": attention, "f": features}
-
-  return call.get_concrete_function()
+def _measure_openvino(model, image, scales, options):
+  """Measures the network alone, over the sizes of the pyramid."""
+  with _extraction_openvino.ways(model, image, scales) as ways:
+    difference = _extraction_openvino.largest_difference(
+      *(function() for function in ways.values())
+    )
+    times = _take_turns(ways, options.repeats)
+  print(f"The network over {len(scales)} scales of the image, float32, warm")
+  _print_table(times)
+  print(f"  largest difference of outputs: {difference:.1e} of the largest")
 
 
 if __name__ == "__main__":
