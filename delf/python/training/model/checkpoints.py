@@ -4,6 +4,7 @@ A key is the path of a variable (see `layer_tree`) and a suffix:
 `backbone/l2a/conv2a/kernel/.ATTRIBUTES/VARIABLE_VALUE`.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -55,7 +56,8 @@ def load_weights(model, path, *, unused=(), missing=()):
     unused: Paths, or beginnings of paths, that the checkpoint may hold though
       the model has no such variable.
     missing: Paths, or beginnings of paths, that the model may have though the
-      checkpoint lacks them; they keep their values.
+      checkpoint lacks them; they keep their values. What is also in `unused`
+      may be of another shape.
 
   Returns:
     LoadReport.
@@ -63,40 +65,62 @@ def load_weights(model, path, *, unused=(), missing=()):
   Raises:
     FileNotFoundError: If there is no checkpoint.
     InputError: If it cannot be read, or if what it holds is not what the model
-      has: it lists what is missing, unused, or of another shape. Then nothing
-      has changed.
+      has: it lists what is missing, unused, of another shape, or no floating
+      point. Then nothing has changed.
   """
   variables = layer_tree.variables_by_path(model)
   reader, prefix = _open(path)
-  keys = _model_keys(reader.get_variable_to_shape_map())
+  keys = _keys_for(variables, reader, set(unused) & set(missing))
   report = LoadReport(
     loaded=sorted(variables.keys() & keys.keys()),
     unused=sorted(keys.keys() - variables.keys()),
     missing=sorted(variables.keys() - keys.keys()),
   )
-  shapes = reader.get_variable_to_shape_map()
   problems = [
     *_list("missing", _not_under(report.missing, missing)),
     *_list("unused", _not_under(report.unused, unused)),
-    *_list(
-      "of another shape",
-      [
-        f"{name} {shapes[keys[name]]} in place of {list(variables[name].shape)}"
-        for name in report.loaded
-        if shapes[keys[name]] != list(variables[name].shape)
-      ],
-    ),
+    *_mismatches(reader, {n: (keys[n], variables[n]) for n in report.loaded}),
   ]
   if problems:
-    raise errors.InputError(
-      f"the weights of {model.name}", "; ".join(problems), prefix
-    )
-  values = {name: _tensor(reader, keys[name], prefix) for name in report.loaded}
-  if _GRAPH in shapes:  # The end of the file: is it whole?
-    _tensor(reader, _GRAPH, prefix)
+    expected = f"the weights of {model.name}"
+    raise errors.InputError(expected, "; ".join(problems), prefix)
+  with _reading(prefix):
+    values = {name: reader.get_tensor(keys[name]) for name in report.loaded}
+    if reader.has_tensor(_GRAPH):  # The end of the file: is it whole?
+      reader.get_tensor(_GRAPH)
   for name, value in values.items():
     variables[name].assign(value)
   return report
+
+
+def _keys_for(variables, reader, optional):
+  """Returns a dict of path to key, without optional ones that do not fit."""
+  shapes = reader.get_variable_to_shape_map()
+  keys = _model_keys(shapes)
+  apart = [
+    name
+    for name in variables.keys() & keys.keys()
+    if shapes[keys[name]] != list(variables[name].shape)
+  ]
+  kept = keys.keys() - set(apart) | set(_not_under(apart, optional))
+  return {name: keys[name] for name in kept}
+
+
+def _mismatches(reader, loaded):
+  """Returns how what is stored differs; `loaded`: path to (key, variable)."""
+  shapes = reader.get_variable_to_shape_map()
+  dtypes = reader.get_variable_to_dtype_map()
+  of_shape = [
+    f"{name} {shapes[key]} in place of {list(variable.shape)}"
+    for name, (key, variable) in loaded.items()
+    if shapes[key] != list(variable.shape)
+  ]
+  of_type = [
+    f"{name} {dtypes[key].name} in place of {variable.dtype}"
+    for name, (key, variable) in loaded.items()
+    if not dtypes[key].is_floating
+  ]
+  return _list("of another shape", of_shape) + _list("of another type", of_type)
 
 
 def save_weights(model, path):
@@ -178,32 +202,29 @@ def describe(path):
 def _open(path):
   prefix = os.fspath(path).removesuffix(".index")
   if tf.io.gfile.isdir(prefix):
-    newest = tf.train.latest_checkpoint(prefix)
+    with _reading(prefix):
+      newest = tf.train.latest_checkpoint(prefix)
     if newest is None:
       raise FileNotFoundError(f"{path}: expected a checkpoint, found none")
     prefix = newest
   if not tf.io.gfile.exists(f"{prefix}.index"):
     raise FileNotFoundError(f"{prefix}.index: expected a file, found none")
-  try:
+  with _reading(prefix):
     return tf.train.load_checkpoint(prefix), prefix
-  except _READ_ERRORS as error:
-    raise _unreadable(prefix, error) from None
 
 
-def _tensor(reader, key, prefix):
+@contextlib.contextmanager
+def _reading(prefix):
+  """Turns what TensorFlow raises into an InputError."""
   try:
-    return reader.get_tensor(key)
+    yield
   except _READ_ERRORS as error:
-    raise _unreadable(prefix, error) from None
-
-
-def _unreadable(prefix, error):
-  reason = str(error).splitlines()[0]
-  return errors.InputError(
-    "a whole TensorFlow checkpoint",
-    f"one that cannot be read ({reason})",
-    prefix,
-  )
+    reason = str(error).splitlines()[0]
+    raise errors.InputError(
+      "a whole TensorFlow checkpoint",
+      f"one that cannot be read ({reason})",
+      prefix,
+    ) from None
 
 
 def _model_keys(keys):
@@ -227,4 +248,4 @@ def _not_under(paths, beginnings):
 
 
 def _list(title, items):
-  return [f"{title}: {', '.join(items)}"] if items else []
+  return [f"{title}: {layer_tree.listed(items)}"] if items else []

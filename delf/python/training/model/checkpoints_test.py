@@ -112,6 +112,51 @@ def test_other_models_are_refused(small, tmp_path):
   _same(_snapshot(other), before)
 
 
+@pytest.mark.parametrize("dtype", ["string", "complex64", "bool", "int32"])
+def test_other_types_are_refused_before_anything_changes(
+  small, tmp_path, dtype
+):
+  _shuffle(small)
+  tree = checkpoints.trackables(small)
+  kernel = small.attention.conv2.kernel
+  values = tf.zeros(kernel.shape, tf.float32)
+  values = (
+    tf.strings.as_string(values)
+    if dtype == "string"
+    else tf.cast(values, dtype)
+  )
+  tree["attention"]["conv2"]["kernel"] = tf.Variable(values)
+  prefix = tf.train.Checkpoint(**tree).write(str(tmp_path / "weights"))
+  before = _snapshot(small)
+  with pytest.raises(errors.InputError) as caught:
+    checkpoints.load_weights(small, prefix)
+  assert str(caught.value).endswith(
+    f"of another type: attention/conv2/kernel {dtype} in place of float32"
+  )
+  _same(_snapshot(small), before)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float64])
+def test_floats_of_other_lengths_are_read(small, tmp_path, dtype):
+  tree = checkpoints.trackables(small)
+  bias = tf.cast(tf.range(512) / 4, dtype)
+  tree["attention"]["conv1"]["bias"] = tf.Variable(bias)
+  prefix = tf.train.Checkpoint(**tree).write(str(tmp_path / "weights"))
+  checkpoints.load_weights(small, prefix)
+  np.testing.assert_array_equal(
+    small.attention.conv1.bias, tf.cast(bias, tf.float32)
+  )
+
+
+def test_many_names_are_cut_short(small, tmp_path):
+  tf.train.Checkpoint(other=tf.Variable(1.0)).write(str(tmp_path / "weights"))
+  with pytest.raises(errors.InputError, match=r"in all\); unused: ") as caught:
+    checkpoints.load_weights(small, tmp_path / "weights")
+  number = len(small.variables)
+  assert f", ... ({number} in all); unused: other" in str(caught.value)
+  assert len(str(caught.value)) < 600
+
+
 def test_allowances_are_named(small, tmp_path):
   checkpoints.save_weights(small, tmp_path / "weights")
   headless = delf_model.Delf(backbone=small.backbone)
@@ -136,11 +181,34 @@ def test_allowances_are_named(small, tmp_path):
   assert "scale_factor" in report.missing
 
 
+def test_what_may_be_missing_and_unused_may_be_of_another_shape(tmp_path):
+  models = [
+    delf_model.Delf(backbone="compact", embedding_layer_dim=dimension)
+    for dimension in (16, 8)
+  ]
+  checkpoints.save_weights(models[0], tmp_path / "weights")
+  before = models[1].backbone.embedding_layer.kernel.numpy()
+  both = ["backbone/embedding_layer"]
+  with pytest.raises(errors.InputError, match="of another shape: backbone/emb"):
+    checkpoints.load_weights(models[1], tmp_path / "weights", unused=both)
+  report = checkpoints.load_weights(
+    models[1], tmp_path / "weights", unused=both, missing=both
+  )
+  assert report.missing == [f"{both[0]}/bias", f"{both[0]}/kernel"]
+  np.testing.assert_array_equal(
+    models[1].backbone.embedding_layer.kernel, before
+  )
+
+
 def test_files_that_cannot_be_read(small, tmp_path):
   with pytest.raises(FileNotFoundError, match="none.index"):
     checkpoints.load_weights(small, tmp_path / "none")
   with pytest.raises(FileNotFoundError, match="expected a checkpoint"):
     checkpoints.load_weights(small, tmp_path)
+  (tmp_path / "checkpoint").write_bytes(b"\xff\xfe\x00 no text")
+  with pytest.raises(errors.InputError, match="expected a whole"):
+    checkpoints.load_weights(small, tmp_path)
+  (tmp_path / "checkpoint").unlink()
   text = tmp_path / "text.index"
   text.write_text("These are no weights.")
   with pytest.raises(errors.InputError, match="text: expected a whole"):

@@ -135,6 +135,52 @@ def test_restore_weights_is_all_or_nothing(
   assert all(np.array_equal(before[path], after[path]) for path in before)
 
 
+@pytest.mark.parametrize("dtype", ["S1", "c8", "i4", "?"])
+def test_other_types_are_refused_before_anything_changes(
+  model, arrays, tmp_path, dtype
+):
+  before = _snapshot(model)
+  path = tmp_path / "weights.h5"
+  kernel, bias = arrays["conv1"]
+  _write(path, arrays | {"conv1": [kernel, np.zeros(bias.shape, dtype)]})
+  with pytest.raises(errors.InputError, match="conv1 of types .* of floats"):
+    model.restore_weights(path)
+  after = _snapshot(model)
+  assert all(np.array_equal(before[path], after[path]) for path in before)
+
+
+def test_arrays_of_another_shape_are_not_read(model, arrays, tmp_path):
+  # The first is declared but not there; read, it would take 2 PB.
+  path = tmp_path / "weights.h5"
+  _write(path, arrays)
+  with h5py.File(path, "r+") as file:
+    del file["conv1"]["conv1_1_1:0"]
+    file["conv1"].create_dataset("conv1_1_1:0", (1 << 24, 1 << 25), "f4")
+  with pytest.raises(errors.InputError, match="conv1 of shapes .*16777216"):
+    model.restore_weights(path)
+
+
+@pytest.mark.parametrize("names", [[1, 2], [b"\xff\xfe"], b"conv1", 3])
+def test_names_that_are_no_text(model, arrays, tmp_path, names):
+  path = tmp_path / "weights.h5"
+  _write(path, arrays)
+  with h5py.File(path, "r+") as file:
+    file.attrs["layer_names"] = names
+  with pytest.raises(errors.InputError, match="expected a whole") as caught:
+    model.restore_weights(path)
+  assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_groups(model, arrays, tmp_path):
+  path = tmp_path / "weights.h5"
+  _write(path, arrays)
+  with h5py.File(path, "r+") as file:
+    del file["conv1"]["conv1_1_1:0"]
+    file["conv1"].create_group("conv1_1_1:0")
+  with pytest.raises(errors.InputError, match="expected a whole"):
+    model.restore_weights(path)
+
+
 def test_restore_weights_of_other_files(model, arrays, tmp_path):
   with pytest.raises(FileNotFoundError, match="none.h5"):
     model.restore_weights(tmp_path / "none.h5")

@@ -2,6 +2,9 @@
 
 import keras
 
+# So many names of a list are enough to see what is wrong.
+_SHOWN = 8
+
 
 def variables_by_path(model):
   """Returns the variables of a model by path.
@@ -51,6 +54,15 @@ def layers_by_path(model):
         found[child_path] = child
         queue.append((child_path, child))
   return found
+
+
+def listed(names):
+  """Returns names as words; of many, the first ones and how many there are."""
+  names = list(names)
+  words = ", ".join(names[:_SHOWN])
+  return (
+    words if len(names) <= _SHOWN else f"{words}, ... ({len(names)} in all)"
+  )
 
 
 def _children(layer):
