@@ -100,7 +100,7 @@ def mac(x, axis=None):
 
   Args:
     x: Float [B, H, W, C].
-    axis: Axes of the positions; None is (1, 2).
+    axis: Axis or axes of the positions; None is (1, 2).
 
   Returns:
     Float [B, C].
@@ -113,7 +113,7 @@ def spoc(x, axis=None):
 
   Args:
     x: Float [B, H, W, C].
-    axis: Axes of the positions; None is (1, 2).
+    axis: Axis or axes of the positions; None is (1, 2).
 
   Returns:
     Float [B, C].
@@ -126,7 +126,7 @@ def gem(x, axis=None, power=3.0, eps=1e-6):
 
   Args:
     x: Float [B, H, W, C].
-    axis: Axes of the positions; None is (1, 2).
+    axis: Axis or axes of the positions; None is (1, 2).
     power: Float over 0; 1 is the mean, towards infinity the maximum.
     eps: Smallest activation; smaller ones count as this one.
 
@@ -138,4 +138,6 @@ def gem(x, axis=None, power=3.0, eps=1e-6):
 
 
 def _positions(axis):
-  return (1, 2) if axis is None else tuple(axis)
+  if axis is None:
+    return (1, 2)
+  return axis if isinstance(axis, int) else tuple(axis)

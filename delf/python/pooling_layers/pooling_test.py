@@ -52,6 +52,9 @@ def test_layers_take_axes():
   x = np.random.default_rng(0).uniform(size=(2, 3, 4, 5)).astype(np.float32)
   _equal(pooling.MAC()(x, axis=(2, 3)), x.max(axis=(2, 3)))
   _equal(pooling.GeM(1.0)(x, axis=[3]), x.mean(axis=3))
+  _equal(pooling.MAC()(x, axis=1), x.max(axis=1))
+  _equal(pooling.SPoC()(x, axis=-1), x.mean(axis=-1))
+  _equal(pooling.GeM(1.0)(x, axis=2), x.mean(axis=2))
 
 
 # The first one was recorded with `strides=None`.

@@ -14,7 +14,8 @@ def folded(model):
   scale goes into the kernel and, with the shift, into the bias, so that the
   feature map is not gone over twice. What is traced and saved meanwhile gives
   the same to rounding, without batch statistics; afterwards all weights are as
-  they were.
+  they were. Nobody else may use the model meanwhile: training beside it would
+  be lost. What is folded already stays so.
 
   Args:
     model: Model whose layers name their pairs in `foldable`, a tuple of
@@ -33,13 +34,13 @@ def folded(model):
 
 
 def _pairs(model):
-  """Yields each convolution with the normalisation that follows it."""
+  """Yields each convolution and its normalisation that is not folded yet."""
   if not isinstance(model, keras.layers.Layer):
     return
   for layer in model._flatten_layers():
     for names in getattr(layer, "foldable", ()):
       convolution, norm = (getattr(layer, name) for name in names)
-      if convolution is not None and norm is not None:
+      if convolution is not None and norm is not None and not norm.folded:
         yield convolution, norm
 
 

@@ -47,6 +47,21 @@ def test_the_same_comes_out_and_all_is_put_back(backbone):
     np.testing.assert_array_equal(again, one)
 
 
+def test_folding_twice_is_folding_once():
+  model = delg_model.Delg(backbone="compact", block3_strides=False)
+  _randomize(model)
+  images = keras.ops.ones([1, 64, 64, 3])
+  before = _outputs(model, images)
+  with folding.folded(model):
+    with folding.folded(model):
+      inside = _outputs(model, images)
+    outside = _outputs(model, images)
+  for one, other, again in zip(before, inside, outside, strict=True):
+    scale = np.abs(one).max()
+    np.testing.assert_allclose(other / scale, one / scale, atol=2e-5)
+    np.testing.assert_array_equal(again, other)
+
+
 def test_weights_are_put_back_after_an_error():
   model = delg_model.Delg(backbone="compact", block3_strides=False)
   _randomize(model)
