@@ -1,24 +1,22 @@
 """Exporting of models to SavedModels with the tensor names users know."""
 
 import contextlib
+import logging
+import math
 import os
-import pathlib
-import shutil
-import uuid
 
 import tensorflow as tf
 
-from delf.python import errors, files
+from delf.python import errors
 from delf.python.training.model import (
   checkpoints,
   delf_model,
   delg_model,
+  export_folder,
   folding,
   network,
   signatures,
 )
-
-_GRAPH = "saved_model.pb"
 
 
 def export_local(model, path, iou=1.0, overwrite=False, variants=True):
@@ -27,7 +25,7 @@ def export_local(model, path, iou=1.0, overwrite=False, variants=True):
   Args:
     model: delf_model.Delf of any backbone, or one with its calls. With an
       autoencoder the exported features are its codes.
-    path: Folder to be; see `save`.
+    path: Folder to be; see `export_folder.destination`.
     iou: Overlap of two receptive boxes, over which the feature with less
       attention is dropped; 1.0 keeps all.
     overwrite: Whether a finished export at `path` is replaced.
@@ -38,7 +36,10 @@ def export_local(model, path, iou=1.0, overwrite=False, variants=True):
   Raises:
     InputError: If there is something at `path` that is not to be replaced.
   """
-  with _destination(path, overwrite) as folder, folding.folded(model):
+  with (
+    export_folder.destination(path, overwrite) as folder,
+    folding.folded(model),
+  ):
     functions = signatures.local(network.Network(model), iou, variants)
     save(functions, folder)
 
@@ -65,11 +66,16 @@ def export_global(
     variants: As for `export_local`.
 
   Raises:
-    InputError: As for `export_local`, or if a scale is not positive.
+    InputError: As for `export_local`, or if a scale is not positive or is
+      infinite.
   """
-  if input_scales is not None and not all(s > 0 for s in input_scales):
-    raise errors.InputError("positive input scales", list(input_scales))
-  with _destination(path, overwrite) as folder, folding.folded(model):
+  for scale in input_scales or ():
+    if not 0 < scale < math.inf:
+      raise errors.InputError("positive input scales", list(input_scales))
+  with (
+    export_folder.destination(path, overwrite) as folder,
+    folding.folded(model),
+  ):
     functions = signatures.global_(
       network.Network(model),
       input_scales or None,
@@ -95,7 +101,10 @@ def export_local_and_global(
   Raises:
     InputError: As for `export_local`.
   """
-  with _destination(path, overwrite) as folder, folding.folded(model):
+  with (
+    export_folder.destination(path, overwrite) as folder,
+    folding.folded(model),
+  ):
     functions = signatures.local_and_global(
       network.Network(model), iou, variants
     )
@@ -117,7 +126,19 @@ def save(functions, path):
   }
   # Keras would store its layers, and classifiers that no function calls.
   module.weights = list(variables.values())
-  tf.saved_model.save(module, os.fspath(path), signatures=functions)
+  with _quiet(tf.get_logger()):  # It would name the temporary folder.
+    tf.saved_model.save(module, os.fspath(path), signatures=functions)
+
+
+@contextlib.contextmanager
+def _quiet(logger):
+  """Keeps a logger from saying what is no warning."""
+  level = logger.level
+  logger.setLevel(logging.WARNING)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
 
 
 def load_model(  # noqa: PLR0913
@@ -153,21 +174,42 @@ def load_model(  # noqa: PLR0913
 
   Raises:
     FileNotFoundError: If there is no checkpoint.
-    InputError: If it does not fit the model; it lists what does not.
+    InputError: If it does not fit the model, of which it lists what does not,
+      or if a size or the power is not over 0.
   """
   options = {
     "backbone": backbone,
     "block3_strides": block3_strides,
     "use_dim_reduction": use_autoencoder,
-    "reduced_dimension": int(autoencoder_dimensions),
-    "dim_expand_channels": int(local_feature_map_channels),
+    "reduced_dimension": _size("autoencoder", autoencoder_dimensions),
+    "dim_expand_channels": _size("feature map", local_feature_map_channels),
   }
   if delg:
-    model = delg_model.Delg(
-      gem_power=gem_power, embedding_layer_dim=embedding_layer_dim, **options
+    options["gem_power"] = _power(gem_power)
+    options["embedding_layer_dim"] = _size(
+      "embedding layer", embedding_layer_dim
     )
-  else:
-    model = delf_model.Delf(**options)
+  model = (delg_model.Delg if delg else delf_model.Delf)(**options)
+  _load(model, ckpt_path, parts)
+  return model
+
+
+def _size(of, value):
+  """Returns a number of dimensions as an int."""
+  if not (value > 0 and float(value).is_integer()):
+    raise errors.InputError(f"a whole number over 0 for the {of}", value)
+  return int(value)
+
+
+def _power(value):
+  """Returns a power that a generalised mean can have."""
+  if not 0 < value < math.inf:
+    raise errors.InputError("a GeM power over 0", value)
+  return value
+
+
+def _load(model, ckpt_path, parts):
+  """Loads the weights; those that no part uses may be other ones or missing."""
   unused = list(checkpoints.TRAINING_ONLY)
   missing = list(checkpoints.TRAINING_ONLY)
   if "local" not in parts:
@@ -175,53 +217,5 @@ def load_model(  # noqa: PLR0913
     missing += ["attention"]
   if "global" not in parts:
     unused += ["backbone/embedding_layer"]
+    missing += ["backbone/embedding_layer"]
   checkpoints.load_weights(model, ckpt_path, unused=unused, missing=missing)
-  return model
-
-
-@contextlib.contextmanager
-def _destination(path, overwrite):
-  """Yields a folder that becomes `path` when all is written."""
-  if not path:
-    raise errors.InputError("a folder to export to", "none")
-  if files.is_remote(path):
-    if not overwrite and tf.io.gfile.exists(f"{path}/{_GRAPH}"):
-      raise _exists(path)
-    yield path
-    return
-  path = pathlib.Path(path)
-  _check_free(path, overwrite)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-  previous = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-  try:
-    yield temporary
-    _check_free(path, overwrite)
-    if path.exists():
-      os.replace(path, previous)
-    try:
-      os.replace(temporary, path)
-    except OSError:
-      os.replace(previous, path)
-      raise
-  finally:
-    for folder in (temporary, previous):
-      shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_free(path, overwrite):
-  """Refuses a path with something that is not to be replaced."""
-  if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-    return
-  if not (path / _GRAPH).is_file():
-    raise errors.InputError(
-      "a new folder to export to", "one with other files in it", path
-    )
-  if not overwrite:
-    raise _exists(path)
-
-
-def _exists(path):
-  return errors.InputError(
-    "a new folder to export to", "one with a finished export", path
-  )

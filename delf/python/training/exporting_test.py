@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from delf.python import errors
 from delf.python.training import exporting
-from delf.python.training.model import network
+from delf.python.training.model import checkpoints, delf_model, network
 from tests import tiny_backbone
 
 _SCALES = (0.5, 1.0, 1.5)
@@ -239,9 +239,44 @@ def test_no_folder_is_refused(model, path):
     exporting.export_local(model, path)
 
 
-def test_scales_that_cannot_be_are_refused(model, tmp_path):
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_scales_that_cannot_be_are_refused(model, tmp_path, scale):
   with pytest.raises(errors.InputError, match="positive input scales"):
-    exporting.export_global(model, tmp_path / "export", [1.0, 0.0])
+    exporting.export_global(model, tmp_path / "export", [1.0, scale])
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"autoencoder_dimensions": 0}, "whole number over 0 for the autoencoder"),
+    ({"autoencoder_dimensions": 128.7}, "autoencoder, received 128.7"),
+    ({"local_feature_map_channels": float("nan")}, "for the feature map"),
+    ({"delg": True, "embedding_layer_dim": -3}, "for the embedding layer"),
+    ({"delg": True, "gem_power": 0.0}, "a GeM power over 0, received 0.0"),
+    ({"delg": True, "gem_power": float("inf")}, "received inf"),
+  ],
+)
+def test_sizes_that_cannot_be_are_refused(tmp_path, options, words):
+  with pytest.raises(errors.InputError, match=words):
+    exporting.load_model(tmp_path / "none", backbone="compact", **options)
+
+
+def test_local_features_need_no_embedding_of_the_same_size(tmp_path):
+  other = delf_model.Delf(backbone="compact", embedding_layer_dim=16)
+  checkpoints.save_weights(other, tmp_path / "weights")
+  options = {"backbone": "compact", "block3_strides": False}
+  with pytest.raises(errors.InputError, match="of another shape"):
+    exporting.load_model(tmp_path / "weights", **options)
+  model = exporting.load_model(tmp_path / "weights", parts=["local"], **options)
+  np.testing.assert_array_equal(
+    model.backbone.local.kernel, other.backbone.local.kernel
+  )
+
+
+def test_saving_says_nothing_of_temporary_folders(model, tmp_path, caplog):
+  caplog.set_level("INFO", "tensorflow")
+  exporting.export_local(model, tmp_path / "export", variants=False)
+  assert not [r for r in caplog.records if "Assets" in r.getMessage()]
 
 
 def test_suppression_is_part_of_the_export(model, tmp_path):

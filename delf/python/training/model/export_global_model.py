@@ -54,6 +54,7 @@ def main():
     FLAGS.normalize_global_descriptor,
     overwrite=FLAGS.overwrite,
   )
+  print(f"wrote {FLAGS.export_path}")  # noqa: T201
 
 
 if __name__ == "__main__":

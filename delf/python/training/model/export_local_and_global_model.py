@@ -32,6 +32,7 @@ def main():
   exporting.export_local_and_global(
     model, FLAGS.export_path, iou=FLAGS.iou, overwrite=FLAGS.overwrite
   )
+  print(f"wrote {FLAGS.export_path}")  # noqa: T201
 
 
 if __name__ == "__main__":

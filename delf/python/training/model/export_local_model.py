@@ -29,6 +29,7 @@ def main():
   exporting.export_local(
     model, FLAGS.export_path, iou=FLAGS.iou, overwrite=FLAGS.overwrite
   )
+  print(f"wrote {FLAGS.export_path}")  # noqa: T201
 
 
 if __name__ == "__main__":
