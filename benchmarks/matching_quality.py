@@ -12,13 +12,13 @@ import pathlib
 import sys
 import time
 
-import cv2
 import numpy as np
 import tqdm
 
 from benchmarks import _matching_sets, _matching_truth
 from delf.python import errors, features
 from delf.python.retrieval import matching, models
+from delf.python.training.embedded import real_pairs
 
 DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -45,15 +45,13 @@ def root_sift(image, number=4096):
     image: uint8 [H, W, 3], RGB.
     number: At most so many.
   """
-  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-  keypoints, descriptors = cv2.SIFT_create(number).detectAndCompute(grey, None)
+  keypoints, descriptors = real_pairs.root_sift(image, number, contrast=0.04)
   if not keypoints:
     return features.LocalFeatures.empty(128)
-  descriptors = descriptors / (descriptors.sum(1, keepdims=True) + 1e-7)
   return features.LocalFeatures(
     locations=np.float32([k.pt for k in keypoints])[:, ::-1],
     scales=np.float32([k.size for k in keypoints]),
-    descriptors=np.sqrt(descriptors),
+    descriptors=descriptors,
     attention=np.float32([k.response for k in keypoints]),
   )
 

@@ -7,9 +7,13 @@ import threading
 import cv2
 import numpy as np
 
+from delf.python import errors
 from delf.python.training.embedded import warps
 
 STRIDE = 8
+
+# A smaller view may never hold the points that a pair needs.
+_LEAST_SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,17 +22,17 @@ class Options:
 
   Attributes:
     pairs: Pairs of views in a batch.
-    side: Pixels of a view's side, a multiple of STRIDE.
+    side: Pixels of a view's side, a multiple of STRIDE and at least 64.
     points: Correspondences of a pair.
     real: Share of pairs of two photos; the others show one photo twice.
-    seed: Of all that is random.
+    seed: Of all that is random, an int or several.
   """
 
   pairs: int = 8
   side: int = 192
   points: int = 128
   real: float = 0.3
-  seed: int = 0
+  seed: int | tuple = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,25 @@ class Source:
       photos: list of Photo.
       real_pairs: list of real_pairs.Pair that index `photos`.
       options: Options.
+
+    Raises:
+      InputError: If the side cannot be, or if there are fewer places than pairs
+        in a batch, which shows each place once.
     """
+    if options.side < _LEAST_SIDE or options.side % STRIDE:
+      raise errors.InputError(
+        f"a side of {_LEAST_SIDE} pixels or more, a multiple of {STRIDE}",
+        options.side,
+      )
+    used = photos
+    if real_pairs and options.real >= 1:
+      used = [photos[pair.first] for pair in real_pairs]
+    pools = len({photo.pool for photo in used})
+    if not 1 <= options.pairs <= pools:
+      raise errors.InputError(
+        f"from 1 to as many pairs in a batch as there are places ({pools})",
+        options.pairs,
+      )
     self.options = options
     self._photos = photos
     self._pairs = real_pairs

@@ -1,5 +1,7 @@
 """Tests of views, correspondences and batches."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -84,12 +86,45 @@ def test_real_pairs_follow_a_known_map(photo, tmp_path):
   expected = warps.project(homography, points[:, :2])
   near = np.hypot(*(expected - points[:, 2:]).T) < 2
   assert near.mean() > 0.9
-  real_pairs.save(tmp_path / "pairs.npz", found)
-  again = real_pairs.load(tmp_path / "pairs.npz")
+  everything = [photo, photos.Photo("warped", other, 0, 0)]
+  real_pairs.save(tmp_path / "pairs.npz", found, everything)
+  again = real_pairs.load(tmp_path / "pairs.npz", everything)
   assert (again[0].first, again[0].second) == (0, 1)
   np.testing.assert_array_equal(again[0].points, points)
-  real_pairs.save(tmp_path / "none.npz", [])
-  assert real_pairs.load(tmp_path / "none.npz") == []
+  real_pairs.save(tmp_path / "none.npz", [], everything)
+  assert real_pairs.load(tmp_path / "none.npz", everything) == []
+
+
+def test_pairs_of_other_photos_are_not_taken(photo, tmp_path):
+  path = tmp_path / "pairs.npz"
+  one, other = [photo], [dataclasses.replace(photo, name="other")]
+  pair = real_pairs.Pair(0, 0, np.zeros([1, 4], np.float32))
+  real_pairs.save(path, [pair], one)
+  assert len(real_pairs.cached(path, one)) == 1
+  assert real_pairs.cached(path, other) == []
+  assert real_pairs.load(path, one) is None
+
+
+@pytest.mark.parametrize(
+  "options, words",
+  [
+    ({"pairs": 2}, r"as there are places \(1\), received 2"),
+    ({"pairs": 0}, "received 0"),
+    ({"pairs": 1, "side": 100}, "multiple of 8, received 100"),
+    ({"pairs": 1, "side": 32}, "a side of 64 pixels or more"),
+  ],
+)
+def test_batches_that_cannot_be_are_refused(photo, options, words):
+  with pytest.raises(errors.InputError, match=words):
+    data.Source([photo, photo], [], data.Options(**options))
+
+
+def test_pairs_of_photos_alone_need_a_place_each(photo):
+  other = dataclasses.replace(photo, pool=1)
+  pair = real_pairs.Pair(0, 0, np.zeros([1, 4], np.float32))
+  data.Source([photo, other], [pair], data.Options(pairs=2, real=0.5))
+  with pytest.raises(errors.InputError, match=r"places \(1\), received 2"):
+    data.Source([photo, other], [pair], data.Options(pairs=2, real=1.0))
 
 
 def test_photos_of_one_pool_stay_on_one_side():
@@ -105,6 +140,27 @@ def test_photo_that_does_not_decode_is_named(tmp_path):
   (tmp_path / "images" / "a.jpg").write_bytes(b"no image")
   (tmp_path / "train.csv").write_text("id,url,landmark_id\na,a.jpg,0\n")
   with pytest.raises(errors.InputError, match="a.jpg"):
+    photos.load([tmp_path])
+
+
+@pytest.mark.parametrize(
+  "name, content, words",
+  [
+    (
+      "train.csv",
+      b"id,landmark_id\na,0\n",
+      "column url, received none in row 1",
+    ),
+    ("train.csv", b"id,url,landmark_id\na,a.jpg\n", "column landmark_id"),
+    ("train.csv", b"\xff\xfe", "expected a CSV file"),
+    ("groups.json", b"{", "groups that have a landmark_id"),
+    ("groups.json", b'{"groups": {"a": {"pool": 1}}}', "landmark_id each"),
+  ],
+)
+def test_lists_of_photos_that_are_bad_are_named(tmp_path, name, content, words):
+  (tmp_path / "train.csv").write_text("id,url,landmark_id\n")
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(errors.InputError, match=f"{name}: .*{words}"):
     photos.load([tmp_path])
 
 

@@ -1,13 +1,14 @@
 """Writes a training checkpoint of the compact model as a SavedModel."""
 
+import json
+import os
 import pathlib
 
-import numpy as np
-
 from delf.python import files
+from delf.python.inference import zoo, zoo_table
 from delf.python.training import exporting
 from delf.python.training.embedded import trainer
-from delf.python.training.model import delg_model
+from delf.python.training.model import delg_model, export_folder
 
 # Overlap of two boxes above which the weaker feature goes.
 IOU = 0.4
@@ -21,7 +22,7 @@ THRESHOLD = 0.05
 _CONFIGURATION = """\
 # The model that comes with the package: local features and a global descriptor.
 
-model_path: "{name}"
+model_path: {path}
 {scales}
 max_image_size: 1024
 use_local_features: true
@@ -49,12 +50,12 @@ def load(path):
     delg_model.Delg.
 
   Raises:
-    InputError: If a variable is missing or of another shape or name.
+    InputError: If it is no such file, or if a variable is missing or of
+      another shape or name.
   """
   model = delg_model.Delg(backbone="compact", block3_strides=False)
   variables = model.backbone.variables + model.attention.variables
-  with np.load(path) as arrays:
-    trainer.assign(variables, arrays, path)
+  trainer.assign(variables, trainer.read(path), path)
   return model
 
 
@@ -68,20 +69,28 @@ def export(model, folder, iou=IOU):
     iou: Overlap of two boxes above which the weaker feature goes.
   """
   folder = pathlib.Path(folder)
+  settings = configuration(model_path(folder)).encode()
   kept = {path.name: path.read_bytes() for path in folder.glob("*.md")}
-  exporting.export_local_and_global(model, folder, iou=iou, overwrite=True)
-  for name, data in kept.items():
-    files.write_bytes(folder / name, data)
-  files.write_bytes(
-    folder / "config.pbtxt", configuration(folder.name).encode()
-  )
+  with export_folder.destination(folder, overwrite=True) as new:
+    exporting.export_local_and_global(model, new, iou=iou)
+    for name, data in (kept | {"config.pbtxt": settings}).items():
+      files.write_bytes(new / name, data)
 
 
-def configuration(name):
+def model_path(folder):
+  """Returns what a configuration calls the model in a folder."""
+  embedded = zoo.artefact(zoo_table.EMBEDDED)
+  if folder.resolve() == zoo.folder(embedded).resolve():
+    return embedded.name
+  # Absolute: a relative one that is not found may be taken for a known name.
+  return os.fspath(folder.resolve())
+
+
+def configuration(model_path):
   """Returns the text of the DelfConfig of a model of this name or path."""
   indices = [i for i, scale in enumerate(SCALES) if scale in GLOBAL_SCALES]
   return _CONFIGURATION.format(
-    name=name,
+    path=json.dumps(model_path, ensure_ascii=False),
     scales="\n".join(f"image_scales: {scale:.7g}" for scale in SCALES),
     threshold=THRESHOLD,
     indices="\n  ".join(f"image_scales_ind: {i}" for i in indices),

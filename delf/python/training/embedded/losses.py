@@ -26,12 +26,6 @@ def gather(maps, cells):
   return ops.take_along_axis(flat, ops.expand_dims(cells, -1), axis=1)
 
 
-def normalize(x):
-  """Returns `x` with its last axis of length 1."""
-  squared = ops.sum(ops.square(x), axis=-1, keepdims=True)
-  return x * ops.rsqrt(squared + 1e-6)
-
-
 def descriptor_loss(first, second, points_1, points_2, weights):
   """Contrasts each correspondence with every other one of the batch.
 

@@ -6,8 +6,9 @@ import pytest
 from keras import ops
 from skimage import data as skimage_data
 
+from delf.python import errors
 from delf.python.training.embedded import data, losses, photos, trainer
-from delf.python.training.model import compact
+from delf.python.training.model import compact, local_heads
 
 
 def _units(*shape):
@@ -74,7 +75,7 @@ def batch():
 def _trainer(minutes=1.0):
   schedule = trainer.Schedule(minutes=minutes, warm_up=1)
   backbone = compact.CompactBackbone()
-  return trainer.Trainer(backbone, trainer.Attention(32), schedule, 96)
+  return trainer.Trainer(backbone, local_heads.AttentionModel(), schedule, 96)
 
 
 def test_one_batch_is_learnt_and_training_continues(batch, tmp_path):
@@ -85,6 +86,9 @@ def test_one_batch_is_learnt_and_training_continues(batch, tmp_path):
   other = _trainer()
   other.restore(tmp_path / "checkpoint.npz")
   assert other.step == 25
+  with pytest.raises(errors.InputError, match="a checkpoint of training"):
+    (tmp_path / "bad.npz").write_bytes(b"no arrays")
+    other.restore(tmp_path / "bad.npz")
   pixels = ops.zeros([1, 32, 32, 3])
   np.testing.assert_array_equal(
     np.array(other.backbone.local_call(pixels, training=False)),

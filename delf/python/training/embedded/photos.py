@@ -2,13 +2,14 @@
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 
 import cv2
 import numpy as np
 
-from delf.python import errors, progress
+from delf.python import errors, files, progress
 
 # Of the groups and of the single photos, one in so many is for validation.
 HELD_OUT = 10
@@ -44,14 +45,14 @@ def load(folders):
     list of Photo.
 
   Raises:
-    InputError: If a photo cannot be decoded.
+    InputError: If a photo cannot be decoded, or if a list is not as it should
+      be.
     FileNotFoundError: If a folder has no `train.csv`.
   """
   photos, groups, pools = [], {}, {}
   for folder in map(pathlib.Path, folders):
     pool_of = _pools(folder)
-    with open(folder / "train.csv", newline="") as file:
-      rows = list(csv.DictReader(file))
+    rows = _rows(folder / "train.csv")
     for row in progress.track(rows, f"reading {folder.name}"):
       path = folder / "images" / row["url"]
       group = groups.setdefault((folder, row["landmark_id"]), len(groups))
@@ -77,17 +78,38 @@ def split(photos):
   return training, held_out
 
 
+def _rows(path):
+  """Returns the rows of a `train.csv`, each a dict by column."""
+  try:
+    text = files.read_bytes(path).decode("utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise errors.InputError("a CSV file", str(error), path) from None
+  for number, row in enumerate(rows, start=1):
+    for column in ("url", "landmark_id"):
+      if not row.get(column):
+        raise errors.InputError(
+          f"a column {column}", f"none in row {number}", path
+        )
+  return rows
+
+
 def _pools(folder):
   """Returns the pool's name by landmark_id, of what `groups.json` knows."""
   path = folder / "groups.json"
   if not path.exists():
     return {}
-  groups = json.loads(path.read_text())["groups"].values()
-  return {
-    str(group["landmark_id"]): group["pool"]
-    for group in groups
-    if "pool" in group
-  }
+  try:
+    groups = json.loads(path.read_text(encoding="utf-8"))["groups"].values()
+    return {
+      str(group["landmark_id"]): group["pool"]
+      for group in groups
+      if "pool" in group
+    }
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise errors.InputError(
+      "groups that have a landmark_id each", f"others ({error})", path
+    ) from None
 
 
 def _read(path):

@@ -2,10 +2,12 @@
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 
 import cv2
 import numpy as np
+from absl import logging
 
 from delf.python import files, progress
 
@@ -37,16 +39,15 @@ def root_sift(image, number=2000, contrast=0.02):
     contrast: Contrast threshold of the detector.
 
   Returns:
-    Points [N, 2] float32, (x, y), and descriptors [N, 128] float32.
+    Sequence of N cv2.KeyPoint, and descriptors [N, 128] float32.
   """
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
   sift = cv2.SIFT_create(number, contrastThreshold=contrast)
   keypoints, descriptors = sift.detectAndCompute(grey, None)
   if not keypoints:
-    return np.zeros([0, 2], np.float32), np.zeros([0, 128], np.float32)
-  points = np.float32([keypoint.pt for keypoint in keypoints])
+    return (), np.zeros([0, 128], np.float32)
   descriptors = descriptors / (descriptors.sum(1, keepdims=True) + 1e-7)
-  return points, np.sqrt(descriptors)
+  return keypoints, np.sqrt(descriptors)
 
 
 def matches(first, second, ratio=0.85):
@@ -109,7 +110,7 @@ def find(photos):
   groups = [group for group in groups.values() if len(group) > 1]
   pairs = []
   for group in progress.track(groups, "matching photos of one place"):
-    features = {i: root_sift(photos[i].image) for i in group}
+    features = {i: _points_and_descriptors(photos[i].image) for i in group}
     for i, j in itertools.combinations(group, 2):
       points = verified(matches(features[i], features[j]))
       if len(points):
@@ -117,11 +118,38 @@ def find(photos):
   return pairs
 
 
-def save(path, pairs):
-  """Writes pairs to an `.npz` file."""
+def _points_and_descriptors(image):
+  keypoints, descriptors = root_sift(image)
+  points = np.float32([keypoint.pt for keypoint in keypoints]).reshape(-1, 2)
+  return points, descriptors
+
+
+def cached(path, photos):
+  """Finds the pairs of photos, once.
+
+  Args:
+    path: pathlib.Path of an `.npz` file; read if these photos were its, else
+      written.
+    photos: list of Photo.
+
+  Returns:
+    list of Pair.
+  """
+  if path.exists():
+    pairs = load(path, photos)
+    if pairs is not None:
+      return pairs
+    logging.info("%s is of other photos: finding the pairs anew", path)
+  save(path, find(photos), photos)
+  return load(path, photos)
+
+
+def save(path, pairs, photos):
+  """Writes pairs of photos to an `.npz` file."""
   with files.atomic_path(path) as temporary:
     np.savez_compressed(
       temporary,
+      digest=_digest(photos),
       photos=np.array([(p.first, p.second) for p in pairs]).reshape(-1, 2),
       numbers=np.array([len(p.points) for p in pairs], int),
       points=np.concatenate(
@@ -130,11 +158,19 @@ def save(path, pairs):
     )
 
 
-def load(path):
-  """Returns the list of Pair that `save` wrote."""
+def load(path, photos):
+  """Returns the list of Pair that `save` wrote; None if of other photos."""
   with np.load(path) as arrays:
+    if arrays.get("digest") != _digest(photos):
+      return None
     points = np.split(arrays["points"], np.cumsum(arrays["numbers"])[:-1])
     return [
       Pair(int(first), int(second), some)
       for (first, second), some in zip(arrays["photos"], points, strict=False)
     ]
+
+
+def _digest(photos):
+  """Returns words that other photos, groups or sizes do not have."""
+  rows = [(p.name, p.group, p.image.shape) for p in photos]
+  return hashlib.sha256(repr(rows).encode()).hexdigest()

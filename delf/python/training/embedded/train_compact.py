@@ -2,8 +2,11 @@
 
 import argparse
 import pathlib
+import sys
 
 from absl import logging
+
+from delf.python import errors
 
 _HELP = """\
 Trains the compact model on folders of photos, without labels: two views of one
@@ -38,30 +41,33 @@ def add_arguments(parser):
 def run(args):
   """Trains; see the flags."""
   import keras
-  import tensorflow as tf
 
-  from delf.python.training.embedded import data, photos, trainer
-  from delf.python.training.model import compact
+  from delf.python.training.embedded import data, photos, real_pairs, trainer
+  from delf.python.training.model import compact, local_heads
 
-  tf.config.threading.set_intra_op_parallelism_threads(args.threads)
-  tf.config.threading.set_inter_op_parallelism_threads(2)
   keras.utils.set_random_seed(args.seed)
   if args.bfloat16:
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
   training, _ = photos.split(photos.load(args.photos))
-  pairs = _pairs(training, args.out / "pairs.npz")
+  pairs = real_pairs.cached(args.out / "pairs.npz", training)
   logging.info("%d photos, %d pairs of photos", len(training), len(pairs))
   schedule = trainer.Schedule(minutes=args.minutes, rate=args.rate)
   learner = trainer.Trainer(
-    compact.CompactBackbone(), trainer.Attention(), schedule, args.side
+    compact.CompactBackbone(), local_heads.AttentionModel(), schedule, args.side
   )
+  checkpoint = args.out / "checkpoint.npz"
+  learner.resume(checkpoint)
   options = data.Options(
-    pairs=args.pairs, side=args.side, real=args.real, seed=args.seed
+    pairs=args.pairs,
+    side=args.side,
+    real=args.real,
+    # Of the step, so that a run that goes on draws batches of its own.
+    seed=(args.seed, learner.step),
   )
   source = data.Source(training, pairs, options)
-  learner.fit(data.background(source), args.out)
+  learner.fit(data.background(source), checkpoint)
   if args.export:
-    finish(args.out / "checkpoint.npz", args.export, training, pairs)
+    finish(checkpoint, args.export, training, pairs)
 
 
 def finish(checkpoint, folder, training, pairs):
@@ -78,27 +84,32 @@ def finish(checkpoint, folder, training, pairs):
   model = export_compact.load(checkpoint)
   global_head.fit(model.backbone, training, pairs)
   export_compact.export(model, folder)
-  logging.info("model in %s", folder)
+  print(f"wrote {folder}")  # noqa: T201
 
 
-def _pairs(training, path):
-  """Returns the pairs of photos of one place, from a file if it is there."""
-  from delf.python.training.embedded import real_pairs
+def _use_threads(number):
+  import tensorflow as tf
 
-  if not path.exists():
-    real_pairs.save(path, real_pairs.find(training))
-  return real_pairs.load(path)
+  tf.config.threading.set_intra_op_parallelism_threads(number)
+  tf.config.threading.set_inter_op_parallelism_threads(2)
 
 
 def main():
-  """Runs the script."""
+  """Runs the script; returns its exit status."""
   parser = argparse.ArgumentParser(
     description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add_arguments(parser)
+  args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
-  run(parser.parse_args())
+  _use_threads(args.threads)
+  try:
+    run(args)
+  except (errors.InputError, OSError) as error:
+    print(f"{parser.prog}: {error}", file=sys.stderr)  # noqa: T201
+    return 1
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

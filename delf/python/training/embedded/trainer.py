@@ -3,14 +3,15 @@
 import dataclasses
 import math
 import time
+import zipfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from keras import ops
 
 from delf.python import errors, files
+from delf.python.normalization_layers import normalization
 from delf.python.training.embedded import losses
 
 
@@ -33,33 +34,12 @@ class Schedule:
   attention_weight: float = 0.5
 
 
-class Attention(keras.Model):
-  """The attention of DELF: two convolutions of one pixel, then softplus."""
-
-  def __init__(self, filters=512, name="attention"):
-    """Creates the layers.
-
-    Args:
-      filters: Of the first convolution.
-      name: Of the model.
-    """
-    super().__init__(name=name)
-    self.conv1 = keras.layers.Conv2D(filters, 1, name="attn_conv1")
-    self.norm = keras.layers.BatchNormalization(name="bn_conv1")
-    self.conv2 = keras.layers.Conv2D(1, 1, name="attn_conv2")
-
-  def call(self, inputs, training=False):
-    """Returns the score [B, H, W, 1] of a local map [B, H, W, C]."""
-    x = ops.relu(self.norm(self.conv1(inputs), training=training))
-    return ops.softplus(ops.cast(self.conv2(x), "float32"))
-
-
 class Trainer:
   """The model, its optimizer and what it remembers.
 
   Attributes:
     backbone: CompactBackbone.
-    attention: Attention, or another model of the same layers.
+    attention: local_heads.AttentionModel.
     step: Steps made.
     seconds: Time spent.
   """
@@ -69,7 +49,7 @@ class Trainer:
 
     Args:
       backbone: CompactBackbone.
-      attention: Model from a local map to scores.
+      attention: local_heads.AttentionModel.
       schedule: Schedule.
       side: Pixels of a view's side.
     """
@@ -92,18 +72,19 @@ class Trainer:
     self._optimizer.build(self._trainable)
     self._graph = tf.function(self._learn, reduce_retracing=True)
 
-  def fit(self, batches, folder, evaluate=None):
+  def resume(self, path):
+    """Goes on from a checkpoint, if there is one."""
+    if path.exists():
+      self.restore(path)
+      logging.info("continues at step %d, %.0f s", self.step, self.seconds)
+
+  def fit(self, batches, path):
     """Learns until the time is up.
 
     Args:
       batches: Iterator of data.Batch.
-      folder: pathlib.Path; `checkpoint.npz` in it is continued and written.
-      evaluate: None, or a function called after each checkpoint.
+      path: pathlib.Path of the checkpoint that is written on the way.
     """
-    path = folder / "checkpoint.npz"
-    if path.exists():
-      self.restore(path)
-      logging.info("continues at step %d, %.0f s", self.step, self.seconds)
     budget = 60 * self.schedule.minutes
     saved, recent = self.seconds, []
     last = time.monotonic()
@@ -117,9 +98,6 @@ class Trainer:
       if self.seconds - saved > 60 * self.schedule.save_minutes:
         saved = self.seconds
         self.save(path)
-        if evaluate is not None:
-          evaluate()
-          last = time.monotonic()
     self.save(path)
 
   def learn(self, batch, progress):
@@ -157,11 +135,12 @@ class Trainer:
     pixels = (tf.cast(images, tf.float32) - 128.0) / 128.0
     local = self.backbone.local_call(pixels, training=True)
     raw = losses.gather(tf.cast(local, tf.float32), cells)
-    chosen = losses.normalize(raw)
+    chosen = normalization.l2_normalize(raw, axis=-1, epsilon=1e-6)
     loss, probability, nearest = losses.descriptor_loss(
       chosen[:pairs], chosen[pairs:], points[:pairs], points[pairs:], weights
     )
-    scores = self.attention(raw[:, :, None], training=True)[:, :, 0, 0]
+    _, scores, _ = self.attention(raw[:, :, None], training=True)
+    scores = tf.cast(scores[:, :, 0, 0], tf.float32)
     target = tf.stop_gradient(probability)
     sure = 0.2 + target
     descriptor = losses.mean(loss, weights * sure)
@@ -194,10 +173,21 @@ class Trainer:
 
   def restore(self, path):
     """Reads what `save` wrote; a file of another model is an InputError."""
+    arrays = read(path)
+    assign(list(self._variables().values()), arrays, path)
+    self.step = int(arrays["step"])
+    self.seconds = float(arrays["seconds"])
+
+
+def read(path):
+  """Returns the arrays of a checkpoint by name; a bad one is an InputError."""
+  try:
     with np.load(path) as arrays:
-      assign(list(self._variables().values()), arrays, path)
-      self.step = int(arrays["step"])
-      self.seconds = float(arrays["seconds"])
+      return dict(arrays)
+  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise errors.InputError(
+      "a checkpoint of training", f"another kind ({error})", path
+    ) from None
 
 
 def assign(variables, arrays, path):

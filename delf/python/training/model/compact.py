@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from delf.python.normalization_layers import normalization
+from delf.python.pooling_layers import pooling
 
 # Added to what contrast is divided by: flat areas stay flat.
 _LEAST_CONTRAST = 0.01
@@ -185,10 +186,7 @@ class CompactBackbone(keras.Model):
 
   def _pool(self, stages):
     """Returns generalised means [B, C] of the maps of stride 8 and 16."""
-    means = []
-    for x in stages[2:4]:
-      powers = ops.power(ops.maximum(x, 1e-6), self.gem_power)
-      means.append(ops.mean(powers, axis=(1, 2)) ** (1.0 / self.gem_power))
+    means = [pooling.gem(x, power=self.gem_power) for x in stages[2:4]]
     return ops.concatenate(means, axis=-1)
 
   def build_call(self, inputs, training=True, intermediates_dict=None):
