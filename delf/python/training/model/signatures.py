@@ -44,7 +44,7 @@ def local(network, iou, variants=True):
   """
   functions = {"serving_default": _local(network, iou)}
   if variants:
-    functions["batch_local"] = _batch_local(network, iou)
+    functions["batch_local"] = _local(network, iou, batch=True)
   return functions
 
 
@@ -85,8 +85,8 @@ def local_and_global(network, iou, variants=True):
     functions |= {
       "local": _local(network, iou),
       "global": _global(network, _NO_POOLING),
-      "batch": _batch_joint(network, iou),
-      "batch_local": _batch_local(network, iou),
+      "batch": _joint(network, iou, batch=True),
+      "batch_local": _local(network, iou, batch=True),
       "batch_global": _global(network, _NO_POOLING, batch=True),
     }
   return functions
@@ -102,64 +102,56 @@ def _concrete(*specs):
   return decorate
 
 
-def _local(network, iou):
-  @_concrete(_IMAGE, _SCALES, _MOST, _THRESHOLD)
-  def extract(image, scales, max_feature_num, abs_thres):
-    found = export_model_utils.ExtractLocalFeatures(
-      image,
+def _local(network, iou, batch=False):
+  @_concrete(_images(batch), _SCALES, _MOST, _THRESHOLD)
+  def extract(images, scales, max_feature_num, abs_thres):
+    selection = selecting.Selection(max_feature_num, abs_thres, iou)
+    found = multi_scale.local(
+      _pixels(images, batch),
       scales,
-      max_feature_num,
-      abs_thres,
-      iou,
+      selection,
       network.local,
-      1,
       network.receptive,
     )
-    return _named_local(network, *found)
+    number = tf.shape(images)[0] if batch else None
+    return _selected(network, found, selection, number)
 
   return extract
 
 
-def _joint(network, iou):
-  @_concrete(_IMAGE, _SCALES, _MOST, _THRESHOLD, _INDICES)
-  def extract(image, scales, max_feature_num, abs_thres, indices):
-    *found, descriptors = (
-      export_model_utils.ExtractLocalAndGlobalFeatures.python_function(
-        image,
-        scales,
-        max_feature_num,
-        abs_thres,
-        indices,
-        iou,
-        network.full,
-        1,
-        network.receptive,
-        network.local,
-      )
+def _joint(network, iou, batch=False):
+  @_concrete(_images(batch), _SCALES, _MOST, _THRESHOLD, _INDICES)
+  def extract(images, scales, max_feature_num, abs_thres, indices):
+    selection = selecting.Selection(max_feature_num, abs_thres, iou)
+    found, descriptors = multi_scale.local_and_global(
+      _pixels(images, batch),
+      scales,
+      selection,
+      indices,
+      (network.full, network.local),
+      network.receptive,
     )
-    return _named_local(network, *found) | _named_global(descriptors, "None")
+    number = tf.shape(images)[0] if batch else None
+    descriptors = descriptors if batch else descriptors[0]
+    return _selected(network, found, selection, number) | _named_global(
+      descriptors, "None", batch
+    )
 
   return extract
 
 
 def _global(network, pooling, fixed_scales=None, batch=False):
   """Returns the function; `pooling` is (type, whether to normalise)."""
-  image = _IMAGES if batch else _IMAGE
   fixed = fixed_scales is not None
-  specs = (image,) if fixed else (image, _SCALES, _INDICES)
+  specs = (_images(batch),) + (() if fixed else (_SCALES, _INDICES))
 
   @_concrete(*specs)
   def extract(images, scales=None, indices=None):
     if fixed:
       scales = tf.constant(fixed_scales, tf.float32)
       indices = tf.range(len(fixed_scales))
-    if not batch:
-      images = images[tf.newaxis]
     descriptors = multi_scale.global_(
-      feature_extractor.NormalizePixelValues(images),
-      scales,
-      indices,
-      network.descriptor,
+      _pixels(images, batch), scales, indices, network.descriptor
     )
     pooled = export_model_utils.pool_scales(descriptors, *pooling)
     return _named_global(pooled if batch else pooled[0], pooling[0], batch)
@@ -167,50 +159,31 @@ def _global(network, pooling, fixed_scales=None, batch=False):
   return extract
 
 
-def _batch_local(network, iou):
-  @_concrete(_IMAGES, _SCALES, _MOST, _THRESHOLD)
-  def extract(images, scales, max_feature_num, abs_thres):
-    selection = selecting.Selection(max_feature_num, abs_thres, iou)
-    found = multi_scale.local(
-      feature_extractor.NormalizePixelValues(images),
-      scales,
-      selection,
-      network.local,
-      network.receptive,
-    )
-    return _padded(network, found, selection, tf.shape(images)[0])
-
-  return extract
+def _images(batch):
+  return _IMAGES if batch else _IMAGE
 
 
-def _batch_joint(network, iou):
-  @_concrete(_IMAGES, _SCALES, _MOST, _THRESHOLD, _INDICES)
-  def extract(images, scales, max_feature_num, abs_thres, indices):
-    selection = selecting.Selection(max_feature_num, abs_thres, iou)
-    found, descriptors = multi_scale.local_and_global(
-      feature_extractor.NormalizePixelValues(images),
-      scales,
-      selection,
-      indices,
-      (network.full, network.local),
-      network.receptive,
-    )
-    padded = _padded(network, found, selection, tf.shape(images)[0])
-    return padded | _named_global(descriptors, "None", batch=True)
-
-  return extract
+def _pixels(images, batch):
+  """Returns a batch of normalised images."""
+  pixels = feature_extractor.NormalizePixelValues(images)
+  return pixels if batch else pixels[tf.newaxis]
 
 
-def _padded(network, found, selection, number):
-  """Returns the local outputs of a batch."""
+def _selected(network, found, selection, number):
+  """Returns the local outputs of a batch of a number, or, if None, of one."""
+  values = (found.boxes, found.features, found.scales, found.scores)
+  if number is None:
+    rows = selecting.select(found, selection)
+    boxes, features, scales, scores = (tf.gather(v, rows) for v in values)
+    scores = scores[:, tf.newaxis]
+    return _named_local(network, boxes, features, scales, scores)
   rows = tf.map_fn(
     lambda image: selecting.select(found, selection, image),
     tf.range(number),
     fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
   )
   boxes, features, scales, scores = (
-    tf.gather(values, rows).to_tensor()
-    for values in (found.boxes, found.features, found.scales, found.scores)
+    tf.gather(v, rows).to_tensor() for v in values
   )
   scores = scores[..., tf.newaxis]
   named = _named_local(network, boxes, features, scales, scores, batch=True)
