@@ -3,6 +3,8 @@
 `python -m benchmarks.matching_quality` prints, per set, the average precision
 of telling true from unrelated pairs by the number of inliers, and the pairs
 that are solved: at least 15 inliers, of which 70 % agree with the ground truth.
+With `--nearest` it says how many held-out photos have one of their place as the
+nearest by the global descriptor.
 """
 
 import argparse
@@ -159,6 +161,28 @@ def print_table(name, results):
     print(line)
 
 
+def nearest(args):
+  """Counts held-out photos whose nearest by the global descriptor is right.
+
+  Returns:
+    Tuple of int, photos whose nearest other one shows the same place, and int,
+    photos of which there is one.
+  """
+  from delf.python.inference import extractor
+  from delf.python.training.embedded import global_head, photos
+
+  folders = [args.data / name for name in ("train_pool", "train_pool_more")]
+  _, held_out = photos.split(photos.load(folders))
+  config = embedded_config(args.model)
+  config.use_local_features, config.use_global_features = False, True
+  extract_one = extractor.make_extractor(config, device="cpu").extract
+  descriptors = [extract_one(p.image).global_descriptor for p in held_out]
+  groups = np.array([photo.group for photo in held_out])
+  found, number = global_head.recall(np.stack(descriptors), groups)
+  print(f"{found} of {number}, among {len(held_out)} held-out photos")
+  return {"nearest": {"found": found, "queries": number}}
+
+
 def run(args):
   """Measures what the flags ask for; returns {set: {method: rows}}."""
   if args.validation:
@@ -207,6 +231,11 @@ def main():
   parser.add_argument(
     "--validation", action="store_true", help="held-out photos"
   )
+  parser.add_argument(
+    "--nearest",
+    action="store_true",
+    help="nearest held-out photos by the global descriptor, and nothing else",
+  )
   parser.add_argument("--quick", action="store_true", help="one pair in eight")
   parser.add_argument(
     "--json", action="store_true", help="print JSON at the end"
@@ -216,7 +245,7 @@ def main():
     print(f"no photos with ground truth at {args.data}: nothing measured")
     return 0
   try:
-    results = run(args)
+    results = nearest(args) if args.nearest else run(args)
   except errors.InputError as error:
     print(error, file=sys.stderr)
     return 1

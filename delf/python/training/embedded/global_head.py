@@ -96,18 +96,18 @@ def _view(rng, image):
 
 
 def recall(descriptors, groups):
-  """Returns the share of photos whose nearest other photo is of their group.
+  """Counts the photos whose nearest other photo is of their group.
 
   Args:
     descriptors: [N, D] float.
     groups: [N] int; photos alone in their group are no queries.
 
   Returns:
-    float in [0, 1].
+    Tuple of int, how many, and int, of how many queries.
   """
   units = descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)
   similarity = units @ units.T
   np.fill_diagonal(similarity, -np.inf)
   nearest = groups[similarity.argmax(1)]
   queries = np.array([(groups == g).sum() > 1 for g in groups])
-  return float((nearest == groups)[queries].mean())
+  return int((nearest == groups)[queries].sum()), int(queries.sum())
