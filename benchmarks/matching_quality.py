@@ -41,12 +41,7 @@ class Estimation:
 
 
 def root_sift(image, number=4096):
-  """Returns features.LocalFeatures: SIFT of OpenCV, as RootSIFT.
-
-  Args:
-    image: uint8 [H, W, 3], RGB.
-    number: At most so many.
-  """
+  """Returns features.LocalFeatures of a photo uint8 [H, W, 3], as RootSIFT."""
   keypoints, descriptors = real_pairs.root_sift(image, number, contrast=0.04)
   if not keypoints:
     return features.LocalFeatures.empty(128)
@@ -162,12 +157,7 @@ def print_table(name, results):
 
 
 def nearest(args):
-  """Counts held-out photos whose nearest by the global descriptor is right.
-
-  Returns:
-    Tuple of int, photos whose nearest other one shows the same place, and int,
-    photos of which there is one.
-  """
+  """Returns how many held-out photos have one of their place as the nearest."""
   from delf.python.inference import extractor
   from delf.python.training.embedded import global_head, photos
 

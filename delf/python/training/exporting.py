@@ -166,16 +166,15 @@ def load_model(  # noqa: PLR0913
     local_feature_map_channels: Channels of what the codes are expanded to.
     gem_power: Power of the GeM pooling.
     embedding_layer_dim: Size of the global descriptor.
-    parts: What will be exported; weights that it does not use may be missing in
-      the checkpoint, and in the model.
+    parts: What will be exported; weights for other parts alone are not needed.
 
   Returns:
     delf_model.Delf.
 
   Raises:
     FileNotFoundError: If there is no checkpoint.
-    InputError: If it does not fit the model, of which it lists what does not,
-      or if a size or the power is not over 0.
+    InputError: If it does not fit (it lists what), or if a size or power is not
+      over 0.
   """
   options = {
     "backbone": backbone,

@@ -55,11 +55,7 @@ class Batch:
 
 
 class Source:
-  """Draws batches.
-
-  Attributes:
-    options: Options.
-  """
+  """Draws batches as its `options`, Options, say."""
 
   def __init__(self, photos, real_pairs, options):
     """Creates the source.
@@ -70,23 +66,21 @@ class Source:
       options: Options.
 
     Raises:
-      InputError: If the side cannot be, or if there are fewer places than pairs
-        in a batch, which shows each place once.
+      InputError: If the side cannot be, or if there are fewer places than
+        pairs: a batch shows each place once.
     """
     if options.side < _LEAST_SIDE or options.side % STRIDE:
-      raise errors.InputError(
-        f"a side of {_LEAST_SIDE} pixels or more, a multiple of {STRIDE}",
-        options.side,
+      expected = (
+        f"a side of {_LEAST_SIDE} pixels or more, a multiple of {STRIDE}"
       )
+      raise errors.InputError(expected, options.side)
     used = photos
     if real_pairs and options.real >= 1:
       used = [photos[pair.first] for pair in real_pairs]
     pools = len({photo.pool for photo in used})
     if not 1 <= options.pairs <= pools:
-      raise errors.InputError(
-        f"from 1 to as many pairs in a batch as there are places ({pools})",
-        options.pairs,
-      )
+      expected = f"from 1 to as many pairs as there are places ({pools})"
+      raise errors.InputError(expected, options.pairs)
     self.options = options
     self._photos = photos
     self._pairs = real_pairs

@@ -113,6 +113,20 @@ class CompactBackbone(keras.Model):
     self.local_channels = local_channels
     self.global_channels = embedding_layer_dim
     self.gem_power = gem_power
+    self._make_stages()
+    self.local = keras.layers.Conv2D(local_channels, 1, name="local")
+    self.embedding_layer = keras.layers.Dense(
+      embedding_layer_dim, name="embedding_layer"
+    )
+    self.upsample = keras.layers.UpSampling2D(2, name="upsample")
+    self.blend = keras.layers.AveragePooling2D(
+      2, strides=1, padding="same", name="blend"
+    )
+    self.contrast = keras.layers.AveragePooling2D(
+      9, strides=1, padding="same", name="contrast"
+    )
+
+  def _make_stages(self):
     self.stem = keras.layers.Conv2D(
       16,
       3,
@@ -134,17 +148,6 @@ class CompactBackbone(keras.Model):
     self.lateral3 = _Convolution(64, size=1, name="lateral3")
     self.lateral4 = _Convolution(64, size=1, name="lateral4")
     self.fuse = _Convolution(96, name="fuse")
-    self.local = keras.layers.Conv2D(local_channels, 1, name="local")
-    self.embedding_layer = keras.layers.Dense(
-      embedding_layer_dim, name="embedding_layer"
-    )
-    self.upsample = keras.layers.UpSampling2D(2, name="upsample")
-    self.blend = keras.layers.AveragePooling2D(
-      2, strides=1, padding="same", name="blend"
-    )
-    self.contrast = keras.layers.AveragePooling2D(
-      9, strides=1, padding="same", name="contrast"
-    )
 
   def _double(self, x, like):
     """Returns `x` at twice the resolution, aligned with and sized as `like`.

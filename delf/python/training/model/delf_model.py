@@ -44,22 +44,20 @@ class Delf(keras.Model):
     """Creates the model with random weights.
 
     Args:
-      block3_strides: Whether every second position alone of the local features
-        is kept, in each direction.
+      block3_strides: Whether every second local feature is kept per direction.
       name: Name of the model.
       pooling: Pooling of the global descriptor: "avg", "max" or "gem".
       gem_power: Power of "gem".
       embedding_layer: Whether a dense layer follows the pooling.
       embedding_layer_dim: Size of the global descriptor after it; 2048 stands
         for what the backbone has by itself.
-      use_dim_reduction: Whether local features are coded by an autoencoder.
+      use_dim_reduction: Whether an autoencoder codes local features.
       reduced_dimension: Channels of its codes.
       dim_expand_channels: Channels of what it reconstructs; 1024 stands for
         those of the backbone's local features.
-      backbone: Name of a backbone (see `backbones`), or a backbone that is
-        ready, to which the arguments about strides, pooling and embedding do
-        not apply. Those but `gem_power` and `embedding_layer_dim` are about
-        ResNets alone.
+      backbone: Name of a backbone (see `backbones`), or one that is ready: the
+        arguments about strides, pooling and embedding do not apply to it. All
+        of those but `gem_power` and `embedding_layer_dim` are about ResNets.
 
     Raises:
       InputError: If there is no such backbone.
@@ -78,21 +76,22 @@ class Delf(keras.Model):
       self.backbone = backbones.make(backbone, **options)
     else:
       self.backbone = backbones.build(backbone)
-    backbone = self.backbone
-    channels = backbone.local_channels
+    self._make_heads(use_dim_reduction, reduced_dimension, dim_expand_channels)
+    self.built = True
+
+  def _make_heads(self, use_dim_reduction, reduced_dimension, channels):
+    local_channels = self.backbone.local_channels
+    if not use_dim_reduction or channels == _RESNET_CHANNELS:
+      channels = local_channels
     self.attention = AttentionModel(name="attention")
     self.autoencoder = None
     if use_dim_reduction:
-      if dim_expand_channels == _RESNET_CHANNELS:
-        dim_expand_channels = channels
       self.autoencoder = AutoencoderModel(
-        reduced_dimension, dim_expand_channels, name="autoencoder"
+        reduced_dimension, channels, name="autoencoder"
       )
-      self.autoencoder.build((None, None, None, channels))
-      channels = dim_expand_channels
+      self.autoencoder.build((None, None, None, local_channels))
     self.attention.build((None, None, None, channels))
     self._attention_channels = channels
-    self.built = True
 
   def init_classifiers(self, num_classes, desc_classification=None):
     """Makes the classifiers that training needs, with random weights.

@@ -111,29 +111,26 @@ def local_and_global(
   def step(index, arrays):
     scaled = resize(images, image_scales[index])
     *local_arrays, descriptors = arrays
-
-    def with_global():
-      descriptor, attention, features = full_fn(scaled)
-      written = descriptors.write(positions[index], descriptor)
-      return attention, features, written
-
-    def without_global():
-      attention, features = local_fn(scaled)
-      return attention, features, descriptors
-
-    attention, features, descriptors_after = tf.cond(
-      is_used[index], with_global, without_global
+    attention, features, descriptors = tf.cond(
+      is_used[index],
+      lambda: _with_global(full_fn(scaled), descriptors, positions[index]),
+      lambda: (*local_fn(scaled), descriptors),
     )
     found = selecting.candidates(
       attention, features, image_scales[index], selection, receptive
     )
-    return (*_write(local_arrays, index, found), descriptors_after)
+    return (*_write(local_arrays, index, found), descriptors)
 
   number = tf.size(image_scales)
   used = tf.reduce_sum(tf.cast(is_used, tf.int32))
   start = (*_arrays(number), _descriptor_array(used))
   *arrays, descriptors = _loop(number, step, start)
   return _concatenate(arrays), _stack(descriptors, indices)
+
+
+def _with_global(outputs, descriptors, position):
+  descriptor, attention, features = outputs
+  return attention, features, descriptors.write(position, descriptor)
 
 
 def _is_used(image_scales, indices):

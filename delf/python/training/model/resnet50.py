@@ -76,24 +76,24 @@ class ResNet50(keras.Model):
     self.block3_strides = block3_strides
     self.gem_power = gem_power
     self.receptive_stride = 32 if block3_strides else 16
-    self._data_format = data_format
-    self._make_stages()
+    self._make_stages(data_format)
     self.avg_pool = self.fc1000 = self.embedding_layer = None
     self.global_channels = resnet_blocks.FILTERS[5][1]
     if average_pooling:
       self.avg_pool = layers.AveragePooling2D(7, 7, data_format=data_format)
     if include_top:
-      self.fc1000 = layers.Dense(classes, name="fc1000")
-      self.global_channels = classes
+      self.fc1000 = self._dense(classes, "fc1000")
     elif pooling and embedding_layer:
-      self.embedding_layer = layers.Dense(
-        embedding_layer_dim, name="embedding_layer"
-      )
-      self.global_channels = embedding_layer_dim
+      self.embedding_layer = self._dense(embedding_layer_dim, "embedding_layer")
     self.build(resnet_blocks.map_shape(3, data_format))
 
-  def _make_stages(self):
-    data_format = self._data_format
+  def _dense(self, size, name):
+    """Returns the last layer, whose size is that of what comes out."""
+    self.global_channels = size
+    return layers.Dense(size, name=name)
+
+  def _make_stages(self, data_format):
+    self._data_format = data_format
     self.conv1 = layers.Conv2D(
       64, 7, 2, padding="same", data_format=data_format, name="conv1"
     )
