@@ -106,7 +106,8 @@ def main():
   try:
     run(args)
   except (errors.InputError, OSError) as error:
-    print(f"{parser.prog}: {error}", file=sys.stderr)  # noqa: T201
+    message = errors.one_line(error)
+    print(f"{parser.prog}: {message}", file=sys.stderr)  # noqa: T201
     return 1
   return 0
 

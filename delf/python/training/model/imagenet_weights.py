@@ -69,7 +69,7 @@ def _read(path, layers):
         for name in layers.keys() & stored.keys()
       }
   except _READ_ERRORS as error:
-    reason = str(error).splitlines()[0]
+    reason = errors.one_line(error)
     raise errors.InputError(
       "a whole .h5 file of Keras weights", f"another kind ({reason})", path
     ) from None

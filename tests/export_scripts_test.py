@@ -1,0 +1,71 @@
+"""The scripts that export, from flags to folders, with the compact backbone."""
+
+import pytest
+
+from delf.python import script_flags
+from delf.python.training.model import (
+  checkpoints,
+  delg_model,
+  export_global_model,
+  export_local_and_global_model,
+  export_local_model,
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+  model = delg_model.Delg(backbone="compact", block3_strides=False)
+  path = tmp_path_factory.mktemp("checkpoint") / "weights"
+  return checkpoints.save_weights(model, path)
+
+
+def _run(script, checkpoint, *options):
+  """Runs a script; returns its exit status."""
+  flags = [f"--ckpt_path={checkpoint}", "--backbone=compact", *options]
+  with pytest.raises(SystemExit) as end:
+    script_flags.run(script.main, script.define_flags, ["name", *flags])
+  return end.value.code or 0
+
+
+def test_says_what_it_wrote(checkpoint, tmp_path, capsys):
+  path = tmp_path / "export"
+  options = [f"--export_path={path}", "--nouse_autoencoder"]
+  assert _run(export_local_model, checkpoint, *options) == 0
+  assert capsys.readouterr().out == f"wrote {path}\n"
+  assert (path / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize(
+  "script, options, words",
+  [
+    (
+      export_local_model,
+      ["--autoencoder_dimensions=0"],
+      "expected a whole number over 0 for the autoencoder, received 0.0",
+    ),
+    (
+      export_global_model,
+      ["--delg_global_features", "--delg_embedding_layer_dim=-3"],
+      "for the embedding layer, received -3",
+    ),
+    (
+      export_local_and_global_model,
+      ["--delg_gem_power=0"],
+      "expected a GeM power over 0, received 0.0",
+    ),
+    (
+      export_global_model,
+      ["--delg_global_features", "--delg_embedding_layer_dim=128"]
+      + ["--input_scales_list=1,inf"],
+      "expected positive input scales, received [1.0, inf]",
+    ),
+  ],
+)
+def test_values_that_cannot_be_are_one_line(
+  checkpoint, tmp_path, capsys, script, options, words
+):
+  place = f"--export_path={tmp_path / 'export'}"
+  assert _run(script, checkpoint, place, *options) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.endswith(words)
+  assert list(tmp_path.iterdir()) == []
