@@ -1,9 +1,10 @@
 """`delf extract`: features of many images."""
 
 import dataclasses
-import json
 import os
 import sys
+
+from delf.python.cli import json_output
 
 _EXAMPLES = """\
 examples:
@@ -128,7 +129,7 @@ def run(args):
   _print_failed(report)
   if args.json:
     found = {"out": os.path.abspath(args.out)} | dataclasses.asdict(report)
-    print(json.dumps(found, indent=2))
+    json_output.print_json(found)
   else:
     print(f"{args.out}: {report.summary()}")
   if report.interrupted:
