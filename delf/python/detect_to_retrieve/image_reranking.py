@@ -60,15 +60,15 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
       ValueError.
   """
   threshold = descriptor_matching_threshold
-  query = matching.points(query_locations, query_descriptors, "the query image")
-  index = matching.points(
-    index_image_locations, index_image_descriptors, "the index image"
-  )
   putatives = neighbours.nearest(
     query_descriptors,
     index_image_descriptors,
     max_distance=None if use_ratio_test else threshold,
     ratio=threshold if use_ratio_test else None,
+  )
+  query = matching.points(query_locations, query_descriptors, "the query image")
+  index = matching.points(
+    index_image_locations, index_image_descriptors, "the index image"
   )
   if len(putatives) <= _TOO_FEW:
     return 0, b""
@@ -88,6 +88,7 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
   match = matching.from_estimate(
     putatives,
     found,
+    one,
     two,
     matching.MatchOptions(residual_threshold=ransac_residual_threshold),
   )

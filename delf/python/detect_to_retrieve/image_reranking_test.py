@@ -99,6 +99,17 @@ def test_collinear_and_one_spot():
   assert _count((spot, descriptors), (spot, descriptors))[0] == 0
 
 
+@pytest.mark.parametrize("size", [0.1, 12])
+def test_images_may_be_of_very_different_sizes(size):
+  locations, descriptors = _features(40)
+  small = (size * locations, descriptors)
+  threshold = 3 * min(size, 1)
+  found = _count(
+    small, (locations, descriptors), ransac_residual_threshold=threshold
+  )
+  assert found[0] == 40
+
+
 def test_dimensions_that_differ_are_refused():
   with pytest.raises(ValueError, match="dimension"):
     _count(_features(9, 8), _features(9, 7))

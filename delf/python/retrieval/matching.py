@@ -1,6 +1,7 @@
 """Matching of the local features of two images."""
 
 import dataclasses
+import numbers
 
 import numpy as np
 
@@ -137,11 +138,10 @@ def match_arrays(
     InputError: If values are not finite, shapes differ or an option is wrong.
   """
   options = dataclasses.replace(options or MatchOptions(), **changes)
+  _check_min_inliers(options.min_inliers)
   threshold = options.residual_threshold
   if threshold is None:
     threshold = DEFAULT_THRESHOLDS.get(options.estimator, 20.0)
-  points_1 = points(locations_1, descriptors_1, "image 1")
-  points_2 = points(locations_2, descriptors_2, "image 2")
   putatives = neighbours.nearest(
     descriptors_1,
     descriptors_2,
@@ -149,6 +149,8 @@ def match_arrays(
     ratio=options.ratio,
     mutual=options.mutual,
   )
+  points_1 = points(locations_1, descriptors_1, "image 1")
+  points_2 = points(locations_2, descriptors_2, "image 2")
   points_1 = points_1[putatives.pairs[:, 0]]
   points_2 = points_2[putatives.pairs[:, 1]]
   found = robust.estimate(
@@ -162,19 +164,21 @@ def match_arrays(
   return from_estimate(
     putatives,
     found,
+    points_1,
     points_2,
     dataclasses.replace(options, residual_threshold=threshold),
   )
 
 
-def from_estimate(putatives, found, points_2, options):
+def from_estimate(putatives, found, points_1, points_2, options):
   """Returns the Match of an estimated map.
 
   Args:
     putatives: neighbours.Putatives of features 1 and 2.
     found: robust.Estimate of them.
-    points_2: [P, 2] float, where the putative matches lie in the image that the
-      map leads to.
+    points_1: [P, 2] float, where the putative matches lie in the image that the
+      map comes from.
+    points_2: [P, 2] float, the same in the image that it leads to.
     options: MatchOptions with the threshold that was used.
 
   Returns:
@@ -183,7 +187,12 @@ def from_estimate(putatives, found, points_2, options):
   needed = options.min_inliers
   if needed is None:
     needed = chance.needed_inliers(
-      points_2, options.estimator, options.residual_threshold, MIN_INLIERS
+      points_1,
+      points_2,
+      found.model,
+      options.estimator,
+      options.residual_threshold,
+      MIN_INLIERS,
     )
   return Match(
     putative=putatives.pairs,
@@ -201,7 +210,7 @@ def points(locations, descriptors, name):
 
   Args:
     locations: [N, 2] float, (y, x) pixels.
-    descriptors: [N, D] float that belong to them.
+    descriptors: [N, D] float that belong to them, checked.
     name: Words for whose they are.
 
   Returns:
@@ -225,3 +234,11 @@ def points(locations, descriptors, name):
       f"NaN or infinity in {bad} of {len(locations)}",
     )
   return locations[:, ::-1]
+
+
+def _check_min_inliers(number):
+  is_whole = isinstance(number, numbers.Integral)
+  if number is not None and not (is_whole and number > 0):
+    raise errors.InputError(
+      "a whole number over 0 as min_inliers", repr(number)
+    )

@@ -113,3 +113,35 @@ def test_locations_must_fit_descriptors():
     matching.match_arrays(
       np.ones([3, 2]), np.ones([4, 8]), np.ones([4, 2]), np.ones([4, 8])
     )
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [
+    ({"min_inliers": 0}, "over 0 as min_inliers, received 0"),
+    ({"min_inliers": -3}, "over 0 as min_inliers, received -3"),
+    ({"min_inliers": 9.5}, "over 0 as min_inliers, received 9.5"),
+    ({"residual_threshold": "a"}, "residual threshold over 0"),
+    ({"seed": "x"}, "whole number as seed"),
+    ({"ratio": "a"}, "ratio over 0"),
+  ],
+)
+def test_bad_options_are_named(options, words):
+  with pytest.raises(errors.InputError, match=words):
+    matching.match(*_pair(0.5, number=20), **options)
+
+
+def test_descriptors_must_be_there():
+  with pytest.raises(errors.InputError, match="descriptors 2"):
+    matching.match_arrays(
+      np.ones([4, 2]), np.ones([4, 8]), np.ones([4, 2]), None
+    )
+
+
+@pytest.mark.parametrize("size", [0.1, 12])
+def test_photos_of_very_different_sizes_match(size):
+  one, two = _pair(0.3, noise=0.1)
+  two = dataclasses.replace(two, locations=size * two.locations)
+  found = matching.match(one, two)
+  assert found.is_match
+  assert found.score >= 290

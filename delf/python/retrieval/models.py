@@ -12,10 +12,23 @@ ESTIMATORS = (AFFINE, HOMOGRAPHY, FUNDAMENTAL)
 SAMPLE_SIZES = {AFFINE: 3, HOMOGRAPHY: 4, FUNDAMENTAL: 7}
 # The eight-point refinement of OpenCV needs one more than the sample.
 FEWEST = {AFFINE: 4, HOMOGRAPHY: 5, FUNDAMENTAL: 9}
+# Models that a sample may leave: seven points, the roots of a cubic.
+MAPS_OF_SAMPLE = {AFFINE: 1, HOMOGRAPHY: 1, FUNDAMENTAL: 3}
 
-# Beyond ten times in either direction a map squeezes what it sees into spots,
-# and finds inliers in anything. ASIFT (Morel and Yu, 2009) stops at about 8.
+# Beyond ten times in either direction, but for the sizes of the images, a map
+# squeezes what it sees into lines, and finds inliers in anything. ASIFT (Morel
+# and Yu, 2009) stops at about 8.
 _MAX_STRETCH = 10.0
+
+
+def distances(model, points_1, points_2, estimator):
+  """Returns the `epipolar_residuals` of a fundamental matrix, else `residuals`.
+
+  Points 2 may be [S, P, 2]: S in place of each; distances are then [S, P].
+  """
+  if estimator == FUNDAMENTAL:
+    return epipolar_residuals(model, points_1, points_2)
+  return residuals(model, points_1, points_2)
 
 
 def residuals(model, points_1, points_2):
@@ -37,7 +50,8 @@ def residuals(model, points_1, points_2):
     with np.errstate(divide="ignore", invalid="ignore"):
       mapped = np.where(depth > 0, mapped[:, :2] / depth, np.inf)
   with np.errstate(invalid="ignore"):
-    return np.hypot(*(mapped - points_2).T).astype(np.float32)
+    difference = mapped - points_2
+  return np.hypot(difference[..., 0], difference[..., 1]).astype(np.float32)
 
 
 def epipolar_residuals(model, points_1, points_2):
@@ -52,12 +66,13 @@ def epipolar_residuals(model, points_1, points_2):
     [P] float32, pixels: first order distance to the nearest pair that fulfils
     the equation (Hartley and Zisserman, 2nd edition, eq. 11.9).
   """
-  ones = np.ones([len(points_1), 1])
-  one = np.hstack([points_1, ones])
-  two = np.hstack([points_2, ones])
-  lines_2, lines_1 = one @ model.T, two @ model
-  numerator = np.abs(np.einsum("ij,ij->i", two, lines_2))
-  square = (lines_2[:, :2] ** 2).sum(axis=1) + (lines_1[:, :2] ** 2).sum(axis=1)
+  points_1, points_2 = np.asarray(points_1), np.asarray(points_2)
+  lines_2 = points_1 @ model[:, :2].T + model[:, 2]
+  lines_1 = points_2 @ model[:2] + model[2]
+  x, y = points_2[..., 0], points_2[..., 1]
+  numerator = np.abs(x * lines_2[:, 0] + y * lines_2[:, 1] + lines_2[:, 2])
+  square = lines_1[..., 0] ** 2 + lines_1[..., 1] ** 2
+  square = square + lines_2[:, 0] ** 2 + lines_2[:, 1] ** 2
   with np.errstate(divide="ignore", invalid="ignore"):
     return np.nan_to_num(
       numerator / np.sqrt(square), nan=np.inf, posinf=np.inf
@@ -83,8 +98,19 @@ def horizon_side(model, points):
   return -1.0 if side < 0 else 1.0
 
 
-def is_possible(model, points):
-  """Returns whether a map neither flattens nor blows up where points are."""
+def spread(points):
+  """Returns the root mean square distance of points to their mean."""
+  return np.sqrt(points.var(axis=0).sum()) if len(points) else 0.0
+
+
+def is_possible(model, points, scale):
+  """Returns whether a map neither flattens nor blows up where points are.
+
+  Args:
+    model: [2, 3] affine or [3, 3] homography.
+    points: [P, 2] float, (x, y) pixels of its inliers in image 1.
+    scale: Pixels of image 2 that are as much as one of image 1.
+  """
   jacobian = model[:2, :2]
   if len(model) == 3:
     x, y = points.mean(axis=0)
@@ -94,7 +120,7 @@ def is_possible(model, points):
     jacobian = (
       jacobian - np.outer(mapped[:2] / mapped[2], model[2, :2])
     ) / mapped[2]
-  stretch = np.linalg.svd(jacobian, compute_uv=False)
+  stretch = np.linalg.svd(jacobian, compute_uv=False) / scale
   return stretch[0] <= _MAX_STRETCH and stretch[1] >= 1 / _MAX_STRETCH
 
 

@@ -1,6 +1,7 @@
 """Putative matches: which descriptors of two images are nearest."""
 
 import dataclasses
+import numbers
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from delf.python import errors
 
 # Distances held at once: 16 MB of float32.
 _BLOCK = 4_000_000
+# Descriptors are shorter, so that squares of their distances are float32 still.
+_LONGEST = 1e15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,17 +157,21 @@ def _checked(descriptors, name):
       f"{name} as an array of numbers of shape [N, D]",
       f"{array.dtype} of shape {list(array.shape)}",
     )
-  with np.errstate(over="ignore"):
+  with np.errstate(over="ignore", invalid="ignore"):
     array = array.astype(np.float32)
-  bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    squares = np.einsum("ij,ij->i", array, array)
+  bad = np.flatnonzero(~(squares < _LONGEST**2))
   if bad.size:
     raise errors.InputError(
       f"finite {name}",
-      f"NaN or infinity in {bad.size} of {len(array)} (first: {bad[0]})",
+      f"NaN, infinity or over {_LONGEST:g} in {bad.size} of {len(array)}"
+      f" (first: {bad[0]})",
     )
   return array
 
 
 def _check_limit(name, value):
-  if value is not None and not value > 0:
-    raise errors.InputError(f"{name} over 0", value)
+  if value is None:
+    return
+  if not isinstance(value, numbers.Real) or not value > 0:
+    raise errors.InputError(f"{name} over 0", repr(value))

@@ -1,6 +1,7 @@
 """Robust estimation of the map between two sets of points."""
 
 import dataclasses
+import numbers
 
 import cv2
 import numpy as np
@@ -13,7 +14,8 @@ from delf.python.retrieval import models
 MAX_TRIALS = 20_000
 _CONFIDENCE = 0.999
 _REFINEMENTS = 3
-_RESTARTS = 3
+# Maps that are looked at where the first ones squeeze an image to a spot.
+_RESTARTS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,26 +54,25 @@ def estimate(points_1, points_2, estimator, threshold, *, seed=0, use=None):
     Estimate. Without a model where there are no more pairs than one sample
     needs, or where only maps exist that squeeze an image to a spot.
   """
-  _check(estimator, threshold)
+  _check(estimator, threshold, seed)
   points_1 = _checked(points_1, "locations 1")
   points_2 = _checked(points_2, "locations 2")
   use = np.ones([len(points_1)], bool) if use is None else use
   # Pixels of images far off the origin still fit float32, which USAC wants.
   shift_1, shift_2 = _centre(points_1), _centre(points_2)
   one, two = points_1 - shift_1, points_2 - shift_2
-  best = _none(len(points_1))
-  if np.count_nonzero(use) < models.FEWEST[estimator]:
-    return best
   for restart in range(_RESTARTS):
-    model = _usac(one[use], two[use], estimator, threshold, seed + restart)
-    found = _refined(model, one, two, estimator, threshold)
-    if found.model is not None:
-      best = found
+    if np.count_nonzero(use) < models.FEWEST[estimator]:
       break
-  if best.model is None:
-    return best
-  shifted = models.shifted(best.model, estimator, shift_1, shift_2)
-  return dataclasses.replace(best, model=shifted)
+    model = _usac(one[use], two[use], estimator, threshold, seed + restart)
+    found = _counted(model, one, two, estimator, threshold)
+    if _is_possible(found, one, two, estimator, threshold):
+      found = _refined(found, one, two, estimator, threshold)
+      shifted = models.shifted(found.model, estimator, shift_1, shift_2)
+      return dataclasses.replace(found, model=shifted)
+    # What a refused map holds together hides the others.
+    use = use & ~found.inliers
+  return _none(len(points_1))
 
 
 def _usac(points_1, points_2, estimator, threshold, seed):
@@ -111,9 +112,8 @@ def _parameters(threshold, seed):
   return parameters
 
 
-def _refined(model, points_1, points_2, estimator, threshold):
-  """Returns an Estimate, after least squares on the inliers of a model."""
-  best = _counted(model, points_1, points_2, estimator, threshold)
+def _refined(best, points_1, points_2, estimator, threshold):
+  """Returns an Estimate, after least squares on the inliers of another."""
   for _ in range(_REFINEMENTS):
     one, two = points_1[best.inliers], points_2[best.inliers]
     if len(one) < models.FEWEST[estimator]:
@@ -121,6 +121,8 @@ def _refined(model, points_1, points_2, estimator, threshold):
     model = models.least_squares(one, two, estimator)
     found = _counted(model, points_1, points_2, estimator, threshold)
     if np.count_nonzero(found.inliers) < np.count_nonzero(best.inliers):
+      break
+    if not _is_possible(found, points_1, points_2, estimator, threshold):
       break
     same = np.array_equal(found.inliers, best.inliers)
     best = found
@@ -130,19 +132,26 @@ def _refined(model, points_1, points_2, estimator, threshold):
 
 
 def _counted(model, points_1, points_2, estimator, threshold):
-  """Returns an Estimate of a model, without it where it is degenerate."""
+  """Returns an Estimate of a model, which may be None."""
   if model is None or not np.isfinite(model).all():
     return _none(len(points_1))
-  if estimator == models.FUNDAMENTAL:
-    distances = models.epipolar_residuals(model, points_1, points_2)
-    return Estimate(model, distances, distances <= threshold)
   if estimator == models.HOMOGRAPHY:
     model = model * models.horizon_side(model, points_1)
-  distances = models.residuals(model, points_1, points_2)
-  inliers = distances <= threshold
-  if not inliers.any() or not models.is_possible(model, points_1[inliers]):
-    return _none(len(points_1))
-  return Estimate(model, distances, inliers)
+  distances = models.distances(model, points_1, points_2, estimator)
+  return Estimate(model, distances, distances <= threshold)
+
+
+def _is_possible(found, points_1, points_2, estimator, threshold):
+  """Returns whether an Estimate has a map that is not degenerate."""
+  if found.model is None or not found.inliers.any():
+    return False
+  if estimator == models.FUNDAMENTAL:
+    return True
+  # One spot, which anything may be sent to.
+  if models.spread(points_2[found.inliers]) <= threshold:
+    return False
+  scale = models.spread(points_2) / max(models.spread(points_1), 1e-9)
+  return models.is_possible(found.model, points_1[found.inliers], scale)
 
 
 def _centre(points):
@@ -165,10 +174,15 @@ def _checked(points, name):
   return points
 
 
-def _check(estimator, threshold):
+def _check(estimator, threshold, seed):
   if estimator not in models.ESTIMATORS:
     raise errors.InputError(
       f"an estimator of {', '.join(models.ESTIMATORS)}", repr(estimator)
     )
-  if not 0 < threshold < np.inf:
-    raise errors.InputError("a residual threshold over 0 pixels", threshold)
+  is_number = isinstance(threshold, numbers.Real)
+  if not is_number or not 0 < threshold < np.inf:
+    raise errors.InputError(
+      "a residual threshold over 0 pixels", repr(threshold)
+    )
+  if not isinstance(seed, numbers.Integral):
+    raise errors.InputError("a whole number as seed", repr(seed))

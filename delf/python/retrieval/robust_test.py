@@ -128,6 +128,26 @@ def test_everything_onto_one_spot_is_no_map(estimator):
   assert not found.inliers.any()
 
 
+@pytest.mark.parametrize("estimator", ["affine", "homography"])
+@pytest.mark.parametrize("size", [0.05, 0.1, 12])
+def test_images_may_be_of_any_sizes(estimator, size):
+  one, two = _scene(np.array([[0.9, -0.5, 40], [0.3, 1.1, -20]]), 60)
+  found = robust.estimate(one, size * two, estimator, 3.0 * min(size, 1))
+  assert found.inliers[:60].all()
+  back = robust.estimate(size * two, one, estimator, 3.0)
+  assert back.inliers[:60].all()
+
+
+@pytest.mark.parametrize("estimator", ["affine", "homography"])
+def test_a_crowd_does_not_hide_the_map(estimator):
+  for seed in range(3):
+    one, two = _scene(_AFFINE, 90, outliers=510, noise=1.0, seed=seed)
+    crowd = np.random.default_rng(seed).normal(0, 4, (255, 2))
+    two[90:345] = [650, 100] + crowd
+    found = robust.estimate(one, two, estimator, 10.0, seed=seed)
+    assert found.inliers[:90].all()
+
+
 def test_one_location_is_no_map():
   same = np.full([10, 2], 5.0)
   assert robust.estimate(same, same, "affine", 10.0).model is None
@@ -160,9 +180,17 @@ def test_four_pairs_decide_an_affine_map():
   [
     ((np.ones([5, 2]), np.ones([5, 2]), "rigid", 3.0), "estimator of affine"),
     ((np.ones([5, 2]), np.ones([5, 2]), "affine", 0.0), "threshold over 0"),
+    ((np.ones([5, 2]), np.ones([5, 2]), "affine", "a"), "received 'a'"),
     ((np.full([5, 2], np.nan), np.ones([5, 2]), "affine", 3.0), "locations 1"),
   ],
 )
 def test_bad_input_is_named(arguments, words):
   with pytest.raises(errors.InputError, match=words):
     robust.estimate(*arguments)
+
+
+@pytest.mark.parametrize("seed", ["x", 1.5, None])
+def test_a_seed_is_a_whole_number(seed):
+  one = np.ones([5, 2])
+  with pytest.raises(errors.InputError, match="whole number as seed"):
+    robust.estimate(one, one, "affine", 3.0, seed=seed)
