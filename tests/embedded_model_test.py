@@ -65,6 +65,22 @@ def test_unrelated_photos_do_not_match(extract, stereo):
     assert not result.is_match
 
 
+def _grey(value, height, width):
+  return np.full([height, width, 3], value, np.uint8)
+
+
+@pytest.mark.parametrize("size", [(300, 400), (768, 1024), (120, 160)])
+def test_blank_images_do_not_match(extract, size):
+  blanks = [_grey(value, *size) for value in (0, 128, 200, 255)]
+  rising = np.linspace(0, 255, size[1]).round().astype(np.uint8)
+  blanks.append(np.broadcast_to(rising[None, :, None], (*size, 3)))
+  blanks.append(_grey(90, 200, 300))
+  found = [extract(np.ascontiguousarray(blank)).local for blank in blanks]
+  for one in found[:-1]:
+    assert not matching.match(found[1], one).is_match
+    assert not matching.match(one, found[-1]).is_match
+
+
 def test_global_descriptor_is_nearer_for_the_same_scene(extract, stereo):
   left, right = (features.global_descriptor for features in stereo)
   other = extract(data.coffee()).global_descriptor
