@@ -1,14 +1,18 @@
 """The frame of a picture: its margins, words and colours, its file."""
 
 import os
+import pathlib
+import textwrap
 
 import numpy as np
 from matplotlib import colors, figure, patheffects
+from matplotlib.backends import backend_agg
 from PIL import Image
 
 from delf.python import errors, files
 
 DPI = 150
+FORMATS = ("png", "jpg", "jpeg", "pdf", "svg", "tif", "tiff", "webp")
 _WIDTH = 12.0  # Inches; with DPI, 1800 pixels.
 _TALLEST = 9.0  # Inches of the photos, at most.
 _MARGIN, _HEAD, _FOOT = 0.25, 0.62, 0.62  # Inches.
@@ -22,26 +26,32 @@ COLOURS = colors.LinearSegmentedColormap.from_list(
 OUTLINE = [patheffects.withStroke(linewidth=2.6, foreground="#00000070")]
 
 
-def check_format(path):
+def check_path(path):
   """Returns the format of a picture by its extension.
 
   Args:
-    path: File to be.
+    path: File to be. Missing folders are made later.
 
   Returns:
-    str, such as "png".
+    str, one of FORMATS.
 
   Raises:
-    InputError: If pictures cannot be written in it.
+    InputError: If pictures are not written in it, or not to such a place.
   """
-  known = figure.Figure().canvas.get_supported_filetypes()
-  suffix = os.path.splitext(os.fspath(path))[1].lower().lstrip(".")
-  if suffix not in known:
+  path = pathlib.Path(path)
+  suffix = path.suffix.lower().lstrip(".")
+  if suffix not in FORMATS:
     raise errors.InputError(
-      "a picture name that ends in " + ", ".join(f".{end}" for end in known),
+      "a picture name that ends in " + ", ".join(f".{end}" for end in FORMATS),
       f".{suffix}" if suffix else "no extension",
       path,
     )
+  if path.is_dir():
+    raise errors.InputError("the name of a picture", "a folder", path)
+  folder = next(each for each in path.absolute().parents if each.exists())
+  if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    received = "a read-only one" if folder.is_dir() else "a file"
+    raise errors.InputError("a folder to write to", received, folder)
   return suffix
 
 
@@ -51,6 +61,7 @@ def canvas(aspect):
   height = width / aspect
   full = (max(width, 5.5) + 2 * _MARGIN, height + _HEAD + _FOOT)
   drawing = figure.Figure(figsize=full, dpi=DPI, facecolor="white")
+  backend_agg.FigureCanvasAgg(drawing)  # It measures words.
   left = (full[0] - width) / 2
   axes = drawing.add_axes(
     (left / full[0], _FOOT / full[1], width / full[0], height / full[1])
@@ -59,31 +70,52 @@ def canvas(aspect):
   return drawing, axes
 
 
-def words(drawing, heading, caption):
-  """Writes the head line and the line at the foot."""
+def words(drawing, heading, caption, bar=None):
+  """Writes the words at the head and at the foot, in lines that fit.
+
+  Args:
+    drawing: Figure of `canvas`.
+    heading: Words for the head, left of the colour bar.
+    caption: Words for the foot.
+    bar: What `colour_bar` returned, or None where there is none.
+  """
   width, height = drawing.get_size_inches()
-  drawing.text(
-    _MARGIN / width,
-    1 - 0.5 * _HEAD / height,
-    heading,
-    color=_INK,
-    size=14,
-    weight="bold",
-    va="center",
-    parse_math=False,
-  )
-  drawing.text(
-    _MARGIN / width,
-    0.5 * _FOOT / height,
-    caption,
-    color=_QUIET,
-    size=10,
-    va="center",
-  )
+  right = width - _MARGIN if bar is None else bar - _MARGIN
+  style = {"color": _INK, "weight": "bold"}
+  middle = 1 - 0.5 * _HEAD / height
+  _fit(drawing, heading, middle, right, ((14, 1), (13, 2), (9, 3)), style)
+  middle, style = 0.5 * _FOOT / height, {"color": _QUIET}
+  sizes = ((10, 1), (10, 2), (9, 3))
+  _fit(drawing, caption, middle, width - _MARGIN, sizes, style)
+
+
+def _fit(drawing, said, middle, right, sizes, style):
+  """Writes words from the left margin to `right` inches.
+
+  In the first of `sizes`, (points, lines), that holds them; in the last one
+  what is too long ends in "…".
+  """
+  start = _MARGIN / drawing.get_size_inches()[0]
+  text = drawing.text(start, middle, "", va="center", parse_math=False, **style)
+  for size, lines in sizes:
+    text.set_size(size)
+    letters = len(said)
+    while letters > 1:
+      wrapped = textwrap.wrap(said, letters, max_lines=lines, placeholder="…")
+      text.set_text("\n".join(wrapped))
+      if text.get_window_extent().width <= (right - _MARGIN) * DPI:
+        break
+      letters -= 1 + letters // 20
+    if not text.get_text().endswith("…"):
+      break
 
 
 def colour_bar(drawing, mappable, low, high, label):
-  """Draws what the colours mean, at the right of the head line."""
+  """Draws what the colours mean, at the right of the head line.
+
+  Returns:
+    Inches from the left of the picture to where it starts.
+  """
   width, height = drawing.get_size_inches()
   long, thick = 1.4, 0.11
   right = width - _MARGIN - 0.12 - 0.066 * len(high)
@@ -96,9 +128,10 @@ def colour_bar(drawing, mappable, low, high, label):
   bar.outline.set_visible(False)
   bar.set_ticks([])
   style = {"transform": axes.transAxes, "color": _QUIET, "size": 9}
-  axes.text(-0.05, 0.5, low, ha="right", va="center", **style)
+  first = axes.text(-0.05, 0.5, low, ha="right", va="center", **style)
   axes.text(1.05, 0.5, high, ha="left", va="center", **style)
   axes.set_title(label, color=_QUIET, size=9, pad=3)
+  return first.get_window_extent().x0 / DPI
 
 
 def as_rgb(image):

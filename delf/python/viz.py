@@ -12,6 +12,7 @@ MAX_LINES = 100
 MAX_CIRCLES = 400
 
 _GAP = 0.012  # Between the photos, as a share of their width together.
+_LONGEST = 4.0  # Sides of a photo that is longer are drawn as 4 to 1.
 _GRID = 8  # Cells along each side that lines are spread over.
 
 
@@ -35,7 +36,7 @@ def draw_matches(
   Raises:
     InputError: If the format is unknown or an array is no image.
   """
-  suffix = picture.check_format(path)
+  suffix = picture.check_path(path)
   drawing = _matches_figure(
     (image_1, image_2), (features_1, features_2), match, title
   )
@@ -66,19 +67,19 @@ def draw_features(path, image, features, title=None):
   Raises:
     InputError: If the format is unknown or the array is no image.
   """
-  suffix = picture.check_format(path)
+  suffix = picture.check_path(path)
   image = picture.as_rgb(image)
   height, width = image.shape[:2]
-  drawing, axes = picture.canvas(width / height)
+  drawing, axes = picture.canvas(_aspect(image))
   extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-  axes.imshow(picture.small(image), extent=extent)
+  axes.imshow(picture.small(image), extent=extent, aspect="auto")
   order = np.argsort(-np.asarray(features.attention), kind="stable")
-  order = order[:MAX_CIRCLES]
+  order, bar = order[:MAX_CIRCLES], None
   if len(order):
     circles = _circles(features, order, max(height, width))
     axes.add_collection(circles)
     low, high = circles.get_clim()
-    picture.colour_bar(
+    bar = picture.colour_bar(
       drawing, circles, f"{low:.3g}", f"{high:.3g}", "attention"
     )
   axes.set(xlim=extent[:2], ylim=extent[2:])
@@ -86,7 +87,7 @@ def draw_features(path, image, features, title=None):
   caption = "circles grow with scale" if number else ""
   if number > len(order):
     caption = f"the {len(order)} with the highest attention; {caption}"
-  picture.words(drawing, title or f"{number} local features", caption)
+  picture.words(drawing, title or f"{number} local features", caption, bar)
   picture.save(drawing, path, suffix)
 
 
@@ -94,7 +95,7 @@ def _matches_figure(images, features, match, title):
   """Returns the figure of `draw_matches`."""
   images = [picture.as_rgb(image) for image in images]
   # Both as high as 1; x of the second starts after the first and a gap.
-  widths = [image.shape[1] / image.shape[0] for image in images]
+  widths = [_aspect(image) for image in images]
   gap = _GAP * sum(widths)
   starts = (0.0, widths[0] + gap)
   total = sum(widths) + gap
@@ -106,15 +107,24 @@ def _matches_figure(images, features, match, title):
     locations = np.asarray(features[side].locations, np.float64)
     located = locations.reshape([-1, 2])[match.inliers[:, side]]
     # Pixel centres are at integers, so that the image starts at -0.5.
-    points.append((located[:, ::-1] + 0.5) / image.shape[0] + [start, 0])
-  drawn = _spread(points[0], match.strengths, starts[1])
+    shares = (located + 0.5) / image.shape[:2]
+    points.append(shares[:, ::-1] * [widths[side], 1] + [start, 0])
+  drawn, bar = _spread(points[0], match.strengths, starts[1]), None
   if len(drawn):
     lines = _lines(axes, points[0][drawn], points[1][drawn], match, drawn)
     limit = f"{match.residual_threshold:g} px off"
-    picture.colour_bar(drawing, lines, limit, "on the spot", "inlier strength")
+    bar = picture.colour_bar(
+      drawing, lines, limit, "on the spot", "inlier strength"
+    )
   axes.set(xlim=(0, total), ylim=(1, 0))
-  picture.words(drawing, title or _verdict(match), _caption(match, len(drawn)))
+  caption = _caption(match, len(drawn))
+  picture.words(drawing, title or _verdict(match), caption, bar)
   return drawing
+
+
+def _aspect(image):
+  """Returns the width of a photo as it is drawn, by its height."""
+  return np.clip(image.shape[1] / image.shape[0], 1 / _LONGEST, _LONGEST)
 
 
 def _lines(axes, starts, ends, match, drawn):
@@ -142,20 +152,20 @@ def _lines(axes, starts, ends, match, drawn):
     edgecolors="#000000b0",
     linewidths=0.7,
     zorder=3,
+    clip_on=False,  # Whole at the edge of a photo too.
   )
   return lines
 
 
 def _spread(points, strengths, width):
   """Returns indices of the inliers to draw, weakest first."""
-  order = np.argsort(-strengths, kind="stable")
   cells = np.floor(points * [_GRID / max(width, 1e-9), _GRID]).astype(int)
+  order = np.lexsort((-strengths, *cells.T))
+  places = np.arange(len(order))
+  starts = np.diff(cells[order], axis=0, prepend=-1).any(axis=1)
   # The best of each cell come first, then the second best, and so on.
-  seen, turns = {}, np.empty(len(order), dtype=int)
-  for index in order:
-    cell = tuple(cells[index])
-    turns[index] = seen[cell] = seen.get(cell, -1) + 1
-  chosen = order[np.argsort(turns[order], kind="stable")][:MAX_LINES]
+  turns = places - np.maximum.accumulate(np.where(starts, places, 0))
+  chosen = order[np.lexsort((-strengths[order], turns))][:MAX_LINES]
   return chosen[np.argsort(strengths[chosen], kind="stable")]
 
 

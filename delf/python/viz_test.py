@@ -55,7 +55,7 @@ def test_the_extension_decides_the_format(tmp_path, name):
   assert start.startswith(magic[name.partition(".")[2]])
 
 
-@pytest.mark.parametrize("name", ["a.doc", "a"])
+@pytest.mark.parametrize("name", ["a.doc", "a", "a.pgf", "a.raw", "a.ps"])
 def test_an_unknown_format_is_refused_and_nothing_written(tmp_path, name):
   with pytest.raises(errors.InputError, match="picture name that ends in"):
     _draw(tmp_path / name, _features(40))
@@ -76,6 +76,42 @@ def test_where_nothing_matches_the_picture_has_both_photos(tmp_path):
   picture = _read(tmp_path / "none.png")
   assert _coloured(picture) == 0
   assert (picture == _GREY).all(axis=2).mean() > 0.5
+
+
+def test_a_folder_is_no_picture(tmp_path):
+  (tmp_path / "a.png").mkdir()
+  with pytest.raises(errors.InputError, match="received a folder"):
+    _draw(tmp_path / "a.png", _features(40))
+  (tmp_path / "file").write_text("")
+  with pytest.raises(errors.InputError, match="folder to write to"):
+    _draw(tmp_path / "file" / "new" / "b.png", _features(40))
+  assert {path.name for path in tmp_path.iterdir()} == {"a.png", "file"}
+
+
+@pytest.mark.parametrize("title", [None, "a long title " * 9, "wide" * 200])
+@pytest.mark.parametrize("width", [40, 300, 900])
+def test_words_stay_on_the_page(title, width):
+  some = _features(500, width=width)
+  photos, match = (_photo(width=width),) * 2, matching.match(some, some)
+  drawing = viz._matches_figure(photos, (some, some), match, title)
+  heading, caption = (text.get_window_extent() for text in drawing.texts)
+  first, _ = (text.get_window_extent() for text in drawing.axes[1].texts)
+  assert heading.x1 < first.x0
+  assert caption.x1 < drawing.bbox.x1
+  photo = drawing.axes[0].get_window_extent()
+  assert caption.y0 > 0
+  assert caption.y1 < photo.y0
+  assert photo.y1 < heading.y0
+  assert heading.y1 < drawing.bbox.y1
+
+
+def test_a_photo_of_one_row_leaves_room_for_both(tmp_path):
+  row, some = np.full([1, 3000, 3], 9, np.uint8), _features(9, 1, 3000)
+  match = matching.match(some, some)
+  viz.draw_matches(tmp_path / "a.png", row, _photo(), some, some, match)
+  picture = _read(tmp_path / "a.png")
+  shares = [(picture == grey).all(axis=2).mean() for grey in (9, _GREY)]
+  assert min(shares) > 0.1
 
 
 def test_lines_are_capped_and_spread():

@@ -170,7 +170,7 @@ def _check_output(output):
   if output is not None:
     from delf.python import picture
 
-    picture.check_format(output)
+    picture.check_path(output)
 
 
 def _load(image, apply_rotation):

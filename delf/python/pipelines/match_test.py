@@ -182,6 +182,16 @@ def test_a_picture_that_cannot_be_is_refused_first(tmp_path):
     match.match_images("no.jpg", "such.jpg", output=tmp_path / "a.docx")
 
 
+def test_a_picture_over_a_folder_is_refused_first(tmp_path):
+  with pytest.raises(errors.InputError, match="received a folder"):
+    match.match_images("no.jpg", "such.jpg", output=_made(tmp_path / "a.png"))
+
+
+def _made(folder):
+  folder.mkdir()
+  return folder
+
+
 def test_a_configuration_without_local_features_is_refused(photos):
   config = delf_config_pb2.DelfConfig(
     model_path="m", use_local_features=False, use_global_features=True
