@@ -78,3 +78,19 @@ def test_a_bad_photo_is_one_line(photos, model, tmp_path, capsys, content):
   assert "bad.jpg" in said.err
   assert len(said.err.strip().splitlines()) == 1
   assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    ["--model", "nope"],
+    ["--max-size", "9"],
+    ["--device", "gpu"],
+    ["--images", "a.jpg", "b.jpg", "--no-picture"],
+  ],
+)
+def test_options_of_no_use_to_feature_files_are_refused(options, capsys):
+  assert main.main(["match", "x.delf", "y.delf", *options]) == 1
+  said = capsys.readouterr().err
+  assert options[0] in said
+  assert len(said.strip().splitlines()) == 1

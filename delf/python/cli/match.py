@@ -160,6 +160,7 @@ def _match(args):
     path.lower().endswith(_FEATURES) for path in (args.first, args.second)
   ]
   if all(are_features):
+    _refuse_unused(args)
     return match.match_feature_files(
       args.first,
       args.second,
@@ -182,6 +183,22 @@ def _match(args):
     device=args.device,
     apply_rotation=args.rotate,
   )
+
+
+def _refuse_unused(args):
+  """Refuses options that say nothing about two files of features."""
+  from delf.python import errors
+
+  unused = [
+    f"--{name.replace('_', '-')}"
+    for name in ("model", "config", "max_size", "device")
+    if getattr(args, name) is not None
+  ]
+  if args.images and args.no_picture:
+    unused.append("--images with --no-picture")
+  if unused:
+    expected = "only options that two .delf files have a use for"
+    raise errors.InputError(expected, ", ".join(unused))
 
 
 def _config(args):
