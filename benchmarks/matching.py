@@ -17,7 +17,7 @@ from scipy import spatial  # noqa: E402
 from skimage import measure, transform  # noqa: E402
 
 from delf.python import features  # noqa: E402
-from delf.python.retrieval import matching  # noqa: E402
+from delf.python.retrieval import matching, models  # noqa: E402
 
 _NUMBER, _DIMENSION, _SIDE = 1000, 128, 1000
 # As the original's script, but for the estimator's own search.
@@ -53,20 +53,32 @@ def make_pair(share, noise, seed):
   return _features(locations[0], one), _features(locations[1], two)
 
 
-def make_noise(seed, alike):
+def make_noise(seed, alike, layout="even"):
   """Returns two images that have nothing in common.
 
   Args:
     seed: Seed of the draw.
     alike: Whether descriptors of both agree, so that all are putative matches.
+    layout: "even" over both images, or of "sizes" that differ, or in
+      "clusters".
   """
-  if alike:
-    return make_pair(0, 0, seed)
   random = np.random.default_rng(seed)
-  descriptors = random.normal(size=(2, _NUMBER, _DIMENSION)).astype(np.float32)
-  descriptors /= np.linalg.norm(descriptors, axis=2, keepdims=True)
+  if alike:
+    descriptors = [each.descriptors for each in make_pair(0, 0, seed)]
+  else:
+    descriptors = random.normal(size=(2, _NUMBER, _DIMENSION))
+    descriptors /= np.linalg.norm(descriptors, axis=2, keepdims=True)
   locations = random.uniform(0, _SIDE, (2, _NUMBER, 2))
-  return [_features(*each) for each in zip(locations, descriptors, strict=True)]
+  if layout == "sizes":
+    locations *= np.array([1, 0.15])[[seed % 2, 1 - seed % 2], None, None]
+  if layout == "clusters":
+    centres = random.integers(5, size=_NUMBER)
+    locations = locations[:, centres] + random.normal(0, 20, locations.shape)
+    locations[1] = random.permutation(locations[1])
+  return [
+    _features(place, each.astype(np.float32))
+    for place, each in zip(locations, descriptors, strict=True)
+  ]
 
 
 def _features(locations, descriptors):
@@ -161,15 +173,16 @@ def noise(draws):
   print(f"\nnoise, {draws} draws of two unrelated images each")
   print("case                               most inliers  threshold  matches")
   cases = {
-    "random descriptors, mutual": (False, {}),
-    "random descriptors, one-way": (False, {"mutual": False}),
-    "same descriptors, all putative": (True, {}),
-    "the same, homography": (True, {"estimator": "homography"}),
-    "the same, fundamental": (True, {"estimator": "fundamental"}),
+    "random descriptors, mutual": (False, "even", {}),
+    "random descriptors, one-way": (False, "even", {"mutual": False}),
   }
-  for name, (alike, changes) in cases.items():
+  for estimator in models.ESTIMATORS:
+    for layout in ("even", "sizes", "clusters"):
+      name = f"all putative, {estimator}, {layout}"
+      cases[name] = (True, layout, {"estimator": estimator})
+  for name, (alike, layout, changes) in cases.items():
     found = [
-      matching.match(*make_noise(seed, alike), **changes)
+      matching.match(*make_noise(seed, alike, layout), **changes)
       for seed in range(draws)
     ]
     print(

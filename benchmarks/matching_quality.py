@@ -3,7 +3,8 @@
 `python -m benchmarks.matching_quality` prints, per set, the average precision
 of telling true from unrelated pairs by the number of inliers, and the pairs
 that are solved: at least 15 inliers, of which 70 % agree with the ground truth.
-With `--nearest` it says how many held-out photos have one of their place as the
+Then how many true and how many unrelated pairs are called a match. With
+`--nearest` it says how many held-out photos have one of their place as the
 nearest by the global descriptor.
 """
 
@@ -87,8 +88,8 @@ def extract(pairs, function, label):
   return found, sizes, seconds / len(found)
 
 
-def inliers(found, sizes, first, second, estimation):
-  """Returns the points (x, y) of the inliers in both photos."""
+def match(found, sizes, first, second, estimation):
+  """Returns (whether it is a match, points (x, y) of the inliers in both)."""
   result = matching.match(
     found[first],
     found[second],
@@ -98,7 +99,7 @@ def inliers(found, sizes, first, second, estimation):
   )
   one = found[first].locations[result.inliers[:, 0], ::-1]
   two = found[second].locations[result.inliers[:, 1], ::-1]
-  return one, two
+  return result.is_match, (one, two)
 
 
 def measure(pairs, found, sizes, estimation, label=""):
@@ -106,25 +107,28 @@ def measure(pairs, found, sizes, estimation, label=""):
 
   Returns:
     dict with a row per group and "all": pairs, average precision, solved pairs
-    (None without truth) and median inliers.
+    (None without truth), median inliers, and pairs called a match.
   """
-  counts, solved = {}, {}
+  counts, solved, called = {}, {}, {}
   track = tqdm.tqdm(
     pairs.true + pairs.unrelated, desc=label, file=sys.stderr, mininterval=5
   )
-  negative = []
+  negative, alarms = [], 0
   for pair in track:
     if isinstance(pair, tuple):
-      negative.append(len(inliers(found, sizes, *pair, estimation)[0]))
+      is_match, points = match(found, sizes, *pair, estimation)
+      negative.append(len(points[0]))
+      alarms += is_match
       continue
     names = pair.first, pair.second
-    points = inliers(found, sizes, *names, estimation)
+    is_match, points = match(found, sizes, *names, estimation)
     good = pair.truth is not None and _matching_truth.is_solved(
       pair.truth, *points, sizes[pair.second]
     )
     for group in (pair.group, "all"):
       counts.setdefault(group, []).append(len(points[0]))
       solved.setdefault(group, []).append(good)
+      called.setdefault(group, []).append(is_match)
   known = any(pair.truth is not None for pair in pairs.true)
   groups = [g for g in counts if g != "all"]
   return {
@@ -136,6 +140,9 @@ def measure(pairs, found, sizes, estimation, label=""):
       "solved": int(sum(solved[group])) if known else None,
       "median_inliers": float(np.median(counts[group])),
       "median_inliers_unrelated": float(np.median(negative)),
+      "called_a_match": sum(called[group]),
+      "unrelated": len(negative),
+      "unrelated_called_a_match": alarms,
     }
     for group in (groups + ["all"] if len(groups) > 1 else groups)
   }
@@ -154,6 +161,13 @@ def print_table(name, results):
       line += f" | {row['average_precision']:15.3f}  {solved:>6}"
       line += f"  {row['median_inliers']:7.0f}"
     print(line)
+  print("called a match")
+  for method, rows in results.items():
+    row = list(rows.values())[-1]
+    print(
+      f"{method:<16} {row['called_a_match']} of {row['pairs']} true pairs,"
+      f" {row['unrelated_called_a_match']} of {row['unrelated']} unrelated"
+    )
 
 
 def nearest(args):
