@@ -9,6 +9,8 @@ import numpy as np
 
 from delf.python import utils
 
+DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
 
 @dataclasses.dataclass(frozen=True)
 class PhotoPair:

@@ -3,9 +3,7 @@
 `python -m benchmarks.matching_quality` prints, per set, the average precision
 of telling true from unrelated pairs by the number of inliers, and the pairs
 that are solved: at least 15 inliers, of which 70 % agree with the ground truth.
-Then how many true and how many unrelated pairs are called a match. With
-`--nearest` it says how many held-out photos have one of their place as the
-nearest by the global descriptor.
+Then how many true and how many unrelated pairs are called a match.
 """
 
 import argparse
@@ -22,8 +20,6 @@ from benchmarks import _matching_sets, _matching_truth
 from delf.python import errors, features
 from delf.python.retrieval import matching, models
 from delf.python.training.embedded import real_pairs
-
-DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,23 +166,6 @@ def print_table(name, results):
     )
 
 
-def nearest(args):
-  """Returns how many held-out photos have one of their place as the nearest."""
-  from delf.python.inference import extractor
-  from delf.python.training.embedded import global_head, photos
-
-  folders = [args.data / name for name in ("train_pool", "train_pool_more")]
-  _, held_out = photos.split(photos.load(folders))
-  config = embedded_config(args.model)
-  config.use_local_features, config.use_global_features = False, True
-  extract_one = extractor.make_extractor(config, device="cpu").extract
-  descriptors = [extract_one(p.image).global_descriptor for p in held_out]
-  groups = np.array([photo.group for photo in held_out])
-  found, number = global_head.recall(np.stack(descriptors), groups)
-  print(f"{found} of {number}, among {len(held_out)} held-out photos")
-  return {"nearest": {"found": found, "queries": number}}
-
-
 def run(args):
   """Measures what the flags ask for; returns {set: {method: rows}}."""
   if args.validation:
@@ -227,18 +206,13 @@ def main():
   parser.add_argument(
     "--model", default="delf-compact", help="name, or a configuration (.pbtxt)"
   )
-  parser.add_argument("--data", type=pathlib.Path, default=DATA)
+  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
   parser.add_argument("--estimator", default=default.estimator)
   parser.add_argument("--share", type=float, default=default.share)
   parser.add_argument("--ratio", type=float, default=default.ratio)
   parser.add_argument("--no_rootsift", action="store_true")
   parser.add_argument(
     "--validation", action="store_true", help="held-out photos"
-  )
-  parser.add_argument(
-    "--nearest",
-    action="store_true",
-    help="nearest held-out photos by the global descriptor, and nothing else",
   )
   parser.add_argument("--quick", action="store_true", help="one pair in eight")
   parser.add_argument(
@@ -249,7 +223,7 @@ def main():
     print(f"no photos with ground truth at {args.data}: nothing measured")
     return 0
   try:
-    results = nearest(args) if args.nearest else run(args)
+    results = run(args)
   except errors.InputError as error:
     print(error, file=sys.stderr)
     return 1

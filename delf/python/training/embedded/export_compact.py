@@ -17,7 +17,7 @@ IOU = 0.4
 # are taken near the size of the photos that they were trained on.
 SCALES = (0.25, 0.35355339, 0.5, 0.70710677, 1.0, 1.4142135)
 GLOBAL_SCALES = (0.35355339, 0.5, 0.70710677)
-THRESHOLD = 0.05
+THRESHOLD = 0.4
 
 _CONFIGURATION = """\
 # The model that comes with the package: local features and a global descriptor.
