@@ -24,7 +24,7 @@ def measure(data, name):
   from delf.python.inference import extractor, zoo
   from delf.python.training.embedded import global_head, photos
 
-  folders = [data / name for name in ("train_pool", "train_pool_more")]
+  folders = [data / pool for pool in ("train_pool", "train_pool_more")]
   _, held_out = photos.split(photos.load(folders))
   config = zoo.default_config(name)
   config.use_local_features, config.use_global_features = False, True
@@ -50,8 +50,8 @@ def main():
     return 0
   try:
     measure(args.data, args.model)
-  except errors.InputError as error:
-    print(error, file=sys.stderr)
+  except (errors.InputError, OSError) as error:
+    print(errors.one_line(error), file=sys.stderr)
     return 1
   return 0
 

@@ -18,6 +18,8 @@ _TALLEST = 9.0  # Inches of the photos, at most.
 _MARGIN, _HEAD, _FOOT = 0.25, 0.62, 0.62  # Inches.
 _INK = "#20262e"
 _QUIET = "#6b7480"
+
+_MOST_LETTERS = 600  # Of a heading or caption; no page holds more.
 # Weak to strong. Light enough on dark photos, outlined for light ones, and told
 # apart by people who do not see red and green.
 COLOURS = colors.LinearSegmentedColormap.from_list(
@@ -95,18 +97,19 @@ def _fit(drawing, said, middle, right, sizes, style):
   In the first of `sizes`, (points, lines), that holds them; in the last one
   what is too long ends in "…".
   """
+  said = " ".join(said.split())[:_MOST_LETTERS]
   start = _MARGIN / drawing.get_size_inches()[0]
   text = drawing.text(start, middle, "", va="center", parse_math=False, **style)
   for size, lines in sizes:
     text.set_size(size)
-    letters = len(said)
-    while letters > 1:
+    letters, wrapped = len(said), []
+    while letters > 0:
       wrapped = textwrap.wrap(said, letters, max_lines=lines, placeholder="…")
       text.set_text("\n".join(wrapped))
       if text.get_window_extent().width <= (right - _MARGIN) * DPI:
         break
       letters -= 1 + letters // 20
-    if not text.get_text().endswith("…"):
+    if "".join(wrapped).replace(" ", "") == said.replace(" ", ""):
       break
 
 

@@ -12,7 +12,8 @@ MAX_LINES = 100
 MAX_CIRCLES = 400
 
 _GAP = 0.012  # Between the photos, as a share of their width together.
-_LONGEST = 4.0  # Sides of a photo that is longer are drawn as 4 to 1.
+# Longer photos are drawn squeezed to this: two in a row, and one alone.
+_LONGEST, _LONGEST_ALONE = 4.0, 12.0
 _GRID = 8  # Cells along each side that lines are spread over.
 
 
@@ -22,7 +23,8 @@ def draw_matches(
   """Draws two photos side by side, with lines between what agrees.
 
   At most 100 lines are drawn, the strongest of each region of image 1; the
-  caption says how many there are. Where nothing matches, it says so.
+  caption says how many there are. Where nothing matches, it says so. A photo
+  whose sides differ more than 4 to 1 is drawn squeezed.
 
   Args:
     path: File to be; the extension decides the format (.png, .jpg, .pdf, ...).
@@ -70,7 +72,7 @@ def draw_features(path, image, features, title=None):
   suffix = picture.check_path(path)
   image = picture.as_rgb(image)
   height, width = image.shape[:2]
-  drawing, axes = picture.canvas(_aspect(image))
+  drawing, axes = picture.canvas(_aspect(image, _LONGEST_ALONE))
   extent = (-0.5, width - 0.5, height - 0.5, -0.5)
   axes.imshow(picture.small(image), extent=extent, aspect="auto")
   order = np.argsort(-np.asarray(features.attention), kind="stable")
@@ -95,7 +97,7 @@ def _matches_figure(images, features, match, title):
   """Returns the figure of `draw_matches`."""
   images = [picture.as_rgb(image) for image in images]
   # Both as high as 1; x of the second starts after the first and a gap.
-  widths = [_aspect(image) for image in images]
+  widths = [_aspect(image, _LONGEST) for image in images]
   gap = _GAP * sum(widths)
   starts = (0.0, widths[0] + gap)
   total = sum(widths) + gap
@@ -122,9 +124,9 @@ def _matches_figure(images, features, match, title):
   return drawing
 
 
-def _aspect(image):
+def _aspect(image, longest):
   """Returns the width of a photo as it is drawn, by its height."""
-  return np.clip(image.shape[1] / image.shape[0], 1 / _LONGEST, _LONGEST)
+  return np.clip(image.shape[1] / image.shape[0], 1 / longest, longest)
 
 
 def _lines(axes, starts, ends, match, drawn):

@@ -105,6 +105,16 @@ def test_words_stay_on_the_page(title, width):
   assert heading.y1 < drawing.bbox.y1
 
 
+@pytest.mark.parametrize("title", ["A", "Photos…", "two  words"])
+def test_short_titles_are_written_large(title):
+  some = _features(50)
+  match = matching.match(some, some)
+  drawing = viz._matches_figure((_photo(),) * 2, (some,) * 2, match, title)
+  heading = drawing.texts[0]
+  assert heading.get_text() == " ".join(title.split())
+  assert heading.get_size() == 14
+
+
 def test_a_photo_of_one_row_leaves_room_for_both(tmp_path):
   row, some = np.full([1, 3000, 3], 9, np.uint8), _features(9, 1, 3000)
   match = matching.match(some, some)

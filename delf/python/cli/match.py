@@ -196,6 +196,8 @@ def _refuse_unused(args):
   ]
   if args.images and args.no_picture:
     unused.append("--images with --no-picture")
+  if args.rotate and not args.images:
+    unused.append("--rotate without --images")
   if unused:
     expected = "only options that two .delf files have a use for"
     raise errors.InputError(expected, ", ".join(unused))

@@ -66,6 +66,18 @@ def test_options_reach_the_matching(pair, capsys):
   assert score("--one-way", "--ratio", "0.9", "--seed", "7")["score"] == 60
 
 
+@pytest.mark.parametrize(
+  ("more", "words"),
+  [
+    (["--rotate"], "received --rotate without --images"),
+    (["--model", "nope"], "received --model"),
+  ],
+)
+def test_options_without_use_are_refused(pair, capsys, more, words):
+  assert main.main(["match", *pair, "--no-picture", *more]) == 1
+  assert words in capsys.readouterr().err
+
+
 def test_no_match_is_no_failure(pair, tmp_path, capsys):
   other = _write(tmp_path / "c.delf", np.ones([9, 2]), seed=9)
   out = str(tmp_path / "m.png")

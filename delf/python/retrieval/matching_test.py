@@ -145,3 +145,21 @@ def test_photos_of_very_different_sizes_match(size):
   found = matching.match(one, two)
   assert found.is_match
   assert found.score >= 290
+
+
+@pytest.mark.parametrize("estimator", ["affine", "homography"])
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_detail_of_a_large_photo_matches_at_its_own_scale(estimator, swap):
+  # What does not match lies all over the large photo.
+  random = np.random.default_rng(0)
+  detail, photo = _pair(0.3, number=500)
+  small = random.uniform(0, 300, (500, 2))
+  large = random.uniform(0, 4000, (500, 2))
+  large[:150] = small[:150] + 1000 + random.normal(0, 0.5, (150, 2))
+  pair = [
+    dataclasses.replace(detail, locations=small),
+    dataclasses.replace(photo, locations=large),
+  ]
+  found = matching.match(*pair[:: -1 if swap else 1], estimator=estimator)
+  assert found.is_match
+  assert found.score >= 145

@@ -15,7 +15,7 @@ FEWEST = {AFFINE: 4, HOMOGRAPHY: 5, FUNDAMENTAL: 9}
 # Models that a sample may leave: seven points, the roots of a cubic.
 MAPS_OF_SAMPLE = {AFFINE: 1, HOMOGRAPHY: 1, FUNDAMENTAL: 3}
 
-# Beyond ten times in either direction, but for the sizes of the images, a map
+# Beyond ten times in either direction, and what the images differ in size, a map
 # squeezes what it sees into lines, and finds inliers in anything. ASIFT (Morel
 # and Yu, 2009) stops at about 8.
 _MAX_STRETCH = 10.0
@@ -38,7 +38,7 @@ def residuals(model, points_1, points_2):
     model: [2, 3] affine or [3, 3] homography: the distance in image 2 of the
       mapped point 1 to point 2.
     points_1: [P, 2] float, (x, y) pixels.
-    points_2: [P, 2] float, (x, y) pixels.
+    points_2: [P, 2] or [S, P, 2] float, (x, y) pixels.
 
   Returns:
     [P] float32, pixels. Infinity for points beyond a homography's horizon.
@@ -60,7 +60,7 @@ def epipolar_residuals(model, points_1, points_2):
   Args:
     model: [3, 3], with (x2, y2, 1) model (x1, y1, 1) = 0 for a true pair.
     points_1: [P, 2] float, (x, y) pixels.
-    points_2: [P, 2] float, (x, y) pixels.
+    points_2: [P, 2] or [S, P, 2] float, (x, y) pixels.
 
   Returns:
     [P] float32, pixels: first order distance to the nearest pair that fulfils
@@ -109,7 +109,7 @@ def is_possible(model, points, scale):
   Args:
     model: [2, 3] affine or [3, 3] homography.
     points: [P, 2] float, (x, y) pixels of its inliers in image 1.
-    scale: Pixels of image 2 that are as much as one of image 1.
+    scale: Extent of image 2 as a share of that of image 1.
   """
   jacobian = model[:2, :2]
   if len(model) == 3:
@@ -120,8 +120,10 @@ def is_possible(model, points, scale):
     jacobian = (
       jacobian - np.outer(mapped[:2] / mapped[2], model[2, :2])
     ) / mapped[2]
-  stretch = np.linalg.svd(jacobian, compute_uv=False) / scale
-  return stretch[0] <= _MAX_STRETCH and stretch[1] >= 1 / _MAX_STRETCH
+  stretch = np.linalg.svd(jacobian, compute_uv=False)
+  # Images that differ in extent may do so in scale or in what they show.
+  most, least = max(scale, 1) * _MAX_STRETCH, min(scale, 1) / _MAX_STRETCH
+  return stretch[0] <= most and stretch[1] >= least
 
 
 def shifted(model, estimator, shift_1, shift_2):

@@ -52,7 +52,8 @@ def estimate(points_1, points_2, estimator, threshold, *, seed=0, use=None):
 
   Returns:
     Estimate. Without a model where there are no more pairs than one sample
-    needs, or where only maps exist that squeeze an image to a spot.
+    needs, or where only maps exist that squeeze an image, or whose inliers lie
+    in one spot: no further spread than the threshold.
   """
   _check(estimator, threshold, seed)
   points_1 = _checked(points_1, "locations 1")

@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from delf.python import files, progress
+from delf.python.training.embedded import array_file
 
 # A pair with fewer inliers is left out.
 MIN_INLIERS = 25
@@ -160,14 +161,15 @@ def save(path, pairs, photos):
 
 def load(path, photos):
   """Returns the list of Pair that `save` wrote; None if of other photos."""
-  with np.load(path) as arrays:
-    if arrays.get("digest") != _digest(photos):
-      return None
-    points = np.split(arrays["points"], np.cumsum(arrays["numbers"])[:-1])
-    return [
-      Pair(int(first), int(second), some)
-      for (first, second), some in zip(arrays["photos"], points, strict=False)
-    ]
+  names = ["digest", "photos", "numbers", "points"]
+  arrays = array_file.read(path, "pairs of photos", names)
+  if arrays["digest"] != _digest(photos):
+    return None
+  points = np.split(arrays["points"], np.cumsum(arrays["numbers"])[:-1])
+  return [
+    Pair(int(first), int(second), some)
+    for (first, second), some in zip(arrays["photos"], points, strict=False)
+  ]
 
 
 def _digest(photos):

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import time
-import zipfile
 
 import keras
 import numpy as np
@@ -12,7 +11,7 @@ from absl import logging
 
 from delf.python import errors, files
 from delf.python.normalization_layers import normalization
-from delf.python.training.embedded import losses
+from delf.python.training.embedded import array_file, losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,13 +180,7 @@ class Trainer:
 
 def read(path):
   """Returns the arrays of a checkpoint by name; a bad one is an InputError."""
-  try:
-    with np.load(path) as arrays:
-      return dict(arrays)
-  except (ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise errors.InputError(
-      "a checkpoint of training", f"another kind ({error})", path
-    ) from None
+  return array_file.read(path, "a checkpoint of training", ["step", "seconds"])
 
 
 def assign(variables, arrays, path):

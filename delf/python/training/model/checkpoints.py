@@ -97,13 +97,13 @@ def _keys_for(variables, reader, optional):
   """Returns a dict of path to key, without optional ones that do not fit."""
   shapes = reader.get_variable_to_shape_map()
   keys = _model_keys(shapes)
-  apart = [
+  apart = {
     name
     for name in variables.keys() & keys.keys()
     if shapes[keys[name]] != list(variables[name].shape)
-  ]
-  kept = keys.keys() - set(apart) | set(_not_under(apart, optional))
-  return {name: keys[name] for name in kept}
+  }
+  left_out = apart - set(_not_under(apart, optional))
+  return {name: key for name, key in keys.items() if name not in left_out}
 
 
 def _mismatches(reader, loaded):
