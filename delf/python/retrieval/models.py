@@ -15,9 +15,9 @@ FEWEST = {AFFINE: 4, HOMOGRAPHY: 5, FUNDAMENTAL: 9}
 # Models that a sample may leave: seven points, the roots of a cubic.
 MAPS_OF_SAMPLE = {AFFINE: 1, HOMOGRAPHY: 1, FUNDAMENTAL: 3}
 
-# Beyond ten times in either direction, and what the images differ in size, a map
-# squeezes what it sees into lines, and finds inliers in anything. ASIFT (Morel
-# and Yu, 2009) stops at about 8.
+# Beyond ten times in either direction, and what the images differ in size, a
+# map squeezes what it sees into lines, and finds inliers in anything. ASIFT
+# (Morel and Yu, 2009) stops at about 8.
 _MAX_STRETCH = 10.0
 
 
