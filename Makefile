@@ -43,6 +43,10 @@ wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build
 
 wheel-test: $(VENV)/.installed-dev
+	@test -n "$(WHEEL_PYTHONS)" || { \
+	  echo "Expected python3.10, python3.11 or python3.12, found none;" \
+	    "name some: make wheel-test WHEEL_PYTHONS=/path/to/python3" >&2; \
+	  exit 1; }
 	DELF_WHEEL_TEST_PYTHONS="$(WHEEL_PYTHONS)" \
 	  $(BIN)/python -m pytest -s tests/wheel_test.py $(ARGS)
 

@@ -5,7 +5,8 @@ published configurations, of which three give global descriptors. The
 straightforward way is one call per image, of all scales and both heads, through
 a function that TensorFlow traces again for each size of image; "folded" is the
 same with batch normalisation folded into the convolutions, as exports have it,
-so that what is left is the work that extraction does not do.
+so that what is left is the work that extraction does not do. The network counts
+with the resizing of the pyramid; reading and writing of files count for none.
 
   python -m benchmarks.extraction [--size 1024x768] [--images 20] [--quick]
   python -m benchmarks.extraction --openvino
@@ -142,6 +143,7 @@ def _measure_single(model, path, image, scales, indices, options):
 
 def _measure_folder(model, path, scales, indices, options):
   """Measures images of several sizes, twice: at first, and once warm."""
+  other = _extraction_ways.make_model()
   width, height = (int(side) for side in options.size.split("x"))
   number = min(10, options.images)
   sizes = [
@@ -151,13 +153,17 @@ def _measure_folder(model, path, scales, indices, options):
   images = [_image(*sizes[i % number], i) for i in range(options.images)]
   ways = {
     "straightforward": _extraction_ways.straightforward(model, scales),
+    "straightforward, folded": _extraction_ways.straightforward(other, scales),
     "joint": _make_extractor(path, scales, indices).extract,
   }
+  order = list(ways)
   for state in ("the first time, with tracing", "once more, all traced"):
     times = dict.fromkeys(ways, 0.0)
-    for image in images:
-      for name, function in ways.items():
-        times[name] += _clock(function, image)
+    with folding.folded(other):
+      for image in images:
+        for name in order:
+          times[name] += _clock(ways[name], image)
+        order = order[1:] + order[:1]  # None is always first.
     print(
       f"{len(images)} images in {number} sizes, {state}; loading of the model"
       " is counted for neither"

@@ -23,6 +23,9 @@ _VALUE = 1
 # NumPy's limit, before 2.0.
 _MAX_DIMS = 32
 
+# Of a protobuf message, less what stands around the values.
+_MAX_BYTES = 2**31 - 2**10
+
 # Enough for the shape and the lengths in front of the values.
 _HEAD_BYTES = 256
 
@@ -37,11 +40,15 @@ def pack(arr):
     list of bytes-like pieces, so that large values need not be copied.
 
   Raises:
-    InputError: If the array is of another type or over 32 dimensions, or a
-      value is over 2^32 - 1.
+    InputError: If the array is of another type, over 32 dimensions or 2 GiB, or
+      a value is over 2^32 - 1.
   """
   arr = np.asarray(arr)
   check_dimensions(arr.ndim)
+  if 4 * arr.size > _MAX_BYTES:
+    raise errors.InputError(
+      f"at most {_MAX_BYTES // 4} values, as many as a protobuf holds", arr.size
+    )
   if arr.dtype.type in FLOATS:
     values = wire.to_float32(arr).reshape(-1).view(np.uint8).data
     return [_header(arr.shape, len(values)), values]

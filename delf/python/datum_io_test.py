@@ -157,6 +157,13 @@ def test_dimensions_are_at_most_32(dtype, tmp_path):
       datum_io.WriteToFile(array[None], path)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
+def test_more_than_a_protobuf_holds_is_refused(dtype):
+  much = np.broadcast_to(dtype(0), [2**29])
+  with pytest.raises(errors.InputError, match="as many as a protobuf holds"):
+    datum_io.SerializeToString(much)
+
+
 def test_a_datum_is_read_by_its_field_numbers():
   """The same bytes under other numbers are another message."""
   whole = datum_io.SerializeToString(np.float32([1, 2]))

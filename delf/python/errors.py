@@ -3,6 +3,10 @@
 import logging
 import warnings
 
+# Exit status of a program that the user has interrupted: 128 + SIGINT, as
+# shells have it.
+INTERRUPTED = 130
+
 
 class InputError(ValueError):
   """Something the user gave (a file, a value) is not what is expected.

@@ -103,9 +103,12 @@ def atomic_path(path):
     pathlib.Path of a file with the same extension that does not exist yet.
 
   Raises:
+    InputError: If the path is of a device or pipe.
     OSError: If it cannot be written; it names the path.
   """
   target = pathlib.Path(os.path.realpath(path))
+  if target.exists() and not (target.is_file() or target.is_dir()):
+    raise errors.InputError("a file or a new name", "a device or pipe", path)
   target.parent.mkdir(parents=True, exist_ok=True)
   stem, suffix = os.path.splitext(os.path.basename(path))
   temporary = target.with_name(f".{_short(stem)}.{uuid.uuid4().hex}{suffix}")

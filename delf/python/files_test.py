@@ -120,6 +120,13 @@ def test_names_as_long_as_the_disk_takes(letter, tmp_path):
   assert not files.leftovers(tmp_path, [stem])
 
 
+def test_a_pipe_is_not_replaced(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(errors.InputError, match="device or pipe"):
+    files.write_bytes(tmp_path / "pipe", b"1")
+  assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_leftovers_are_of_the_same_names_alone(tmp_path):
   mark = "0" * 32
   left = tmp_path / f".a.b.{mark}.delg_global"

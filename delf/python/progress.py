@@ -43,7 +43,8 @@ def count_bytes(label, total=None, done=0):
 
 
 def _show(**options):
-  if sys.stderr.isatty():
+  # None where a program is started without one.
+  if sys.stderr is not None and sys.stderr.isatty():
     return tqdm.tqdm(dynamic_ncols=True, **options)
   return _Lines(**options)
 
@@ -85,5 +86,6 @@ class _Lines:
       initial=self._initial,
       **self._words,
     )
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    if sys.stderr is not None:
+      sys.stderr.write(f"{line}\n")
+      sys.stderr.flush()

@@ -16,7 +16,7 @@ def run(main, define, argv=None):
   Flags are defined here and not when a script is imported, so that two scripts
   with flags of the same name can be imported side by side. Bad input, and files
   that cannot be read or written, end the script with one line on standard error
-  and status 1.
+  and status 1, an interrupt with 130.
 
   Args:
     main: Function without arguments that does the work, reading
@@ -141,3 +141,6 @@ def _call(main, rest):
     message = errors.one_line(error)
     print(f"{sys.argv[0]}: {message}", file=sys.stderr)  # noqa: T201
     return 1
+  except KeyboardInterrupt:
+    print(f"{sys.argv[0]}: interrupted", file=sys.stderr)  # noqa: T201
+    return errors.INTERRUPTED

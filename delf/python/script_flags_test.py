@@ -86,3 +86,12 @@ def test_bad_input_is_one_line(capsys, error):
 
 def test_status_of_main_is_the_exit_status():
   assert _run(main=lambda: 3)[0] == 3
+
+
+def test_an_interrupt_is_one_line(capsys):
+  def interrupt():
+    raise KeyboardInterrupt
+
+  status, _ = _run(main=interrupt)
+  assert status == 130
+  assert capsys.readouterr().err.endswith("interrupted\n")

@@ -1,5 +1,6 @@
 """`delf extract`: features of many images."""
 
+import collections
 import dataclasses
 import os
 import sys
@@ -20,8 +21,6 @@ them.
 A run that was interrupted goes on where it was when it is repeated. Images that
 fail are named at the end, and the exit status is then 1.
 """
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
 
 
 def add_arguments(parser):
@@ -110,40 +109,32 @@ def run(args):
   from delf.python.pipelines import extract
 
   images, names = _find(args.images)
-  try:
-    report = extract.extract_to_files(
-      images,
-      _config(args),
-      args.out,
-      names=names,
-      resume=not args.overwrite,
-      batch_size=args.batch,
-      workers=args.workers,
-      device=args.device,
-      apply_rotation=args.rotate,
-    )
-  except OSError as error:
-    if hasattr(error, "report"):  # The disk is full, say.
-      _print_failed(error.report)
-    raise
-  _print_failed(report)
+  report = extract.extract_and_say(
+    images,
+    _config(args),
+    args.out,
+    _say,
+    names=names,
+    resume=not args.overwrite,
+    batch_size=args.batch,
+    workers=args.workers,
+    device=args.device,
+    apply_rotation=args.rotate,
+  )
   if args.json:
     found = {"out": os.path.abspath(args.out)} | dataclasses.asdict(report)
     json_output.print_json(found)
   else:
     print(f"{args.out}: {report.summary()}")
-  if report.interrupted:
-    return _INTERRUPTED
-  return 1 if report.failed else 0
+  return report.exit_status
 
 
-def _print_failed(report):
-  for failure in report.failed:
-    print(f"delf: error: {failure}", file=sys.stderr)
+def _say(line):
+  print(f"delf: error: {line}", file=sys.stderr)
 
 
 def _find(sources):
-  """Returns the paths of images, and the output name of each.
+  """Returns the paths of images, each once, and the output name of each.
 
   Images under a folder keep their sub-folder there; others go by base name.
   Where names are equal, these images are named from the common parent of all,
@@ -151,28 +142,29 @@ def _find(sources):
   """
   from delf.python import files
 
-  images, names, roots = [], [], set()
+  found, roots = {}, set()  # Absolute path -> (path, name).
   for source in sources:
     is_folder = os.path.isdir(source)
     for path in map(os.fspath, files.find_images(source)):
       root = source if is_folder else os.path.dirname(path)
-      images.append(path)
-      names.append(os.path.splitext(os.path.relpath(path, root or "."))[0])
+      name = os.path.splitext(os.path.relpath(path, root or "."))[0]
+      found.setdefault(_absolute(path), (path, name))
       roots.add(_absolute(root))
   parent = os.path.commonpath(roots)
-  longer = [os.path.relpath(_absolute(path), parent) for path in images]
-  for others in ([os.path.splitext(name)[0] for name in longer], longer):
-    names = _replace_equal(images, names, others)
+  longer = [os.path.relpath(path, parent) for path in found]
+  images, names = (list(each) for each in zip(*found.values(), strict=True))
+  names = _replace_equal(names, [os.path.splitext(name)[0] for name in longer])
+  # Each round leaves fewer equal ones; `longer` has none.
+  while len(set(names)) < len(names):
+    names = _replace_equal(names, longer)
   return images, names
 
 
-def _replace_equal(images, names, others):
+def _replace_equal(names, others):
   """Returns names, with others for those that several images have."""
-  owners = {}
-  for path, name in zip(images, names, strict=True):
-    owners.setdefault(name, set()).add(path)
+  number = collections.Counter(names)
   return [
-    other if len(owners[name]) > 1 else name
+    other if number[name] > 1 else name
     for name, other in zip(names, others, strict=True)
   ]
 

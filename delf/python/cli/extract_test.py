@@ -32,6 +32,21 @@ def _parse(*words):
   return parser.parse_args([*map(str, words), "--out", "out"])
 
 
+def test_names_with_two_extensions(tmp_path):
+  for name in ("a.jpg", "a.png", "a.jpg.png"):
+    (tmp_path / name).write_bytes(b"")
+  images, names = extract._find([str(tmp_path)])
+  assert sorted(names) == ["a.jpg", "a.jpg.png", "a.png"]
+  assert len(set(zip(images, names, strict=True))) == 3
+
+
+def test_an_image_that_is_found_twice_is_done_once(tmp_path):
+  (tmp_path / "x").mkdir()
+  (tmp_path / "x" / "a.jpg").write_bytes(b"")
+  images, names = extract._find([str(tmp_path), str(tmp_path / "x")])
+  assert (len(images), names) == (1, [os.path.join("x", "a")])
+
+
 def test_images_of_a_folder_keep_their_sub_folder(folder):
   images, names = extract._find([str(folder)])
   assert names == ["a", "b", "deep/a"]

@@ -38,7 +38,6 @@ exit status: 0 done, 1 not done (one line on standard error says why), 2 not
 understood, 130 interrupted
 """
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells have it.
 
 
@@ -63,7 +62,7 @@ def main(argv=None):
     debug = debug or args.debug
     return _run(args, debug)
   except KeyboardInterrupt:
-    return _fail("interrupted", _INTERRUPTED, debug)
+    return _fail("interrupted", errors.INTERRUPTED, debug)
   except BrokenPipeError:
     return _leave_pipe()
   except (errors.InputError, OSError) as error:

@@ -9,8 +9,6 @@ from delf.python.pipelines import extract
 
 FLAGS = flags.FLAGS
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
-
 
 def define_flags():
   """Defines the flags; defaults are relative to this folder."""
@@ -34,24 +32,15 @@ def main():
   """Extracts what is missing in the folder; returns the exit status."""
   images = files.read_lines(FLAGS.list_images_path)
   config = config_io.read_delf_config(FLAGS.config_path)
-  try:
-    report = extract.extract_to_files(
-      images, config, FLAGS.output_dir, device=FLAGS.device
-    )
-  except OSError as error:
-    if hasattr(error, "report"):  # The disk is full, say.
-      _print_failed(error.report)
-    raise
-  _print_failed(report)
+  report = extract.extract_and_say(
+    images, config, FLAGS.output_dir, _say, device=FLAGS.device
+  )
   print(f"{FLAGS.output_dir}: {report.summary()}")  # noqa: T201
-  if report.interrupted:
-    return _INTERRUPTED
-  return 1 if report.failed else 0
+  return report.exit_status
 
 
-def _print_failed(report):
-  for failure in report.failed:
-    print(failure, file=sys.stderr)  # noqa: T201
+def _say(line):
+  print(line, file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

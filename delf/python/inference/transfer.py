@@ -222,14 +222,16 @@ def _version(response):
 
 
 def _range_start(response):
-  match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+  match = re.match(
+    r"bytes (\d{1,18})-", response.headers.get("Content-Range", "")
+  )
   return int(match.group(1)) if match else None
 
 
 def _total(response):
   """Returns the size of the whole file, or None if the server does not say."""
-  match = re.search(r"/(\d+)$", response.headers.get("Content-Range", ""))
+  match = re.search(r"/(\d{1,18})$", response.headers.get("Content-Range", ""))
   if match:
     return int(match.group(1))
   length = response.headers.get("Content-Length", "")
-  return int(length) if re.fullmatch(r"\d+", length) else None
+  return int(length) if re.fullmatch(r"\d{1,18}", length) else None

@@ -121,7 +121,7 @@ def test_only_http_addresses(tmp_path, url):
     transfer.fetch(url, tmp_path / "f")
 
 
-@pytest.mark.parametrize("length", ["", "abc", "-5", "1e3"])
+@pytest.mark.parametrize("length", ["", "abc", "-5", "1e3", "9" * 5000])
 def test_a_length_that_is_none_is_left_alone(site, tmp_path, length):
   site.length = length
   assert _fetch(site, tmp_path / "f") == CONTENT

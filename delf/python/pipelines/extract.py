@@ -97,6 +97,39 @@ class ExtractReport:
       f" in {self.seconds:.1f} s{speed if self.done else ''}"
     )
 
+  @property
+  def exit_status(self):
+    """Exit status of a program that did this."""
+    if self.interrupted:
+      return errors.INTERRUPTED
+    return 1 if self.failed else 0
+
+
+def extract_and_say(images, config, output_dir, say, **options):
+  """Does `extract_to_files` for a program; what failed is said in any case.
+
+  Args:
+    images: As in `extract_to_files`.
+    config: As there.
+    output_dir: As there.
+    say: Function of a line: called for each image that failed, also before an
+      error, as of a full disk.
+    **options: Fields of ExtractOptions.
+
+  Returns:
+    ExtractReport.
+  """
+  report = None
+  try:
+    report = extract_to_files(images, config, output_dir, **options)
+  except OSError as error:
+    report = getattr(error, "report", None)
+    raise
+  finally:
+    for failure in report.failed if report else ():
+      say(str(failure))
+  return report
+
 
 def extract_to_files(images, config, output_dir, **options):
   """Extracts features of images and writes them, each file whole or not at all.

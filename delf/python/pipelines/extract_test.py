@@ -205,7 +205,11 @@ def test_a_record_that_was_cut_is_read_and_continued(photos, config, tmp_path):
   record = tmp_path / photo_record.RECORD
   lines = record.read_text().splitlines()
   size = os.stat(photos[0]).st_size
-  assert json.loads(lines[0]) == {"name": "photo_0", "bytes": size}
+  written = {
+    path.suffix: path.stat().st_size for path in tmp_path.glob("photo_0.*")
+  }
+  expected = {"name": "photo_0", "bytes": size, "files": written}
+  assert json.loads(lines[0]) == expected
   record.write_text("\n".join(lines)[:-4])
   assert len(_extract(photos[:3], config, tmp_path).skipped) == 3
   _extract(photos, config, tmp_path)
@@ -222,14 +226,27 @@ def test_finished_images_are_skipped_and_unfinished_done_again(
   _extract(photos, config, out)
   before = _read_all(out)
   (out / "photo_1.delf").unlink()
+  cut = out / "photo_2.delg_global"  # As a copy that was interrupted.
+  cut.write_bytes(cut.read_bytes()[:-3])
   report = _extract(photos, config, out)
-  assert report.done == (photos[1],)
-  assert len(report.skipped) == 5
+  assert report.done == (photos[1], photos[2])
+  assert len(report.skipped) == 4
   assert _features(out) == _features(before)
   # Nothing to do: no extractor is made, which this configuration could not.
   report = extract.extract_to_files(photos, config, out, extractor=object())
   assert report.done == ()
   assert len(report.skipped) == 6
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, "5", "{}", '{"local": 5}'])
+def test_a_record_that_is_none(photos, config, tmp_path, text):
+  _extract(photos[:2], config, tmp_path)
+  (tmp_path / output_folder.RECORD).write_text(text)
+  with pytest.raises(errors.InputError, match="a record of what"):
+    _extract(photos[:2], config, tmp_path)
+  with open(tmp_path / photo_record.RECORD, "a") as record:
+    record.write(text + "\n")
+  assert len(_extract(photos[:2], config, tmp_path, resume=False).done) == 2
 
 
 def test_another_configuration_is_refused_in_a_used_folder(

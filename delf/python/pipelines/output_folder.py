@@ -76,7 +76,7 @@ class OutputFolder:
       return
     try:
       self._recorded, differences = self._compare(files.read_bytes(path))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
       if not overwrite:
         raise errors.InputError(
           "a record of what the features were made with", "something else", path
@@ -121,9 +121,10 @@ class OutputFolder:
   def divide(self, jobs):
     """Returns the jobs that are to be done, and those that are done.
 
-    Done are images all of whose files are there. Files without a record of
-    their photo, as of other programs, must be readable. The photo of a record
-    must be the one that is there today.
+    Done are images all of whose files are there, each as large as it was
+    written. Files without a record of their photo, as of other programs, must
+    be readable. The photo of a record must be the one that is there today, by
+    its size.
     """
     todo, done = [], []
     changed = unknown = 0
@@ -132,7 +133,10 @@ class OutputFolder:
       if self._photos.has_changed(job):
         changed += 1
         todo.append(job)
-      elif all(p.exists() if known else _is_whole(p) for p in self.paths(job)):
+      elif all(
+        self._photos.is_whole(job, path) if known else _is_whole(path)
+        for path in self.paths(job)
+      ):
         unknown += not known
         done.append(job)
       else:
@@ -195,6 +199,7 @@ class OutputFolder:
       features: features.ImageFeatures; an image that is too small for a global
         descriptor gets an empty one, [0].
     """
+    sizes = {}
     for path in self.paths(job):
       if path.suffix == files.DELG_GLOBAL:
         descriptor = features.global_descriptor
@@ -210,11 +215,11 @@ class OutputFolder:
           features.local.orientations,
         )
       files.write_bytes(path, data)
-    self._photos.add(job)
+      sizes[path.suffix] = len(data)
+    self._photos.add(job, sizes)
 
 
 def _is_whole(path):
-  # Files of other programs may be cut; ours are whole if they are there.
   try:
     if path.suffix == files.DELG_GLOBAL:
       datum_io.ReadFromFile(path)

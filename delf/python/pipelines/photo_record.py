@@ -1,4 +1,4 @@
-"""Which photo each output name stands for, told by the size of its file."""
+"""Which photo each output name stands for, and how large its files are."""
 
 import json
 import os
@@ -6,8 +6,9 @@ import pathlib
 
 from delf.python import files
 
-# One line per finished image: its name, and the size of the photo in bytes.
-# Paths and times are not in it, as data sets are moved.
+# A line per finished image: its name, the size of the photo, and the size of
+# each feature file by extension, in bytes. Paths and times are not in it, as
+# data sets are moved.
 RECORD = "extraction_images.jsonl"
 
 
@@ -21,23 +22,33 @@ class PhotoRecord:
       folder: Path of the output folder; need not exist.
     """
     self._path = pathlib.Path(folder) / RECORD
-    self._sizes = _read(self._path)
+    self._photos, self._files = _read(self._path)
     self._file = None
 
   def has(self, job):
     """Returns whether a photo of this name was recorded."""
-    return job.name in self._sizes
+    return job.name in self._photos
 
   def has_changed(self, job):
     """Returns whether the photo is another one than that recorded."""
-    found = self._sizes.get(job.name)
+    found = self._photos.get(job.name)
     return None not in (found, job.size) and found != job.size
 
-  def add(self, job):
-    """Records a photo whose feature files are written."""
+  def is_whole(self, job, path):
+    """Returns whether a feature file is there and as large as it was."""
+    size = self._files.get(job.name, {}).get(path.suffix)
+    return size is not None and path.exists() and path.stat().st_size == size
+
+  def add(self, job, sizes):
+    """Records a photo whose feature files are written.
+
+    Args:
+      job: jobs.Job.
+      sizes: dict of extension to the bytes of the file.
+    """
     if self._file is None:
       self._file = _open_to_append(self._path)
-    line = json.dumps({"name": job.name, "bytes": job.size})
+    line = json.dumps({"name": job.name, "bytes": job.size, "files": sizes})
     self._file.write(f"{line}\n".encode())
     self._file.flush()
 
@@ -49,15 +60,21 @@ class PhotoRecord:
 
 
 def _read(path):
-  """Returns {name: size in bytes}; the last line of a name counts."""
-  sizes = {}
+  """Returns {name: size of the photo} and {name: {extension: size}}.
+
+  The last line of a name counts, and of its files those of earlier lines too:
+  heads may be extracted apart.
+  """
+  photos, outputs = {}, {}
   for line in files.read_bytes(path).splitlines() if path.exists() else []:
     try:
       entry = json.loads(line)
-      sizes[entry["name"]] = entry["bytes"]
-    except (ValueError, KeyError, TypeError):
+      name, size, written = entry["name"], entry["bytes"], entry["files"]
+      outputs[name] = outputs.get(name, {}) | written
+      photos[name] = size
+    except (ValueError, KeyError, TypeError, RecursionError):
       continue  # Cut, as a run was killed.
-  return sizes
+  return photos, outputs
 
 
 def _open_to_append(path):

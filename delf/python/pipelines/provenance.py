@@ -118,7 +118,7 @@ def _settings_difference(found, wanted):
     return f"with {here} and not {new}"
   if here or new:
     return f"with {here}" if here else f"without {new}"
-  return "with its settings in another order" if found != wanted else ""
+  return f"with {found} and not {wanted}" if found != wanted else ""
 
 
 def _hash(path):
