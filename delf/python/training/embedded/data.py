@@ -70,9 +70,7 @@ class Source:
         pairs: a batch shows each place once.
     """
     if options.side < _LEAST_SIDE or options.side % STRIDE:
-      expected = (
-        f"a side of {_LEAST_SIDE} pixels or more, a multiple of {STRIDE}"
-      )
+      expected = f"a side of {_LEAST_SIDE} or more, a multiple of {STRIDE}"
       raise errors.InputError(expected, options.side)
     used = photos
     if real_pairs and options.real >= 1:

@@ -111,7 +111,7 @@ def test_pairs_of_other_photos_are_not_taken(photo, tmp_path):
     ({"pairs": 2}, r"as there are places \(1\), received 2"),
     ({"pairs": 0}, "received 0"),
     ({"pairs": 1, "side": 100}, "multiple of 8, received 100"),
-    ({"pairs": 1, "side": 32}, "a side of 64 pixels or more"),
+    ({"pairs": 1, "side": 32}, "a side of 64 or more"),
   ],
 )
 def test_batches_that_cannot_be_are_refused(photo, options, words):

@@ -240,11 +240,8 @@ def _model_keys(keys):
 
 
 def _not_under(paths, beginnings):
-  return [
-    path
-    for path in paths
-    if not any(path == b or path.startswith(f"{b}/") for b in beginnings)
-  ]
+  folders = tuple(f"{beginning}/" for beginning in beginnings)
+  return [path for path in paths if not f"{path}/".startswith(folders)]
 
 
 def _list(title, items):
