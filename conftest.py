@@ -29,3 +29,10 @@ def goldens():
 def shared_data():
   """Folder of the photos with ground truth."""
   return _shared_folder("data")
+
+
+def pytest_collection_modifyitems(items):
+  """Marks tests by what they need, so that `-m goldens` runs those alone."""
+  for item in items:
+    for name in {"goldens", "shared_data"} & set(item.fixturenames):
+      item.add_marker(name)
