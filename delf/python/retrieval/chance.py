@@ -9,7 +9,10 @@ from delf.python.retrieval import models
 _CROWD_POINTS = 500
 # Wrong pairs that the chance of a found map is measured on.
 _WRONG_PAIRS = 20_000
-_FALSE_ALARMS = 0.01
+# Matches of neighbours are alike, and the test takes them for independent: with
+# 0.01 it called 55 of 300 unrelated small photos a match by an affine map, with
+# this 16, and 179 of 186 related ones in place of 180 (held out of training).
+_FALSE_ALARMS = 1e-6
 
 
 def needed_inliers(points_1, points_2, model, estimator, threshold, fewest):
@@ -18,7 +21,7 @@ def needed_inliers(points_1, points_2, model, estimator, threshold, fewest):
   The a contrario test of Moisan and Stival (IJCV 2004): with n pairs,
   samples of s that leave up to m maps each, and a chance p that a wrong pair
   agrees, k inliers are to be expected m (n - s) C(n, k) C(k, s) p^(k - s) times
-  among all maps. The least k is taken that is expected under 0.01 times. p is
+  among all maps. The least k is taken that is expected under 1e-6 times. p is
   measured on the map that was found, and never less than for points that lie
   evenly: where images differ in size, or points crowd, a map may have more.
 

@@ -110,17 +110,17 @@ def test_one_spot_is_never_enough():
 
 
 def test_against_the_formula_by_hand():
-  # 4 points of a square of side 99 and 1 px: p = pi / 100^2. With 4 pairs and
-  # samples of 3: (4 - 3) * C(4, 4) * C(4, 3) * p = 0.00126 < 0.01.
+  # 4 points of a square of side 99, and 0.02 px: p = pi 0.02^2 / 100^2. With 4
+  # pairs and samples of 3: (4 - 3) * C(4, 4) * C(4, 3) * p = 5.0e-7 < 1e-6.
   square = np.array([[0.0, 0], [99, 0], [0, 99], [99, 99]])
-  assert _needed(square, "affine", 1.0) == 4
-  # At 4 px p is 16 times that: 0.02.
-  assert _needed(square, "affine", 4.0) == 5
+  assert _needed(square, "affine", 0.02) == 4
+  # At 0.04 px p is 4 times that: 2.0e-6.
+  assert _needed(square, "affine", 0.04) == 5
 
 
 def test_a_sample_of_seven_points_leaves_three_maps():
   # 8 points: 3 * 1 * C(8, 8) * C(8, 7) * p = 24 p, with p = 2 t sqrt(2) / 100.
   square = np.array([[0.0, 0], [99, 0], [0, 99], [99, 99]] * 2)
-  limit = 0.01 / 24 * 100 / np.sqrt(8)
+  limit = 1e-6 / 24 * 100 / np.sqrt(8)
   assert _needed(square, "fundamental", 0.99 * limit) == 8
   assert _needed(square, "fundamental", 1.01 * limit) == 9

@@ -59,8 +59,8 @@ class Match:
     distances: [M] float32, Euclidean distance of each inlier's descriptors.
     residual_threshold: Largest residual of an inlier, in pixels.
     min_inliers: Score from which on the images are said to match. Default: the
-      least number that chance explains less than once in a hundred image pairs
-      (`chance.needed_inliers`), and at least 10.
+      least number that chance does not explain (`chance.needed_inliers`), and
+      at least 10.
   """
 
   putative: np.ndarray
