@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 
-from delf.python.cli import json_output
+from delf.python.cli import arguments, json_output
 
 _EXAMPLES = """\
 examples:
@@ -56,13 +56,13 @@ def add_arguments(parser):
   )
   parser.add_argument(
     "--max-size",
-    type=_positive,
+    type=arguments.positive_whole,
     metavar="N",
     help="scale the longer side down to N pixels",
   )
   parser.add_argument(
     "--max-features",
-    type=_positive,
+    type=arguments.positive_whole,
     metavar="N",
     help="most local features per image",
   )
@@ -77,14 +77,14 @@ def add_arguments(parser):
 def _add_work_arguments(parser):
   parser.add_argument(
     "--batch",
-    type=_positive,
+    type=arguments.positive_whole,
     metavar="N",
     help="most images of one size at once (default: 1 on a CPU, as memory "
     "allows on a GPU)",
   )
   parser.add_argument(
     "--workers",
-    type=_not_negative,
+    type=arguments.whole,
     default=1,
     metavar="N",
     help="threads that decode (default: 1; 0: decode between extractions)",
@@ -191,21 +191,3 @@ def _config(args):
     config.delf_local_config.max_feature_num = args.max_features
   config_io.check_delf_config(config, args.config)
   return config
-
-
-def _positive(text):
-  number = int(text)
-  if number < 1:
-    raise ValueError
-  return number
-
-
-def _not_negative(text):
-  number = int(text)
-  if number < 0:
-    raise ValueError
-  return number
-
-
-_not_negative.__name__ = "number that is not negative"
-_positive.__name__ = "positive number"  # argparse names it in its errors.

@@ -2,7 +2,7 @@
 
 import os
 
-from delf.python.cli import json_output
+from delf.python.cli import arguments, json_output
 
 _EXAMPLES = """\
 examples:
@@ -40,7 +40,7 @@ def add_arguments(parser):
   )
   parser.add_argument(
     "--max-size",
-    type=_positive_whole,
+    type=arguments.positive_whole,
     metavar="N",
     help="scale the longer side down to N pixels",
   )
@@ -65,13 +65,13 @@ def _add_matching_arguments(parser):
   )
   parser.add_argument(
     "--ratio",
-    type=_positive,
+    type=arguments.positive,
     metavar="R",
     help="keep matches nearer than R times the second nearest",
   )
   parser.add_argument(
     "--distance",
-    type=_positive,
+    type=arguments.positive,
     metavar="D",
     help="keep matches of descriptors nearer than D",
   )
@@ -82,14 +82,14 @@ def _add_matching_arguments(parser):
   )
   parser.add_argument(
     "--threshold",
-    type=_positive,
+    type=arguments.positive,
     metavar="PX",
     help="most pixels that an inlier is off (default: 20 for affine, 10 for "
     "homography, 3 for fundamental)",
   )
   parser.add_argument(
     "--min-inliers",
-    type=_positive_whole,
+    type=arguments.positive_whole,
     metavar="N",
     help="inliers that make a match (default: more than chance explains)",
   )
@@ -230,22 +230,3 @@ def _as_dict(args, result):
     "device": result.device,
     "seconds": result.timings,
   }
-
-
-def _positive(text):
-  number = float(text)
-  if not 0 < number < float("inf"):
-    raise ValueError
-  return number
-
-
-def _positive_whole(text):
-  number = int(text)
-  if number < 1:
-    raise ValueError
-  return number
-
-
-# argparse names them in its errors.
-_positive.__name__ = "number over 0"
-_positive_whole.__name__ = "whole number over 0"

@@ -19,7 +19,7 @@ class DemoReport:
     same: match.MatchResult of the two photos of one scene; `same.picture` is
       the path of the picture.
     different: match.MatchResult of the first and the unrelated photo.
-    extraction: extract.ExtractReport.
+    extraction: extract_report.ExtractReport.
   """
 
   photos: samples.SamplePhotos

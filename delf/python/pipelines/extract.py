@@ -12,6 +12,7 @@ from absl import logging
 from delf.python import errors, files, progress, utils
 from delf.python.pipelines import (
   batching,
+  extract_report,
   jobs,
   output_folder,
   prefetch,
@@ -52,57 +53,6 @@ class ExtractOptions:
   strict: bool = False
   local_extension: str = files.DELF
   extractor: object = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-  """An image that gave no features: its path, and one line that says why."""
-
-  path: str
-  reason: str
-
-  def __str__(self):
-    return f"{self.path}: {self.reason}"
-
-
-@dataclasses.dataclass(frozen=True)
-class ExtractReport:
-  """What became of each image.
-
-  Attributes:
-    done: Paths of images whose files were written.
-    skipped: Paths of images whose files were there.
-    failed: Failure of each image that gave none.
-    seconds: Wall-clock time, without loading the model.
-    images_per_second: Images done per second.
-    device: Words for the device that was used; "" if none was needed.
-    interrupted: Whether the user ended the work before its end.
-  """
-
-  done: tuple[str, ...] = ()
-  skipped: tuple[str, ...] = ()
-  failed: tuple[Failure, ...] = ()
-  seconds: float = 0.0
-  images_per_second: float = 0.0
-  device: str = ""
-  interrupted: bool = False
-
-  def summary(self):
-    """Returns one line for people."""
-    speed = f" ({self.images_per_second:.2f} images/s on {self.device})"
-    state = "interrupted: " if self.interrupted else ""
-    return (
-      f"{state}{len(self.done)} extracted,"
-      f" {len(self.skipped)} already there, {len(self.failed)} failed"
-      f" in {self.seconds:.1f} s{speed if self.done else ''}"
-    )
-
-  @property
-  def exit_status(self):
-    """Exit status of a program that did this."""
-    if self.interrupted:
-      return errors.INTERRUPTED
-    return 1 if self.failed else 0
 
 
 def extract_and_say(images, config, output_dir, say, **options):
@@ -170,7 +120,7 @@ def extract_to_files(images, config, output_dir, **options):
     todo, done = folder.divide(todo)
   skipped = tuple(job.path for job in done)
   if not todo:
-    return ExtractReport(skipped=skipped)
+    return extract_report.ExtractReport(skipped=skipped)
   folder.prepare()
   extractor = options.extractor or _make_extractor(config, options)
   return _Run(extractor, config, folder, options, skipped).do(todo)
@@ -211,7 +161,7 @@ class _Run:
 
   def _report(self, interrupted=False):
     seconds = time.perf_counter() - self._start
-    return ExtractReport(
+    return extract_report.ExtractReport(
       done=tuple(self._done),
       skipped=self._skipped,
       failed=tuple(self._failed),
@@ -257,7 +207,7 @@ class _Run:
     if self._options.strict:
       raise errors.InputError("features of each image", problem, job.path)
     logging.info("Failed: %s: %s", job.path, problem)
-    self._failed.append(Failure(job.path, problem))
+    self._failed.append(extract_report.Failure(job.path, problem))
 
   def _load(self, path):
     rotate = self._options.apply_rotation

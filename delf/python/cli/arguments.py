@@ -1,0 +1,30 @@
+"""Kinds of numbers that command lines take; `argparse` names them in errors."""
+
+
+def positive(text):
+  """Returns a float over 0."""
+  number = float(text)
+  if not 0 < number < float("inf"):
+    raise ValueError
+  return number
+
+
+def positive_whole(text):
+  """Returns an int over 0."""
+  number = int(text)
+  if number < 1:
+    raise ValueError
+  return number
+
+
+def whole(text):
+  """Returns an int that is not negative."""
+  number = int(text)
+  if number < 0:
+    raise ValueError
+  return number
+
+
+positive.__name__ = "number over 0"
+positive_whole.__name__ = "whole number over 0"
+whole.__name__ = "whole number from 0 on"
