@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from delf.python import box_io, errors
+from tests import npz
 
 # Where the original is wrong and this library differs, with the reason.
 _OVERRIDDEN = {
@@ -30,7 +31,7 @@ def test_goldens(goldens, tmp_path):
     if record["write"] != "ok":
       assert case in _OVERRIDDEN
       continue
-    golden = np.load(goldens / f"io_{case.replace('/', '_')}.npz")
+    golden = npz.read(goldens / f"io_{case.replace('/', '_')}.npz")
     inputs = [golden[f"in_{name}"] for name in names]
     path = tmp_path / "a.boxes"
     box_io.WriteToFile(path, *inputs)

@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from delf.protos import datum_pb2
 from delf.python import datum_bytes, datum_io, errors, wire
+from tests import npz
 
 # Where the original is wrong and this library differs, with the reason.
 _OVERRIDDEN = {"datum/u64_wrap": "uint64 that does not fit is refused"}
@@ -18,7 +19,7 @@ def _index(goldens, prefix):
 
 
 def _npz(goldens, case):
-  return np.load(goldens / f"io_{case.replace('/', '_')}.npz")
+  return npz.read(goldens / f"io_{case.replace('/', '_')}.npz")
 
 
 def _check_same(found, expected):

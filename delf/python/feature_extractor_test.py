@@ -3,10 +3,11 @@ import pytest
 import tensorflow as tf
 
 from delf.python import errors, feature_extractor, pca
+from tests import npz
 
 
 def test_goldens_of_pixels(goldens):
-  golden = np.load(goldens / "fe_normalize.npz")
+  golden = npz.read(goldens / "fe_normalize.npz")
   normalize = feature_extractor.NormalizePixelValues
   image = golden["in_image"]
   np.testing.assert_array_equal(normalize(image), golden["fe_default"])
@@ -17,7 +18,7 @@ def test_goldens_of_pixels(goldens):
 
 
 def test_goldens_of_receptive_boxes(goldens):
-  golden = np.load(goldens / "fe_receptive_boxes.npz")
+  golden = npz.read(goldens / "fe_receptive_boxes.npz")
   number = sum(name.startswith("args") for name in golden)
   assert number == 6
   for index in range(number):
@@ -43,7 +44,7 @@ def _parameters(golden, whiten):
 
 @pytest.mark.parametrize("whiten", [0, 1])
 def test_goldens_of_pca(whiten, goldens):
-  golden = np.load(goldens / "fe_pca.npz")
+  golden = npz.read(goldens / "fe_pca.npz")
   data, boxes = golden["in_data"], golden["delfpost_boxes"]
   parameters = _parameters(golden, whiten)
   np.testing.assert_allclose(
@@ -82,7 +83,7 @@ def test_goldens_of_pca(whiten, goldens):
 
 
 def test_goldens_without_pca(goldens):
-  golden = np.load(goldens / "fe_pca.npz")
+  golden = npz.read(goldens / "fe_pca.npz")
   data = golden["in_data"]
   post = feature_extractor.PostProcessDescriptors
   np.testing.assert_allclose(post(data, False), golden["post_nopca"], atol=2e-6)

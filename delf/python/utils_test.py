@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, features
 
 from delf.protos import delf_config_pb2
 from delf.python import errors, utils
+from tests import npz
 
 # Where the original is wrong and this library differs, with the reason.
 _OVERRIDDEN_IMAGES = {
@@ -42,7 +43,7 @@ def _load(path, **options):
 
 
 def test_goldens_of_loading(goldens, tmp_path):
-  golden = np.load(goldens / "fe_rgbloader.npz")
+  golden = npz.read(goldens / "fe_rgbloader.npz")
   cases = json.loads((goldens / "fe_rgbloader.json").read_text())
   for name in cases:
     path = tmp_path / name
@@ -382,7 +383,7 @@ def _config(**sizes):
 
 
 def test_goldens_of_resizing(goldens):
-  golden = np.load(goldens / "fe_resize.npz")
+  golden = npz.read(goldens / "fe_resize.npz")
   cases = json.loads((goldens / "fe_resize.json").read_text())
   cases = {name: case for name, case in cases.items() if name.isdigit()}
   for name, case in cases.items():

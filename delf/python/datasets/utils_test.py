@@ -6,6 +6,7 @@ from PIL import Image
 
 from delf.python import errors
 from delf.python.datasets import utils
+from tests import npz
 
 # The original returns the image as it was, whatever `preprocess` says; here
 # `preprocess` has its effect, so those goldens hold for the image before it.
@@ -21,7 +22,7 @@ def photo(tmp_path):
 
 
 def test_goldens(goldens, tmp_path):
-  golden = np.load(goldens / "fe_pil_imagenet_loader.npz")
+  golden = npz.read(goldens / "fe_pil_imagenet_loader.npz")
   path = tmp_path / "image.png"
   Image.fromarray(golden["in_image"]).save(path)
   for index in range(5):
