@@ -1,6 +1,5 @@
 """`delf extract`: features of many images."""
 
-import collections
 import dataclasses
 import os
 import sys
@@ -106,9 +105,9 @@ def _add_work_arguments(parser):
 
 def run(args):
   """Extracts, prints a summary; returns the exit status."""
-  from delf.python.pipelines import extract
+  from delf.python.pipelines import extract, image_names
 
-  images, names = _find(args.images)
+  images, names = image_names.find(args.images)
   report = extract.extract_and_say(
     images,
     _config(args),
@@ -131,49 +130,6 @@ def run(args):
 
 def _say(line):
   print(f"delf: error: {line}", file=sys.stderr)
-
-
-def _find(sources):
-  """Returns the paths of images, each once, and the output name of each.
-
-  Images under a folder keep their sub-folder there; others go by base name.
-  Where names are equal, these images are named from the common parent of all,
-  and where that is not enough with their extension.
-  """
-  from delf.python import files
-
-  found, roots = {}, set()  # Absolute path -> (path, name).
-  for source in sources:
-    is_folder = os.path.isdir(source)
-    for path in map(os.fspath, files.find_images(source)):
-      root = source if is_folder else os.path.dirname(path)
-      name = os.path.splitext(os.path.relpath(path, root or "."))[0]
-      found.setdefault(_absolute(path), (path, name))
-      roots.add(_absolute(root))
-  parent = os.path.commonpath(roots)
-  longer = [os.path.relpath(path, parent) for path in found]
-  images, names = (list(each) for each in zip(*found.values(), strict=True))
-  names = _replace_equal(names, [os.path.splitext(name)[0] for name in longer])
-  # Each round leaves fewer equal ones; `longer` has none.
-  while len(set(names)) < len(names):
-    names = _replace_equal(names, longer)
-  return images, names
-
-
-def _replace_equal(names, others):
-  """Returns names, with others for those that several images have."""
-  number = collections.Counter(names)
-  return [
-    other if number[name] > 1 else name
-    for name, other in zip(names, others, strict=True)
-  ]
-
-
-def _absolute(path):
-  """Returns an absolute path; a remote one as if it were a local one."""
-  if "://" in path:
-    return "/" + path.replace("://", "/")
-  return os.path.abspath(path)
 
 
 def _config(args):
