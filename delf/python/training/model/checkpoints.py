@@ -4,16 +4,12 @@ A key is the path of a variable (see `layer_tree`) and a suffix:
 `backbone/l2a/conv2a/kernel/.ATTRIBUTES/VARIABLE_VALUE`.
 """
 
-import contextlib
 import dataclasses
-import os
-import pathlib
-import tempfile
 
 import keras
 import tensorflow as tf
 
-from delf.python import errors, files
+from delf.python import checkpoint_io, errors
 from delf.python.training.model import layer_tree
 
 # Paths that training alone needs; `load_weights(..., unused=TRAINING_ONLY)` is
@@ -25,14 +21,11 @@ TRAINING_ONLY = (
   "scale_factor",
 )
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_SUFFIX = checkpoint_io.SUFFIX
+_GRAPH = checkpoint_io.GRAPH
 
 # Keys of a checkpoint of a training run that are not of its model.
 _OF_THE_RUN = ("optimizer", "save_counter", "global_step", "epoch", "step")
-
-# What TensorFlow raises for files that are cut, damaged, or of another kind.
-_READ_ERRORS = (tf.errors.OpError, IndexError, RuntimeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +62,7 @@ def load_weights(model, path, *, unused=(), missing=()):
       point. Then nothing has changed.
   """
   variables = layer_tree.variables_by_path(model)
-  reader, prefix = _open(path)
+  reader, prefix = checkpoint_io.open_reader(path)
   keys = _keys_for(variables, reader, set(unused) & set(missing))
   report = LoadReport(
     loaded=sorted(variables.keys() & keys.keys()),
@@ -84,7 +77,7 @@ def load_weights(model, path, *, unused=(), missing=()):
   if problems:
     expected = f"the weights of {model.name}"
     raise errors.InputError(expected, "; ".join(problems), prefix)
-  with _reading(prefix):
+  with checkpoint_io.reading(prefix):
     values = {name: reader.get_tensor(keys[name]) for name in report.loaded}
     if reader.has_tensor(_GRAPH):  # The end of the file: is it whole?
       reader.get_tensor(_GRAPH)
@@ -134,19 +127,7 @@ def save_weights(model, path):
   Returns:
     str, `path`.
   """
-  path = os.fspath(path)
-  checkpoint = tf.train.Checkpoint(**trackables(model))
-  if files.is_remote(path):
-    checkpoint.write(path)
-    return path
-  folder = pathlib.Path(path).parent
-  folder.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=folder, prefix=".weights.") as temporary:
-    checkpoint.write(os.path.join(temporary, pathlib.Path(path).name))
-    for file in sorted(pathlib.Path(temporary).glob("*")):
-      # "...data-00000-of-00001" sorts before "...index".
-      os.replace(file, folder / file.name)
-  return path
+  return checkpoint_io.write(path, **trackables(model))
 
 
 def trackables(model):
@@ -190,41 +171,13 @@ def describe(path):
     FileNotFoundError: If there is no checkpoint.
     InputError: If it cannot be read.
   """
-  reader, _ = _open(path)
+  reader, _ = checkpoint_io.open_reader(path)
   dtypes = reader.get_variable_to_dtype_map()
   return [
     (key, tuple(shape), dtypes[key].name)
     for key, shape in sorted(reader.get_variable_to_shape_map().items())
     if key != _GRAPH
   ]
-
-
-def _open(path):
-  prefix = os.fspath(path).removesuffix(".index")
-  if tf.io.gfile.isdir(prefix):
-    with _reading(prefix):
-      newest = tf.train.latest_checkpoint(prefix)
-    if newest is None:
-      raise FileNotFoundError(f"{path}: expected a checkpoint, found none")
-    prefix = newest
-  if not tf.io.gfile.exists(f"{prefix}.index"):
-    raise FileNotFoundError(f"{prefix}.index: expected a file, found none")
-  with _reading(prefix):
-    return tf.train.load_checkpoint(prefix), prefix
-
-
-@contextlib.contextmanager
-def _reading(prefix):
-  """Turns what TensorFlow raises into an InputError."""
-  try:
-    yield
-  except _READ_ERRORS as error:
-    reason = str(error).splitlines()[0]
-    raise errors.InputError(
-      "a whole TensorFlow checkpoint",
-      f"one that cannot be read ({reason})",
-      prefix,
-    ) from None
 
 
 def _model_keys(keys):
