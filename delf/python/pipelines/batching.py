@@ -36,7 +36,8 @@ class BatchExtractor:
     """Creates it.
 
     Args:
-      extractor: Object with `extract(image)` and `extract_batch(images)`.
+      extractor: Object with `extract(image)` and `extract_batch(images)`; both
+        take a resize factor as well, if an image has one.
       limit: Function from (height, width) to the most images of a batch.
     """
     self._extractor = extractor
@@ -84,10 +85,12 @@ class BatchExtractor:
 
   def _extract(self, batch):
     """Returns features of each image, or the error that it raised."""
+    factor = batch[0].resize_factor
+    more = () if factor == 1 else (factor,)
     try:
       if len(batch) == 1:
-        return [self._extractor.extract(batch[0].image)]
-      return self._extractor.extract_batch([d.image for d in batch])
+        return [self._extractor.extract(batch[0].image, *more)]
+      return self._extractor.extract_batch([d.image for d in batch], *more)
     except Exception as error:
       if len(batch) == 1:
         return [error]
@@ -138,4 +141,9 @@ def _fill(window, stream, number):
 
 
 def _same_size(decoded, head):
-  return decoded.image is not None and decoded.image.shape == head.image.shape
+  """Returns whether two images become arrays of one size."""
+  return (
+    decoded.image is not None
+    and decoded.image.shape == head.image.shape
+    and decoded.resize_factor == head.resize_factor
+  )

@@ -12,6 +12,7 @@ from absl import logging
 from delf.python import errors, files, progress, utils
 from delf.python.pipelines import (
   batching,
+  cropping,
   extract_report,
   jobs,
   output_folder,
@@ -31,6 +32,8 @@ class ExtractOptions:
   Attributes:
     names: Output name of each image, without extension and relative to the
       output folder, or None for their base names.
+    crops: cropping.Crop of each image, or None for all of it; None for all of
+      each. Locations are then in pixels of the part.
     resume: Whether images whose files are there and whole are left as they
       are. If not, all are done again.
     batch_size: Most images to extract at once, or None: one on a CPU, and on a
@@ -45,6 +48,7 @@ class ExtractOptions:
   """
 
   names: Sequence[str] | None = None
+  crops: Sequence[cropping.Crop | None] | None = None
   resume: bool = True
   batch_size: int | None = None
   workers: int = 1
@@ -88,7 +92,7 @@ def extract_to_files(images, config, output_dir, **options):
   others go on. A run that was ended at any moment can be repeated: it does what
   is missing. `extraction.json` in the folder says what model and settings the
   files are of; others are refused there. `extraction_images.jsonl` has the size
-  of each photo; those of another size are done again.
+  of each photo, and which part was extracted; others are done again.
 
   Args:
     images: Paths of image files.
@@ -108,7 +112,7 @@ def extract_to_files(images, config, output_dir, **options):
       attribute `report`, an ExtractReport, if it was begun.
   """
   options = ExtractOptions(**options)
-  todo, done = jobs.plan(images, options.names), []
+  todo, done = jobs.plan(images, options.names, options.crops), []
   made_with = provenance.describe(
     config, _model_folder(config, options), options.apply_rotation
   )

@@ -7,8 +7,8 @@ import pathlib
 from delf.python import files
 
 # A line per finished image: its name, the size of the photo, and the size of
-# each feature file by extension, in bytes. Paths and times are not in it, as
-# data sets are moved.
+# each feature file by extension, in bytes; of a part of a photo also which.
+# Paths and times are not in it, as data sets are moved.
 RECORD = "extraction_images.jsonl"
 
 
@@ -22,7 +22,7 @@ class PhotoRecord:
       folder: Path of the output folder; need not exist.
     """
     self._path = pathlib.Path(folder) / RECORD
-    self._photos, self._files = _read(self._path)
+    self._photos, self._crops, self._files = _read(self._path)
     self._file = None
 
   def has(self, job):
@@ -30,7 +30,9 @@ class PhotoRecord:
     return job.name in self._photos
 
   def has_changed(self, job):
-    """Returns whether the photo is another one than that recorded."""
+    """Returns whether it is another photo, or part, than that recorded."""
+    if self.has(job) and self._crops.get(job.name) != _crop(job):
+      return True
     found = self._photos.get(job.name)
     return None not in (found, job.size) and found != job.size
 
@@ -48,8 +50,10 @@ class PhotoRecord:
     """
     if self._file is None:
       self._file = _open_to_append(self._path)
-    line = json.dumps({"name": job.name, "bytes": job.size, "files": sizes})
-    self._file.write(f"{line}\n".encode())
+    entry = {"name": job.name, "bytes": job.size, "files": sizes}
+    if job.crop is not None:
+      entry["crop"] = _crop(job)
+    self._file.write(f"{json.dumps(entry)}\n".encode())
     self._file.flush()
 
   def close(self):
@@ -59,22 +63,29 @@ class PhotoRecord:
       self._file = None
 
 
+def _crop(job):
+  """Returns the part of a photo as the record has it, None for all of it."""
+  if job.crop is None:
+    return None
+  return {"box": list(job.crop.box), "scale_limits": job.crop.scale_limits}
+
+
 def _read(path):
-  """Returns {name: size of the photo} and {name: {extension: size}}.
+  """Returns {name: size of the photo}, {name: crop}, {name: {ending: size}}.
 
   The last line of a name counts, and of its files those of earlier lines too:
   heads may be extracted apart.
   """
-  photos, outputs = {}, {}
+  photos, crops, outputs = {}, {}, {}
   for line in files.read_bytes(path).splitlines() if path.exists() else []:
     try:
       entry = json.loads(line)
       name, size, written = entry["name"], entry["bytes"], entry["files"]
       outputs[name] = outputs.get(name, {}) | written
-      photos[name] = size
+      photos[name], crops[name] = size, entry.get("crop")
     except (ValueError, KeyError, TypeError, RecursionError):
       continue  # Cut, as a run was killed.
-  return photos, outputs
+  return photos, crops, outputs
 
 
 def _open_to_append(path):

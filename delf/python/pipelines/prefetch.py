@@ -21,11 +21,13 @@ class Decoded:
     job: What was given for it; has `path`.
     image: uint8 [H, W, 3] RGB, or None.
     error: Exception that decoding raised, or None.
+    resize_factor: What the size limits are to be multiplied by.
   """
 
   job: object
   image: np.ndarray | None = None
   error: Exception | None = None
+  resize_factor: float = 1.0
 
 
 def decode_ahead(jobs, load, workers=1, pixels_ahead=PIXELS_AHEAD):
@@ -37,7 +39,8 @@ def decode_ahead(jobs, load, workers=1, pixels_ahead=PIXELS_AHEAD):
   there, as of a remote one, is decoded alone.
 
   Args:
-    jobs: Iterable of objects with a `path`.
+    jobs: Iterable of objects with a `path`, and where a part of the image is
+      wanted with a `crop` (cropping.Crop).
     load: Function from a path to an image.
     workers: Number of threads; 0 decodes in the caller's thread.
     pixels_ahead: Most pixels to hold.
@@ -73,7 +76,11 @@ def decode_ahead(jobs, load, workers=1, pixels_ahead=PIXELS_AHEAD):
 def _decode(job, load):
   # Whatever a decoder raises about one image is about that image alone.
   try:
-    return Decoded(job, image=np.asarray(load(job.path)))
+    image, crop = load(job.path), getattr(job, "crop", None)
+    if crop is None:
+      return Decoded(job, image=np.asarray(image))
+    image, resize_factor = crop.cut(image)
+    return Decoded(job, image=image, resize_factor=resize_factor)
   except Exception as error:
     return Decoded(job, error=error)
 
