@@ -20,6 +20,7 @@ _MODULES = {
   "feature_extractor": "delf.python.feature_extractor",
   "feature_io": "delf.python.feature_io",
   "utils": "delf.python.utils",
+  "whiten": "delf.python.whiten",
   "extractor": "delf.python.examples.extractor",
   "detect_to_retrieve": "delf.python.detect_to_retrieve",
   "training": "delf.python.training",
