@@ -42,25 +42,34 @@ def is_remote(path):
   return "://" in os.fspath(path)
 
 
-def read_bytes(path):
+def read_bytes(path, limit=None):
   """Returns the content of a file.
 
   Args:
     path: Local path, or one that TensorFlow reads (`gs://...`).
+    limit: The most bytes that it may have, or None. No more is read.
 
   Returns:
     bytes.
 
   Raises:
     FileNotFoundError: If there is no such file; it names the path.
-    InputError: If the path is a folder, or a remote one that cannot be read.
+    InputError: If the path is a folder, or a remote one that cannot be read, or
+      if the file is larger than the limit.
   """
+  data = _read_up_to(path, -1 if limit is None else limit + 1)
+  if limit is not None and len(data) > limit:
+    raise errors.InputError(f"at most {limit} bytes", "more", path)
+  return data
+
+
+def _read_up_to(path, number):
   if is_remote(path):
     with _remote(path) as gfile:
-      return gfile.GFile(os.fspath(path), "rb").read()
+      return gfile.GFile(os.fspath(path), "rb").read(number)
   try:
     with open(path, "rb") as file:
-      return file.read()
+      return file.read(number)
   except FileNotFoundError:
     raise FileNotFoundError(f"{path}: expected a file, found none") from None
   except IsADirectoryError:

@@ -1,0 +1,194 @@
+"""Reading variables of Matlab files: numbers, text, cells and structs.
+
+`scipy.io.loadmat` ends the whole program on some damaged files; this reader
+checks each size before it uses it. Source: The MathWorks, "MAT-File Format",
+level 5 (files of Matlab 5 to 7.2).
+"""
+
+import math
+import struct
+import zlib
+
+import numpy as np
+
+from delf.python import errors, files
+
+# Published ground truth has 30 kB, and no more than 1 MB unpacked.
+_MAX_BYTES = 2**26
+_MAX_UNPACKED = 2**28
+_MAX_DEPTH = 10
+_HEADER = 128
+_MATRIX, _COMPRESSED = 14, 15
+_CELL, _STRUCT, _CHAR = 1, 2, 4
+# Types of what is stored, and classes of what it stands for.
+_TYPES = {
+  1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8",
+  12: "i8", 13: "u8", 16: "u1", 17: "u2", 18: "u4",
+}  # fmt: skip
+_CLASSES = {
+  6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4",
+  14: "i8", 15: "u8",
+}  # fmt: skip
+_TEXT = {1: "utf-8", 2: "utf-8", 16: "utf-8", 4: "utf-16", 17: "utf-16"}
+
+
+def read(path, names):
+  """Reads variables of a Matlab file.
+
+  Args:
+    path: Path of a file of Matlab 5 to 7.2 (`save -v7`).
+    names: Names of the variables that are wanted; others are passed over.
+
+  Returns:
+    dict by name, those that are there: [n] numbers of the file's type in column
+    order, str, list (a cell array), or list of dicts (a struct array).
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If it is another file, damaged, larger than 64 MB or 256 MB
+      unpacked, or a wanted variable is of another kind.
+  """
+  data = files.read_bytes(path, _MAX_BYTES)
+  if data[:10] == b"MATLAB 7.3":
+    raise errors.InputError(
+      "a Matlab file of version 5 to 7", "version 7.3 (save it with -v7)", path
+    )
+  order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+  if order is None:
+    raise errors.InputError("a Matlab file", "something else", path)
+  try:
+    return _Reader(order, frozenset(names)).variables(data[_HEADER:])
+  except (_DamagedError, zlib.error, struct.error, UnicodeDecodeError) as error:
+    raise errors.InputError(
+      "a Matlab file of numbers, text, cells and structs",
+      str(error) if isinstance(error, _DamagedError) else "a damaged one",
+      path,
+    ) from None
+
+
+class _DamagedError(Exception):
+  """The file is not as it should be; says what."""
+
+
+class _Reader:
+  """Reads the elements of one file."""
+
+  def __init__(self, order, names):
+    self._order, self._names = order, names
+    self._left = _MAX_UNPACKED
+
+  def variables(self, data):
+    found, position = {}, 0
+    while position < len(data):
+      kind, content, position = self._element(data, position)
+      if kind == _COMPRESSED:
+        kind, content, _ = self._element(self._unpack(content), 0)
+      if kind != _MATRIX:
+        raise _DamagedError(f"an element of type {kind}")
+      _, _, name, _ = self._matrix_header(content)
+      if name in self._names:
+        found[name] = self._matrix(content, 0)
+    return found
+
+  def _unpack(self, content):
+    data = zlib.decompressobj().decompress(content, self._left + 1)
+    self._left -= len(data)
+    if self._left < 0:
+      raise _DamagedError(f"more than {_MAX_UNPACKED} bytes unpacked")
+    return data
+
+  def _element(self, data, position):
+    """Returns (type, content, where the next one starts)."""
+    (word,) = struct.unpack_from(f"{self._order}I", data, position)
+    if word >> 16:  # A small one: its size, type and content in 8 bytes.
+      kind, size = word & 0xFFFF, word >> 16
+      start, following = position + 4, position + 8
+      if size > 4:
+        raise _DamagedError("a damaged one")
+    else:
+      (size,) = struct.unpack_from(f"{self._order}I", data, position + 4)
+      kind, start = word, position + 8
+      following = start + size
+      if kind != _COMPRESSED:
+        following += -size % 8
+    if start + size > len(data):
+      raise _DamagedError("one that is cut")
+    return kind, data[start : start + size], following
+
+  def _numbers(self, data, position, expected=None):
+    """Returns ([n] numbers, their type, where the next element starts)."""
+    kind, content, position = self._element(data, position)
+    dtype = np.dtype(self._order + _TYPES.get(kind, "u1"))
+    if kind not in _TYPES or len(content) % dtype.itemsize:
+      raise _DamagedError("a damaged one")
+    if expected is not None and kind != expected:
+      raise _DamagedError("a damaged one")
+    return np.frombuffer(content, dtype), kind, position
+
+  def _matrix_header(self, data):
+    """Returns (class, number of items, name, where its content starts)."""
+    flags, _, position = self._numbers(data, 0, expected=6)
+    shape, _, position = self._numbers(data, position, expected=5)
+    name, _, position = self._numbers(data, position, expected=1)
+    if len(flags) != 2 or (shape < 0).any():
+      raise _DamagedError("a damaged one")
+    count = math.prod(shape.tolist())
+    return int(flags[0]) & 0xFF, count, name.tobytes().decode(), position
+
+  def _matrix(self, data, depth):
+    if not data:  # How an empty field is written.
+      return np.zeros([0])
+    if depth > _MAX_DEPTH:
+      raise _DamagedError(f"more than {_MAX_DEPTH} levels")
+    kind, count, _, position = self._matrix_header(data)
+    if kind in _CLASSES:
+      return self._array(data, position, count, _CLASSES[kind])
+    if kind == _CHAR:
+      return self._text(data, position)
+    if kind == _CELL:
+      return self._matrices(data, position, count, depth)
+    if kind == _STRUCT:
+      return self._structs(data, position, count, depth)
+    raise _DamagedError(f"an array of class {kind}")
+
+  def _array(self, data, position, count, dtype):
+    values, _, _ = self._numbers(data, position)
+    if len(values) != count:
+      raise _DamagedError("a damaged one")
+    with np.errstate(all="ignore"):  # Numbers may be stored as smaller ones.
+      return values.astype(dtype)
+
+  def _text(self, data, position):
+    values, kind, _ = self._numbers(data, position)
+    if kind not in _TEXT:
+      raise _DamagedError("text of another kind")
+    order = {"<": "-le", ">": "-be"}[self._order]
+    encoding = _TEXT[kind] + (order if values.itemsize > 1 else "")
+    return values.tobytes().decode(encoding)
+
+  def _matrices(self, data, position, count, depth):
+    if count > (len(data) - position) // 8:
+      raise _DamagedError("one that is cut")
+    found = []
+    for _ in range(count):
+      kind, content, position = self._element(data, position)
+      if kind != _MATRIX:
+        raise _DamagedError(f"an element of type {kind}")
+      found.append(self._matrix(content, depth + 1))
+    return found
+
+  def _structs(self, data, position, count, depth):
+    (length, *rest), _, position = self._numbers(data, position, expected=5)
+    names, _, position = self._numbers(data, position, expected=1)
+    if rest or length < 1 or len(names) % length:
+      raise _DamagedError("a damaged one")
+    raw = names.tobytes()
+    fields = [
+      raw[start : start + length].split(b"\0")[0].decode()
+      for start in range(0, len(raw), length)
+    ]
+    values = self._matrices(data, position, count * len(fields), depth)
+    return [
+      dict(zip(fields, values[i : i + len(fields)], strict=True))
+      for i in range(0, len(values), len(fields) or 1)
+    ]

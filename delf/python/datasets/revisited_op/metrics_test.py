@@ -1,0 +1,134 @@
+import ast
+import json
+
+import numpy as np
+import pytest
+
+from delf.python import errors
+from delf.python.datasets.revisited_op import dataset, metrics
+from tests import npz
+
+
+@pytest.fixture(scope="module")
+def recorded(goldens):
+  text = (goldens / "metrics_revisited.json").read_text()
+  return json.loads(text), npz.read(goldens / "metrics_revisited.npz")
+
+
+def _ground_truth(arrays):
+  return [
+    {label: arrays[f"gt{i}_{label}"] for label in ("easy", "hard", "junk")}
+    for i in range(len(arrays["ranks"]))
+  ]
+
+
+def test_protocols_are_as_the_original_parses_them(recorded):
+  arrays = recorded[1]
+  parsed = dataset.ParseEasyMediumHardGroundTruth(_ground_truth(arrays))
+  for protocol, truth in zip(("easy", "medium", "hard"), parsed, strict=True):
+    for i, found in enumerate(truth):
+      for key in ("ok", "junk"):
+        np.testing.assert_array_equal(
+          found[key], arrays[f"{protocol}{i}_{key}"]
+        )
+
+
+@pytest.mark.parametrize("ranks", ["1,5,10", "10,1,80", "1"])
+@pytest.mark.parametrize("protocol", ["easy", "medium", "hard"])
+def test_metrics_are_the_original_s(recorded, protocol, ranks):
+  arrays = recorded[1]
+  truth = [
+    {key: arrays[f"{protocol}{i}_{key}"] for key in ("ok", "junk")}
+    for i in range(len(arrays["ranks"]))
+  ]
+  found = dataset.ComputeMetrics(
+    arrays["ranks"], truth, [int(rank) for rank in ranks.split(",")]
+  )
+  names = ("mAP", "mP", "mR", "AP", "P", "R")
+  for name, value in zip(names, found, strict=True):
+    np.testing.assert_allclose(
+      value, arrays[f"metrics|{protocol}|{ranks}|{name}"], rtol=1e-12
+    )
+
+
+def test_average_precision_is_the_original_s(recorded):
+  for ranks, expected in recorded[0]["ComputeAveragePrecision"].items():
+    found = dataset.ComputeAveragePrecision(ast.literal_eval(ranks))
+    assert found == pytest.approx(expected, rel=1e-14)
+
+
+def test_precision_and_recall_are_the_original_s(recorded):
+  for case, expected in recorded[0]["ComputePRAtRanks"].items():
+    ranks, desired = map(ast.literal_eval, case.split("@"))
+    found = dataset.ComputePRAtRanks(ranks, desired)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_adjusted_ranks_are_the_original_s_and_the_argument_stays(recorded):
+  for case, expected in recorded[0]["AdjustPositiveRanks"].items():
+    positive, junk = map(ast.literal_eval, case.split("/"))
+    given = np.array(positive)
+    found = dataset.AdjustPositiveRanks(given, junk)
+    np.testing.assert_array_equal(found, expected["out"])
+    np.testing.assert_array_equal(given, positive)
+
+
+@pytest.mark.parametrize(
+  "name", ["random", "oracle_noised", "junk_first", "perfect", "worst"]
+)
+def test_metrics_agree_with_the_benchmark_s_own(shared_data, name):
+  expected = json.loads((shared_data / "eval_golden/expected.json").read_text())
+  expected = expected["arrays"][name]
+  folder = shared_data / "mini_roxford5k"
+  truth = json.loads((folder / "gnd_roxford5k.json").read_text())["gnd"]
+  ids = np.load(shared_data / "eval_golden" / expected["file"]).T
+  for protocol, truth_of in zip(
+    "EMH", dataset.ParseEasyMediumHardGroundTruth(truth), strict=True
+  ):
+    found = dataset.ComputeMetrics(ids, truth_of, [1, 5, 10])
+    wanted = expected[protocol]
+    assert found[0] == pytest.approx(wanted["mAP"], abs=1e-6)
+    np.testing.assert_allclose(
+      found[1], [wanted["mP"][k] for k in ("1", "5", "10")], atol=1e-6
+    )
+    np.testing.assert_allclose(
+      found[3], np.array(wanted["AP"], float), atol=1e-6
+    )
+
+
+def test_ground_truth_without_positives_has_no_mean():
+  truth = [{"ok": [], "junk": [1]}] * 2
+  found = dataset.ComputeMetrics([[0, 1], [1, 0]], truth, [1, 2])
+  for values in found:
+    assert np.isnan(values).all()
+  assert [np.shape(values) for values in found] == [
+    (), (2,), (2,), (2,), (2, 2), (2, 2)
+  ]  # fmt: skip
+
+
+def test_a_positive_that_is_not_ranked_is_never_found():
+  truth = [{"ok": [3, 9], "junk": [5]}]
+  whole = dataset.ComputeMetrics([[5, 3, 0, 1, 2, 4, 6, 7, 8, 9]], truth, [2])
+  cut = dataset.ComputeMetrics([[5, 3, 0, -1]], truth, [2])
+  # The last positive adds to the whole ranking what it has at rank 8.
+  assert cut[0] == 0.5
+  assert whole[0] == pytest.approx(0.5 + (1 / 8 + 2 / 9) / 4)
+  assert cut[5] == 0.5
+
+
+@pytest.mark.parametrize(
+  ("ids", "truth", "ranks", "words"),
+  [
+    ([[0, 1]], [{"ok": [0], "junk": []}], [3], "ranks up to 2"),
+    ([[0, 1]], [{"ok": [0], "junk": []}], [0], "ranks from 1"),
+    ([[0, 0]], [{"ok": [0], "junk": []}], [1], "query 0"),
+    ([[0, 1]], [{"ok": [-1], "junk": []}], [1], "received -1"),
+    ([[0, 1]], [{"ok": [0.5], "junk": []}], [1], "received 0.5"),
+    ([[0, 1]], [], [1], "1 queries"),
+    ([0, 1], [], [1], "[2]"),
+  ],
+)
+def test_what_cannot_be_measured_is_refused(ids, truth, ranks, words):
+  with pytest.raises(errors.InputError) as error:
+    metrics.ComputeMetrics(np.array(ids), truth, ranks)
+  assert words in str(error.value)
