@@ -26,6 +26,7 @@ _MODULES = {
   "training": "delf.python.training",
   "model": "delf.python.training.model",
   "datasets": "delf.python.datasets",
+  "revisited_op": "delf.python.datasets.revisited_op",
 }
 
 __all__ = sorted(_MODULES)

@@ -1,0 +1,3 @@
+"""Older path of `delf.python.datasets.revisited_op.dataset`."""
+
+from delf.python.datasets.revisited_op.dataset import *  # noqa: F403
