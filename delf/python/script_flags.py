@@ -127,6 +127,31 @@ def define_global_export(delg_global_features):
   )
 
 
+def define_dataset_extraction(outputs):
+  """Defines the flags of scripts that extract features of a data set.
+
+  Args:
+    outputs: Words for what is written to `output_features_dir`.
+  """
+  flags.DEFINE_string(
+    "delf_config_path",
+    "/tmp/delf_config_example.pbtxt",
+    "DelfConfig: model and settings",
+  )
+  flags.DEFINE_string(
+    "dataset_file_path",
+    "/tmp/gnd_roxford5k.mat",
+    "ground truth of the data set, .mat or .pkl",
+  )
+  flags.DEFINE_string(
+    "images_dir", "/tmp/images", "folder with <name>.jpg of each image"
+  )
+  flags.DEFINE_string("output_features_dir", "/tmp/features", outputs)
+  flags.DEFINE_string(
+    "device", None, "cpu, gpu or gpu:N; the best there is if not set"
+  )
+
+
 def _is_boolean(name, flag_values):
   return name in flag_values and flag_values[name].boolean
 
