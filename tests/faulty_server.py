@@ -12,6 +12,8 @@ class FaultySite:
   """What the server holds, how it behaves, and what it was asked."""
 
   content: bytes = b""
+  # Content by path, as "/a/b.tar"; others are missing. None: it is `content`.
+  files: dict | None = None
   ranges: bool = True
   tag: str | None = '"v1"'
   # Bytes of the body that each response brings before the connection is cut;
@@ -21,9 +23,15 @@ class FaultySite:
   length: str | None = None
   # Statuses of the next responses.
   statuses: list = dataclasses.field(default_factory=list)
-  # The `Range` of each request, or None.
+  # The `Range` of each request, or None, and the path of each.
   requests: list = dataclasses.field(default_factory=list)
+  paths: list = dataclasses.field(default_factory=list)
   url: str = ""
+
+  @property
+  def root(self):
+    """Address that the paths begin at."""
+    return self.url.rpartition("/")[0]
 
 
 @contextlib.contextmanager
@@ -61,10 +69,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def log_message(self, *args):
     """Keeps the requests off standard error."""
 
+  def do_HEAD(self):  # noqa: D102
+    self.do_GET()
+
   def do_GET(self):  # noqa: D102
     site = self.site
     asked = self.headers.get("Range")
     site.requests.append(asked)
+    site.paths.append(self.path)
+    if site.files is not None and self.path not in site.files:
+      self.send_error(404)
+      return
+    content = self._content()
     if site.statuses:
       self.send_error(site.statuses.pop(0))
       return
@@ -72,16 +88,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     start = 0
     if asked and site.ranges and same:
       start = int(re.match(r"bytes=(\d+)-$", asked).group(1))
-    if start and start >= len(site.content):
+    if start and start >= len(content):
       self.send_response(416)
-      self.send_header("Content-Range", f"bytes */{len(site.content)}")
+      self.send_header("Content-Range", f"bytes */{len(content)}")
       self.send_header("Content-Length", "0")
       self.end_headers()
       return
     self._send(start)
 
+  def _content(self):
+    site = self.site
+    return site.content if site.files is None else site.files[self.path]
+
   def _send(self, start):
-    site, size = self.site, len(self.site.content)
+    site, content = self.site, self._content()
+    size = len(content)
     self.send_response(206 if start else 200)
     if start:
       self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
@@ -91,7 +112,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if site.tag:
       self.send_header("ETag", site.tag)
     self.end_headers()
+    if self.command == "HEAD":
+      return
     end = site.cuts.pop(0) if site.cuts else None
-    body = site.content[start:]
+    body = content[start:]
     self.wfile.write(body if end is None else body[:end])
     self.close_connection = True

@@ -23,6 +23,7 @@ COMMANDS = {
   "extract": ("delf.python.cli.extract", "extract features of many images"),
   "info": ("delf.python.cli.info", "say what is in a file or a model"),
   "models": ("delf.python.cli.models", "list and download models"),
+  "download": ("delf.python.cli.download", "download a published data set"),
   "demo": ("delf.python.cli.demo", "match two sample photos, with a picture"),
   "doctor": ("delf.python.cli.doctor", "check that this installation works"),
 }

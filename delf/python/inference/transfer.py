@@ -83,6 +83,21 @@ def fetch(
   part.finish()
 
 
+def size(url, timeout=_TIMEOUT):
+  """Returns the size of a file in bytes, or None if the server does not say.
+
+  Args:
+    url: Address, `https://` or `http://`.
+    timeout: Seconds to wait.
+  """
+  with (
+    contextlib.suppress(OSError, ValueError, _Interrupted),
+    _request(url, 0, "", timeout, method="HEAD") as response,
+  ):
+    return _total(response)
+  return None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Part:
   """The file `<path>.part`, and beside it what its bytes are a part of."""
@@ -147,7 +162,7 @@ def _fetch_rest(url, part, timeout):
     _judge_status(error, part, offset)
 
 
-def _request(url, offset, version, timeout):
+def _request(url, offset, version, timeout, method="GET"):
   headers = {
     "User-Agent": f"delf/{delf.__version__}",
     # The bytes as they lie there: ranges and lengths are counted in those.
@@ -155,7 +170,7 @@ def _request(url, offset, version, timeout):
   }
   if offset:
     headers |= {"Range": f"bytes={offset}-", "If-Range": version}
-  request = urllib.request.Request(url, headers=headers)
+  request = urllib.request.Request(url, headers=headers, method=method)
   with _network_errors():
     return urllib.request.urlopen(request, timeout=timeout)
 

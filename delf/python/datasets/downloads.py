@@ -1,0 +1,227 @@
+"""Where the published data sets are, as data, and where their files go."""
+
+import dataclasses
+
+from delf.python import errors
+
+# Kinds of files, by what is done with them.
+ARCHIVE = "archive"  # A tar of images, unpacked.
+GROUND_TRUTH = "ground truth"  # .mat or .pkl of Revisited Oxford and Paris.
+TEXT = "text"  # CSV or list.
+
+_OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
+_REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets/"
+_CIRTORCH = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/test/"
+_DISTRACTORS = "http://ptak.felk.cvut.cz/revisitop/revisitop1m/"
+_LANDMARKS = "https://s3.amazonaws.com/google-landmark/"
+
+DATASETS = {
+  "roxford5k": "Revisited Oxford: photos and ground truth",
+  "rparis6k": "Revisited Paris: photos and ground truth",
+  "revisited-1m": "a million distractors of both, in 100 parts",
+  "gldv2": "Google Landmarks v2: train, index and test, in parts of about 1 GB",
+}
+
+# Folders of the images, as `CreateConfigForTestDataset` looks for them.
+IMAGE_FOLDERS = {"roxford5k": "oxford5k_images", "rparis6k": "paris6k_images"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoteFile:
+  """One file of a data set.
+
+  Attributes:
+    name: Path at a mirror, which is also what people see.
+    urls: Addresses, the preferred one first.
+    target: Path below the output folder: of the file, or of the folder that an
+      archive goes to.
+    kind: ARCHIVE, GROUND_TRUTH or TEXT.
+    flatten: Whether images go into one folder, wherever in the archive.
+    md5: Name, in the same sense, of a file with its MD5; "" if none.
+    md5_url: Address of that file.
+    size: About how many bytes; 0 if nothing is published about it.
+  """
+
+  name: str
+  urls: tuple
+  target: str
+  kind: str = ARCHIVE
+  flatten: bool = False
+  md5: str = ""
+  md5_url: str = ""
+  size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """One split of Google Landmarks v2.
+
+  Attributes:
+    parts: Number of its tar files.
+    size: About how many bytes each has.
+    texts: Names of its CSV files at the site.
+  """
+
+  parts: int
+  size: int
+  texts: tuple
+
+
+SPLITS = {
+  "train": Split(
+    500,
+    1_000_000_000,
+    (
+      "metadata/train.csv",
+      "metadata/train_clean.csv",
+      "metadata/train_attribution.csv",
+      "metadata/train_label_to_category.csv",
+      "metadata/train_label_to_hierarchical.csv",
+    ),
+  ),
+  "index": Split(
+    100,
+    850_000_000,
+    (
+      "metadata/index.csv",
+      "metadata/index_image_to_landmark.csv",
+      "metadata/index_label_to_category.csv",
+      "metadata/index_label_to_hierarchical.csv",
+    ),
+  ),
+  "test": Split(
+    20,
+    500_000_000,
+    (
+      "metadata/test.csv",
+      "ground_truth/recognition_solution_v2.1.csv",
+      "ground_truth/retrieval_solution_v2.1.csv",
+    ),
+  ),
+}
+
+_DISTRACTOR_PARTS = 100
+
+
+def files_of(dataset, splits=(), parts=None, images=True):
+  """Returns the files of a data set, those that are small first.
+
+  Args:
+    dataset: Key of DATASETS.
+    splits: Keys of SPLITS, for gldv2 and for it alone.
+    parts: Numbers of the archives to get, of each split, or None for all:
+      from 0 for gldv2, from 1 for revisited-1m, as their names have them.
+    images: Whether archives are wanted, beside ground truth and CSV files.
+
+  Returns:
+    list of RemoteFile.
+
+  Raises:
+    InputError: If there is no such data set, split or part.
+  """
+  if dataset not in DATASETS:
+    raise errors.InputError(f"one of {', '.join(DATASETS)}", repr(dataset))
+  if (dataset == "gldv2") != bool(splits):
+    raise errors.InputError(
+      "--split train, index or test for gldv2, and for no other",
+      f"{dataset} with {', '.join(splits) or 'none'}",
+    )
+  if dataset == "gldv2":
+    found = [f for split in splits for f in _landmarks(split, parts)]
+  elif dataset == "revisited-1m":
+    found = _distractors(parts)
+  else:
+    if parts is not None:
+      raise errors.InputError(
+        "parts of gldv2 or revisited-1m", f"some of {dataset}"
+      )
+    found = _revisited(dataset)
+  found = [file for file in found if images or file.kind != ARCHIVE]
+  return sorted(found, key=lambda file: file.kind == ARCHIVE)
+
+
+def _revisited(dataset):
+  truth = [
+    RemoteFile(
+      f"gnd_{dataset}.{ending}",
+      tuple(
+        f"{base}{dataset}/gnd_{dataset}.{ending}"
+        for base in (_REVISITED, _CIRTORCH)[: 1 + (ending == "pkl")]
+      ),
+      f"gnd_{dataset}.{ending}",
+      GROUND_TRUTH,
+    )
+    for ending in ("mat", "pkl")
+  ]
+  if dataset == "roxford5k":
+    place, stems = "oxbuildings", ["oxbuild_images"]
+  else:
+    place, stems = "parisbuildings", ["paris_1", "paris_2"]
+  # Published anew in 2022; the former address is tried where that is gone.
+  images = [
+    RemoteFile(
+      f"{stem}-v1.tgz",
+      (f"{_OXFORD}{place}/{stem}-v1.tgz", f"{_OXFORD}{place}/{stem}.tgz"),
+      IMAGE_FOLDERS[dataset],
+      flatten=True,
+    )
+    for stem in stems
+  ]
+  return truth + images
+
+
+def _distractors(parts):
+  text = RemoteFile(
+    "revisitop1m.txt",
+    (f"{_DISTRACTORS}revisitop1m.txt",),
+    "revisitop1m/revisitop1m.txt",
+    TEXT,
+  )
+  names = [
+    f"revisitop1m.{part}.tar.gz"
+    for part in _checked(parts, range(1, _DISTRACTOR_PARTS + 1))
+  ]
+  images = [
+    RemoteFile(name, (f"{_DISTRACTORS}jpg/{name}",), "revisitop1m/jpg")
+    for name in names
+  ]
+  return [text, *images]
+
+
+def _landmarks(split, parts):
+  if split not in SPLITS:
+    raise errors.InputError(f"a split, {', '.join(SPLITS)}", repr(split))
+  known, folder = SPLITS[split], f"gldv2_dataset/{split}"
+  texts = [
+    RemoteFile(
+      name, (_LANDMARKS + name,), f"{folder}/{name.split('/')[-1]}", TEXT
+    )
+    for name in known.texts
+  ]
+  images = []
+  for part in _checked(parts, range(known.parts)):
+    md5 = f"md5sum/{split}/md5.images_{part:03d}.txt"
+    name = f"{split}/images_{part:03d}.tar"
+    images.append(
+      RemoteFile(
+        name,
+        (_LANDMARKS + name,),
+        folder,
+        md5=md5,
+        md5_url=_LANDMARKS + md5,
+        size=known.size,
+      )
+    )
+  return texts + images
+
+
+def _checked(parts, known):
+  """Returns which parts are meant, in order and each once."""
+  if parts is None:
+    return known
+  unknown = sorted(set(parts) - set(known))
+  if unknown:
+    raise errors.InputError(
+      f"parts from {known[0]} to {known[-1]}", f"part {unknown[0]}"
+    )
+  return sorted(set(parts))
