@@ -5,16 +5,13 @@ import io
 import numpy as np
 from matplotlib import collections, patches
 
-from delf.python import picture
+from delf.python import picture, spread
 
-# Lines of one picture. More hide the photos and each other.
-MAX_LINES = 100
 MAX_CIRCLES = 400
 
 _GAP = 0.012  # Between the photos, as a share of their width together.
 # Longer photos are drawn squeezed to this: two in a row, and one alone.
 _LONGEST, _LONGEST_ALONE = 4.0, 12.0
-_GRID = 8  # Cells along each side that lines are spread over.
 
 
 def draw_matches(
@@ -111,7 +108,7 @@ def _matches_figure(images, features, match, title):
     # Pixel centres are at integers, so that the image starts at -0.5.
     shares = (located + 0.5) / image.shape[:2]
     points.append(shares[:, ::-1] * [widths[side], 1] + [start, 0])
-  drawn, bar = _spread(points[0], match.strengths, starts[1]), None
+  drawn, bar = spread.choose(points[0], match.strengths, starts[1]), None
   if len(drawn):
     lines = _lines(axes, points[0][drawn], points[1][drawn], match, drawn)
     limit = f"{match.residual_threshold:g} px off"
@@ -157,18 +154,6 @@ def _lines(axes, starts, ends, match, drawn):
     clip_on=False,  # Whole at the edge of a photo too.
   )
   return lines
-
-
-def _spread(points, strengths, width):
-  """Returns indices of the inliers to draw, weakest first."""
-  cells = np.floor(points * [_GRID / max(width, 1e-9), _GRID]).astype(int)
-  order = np.lexsort((-strengths, *cells.T))
-  places = np.arange(len(order))
-  starts = np.diff(cells[order], axis=0, prepend=-1).any(axis=1)
-  # The best of each cell come first, then the second best, and so on.
-  turns = places - np.maximum.accumulate(np.where(starts, places, 0))
-  chosen = order[np.lexsort((-strengths[order], turns))][:MAX_LINES]
-  return chosen[np.argsort(strengths[chosen], kind="stable")]
 
 
 def _circles(features, order, side):

@@ -124,16 +124,6 @@ def test_a_photo_of_one_row_leaves_room_for_both(tmp_path):
   assert min(shares) > 0.1
 
 
-def test_lines_are_capped_and_spread():
-  random = np.random.default_rng(0)
-  points = random.uniform(0, 1, (5000, 2))
-  points[:4000] *= 0.1  # A crowd of strong ones in a corner.
-  strengths = np.where(np.arange(5000) < 4000, 0.9, 0.3).astype(np.float32)
-  chosen = viz._spread(points, strengths, 1.0)
-  assert len(chosen) == len(set(chosen.tolist())) == viz.MAX_LINES
-  assert (chosen >= 4000).sum() > 50
-
-
 @pytest.mark.parametrize(
   "image",
   [
