@@ -440,3 +440,29 @@ def test_thin_images_keep_a_pixel():
   )
   assert found.shape == (100, 1, 3)
   np.testing.assert_array_equal(factors, [0.1, 1.0])
+
+
+def test_a_jpeg_may_be_decoded_smaller(tmp_path):
+  random = np.random.default_rng(0)
+  small = Image.fromarray(random.integers(0, 255, (4, 6, 3), np.uint8))
+  image = small.resize((1200, 800), Image.Resampling.BICUBIC)
+  for name in ("a.jpg", "a.png"):
+    image.save(tmp_path / name, quality=95)
+  read = utils.RgbLoader(tmp_path / "a.jpg", at_least=(250, 160))
+  assert read.size == (300, 200)
+  expected = np.asarray(image.resize((300, 200)), np.float32)
+  assert np.abs(np.asarray(read, np.float32) - expected).mean() < 3
+  assert utils.RgbLoader(tmp_path / "a.jpg", at_least=(2000, 9)).size == (
+    1200,
+    800,
+  )
+  assert utils.RgbLoader(tmp_path / "a.png", at_least=(9, 9)).size == (
+    1200,
+    800,
+  )
+  cut = (tmp_path / "a.jpg").read_bytes()[:-900]
+  (tmp_path / "cut.jpg").write_bytes(cut)
+  assert utils.RgbLoader(tmp_path / "cut.jpg", at_least=(250, 160)).size == (
+    300,
+    200,
+  )
