@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 
 from delf.protos import aggregation_config_pb2, delf_config_pb2
-from delf.python.inference import zoo
+from delf.python.inference import saved_model, zoo
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _MESSAGES = {
@@ -47,12 +47,38 @@ def test_no_recorded_sample_is_missing(goldens):
   assert sorted(_SAMPLES) == sorted(n for n in recorded if n.endswith("pbtxt"))
 
 
-def test_the_compact_sample_asks_for_the_embedded_model():
-  config = _parse(f"{_PYTHON}/examples/delf_compact_config.pbtxt", "DelfConfig")
+@pytest.mark.parametrize(
+  ("folder", "local", "whole"),
+  [
+    ("examples", True, False),
+    ("delg", True, True),
+    ("datasets/google_landmarks_dataset", False, True),
+  ],
+)
+def test_the_compact_samples_ask_for_the_embedded_model(folder, local, whole):
+  path = f"{_PYTHON}/{folder}/delf_compact_config.pbtxt"
+  config = _parse(path, "DelfConfig")
   own = zoo.default_config("delf-compact")
   assert config.model_path == own.model_path == "delf-compact"
-  assert config.image_scales == own.image_scales
-  assert config.delf_local_config == own.delf_local_config
   assert config.max_image_size == own.max_image_size
-  assert config.use_local_features
-  assert not config.delf_local_config.use_pca
+  assert config.use_local_features == local
+  assert config.use_global_features == whole
+  if local:
+    assert config.image_scales == own.image_scales
+    assert config.delf_local_config == own.delf_local_config
+  if whole:
+    assert not config.delf_global_config.use_pca
+    assert _global_scales(config) == _global_scales(own)
+
+
+def _global_scales(config):
+  chosen = config.delf_global_config.image_scales_ind
+  return [config.image_scales[i] for i in chosen] or list(config.image_scales)
+
+
+def test_the_compact_aggregation_is_of_its_dimensions():
+  path = f"{_PYTHON}/detect_to_retrieve/delf_compact_aggregation_config.pbtxt"
+  config = _parse(path, "AggregationConfig")
+  model = saved_model.load(zoo.resolve("delf-compact"), "cpu")
+  assert config.feature_dimensionality == model.outputs["features"].shape[-1]
+  assert not config.use_regional_aggregation
