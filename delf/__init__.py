@@ -26,6 +26,7 @@ _MODULES = {
   "training": "delf.python.training",
   "model": "delf.python.training.model",
   "datasets": "delf.python.datasets",
+  "google_landmarks_dataset": ("delf.python.datasets.google_landmarks_dataset"),
   "revisited_op": "delf.python.datasets.revisited_op",
 }
 

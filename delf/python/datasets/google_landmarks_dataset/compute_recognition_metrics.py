@@ -1,0 +1,56 @@
+"""Script that measures predictions of the landmark recognition contest."""
+
+from absl import flags
+
+from delf.python import script_flags
+from delf.python.datasets.google_landmarks_dataset import (
+  dataset_file_io,
+  metrics,
+)
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the flags."""
+  flags.DEFINE_string(
+    "predictions_path", "/tmp/predictions.csv", "CSV: id,landmark score"
+  )
+  flags.DEFINE_string(
+    "solution_path", "/tmp/solution.csv", "CSV: id,landmarks,Usage"
+  )
+
+
+def main():
+  """Prints the metrics of the public and of the private part."""
+  task = dataset_file_io.RECOGNITION_TASK_ID
+  *solutions, ignored = dataset_file_io.ReadSolution(FLAGS.solution_path, task)
+  predictions = dataset_file_io.ReadPredictions(
+    FLAGS.predictions_path, *solutions, ignored, task
+  )
+  for part, found, solution in zip(
+    ("Public", "Private"), predictions, solutions, strict=True
+  ):
+    print(  # noqa: T201
+      f"{part}: {len(solution)} test images, {len(found)} predictions"
+    )
+    if any(solution.values()):
+      _print(found, solution)
+  print(f"Ignored: {len(ignored)} test images")  # noqa: T201
+
+
+def _print(found, solution):
+  gap = metrics.GlobalAveragePrecision(found, solution)
+  among = metrics.GlobalAveragePrecision(
+    found, solution, ignore_non_gt_test_images=True
+  )
+  top_1 = metrics.Top1Accuracy(found, solution)
+  print(  # noqa: T201
+    f"  Global average precision: {100 * gap:.2f}\n"
+    f"  Global average precision, landmarks only: {100 * among:.2f}\n"
+    f"  Top-1 accuracy: {100 * top_1:.2f}"
+  )
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)

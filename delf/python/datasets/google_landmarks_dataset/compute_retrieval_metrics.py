@@ -1,0 +1,59 @@
+"""Script that measures predictions of the landmark retrieval contest."""
+
+from absl import flags
+
+from delf.python import script_flags
+from delf.python.datasets.google_landmarks_dataset import (
+  dataset_file_io,
+  metrics,
+)
+
+FLAGS = flags.FLAGS
+
+# Ranks whose mean precision is printed.
+_RANKS = (1, 5, 10, 50, 100)
+
+
+def define_flags():
+  """Defines the flags."""
+  flags.DEFINE_string(
+    "predictions_path", "/tmp/predictions.csv", "CSV: id,images"
+  )
+  flags.DEFINE_string(
+    "solution_path", "/tmp/solution.csv", "CSV: id,images,Usage"
+  )
+
+
+def main():
+  """Prints the metrics of the public and of the private part."""
+  task = dataset_file_io.RETRIEVAL_TASK_ID
+  *solutions, ignored = dataset_file_io.ReadSolution(FLAGS.solution_path, task)
+  predictions = dataset_file_io.ReadPredictions(
+    FLAGS.predictions_path, *solutions, ignored, task
+  )
+  for part, found, solution in zip(
+    ("Public", "Private"), predictions, solutions, strict=True
+  ):
+    print(  # noqa: T201
+      f"{part}: {len(solution)} test images, {len(found)} with predictions"
+    )
+    if solution:
+      _print(found, solution)
+  print(f"Ignored: {len(ignored)} test images")  # noqa: T201
+
+
+def _print(found, solution):
+  mean_average_precision = metrics.MeanAveragePrecision(found, solution)
+  precisions = metrics.MeanPrecisions(found, solution)
+  mean, median = metrics.MeanMedianPosition(found, solution)
+  at_ranks = ", ".join(f"{100 * precisions[k - 1]:.2f} at {k}" for k in _RANKS)
+  print(  # noqa: T201
+    f"  Mean average precision: {100 * mean_average_precision:.2f}\n"
+    f"  Mean precision: {at_ranks}\n"
+    f"  Position of the first correct image: mean {mean:.2f},"
+    f" median {median:.1f}"
+  )
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)

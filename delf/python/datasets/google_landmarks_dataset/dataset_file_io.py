@@ -1,0 +1,175 @@
+"""Reading solutions and predictions of the Google Landmarks contests."""
+
+import contextlib
+import csv
+import io
+import math
+
+from delf.python import errors, files
+
+RECOGNITION_TASK_ID = "recognition"
+RETRIEVAL_TASK_ID = "retrieval"
+
+_USAGES = ("Public", "Private", "Ignored")
+# Characters of a column: some test images have thousands of index images.
+_MAX_FIELD = 2**26
+
+
+def ReadSolution(file_path, task):
+  """Reads the ground truth of a task.
+
+  Args:
+    file_path: Path of a CSV file: a header, then `id,landmarks,Usage` or
+      `id,images,Usage`, what is expected being separated by spaces.
+    task: `RECOGNITION_TASK_ID` or `RETRIEVAL_TASK_ID`.
+
+  Returns:
+    (public_solution, private_solution, ignored_ids): dicts by test image, of
+    lists of int landmarks (empty where it shows none) or of lists of str index
+    images (as in the original, one empty text where there are none); list of
+    the test images that do not count.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If the task is not known, or a line is not as it should be; it
+      says which.
+  """
+  _check_task(task)
+  solutions, ignored_ids = {"Public": {}, "Private": {}}, []
+  seen = set()
+  for line, row in rows(file_path):
+    if len(row) != 3:
+      raise _bad(file_path, line, "3 columns", f"{len(row)}")
+    test_id, expected, usage = row
+    if test_id in seen:
+      raise _bad(file_path, line, "each test image once", f"{test_id} again")
+    seen.add(test_id)
+    if usage not in _USAGES:
+      raise _bad(file_path, line, f"one of {', '.join(_USAGES)}", usage)
+    if usage == "Ignored":
+      ignored_ids.append(test_id)
+    elif task == RECOGNITION_TASK_ID:
+      solutions[usage][test_id] = _landmarks(expected, file_path, line)
+    else:
+      solutions[usage][test_id] = expected.split() or [""]
+  return solutions["Public"], solutions["Private"], ignored_ids
+
+
+def ReadPredictions(file_path, public_ids, private_ids, ignored_ids, task):
+  """Reads predictions; test images without one are left out.
+
+  Args:
+    file_path: Path of a CSV file: a header, then `id,landmark score` or
+      `id,images`, these separated by spaces, best first.
+    public_ids: Iterable of str, test images of the public part.
+    private_ids: Iterable of str, test images of the private part.
+    ignored_ids: Iterable of str, test images whose predictions are dropped.
+    task: `RECOGNITION_TASK_ID` or `RETRIEVAL_TASK_ID`.
+
+  Returns:
+    (public_predictions, private_predictions): dicts by test image, of
+    `{"class": int, "score": float}` or of lists of str index images.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If the task is not known, or a line is not as it should be, of
+      an unknown test image, or of one that was there before; it says which.
+  """
+  _check_task(task)
+  parts = (set(public_ids), {}), (set(private_ids), {})
+  ignored_ids = set(ignored_ids)
+  for line, row in rows(file_path):
+    if len(row) != 2:
+      raise _bad(file_path, line, "2 columns", f"{len(row)}")
+    test_id, words = row[0], row[1].split()
+    if not words or test_id in ignored_ids:
+      continue
+    predictions = next((p for ids, p in parts if test_id in ids), None)
+    if predictions is None:
+      raise _bad(file_path, line, "a test image of the solution", test_id)
+    if test_id in predictions:
+      raise _bad(file_path, line, "each test image once", f"{test_id} again")
+    if task == RECOGNITION_TASK_ID:
+      words = _landmark_and_score(words, file_path, line)
+    predictions[test_id] = words
+  return parts[0][1], parts[1][1]
+
+
+def rows(file_path, header=False):
+  """Reads a CSV file.
+
+  Args:
+    file_path: Path of the file. It is read as it is needed, where it is local.
+    header: Whether the first line is given too.
+
+  Yields:
+    (number of the line, list of str columns), without empty lines.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If it is no such file.
+  """
+  try:
+    with _open(file_path) as file, _long_fields():
+      reader = csv.reader(file)
+      first = next(reader, [])
+      if header:
+        yield 1, first
+      for row in reader:
+        if row:
+          yield reader.line_num, row
+  except (csv.Error, UnicodeDecodeError) as error:
+    raise errors.InputError("a CSV file", str(error), file_path) from None
+
+
+def _open(path):
+  if files.is_remote(path):
+    return io.StringIO(files.read_bytes(path).decode("utf-8-sig"), newline="")
+  try:
+    return open(path, encoding="utf-8-sig", newline="")
+  except FileNotFoundError:
+    raise FileNotFoundError(f"{path}: expected a file, found none") from None
+  except IsADirectoryError:
+    raise errors.InputError("a file", "a folder", path) from None
+
+
+@contextlib.contextmanager
+def _long_fields():
+  before = csv.field_size_limit(_MAX_FIELD)
+  try:
+    yield
+  finally:
+    csv.field_size_limit(before)
+
+
+def _check_task(task):
+  if task not in (RECOGNITION_TASK_ID, RETRIEVAL_TASK_ID):
+    raise errors.InputError(
+      f"the task {RECOGNITION_TASK_ID} or {RETRIEVAL_TASK_ID}", task
+    )
+
+
+def _landmarks(text, path, line):
+  try:
+    return [int(word) for word in text.split(" ")] if text else []
+  except ValueError:
+    raise _bad(
+      path, line, "numbers of landmarks, one space apart", f"'{text[:80]}'"
+    ) from None
+
+
+def _landmark_and_score(words, path, line):
+  expected = "a landmark and its score"
+  if len(words) != 2:
+    raise _bad(path, line, expected, f"{len(words)} words")
+  try:
+    found = {"class": int(words[0]), "score": float(words[1])}
+  except ValueError:
+    raise _bad(path, line, expected, f"'{' '.join(words)[:80]}'") from None
+  if not math.isfinite(found["score"]):
+    raise _bad(path, line, "a finite score", words[1])
+  return found
+
+
+def _bad(path, line, expected, received):
+  return errors.InputError(expected, received, f"{path}, line {line}")

@@ -1,0 +1,164 @@
+"""Metrics of the Google Landmarks contests.
+
+Source: T. Weyand et al., "Google Landmarks Dataset v2", CVPR 2020, and the
+rules of the contests: global (micro) average precision for recognition, mean
+average precision at 100 for retrieval.
+"""
+
+import numpy as np
+
+from delf.python import errors
+
+
+def GlobalAveragePrecision(
+  predictions, recognition_solution, ignore_non_gt_test_images=False
+):
+  """Computes the average precision over all predictions, best score first.
+
+  Equal scores stay in the order of the predictions.
+
+  Args:
+    predictions: dict by test image of `{"class": int, "score": float}`; at most
+      one for an image.
+    recognition_solution: dict by test image of list of int, the landmarks that
+      it shows.
+    ignore_non_gt_test_images: Whether predictions for images without landmarks
+      are left out; else they count as wrong.
+
+  Returns:
+    float in [0, 1].
+
+  Raises:
+    InputError: If no image shows a landmark, or an image is not part of the
+      solution.
+  """
+  number = _number_with_landmarks(recognition_solution)
+  scores, correct = [], []
+  for image, prediction in predictions.items():
+    landmarks = _expected(recognition_solution, image)
+    if landmarks or not ignore_non_gt_test_images:
+      scores.append(prediction["score"])
+      correct.append(prediction["class"] in landmarks)
+  order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+  ranks = 1 + np.flatnonzero(np.asarray(correct, bool)[order])
+  return float((np.arange(1, len(ranks) + 1) / ranks).sum() / number)
+
+
+def Top1Accuracy(predictions, recognition_solution):
+  """Computes how many of the images with landmarks are predicted right.
+
+  Args:
+    predictions: As of `GlobalAveragePrecision`.
+    recognition_solution: As of `GlobalAveragePrecision`.
+
+  Returns:
+    float in [0, 1].
+
+  Raises:
+    InputError: If no image shows a landmark.
+  """
+  number = _number_with_landmarks(recognition_solution)
+  correct = sum(
+    image in predictions and predictions[image]["class"] in landmarks
+    for image, landmarks in recognition_solution.items()
+  )
+  return correct / number
+
+
+def MeanAveragePrecision(predictions, retrieval_solution, max_predictions=100):
+  """Computes the mean average precision of retrieval.
+
+  Of index images that are predicted twice, the first counts. A test image
+  without predictions, or without expected images, counts 0.
+
+  Args:
+    predictions: dict by test image of list of str, index images, best first.
+    retrieval_solution: dict by test image of list of str.
+    max_predictions: How many predictions of an image count, from 1.
+
+  Returns:
+    float in [0, 1].
+
+  Raises:
+    InputError: If a test image is not part of the solution, the solution is
+      empty, or `max_predictions` cannot be.
+  """
+  total = 0.0
+  for image, ranks in _hits(predictions, retrieval_solution, max_predictions):
+    expected = min(len(retrieval_solution[image]), max_predictions)
+    if ranks:
+      total += sum((i + 1) / r for i, r in enumerate(ranks)) / expected
+  return total / len(retrieval_solution)
+
+
+def MeanPrecisions(predictions, retrieval_solution, max_predictions=100):
+  """Computes mean precisions at the ranks from 1 to `max_predictions`.
+
+  Args:
+    predictions: As of `MeanAveragePrecision`.
+    retrieval_solution: As of `MeanAveragePrecision`.
+    max_predictions: As of `MeanAveragePrecision`.
+
+  Returns:
+    [max_predictions] float64 in [0, 1]; missing predictions count as wrong.
+
+  Raises:
+    InputError: As of `MeanAveragePrecision`.
+  """
+  found = np.zeros([max(max_predictions, 0) + 1])
+  for _, ranks in _hits(predictions, retrieval_solution, max_predictions):
+    found[ranks] += 1  # Ranks of an image differ.
+  depth = np.arange(1, max_predictions + 1)
+  return found[1:].cumsum() / depth / len(retrieval_solution)
+
+
+def MeanMedianPosition(predictions, retrieval_solution, max_predictions=100):
+  """Computes mean and median of the rank of the first correct prediction.
+
+  Args:
+    predictions: As of `MeanAveragePrecision`.
+    retrieval_solution: As of `MeanAveragePrecision`.
+    max_predictions: As of `MeanAveragePrecision`.
+
+  Returns:
+    (mean, median), float; a test image without a correct prediction has
+    `max_predictions + 1`.
+
+  Raises:
+    InputError: As of `MeanAveragePrecision`.
+  """
+  positions = np.full([len(retrieval_solution)], max_predictions + 1)
+  hits = _hits(predictions, retrieval_solution, max_predictions)
+  for i, (_, ranks) in enumerate(hits):
+    if ranks:
+      positions[i] = ranks[0]
+  return float(positions.mean()), float(np.median(positions))
+
+
+def _hits(predictions, solution, max_predictions):
+  """Yields (test image, ascending ranks of its correct ones, from 1)."""
+  if max_predictions < 1 or not solution:
+    raise errors.InputError(
+      "a solution with test images, and max_predictions from 1",
+      f"{len(solution)} test images and {max_predictions}",
+    )
+  for image, predicted in predictions.items():
+    expected = set(_expected(solution, image))
+    ranks = {}
+    for rank, name in enumerate(predicted[:max_predictions], start=1):
+      if name in expected:
+        ranks.setdefault(name, rank)
+    yield image, list(ranks.values())
+
+
+def _expected(solution, image):
+  if image not in solution:
+    raise errors.InputError("test images of the solution", image)
+  return solution[image]
+
+
+def _number_with_landmarks(solution):
+  number = sum(bool(landmarks) for landmarks in solution.values())
+  if not number:
+    raise errors.InputError("a solution with landmarks", "one without")
+  return number

@@ -1,0 +1,147 @@
+"""Files to submit to the Google Landmarks contests, from a search result."""
+
+import os
+
+import numpy as np
+
+from delf.python import errors, files
+from delf.python.datasets.google_landmarks_dataset import dataset_file_io
+
+# How many index images of a query the retrieval contest counts.
+MAX_RETRIEVED = 100
+# Neighbours that vote for a landmark.
+NEIGHBOURS = 5
+
+
+def image_id(name):
+  """Returns the contest's id of an image: its name without folder and ending.
+
+  Args:
+    name: Name or path of an image.
+  """
+  return os.path.splitext(os.path.basename(name))[0]
+
+
+def read_landmarks(path):
+  """Reads which landmark images show.
+
+  Args:
+    path: Path of a CSV file with a header: `train.csv` (`id,url,landmark_id`),
+      `index_image_to_landmark.csv` (`id,landmark_id`) or `train_clean.csv`
+      (`landmark_id,images`, these separated by spaces).
+
+  Returns:
+    dict by image id of int.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If a line is not as it should be, or has an image of another
+      line and another landmark; it says which.
+  """
+  rows = dataset_file_io.rows(path, header=True)
+  _, header = next(rows)
+  if "landmark_id" not in header or not {"id", "images"} & set(header):
+    raise errors.InputError(
+      "the columns landmark_id and id or images", ",".join(header)[:80], path
+    )
+  label = header.index("landmark_id")
+  images = header.index("images" if "images" in header else "id")
+  landmarks = {}
+  for line, row in rows:
+    where = f"{path}, line {line}"
+    if len(row) != len(header) or not row[label].isdigit():
+      raise errors.InputError(",".join(header), ",".join(row)[:80], where)
+    landmark = int(row[label])
+    for name in row[images].split():
+      if landmarks.setdefault(name, landmark) != landmark:
+        raise errors.InputError(
+          f"one landmark for {name}", f"{landmarks[name]} and {landmark}", where
+        )
+  return landmarks
+
+
+def vote(ids, scores, landmarks, neighbours=NEIGHBOURS):
+  """Predicts a landmark for each query from its most similar images.
+
+  Each of the neighbours votes for its landmark with its similarity; the sum is
+  the score. Equal sums go to the lower landmark.
+
+  Args:
+    ids: [Q, k] int, index images, best first; -1 stands for none.
+    scores: [Q, k] float, their similarities; those below 0 have no vote.
+    landmarks: [N] int, landmark of each index image.
+    neighbours: How many of the k vote.
+
+  Returns:
+    (predicted [Q] int64, sums [Q] float64); -1 and 0 where nothing has a vote.
+  """
+  ids = np.asarray(ids)[:, :neighbours]
+  weights = np.asarray(scores, np.float64)[:, :neighbours]
+  names, numbers = np.unique(np.asarray(landmarks), return_inverse=True)
+  predicted = np.full([len(ids)], -1, np.int64)
+  sums = np.zeros([len(ids)])
+  query, place = np.nonzero((ids >= 0) & (weights > 0))
+  pairs, group = np.unique(
+    query * len(names) + numbers[ids[query, place]], return_inverse=True
+  )
+  votes = np.bincount(group, weights[query, place], minlength=len(pairs))
+  of_query, number = np.divmod(pairs, max(len(names), 1))
+  order = np.lexsort((number, -votes, of_query))
+  with_votes, first = np.unique(of_query[order], return_index=True)
+  best = order[first]
+  predicted[with_votes] = names[number[best]]
+  sums[with_votes] = votes[best]
+  return predicted, sums
+
+
+def write_retrieval(path, queries, index, ids):
+  """Writes a submission to the retrieval contest, whole or not at all.
+
+  Args:
+    path: Path of the CSV file, `id,images`.
+    queries: list of Q str, names of the queries.
+    index: list of N str, names of the index images.
+    ids: [Q, k] int, index images, best first; -1 stands for none. The first 100
+      are written.
+
+  Raises:
+    InputError: If the numbers of queries differ, or two have one id.
+  """
+  names = np.array([image_id(name) for name in index] or [""], object)
+  ids = np.asarray(ids)[:, :MAX_RETRIEVED]
+  rows = (" ".join(names[row[row >= 0]]) for row in ids)
+  _write(path, "images", queries, rows, len(ids))
+
+
+def write_recognition(path, queries, predicted, scores):
+  """Writes a submission to the recognition contest, whole or not at all.
+
+  Args:
+    path: Path of the CSV file, `id,landmarks`.
+    queries: list of Q str, names of the queries.
+    predicted: [Q] int, landmarks; -1 stands for none.
+    scores: [Q] float, finite.
+
+  Raises:
+    InputError: If the numbers of queries differ, two have one id, or a score is
+      not finite.
+  """
+  if not np.isfinite(scores).all():
+    raise errors.InputError("finite scores", "NaN or infinity")
+  pairs = zip(predicted, scores, strict=True)
+  rows = (
+    f"{label} {score:.9g}" if label >= 0 else "" for label, score in pairs
+  )
+  _write(path, "landmarks", queries, rows, len(predicted))
+
+
+def _write(path, column, queries, rows, number):
+  ids = [image_id(name) for name in queries]
+  if len(ids) != number:
+    raise errors.InputError(f"results of {len(ids)} queries", f"{number}")
+  if len(set(ids)) < len(ids):
+    twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+    raise errors.InputError("each query once", f"{twice} twice")
+  with files.atomic_path(path) as temporary, open(temporary, "w") as file:
+    file.write(f"id,{column}\n")
+    file.writelines(f"{i},{row}\n" for i, row in zip(ids, rows, strict=True))

@@ -1,0 +1,1 @@
+"""Older path of `delf.python.datasets.google_landmarks_dataset`."""
