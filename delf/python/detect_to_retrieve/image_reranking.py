@@ -3,12 +3,9 @@
 import numpy as np
 
 from delf.python import errors, features, files
-from delf.python.retrieval import matching, models, neighbours, robust
+from delf.python.retrieval import matching, verification
 
 _DELF_EXTENSION = files.DELF
-
-# Matches that any affine map agrees with.
-_TOO_FEW = 3
 
 
 def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
@@ -92,11 +89,11 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
     two,
     matching.MatchOptions(residual_threshold=ransac_residual_threshold),
   )
-  return number, _picture(
+  return found.inliers, _picture(
     (query_im_array, index_im_array),
     (
-      query[:, ::-1] * _factors(query_im_scale_factors),
-      index[:, ::-1] * _factors(index_im_scale_factors),
+      query.points[:, ::-1] * _factors(query_im_scale_factors),
+      index.points[:, ::-1] * _factors(index_im_scale_factors),
     ),
     match,
   )

@@ -40,6 +40,53 @@ class Putatives:
     return keep
 
 
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """Descriptors with what each search among them needs, made once.
+
+  Attributes:
+    array: [N, D] float32, checked.
+    centre: [D] float32, their mean.
+    centred: [N, D] float32, `array` less `centre`: distances do not change when
+      the origin does, and rounding errors shrink.
+    squares: [N] float32, squared lengths of `centred`.
+  """
+
+  array: np.ndarray
+  centre: np.ndarray
+  centred: np.ndarray
+  squares: np.ndarray
+
+  def __len__(self):
+    return len(self.array)
+
+  @property
+  def nbytes(self):
+    """Bytes that they take."""
+    return sum(each.nbytes for each in vars(self).values())
+
+
+def prepare(descriptors, name="descriptors"):
+  """Prepares descriptors that many others are compared with.
+
+  Args:
+    descriptors: [N, D] array of numbers.
+    name: Words for whose they are.
+
+  Returns:
+    Prepared.
+
+  Raises:
+    InputError: If a value is not finite, or they have another shape.
+  """
+  array = _checked(descriptors, name)
+  centre = array.mean(axis=0) if len(array) else array.sum(axis=0)
+  centred = array - centre
+  return Prepared(
+    array, centre, centred, np.einsum("ij,ij->i", centred, centred)
+  )
+
+
 def nearest(
   descriptors_1,
   descriptors_2,
@@ -51,8 +98,8 @@ def nearest(
   """Finds the nearest of descriptors 2 for each of descriptors 1.
 
   Args:
-    descriptors_1: [N1, D] array of numbers.
-    descriptors_2: [N2, D] array of numbers.
+    descriptors_1: [N1, D] array of numbers, or Prepared.
+    descriptors_2: [N2, D] array of numbers, or Prepared.
     max_distance: Keeps pairs nearer than this (Euclidean), or None.
     ratio: Keeps pairs where the nearest is nearer than `ratio` times the second
       nearest (D. Lowe, IJCV 2004), or None. Where descriptors 2 are fewer than
@@ -67,24 +114,29 @@ def nearest(
     InputError: If a descriptor has a value that is not finite, or their
       dimensions differ.
   """
-  first = _checked(descriptors_1, "descriptors 1")
-  second = _checked(descriptors_2, "descriptors 2")
+  first, second = descriptors_1, descriptors_2
+  if isinstance(first, Prepared):
+    first = first.array
+  else:
+    first = _checked(first, "descriptors 1")
+  if not isinstance(second, Prepared):
+    second = prepare(second, "descriptors 2")
   _check_limit("max_distance", max_distance)
   _check_limit("ratio", ratio)
   if not len(first) or not len(second):
     return Putatives(np.zeros([0, 2], np.int32), np.zeros([0], np.float32))
-  if first.shape[1] != second.shape[1]:
+  if first.shape[1] != second.array.shape[1]:
     raise errors.InputError(
       f"descriptors of one dimension ({first.shape[1]} as in image 1)",
-      f"{second.shape[1]} in image 2",
+      f"{second.array.shape[1]} in image 2",
     )
   found = _search(first, second, mutual, ratio is not None)
-  distances = _distances(first, second, found.nearest)
+  distances = _distances(first, second.array, found.nearest)
   keep = np.ones([len(first)], dtype=bool)
   if max_distance is not None:
     keep &= distances < max_distance
   if found.second is not None:
-    keep &= distances < ratio * _distances(first, second, found.second)
+    keep &= distances < ratio * _distances(first, second.array, found.second)
   if found.mutual is not None:
     keep &= found.mutual
   pairs = np.stack([np.arange(len(first)), found.nearest], axis=1)[keep]
@@ -100,14 +152,11 @@ class _Found:
 
 def _search(first, second, with_mutual, with_second):
   """Returns _Found, by one matrix product in blocks of rows."""
-  # Distances do not change when the origin does, and rounding errors shrink.
-  centre = second.mean(axis=0)
-  first, second = first - centre, second - centre
+  first = first - second.centre
+  own = np.einsum("ij,ij->i", first, first)
   # |b|^2 - 2 a b is the squared distance but for |a|^2, which is one number per
   # row and does not change the order within it.
-  products = np.ascontiguousarray(-2 * second.T)
-  squares = np.einsum("ij,ij->i", second, second)
-  own = np.einsum("ij,ij->i", first, first)
+  first *= -2
   with_second = with_second and len(second) > 1
   nearest_ = np.empty([len(first)], dtype=np.int64)
   second_ = np.empty_like(nearest_)
@@ -116,8 +165,8 @@ def _search(first, second, with_mutual, with_second):
   step = max(1, _BLOCK // len(second))
   for start in range(0, len(first), step):
     block = slice(start, start + step)
-    table = first[block] @ products
-    table += squares
+    table = first[block] @ second.centred.T
+    table += second.squares
     nearest_[block] = table.argmin(axis=1)
     if with_mutual:
       table += own[block, None]
