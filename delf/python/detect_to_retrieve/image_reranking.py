@@ -1,9 +1,11 @@
 """Geometric verification of image pairs, under the original's name."""
 
+import os
+
 import numpy as np
 
-from delf.python import errors, features, files
-from delf.python.retrieval import matching, verification
+from delf.python import errors, feature_io, features, files
+from delf.python.retrieval import matching, reranking, verification
 
 _DELF_EXTENSION = files.DELF
 
@@ -56,37 +58,25 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
     InputError: If dimensions differ or values are not finite. It is a
       ValueError.
   """
-  threshold = descriptor_matching_threshold
-  putatives = neighbours.nearest(
-    query_descriptors,
-    index_image_descriptors,
-    max_distance=None if use_ratio_test else threshold,
-    ratio=threshold if use_ratio_test else None,
+  options = verification.VerifyOptions(
+    descriptor_matching_threshold,
+    ransac_residual_threshold,
+    use_ratio_test,
+    0 if ransac_seed is None else ransac_seed,
   )
-  query = matching.points(query_locations, query_descriptors, "the query image")
-  index = matching.points(
+  query = verification.prepare(
+    query_locations, query_descriptors, "the query image"
+  )
+  index = verification.prepare(
     index_image_locations, index_image_descriptors, "the index image"
   )
-  if len(putatives) <= _TOO_FEW:
-    return 0, b""
-  pairs = putatives.pairs[:, ::-1]  # Index image first, as the map goes.
-  one, two = index[pairs[:, 0]], query[pairs[:, 1]]
-  found = robust.estimate(
-    one,
-    two,
-    models.AFFINE,
-    ransac_residual_threshold,
-    seed=ransac_seed or 0,
-    use=putatives.one_to_one(),
-  )
-  number = int(np.count_nonzero(found.inliers))
-  if number == 0 or query_im_array is None or index_im_array is None:
-    return number, b""
+  found = verification.verify(query, index, options)
+  if not found.inliers or query_im_array is None or index_im_array is None:
+    return found.inliers, b""
   match = matching.from_estimate(
-    putatives,
-    found,
-    one,
-    two,
+    found.putatives,
+    found.estimate,
+    *verification.pair_points(query, index, found.putatives),
     matching.MatchOptions(residual_threshold=ransac_residual_threshold),
   )
   return found.inliers, _picture(
@@ -97,6 +87,88 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
     ),
     match,
   )
+
+
+def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
+  input_ranks,
+  initial_scores,
+  query_name,
+  index_names,
+  query_features_dir,
+  index_features_dir,
+  junk_ids,
+  local_feature_extension=_DELF_EXTENSION,
+  ransac_seed=None,
+  descriptor_matching_threshold=0.9,
+  ransac_residual_threshold=10.0,
+  use_ratio_test=False,
+):
+  """Re-ranks the images of one query by their inliers.
+
+  The first 100 of the ranking that are not junk are verified; all others, junk
+  too, have 0 inliers. The order is by (inliers, initial score), descending.
+  `pipelines.verify` does the same for many queries, on all cores.
+
+  Args:
+    input_ranks: Sequence of N int, ids of all index images, best first.
+    initial_scores: Sequence of N float, score of each index image by its id.
+    query_name: Name of the query image, without extension.
+    index_names: Sequence of N str, names of the index images by id.
+    query_features_dir: Folder of the query's local features.
+    index_features_dir: Folder of the index images' local features.
+    junk_ids: Ids of index images that are not verified.
+    local_feature_extension: Extension of the feature files.
+    ransac_seed: As in `MatchFeatures`, for each pair.
+    descriptor_matching_threshold: As in `MatchFeatures`.
+    ransac_residual_threshold: As in `MatchFeatures`.
+    use_ratio_test: As in `MatchFeatures`.
+
+  Returns:
+    list of N int, ids of the index images, best first.
+
+  Raises:
+    InputError: If numbers of elements differ, or a feature file cannot be used.
+      It is a ValueError.
+    FileNotFoundError: If a feature file is not there.
+  """
+  ranks = np.asarray(input_ranks, np.int64)
+  scores = np.asarray(initial_scores, np.float64)
+  _check_ranking(ranks, scores, len(index_names))
+  options = verification.VerifyOptions(
+    descriptor_matching_threshold,
+    ransac_residual_threshold,
+    use_ratio_test,
+    0 if ransac_seed is None else ransac_seed,
+  )
+
+  def load(folder, name):
+    path = os.path.join(folder, f"{name}{local_feature_extension}")
+    found = feature_io.read_local_features(path)
+    return verification.prepare(found.locations, found.descriptors, path)
+
+  def verify(_, images):
+    query = load(query_features_dir, query_name)
+    return [
+      verification.verify(
+        query, load(index_features_dir, index_names[image]), options
+      ).inliers
+      for image in images.tolist()
+    ]
+
+  junk = np.fromiter(junk_ids, np.int64)
+  found = reranking.rerank(ranks[None], scores[ranks][None], verify, [junk])
+  return found.ids[0].tolist()
+
+
+def _check_ranking(ranks, scores, number):
+  """Raises an InputError unless each of some images is ranked and scored."""
+  for name, array in (("input_ranks", ranks), ("initial_scores", scores)):
+    if array.shape != (number,):
+      raise errors.InputError(
+        f"{name} and index_names of one length", f"{array.size} and {number}"
+      )
+  if not np.array_equal(np.sort(ranks), np.arange(number)):
+    raise errors.InputError("each index image once in input_ranks", "others")
 
 
 def _picture(images, locations, match):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from delf.python import feature_io
 from delf.python.detect_to_retrieve import image_reranking
+from tests import npz
 
 _CASES = [
   "n1000_d128_inl5",
@@ -139,3 +141,61 @@ def test_images_without_a_match_give_no_picture():
     _features(2), _features(2), query_im_array=image, index_im_array=image
   )
   assert nothing == (0, b"")
+
+
+def _write(folder, name, locations, descriptors):
+  ones = np.ones([len(locations)])
+  path = str(folder / f"{name}.delf")
+  feature_io.WriteToFile(path, locations, ones, descriptors, ones)
+
+
+def _rerank(folder, ranks, scores, names, junk, **options):
+  return image_reranking.RerankByGeometricVerification(
+    ranks, scores, "q", names, folder, folder, junk, **options
+  )
+
+
+@pytest.mark.parametrize("junk", ["[]", "[1]", "[3, 5]"])
+def test_reranks_as_the_original(goldens, meta, tmp_path, junk):
+  features = npz.read(goldens / "match_rerank.npz")
+  names = [f"i{number}" for number in range(6)]
+  for name in ("q", *names):
+    sides = features[f"{name}_locations"], features[f"{name}_descriptors"]
+    _write(tmp_path, name, *sides)
+  recorded = meta["rerank"]
+  for seed, expected in enumerate(
+    recorded["junk_to_output_ranks_seed012"][junk]
+  ):
+    found = _rerank(
+      tmp_path,
+      recorded["input_ranks"],
+      recorded["scores"],
+      names,
+      json.loads(junk),
+      ransac_seed=seed,
+    )
+    assert found == expected
+    assert isinstance(found, list) and isinstance(found[0], int)
+
+
+@pytest.mark.parametrize(
+  ("ranks", "scores", "word"),
+  [
+    ([0, 1, 2], [0.0] * 6, "input_ranks.* 3 and 6"),
+    (list(range(6)), [0.0] * 3, "initial_scores.* 3 and 6"),
+    ([0, 1, 2, 3, 4, 4], [0.0] * 6, "each index image once"),
+  ],
+)
+def test_rankings_that_do_not_fit_are_refused(tmp_path, ranks, scores, word):
+  with pytest.raises(ValueError, match=word):
+    _rerank(tmp_path, ranks, scores, list("abcdef"), [])
+
+
+def test_feature_files_that_do_not_work_are_named(tmp_path):
+  _write(tmp_path, "q", *_features(9))
+  with pytest.raises(FileNotFoundError, match=r"a\.delf"):
+    _rerank(tmp_path, [0], [1.0], ["a"], [])
+  _write(tmp_path, "a", *_features(9, 7))
+  with pytest.raises(ValueError, match="dimension"):
+    _rerank(tmp_path, [0], [1.0], ["a"], {3})
+  assert _rerank(tmp_path, [0], [1.0], ["a"], {0}) == [0]

@@ -1,10 +1,9 @@
 """Which photo each output name stands for, and how large its files are."""
 
 import json
-import os
 import pathlib
 
-from delf.python import files
+from delf.python import files, line_file
 
 # A line per finished image: its name, the size of the photo, and the size of
 # each feature file by extension, in bytes; of a part of a photo also which.
@@ -49,7 +48,7 @@ class PhotoRecord:
       sizes: dict of extension to the bytes of the file.
     """
     if self._file is None:
-      self._file = _open_to_append(self._path)
+      self._file = line_file.open_to_append(self._path)
     entry = {"name": job.name, "bytes": job.size, "files": sizes}
     if job.crop is not None:
       entry["crop"] = _crop(job)
@@ -86,12 +85,3 @@ def _read(path):
     except (ValueError, KeyError, TypeError, RecursionError):
       continue  # Cut, as a run was killed.
   return photos, crops, outputs
-
-
-def _open_to_append(path):
-  file = open(path, "ab+")  # noqa: SIM115 (closed by `close`)
-  if file.tell():
-    file.seek(-1, os.SEEK_END)
-    if file.read(1) != b"\n":
-      file.write(b"\n")
-  return file

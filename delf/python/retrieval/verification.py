@@ -1,9 +1,11 @@
 """Geometric verification: how many local features agree with an affine map."""
 
 import dataclasses
+import numbers
 
 import numpy as np
 
+from delf.python import errors
 from delf.python.retrieval import matching, models, neighbours, robust
 
 # Matches that any affine map agrees with.
@@ -23,12 +25,23 @@ class VerifyOptions:
     use_ratio_test: Whether to compare with the second nearest descriptor.
     seed: int of the random samples, the same for each pair: what comes of a
       pair does not depend on what was verified before it.
+
+  Raises:
+    InputError: If a threshold is not over 0, or the seed no whole number.
   """
 
   descriptor_threshold: float = 0.9
   residual_threshold: float = 10.0
   use_ratio_test: bool = False
   seed: int = 0
+
+  def __post_init__(self):
+    for name in ("descriptor_threshold", "residual_threshold"):
+      value = getattr(self, name)
+      if not isinstance(value, numbers.Real) or not 0 < value < np.inf:
+        raise errors.InputError(f"{name} over 0", repr(value))
+    if not isinstance(self.seed, numbers.Integral):
+      raise errors.InputError("a whole number as seed", repr(self.seed))
 
 
 @dataclasses.dataclass(frozen=True)
