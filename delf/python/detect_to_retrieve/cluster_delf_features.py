@@ -1,0 +1,78 @@
+"""Script that trains a codebook on the features of a data set's index images.
+
+Of each image the features of the whole image are used: `<image>.delf`, or else
+`<image>_0.delf`, as where boxes were extracted too. A run that was interrupted
+goes on where it was when it is repeated.
+"""
+
+import os
+import sys
+
+from absl import flags
+
+from delf.python import files, script_flags
+from delf.python.datasets.revisited_op import dataset
+from delf.python.pipelines import cluster
+
+FLAGS = flags.FLAGS
+
+_CODEBOOK = "codebook"
+
+
+def define_flags():
+  """Defines the flags."""
+  flags.DEFINE_string(
+    "dataset_file_path",
+    "/tmp/gnd_roxford5k.mat",
+    "Ground truth of Revisited Oxford or Paris, which names the index images.",
+  )
+  flags.DEFINE_string(
+    "features_dir", "/tmp/features", "Folder of <image>.delf, one an image."
+  )
+  flags.DEFINE_integer("num_clusters", 1024, "Words of the codebook.")
+  flags.DEFINE_integer(
+    "num_iterations", 50, "Most iterations of k-means over all features."
+  )
+  flags.DEFINE_string(
+    "output_cluster_dir",
+    "/tmp/cluster",
+    "Folder for the checkpoint `codebook`; one with a finished one is refused.",
+  )
+  flags.DEFINE_integer(
+    "max_features",
+    0,
+    "Most features that are used, chosen by chance; 0 for all.",
+    lower_bound=0,
+  )
+  flags.DEFINE_integer("seed", 0, "Seed of what is chosen.", lower_bound=0)
+
+
+def main():
+  """Clusters; returns the exit status."""
+  prefix = os.path.join(FLAGS.output_cluster_dir, _CODEBOOK)
+  cluster.refuse_finished(prefix)
+  _, index_names, _ = dataset.ReadDatasetFile(FLAGS.dataset_file_path)
+  report = cluster.cluster_files(
+    [_whole_image(FLAGS.features_dir, name) for name in index_names],
+    prefix,
+    num_clusters=FLAGS.num_clusters,
+    num_iterations=FLAGS.num_iterations,
+    max_features=FLAGS.max_features or None,
+    seed=FLAGS.seed,
+  )
+  for failure in report.failed:
+    print(failure, file=sys.stderr)  # noqa: T201
+  print(f"{prefix}: {report.summary()}")  # noqa: T201
+  return 1 if report.failed else 0
+
+
+def _whole_image(folder, name):
+  """Returns the path of an image's features, those of its boxes apart."""
+  path = os.path.join(folder, f"{name}{files.DELF}")
+  with_boxes = os.path.join(folder, f"{name}_0{files.DELF}")
+  use_other = not os.path.exists(path) and os.path.exists(with_boxes)
+  return with_boxes if use_other else path
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)
