@@ -64,7 +64,7 @@ class VerifiedRecord:
 
 
 def identify(name, path):
-  """Returns (name, bytes, time in ns) of a file, or None where there is none."""
+  """Returns (name, bytes, time in ns) of a file; None without one."""
   try:
     found = os.stat(path)
   except (OSError, ValueError):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from delf.python import errors, feature_io
-from delf.python.detect_to_retrieve import image_reranking
 from delf.python.pipelines import (
   side_cache,
   verified_record,
@@ -61,9 +60,9 @@ _ALL = np.stack(np.indices((_QUERIES, _INDEX)).reshape([2, -1]), axis=1)
 
 
 def _expected(query_path, image_path):
-  sides = [feature_io.ReadFromFile(path) for path in (query_path, image_path)]
-  arrays = [side[place] for side in sides for place in (0, 2)]
-  return image_reranking.MatchFeatures(*arrays)[0]
+  read = [feature_io.ReadFromFile(path) for path in (query_path, image_path)]
+  sides = [verification.prepare(arrays[0], arrays[2]) for arrays in read]
+  return verification.verify(*sides, _OPTIONS).inliers
 
 
 def test_finds_what_matching_pair_by_pair_finds(collection):
