@@ -17,6 +17,12 @@ _MODULES = {
   "feature_pb2": "delf.protos.feature_pb2",
   "box_io": "delf.python.box_io",
   "datum_io": "delf.python.datum_io",
+  "feature_aggregation_extractor": (
+    "delf.python.feature_aggregation_extractor"
+  ),
+  "feature_aggregation_similarity": (
+    "delf.python.feature_aggregation_similarity"
+  ),
   "feature_extractor": "delf.python.feature_extractor",
   "feature_io": "delf.python.feature_io",
   "utils": "delf.python.utils",

@@ -41,6 +41,20 @@ def read_aggregation_config(path):
     InputError: If it has a field or a value that cannot be.
   """
   config = _read(path, aggregation_config_pb2.AggregationConfig())
+  check_aggregation_config(config, path)
+  return config
+
+
+def check_aggregation_config(config, path=None):
+  """Checks the values of an aggregation configuration; opens no file.
+
+  Args:
+    config: AggregationConfig.
+    path: File that it was read from, for the error, or None.
+
+  Raises:
+    InputError: If a value cannot be; it names the field.
+  """
   _require(
     config.aggregation_type != config.INVALID,
     "aggregation_type VLAD, ASMK or ASMK_STAR",
@@ -57,7 +71,6 @@ def read_aggregation_config(path):
     path,
   )
   _require(config.codebook_path, "a codebook_path", "none", path)
-  return config
 
 
 def check_delf_config(config, path=None):

@@ -1,0 +1,196 @@
+"""Aggregation of local features by visual words: VLAD, ASMK and ASMK*.
+
+VLAD: H. Jegou et al., CVPR 2010. ASMK and ASMK*: G. Tolias et al., IJCV 2016.
+The regional forms: M. Teichmann et al., CVPR 2019 (Detect-to-Retrieve). What is
+summed for each word is a row of its own; no array is as large as the codebook
+but the VLAD itself.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from delf.python import errors
+from delf.python import words as words_lib
+
+VLAD, ASMK, ASMK_STAR = KINDS = ("vlad", "asmk", "asmk_star")
+
+Words = words_lib.Words
+
+# What the original adds within its L2 normalisation, to the squared length.
+_LEAST_SQUARE = 1e-12
+# ASMK leaves out words whose residual is not longer than this.
+_LEAST_LENGTH = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class AggregateOptions:
+  """How to aggregate.
+
+  Attributes:
+    kind: VLAD, ASMK or ASMK_STAR.
+    num_assignments: Nearest words of each feature that it counts for.
+    regional: Whether features are those of regions of the image.
+    normalize: Whether the result is L2-normalised; of VLAD alone, as ASMK is
+      normalised when it is compared.
+  """
+
+  kind: str = ASMK_STAR
+  num_assignments: int = 1
+  regional: bool = False
+  normalize: bool = True
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise errors.InputError(f"a kind of {', '.join(KINDS)}", self.kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class Aggregated:
+  """An image, or a set of regions, as one set of aggregated descriptors.
+
+  Attributes:
+    descriptors: VLAD: [K * D] float32. ASMK: [M, D] float32, rows of length 1.
+      ASMK*: [M, ceil(D / 8)] uint8, bits of the signs (1 for over 0), the first
+      dimension in the highest bit, zeros behind the last.
+    words: [M] int32, ascending: the word of each; None for VLAD.
+  """
+
+  descriptors: np.ndarray
+  words: np.ndarray | None = None
+
+
+def aggregate(words, descriptors, options=None, regions=None):
+  """Aggregates the local features of an image.
+
+  Args:
+    words: Words of the codebook.
+    descriptors: [N, D] float; any empty array stands for no features. Those of
+      regions stand one region after the other.
+    options: AggregateOptions, or None for the defaults.
+    regions: [R] int, number of features in each region; they sum to N. Without
+      regions (None or empty) a regional aggregate is that of no features, as in
+      the original. Used for regional aggregates alone, and checked in any case.
+
+  Returns:
+    Aggregated. Without features a VLAD is zero, and others have no words.
+
+  Raises:
+    InputError: If descriptors are of another dimension than the words or not
+      finite, or the numbers do not fit.
+  """
+  options = options or AggregateOptions()
+  descriptors = words.check(descriptors)
+  regions = _check_regions(regions, len(descriptors))
+  if options.regional and not len(regions):
+    descriptors = descriptors[:0]
+  nearest = words.nearest(descriptors, options.num_assignments)
+  if options.regional:
+    region = np.repeat(np.arange(len(regions)), regions)
+    sums = _regional_sums(words, descriptors, nearest, region)
+    if len(regions) and not (options.kind == VLAD and options.normalize):
+      sums.rows /= np.float32(len(regions))
+  else:
+    key, rows = _sum_residuals(words, descriptors, nearest, nearest)
+    sums = _Sums(key, rows)
+  if options.kind == VLAD:
+    return Aggregated(_vlad(words, sums, options.normalize))
+  return _asmk(sums, options.kind)
+
+
+@dataclasses.dataclass
+class _Sums:
+  words: np.ndarray  # [M] int, ascending
+  rows: np.ndarray  # [M, D] float32, what was summed for each
+
+
+def _sum_residuals(words, descriptors, nearest, keys):
+  """Sums residuals that have the same key.
+
+  Args:
+    words: Words.
+    descriptors: [N, D] float32.
+    nearest: [N, A] int, words of each.
+    keys: [N, A] int, what their residuals are summed by.
+
+  Returns:
+    [M] int keys, ascending, and [M, D] float32 sums, each in the order of the
+    features.
+  """
+  number = nearest.shape[1]
+  order = np.argsort(keys, axis=None, kind="stable")
+  residuals = descriptors[order // number]
+  residuals -= words.centers[nearest.reshape(-1)[order]]
+  return _sum_rows(keys.reshape(-1)[order], residuals)
+
+
+def _sum_rows(keys, rows):
+  """Sums rows with the same key; keys [N] are in order."""
+  if not len(keys):
+    return keys, rows
+  starts = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
+  return keys[starts], np.add.reduceat(rows, starts, axis=0)
+
+
+def _regional_sums(words, descriptors, nearest, region):
+  """Returns the sum over regions of their L2-normalised VLADs.
+
+  Args:
+    words: Words.
+    descriptors: [N, D] float32.
+    nearest: [N, A] int32, words of each.
+    region: [N] int, index of the region of each.
+
+  Returns:
+    _Sums.
+  """
+  keys = region[:, None] * len(words) + nearest
+  keys, rows = _sum_residuals(words, descriptors, nearest, keys)
+  region, word = np.divmod(keys, len(words))
+  squares = np.einsum("ij,ij->i", rows, rows)
+  lengths = _lengths(np.bincount(region, weights=squares))
+  rows /= lengths[region, None]
+  order = np.argsort(word, kind="stable")
+  return _Sums(*_sum_rows(word[order], rows[order]))
+
+
+def _lengths(squares):
+  """Returns what rows are divided by to be L2-normalised, float32."""
+  return np.sqrt(np.maximum(squares, _LEAST_SQUARE)).astype(np.float32)
+
+
+def _vlad(words, sums, normalize):
+  """Returns [K * D] float32."""
+  vlad = np.zeros([len(words), words.dimension], dtype=np.float32)
+  vlad[sums.words] = sums.rows
+  if normalize:
+    square = np.einsum("ij,ij->", sums.rows, sums.rows, dtype=np.float64)
+    vlad /= _lengths(square)
+  return vlad.reshape(-1)
+
+
+def _asmk(sums, kind):
+  """Returns Aggregated of ASMK or ASMK*."""
+  squares = np.einsum("ij,ij->i", sums.rows, sums.rows)
+  keep = np.sqrt(squares) > _LEAST_LENGTH
+  rows, found = sums.rows[keep], sums.words[keep].astype(np.int32)
+  if kind == ASMK_STAR:
+    return Aggregated(np.packbits(rows > 0, axis=1), found)
+  return Aggregated(rows / _lengths(squares[keep])[:, None], found)
+
+
+def _check_regions(regions, number):
+  """Returns regions as [R] int64."""
+  if regions is None or not np.size(regions):
+    return np.zeros([0], dtype=np.int64)
+  regions = np.asarray(regions)
+  if regions.ndim != 1 or regions.dtype.kind not in "iu" or regions.min() < 0:
+    raise errors.InputError(
+      "the number of features in each region", f"{regions.tolist()}"
+    )
+  if regions.sum() != number:
+    raise errors.InputError(
+      f"regions (num_features_per_region) of {number} features in all",
+      f"{regions.sum()}",
+    )
+  return regions.astype(np.int64)
