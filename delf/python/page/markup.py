@@ -56,7 +56,7 @@ def query(number, asked, thumbnail, results):
     f'<section class="query" id="q{number}" data-name="{escape(asked.name)}" '
     f'data-first="{first or ""}">'
     f"<header><h2><a href=#q{number}>{number}</a> "
-    f"<bdi>{escape(asked.name)}</bdi></h2>"
+    f'<bdi title="{escape(asked.name)}">{escape(asked.name)}</bdi></h2>'
     f"<figure>{_image(thumbnail)}{_box(asked.box, thumbnail)}</figure>{note}"
     f"</header>{body}</section>\n"
   )

@@ -86,7 +86,7 @@
     return new Uint16Array(bytes.buffer);
   };
 
-  const place = (image) => {
+  const aspect = (image) => {
     const width = image ? +image.getAttribute("width") : 4;
     return width / (image ? +image.getAttribute("height") : 3);
   };
@@ -122,26 +122,43 @@
     }
   };
 
-  const drawMatch = (image1, image2, encoded) => {
-    const [wide1, wide2] = [place(image1), place(image2)];
-    const room = innerWidth / Math.max(innerHeight - 160, 200);
+  // Photos of one height in a row, or of one width in a column: whichever
+  // fills the window better.
+  const arrange = (aspect1, aspect2) => {
     const gap = 12, size = 600;
-    let one, two, width, height;
-    if (wide1 + wide2 <= 1.6 * room || room > 1) {
-      one = { x: 0, y: 0, width: wide1 * size, height: size };
-      two = { x: one.width + gap, y: 0, width: wide2 * size, height: size };
-      [width, height] = [two.x + two.width, size];
-    } else {
-      one = { x: 0, y: 0, width: size, height: size / wide1 };
-      two = { x: 0, y: one.height + gap, width: size, height: size / wide2 };
-      [width, height] = [size, two.y + two.height];
-    }
+    const column = { width: size };
+    column.one = { x: 0, y: 0, width: size, height: size / aspect1 };
+    column.two = {
+      x: 0, y: column.one.height + gap, width: size, height: size / aspect2,
+    };
+    column.height = column.two.y + column.two.height;
+    const row = { height: size };
+    row.one = { x: 0, y: 0, width: size * aspect1, height: size };
+    row.two = {
+      x: row.one.width + gap, y: 0, width: size * aspect2, height: size,
+    };
+    row.width = row.two.x + row.two.width;
+    const shown = ({ width, height }) => {
+      const room = [innerWidth - 50, Math.max(innerHeight - 170, 150)];
+      const scale = Math.min(room[0] / width, room[1] / height);
+      return scale * scale * width * height;
+    };
+    return shown(row) >= shown(column) ? row : column;
+  };
+
+  const drawMatch = (image1, image2, encoded, asked) => {
+    const { one, two, width, height } = arrange(aspect(image1), aspect(image2));
     const svg = document.createElementNS(svgNamespace, "svg");
     svg.setAttribute("viewBox", "0 0 " + width + " " + height);
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", "The query and the result");
     drawPhoto(svg, image1, one);
     drawPhoto(svg, image2, two);
+    if (asked) {
+      const framed = draw("svg", { ...one, class: "frame",
+        viewBox: asked.getAttribute("viewBox") }, svg);
+      framed.append(asked.firstChild.cloneNode());
+    }
     if (encoded) drawLines(svg, decode(encoded), one, two);
     byId("drawing").replaceChildren(svg);
   };
@@ -168,7 +185,8 @@
     byId("match-words").textContent = words.join(" · ");
     byId("previous").disabled = !neighbour(-1);
     byId("next").disabled = !neighbour(1);
-    drawMatch(section.querySelector("figure img"), button.querySelector("img"), encoded);
+    drawMatch(section.querySelector("figure img"), button.querySelector("img"), encoded,
+      section.querySelector(".box"));
     if (!dialog.open) dialog.showModal();
     history.replaceState(null, "", "#" + section.id + "r" + rank);
   };
@@ -207,6 +225,9 @@
     if (item) open(item);
   };
 
+  addEventListener("resize", () => {
+    if (dialog.open) open(current);
+  });
   addEventListener("hashchange", follow);
   filter();
   follow();
