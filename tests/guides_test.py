@@ -4,8 +4,8 @@ All `bash` and `python` blocks of a guide run one after the other, in one shell
 that starts at the root of a copy of the checkout, as a reader would paste them.
 """
 
+import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -13,14 +13,22 @@ import sys
 import checkout
 import pytest
 
-_GUIDES = ["README.md", "INSTALL_INSTRUCTIONS.md", "EXTRACTION_MATCHING.md"]
+_GUIDES = [
+  "README.md",
+  "INSTALL_INSTRUCTIONS.md",
+  "EXTRACTION_MATCHING.md",
+]
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)
 # What a test must not do -> commands that do it. What follows a download in the
 # same block needs it, and is left out too.
 _INSTALLS = re.compile(
   r"\bpip3? |^make|^source |-m venv |^apt|install_delf|^\.ci/"
 )
-_DOWNLOADS = re.compile(r"^git clone|models download|^curl |^wget ")
+_DOWNLOADS = re.compile(
+  r"^git clone|models download|^delf download|^curl |^wget "
+)
+# A script of this library with its flags, wherever it is shown.
+_SCRIPT = re.compile(r"^python3? (\S+\.py)((?: .*)?)$", re.M)
 
 
 def _plan(text):
@@ -112,7 +120,28 @@ def test_links_lead_to_files(guide):
   text = (checkout.ROOT / guide).read_text()
   for link in re.findall(r"\]\(([^)#\s]+)", text):
     if not link.startswith(("http://", "https://", "mailto:")):
-      assert pathlib.Path(checkout.ROOT, link).exists(), link
+      assert (checkout.ROOT / guide).parent.joinpath(link).exists(), link
+
+
+def _scripts(guide):
+  """Yields (path of a script below the root, flags) as a guide shows them."""
+  text = (checkout.ROOT / guide).read_text()
+  folder = re.search(r"^cd (\S+)$", text, re.M)
+  folder = checkout.ROOT / (folder[1] if folder else "")
+  for block in re.findall(r"^```(?:bash|sh)\n(.*?)^```$", text, re.M | re.S):
+    for path, words in _SCRIPT.findall(block.replace("\\\n", " ")):
+      script = (folder / path).resolve().relative_to(checkout.ROOT)
+      yield script.as_posix(), re.findall(r"--(\w+)", words)
+
+
+@pytest.mark.parametrize("guide", _GUIDES)
+def test_scripts_have_the_flags_that_are_shown(guide):
+  known = json.loads(
+    (checkout.ROOT / "tests" / "conformance" / "flags.json").read_text()
+  )
+  for script, names in _scripts(guide):
+    assert (checkout.ROOT / script).exists()
+    assert set(names) <= set(known[script]), script
 
 
 def test_commands_are_joined_and_told_apart():
