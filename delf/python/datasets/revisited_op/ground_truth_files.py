@@ -30,6 +30,23 @@ def read(path):
     found, first = read_pickle(path), 0
   else:
     found, first = _read_matlab(path), 1
+  return parse(found, first, path)
+
+
+def parse(found, first, path):
+  """Checks the content of a ground truth file.
+
+  Args:
+    found: dict with the lists "imlist", "qimlist" and "gnd".
+    first: The id of the first image, 0 or 1.
+    path: Path of the file, for errors.
+
+  Returns:
+    (queries, index, ground_truth) as of `dataset.ReadDatasetFile`.
+
+  Raises:
+    InputError: If it cannot be.
+  """
   truth = [
     _truth(entry, first, i, path) for i, entry in enumerate(found["gnd"])
   ]
@@ -83,6 +100,16 @@ def _read_matlab(path):
 
 def _truth(entry, first, query, path):
   """Returns the ground truth of one query; its ids start at `first`."""
+  if not isinstance(entry, dict):
+    raise errors.InputError(
+      f"labels of query {query + 1}", "something else", path
+    )
+  if "ok" in entry and "easy" not in entry:
+    raise errors.InputError(
+      "ground truth of a Revisited data set, with 'easy' and 'hard'",
+      "'ok', as the older Oxford5k and Paris6k have",
+      path,
+    )
   try:
     truth = {key: ids(entry[key]) for key in LABELS if key in entry}
     if "bbx" in entry:

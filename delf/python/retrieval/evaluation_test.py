@@ -1,0 +1,127 @@
+import json
+
+import numpy as np
+import pytest
+
+from delf.python import errors
+from delf.python.datasets import ground_truth
+from delf.python.datasets.revisited_op import dataset
+from delf.python.retrieval import evaluation
+
+
+def _ids(*lists):
+  return tuple(np.array(ids, np.int64) for ids in lists)
+
+
+def _truth(**changes):
+  """Two queries on twelve images; the second has no easy one."""
+  values = {
+    "dataset": "mine",
+    "index_names": tuple(f"i{i}" for i in range(12)),
+    "query_names": ("q0", "q1"),
+    "easy": _ids([0, 3], []),
+    "hard": _ids([5], [1]),
+    "junk": _ids([7], []),
+    "boxes": (None, None),
+  }
+  return ground_truth.GroundTruth(**(values | changes))
+
+
+def _rankings():
+  generator = np.random.default_rng(2)
+  return np.array([generator.permutation(12) for _ in range(2)], np.int32)
+
+
+def test_metrics_are_those_of_each_protocol():
+  truth, ids = _truth(), _rankings()
+  found = evaluation.evaluate(ids, truth)
+  assert list(found.protocols) == ["easy", "medium", "hard"]
+  for protocol, metrics in found.protocols.items():
+    expected = dataset.ComputeMetrics(
+      ids, truth.protocols()[protocol], [1, 5, 10]
+    )
+    for value, wanted in zip(
+      [
+        metrics.mean_average_precision,
+        metrics.mean_precisions,
+        metrics.mean_recalls,
+        metrics.average_precisions,
+        metrics.precisions,
+        metrics.recalls,
+      ],
+      expected,
+      strict=True,
+    ):
+      np.testing.assert_array_equal(value, wanted)
+    assert metrics.curve_recalls.shape == metrics.curve_precisions.shape
+  assert found.protocols["easy"].left_out == ("q1",)
+  assert found.protocols["hard"].left_out == ()
+  assert (found.num_images, found.depth, found.ranks) == (12, 12, (1, 5, 10))
+
+
+def test_rankings_may_differ_by_protocol():
+  truth = _truth()
+  best = np.array([[5, 0, 3] + [-1] * 7, [1] + [-1] * 9])
+  found = evaluation.evaluate({"hard": best, "medium": best[:, ::-1]}, truth)
+  assert list(found.protocols) == ["hard", "medium"]
+  assert found.protocols["hard"].mean_average_precision == 1
+  assert found.protocols["medium"].mean_average_precision == 1
+  assert found.depth == 10
+
+
+def test_ranks_beyond_the_collection_are_left_out():
+  truth = _truth(index_names=tuple("abcdefgh"))
+  ids = np.array([np.arange(8)] * 2)
+  assert evaluation.evaluate(ids, truth).ranks == (1, 5)
+
+
+def test_metrics_are_saved_as_the_original_saves_them(tmp_path):
+  found = evaluation.evaluate(_rankings(), _truth())
+  evaluation.save(found, tmp_path / "metrics.txt")
+  means, ranks, precisions, _ = dataset.ReadMetricsFile(
+    tmp_path / "metrics.txt"
+  )
+  assert ranks.tolist() == [1, 5, 10]
+  for name, metrics in found.protocols.items():
+    assert means[name] == pytest.approx(
+      metrics.mean_average_precision, abs=5.1e-5
+    )
+    np.testing.assert_allclose(
+      precisions[name], metrics.mean_precisions, atol=5.1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["oracle_noised", "random"])
+def test_metrics_agree_with_the_benchmark_s_own(shared_data, name):
+  expected = json.loads((shared_data / "eval_golden/expected.json").read_text())
+  expected = expected["arrays"][name]
+  truth = ground_truth.read(shared_data / "mini_roxford5k/gnd_roxford5k.json")
+  ids = np.load(shared_data / "eval_golden" / expected["file"]).T
+  found = evaluation.evaluate(ids, truth)
+  assert truth.dataset == "roxford5k"
+  for protocol, metrics in found.protocols.items():
+    wanted = expected[protocol[0].upper()]
+    assert metrics.mean_average_precision == pytest.approx(
+      wanted["mAP"], abs=1e-6
+    )
+    np.testing.assert_allclose(
+      metrics.average_precisions, np.array(wanted["AP"], float), atol=1e-6
+    )
+  assert len(found.protocols["easy"].left_out) == 2
+
+
+@pytest.mark.parametrize(
+  ("ids", "words"),
+  [
+    ([list(range(1, 13))] * 2, "12 images, received image 12"),
+    ([[0] * 12] * 2, "one twice"),
+    ([list(range(12))], "1 queries"),
+    ([[0, 1, 2]] * 2, "ranks up to 3"),
+    ({"all": [list(range(12))] * 2}, "easy, medium, hard"),
+    ([list(range(12))] * 2 + [[1.5] * 12], "float64"),
+  ],
+)
+def test_what_cannot_be_measured_is_refused(ids, words):
+  with pytest.raises(errors.InputError) as error:
+    evaluation.evaluate(ids, _truth())
+  assert words in str(error.value)
