@@ -1,0 +1,79 @@
+"""Script that ranks a data set's images by DELG features, and measures it."""
+
+import sys
+
+from absl import flags
+
+from delf.python import files, script_flags
+from delf.python.pipelines import retrieve
+from delf.python.retrieval import verification
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the flags."""
+  flags.DEFINE_string(
+    "dataset_file_path",
+    "/tmp/gnd_roxford5k.mat",
+    "ground truth of the data set, .mat or .pkl",
+  )
+  flags.DEFINE_string(
+    "query_features_dir",
+    "/tmp/features/query",
+    "folder with <name>.delg_global of the queries, and .delg_local to verify",
+  )
+  flags.DEFINE_string(
+    "index_features_dir",
+    "/tmp/features/index",
+    "folder with the same of the index images",
+  )
+  flags.DEFINE_boolean(
+    "use_geometric_verification",
+    False,
+    "Whether the first 100 of each query are re-ranked by their inliers.",
+  )
+  flags.DEFINE_float(
+    "local_descriptor_matching_threshold",
+    1.0,
+    "Largest distance of two descriptors that match; with --use_ratio_test, "
+    "largest share of the distance to the second nearest.",
+  )
+  flags.DEFINE_float(
+    "ransac_residual_threshold", 20.0, "Largest residual of an inlier, pixels."
+  )
+  flags.DEFINE_boolean(
+    "use_ratio_test",
+    False,
+    "Whether a match is compared with the second nearest descriptor.",
+  )
+  flags.DEFINE_string(
+    "output_dir",
+    "/tmp/retrieval",
+    "folder for metrics.txt and the record of what was verified",
+  )
+
+
+def main():
+  """Ranks, verifies if asked to, and measures; returns the exit status."""
+  options = verification.VerifyOptions(
+    FLAGS.local_descriptor_matching_threshold,
+    FLAGS.ransac_residual_threshold,
+    FLAGS.use_ratio_test,
+  )
+  folders = FLAGS.query_features_dir, FLAGS.index_features_dir
+  local = None
+  if FLAGS.use_geometric_verification:
+    local = retrieve.LocalFeatureFiles(*folders, files.DELG_LOCAL)
+  truth = retrieve.read_truth(FLAGS.dataset_file_path)
+  found = retrieve.search_global(truth, *folders)
+  report = retrieve.evaluate(truth, found, FLAGS.output_dir, local, options)
+  return retrieve.say(report, print, _say)
+
+
+def _say(line):
+  print(line, file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)

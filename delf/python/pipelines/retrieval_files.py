@@ -1,0 +1,95 @@
+"""Feature files of the images of a data set, found and checked."""
+
+import os
+
+import numpy as np
+
+from delf.python import datum_io, errors, progress
+
+# Missing files that an error names.
+_NAMED = 5
+
+
+def paths(names, folder, extension):
+  """Returns the paths of images' files.
+
+  Args:
+    names: Sequence of N str, names of images.
+    folder: Folder that they are in.
+    extension: Extension, with its point.
+
+  Returns:
+    list of N str.
+  """
+  return [os.path.join(folder, f"{name}{extension}") for name in names]
+
+
+def require(names, folder, extension, what):
+  """Returns the paths of images' files, all of which must be there.
+
+  Args:
+    names: Sequence of N str, names of images.
+    folder: Folder that they are in.
+    extension: Extension, with its point.
+    what: Words for the images.
+
+  Returns:
+    list of N str.
+
+  Raises:
+    FileNotFoundError: If there is no such folder.
+    InputError: If a file is not there; it names the first few.
+  """
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f"{folder}: expected a folder, found none")
+  wanted = paths(names, folder, extension)
+  missing = [path for path in wanted if not os.path.isfile(path)]
+  if missing:
+    named = ", ".join(os.path.basename(path) for path in missing[:_NAMED])
+    more = ", ..." if len(missing) > _NAMED else ""
+    raise errors.InputError(
+      f"{extension} files of all {len(names)} {what}",
+      f"none of {len(missing)}: {named}{more}",
+      folder,
+    )
+  return wanted
+
+
+def read_globals(wanted, what, dimension=None):
+  """Reads global descriptors.
+
+  Args:
+    wanted: Sequence of N paths of `.delg_global` files.
+    what: Words for the images.
+    dimension: D that they must have, or None for any.
+
+  Returns:
+    list of N arrays, [D] float32, or [0] of an image that was too small for a
+    descriptor.
+
+  Raises:
+    FileNotFoundError: If a file is not there.
+    InputError: If a file is no descriptor, has another dimension than the
+      others or a value that is not finite; it names the file.
+  """
+  found = []
+  for path in progress.track(wanted, f"reading {what}"):
+    descriptor = datum_io.ReadFromFile(path)
+    if descriptor.ndim != 1 or descriptor.dtype != np.float32:
+      raise errors.InputError(
+        "a global descriptor, float32 [D]",
+        f"{descriptor.dtype} {list(descriptor.shape)}",
+        path,
+      )
+    if not np.isfinite(descriptor).all():
+      raise errors.InputError("a finite descriptor", "NaN or infinity", path)
+    if descriptor.size:
+      dimension = dimension or descriptor.size
+      if descriptor.size != dimension:
+        raise errors.InputError(
+          f"{dimension} values as the other descriptors have",
+          f"{descriptor.size}",
+          path,
+        )
+    found.append(descriptor)
+  return found

@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+
+from delf.python import datum_io, errors, feature_io
+from delf.python.datasets.revisited_op import dataset
+from delf.python.pipelines import retrieve, verified_record
+from delf.python.retrieval import ranking, verification
+
+_OPTIONS = verification.VerifyOptions(0.9, 10.0)
+_NAMES = [f"i{number}" for number in range(12)]
+
+
+def _truth(ok=((1, 4), (2,)), junk=((3,), ())):
+  medium = [
+    {"ok": np.array(o), "junk": np.array(j, int)}
+    for o, j in zip(ok, junk, strict=True)
+  ]
+  hard = [
+    {"ok": truth["ok"][-1:], "junk": np.append(truth["junk"], truth["ok"][:-1])}
+    for truth in medium
+  ]
+  return retrieve.Truth(["q0", "q1"], _NAMES, {"medium": medium, "hard": hard})
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """A folder of global descriptors and local features.
+
+  Query q0 shares points with i4 and i3, q1 with i2, though their global
+  descriptors are the least alike.
+  """
+  random = np.random.default_rng(0)
+  sides = {}
+  for name in ["q0", "q1", *_NAMES]:
+    descriptors = random.normal(size=(40, 16))
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    sides[name] = random.uniform(0, 400, (40, 2)), descriptors
+  for name, query in (("i4", "q0"), ("i3", "q0"), ("i2", "q1")):
+    sides[name] = 1.2 * sides[query][0] + 9, sides[query][1]
+  for name, side in sides.items():
+    _write_local(tmp_path, name, *side)
+    angle = 0.1 * int(name[1:]) if name[0] == "i" else 1.2
+    _write_global(tmp_path, name, [np.cos(angle), np.sin(angle)])
+  return tmp_path
+
+
+def _write_local(folder, name, locations, descriptors):
+  ones = np.ones([len(locations)])
+  path = str(folder / f"{name}.delg_local")
+  feature_io.WriteToFile(path, locations, ones, descriptors, ones)
+
+
+def _write_global(folder, name, descriptor):
+  path = str(folder / f"{name}.delg_global")
+  datum_io.WriteToFile(np.array(descriptor, np.float32), path)
+
+
+def _local(folder):
+  return retrieve.LocalFeatureFiles(folder, folder, ".delg_local")
+
+
+def test_global_descriptors_rank_by_dot_product(folder):
+  found = retrieve.search_global(_truth(), folder, folder)
+  assert found.ids.tolist() == [list(range(12))[::-1]] * 2
+  np.testing.assert_allclose(
+    found.scores[0], np.cos(1.2 - 0.1 * np.arange(12)[::-1]), rtol=1e-6
+  )
+
+
+def test_an_image_too_small_for_a_descriptor_is_last(folder):
+  _write_global(folder, "i11", [])
+  found = retrieve.search_global(_truth(), folder, folder)
+  assert found.ids[:, -1].tolist() == [11, 11]
+
+
+def test_metrics_are_those_of_the_ranking(folder):
+  truth = _truth()
+  found = retrieve.search_global(truth, folder, folder)
+  report = retrieve.evaluate(truth, found, folder / "out")
+  mean, ranks, precisions, recalls = dataset.ReadMetricsFile(
+    report.metrics_path
+  )
+  assert set(mean) == {"medium", "hard"}
+  assert ranks.tolist() == [1, 5, 10]
+  expected = dataset.ComputeMetrics(
+    found.ids, truth.protocols["hard"], [1, 5, 10]
+  )
+  assert mean["hard"] == pytest.approx(expected[0], abs=1e-4)
+  np.testing.assert_allclose(precisions["hard"], expected[1], atol=1e-4)
+  np.testing.assert_allclose(recalls["hard"], expected[2], atol=1e-4)
+  assert report.exit_status == 0 and report.inliers == {}
+
+
+def test_fewer_images_than_a_rank(folder):
+  truth = retrieve.Truth(
+    ["q0"], _NAMES[:6], {p: [] for p in ("medium", "hard")}
+  )
+  for protocol in truth.protocols:
+    truth.protocols[protocol].append({"ok": [1], "junk": []})
+  found = retrieve.search_global(truth, folder, folder)
+  report = retrieve.evaluate(truth, found, folder / "out")
+  assert dataset.ReadMetricsFile(report.metrics_path)[1].tolist() == [1, 5]
+
+
+def test_verification_reranks_each_protocol_by_itself(folder):
+  truth = _truth()
+  found = retrieve.search_global(truth, folder, folder)
+  report = retrieve.evaluate(
+    truth, found, folder / "out", _local(folder), _OPTIONS
+  )
+  ids, inliers = report.ids["medium"], report.inliers["medium"]
+  assert (ids[0, 0], ids[1, 0]) == (4, 2)
+  assert inliers[:, 0].tolist() == [40, 40]
+  # i3 has all of q0's points, and is junk: 0 inliers, by its global score.
+  assert inliers[0][ids[0] == 3] == 0
+  others = ids[0][inliers[0] == 0].tolist()
+  assert others == sorted(others, reverse=True)
+  # Of the 12 + 12, junk of both protocols needs no verification.
+  assert len(report.verification.pairs) == 23
+  assert report.metrics["hard"][0] == 1.0
+  record = folder / "out" / verified_record.RECORD
+  assert record.read_bytes().count(b"\n") == 23
+  again = retrieve.evaluate(
+    truth, found, folder / "out", _local(folder), _OPTIONS
+  )
+  assert again.verification.resumed == 23
+  assert again.ids["hard"].tolist() == report.ids["hard"].tolist()
+
+
+def test_a_pair_that_both_protocols_need_is_verified_once(folder, monkeypatch):
+  from delf.python.pipelines import verify_workers
+
+  asked = []
+  original = verify_workers.Verifier.__call__
+
+  def count(self, pairs):
+    asked.extend(map(tuple, pairs.tolist()))
+    return original(self, pairs)
+
+  monkeypatch.setattr(verify_workers.Verifier, "__call__", count)
+  truth = _truth()
+  found = retrieve.search_global(truth, folder, folder)
+  retrieve.evaluate(truth, found, folder / "out", _local(folder), _OPTIONS)
+  assert len(asked) == len(set(asked))
+
+
+def test_a_broken_index_file_is_reported_and_the_metrics_are_written(folder):
+  truth = _truth()
+  (folder / "i4.delg_local").write_bytes(b"\x0a")
+  found = retrieve.search_global(truth, folder, folder)
+  report = retrieve.evaluate(
+    truth, found, folder / "out", _local(folder), _OPTIONS
+  )
+  assert report.exit_status == 1
+  lines, problems = [], []
+  assert retrieve.say(report, lines.append, problems.append) == 1
+  assert len(problems) == 1 and "i4.delg_local" in problems[0]
+  assert "mAP" in "".join(lines)
+  assert (folder / "out" / "metrics.txt").exists()
+
+
+@pytest.mark.parametrize(
+  ("name", "descriptor", "words"),
+  [
+    ("i3", [np.nan, 1], ["i3.delg_global", "NaN"]),
+    ("i3", [1, 2, 3], ["i3.delg_global", "2", "3"]),
+    ("q1", [1, 2, 3], ["q1.delg_global", "2", "3"]),
+    ("i3", [[1, 2]], ["i3.delg_global", "[1, 2]"]),
+  ],
+)
+def test_descriptors_that_cannot_be_are_named(folder, name, descriptor, words):
+  _write_global(folder, name, descriptor)
+  with pytest.raises(errors.InputError) as error:
+    retrieve.search_global(_truth(), folder, folder)
+  for word in words:
+    assert word in str(error.value)
+
+
+def test_missing_files_are_named_before_any_work(folder):
+  (folder / "q1.delg_local").unlink()
+  found = ranking.top_k(np.zeros([2, 12]))
+  with pytest.raises(errors.InputError, match=r"2 queries.*q1\.delg_local"):
+    retrieve.evaluate(_truth(), found, folder / "out", _local(folder), _OPTIONS)
+  (folder / "q0.delg_global").unlink()
+  with pytest.raises(errors.InputError, match=r"q0\.delg_global"):
+    retrieve.search_global(_truth(), folder, folder)
+  with pytest.raises(FileNotFoundError, match="nowhere"):
+    retrieve.search_global(_truth(), folder / "nowhere", folder)
