@@ -93,3 +93,24 @@ def read_globals(wanted, what, dimension=None):
         )
     found.append(descriptor)
   return found
+
+
+def whole_image_paths(names, folder, extension):
+  """Returns the paths of the files of whole images.
+
+  Where images have files for their regions, that of the whole image is
+  `<name>_0`; it stands in where there is none called `<name>`.
+
+  Args:
+    names: Sequence of N str, names of images.
+    folder: Folder that they are in.
+    extension: Extension, with its point.
+
+  Returns:
+    list of N str.
+  """
+  whole = paths([f"{name}_0" for name in names], folder, extension)
+  return [
+    other if os.path.isfile(other) and not os.path.isfile(path) else path
+    for path, other in zip(paths(names, folder, extension), whole, strict=True)
+  ]
