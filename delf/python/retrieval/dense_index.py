@@ -142,9 +142,7 @@ class DenseIndex:
       blocks += descriptor_blocks.kept(block, keep[first : first + len(block)])
       first += len(block)
     self._blocks, self._empty = blocks, self._empty[keep]
-    self._names = name_list.NameList(
-      [name for name, stays in zip(self.names, keep, strict=True) if stays]
-    )
+    self._names = self._names.kept(keep)
 
   def merge(self, other):
     """Adds all images of another DenseIndex at the end.

@@ -66,6 +66,11 @@ class NameList:
       raise errors.InputError("names in the index", _few(unknown))
     return [self._ids[name] for name in names]
 
+  def kept(self, keep):
+    """Returns a NameList of those names that are in [N] bool."""
+    pairs = zip(self.names, keep, strict=True)
+    return NameList(name for name, stays in pairs if stays)
+
 
 def _few(names, words=""):
   """Returns some of the names, and how many there are."""

@@ -48,6 +48,22 @@ def top_k(scores, k=None):
   return Ranking(ids, best)
 
 
+def recall(found, exact, k):
+  """Returns the share of the k best images that a search found among its k.
+
+  Args:
+    found: Ranking of the search.
+    exact: Ranking of an exact search for the same queries.
+    k: Number of images a query; both have at least as many.
+
+  Returns:
+    float from 0 to 1, the mean over queries (recall@k).
+  """
+  one, two = found.ids[:, :k], exact.ids[:, :k]
+  there = (one[:, :, None] == two[:, None, :]) & (two[:, None, :] >= 0)
+  return float(there.any(axis=1).sum() / max(np.count_nonzero(two >= 0), 1))
+
+
 def check_k(k):
   """Returns the number of images that is asked for; raises an InputError."""
   if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
