@@ -10,12 +10,11 @@ import dataclasses
 
 import numpy as np
 
-from delf.python import errors
-from delf.python import words as words_lib
+from delf.python import errors, nearest_words
 
 VLAD, ASMK, ASMK_STAR = KINDS = ("vlad", "asmk", "asmk_star")
 
-Words = words_lib.Words
+Words = nearest_words.Words
 
 # What the original adds within its L2 normalisation, to the squared length.
 _LEAST_SQUARE = 1e-12

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from delf.python import errors
-from delf.python import words as words_lib
+from delf.python import errors, nearest_words
 
 
 def _nearest(centers, descriptors, number):
@@ -23,7 +22,7 @@ def _noise(*shape, seed=0):
 def test_nearest_words_are_nearest(words, number):
   number = min(number, words)
   centers, descriptors = _noise(words, 7), _noise(45, 7, seed=1)
-  found = words_lib.Words(centers).nearest(descriptors, number)
+  found = nearest_words.Words(centers).nearest(descriptors, number)
   assert found.dtype == np.int32
   expected = _nearest(centers, descriptors, number)
   np.testing.assert_array_equal(found, expected)
@@ -36,7 +35,7 @@ def test_words_at_one_distance_go_by_their_index(words, number):
   generator = np.random.default_rng(2)
   centers = generator.integers(0, 3, [words, 4]).astype(np.float32)
   descriptors = generator.integers(0, 5, [100, 4]).astype(np.float32) / 2
-  found = words_lib.Words(centers).nearest(descriptors, number)
+  found = nearest_words.Words(centers).nearest(descriptors, number)
   np.testing.assert_array_equal(found, _nearest(centers, descriptors, number))
 
 
@@ -48,29 +47,29 @@ def test_near_ties_are_settled_by_the_distance_itself(offset):
   steps = np.random.default_rng(3).integers(-3, 4, centers.shape)
   centers += steps * np.spacing(np.abs(centers))
   descriptors = centers[::7] + 0.01 * _noise(len(centers[::7]), 16, seed=4)
-  found = words_lib.Words(centers).nearest(descriptors, 2)
+  found = nearest_words.Words(centers).nearest(descriptors, 2)
   np.testing.assert_array_equal(found, _nearest(centers, descriptors, 2))
 
 
 def test_a_word_far_from_all_others_changes_nothing():
   centers, descriptors = _noise(600, 5), _noise(30, 5, seed=1)
   centers[70] = 1e6
-  found = words_lib.Words(centers).nearest(descriptors, 3)
+  found = nearest_words.Words(centers).nearest(descriptors, 3)
   np.testing.assert_array_equal(found, _nearest(centers, descriptors, 3))
 
 
 def test_equal_words_take_no_more_memory(monkeypatch):
-  monkeypatch.setattr(words_lib, "_CANDIDATES", 1000)
-  monkeypatch.setattr(words_lib, "_EXACT_BLOCK", 100)
+  monkeypatch.setattr(nearest_words, "_CANDIDATES", 1000)
+  monkeypatch.setattr(nearest_words, "_EXACT_BLOCK", 100)
   sizes = []
-  scores = words_lib.Words._scores
+  scores = nearest_words.Words._scores
 
   def spy(self, columns, groups, *rest):
-    sizes.append(len(groups) * words_lib._GROUP)
+    sizes.append(len(groups) * nearest_words._GROUP)
     return scores(self, columns, groups, *rest)
 
-  monkeypatch.setattr(words_lib.Words, "_scores", spy)
-  words = words_lib.Words(np.ones([512, 3], np.float32))
+  monkeypatch.setattr(nearest_words.Words, "_scores", spy)
+  words = nearest_words.Words(np.ones([512, 3], np.float32))
   found = words.nearest(_noise(50, 3), 2)
   np.testing.assert_array_equal(found, np.tile([0, 1], [50, 1]))
   assert max(sizes) <= 1000
@@ -78,21 +77,21 @@ def test_equal_words_take_no_more_memory(monkeypatch):
 
 def test_steps_do_not_change_the_result(monkeypatch):
   centers, descriptors = _noise(3000, 6), _noise(70, 6, seed=1)
-  whole = words_lib.Words(centers).nearest(descriptors, 2)
-  monkeypatch.setattr(words_lib, "_MAXIMA", 3000)
+  whole = nearest_words.Words(centers).nearest(descriptors, 2)
+  monkeypatch.setattr(nearest_words, "_MAXIMA", 3000)
   np.testing.assert_array_equal(
-    words_lib.Words(centers).nearest(descriptors, 2), whole
+    nearest_words.Words(centers).nearest(descriptors, 2), whole
   )
 
 
 def test_no_descriptors_have_no_words():
-  words = words_lib.Words(_noise(20, 3))
+  words = nearest_words.Words(_noise(20, 3))
   for none in ([], np.zeros([0, 3]), np.zeros([0, 0])):
     assert words.nearest(none, 4).shape == (0, 4)
 
 
 def test_bad_input_is_refused():
-  words = words_lib.Words(_noise(20, 3))
+  words = nearest_words.Words(_noise(20, 3))
   with pytest.raises(errors.InputError, match="dimension 3.*dimension 4"):
     words.nearest(_noise(5, 4))
   with pytest.raises(errors.InputError, match=r"1 of 5 rows \(first: 2\)"):
@@ -105,6 +104,6 @@ def test_bad_input_is_refused():
   with pytest.raises(errors.InputError, match=r"\[N, D\]"):
     words.nearest(np.array([["a"]]))
   with pytest.raises(errors.InputError, match="codebook"):
-    words_lib.Words(np.zeros([0, 4]))
+    nearest_words.Words(np.zeros([0, 4]))
   with pytest.raises(errors.InputError, match="codebook of finite"):
-    words_lib.Words(np.full([4, 2], np.inf))
+    nearest_words.Words(np.full([4, 2], np.inf))
