@@ -19,13 +19,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from delf.python import datum_io, feature_io, files, script_flags
+from delf.python import datum_io, errors, feature_io, files, script_flags
 from delf.python.cli import main
 from delf.python.examples import extract_features
 from delf.python.pipelines import output_folder, photo_record
 
 # The module beside this one, also where this one is run as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import bad_datasets  # noqa: E402
 import tiny_model  # noqa: E402
 
 _BAD = {}
@@ -461,6 +462,12 @@ def _other_settings(folder, model):
   return _extract(folder, model, "--max-size", 40)
 
 
+# -- data sets ---------------------------------------------------------------
+
+for _what, (_make, _words) in bad_datasets.CASES.items():
+  _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
+
+
 # -- odd, but good -----------------------------------------------------------
 
 
@@ -539,11 +546,23 @@ def _run(argv):
 
 
 def _call(argv):
-  if argv[0] == "extract_features.py":
-    return script_flags.run(
-      extract_features.main, extract_features.define_flags, argv
-    )
+  if callable(argv):
+    return _call_library(argv)
+  scripts = {"extract_features.py": extract_features, **bad_datasets.SCRIPTS}
+  if argv[0] in scripts:
+    script = scripts[argv[0]]
+    return script_flags.run(script.main, script.define_flags, argv)
   return main.main(argv)
+
+
+def _call_library(call):
+  """Calls, and words errors as programs do."""
+  try:
+    call()
+  except (errors.InputError, OSError) as error:
+    print(errors.one_line(error), file=sys.stderr)
+    return 1
+  return 0
 
 
 def _new_folder(parent):
