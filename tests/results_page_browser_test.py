@@ -75,7 +75,8 @@ def test_a_link_to_a_match_opens_its_picture(page, tmp_path):
   found = _opened(page, "#q12r3", tmp_path)
   dialog = found[found.index("<dialog") :]
   assert re.match(r"<dialog [^>]*open", dialog)
-  assert "query 11  and  3." in dialog
+  assert '<bdi id="match-query">query 11</bdi>' in dialog
+  assert '<span id="match-rank">and 3.</span>' in dialog
   assert "✗ false · score 2 · 30 inliers · 30 lines drawn" in dialog
   assert dialog.count('<line x1="') == 60
   assert dialog.count("<image ") == 2

@@ -104,8 +104,8 @@
       }, svg).textContent = "no photo";
   };
 
-  const drawLines = (svg, lines, one, two) => {
-    const dot = Math.min(one.height, two.height) / 170;
+  const drawLines = (svg, lines, { one, two, width, height }) => {
+    const dot = Math.max(width, height) / 300;
     const group = draw("g", {}, svg);
     for (let i = 0; i < lines.length; i += 4) {
       const at = (box, x, y) =>
@@ -147,7 +147,8 @@
   };
 
   const drawMatch = (image1, image2, encoded, asked) => {
-    const { one, two, width, height } = arrange(aspect(image1), aspect(image2));
+    const places = arrange(aspect(image1), aspect(image2));
+    const { one, two, width, height } = places;
     const svg = document.createElementNS(svgNamespace, "svg");
     svg.setAttribute("viewBox", "0 0 " + width + " " + height);
     svg.setAttribute("role", "img");
@@ -159,7 +160,7 @@
         viewBox: asked.getAttribute("viewBox") }, svg);
       framed.append(asked.firstChild.cloneNode());
     }
-    if (encoded) drawLines(svg, decode(encoded), one, two);
+    if (encoded) drawLines(svg, decode(encoded), places);
     byId("drawing").replaceChildren(svg);
   };
 
@@ -176,8 +177,9 @@
     const rank = item.querySelector("i").textContent;
     const mark = item.querySelector("b");
     current = item;
-    byId("match-title").textContent =
-      section.dataset.name + "  and  " + rank + ". " + button.title;
+    byId("match-query").textContent = section.dataset.name;
+    byId("match-rank").textContent = "and " + rank + ".";
+    byId("match-result").textContent = button.title;
     const words = [...item.querySelectorAll(".score span")].map((part) => part.textContent);
     if (mark) words.unshift(mark.textContent);
     if (encoded === undefined) words.push("no lines to draw");
