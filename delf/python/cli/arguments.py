@@ -25,6 +25,13 @@ def whole(text):
   return number
 
 
+def box(text):
+  """Returns a box "x1,y1,x2,y2" as a tuple of four floats."""
+  left, upper, right, lower = map(float, text.split(","))
+  return left, upper, right, lower
+
+
 positive.__name__ = "number over 0"
 positive_whole.__name__ = "whole number over 0"
 whole.__name__ = "whole number from 0 on"
+box.__name__ = "box of four numbers x1,y1,x2,y2"

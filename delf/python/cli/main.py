@@ -21,6 +21,8 @@ from delf.python.cli import quiet
 COMMANDS = {
   "match": ("delf.python.cli.match", "match two images: picture and score"),
   "extract": ("delf.python.cli.extract", "extract features of many images"),
+  "index": ("delf.python.cli.index", "make a collection to be searched"),
+  "search": ("delf.python.cli.search", "ask a collection with photos"),
   "info": ("delf.python.cli.info", "say what is in a file or a model"),
   "models": ("delf.python.cli.models", "list and download models"),
   "download": ("delf.python.cli.download", "download a published data set"),

@@ -1,0 +1,158 @@
+"""`delf index`: makes a collection that can be searched, or changes it."""
+
+import dataclasses
+import os
+import sys
+
+from delf.python.cli import arguments, json_output
+
+_EXAMPLES = """\
+examples:
+  delf index photos/ --out my.index              every image under a folder
+  delf index more/ --out my.index                adds those to it
+  delf index photos/ --out my.index --codebook codebook   visual words as well
+  delf index features/ --out my.index --photos photos/    of `delf extract`
+  delf index --out my.index --remove old/cat     takes an image out
+  delf index --out my.index --merge other.index  takes in another index
+
+The index is a folder: features, one file per index, and what it was made with.
+A run that was interrupted goes on where it was when it is repeated. Images that
+fail are named, the others are indexed, and the exit status is then 1.
+`delf search my.index photo.jpg` asks it.
+"""
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  parser.epilog = _EXAMPLES
+  parser.add_argument(
+    "sources",
+    nargs="*",
+    metavar="PHOTOS|FEATURES",
+    help="folder, quoted pattern, list or image; or a folder of feature files",
+  )
+  parser.add_argument(
+    "--out", required=True, metavar="INDEX", help="folder of the index"
+  )
+  parser.add_argument(
+    "--model",
+    metavar="NAME|PATH",
+    help="known model (`delf models`) or SavedModel folder; default: that of "
+    "--config, of the index that is there, else the embedded one",
+  )
+  parser.add_argument(
+    "--config", metavar="FILE", help=".pbtxt configuration of extraction"
+  )
+  parser.add_argument(
+    "--codebook",
+    metavar="PREFIX",
+    help="codebook (`delf fit codebook`): local features are indexed as "
+    "visual words too",
+  )
+  parser.add_argument(
+    "--aggregation",
+    metavar="FILE",
+    help=".pbtxt of aggregation; default: ASMK*, as the original's",
+  )
+  parser.add_argument(
+    "--photos",
+    metavar="DIR",
+    help="with FEATURES: the photos that they are of, for pictures",
+  )
+  parser.add_argument(
+    "--max-size",
+    type=arguments.positive_whole,
+    metavar="N",
+    help="scale the longer side of photos down to N pixels",
+  )
+  parser.add_argument(
+    "--remove",
+    nargs="+",
+    default=[],
+    metavar="NAME",
+    help="take images out of the index (their features stay)",
+  )
+  parser.add_argument(
+    "--merge", metavar="INDEX", help="take in all images of another index"
+  )
+  _add_work_arguments(parser)
+
+
+def _add_work_arguments(parser):
+  parser.add_argument(
+    "--rotate",
+    action="store_true",
+    help="turn images as their EXIF orientation says (default: as stored)",
+  )
+  parser.add_argument(
+    "--workers",
+    type=arguments.whole,
+    default=1,
+    metavar="N",
+    help="threads that decode (default: 1)",
+  )
+  parser.add_argument(
+    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
+  )
+  parser.add_argument(
+    "--json",
+    action="store_true",
+    help="print one JSON document on standard output",
+  )
+
+
+def run(args):
+  """Indexes, prints a summary; returns the exit status."""
+  from delf.python import errors
+  from delf.python.pipelines import (
+    build_index,
+    collection,
+    indexing,
+    merge_index,
+  )
+
+  if not (args.sources or args.remove or args.merge):
+    raise errors.InputError("PHOTOS, FEATURES, --remove or --merge", "none")
+  if args.remove:
+    indexing.remove(collection.open_folder(args.out), args.remove)
+    _say_total(args.out)
+  if args.merge:
+    merge_index.merge(args.out, args.merge)
+    _say_total(args.out)
+  if not args.sources:
+    return 0
+  report = build_index.build(args.sources, args.out, _options(args), _say)
+  if args.json:
+    found = {"index": os.path.abspath(args.out)} | dataclasses.asdict(report)
+    json_output.print_json(found)
+  else:
+    print(f"{args.out}: {report.summary()}")
+  return report.exit_status
+
+
+def _options(args):
+  from delf.python.pipelines import build_index
+
+  return build_index.BuildOptions(
+    model=args.model,
+    config=args.config,
+    codebook=args.codebook,
+    aggregation=args.aggregation,
+    photos=args.photos,
+    max_size=args.max_size,
+    workers=args.workers,
+    device=args.device,
+    apply_rotation=args.rotate,
+  )
+
+
+def _say(line):
+  print(f"delf: error: {line}", file=sys.stderr)
+
+
+def _say_total(folder):
+  from delf.python.pipelines import collection, index_parts
+
+  parts = index_parts.parts(collection.open_folder(folder))
+  total = set().union(*(part.index.names for part in parts))
+  print(f"{folder}: {len(total)} images")

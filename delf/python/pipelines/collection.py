@@ -1,0 +1,184 @@
+"""A folder in which a collection of images is kept, to be searched."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from google.protobuf import text_format
+
+from delf.python import config_io, errors, files
+
+VERSION = 1
+
+# Files of a collection. Features lie in a folder of their own, or stay where
+# they were when that is what the user gave.
+RECORD = "collection.json"
+PHOTOS = "photos.json"
+CONFIG = "config.pbtxt"
+AGGREGATION = "aggregation.pbtxt"
+CODEBOOK = "codebook"
+FEATURES = "features"
+QUERIES = "queries"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What a collection was made with; `config.pbtxt` has the extraction.
+
+  Attributes:
+    features: Folder of the feature files: absolute, or relative to the
+      collection.
+    local_extension: Extension of local features, or "" where there are none.
+    has_global: Whether images have a global descriptor.
+    apply_rotation: Whether images are turned as their EXIF orientation says.
+  """
+
+  features: str = FEATURES
+  local_extension: str = files.DELF
+  has_global: bool = True
+  apply_rotation: bool = False
+
+
+class Collection:
+  """The files of one collection."""
+
+  def __init__(self, folder, settings):
+    """Creates it from what is known; `open_folder` reads what is there.
+
+    Args:
+      folder: Local path.
+      settings: Settings.
+    """
+    self.folder = pathlib.Path(folder)
+    self.settings = settings
+
+  @property
+  def features(self):
+    """pathlib.Path of the folder of feature files."""
+    return self.folder / self.settings.features
+
+  @property
+  def queries(self):
+    """pathlib.Path of the folder where features of queries are kept."""
+    return self.folder / QUERIES
+
+  def writable_folder(self):
+    """Returns the folder, or None where nothing can be written in it."""
+    return self.folder if os.access(self.folder, os.W_OK) else None
+
+  @property
+  def has_codebook(self):
+    """Whether local features are aggregated into visual words."""
+    return (self.folder / AGGREGATION).exists()
+
+  def feature_path(self, name, extension):
+    """Returns the path of a feature file of an image."""
+    return self.features / f"{name}{extension}"
+
+  def delf_config(self):
+    """Returns the DelfConfig that queries are extracted with, or None."""
+    path = self.folder / CONFIG
+    return config_io.read_delf_config(path) if path.exists() else None
+
+  def aggregation_config(self):
+    """Returns the AggregationConfig, its codebook's path made whole."""
+    config = config_io.read_aggregation_config(self.folder / AGGREGATION)
+    config.codebook_path = os.fspath(self.folder / config.codebook_path)
+    return config
+
+  def photos(self):
+    """Returns {name: path} of the photos that are known."""
+    path = self.folder / PHOTOS
+    return _read_json(path, "photos by name") if path.exists() else {}
+
+  def write_photos(self, photos):
+    """Writes {name: path} of the photos."""
+    _write_json(self.folder / PHOTOS, photos)
+
+  def write(self, config=None):
+    """Writes what the collection was made with.
+
+    Args:
+      config: delf_config_pb2.DelfConfig, or None where it is not known.
+    """
+    if config is not None:
+      text = text_format.MessageToString(config)
+      files.write_bytes(self.folder / CONFIG, text.encode())
+    record = {"version": VERSION} | dataclasses.asdict(self.settings)
+    _write_json(self.folder / RECORD, record)
+
+  def write_aggregation(self, config, codebook):
+    """Writes the aggregation's settings, and its codebook beside them.
+
+    Args:
+      config: aggregation_config_pb2.AggregationConfig.
+      codebook: [K, D] float32.
+    """
+    from delf.python import codebook_io
+
+    codebook_io.write_codebook(self.folder / CODEBOOK, codebook)
+    own = type(config)()
+    own.CopyFrom(config)
+    own.codebook_path = CODEBOOK
+    text = text_format.MessageToString(own)
+    files.write_bytes(self.folder / AGGREGATION, text.encode())
+
+
+def exists(folder):
+  """Returns whether there is a collection in a folder."""
+  return (pathlib.Path(folder) / RECORD).exists()
+
+
+def open_folder(folder):
+  """Opens a collection that is there.
+
+  Args:
+    folder: Local path, as `delf index --out` was given.
+
+  Returns:
+    Collection.
+
+  Raises:
+    FileNotFoundError: If there is no such folder.
+    InputError: If there is no collection in it, or one of a newer version.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.exists():
+    raise FileNotFoundError(f"{folder}: expected an index, found none")
+  if not exists(folder):
+    raise errors.InputError(
+      "a folder that `delf index` has made", f"none of its {RECORD}", folder
+    )
+  path = folder / RECORD
+  record = _read_json(path, "a collection's settings")
+  version = record.pop("version", None)
+  if not isinstance(version, int):
+    raise errors.InputError("a version number", repr(version), path)
+  if version > VERSION:
+    raise errors.InputError(
+      f"version {VERSION} or older",
+      f"version {version}, written by a newer delf",
+      path,
+    )
+  try:
+    return Collection(folder, Settings(**record))
+  except TypeError:
+    raise errors.InputError(
+      "a collection's settings", f"{sorted(record)}", path
+    ) from None
+
+
+def _read_json(path, expected):
+  try:
+    found = json.loads(files.read_bytes(path))
+  except (ValueError, RecursionError):
+    raise errors.InputError(expected, "something else", path) from None
+  if not isinstance(found, dict):
+    raise errors.InputError(expected, "something else", path)
+  return found
+
+
+def _write_json(path, content):
+  text = json.dumps(content, indent=1, ensure_ascii=False)
+  files.write_bytes(path, f"{text}\n".encode())

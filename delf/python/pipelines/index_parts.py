@@ -1,0 +1,238 @@
+"""The two indexes of a collection: of global descriptors, of visual words."""
+
+import json
+import os
+
+import numpy as np
+
+from delf.python import (
+  aggregate_io,
+  aggregation,
+  codebook_io,
+  datum_io,
+  errors,
+  feature_io,
+  files,
+)
+from delf.python.retrieval import asmk_scores, dense_index, inverted_index
+
+GLOBAL = "global"
+WORDS = "words"
+
+
+class Part:
+  """One index of a collection, and which feature files are in it.
+
+  A feature file counts as indexed while it has the size and time that it had;
+  these are written after the index, so that a killed run adds some images
+  again and never leaves one out.
+  """
+
+  name = None  # Of the file, and of the search method.
+  extension = None
+
+  def __init__(self, collection):
+    """Opens the index, or makes an empty one.
+
+    Args:
+      collection: collection.Collection.
+
+    Raises:
+      InputError: If the file is not such an index.
+    """
+    self.collection = collection
+    self.path = collection.folder / f"{self.name}.index"
+    self._stamps_path = collection.folder / f"{self.name}.files.json"
+    self.index = self._load() if self.path.exists() else self._make()
+    self._stamps = _read_stamps(self._stamps_path)
+
+  def source(self, name):
+    """Returns the path of the feature file of an image."""
+    return self.collection.feature_path(name, self.extension)
+
+  def read(self, name):
+    """Returns what the index takes of one image.
+
+    Args:
+      name: Name of the image.
+
+    Raises:
+      InputError: If the file is not right.
+      FileNotFoundError: If there is none.
+    """
+    raise NotImplementedError
+
+  def divide(self, names):
+    """Returns the names that are to be added, and those to be removed first.
+
+    Args:
+      names: Names of images.
+
+    Returns:
+      list and list of str.
+    """
+    there = set(self.index.names)
+    todo = [
+      name
+      for name in names
+      if name not in there or self._stamps.get(name) != self._stamp(name)
+    ]
+    return todo, [name for name in todo if name in there]
+
+  def add(self, names, entries):
+    """Adds images to the index in memory.
+
+    Args:
+      names: list of str.
+      entries: What `read` returned for each.
+    """
+    stamps = {name: self._stamp(name) for name in names}
+    self._add(names, entries)
+    self._stamps |= stamps
+
+  def remove(self, names):
+    """Removes images from the index in memory."""
+    self.index.remove(names)
+    for name in names:
+      self._stamps.pop(name, None)
+
+  def merge(self, other):
+    """Takes the images of another such part into the index in memory.
+
+    Args:
+      other: Part of another collection; images that are there are left.
+    """
+    there = set(self.index.names)
+    new = [name for name in other.index.names if name not in there]
+    if new:
+      self.index.merge(other.index)
+      self._stamps |= {name: self._stamp(name) for name in new}
+
+  def save(self):
+    """Writes the index whole, or leaves the last one."""
+    self.index.save(self.path)
+    files.write_bytes(self._stamps_path, json.dumps(self._stamps).encode())
+
+  def _stamp(self, name):
+    try:
+      found = os.stat(self.source(name))
+    except OSError:
+      return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+class GlobalPart(Part):
+  """The index of global descriptors."""
+
+  name = GLOBAL
+  extension = files.DELG_GLOBAL
+
+  def read(self, name):
+    """Returns [D] float32, or [0] of an image that is too small for one."""
+    return read_global(self.source(name))
+
+  def _make(self):
+    return dense_index.DenseIndex()
+
+  def _load(self):
+    return dense_index.DenseIndex.load(self.path)
+
+  def _add(self, names, entries):
+    self.index.add(names, entries)
+
+
+class WordsPart(Part):
+  """The inverted index of aggregated local features (ASMK, ASMK*)."""
+
+  name = WORDS
+
+  def __init__(self, collection):
+    self._config = collection.aggregation_config()
+    self.extension = collection.settings.local_extension
+    self._words = None
+    super().__init__(collection)
+
+  def read(self, name):
+    """Returns the aggregation.Aggregated of an image."""
+    return self.aggregate(read_local(self.source(name)).descriptors)
+
+  def _make(self):
+    options = asmk_scores.AsmkOptions.from_config(self._config)
+    return inverted_index.InvertedIndex(options)
+
+  def _load(self):
+    return inverted_index.InvertedIndex.load(self.path)
+
+  def _add(self, names, entries):
+    self.index.add(names, entries)
+
+  def aggregate(self, descriptors):
+    """Returns the aggregation.Aggregated of [N, D] descriptors."""
+    if self._words is None:
+      config = self._config
+      self._words = aggregation.Words(
+        codebook_io.read_codebook(
+          config.codebook_path,
+          config.codebook_size,
+          config.feature_dimensionality,
+        )
+      )
+    options = aggregate_io.options(self._config)
+    return aggregation.aggregate(self._words, descriptors, options)
+
+
+def read_global(path):
+  """Reads a global descriptor.
+
+  Args:
+    path: Path of a `.delg_global` file.
+
+  Returns:
+    [D] float32; [0] of an image that was too small.
+
+  Raises:
+    InputError: If it is not one, or not finite.
+  """
+  found = datum_io.ReadFromFile(path)
+  if found.ndim != 1 or not np.isfinite(found).all():
+    raise errors.InputError(
+      "a descriptor of shape [D], finite", f"shape {list(found.shape)}", path
+    )
+  return found.astype(np.float32)
+
+
+def read_local(path):
+  """Reads local features whose values are finite.
+
+  Args:
+    path: Path of a `.delf` or `.delg_local` file.
+
+  Returns:
+    features.LocalFeatures.
+
+  Raises:
+    InputError: If it is not one, or not finite.
+  """
+  found = feature_io.read_local_features(path)
+  for name in ("locations", "descriptors"):
+    if not np.isfinite(getattr(found, name)).all():
+      raise errors.InputError(f"finite {name}", "NaN or infinity", path)
+  return found
+
+
+def parts(collection):
+  """Returns the parts that a collection has, opened."""
+  found = []
+  if collection.settings.has_global:
+    found.append(GlobalPart(collection))
+  if collection.has_codebook:
+    found.append(WordsPart(collection))
+  return found
+
+
+def _read_stamps(path):
+  try:
+    found = json.loads(files.read_bytes(path)) if path.exists() else {}
+  except (ValueError, RecursionError):
+    return {}  # All is added again.
+  return found if isinstance(found, dict) else {}

@@ -1,0 +1,206 @@
+import os
+
+import numpy as np
+import pytest
+
+from delf.python import codebook_io, datum_io, errors, feature_io
+from delf.python.pipelines import (
+  build_index,
+  collection,
+  index_parts,
+  indexing,
+  merge_index,
+)
+
+_WORDS, _DIMENSION = 16, 8
+
+
+def _say(line):
+  raise AssertionError(line)
+
+
+def _write(folder, names, seed=0):
+  rng = np.random.default_rng(seed)
+  for name in names:
+    descriptor = rng.standard_normal(5).astype(np.float32)
+    datum_io.WriteToFile(
+      descriptor / np.linalg.norm(descriptor), f"{folder}/{name}.delg_global"
+    )
+    feature_io.WriteToFile(
+      f"{folder}/{name}.delf",
+      rng.uniform(0, 100, [20, 2]).astype(np.float32),
+      np.ones([20], np.float32),
+      rng.standard_normal([20, _DIMENSION]).astype(np.float32),
+      np.ones([20], np.float32),
+    )
+
+
+@pytest.fixture
+def features(tmp_path):
+  (tmp_path / "features" / "deep").mkdir(parents=True)
+  _write(tmp_path / "features", ["b", "a", "deep/a", "c"])
+  return str(tmp_path / "features")
+
+
+@pytest.fixture(scope="module")
+def codebook(tmp_path_factory):
+  prefix = str(tmp_path_factory.mktemp("codebook") / "codebook")
+  centers = np.random.default_rng(1).standard_normal([_WORDS, _DIMENSION])
+  codebook_io.write_codebook(prefix, centers.astype(np.float32))
+  return prefix
+
+
+def _build(source, out, say=_say, **options):
+  return build_index.build(
+    [source], out, build_index.BuildOptions(**options), say
+  )
+
+
+def _names(out):
+  return [p.index.names for p in index_parts.parts(collection.open_folder(out))]
+
+
+def test_features_are_indexed(features, codebook, tmp_path):
+  out = tmp_path / "index"
+  report = _build(features, out, codebook=codebook)
+  assert report.added == ("a", "b", "c", "deep/a")
+  assert (report.total, report.unchanged, report.failed) == (4, 0, ())
+  assert _names(out) == [["a", "b", "c", "deep/a"]] * 2
+
+
+def test_without_a_codebook_there_are_no_words(features, tmp_path):
+  _build(features, tmp_path / "index")
+  assert sorted(os.listdir(tmp_path / "index")) == [
+    "collection.json",
+    "global.files.json",
+    "global.index",
+  ]
+
+
+def test_a_second_run_adds_what_is_new_or_changed(features, codebook, tmp_path):
+  out = tmp_path / "index"
+  _build(features, out, codebook=codebook)
+  _write(features, ["d", "a"], seed=3)
+  report = _build(features, out, codebook=codebook)
+  assert report.added == ("a", "d")
+  assert report.unchanged == 3
+  assert _names(out) == [["b", "c", "deep/a", "a", "d"]] * 2
+  (part, _) = index_parts.parts(collection.open_folder(out))
+  expected = part.read("a")
+  np.testing.assert_array_equal(part.index.descriptors[3], expected)
+
+
+def test_a_run_that_was_killed_ends_as_one_that_was_not(
+  features, codebook, tmp_path, monkeypatch
+):
+  whole, cut = tmp_path / "whole", tmp_path / "cut"
+  _build(features, whole, codebook=codebook)
+  monkeypatch.setattr(indexing, "_BATCH", 1)
+  monkeypatch.setattr(indexing, "_SAVE_INTERVAL", -1)
+  read = index_parts.WordsPart.read
+
+  def fail(part, name):
+    if name == "c":
+      raise KeyboardInterrupt
+    return read(part, name)
+
+  monkeypatch.setattr(index_parts.WordsPart, "read", fail)
+  with pytest.raises(KeyboardInterrupt):
+    _build(features, cut, codebook=codebook)
+  assert _names(cut)[1] == ["a", "b"]
+  monkeypatch.setattr(index_parts.WordsPart, "read", read)
+  report = _build(features, cut, codebook=codebook)
+  assert report.added == ("c", "deep/a")
+  for name in ("global.index", "words.index"):
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_bad_file_is_said_and_the_others_are_indexed(
+  features, codebook, tmp_path
+):
+  lines = []
+  for name in ("b.delg_global", "c.delf"):
+    with open(os.path.join(features, name), "r+b") as file:
+      file.truncate(11)
+  _write(features, ["d", "e"], seed=2)
+  bad = np.full([5], np.nan, np.float32)
+  datum_io.WriteToFile(bad, f"{features}/d.delg_global")
+  datum_io.WriteToFile(np.ones([3], np.float32), f"{features}/e.delg_global")
+  report = _build(features, tmp_path / "i", lines.append, codebook=codebook)
+  assert report.exit_status == 1
+  assert [os.path.basename(failure.path) for failure in report.failed] == [
+    "b.delg_global",
+    "d.delg_global",
+    "e.delg_global",
+    "c.delf",
+  ]
+  assert lines == [str(failure) for failure in report.failed]
+  assert "dimension 5" in lines[2]
+  names = [["a", "c", "deep/a"], ["a", "b", "d", "deep/a", "e"]]
+  assert _names(tmp_path / "i") == names
+
+
+def test_removing(features, codebook, tmp_path):
+  out = tmp_path / "index"
+  _build(features, out, codebook=codebook)
+  indexing.remove(collection.open_folder(out), ["b", "deep/a"])
+  assert _names(out) == [["a", "c"]] * 2
+  with pytest.raises(errors.InputError, match="name of an image.*'zebra'"):
+    indexing.remove(collection.open_folder(out), ["a", "zebra"])
+  assert _names(out) == [["a", "c"]] * 2
+
+
+def test_merging(features, codebook, tmp_path):
+  (tmp_path / "more").mkdir()
+  _write(tmp_path / "more", ["x", "y"], seed=5)
+  one, two = tmp_path / "one", tmp_path / "two"
+  _build(features, one, codebook=codebook)
+  _build(str(tmp_path / "more"), two, codebook=codebook)
+  merge_index.merge(one, two)
+  assert _names(one) == [["a", "b", "c", "deep/a", "x", "y"]] * 2
+  merge_index.merge(one, two)  # As after a run that was killed at its end.
+  assert _names(one) == [["a", "b", "c", "deep/a", "x", "y"]] * 2
+
+
+def test_merging_refuses_names_that_are_in_both(features, tmp_path):
+  (tmp_path / "more").mkdir()
+  _write(tmp_path / "more", ["x", "a"], seed=5)
+  one, two = tmp_path / "one", tmp_path / "two"
+  _build(features, one)
+  _build(str(tmp_path / "more"), two)
+  with pytest.raises(errors.InputError, match="'a', which is in both"):
+    merge_index.merge(one, two)
+  assert _names(one) == [["a", "b", "c", "deep/a"]]
+
+
+def test_other_settings_are_refused(features, codebook, tmp_path):
+  out = tmp_path / "index"
+  _build(features, out)
+  (tmp_path / "more").mkdir()
+  _write(tmp_path / "more", ["x"], seed=5)
+  with pytest.raises(errors.InputError, match="features"):
+    _build(str(tmp_path / "more"), out)
+
+
+def test_another_codebook_is_refused(features, codebook, tmp_path):
+  out = tmp_path / "index"
+  _build(features, out, codebook=codebook)
+  other = str(tmp_path / "other" / "codebook")
+  codebook_io.write_codebook(other, np.ones([4, _DIMENSION], np.float32))
+  with pytest.raises(errors.InputError, match="codebook"):
+    _build(features, out, codebook=other)
+
+
+def test_no_collection(tmp_path):
+  with pytest.raises(FileNotFoundError, match="expected an index"):
+    collection.open_folder(tmp_path / "none")
+  with pytest.raises(errors.InputError, match="delf index"):
+    collection.open_folder(tmp_path)
+
+
+def test_a_newer_collection_is_refused(features, tmp_path):
+  _build(features, tmp_path / "i")
+  path = tmp_path / "i" / "collection.json"
+  path.write_text(path.read_text().replace('"version": 1', '"version": 9'))
+  with pytest.raises(errors.InputError, match="newer delf"):
+    collection.open_folder(tmp_path / "i")

@@ -1,0 +1,287 @@
+"""Searching a collection: what is compared, and in which order it comes."""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+
+from delf.python import errors
+from delf.python.pipelines import (
+  extract_report,
+  index_parts,
+  search_result,
+  side_cache,
+  verify,
+)
+from delf.python.retrieval import (
+  fusion,
+  ranking,
+  refinement,
+  reranking,
+  verification,
+)
+
+METHODS = ("global", "words", "fusion")
+
+# Scores that are held at once, and images that a refinement looks at.
+_SCORES = 1 << 24
+_REFINED = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+  """How a collection is searched.
+
+  Attributes:
+    method: "global" (descriptors), "words" (ASMK of local features), "fusion"
+      of both, or None: global where there are global descriptors.
+    rerank: How many of the first images are matched point by point; 0: none.
+    expand: Images that each query is averaged with (alpha query expansion).
+    refine: Name in refinement.METHODS, or None.
+    workers: Processes that match, or None: one per core.
+    verify: How images are matched; the default is DELG's (section 5.1).
+  """
+
+  method: str | None = None
+  rerank: int = 0
+  expand: int = 0
+  refine: str | None = None
+  workers: int | None = None
+  verify: verification.VerifyOptions = verification.VerifyOptions(
+    descriptor_threshold=1.0, residual_threshold=20.0
+  )
+
+
+class Searcher:
+  """One collection, opened to be searched in one way."""
+
+  def __init__(self, found, options=None):
+    """Opens the indexes that the method needs.
+
+    Args:
+      found: collection.Collection.
+      options: SearchOptions, or None for the defaults.
+
+    Raises:
+      InputError: If the collection lacks what the method compares.
+    """
+    self.collection = found
+    self.options = options or SearchOptions()
+    self._parts = {part.name: part for part in index_parts.parts(found)}
+    self.method = self._method()
+    first = self._parts.get(index_parts.GLOBAL if self._uses_global else None)
+    first = first or self._parts[index_parts.WORDS]
+    self.names = list(first.index.names)
+
+  @property
+  def _uses_global(self):
+    return self.method in ("global", "fusion")
+
+  def _method(self):
+    method = self.options.method
+    if method is None:
+      method = "global" if index_parts.GLOBAL in self._parts else "words"
+    needed = {"global": ["global"], "words": ["words"]}
+    needed = needed.get(method, ["global", "words"])
+    for name in needed:
+      if name not in self._parts:
+        raise errors.InputError(
+          f"an index of {name} for --method {method}"
+          + (" (delf index --codebook)" if name == "words" else ""),
+          f"one of {', '.join(self._parts) or 'nothing'}",
+          self.collection.folder,
+        )
+    if method == "words" and (self.options.expand or self.options.refine):
+      raise errors.InputError(
+        "--method global or fusion with --expand or --refine", method
+      )
+    return method
+
+  def read(self, queries):
+    """Reads what is compared of each query.
+
+    Args:
+      queries: list of queries.Query.
+
+    Returns:
+      list of Query that can be searched with, list of dict of part name to what
+      its index takes, and list of extract_report.Failure.
+    """
+    good, entries, failed = [], [], []
+    for query in queries:
+      try:
+        entries.append(self._read(query))
+        good.append(query)
+      except (errors.InputError, OSError) as error:
+        line = errors.one_line(error)
+        failed.append(extract_report.Failure(query.photo or query.name, line))
+    return good, entries, failed
+
+  def _read(self, query):
+    entry = {}
+    if self._uses_global:
+      entry["global"] = query.global_descriptor()
+      if not entry["global"].size:
+        raise errors.InputError(
+          "a photo large enough for a global descriptor", "one that is not"
+        )
+    if self.method in ("words", "fusion"):
+      part = self._parts["words"]
+      local = index_parts.read_local(query.local_path(part.extension))
+      if not len(local):
+        raise errors.InputError("local features", "none")
+      entry["words"] = part.aggregate(local.descriptors)
+    return entry
+
+  def rank(self, entries, k=None):
+    """Ranks the images of the collection for each query, without matching.
+
+    Args:
+      entries: What `read` returned.
+      k: Images a query, or None for all.
+
+    Returns:
+      ranking.Ranking over `names`.
+    """
+    k = max(len(self.names), 1) if k is None else k
+    if not entries:
+      return ranking.top_k(np.zeros([0, len(self.names)]), k)
+    step = max(1, _SCORES // max(1, len(self.names)))
+    blocks = [
+      self._rank(entries[start : start + step], k)
+      for start in range(0, len(entries), step)
+    ]
+    return ranking.Ranking(
+      np.concatenate([block.ids[:, :k] for block in blocks]),
+      np.concatenate([block.scores[:, :k] for block in blocks]),
+    )
+
+  def _rank(self, entries, k):
+    """Ranks for some of the queries; the Ranking may have more than k."""
+    depth = len(self.names) if self.method == "fusion" else k
+    found = []
+    if self._uses_global:
+      descriptors = np.stack([entry["global"] for entry in entries])
+      found.append(self._rank_global(descriptors, depth))
+    if self.method in ("words", "fusion"):
+      words = [entry["words"] for entry in entries]
+      found.append(self._rank_words(words, depth))
+    return fusion.fuse(found, k=k) if len(found) > 1 else found[0]
+
+  def _rank_global(self, descriptors, k):
+    index = self._parts["global"].index
+    if self.options.expand or self.options.refine:
+      k = max(k, self.options.expand, _REFINED)
+    found = index.search(descriptors, min(k, max(len(index), 1)))
+    empty = np.flatnonzero(index.empty)
+    if self.options.expand:
+      expand = refinement.QueryExpansion(self.options.expand)
+      found = expand(descriptors, found, index.descriptors, empty)
+    if self.options.refine:
+      found = refinement.refine(
+        self.options.refine, descriptors, found, index.descriptors, empty
+      )
+    return found
+
+  def _rank_words(self, aggregates, k):
+    found = self._parts["words"].index.search(aggregates, k)
+    if self._word_ids is None:
+      return found
+    ids = np.where(found.ids < 0, -1, self._word_ids[found.ids])
+    return ranking.Ranking(ids.astype(np.int32), found.scores)
+
+  @functools.cached_property
+  def _word_ids(self):
+    """Index into `names` of each image of the words' index; None: the same."""
+    others = list(self._parts["words"].index.names)
+    if others == self.names:
+      return None
+    place = {name: i for i, name in enumerate(self.names)}
+    return np.array([place.get(name, -1) for name in others], np.int32)
+
+  def search(self, queries, top):
+    """Searches with queries, and matches the first images if that is asked.
+
+    Args:
+      queries: list of queries.Query.
+      top: Results a query.
+
+    Returns:
+      search_result.SearchResult.
+    """
+    queries, entries, failed = self.read(queries)
+    found = self.rank(entries, max(top, self.options.rerank))
+    inliers = None
+    if self.options.rerank:
+      report = self.verify(queries, found, self.shortlist(found))
+      failed += report.failed
+      found, inliers = _reranked(found, report, self.options.rerank)
+      inliers = inliers[:, :top]
+    return search_result.SearchResult(
+      queries=tuple(queries),
+      names=tuple(self.names),
+      ranking=ranking.Ranking(found.ids[:, :top], found.scores[:, :top]),
+      inliers=inliers,
+      method=self.method,
+      verify=self.options.verify,
+      failed=tuple(failed),
+    )
+
+  def shortlist(self, found, junk=None):
+    """Returns [Q, k] bool: which images of rankings are to be matched."""
+    return reranking.shortlist(found.ids, junk, self.options.rerank)
+
+  def verify(self, queries, found, *chosen):
+    """Matches images point by point; what is known from before is not redone.
+
+    Args:
+      queries: list of queries.Query.
+      found: ranking.Ranking of them, over `names`.
+      *chosen: [Q, k] bool each, as from `shortlist`.
+
+    Returns:
+      verify.VerifyReport, whose pairs are (row of the query, index in `names`).
+
+    Raises:
+      InputError: If the collection has no local features.
+    """
+    extension = self.collection.settings.local_extension
+    if not extension:
+      raise errors.InputError(
+        "local features, which matching needs", "none", self.collection.folder
+      )
+    return verify.verify_pairs(
+      reranking.pairs(found.ids, *chosen),
+      side_cache.FeatureFiles(
+        tuple(query.features for query in queries),
+        tuple(query.local_path(extension) for query in queries),
+      ),
+      side_cache.FeatureFiles(
+        tuple(self.names),
+        tuple(
+          os.fspath(self.collection.feature_path(name, extension))
+          for name in self.names
+        ),
+      ),
+      self.options.verify,
+      self.collection.writable_folder(),
+      self.options.workers,
+    )
+
+
+def _reranked(found, report, most):
+  """Returns the Ranking in order of inliers, and [Q, k] inliers (-1: none)."""
+  chosen = reranking.shortlist(found.ids, most=most)
+  new = reranking.rerank(
+    found.ids,
+    found.scores,
+    report.look_up,
+    most=most,
+  )
+  inliers = np.where(np.isin(new.ids, -1), -1, new.inliers)
+  # Which ones were matched, in the new order.
+  for row in range(len(found.ids)):
+    matched = found.ids[row][chosen[row]]
+    inliers[row, ~np.isin(new.ids[row], matched)] = -1
+  return ranking.Ranking(new.ids, new.scores), inliers
