@@ -26,6 +26,7 @@ from delf.python.pipelines import output_folder, photo_record
 
 # The module beside this one, also where this one is run as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
 import tiny_model  # noqa: E402
 
@@ -466,6 +467,8 @@ def _other_settings(folder, model):
 
 for _what, (_make, _words) in bad_datasets.CASES.items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
+for _what, (_make, _words) in bad_collections.CASES.items():
+  _case(_BAD, _what, *_words)(_make)
 
 
 # -- odd, but good -----------------------------------------------------------
@@ -548,7 +551,8 @@ def _run(argv):
 def _call(argv):
   if callable(argv):
     return _call_library(argv)
-  scripts = {"extract_features.py": extract_features, **bad_datasets.SCRIPTS}
+  scripts = {"extract_features.py": extract_features}
+  scripts |= bad_datasets.SCRIPTS | bad_collections.SCRIPTS
   if argv[0] in scripts:
     script = scripts[argv[0]]
     return script_flags.run(script.main, script.define_flags, argv)

@@ -1,5 +1,6 @@
 """Downloads a data set file by file; what is done is not done again."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -98,6 +99,8 @@ def download(files, out, say, **options):
     size += record.size
     kept = f", {record.images} images" if file.kind == downloads.ARCHIVE else ""
     say(f"{at}: {record.size:,} bytes{kept}")
+  with contextlib.suppress(OSError):  # Empty if nothing could be had.
+    work.rmdir()
   return DownloadReport(tuple(done), tuple(skipped), tuple(failed), size)
 
 
