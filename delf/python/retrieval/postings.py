@@ -65,10 +65,11 @@ class Postings:
     own = asmk_scores.lanes(self.descriptors)
     asked = asmk_scores.lanes(descriptors)[shared]
     step = max(_BLOCK_BYTES // (own.shape[1] * own.itemsize), 1)
-    for rows, which in _blocks(starts, lengths, step):
-      values = kernel(asked[which], own.take(rows, axis=0))
+    for rows, lists, taken in _blocks(starts, lengths, step):
+      # `take` and `repeat` are several times as fast as indexing by arrays.
+      both = np.repeat(asked[lists], taken, axis=0), own.take(rows, axis=0)
       try:
-        np.add.at(scores, self.ids[rows], values)
+        np.add.at(scores, self.ids.take(rows), kernel(*both))
       except IndexError:
         raise errors.InputError(
           "an index as it was written", "one that was changed", self.path
@@ -112,7 +113,8 @@ def _blocks(starts, lengths, step):
     step: int.
 
   Yields:
-    [R] int64 rows, and [R] int64 number of the list of each.
+    [R] int64 rows; slice of the lists that they are of; and how many rows are
+    of each of these.
   """
   ends = np.cumsum(lengths)
   # Row of a list = its place among all rows + this.
@@ -120,10 +122,9 @@ def _blocks(starts, lengths, step):
   for begin in range(0, int(ends[-1]) if len(ends) else 0, step):
     end = min(begin + step, int(ends[-1]))
     first = np.searchsorted(ends, begin, side="right")
-    last = np.searchsorted(ends, end, side="left") + 1
-    taken = np.minimum(ends[first:last], end)
-    taken -= np.maximum(ends[first:last] - lengths[first:last], begin)
-    which = np.repeat(np.arange(first, first + len(taken)), taken)
-    rows = np.arange(begin, end)
-    rows += shifts[which]
-    yield rows, which
+    lists = slice(first, np.searchsorted(ends, end, side="left") + 1)
+    taken = np.minimum(ends[lists], end)
+    taken -= np.maximum(ends[lists] - lengths[lists], begin)
+    rows = np.repeat(shifts[lists], taken)
+    rows += np.arange(begin, end)
+    yield rows, lists, taken
