@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from delf.python import aggregate_io, aggregation, errors
+from delf.python import aggregate_io, aggregation, asmk_kernel, errors
 
 # What an image without words has with any other.
 _NO_WORDS = -1.0
@@ -69,10 +69,14 @@ class SimilarityAggregatedRepresentation:
     )
     one, two = rows[0][first], rows[1][second]
     if kind == aggregation.ASMK_STAR:
-      shared = 1 - 2 * _hamming(one, two) / self._bits()
+      bits = asmk_kernel.compared_bits(self._config.feature_dimensionality)
+      shared = 1 - 2 * _hamming(one, two) / bits
     else:
       shared = np.einsum("ij,ij->i", one, two)
-    total = float(self._sigma(shared).sum())
+    values = asmk_kernel.selectivity(
+      shared, self._config.alpha, self._config.tau
+    )
+    total = float(values.sum())
     if self._config.use_l2_normalization:
       total /= np.sqrt(float(len(words[0])) * len(words[1]))
     return total
@@ -95,15 +99,6 @@ class SimilarityAggregatedRepresentation:
         f"{array.size} values",
       )
     return array.reshape(len(words), width)
-
-  def _bits(self):
-    """Bits that are compared; those that fill the last byte count, too."""
-    dimension = self._config.feature_dimensionality
-    return dimension if dimension < 8 else -(-dimension // 8) * 8
-
-  def _sigma(self, values):
-    values = values[values > self._config.tau].astype(np.float64)
-    return np.sign(values) * np.abs(values) ** self._config.alpha
 
 
 def _dot(vlad_1, vlad_2):

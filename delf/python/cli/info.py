@@ -9,6 +9,7 @@ examples:
   delf info features/image_1.delf         how many features, of what size
   delf info delf/embedded/delf-compact    signatures and tensors of a model
   delf info model/variables/variables     keys and shapes of a checkpoint
+  delf info photos.index                  images and settings of an index
   delf info --json *.delg_global | jq .   for other programs
 """
 
@@ -21,7 +22,7 @@ def add_arguments(parser):
     nargs="+",
     metavar="FILE",
     help="feature, datum, box or aggregation file, .pbtxt configuration, "
-    "image, SavedModel folder, or TensorFlow checkpoint",
+    "index, image, SavedModel folder, or TensorFlow checkpoint",
   )
   parser.add_argument(
     "--json", action="store_true", help="print one JSON document: a list"

@@ -12,8 +12,8 @@ _AGGREGATED_PAIRS = (".asmk", ".rasmk", ".asmk_star", ".rasmk_star")
 
 _KNOWN = (
   "a .delf, .delg_local, .delg_global, .datum, .boxes, .vlad, .rvlad, .asmk,"
-  " .rasmk, .asmk_star, .rasmk_star or .pbtxt file, an image, a SavedModel or"
-  " a TensorFlow checkpoint"
+  " .rasmk, .asmk_star, .rasmk_star or .pbtxt file, an index, an image, a"
+  " SavedModel or a TensorFlow checkpoint"
 )
 
 
@@ -22,8 +22,8 @@ def describe(path):
 
   Args:
     path: Local path: feature, datum, box or aggregation file, configuration,
-      image, folder of a SavedModel, or TensorFlow checkpoint (its prefix, its
-      `.index` file, or its folder).
+      index of images, image, folder of a SavedModel, or TensorFlow checkpoint
+      (its prefix, its `.index` file, or its folder).
 
   Returns:
     dict for JSON: `path`, `kind` (words), and what that kind has: counts,
@@ -39,7 +39,8 @@ def describe(path):
 
 def _reader(path):
   """Returns the function that reads what is at a path."""
-  from delf.python.pipelines import describe_models
+  from delf.python.pipelines import describe_index, describe_models
+  from delf.python.retrieval import index_header
 
   if path.is_dir():
     if (path / "saved_model.pb").exists():
@@ -49,6 +50,9 @@ def _reader(path):
     raise errors.InputError(_KNOWN, "a folder that is neither", path)
   if path.name == "saved_model.pb":
     return lambda file: describe_models.saved_model(file.parent)
+  # By content, as an index may be called anything.
+  if index_header.is_index(path):
+    return describe_index.index
   if path.suffix == ".index" or pathlib.Path(f"{path}.index").exists():
     return describe_models.checkpoint
   readers = {

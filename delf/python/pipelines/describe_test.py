@@ -8,6 +8,7 @@ import pytest
 
 from delf.python import box_io, datum_io, errors, feature_io
 from delf.python.pipelines import describe
+from delf.python.retrieval import asmk_scores, dense_index, inverted_index
 
 _SAMPLES = pathlib.Path(describe.__file__).resolve().parents[1]
 
@@ -189,3 +190,36 @@ def test_what_cannot_be_read(tmp_path, name, content, words):
 def test_a_folder_of_neither_kind(tmp_path):
   with pytest.raises(errors.InputError, match="neither"):
     describe.describe(tmp_path)
+
+
+def test_inverted_index(tmp_path):
+  path = tmp_path / "photos.index"
+  options = asmk_scores.AsmkOptions(dimension=16, codebook_size=9, tau=0.25)
+  index = inverted_index.InvertedIndex(options, {"codebook": "c"})
+  index.save(path)
+  assert _describe(path)["images"] == 0
+  bits = np.zeros([3, 2], np.uint8)
+  index.add(["a.jpg", "b.jpg"], [(bits, [1, 2, 8]), (bits[:1], [2])])
+  index.save(path)
+  found = _describe(path)
+  assert found["kind"] == "inverted index"
+  assert (found["images"], found["first"], found["last"]) == (
+    2,
+    "a.jpg",
+    "b.jpg",
+  )
+  assert found["words_of_an_image"] == [1, 3]
+  assert found["settings"]["options"]["tau"] == 0.25
+  assert found["settings"]["metadata"] == {"codebook": "c"}
+  assert found["arrays"]["descriptors"] == "uint8 [4, 2]"
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(errors.InputError, match="photos.index.*whole index"):
+    describe.describe(path)
+
+
+def test_dense_index(tmp_path):
+  index = dense_index.DenseIndex()
+  index.add(["a"], np.ones([1, 3], np.float32))
+  index.save(tmp_path / "a")
+  found = _describe(tmp_path / "a")
+  assert (found["kind"], found["images"]) == ("dense index", 1)

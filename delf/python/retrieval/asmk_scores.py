@@ -1,9 +1,4 @@
-"""How alike two aggregated images are, by the words that they share (ASMK).
-
-The kernel is G. Tolias, Y. Avrithis, H. Jegou, "To aggregate or not to
-aggregate: selective match kernels for image search", ICCV 2013, sections 3 and
-4: the sum over shared words of sigma(u) = sign(u) |u|^alpha where u > tau.
-"""
+"""How alike two aggregated images are, by the words that they share (ASMK)."""
 
 import dataclasses
 import functools
@@ -13,7 +8,7 @@ import numbers
 import numpy as np
 
 from delf.protos import aggregation_config_pb2
-from delf.python import errors
+from delf.python import asmk_kernel, errors
 
 # So that a damaged file cannot ask for tables that fill the memory.
 _MAX_DIMENSION = 1 << 16
@@ -100,8 +95,7 @@ class Kernel:
     self._options = options
     if options.packed:
       distances = np.arange(8 * options.width + 1)
-      # Padding bits count, but for dimensions under 8, as in the original.
-      bits = 8 * options.width if options.dimension >= 8 else options.dimension
+      bits = asmk_kernel.compared_bits(options.dimension)
       self._table = self._selectivity(1 - 2 * distances / bits)
 
   def __call__(self, first, second):
@@ -117,11 +111,11 @@ class Kernel:
     if self._options.packed:
       return self._table[_hamming(first, second)]
     products = np.einsum("ij,ij->i", first, second)
-    return self._selectivity(products.astype(np.float64))
+    return self._selectivity(products)
 
   def _selectivity(self, values):
-    powers = np.sign(values) * np.abs(values) ** self._options.alpha
-    return np.where(values > self._options.tau, powers, 0.0)
+    options = self._options
+    return asmk_kernel.selectivity(values, options.alpha, options.tau)
 
 
 def lanes(descriptors):
