@@ -125,10 +125,21 @@ def _sum_residuals(words, descriptors, nearest, keys):
 
 def _sum_rows(keys, rows):
   """Sums rows with the same key; keys [N] are in order."""
+  # Many times faster than np.add.reduceat over rows.
+  from scipy import sparse
+
   if not len(keys):
     return keys, rows
   starts = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
-  return keys[starts], np.add.reduceat(rows, starts, axis=0)
+  which = sparse.csr_array(
+    (
+      np.ones([len(keys)], np.float32),
+      np.arange(len(keys)),
+      np.append(starts, len(keys)),
+    ),
+    shape=(len(starts), len(keys)),
+  )
+  return keys[starts], which @ rows
 
 
 def _regional_sums(words, descriptors, nearest, region):

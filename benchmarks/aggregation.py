@@ -1,0 +1,183 @@
+"""How fast local features are aggregated, and in how much memory.
+
+Baselines: one plain matrix product of features and words, which any exact
+assignment needs; and distances through tiled copies of both sides, in batches
+of 100 features on TensorFlow, as the original computes them.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from delf.python import aggregation
+
+_DIMENSION = 128
+_FEATURES = 1000
+_LARGE, _SMALL = 65536, 1024
+# Features of a batch, by the original's default.
+_BATCH = 100
+# What was asked for.
+_MOST_PRODUCTS, _MOST_MEGABYTES, _LEAST_SPEEDUP = 1.5, 300, 100
+
+
+def _data(words, features=_FEATURES):
+  """Returns words [K, D], and features [N, D] around some of them, float32."""
+  generator = np.random.default_rng(0)
+  centers = generator.standard_normal([words, _DIMENSION], dtype=np.float32)
+  centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+  found = centers[generator.integers(0, words, features)]
+  found += 0.05 * generator.standard_normal(found.shape, dtype=np.float32)
+  return centers, found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def _tiled(features, centers):
+  """Returns the nearest word of each feature, through N x K copies of both."""
+  import tensorflow as tf
+
+  found = []
+  for start in range(0, len(features), _BATCH):
+    batch = features[start : start + _BATCH]
+    left = tf.reshape(tf.tile(batch, [1, len(centers)]), [-1, _DIMENSION])
+    right = tf.tile(centers, [len(batch), 1])
+    distances = tf.reshape(tf.norm(left - right, axis=1), [len(batch), -1])
+    found.append(tf.math.top_k(-distances, 1).indices[:, 0].numpy())
+  return np.concatenate(found)
+
+
+def _fastest(functions, runs):
+  """Returns the seconds of the fastest run of each, taken in turns."""
+  times = {name: [] for name in functions}
+  for _ in range(runs):
+    for name, function in functions.items():
+      start = time.perf_counter()
+      function()
+      times[name].append(time.perf_counter() - start)
+  return {name: min(seconds) for name, seconds in times.items()}
+
+
+def _regions(number):
+  return [_FEATURES // number] * number
+
+
+def _ways(words, features):
+  """Returns {name: function} of the aggregations that are measured."""
+  options = aggregation.AggregateOptions
+  ways = {
+    "nearest words alone": lambda: words.nearest(features),
+    "ASMK*": lambda: aggregation.aggregate(words, features),
+    "ASMK*, 5 words a feature": lambda: aggregation.aggregate(
+      words, features, options(num_assignments=5)
+    ),
+    "R-ASMK*, 10 regions": lambda: aggregation.aggregate(
+      words, features, options(regional=True), _regions(10)
+    ),
+    "VLAD": lambda: aggregation.aggregate(
+      words, features, options(aggregation.VLAD)
+    ),
+  }
+  return ways
+
+
+def against_product(runs):
+  """Prints times with 65536 words beside one plain matrix product."""
+  centers, features = _data(_LARGE)
+  words = aggregation.Words(centers)
+  ways = _ways(words, features)
+  seconds = _fastest({"product": lambda: features @ centers.T, **ways}, runs)
+  product = seconds.pop("product")
+  print(
+    f"{_FEATURES} features, {_LARGE} words of {_DIMENSION} values; one plain"
+    f" matrix product (NumPy): {product * 1000:.0f} ms"
+  )
+  for name, each in seconds.items():
+    print(f"  {name:26}{each * 1000:9.0f} ms  {each / product:6.2f} x product")
+  print(f"  asked for: at most {_MOST_PRODUCTS} x product")
+
+
+def against_tiled(runs):
+  """Prints times with 1024 words beside the tiled computation."""
+  centers, features = _data(_SMALL)
+  words = aggregation.Words(centers)
+  same = np.mean(_tiled(features, centers) == words.nearest(features)[:, 0])
+  ways = _ways(words, features)
+  seconds = _fastest(ways, 5 * runs)
+  seconds |= _fastest(
+    {
+      "tiled": lambda: _tiled(features, centers),
+      "product": lambda: features @ centers.T,
+    },
+    runs,
+  )
+  tiled, product = seconds.pop("tiled"), seconds.pop("product")
+  print(
+    f"{_FEATURES} features, {_SMALL} words of {_DIMENSION} values; tiled"
+    f" (TensorFlow): {tiled * 1000:.0f} ms, the same words for {same:.1%}; one"
+    f" plain matrix product: {product * 1000:.1f} ms"
+  )
+  for name, each in seconds.items():
+    print(
+      f"  {name:26}{each * 1000:9.1f} ms  {tiled / each:6.0f} x faster than"
+      " tiled"
+    )
+  print(f"  asked for: at least {_LEAST_SPEEDUP} x faster")
+
+
+def _status(field):
+  """Returns a field of /proc/self/status in MB (10^6 bytes)."""
+  with open("/proc/self/status") as file:
+    lines = dict(line.split(":", 1) for line in file)
+  return int(lines[field].split()[0]) * 1024 / 1e6
+
+
+def print_memory(name):
+  """Prints the memory that one way takes above the codebook; in a process."""
+  centers, features = _data(_LARGE)
+  # The first product takes the library's own buffers.
+  features[:8] @ features[:8].T
+  before = _status("VmRSS")
+  with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # Forgets the highest use until now.
+  words = aggregation.Words(centers)
+  _ways(words, features)[name]()
+  print(
+    f"  {name:26}{_status('VmHWM') - before:9.0f} MB above the codebook of"
+    f" {centers.nbytes / 1e6:.0f} MB"
+  )
+
+
+def memory():
+  """Prints peak memory with 65536 words, each way in a process of its own."""
+  print("Peak memory, by the operating system:", flush=True)
+  if not sys.platform.startswith("linux"):
+    print("  not measured: it is read from Linux's /proc")
+    return
+  for name in _ways(None, None):
+    subprocess.run(
+      [sys.executable, "-m", "benchmarks.aggregation", "--memory-of", name],
+      check=True,
+    )
+  print(f"  asked for: at most {_MOST_MEGABYTES} MB (a VLAD itself has 34)")
+
+
+def main():
+  """Runs the benchmark; returns its exit status."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--quick", action="store_true", help="fewer runs")
+  parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.memory_of:
+    print_memory(args.memory_of)
+    return 0
+  if args.quick:
+    print("quick: fewer runs")
+  against_product(3 if args.quick else 15)
+  against_tiled(1 if args.quick else 5)
+  memory()
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
