@@ -17,6 +17,9 @@ _GUIDES = [
   "README.md",
   "INSTALL_INSTRUCTIONS.md",
   "EXTRACTION_MATCHING.md",
+  "delf/python/delg/DELG_INSTRUCTIONS.md",
+  "delf/python/detect_to_retrieve/DETECT_TO_RETRIEVE_INSTRUCTIONS.md",
+  "delf/python/datasets/google_landmarks_dataset/README.md",
 ]
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)
 # What a test must not do -> commands that do it. What follows a download in the
