@@ -80,7 +80,7 @@ def main():
       FLAGS.index_features_dir,
       files.DELF,
       retrieval_files.whole_image_paths(
-        truth.index, FLAGS.index_features_dir, files.DELF
+        truth.index_names, FLAGS.index_features_dir, files.DELF
       ),
     )
   found = search_aggregates.search(

@@ -3,36 +3,19 @@
 import dataclasses
 import os
 
-import numpy as np
-
 from delf.python import errors, files
+from delf.python.datasets import ground_truth
 from delf.python.pipelines import retrieval_files, side_cache, verify
-from delf.python.retrieval import dense_index, reranking
+from delf.python.retrieval import (
+  dense_index,
+  evaluation,
+  reranking,
+  verification,
+)
 
 METRICS = "metrics.txt"
-# As in the papers and the original: without easy, and at these ranks.
-PROTOCOLS = ("medium", "hard")
-PR_RANKS = (1, 5, 10)
-
-
-@dataclasses.dataclass(frozen=True)
-class Truth:
-  """A data set with what is relevant to its queries.
-
-  Attributes:
-    queries: list of Q str, names of the query images.
-    index: list of N str, names of the index images.
-    protocols: dict of PROTOCOLS to a list of Q dicts, "ok" and "junk", [n] int
-      ids of index images.
-  """
-
-  queries: list
-  index: list
-  protocols: dict
-
-  def junk(self, protocol):
-    """Returns the ids that a protocol leaves out, an array for each query."""
-    return [truth["junk"] for truth in self.protocols[protocol]]
+# The papers and the original measure the others.
+_LEFT_OUT = "easy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +42,7 @@ class RetrieveReport:
 
   Attributes:
     metrics_path: Path of the metrics file.
-    metrics: dict by protocol of what `revisited_op.dataset.ComputeMetrics`
-      returns.
+    evaluation: evaluation.Evaluation.
     ids: dict by protocol of [Q, N] int32, ids of index images, best first.
     inliers: dict by protocol of [Q, N] int32, in that order, or empty where
       nothing was verified.
@@ -68,7 +50,7 @@ class RetrieveReport:
   """
 
   metrics_path: str
-  metrics: dict
+  evaluation: evaluation.Evaluation
   ids: dict
   inliers: dict
   verification: verify.VerifyReport | None = None
@@ -85,38 +67,32 @@ class RetrieveReport:
 
 
 def read_truth(path):
-  """Reads ground truth.
+  """Reads ground truth that has queries and index images.
 
   Args:
-    path: Path of a `.mat` or `.pkl` file.
+    path: Path that `ground_truth.read` takes.
 
   Returns:
-    Truth.
+    ground_truth.GroundTruth.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    InputError: If it is no such file, names images that it does not list, has
-      no queries or no index images.
+    InputError: As `ground_truth.read`, or if there are none.
   """
-  from delf.python.datasets.revisited_op import dataset
-
-  queries, index, ground_truth = dataset.ReadDatasetFile(path)
-  if not len(queries) or not len(index):
+  truth = ground_truth.read(path)
+  numbers = len(truth.query_names), len(truth.index_names)
+  if not min(numbers):
     raise errors.InputError(
-      "queries and index images",
-      f"{len(queries)} queries and {len(index)} index images",
-      path,
+      "queries and index images", "{} and {} of them".format(*numbers), path
     )
-  _, medium, hard = dataset.ParseEasyMediumHardGroundTruth(ground_truth)
-  protocols = dict(zip(PROTOCOLS, (medium, hard), strict=True))
-  return Truth([str(q) for q in queries], [str(i) for i in index], protocols)
+  return truth
 
 
 def search_global(truth, query_dir, index_dir):
   """Ranks all index images by their global descriptors, exactly.
 
   Args:
-    truth: Truth.
+    truth: ground_truth.GroundTruth.
     query_dir: Folder with `<name>.delg_global` of each query.
     index_dir: Folder with `<name>.delg_global` of each index image.
 
@@ -129,14 +105,14 @@ def search_global(truth, query_dir, index_dir):
   """
   extension = files.DELG_GLOBAL
   of_queries = retrieval_files.require(
-    truth.queries, query_dir, extension, "queries"
+    truth.query_names, query_dir, extension, "queries"
   )
   of_index = retrieval_files.require(
-    truth.index, index_dir, extension, "index images"
+    truth.index_names, index_dir, extension, "index images"
   )
   images = dense_index.DenseIndex()
   descriptors = retrieval_files.read_globals(of_index, "index images")
-  images.add(truth.index, descriptors)
+  images.add(truth.index_names, descriptors)
   queries = retrieval_files.read_globals(
     of_queries, "queries", images.dimension
   )
@@ -151,7 +127,7 @@ def evaluate(truth, found, output_dir, local=None, options=None, workers=None):
   is verified is recorded in the output folder.
 
   Args:
-    truth: Truth.
+    truth: ground_truth.GroundTruth.
     found: ranking.Ranking of all images.
     output_dir: Folder of `metrics.txt`.
     local: LocalFeatureFiles to verify with, or None.
@@ -165,38 +141,25 @@ def evaluate(truth, found, output_dir, local=None, options=None, workers=None):
     InputError: If a query has no file of local features; it names it.
     OSError: If files cannot be written.
   """
-  from delf.python.datasets.revisited_op import dataset
-
   # First what may be wrong: not after all has been verified.
   os.makedirs(output_dir, exist_ok=True)
-  ids = dict.fromkeys(PROTOCOLS, found.ids)
-  inliers, verification_report = {}, None
+  protocols = [name for name in truth.protocols() if name != _LEFT_OUT]
+  ids, inliers = dict.fromkeys(protocols, found.ids), {}
+  verified = None
   if local is not None:
-    verification_report = _verify(
-      truth, found, output_dir, local, options, workers
+    options = options or verification.VerifyOptions()
+    verified = _verify(
+      truth, found, protocols, local, options, output_dir, workers
     )
-    for protocol in PROTOCOLS:
+    for protocol in protocols:
       new = reranking.rerank(
-        found.ids,
-        found.scores,
-        verification_report.look_up,
-        truth.junk(protocol),
+        found.ids, found.scores, verified.look_up, _junk(truth, protocol)
       )
       ids[protocol], inliers[protocol] = new.ids, new.inliers
-  ranks = [rank for rank in PR_RANKS if rank <= len(truth.index)]
-  metrics = {
-    protocol: dataset.ComputeMetrics(
-      ids[protocol], truth.protocols[protocol], ranks
-    )
-    for protocol in PROTOCOLS
-  }
+  measured = evaluation.evaluate(ids, truth)
   path = os.path.join(output_dir, METRICS)
-  means = (
-    {protocol: metric[place] for protocol, metric in metrics.items()}
-    for place in range(3)
-  )
-  dataset.SaveMetricsFile(*means, np.array(ranks), path)
-  return RetrieveReport(path, metrics, ids, inliers, verification_report)
+  evaluation.save(measured, path)
+  return RetrieveReport(path, measured, ids, inliers, verified)
 
 
 def say(report, print_line, print_problem):
@@ -219,25 +182,28 @@ def say(report, print_line, print_problem):
   return report.exit_status
 
 
-def _verify(truth, found, output_dir, local, options, workers):
+def _junk(truth, protocol):
+  """Returns the ids that a protocol leaves out, an array for each query."""
+  return [entry["junk"] for entry in truth.protocols()[protocol]]
+
+
+def _verify(truth, found, protocols, local, options, folder, workers):
   """Verifies what all protocols need, each pair once."""
-  queries = side_cache.FeatureFiles(
-    tuple(truth.queries),
-    tuple(
-      retrieval_files.require(
-        truth.queries, local.query_dir, local.extension, "queries"
-      )
-    ),
+  of_queries = retrieval_files.require(
+    truth.query_names, local.query_dir, local.extension, "queries"
   )
-  index_paths = local.index_paths or retrieval_files.paths(
-    truth.index, local.index_dir, local.extension
+  of_index = local.index_paths or retrieval_files.paths(
+    truth.index_names, local.index_dir, local.extension
   )
-  index = side_cache.FeatureFiles(tuple(truth.index), tuple(index_paths))
   chosen = [
-    reranking.shortlist(found.ids, truth.junk(protocol))
-    for protocol in PROTOCOLS
+    reranking.shortlist(found.ids, _junk(truth, protocol))
+    for protocol in protocols
   ]
-  pairs = reranking.pairs(found.ids, *chosen)
   return verify.verify_pairs(
-    pairs, queries, index, options, output_dir, workers
+    reranking.pairs(found.ids, *chosen),
+    side_cache.FeatureFiles(truth.query_names, of_queries),
+    side_cache.FeatureFiles(truth.index_names, of_index),
+    options,
+    folder,
+    workers,
   )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from delf.python import datum_io, errors, feature_io
+from delf.python.datasets import ground_truth
 from delf.python.datasets.revisited_op import dataset
 from delf.python.pipelines import retrieve, verified_record
 from delf.python.retrieval import ranking, verification
@@ -10,16 +11,17 @@ _OPTIONS = verification.VerifyOptions(0.9, 10.0)
 _NAMES = [f"i{number}" for number in range(12)]
 
 
-def _truth(ok=((1, 4), (2,)), junk=((3,), ())):
-  medium = [
-    {"ok": np.array(o), "junk": np.array(j, int)}
-    for o, j in zip(ok, junk, strict=True)
-  ]
-  hard = [
-    {"ok": truth["ok"][-1:], "junk": np.append(truth["junk"], truth["ok"][:-1])}
-    for truth in medium
-  ]
-  return retrieve.Truth(["q0", "q1"], _NAMES, {"medium": medium, "hard": hard})
+def _truth(names=_NAMES):
+  """Returns ground truth of q0 (easy i1, hard i4, junk i3), q1 (hard i2)."""
+  return ground_truth.GroundTruth(
+    dataset="own",
+    index_names=tuple(names),
+    query_names=("q0", "q1"),
+    easy=(np.array([1]), np.zeros([0], int)),
+    hard=(np.array([4]), np.array([2])),
+    junk=(np.array([3]), np.zeros([0], int)),
+    boxes=(None, None),
+  )
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_metrics_are_those_of_the_ranking(folder):
   assert set(mean) == {"medium", "hard"}
   assert ranks.tolist() == [1, 5, 10]
   expected = dataset.ComputeMetrics(
-    found.ids, truth.protocols["hard"], [1, 5, 10]
+    found.ids, truth.protocols()["hard"], [1, 5, 10]
   )
   assert mean["hard"] == pytest.approx(expected[0], abs=1e-4)
   np.testing.assert_allclose(precisions["hard"], expected[1], atol=1e-4)
@@ -92,11 +94,7 @@ def test_metrics_are_those_of_the_ranking(folder):
 
 
 def test_fewer_images_than_a_rank(folder):
-  truth = retrieve.Truth(
-    ["q0"], _NAMES[:6], {p: [] for p in ("medium", "hard")}
-  )
-  for protocol in truth.protocols:
-    truth.protocols[protocol].append({"ok": [1], "junk": []})
+  truth = _truth(_NAMES[:6])
   found = retrieve.search_global(truth, folder, folder)
   report = retrieve.evaluate(truth, found, folder / "out")
   assert dataset.ReadMetricsFile(report.metrics_path)[1].tolist() == [1, 5]
@@ -117,7 +115,7 @@ def test_verification_reranks_each_protocol_by_itself(folder):
   assert others == sorted(others, reverse=True)
   # Of the 12 + 12, junk of both protocols needs no verification.
   assert len(report.verification.pairs) == 23
-  assert report.metrics["hard"][0] == 1.0
+  assert report.evaluation.protocols["hard"].mean_average_precision == 1
   record = folder / "out" / verified_record.RECORD
   assert record.read_bytes().count(b"\n") == 23
   again = retrieve.evaluate(

@@ -13,7 +13,7 @@ def search(truth, query_config, index_config, query_dir, index_dir):
   are.
 
   Args:
-    truth: retrieve.Truth.
+    truth: ground_truth.GroundTruth.
     query_config: AggregationConfig of the queries.
     index_config: AggregationConfig of the index images.
     query_dir: Folder with `<name>.asmk_star`, or as the configuration has it,
@@ -29,18 +29,18 @@ def search(truth, query_config, index_config, query_dir, index_dir):
       not fit together.
   """
   _check_same(query_config, index_config)
-  of_queries = _paths(truth.queries, query_dir, query_config, "queries")
-  of_index = _paths(truth.index, index_dir, index_config, "index images")
+  of_queries = _paths(truth.query_names, query_dir, query_config, "queries")
+  of_index = _paths(truth.index_names, index_dir, index_config, "index images")
   images = _read(of_index, index_config, "index images")
   queries = _read(of_queries, index_config, "queries")
   if aggregate_io.kind_of(index_config) == aggregation.VLAD:
     index = dense_index.DenseIndex()
-    index.add(truth.index, [image.descriptors for image in images])
+    index.add(truth.index_names, [image.descriptors for image in images])
     queries = [query.descriptors for query in queries]
   else:
     options = asmk_scores.AsmkOptions.from_config(index_config)
     index = inverted_index.InvertedIndex(options)
-    index.add(truth.index, images)
+    index.add(truth.index_names, images)
   return index.search(queries, len(index))
 
 

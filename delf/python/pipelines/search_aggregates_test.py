@@ -9,11 +9,15 @@ from delf.python import (
   errors,
   feature_aggregation_similarity,
 )
-from delf.python.pipelines import retrieve, search_aggregates
+from delf.python.datasets import ground_truth
+from delf.python.pipelines import search_aggregates
 
 _SIZE, _DIMENSION = 6, 12
 _QUERIES, _INDEX = ["q0", "q1"], [f"i{number}" for number in range(7)]
-_TRUTH = retrieve.Truth(_QUERIES, _INDEX, {})
+_NONE = ((), ())
+_TRUTH = ground_truth.GroundTruth(
+  "own", tuple(_INDEX), tuple(_QUERIES), _NONE, _NONE, _NONE, (None, None)
+)
 
 
 def _config(kind, regional=False, **changes):

@@ -20,7 +20,7 @@ CACHE_BYTES = 2**30
 # Prepared features take about this many times the bytes of their file.
 _PREPARED = 2.2
 # Pairs that are recorded at once: what an end at any moment loses, per process.
-_CHUNK = 32
+_CHUNK = 8
 # Pairs per process that are worth starting it: about a second of work each.
 _WORTH_A_PROCESS = 60
 
