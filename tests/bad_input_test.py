@@ -28,6 +28,7 @@ from delf.python.pipelines import output_folder, photo_record
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
+import bad_retrieval  # noqa: E402
 import tiny_model  # noqa: E402
 
 _BAD = {}
@@ -465,7 +466,9 @@ def _other_settings(folder, model):
 
 # -- data sets ---------------------------------------------------------------
 
-for _what, (_make, _words) in bad_datasets.CASES.items():
+for _what, (_make, _words) in (
+  bad_datasets.CASES | bad_retrieval.CASES
+).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
 for _what, (_make, _words) in bad_collections.CASES.items():
   _case(_BAD, _what, *_words)(_make)
@@ -552,7 +555,8 @@ def _call(argv):
   if callable(argv):
     return _call_library(argv)
   scripts = {"extract_features.py": extract_features}
-  scripts |= bad_datasets.SCRIPTS | bad_collections.SCRIPTS
+  for more in (bad_datasets, bad_collections, bad_retrieval):
+    scripts |= more.SCRIPTS
   if argv[0] in scripts:
     script = scripts[argv[0]]
     return script_flags.run(script.main, script.define_flags, argv)

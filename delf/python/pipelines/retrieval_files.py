@@ -48,8 +48,8 @@ def require(names, folder, extension, what):
     named = ", ".join(os.path.basename(path) for path in missing[:_NAMED])
     more = ", ..." if len(missing) > _NAMED else ""
     raise errors.InputError(
-      f"{extension} files of all {len(names)} {what}",
-      f"none of {len(missing)}: {named}{more}",
+      f"a {extension} file of each of {len(names)} {what}",
+      f"none of {len(missing)} ({named}{more})",
       folder,
     )
   return wanted
