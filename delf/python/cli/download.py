@@ -108,6 +108,7 @@ def run(args):
   }
   if args.dry_run:
     return _plan(args, list(download_dataset.plan(wanted, args.out, **options)))
+  _warn_of_space(args, wanted)
   say = print if not args.json else (lambda line: None)
   report = download_dataset.download(wanted, args.out, say, **options)
   for failure in report.failed:
@@ -122,6 +123,20 @@ def run(args):
       f" {len(report.failed)} failed"
     )
   return 1 if missing else report.exit_status
+
+
+def _warn_of_space(args, wanted):
+  """Warns where a disk is too small for all that is wanted of Landmarks."""
+  from delf.python.pipelines import download_dataset
+
+  size = sum(file.size for file in wanted)
+  free = download_dataset.free_bytes(args.out)
+  if size > free and not args.only:
+    print(
+      f"delf: warning: {args.out}: about {_human(size)} are wanted in all, and"
+      f" {_human(free)} are free on this disk",
+      file=sys.stderr,
+    )
 
 
 def _document(args, report, missing):

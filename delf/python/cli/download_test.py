@@ -12,6 +12,7 @@ import scipy.io
 from delf.python.cli import main
 from delf.python.datasets.revisited_op import dataset
 from delf.python.inference import transfer
+from delf.python.pipelines import download_dataset
 from tests import faulty_server
 
 
@@ -145,6 +146,15 @@ def test_parts_of_google_landmarks(site, tmp_path, capsys):
     capsys, *argv, "--mirror", site.root, "--only", tmp_path / "ids.txt"
   )
   assert "5 already there" in out  # All that is wanted, and more, is.
+
+
+def test_a_disk_that_is_too_small_is_warned_of(
+  site, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(download_dataset, "free_bytes", lambda out: 10**9)
+  argv = ["gldv2", "--split", "train", "--parts", "0-9", "--out", tmp_path]
+  _, _, err = _run(capsys, *argv, "--mirror", site.root)
+  assert "10.0 GB are wanted in all, and 1.0 GB are free" in err
 
 
 @pytest.mark.parametrize(

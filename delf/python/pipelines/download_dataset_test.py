@@ -131,6 +131,18 @@ def test_goes_on_within_a_file(site, files, tmp_path):
   assert _images(A).items() <= _tree(tmp_path).items()
 
 
+def test_a_run_that_was_killed_while_unpacking(site, files, tmp_path):
+  work = tmp_path / download_dataset.WORK
+  left = work / ".test_images_000.tar.unpacked.0123"
+  left.mkdir(parents=True)
+  (left / "half.jpg").write_bytes(b"half")
+  (work / "test_images_000.tar").write_bytes(site.files["/test/images_000.tar"])
+  assert _download(files[3:4], site, tmp_path).done == ("test/images_000.tar",)
+  assert site.paths == ["/md5sum/test/md5.images_000.txt"]
+  assert _tree(tmp_path) == _images(A)
+  assert not _work(tmp_path)
+
+
 def test_another_md5_is_reported_kept_and_may_be_taken(site, files, tmp_path):
   site.files["/md5sum/test/md5.images_000.txt"] = b"0" * 32
   report = _download(files, site, tmp_path)
