@@ -30,6 +30,8 @@ class GroundTruth:
       y2, pixels), or None for all of it.
     graded: Whether it says how hard an image is to find.
     distractors: How many of the collection the data set does not list.
+    lists_collection: Whether the file lists its collection, as those of the
+      Revisited data sets do, and one's own by name do not.
   """
 
   dataset: str
@@ -41,6 +43,7 @@ class GroundTruth:
   boxes: tuple
   graded: bool = True
   distractors: int = 0
+  lists_collection: bool = False
 
   def protocols(self):
     """Returns dict by protocol of Q dicts with "ok" and "junk", [n] int64."""
@@ -113,6 +116,7 @@ def _listed(parsed, path, index_names, name):
     tuple(queries),
     boxes=tuple(entry.get("bbx") for entry in truth),
     distractors=distractors,
+    lists_collection=True,
     **images,
   )
 

@@ -63,11 +63,26 @@ def build(sources, folder, options, say):
   features = feature_names(sources)
   if features is not None:
     return _build_of_features(sources[0], features, folder, options, say)
-  return _build_of_photos(sources, folder, options, say)
+  return build_photos(*image_names.find(sources), folder, options, say)
 
 
-def _build_of_photos(sources, folder, options, say):
-  images, names = image_names.find(sources)
+def build_photos(images, names, folder, options, say):
+  """Makes a collection of photos, or adds to one.
+
+  Args:
+    images: Paths of photos.
+    names: Name of each in the collection.
+    folder: Folder of the collection.
+    options: BuildOptions.
+    say: Function of a line: called for each image that failed.
+
+  Returns:
+    indexing.IndexReport.
+
+  Raises:
+    InputError: If the collection was made with other settings, or has another
+      photo of one of the names.
+  """
   config = _delf_config(folder, options)
   found = collection.Collection(
     folder,

@@ -19,6 +19,7 @@ from delf.python.datasets.revisited_op.metrics_file import (
 
 __all__ = [
   "DATASET_NAMES",
+  "IMAGE_FOLDERS",
   "AdjustPositiveRanks",
   "ComputeAveragePrecision",
   "ComputeMetrics",
@@ -32,7 +33,8 @@ __all__ = [
 
 DATASET_NAMES = ["roxford5k", "rparis6k"]
 
-_IMAGE_FOLDERS = {"roxford5k": "oxford5k_images", "rparis6k": "paris6k_images"}
+# Folder of the images of each, beside its ground truth.
+IMAGE_FOLDERS = {"roxford5k": "oxford5k_images", "rparis6k": "paris6k_images"}
 
 
 def ReadDatasetFile(dataset_file_path):
@@ -114,7 +116,7 @@ def CreateConfigForTestDataset(dataset, dir_main):
     ext=".jpg",
     qext=".jpg",
     dir_data=dir_main,
-    dir_images=os.path.join(dir_main, _IMAGE_FOLDERS[dataset]),
+    dir_images=os.path.join(dir_main, IMAGE_FOLDERS[dataset]),
     n=len(config["imlist"]),
     nq=len(config["qimlist"]),
     im_fname=_index_path,

@@ -1,0 +1,275 @@
+"""Measuring a collection with ground truth, as the papers do."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from delf.python import errors, files
+from delf.python.datasets import ground_truth, image_places
+from delf.python.page import content
+from delf.python.pipelines import (
+  extract_report,
+  output_folder,
+  queries,
+  report_card,
+  search_page,
+  search_result,
+)
+from delf.python.retrieval import evaluation, ranking, reranking
+
+METRICS = "metrics.txt"
+CARD = "report.json"
+# Results a query on the page.
+_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateReport:
+  """What was measured.
+
+  Attributes:
+    card: report_card.ReportCard.
+    result: search_result.SearchResult of the protocol that is shown.
+    truth: ground_truth.GroundTruth.
+    shown: The protocol whose order the result has: "medium", or "all".
+    failed: Each index image whose features could not be used.
+  """
+
+  card: report_card.ReportCard
+  result: search_result.SearchResult
+  truth: ground_truth.GroundTruth
+  shown: str
+  failed: tuple[extract_report.Failure, ...]
+
+
+def read_truth(path, searcher):
+  """Reads ground truth for the images of a collection.
+
+  Args:
+    path: Path of a file, see `ground_truth.read`.
+    searcher: search.Searcher.
+
+  Returns:
+    ground_truth.GroundTruth whose ids are places in `searcher.names`.
+
+  Raises:
+    InputError: If the collection lacks images that the file names, or is
+      another data set's.
+  """
+  return ground_truth.read(path, tuple(searcher.names))
+
+
+def find_index_photos(path, folder):
+  """Finds the photos of the collection that ground truth is about.
+
+  Args:
+    path: Path of a file, see `ground_truth.read`.
+    folder: Folder of photos.
+
+  Returns:
+    list of paths and list of names: of ground truth that lists its collection
+    those that it lists; of one's own all in the folder.
+
+  Raises:
+    InputError: If one is not there.
+  """
+  found = queries.find([folder])
+  truth = ground_truth.read(path)
+  if not truth.lists_collection:
+    return found.paths, found.names
+  places = image_places.ImagePlaces(found.names)
+  chosen = [places.find(name, folder) for name in truth.index_names]
+  return [found.paths[place] for place in chosen], list(truth.index_names)
+
+
+def find_photos(truth, folder):
+  """Finds the photos of the queries, with their boxes.
+
+  Args:
+    truth: ground_truth.GroundTruth.
+    folder: Folder of photos.
+
+  Returns:
+    queries.Photos, in the order of the ground truth.
+
+  Raises:
+    InputError: If one is not there.
+  """
+  found = queries.find([folder])
+  places = image_places.ImagePlaces(found.names)
+  chosen = [places.find(name, folder) for name in truth.query_names]
+  boxes = [
+    None if box is None else tuple(map(float, box)) for box in truth.boxes
+  ]
+  return queries.Photos(
+    [found.paths[place] for place in chosen], list(truth.query_names), boxes
+  )
+
+
+def evaluate(searcher, truth, asked, out):
+  """Searches with all queries, and writes the metrics and a report card.
+
+  With re-ranking, the first images of each protocol that are not its junk are
+  matched; a pair that several protocols need is matched once.
+
+  Args:
+    searcher: search.Searcher.
+    truth: ground_truth.GroundTruth, as `read_truth` gives it.
+    asked: list of queries.Query, one for each query of the ground truth.
+    out: Folder for `metrics.txt` and `report.json`.
+
+  Returns:
+    EvaluateReport.
+
+  Raises:
+    InputError: If a query has no features.
+    OSError: If files cannot be written.
+  """
+  good, entries, failed = searcher.read(asked)
+  if failed:
+    raise errors.InputError(
+      "features of each query", f"{len(failed)} without; first {failed[0]}"
+    )
+  first = searcher.rank(entries)
+  ids, orders, lost = _protocols(searcher, truth, good, first)
+  found = evaluation.evaluate(ids, truth)
+  card = report_card.make(
+    found,
+    _method(searcher),
+    _made_with(pathlib.Path(good[0].features).parent),
+    _made_with(searcher.collection.features),
+    _settings(searcher.options),
+  )
+  out = pathlib.Path(out)
+  evaluation.save(found, out / METRICS)
+  report_card.write(card, out / CARD)
+  shown = "medium" if truth.graded else ground_truth.PLAIN_PROTOCOL
+  order, inliers = orders[shown]
+  result = search_result.SearchResult(
+    queries=tuple(good),
+    names=tuple(searcher.names),
+    ranking=ranking.Ranking(order.ids[:, :_SHOWN], order.scores[:, :_SHOWN]),
+    inliers=None if inliers is None else inliers[:, :_SHOWN],
+    method=searcher.method,
+    verify=searcher.options.verify,
+    failed=lost,
+  )
+  return EvaluateReport(card, result, truth, shown, lost)
+
+
+def write_page(report, searcher, path):
+  """Writes a page with the metrics, the curves, and each query's results.
+
+  Args:
+    report: EvaluateReport.
+    searcher: search.Searcher.
+    path: Path of the page, `.html`.
+  """
+  protocol = report.truth.protocols()[report.shown]
+  places = {name: place for place, name in enumerate(report.result.names)}
+  metrics = report.card.evaluation.protocols[report.shown]
+
+  def label(row, name):
+    if places[name] in protocol[row]["ok"]:
+      return content.TRUE
+    return (
+      content.JUNK if places[name] in protocol[row]["junk"] else content.FALSE
+    )
+
+  notes = [
+    "no positives"
+    if np.isnan(value)
+    else f"AP {100 * value:.1f} ({report.shown})"
+    for value in metrics.average_precisions
+  ]
+  search_page.write(
+    path, searcher.collection, report.result, label, notes, _shown(report.card)
+  )
+
+
+def _protocols(searcher, truth, good, first):
+  """Returns ids by protocol, (Ranking, inliers) by protocol, and failures."""
+  protocols = truth.protocols()
+  if not searcher.options.rerank:
+    orders = dict.fromkeys(protocols, (first, None))
+    return dict.fromkeys(protocols, first.ids), orders, ()
+  junk = {
+    name: [entry["junk"] for entry in entries]
+    for name, entries in protocols.items()
+  }
+  chosen = [searcher.shortlist(first, each) for each in junk.values()]
+  report = searcher.verify(good, first, *chosen)
+  ids, orders = {}, {}
+  for name, left_out in junk.items():
+    new = reranking.rerank(
+      first.ids, first.scores, report.look_up, left_out, searcher.options.rerank
+    )
+    ids[name] = new.ids
+    orders[name] = (ranking.Ranking(new.ids, new.scores), new.inliers)
+  return ids, orders, report.failed
+
+
+def _method(searcher):
+  options = searcher.options
+  words = [searcher.method]
+  if options.expand:
+    words.append(f"alpha query expansion ({options.expand})")
+  if options.refine:
+    words.append(options.refine)
+  if options.rerank:
+    words.append(f"verification of {options.rerank}")
+  return " + ".join(words)
+
+
+def _settings(options):
+  if not options.rerank:
+    return {}
+  test = "ratio" if options.verify.use_ratio_test else "distance"
+  return {
+    "verification": f"{test} {options.verify.descriptor_threshold},"
+    f" residual {options.verify.residual_threshold} px, seed"
+    f" {options.verify.seed}"
+  }
+
+
+def _made_with(folder):
+  """Returns what the features of a folder were made with, or None."""
+  path = folder / output_folder.RECORD
+  try:
+    return json.loads(files.read_bytes(path)) if path.exists() else None
+  except ValueError:
+    return None
+
+
+def _shown(card):
+  """Returns content.Evaluation of a report card."""
+  found = card.evaluation
+  columns = ["protocol", "queries", "mAP"]
+  columns += [f"mP@{rank}" for rank in found.ranks]
+  columns += [f"mR@{rank}" for rank in found.ranks]
+  rows = [
+    (
+      name,
+      len(found.query_names) - len(metrics.left_out),
+      *(
+        None if np.isnan(value) else 100 * float(value)
+        for value in (
+          metrics.mean_average_precision,
+          *metrics.mean_precisions,
+          *metrics.mean_recalls,
+        )
+      ),
+    )
+    for name, metrics in found.protocols.items()
+  ]
+  curves = [
+    content.Curve(name, metrics.curve_recalls, metrics.curve_precisions)
+    for name, metrics in found.protocols.items()
+    if np.isfinite(metrics.curve_precisions).all()
+  ]
+  table = content.Table(
+    f"{found.dataset}, {card.method} (%)", tuple(columns), tuple(rows)
+  )
+  return content.Evaluation((table,), tuple(curves), report_card.text(card))

@@ -1,0 +1,208 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from delf.python import codebook_io, datum_io, errors, feature_io
+from delf.python import feature_aggregation_similarity as similarity
+from delf.python.page import results_page
+from delf.python.pipelines import (
+  build_index,
+  collection,
+  evaluate,
+  queries,
+  search,
+  search_page,
+)
+
+_IMAGES = [f"i{number:02}" for number in range(12)]
+_WORDS, _DIMENSION = 64, 16
+
+
+def _write(folder, name, place, descriptors, rng):
+  """Writes features of one image of a place: shifted, with some noise."""
+  folder.mkdir(exist_ok=True)
+  shown = descriptors + 0.02 * rng.standard_normal(descriptors.shape)
+  shown /= np.linalg.norm(shown, axis=1, keepdims=True)
+  feature_io.WriteToFile(
+    str(folder / f"{name}.delf"),
+    place + rng.uniform(0, 30, [1, 2]),
+    np.ones([len(place)]),
+    shown,
+    np.ones([len(place)]),
+  )
+  vector = shown.mean(axis=0)
+  vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+  datum_io.WriteToFile(vector, str(folder / f"{name}.delg_global"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+  """Three places of four images each and a query; a codebook; an index."""
+  root = tmp_path_factory.mktemp("search")
+  rng = np.random.default_rng(7)
+  for number in range(3):
+    place = rng.uniform(0, 300, [40, 2])
+    descriptors = rng.standard_normal([40, _DIMENSION])
+    descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+    for name in _IMAGES[4 * number : 4 * number + 4]:
+      _write(root / "features", name, place, descriptors, rng)
+    _write(root / "queries", f"q{number}", place, descriptors, rng)
+  centers = rng.standard_normal([_WORDS, _DIMENSION]).astype(np.float32)
+  centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+  codebook_io.write_codebook(root / "codebook" / "codebook", centers)
+  options = build_index.BuildOptions(codebook=str(root / "codebook/codebook"))
+  build_index.build(
+    [str(root / "features")], root / "index", options, pytest.fail
+  )
+  return root
+
+
+def _search(folders, top=4, **options):
+  found = collection.open_folder(folders / "index")
+  searcher = search.Searcher(found, search.SearchOptions(**options))
+  return searcher.search(queries.of_features(folders / "queries"), top)
+
+
+def _names(result):
+  return [[hit.name for hit in hits] for _, hits in result.hits()]
+
+
+_PLACES = [_IMAGES[:4], _IMAGES[4:8], _IMAGES[8:]]
+
+
+@pytest.mark.parametrize("method", search.METHODS)
+@pytest.mark.parametrize(
+  "more",
+  [{}, {"rerank": 6}, {"expand": 3}, {"refine": "superglobal"}],
+  ids=str,
+)
+def test_images_of_the_same_place_come_first(folders, method, more):
+  if method == "words" and ("expand" in more or "refine" in more):
+    with pytest.raises(errors.InputError, match="--method global or fusion"):
+      _search(folders, method=method, **more)
+    return
+  result = _search(folders, method=method, **more)
+  assert [sorted(names) for names in _names(result)] == _PLACES
+  assert result.method == method
+  assert result.failed == ()
+
+
+def test_results_come_by_inliers(folders):
+  result = _search(folders, top=12, rerank=6)
+  for _, hits in result.hits():
+    matched = [hit.inliers for hit in hits if hit.inliers is not None]
+    assert len(matched) == 6
+    assert matched == sorted(matched, reverse=True)
+    assert min(matched[:4]) >= 30
+    assert max(matched[4:], default=0) < 15
+    assert len({hit.name for hit in hits}) == 12
+
+
+def test_what_was_matched_is_not_matched_again(folders, tmp_path):
+  first = _search(folders, rerank=6)
+  record = (folders / "index" / "verified_pairs.jsonl").read_bytes()
+  again = _search(folders, rerank=6)
+  assert (folders / "index" / "verified_pairs.jsonl").read_bytes() == record
+  assert first.document() == again.document()
+
+
+def test_words_score_as_the_pairwise_similarity(folders):
+  found = collection.open_folder(folders / "index")
+  searcher = search.Searcher(found, search.SearchOptions(method="words"))
+  asked = queries.of_features(folders / "queries")
+  _, entries, _ = searcher.read(asked)
+  result = searcher.search(asked, 12)
+  pairwise = similarity.SimilarityAggregatedRepresentation(
+    found.aggregation_config()
+  )
+  (part,) = [p for p in searcher._parts.values() if p.name == "words"]
+  for entry, (_, hits) in zip(entries, result.hits(), strict=True):
+    for hit in hits[:5]:
+      other = part.read(hit.name)
+      expected = pairwise.ComputeSimilarity(
+        entry["words"].descriptors.reshape(-1),
+        other.descriptors.reshape(-1),
+        entry["words"].words,
+        other.words,
+      )
+      assert hit.score == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_query_that_cannot_be_read_is_said(folders, tmp_path):
+  (tmp_path / "bad.delg_global").write_bytes(b"\x01")
+  found = collection.open_folder(folders / "index")
+  asked = queries.of_features(folders / "queries")
+  asked += queries.of_features(tmp_path, ["bad", "none"])
+  result = search.Searcher(found).search(asked, 4)
+  assert [f.path for f in result.failed] == ["bad", "none"]
+  assert [sorted(names) for names in _names(result)] == _PLACES
+
+
+def test_a_collection_without_words(folders, tmp_path):
+  build_index.build(
+    [str(folders / "features")],
+    tmp_path / "i",
+    build_index.BuildOptions(),
+    pytest.fail,
+  )
+  found = collection.open_folder(tmp_path / "i")
+  for method in ("words", "fusion"):
+    with pytest.raises(errors.InputError, match="words.*--codebook"):
+      search.Searcher(found, search.SearchOptions(method=method))
+  with pytest.raises(errors.InputError, match="--model"):
+    queries.of_photos(found, queries.Photos(["a.jpg"], ["a"], [None]), print)
+
+
+def test_page_of_a_search(folders, tmp_path):
+  result = _search(folders, rerank=6)
+  found = collection.open_folder(folders / "index")
+  report = search_page.write(tmp_path / "page.html", found, result)
+  assert isinstance(report, results_page.Report)
+  text = (tmp_path / "page.html").read_text()
+  assert all(name in text for name in (*_IMAGES, "q0", "q1", "q2"))
+
+
+def _truth(path):
+  lines = ["query,image,label"]
+  for number, names in enumerate(_PLACES):
+    lines += [f"q{number},{name},easy" for name in names[:2]]
+    lines += [f"q{number},{names[2]},hard", f"q{number},{names[3]},junk"]
+  path.write_text("\n".join(lines) + "\n")
+  return str(path)
+
+
+@pytest.mark.parametrize("rerank", [0, 6])
+def test_evaluation(folders, tmp_path, rerank):
+  found = collection.open_folder(folders / "index")
+  searcher = search.Searcher(found, search.SearchOptions(rerank=rerank))
+  truth = evaluate.read_truth(_truth(tmp_path / "truth.csv"), searcher)
+  asked = queries.of_features(folders / "queries", truth.query_names)
+  report = evaluate.evaluate(searcher, truth, asked, tmp_path / "out")
+  for metrics in report.card.evaluation.protocols.values():
+    assert metrics.mean_average_precision == 1.0
+  assert (tmp_path / "out" / "metrics.txt").read_text().startswith("easy\n")
+  evaluate.write_page(report, searcher, tmp_path / "page.html")
+  text = (tmp_path / "page.html").read_text()
+  assert "Report card" in text
+  assert "AP 100.0 (medium)" in text
+
+
+def test_evaluation_needs_all_queries(folders, tmp_path):
+  found = collection.open_folder(folders / "index")
+  searcher = search.Searcher(found)
+  truth = evaluate.read_truth(_truth(tmp_path / "truth.csv"), searcher)
+  asked = queries.of_features(folders / "queries", truth.query_names)
+  asked[1] = dataclasses.replace(asked[1], features=str(tmp_path / "none"))
+  with pytest.raises(errors.InputError, match="1 without; first q1"):
+    evaluate.evaluate(searcher, truth, asked, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_ground_truth_that_names_absent_images(folders, tmp_path):
+  found = collection.open_folder(folders / "index")
+  path = _truth(tmp_path / "truth.csv")
+  with open(path, "a") as file:
+    file.write("q0,i99,easy\n")
+  with pytest.raises(errors.InputError, match="i99"):
+    evaluate.read_truth(path, search.Searcher(found))
