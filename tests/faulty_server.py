@@ -5,6 +5,7 @@ import dataclasses
 import http.server
 import re
 import threading
+import time
 
 
 @dataclasses.dataclass
@@ -21,6 +22,8 @@ class FaultySite:
   cuts: list = dataclasses.field(default_factory=list)
   # The `Content-Length` to send in place of the right one; "" sends none.
   length: str | None = None
+  # Seconds before each response.
+  pause: float = 0.0
   # Statuses of the next responses.
   statuses: list = dataclasses.field(default_factory=list)
   # The `Range` of each request, or None, and the path of each.
@@ -77,6 +80,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     asked = self.headers.get("Range")
     site.requests.append(asked)
     site.paths.append(self.path)
+    time.sleep(site.pause)
     if site.files is not None and self.path not in site.files:
       self.send_error(404)
       return

@@ -21,8 +21,6 @@ archive is deleted once it is unpacked. A run that was interrupted goes on where
 it was when it is repeated; several may run side by side for different parts.
 """
 
-_DAMAGED = "files of another MD5 than published are kept, reported and not used"
-
 
 def add_arguments(parser):
   """Adds the arguments of this command to an `argparse` parser."""
@@ -74,7 +72,8 @@ def _add_source_arguments(parser):
   parser.add_argument(
     "--ignore-checksum",
     action="store_true",
-    help=f"use them all the same: {_DAMAGED}",
+    help="use files of another MD5 than published as well; else they are kept, "
+    "named, and not used",
   )
   parser.add_argument(
     "--force", action="store_true", help="download what is there already"

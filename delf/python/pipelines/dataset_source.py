@@ -63,7 +63,7 @@ class Source:
     if self._folder is not None:
       return self._in_folder(file.name)
     self.work.mkdir(parents=True, exist_ok=True)
-    path = self._path(file.name)
+    path = self.path(file.name)
     if unexpected and _aside(path).exists():
       os.replace(_aside(path), path)
     # There whole if a run was ended while it was unpacked.
@@ -83,7 +83,7 @@ class Source:
     """
     if self._folder is not None:
       return _TO_FETCH, self._in_folder(file.name).stat().st_size
-    path = self._path(file.name)
+    path = self.path(file.name)
     if path.exists():
       return _BEGUN, 0
     part = path.with_name(f"{path.name}.part")
@@ -106,7 +106,7 @@ class Source:
     if self._folder is not None:
       digest = _read_md5(self._in_folder(file.md5))
     else:
-      path = self._path(file.md5)
+      path = self.path(file.md5)
       urls = self._addresses(file.md5, (file.md5_url,))
       self._fetch(urls, path, max_bytes=_MAX_MD5_BYTES)
       digest = _read_md5(path)
@@ -127,7 +127,8 @@ class Source:
     os.replace(path, _aside(path))
     return _aside(path)
 
-  def _path(self, name):
+  def path(self, name):
+    """Returns where a file is while it is on its way."""
     return self.work / name.replace("/", "_")
 
   def _addresses(self, name, urls):

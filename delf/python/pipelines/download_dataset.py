@@ -85,21 +85,21 @@ def download(files, out, say, **options):
   done, skipped, failed, size = [], [], [], 0
   for number, file in enumerate(files, start=1):
     at = f"[{number}/{len(files)}] {file.name}"
-    if _is_done(file, out, options):
-      skipped.append(file.name)
-      say(f"{at}: already there")
-      continue
     try:
-      record = _get(file, out, source, options)
+      record = _get_once(file, out, source, options)
     except errors.InputError as error:
       failed.append(extract_report.Failure(file.name, str(error)))
       say(f"{at}: failed")
+      continue
+    if record is None:
+      skipped.append(file.name)
+      say(f"{at}: already there")
       continue
     done.append(file.name)
     size += record.size
     kept = f", {record.images} images" if file.kind == downloads.ARCHIVE else ""
     say(f"{at}: {record.size:,} bytes{kept}")
-  with contextlib.suppress(OSError):  # Empty if nothing could be had.
+  with contextlib.suppress(OSError):  # Empty if there was nothing to do.
     work.rmdir()
   return DownloadReport(tuple(done), tuple(skipped), tuple(failed), size)
 
@@ -141,6 +141,36 @@ def _is_done(file, out, options):
   return not options.force and download_record.is_done(
     work, file, out, options.only
   )
+
+
+def _get_once(file, out, source, options):
+  """Does `_get`, or returns None if it is done, by whichever run."""
+  if _is_done(file, out, options):
+    return None
+  lock = source.path(f"{file.name}.lock")
+  with _alone(lock):
+    # Another run may have done it in the meantime.
+    if _is_done(file, out, options):
+      return None
+    record = _get(file, out, source, options)
+    lock.unlink()
+    return record
+
+
+@contextlib.contextmanager
+def _alone(lock):
+  """Waits until no other run is at the same file; a killed one does not count.
+
+  Args:
+    lock: pathlib.Path of a file to lock, which is made.
+  """
+  lock.parent.mkdir(parents=True, exist_ok=True)
+  with open(lock, "ab") as file:
+    if os.name == "posix":
+      import fcntl
+
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 def _get(file, out, source, options):

@@ -1,3 +1,4 @@
+import concurrent.futures
 import hashlib
 import io
 import tarfile
@@ -77,7 +78,8 @@ def _tree(folder):
 def _work(folder):
   """Returns names of what is on its way."""
   found = (folder / download_dataset.WORK).rglob("*")
-  return sorted(p.name for p in found if not p.name.endswith(".done.json"))
+  ours = (".done.json", ".lock")
+  return sorted(p.name for p in found if not p.name.endswith(ours))
 
 
 def _images(*ids):
@@ -141,6 +143,18 @@ def test_a_run_that_was_killed_while_unpacking(site, files, tmp_path):
   assert site.paths == ["/md5sum/test/md5.images_000.txt"]
   assert _tree(tmp_path) == _images(A)
   assert not _work(tmp_path)
+
+
+def test_two_runs_side_by_side_fetch_each_file_once(site, files, tmp_path):
+  site.pause = 0.01
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    runs = [pool.submit(_download, files, site, tmp_path) for _ in range(2)]
+    reports = [run.result() for run in runs]
+  names = sorted(file.name for file in files)
+  assert sorted(reports[0].done + reports[1].done) == names
+  assert sorted(reports[0].skipped + reports[1].skipped) == names
+  assert len(site.paths) == len(set(site.paths)) == len(site.files)
+  assert _images(A, B).items() <= _tree(tmp_path).items()
 
 
 def test_another_md5_is_reported_kept_and_may_be_taken(site, files, tmp_path):
