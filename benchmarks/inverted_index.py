@@ -43,19 +43,19 @@ class Collection:
     expected = [(1 - (1 - shares) ** n).sum() for n in draws[::20]]
     self._draws = int(draws[::20][np.searchsorted(expected, _WORDS)])
     self._random = np.random.default_rng(seed)
-    # Frequent words are spread over the codebook.
-    self._order = self._random.permutation(_CODEBOOK).astype(np.int32)
 
   def images(self, number):
     """Returns a list of (bits [M, 16] uint8, words [M] int32)."""
-    draws = self._random.random((number, self._draws), dtype=np.float32)
-    ranks = np.searchsorted(self._cumulative, draws.reshape(-1))
-    words = self._order[np.minimum(ranks, _CODEBOOK - 1)]
-    image = np.repeat(np.arange(number), self._draws)
-    different = np.unique(image * _CODEBOOK + words)
-    bounds = np.searchsorted(different, np.arange(1, number) * _CODEBOOK)
-    words = (different % _CODEBOOK).astype(np.int32)
-    bits = self._random.integers(0, 256, (len(words), _BYTES), np.uint8)
+    draws = self._random.random((number, self._draws))
+    draws.sort(axis=1)
+    words = np.searchsorted(self._cumulative, draws.reshape(-1))
+    words = np.minimum(words, _CODEBOOK - 1).astype(np.int32)
+    words = words.reshape(draws.shape)
+    different = np.diff(words, axis=1, prepend=-1) > 0
+    bounds = np.cumsum(different.sum(axis=1))[:-1]
+    words = words[different]
+    bits = np.frombuffer(self._random.bytes(len(words) * _BYTES), np.uint8)
+    bits = bits.reshape(-1, _BYTES)
     return list(
       zip(np.split(bits, bounds), np.split(words, bounds), strict=True)
     )

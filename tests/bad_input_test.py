@@ -28,6 +28,7 @@ from delf.python.pipelines import output_folder, photo_record
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
+import bad_indexes  # noqa: E402
 import bad_retrieval  # noqa: E402
 import tiny_model  # noqa: E402
 
@@ -470,8 +471,9 @@ for _what, (_make, _words) in (
   bad_datasets.CASES | bad_retrieval.CASES
 ).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
-for _what, (_make, _words) in bad_collections.CASES.items():
-  _case(_BAD, _what, *_words)(_make)
+for _rows in (bad_collections.CASES, bad_indexes.CASES):
+  for _what, (_make, _words) in _rows.items():
+    _case(_BAD, _what, *_words)(_make)
 
 
 # -- odd, but good -----------------------------------------------------------

@@ -76,7 +76,8 @@ class Merge:
       for part in self._parts:
         rows, kept, targets = self._moves(part, first, last)
         values = part.source.descriptors[rows]
-        piece[targets] = values if kept is None else values[kept]
+        values = values if kept is None else values[kept]
+        _as_items(piece)[targets] = _as_items(values)
       yield piece
 
   def loaded(self, width, dtype, images):
@@ -138,6 +139,12 @@ def _kept(source, numbers):
     counts = np.add.reduceat(stays, source.starts[:-1], dtype=np.int64)
   places = np.flatnonzero(counts)
   return places, counts[places]
+
+
+def _as_items(rows):
+  """Returns rows as one item each, so that assignment moves them whole."""
+  size = rows.shape[1] * rows.itemsize
+  return rows.view(np.dtype((np.void, size)))[:, 0]
 
 
 def _fill(array, pieces):

@@ -99,7 +99,7 @@ def build(words, descriptors):
     words=ordered[first],
     starts=np.append(first, len(ordered)),
     ids=ids,
-    descriptors=np.concatenate(descriptors)[order],
+    descriptors=np.concatenate(descriptors).take(order, axis=0),
     images=len(words),
   )
 
