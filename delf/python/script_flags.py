@@ -1,5 +1,6 @@
 """What the scripts share: flags that exist only while a script runs."""
 
+import logging
 import sys
 
 from absl import app, flags
@@ -160,6 +161,8 @@ def _call(main, rest):
   if len(rest) > 1:
     raise app.UsageError(f"expected flags only, received {' '.join(rest[1:])}")
   errors.log_warnings()
+  # It tells which of its builds it loads.
+  logging.getLogger("faiss").setLevel(logging.WARNING)
   try:
     return main()
   except (errors.InputError, OSError) as error:
