@@ -107,26 +107,29 @@ class ApproximateIndex:
     self._names.add(names)
     self._empty = np.concatenate([self._empty, empty])
 
-  def search(self, queries, k):
+  def search(self, queries, k, effort=None):
     """Finds images with large dot products.
 
     Args:
       queries: As in `dense_index.DenseIndex.search`.
       k: Number of images a query.
+      effort: For this search in place of the option `search_depth` or `probes`.
 
     Returns:
       ranking.Ranking with k columns; a search that finds fewer has -1 last.
 
     Raises:
-      InputError: As there.
+      InputError: As there, or if the effort is not over 0.
     """
     k = ranking.check_k(k)
+    if effort is not None and (type(effort) is not int or effort < 1):
+      raise errors.InputError("an effort over 0", repr(effort))
     queries, none = descriptor_arrays.stack(queries, self._dimension, "queries")
     ids = np.full([len(queries), k], -1, np.int64)
     scores = np.full([len(queries), k], -np.inf, np.float32)
     some = min(k, len(self._vectors or ()))
     if some and len(queries):
-      found, rows = self._vectors.search(queries, some)
+      found, rows = self._vectors.search(queries, some, effort)
       there = (rows >= 0) & ~none[:, None]
       places = np.flatnonzero(~self._empty)
       ids[:, :some] = np.where(there, places[rows], -1)

@@ -61,6 +61,8 @@ def test_finds_most_of_what_is_there(method, options, least):
   atol = 1e-6 if method == "hnsw" else 0.5
   np.testing.assert_allclose(found.scores, products, atol=atol)
   assert np.all(np.diff(found.scores) <= 0)
+  hasty = ranking.recall(index.search(queries, 10, effort=1), exact, 10)
+  assert hasty < ranking.recall(found, exact, 10)
 
 
 def test_codes_stand_for_what_faiss_says():
@@ -174,6 +176,7 @@ def test_what_cannot_be_done():
     (lambda: index.add(["b"], np.full([1, 16], np.nan)), "finite"),
     (lambda: index.search(_unit(1, dimension=8), 1), "dimension 16"),
     (lambda: index.search(_unit(1), 0), "over 0"),
+    (lambda: index.search(_unit(1), 1, 0), "an effort over 0"),
     (lambda: index.remove(["x"]), "received 'x'"),
     (lambda: index.merge(wrong), "same options"),
     (lambda: index.merge(index), "not in the index yet"),

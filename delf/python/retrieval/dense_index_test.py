@@ -75,6 +75,19 @@ def test_scores_that_rise_with_the_id(monkeypatch):
   assert found.scores.tolist() == [[49, 48, 47]]
 
 
+def test_rescored_by_hand():
+  descriptors = np.float32([[1, 0], [0, 1], [0.6, 0.8], [0.6, 0.8]])
+  found = ranking.Ranking(
+    np.int32([[3, 1, 2, 0, -1], [1, 0, -1, -1, -1]]),
+    np.float32([[9, 8, 7, -np.inf, -np.inf], [5, 4, *3 * [-np.inf]]]),
+  )
+  queries = np.float32([[1, 1], [1, 0]])
+  exact = exact_search.rescore(queries, found, descriptors)
+  assert exact.ids.tolist() == [[2, 3, 1, 0, -1], [0, 1, -1, -1, -1]]
+  expected = [[1.4, 1.4, 1, -np.inf, -np.inf], [1, 0, *3 * [-np.inf]]]
+  np.testing.assert_allclose(exact.scores, expected, atol=1e-6)
+
+
 def test_float16_is_near():
   descriptors, queries = _unit(200, 64), _unit(5, 64, seed=1)
   half = _index(descriptors, "float16")

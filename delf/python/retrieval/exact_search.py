@@ -13,8 +13,9 @@ _VALUES = 1 << 24
 _QUERIES = 1024
 # Of the whole ranking of a collection: 128 MB of keys.
 _KEPT = 1 << 24
-# With the best of so few images known, most of the others are passed over.
-_FIRST = 4096
+# Images of the first piece; later ones are up to three times what was before:
+# few of them are better than the best of that.
+_FIRST = 512
 
 
 def search(queries, blocks, k, empty=()):
@@ -51,23 +52,32 @@ def search(queries, blocks, k, empty=()):
   return ranking.Ranking(ids, scores)
 
 
-def products(queries, ids, descriptors):
-  """Returns the dot products of queries with the images of their rankings.
+def rescore(queries, found, descriptors):
+  """Ranks what an approximate search found by exact dot products.
+
+  A search for ten times the images that are wanted, by codes in memory, and
+  this with descriptors in a file find nearly what exact search finds.
 
   Args:
     queries: [Q, D] float32.
-    ids: [Q, k] int, ids of images; -1 pads.
+    found: ranking.Ranking [Q, k] of these queries.
     descriptors: [N, D] float, perhaps mapped from a file.
 
   Returns:
-    [Q, k] float32, -inf for -1.
+    ranking.Ranking [Q, k]; where a score was -inf it stays so.
   """
-  scores = np.full(ids.shape, -np.inf, np.float32)
-  for row, found in enumerate(ids):
-    some = np.flatnonzero(found >= 0)
-    chosen = descriptors[found[some]].astype(np.float32, copy=False)
+  scores = np.full(found.ids.shape, -np.inf, np.float32)
+  for row, ids in enumerate(found.ids):
+    some = np.flatnonzero((ids >= 0) & np.isfinite(found.scores[row]))
+    chosen = descriptors[ids[some]].astype(np.float32, copy=False)
     scores[row, some] = chosen @ queries[row]
-  return scores
+  # What is not there has the highest id.
+  last = np.where(found.ids < 0, np.iinfo(np.int32).max, found.ids)
+  order = np.lexsort((last, -scores), axis=1)
+  return ranking.Ranking(
+    np.take_along_axis(found.ids, order, axis=1),
+    np.take_along_axis(scores, order, axis=1),
+  )
 
 
 def _search(queries, blocks, k, empty):
@@ -94,6 +104,6 @@ def _pieces(blocks, queries):
     most = max(1, min(_SCORES // queries, _VALUES // max(block.shape[1], 1)))
     start = 0
     while start < len(block):
-      step = min(most, _FIRST) if not seen else most
-      yield block[start : start + step]
-      seen, start = seen + 1, start + step
+      piece = block[start : start + min(most, max(_FIRST, 3 * seen))]
+      yield piece
+      seen, start = seen + len(piece), start + len(piece)

@@ -62,14 +62,14 @@ class HnswGraph:
     self._index.add(np.ascontiguousarray(vectors))
     self._alive = np.concatenate([self._alive, np.ones([len(vectors)], bool)])
 
-  def search(self, queries, k):
+  def search(self, queries, k, depth=None):
     """Returns [Q, k] scores and [Q, k] rows (-1 pads), in no set order."""
     import faiss
 
     # Held until the search is done: faiss reads it in place.
     bits = np.packbits(self._alive, bitorder="little")
     parameters = faiss.SearchParametersHNSW(
-      efSearch=max(self._options.search_depth, k)
+      efSearch=max(depth or self._options.search_depth, k)
     )
     if not self._alive.all():
       parameters.sel = faiss.IDSelectorBitmap(bits)

@@ -104,12 +104,12 @@ class ProductCodes:
     codes = index.pq.compute_codes(vectors - self._centres[lists])
     self._extend(lists.astype(np.int32), codes)
 
-  def search(self, queries, k):
+  def search(self, queries, k, probes=None):
     """Returns [Q, k] scores and [Q, k] rows (-1 pads), in no set order."""
     import faiss
 
     parameters = faiss.SearchParametersIVF(
-      nprobe=min(self._options.probes, len(self._centres))
+      nprobe=min(probes or self._options.probes, len(self._centres))
     )
     return self._faiss().search(queries, k, params=parameters)
 
