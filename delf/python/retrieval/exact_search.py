@@ -7,8 +7,9 @@ from delf.python.retrieval import ranking, top_scores
 
 # Scores held at once: 16 MB of float32.
 _SCORES = 1 << 22
-# Values of descriptors that are converted at once: 64 MB of float32.
-_VALUES = 1 << 24
+# Values of descriptors that are converted at once: 16 MB of float32. More is no
+# faster, and of float16 slower.
+_VALUES = 1 << 22
 # Queries at once; more would need shorter blocks, which are slower.
 _QUERIES = 1024
 # Of the whole ranking of a collection: 128 MB of keys.
@@ -29,8 +30,8 @@ def search(queries, blocks, k, empty=()):
     empty: Ids, sorted, of images without a descriptor: last, and -inf.
 
   Returns:
-    ranking.Ranking of k columns. Beside it, and what is mapped, about 200 MB
-    are needed whatever N is.
+    ranking.Ranking of k columns. Beside it, and what is mapped, up to 200
+    MB are needed whatever N is.
 
   Raises:
     InputError: If k is not over 0, or a product is not finite.

@@ -20,8 +20,8 @@ class IvfPqOptions:
     lists: Lists that vectors are divided into, or None: 4 times the square
       root of the number of vectors that it is trained with, and fewer where
       each would have less than 39.
-    code_bytes: Bytes of a compressed vector; D must be a multiple. None: D / 8
-      (or what divides D and is next below), 1/32 of the size.
+    code_bytes: Bytes of a compressed vector; D must be a multiple. None: D / 4
+      (or what divides D and is next below), 1/16 of the size.
     probes: Lists that a search reads.
   """
 
@@ -222,9 +222,9 @@ class ProductCodes:
 
 
 def _parts(dimension):
-  """Returns the largest divisor of D that is at most D / 8, or 1."""
+  """Returns the largest divisor of D that is at most D / 4, or 1."""
   return next(
     parts
-    for parts in range(max(dimension // 8, 1), 0, -1)
+    for parts in range(max(dimension // 4, 1), 0, -1)
     if not dimension % parts
   )
