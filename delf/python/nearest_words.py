@@ -12,8 +12,8 @@ from delf.python import errors
 
 # Words whose best score stands for all of them.
 _GROUP = 16
-# Scores held at once (8 MB of float32), and best scores of groups (32 MB).
-_BLOCK = 2_000_000
+# Scores held at once (16 MB of float32), and best scores of groups (32 MB).
+_BLOCK = 4_000_000
 _MAXIMA = 8_000_000
 # Values of descriptors and centres that are compared exactly at once.
 _EXACT_BLOCK = 1_000_000
