@@ -22,10 +22,15 @@ import pytest
 from delf.python import datum_io, errors, feature_io, files, script_flags
 from delf.python.cli import main
 from delf.python.examples import extract_features
-from delf.python.pipelines import output_folder, photo_record
+from delf.python.pipelines import (
+  aggregate_folder,
+  output_folder,
+  photo_record,
+)
 
 # The module beside this one, also where this one is run as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import bad_aggregation  # noqa: E402
 import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
 import bad_indexes  # noqa: E402
@@ -468,7 +473,7 @@ def _other_settings(folder, model):
 # -- data sets ---------------------------------------------------------------
 
 for _what, (_make, _words) in (
-  bad_datasets.CASES | bad_retrieval.CASES
+  bad_datasets.CASES | bad_retrieval.CASES | bad_aggregation.CASES
 ).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
 for _rows in (bad_collections.CASES, bad_indexes.CASES):
@@ -557,7 +562,12 @@ def _call(argv):
   if callable(argv):
     return _call_library(argv)
   scripts = {"extract_features.py": extract_features}
-  for more in (bad_datasets, bad_collections, bad_retrieval):
+  for more in (
+    bad_datasets,
+    bad_collections,
+    bad_retrieval,
+    bad_aggregation,
+  ):
     scripts |= more.SCRIPTS
   if argv[0] in scripts:
     script = scripts[argv[0]]
@@ -586,7 +596,11 @@ def _partial_outputs(folder):
   out = folder.parent / "out"
   if not out.is_dir():
     return []
-  records = (output_folder.RECORD, photo_record.RECORD)
+  records = (
+    output_folder.RECORD,
+    photo_record.RECORD,
+    aggregate_folder.RECORD,
+  )
   return [p.name for p in out.rglob("*") if p.name not in records]
 
 

@@ -133,8 +133,13 @@ class AggregateFolder:
     for name in sorted(wanted.keys() - set(_FOR_PEOPLE)):
       if found and found.get(name) != wanted[name]:
         raise errors.InputError(
-          f"{self._extension} files with {name} {wanted[name]}, or another"
-          " folder",
-          f"files with {found.get(name)}",
+          f"{self._extension} files with {name} {_short(wanted[name])}, or"
+          " another folder",
+          f"files with {_short(found.get(name))}",
           self.folder / RECORD,
         )
+
+
+def _short(value):
+  """Returns a value, of hashes the first digits, as words for people."""
+  return f"{value[:12]}..." if isinstance(value, str) else value
