@@ -86,12 +86,15 @@ def _features(locations, descriptors):
   return features.LocalFeatures(locations, ones, descriptors, ones)
 
 
-def baseline(one, two, seed):
-  """Returns the inliers [P] bool of a tree and scikit-image, 1000 trials."""
+def baseline(one, two, seed, max_distance=_OPTIONS.max_distance):
+  """Returns the inliers [M, 2] of a tree and scikit-image, 1000 trials."""
   distances, indices = spatial.cKDTree(two.descriptors).query(
-    one.descriptors, distance_upper_bound=_OPTIONS.max_distance
+    one.descriptors, distance_upper_bound=max_distance
   )
   found = np.flatnonzero(np.isfinite(distances))
+  pairs = np.stack([found, indices[found]], axis=1)
+  if len(pairs) <= 3:  # As the original: no map of so few.
+    return pairs[:0]
   data = (one.locations[found], two.locations[indices[found]])
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # No inliers at all.
@@ -103,7 +106,6 @@ def baseline(one, two, seed):
       max_trials=1000,
       rng=seed,
     )
-  pairs = np.stack([found, indices[found]], axis=1)
   return pairs[inliers] if inliers is not None else pairs[:0]
 
 

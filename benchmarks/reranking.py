@@ -1,0 +1,236 @@
+"""Speed of verifying pairs, against a tree and scikit-image's RANSAC.
+
+`python -m benchmarks.reranking` prints four tables; about two minutes. The
+collection is made of synthetic photos' features, a tenth of the index images of
+each query's scene; `--features QUERY_FOLDER INDEX_FOLDER` takes real ones.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import tempfile
+import time
+
+# As the workers are started; see benchmarks/matching.py.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+
+from benchmarks import matching as pairwise  # noqa: E402
+from delf.python import feature_io  # noqa: E402
+from delf.python.pipelines import side_cache, verify, verify_workers  # noqa: E402
+from delf.python.retrieval import neighbours, verification  # noqa: E402
+
+_OPTIONS = verification.VerifyOptions(1.0, 20.0)
+_QUERIES, _INDEX = 8, 40
+_NUMBER, _DIMENSION, _SIDE = 1000, 128, 1000
+# Share of points that photos of one scene have in common.
+_SHARED = 0.15
+
+
+def write_collection(folder):
+  """Writes features of queries and of images, some of the same scenes.
+
+  A third of all descriptors are near some of a few hundred common ones, so that
+  unrelated photos have some hundred putative matches, as real ones do.
+  """
+  random = np.random.default_rng(0)
+  common = _unit(random.normal(size=(300, _DIMENSION)))
+  scenes = [_scene(random, common) for _ in range(_QUERIES)]
+  sides = {f"q{i}": scene for i, scene in enumerate(scenes)}
+  for image in range(_INDEX):
+    where, what = _scene(random, common)
+    if image < _INDEX // 2:
+      number = round(_SHARED * _NUMBER)
+      there, like = scenes[image % _QUERIES]
+      where[:number] = 0.8 * there[:number] + random.normal(0, 2, (number, 2))
+      what[:number] = _unit(like[:number] + _noise(random, number))
+    sides[f"i{image}"] = where, what
+  for name, (where, what) in sides.items():
+    path, ones = f"{folder}/{name}.delf", np.ones([_NUMBER])
+    feature_io.WriteToFile(path, where, ones, what, ones)
+  return _files(folder, "q*.delf"), _files(folder, "i*.delf")
+
+
+def _scene(random, common):
+  what = _unit(random.normal(size=(_NUMBER, _DIMENSION)))
+  alike = random.permutation(_NUMBER)[: _NUMBER // 3]
+  chosen = common[random.integers(len(common), size=len(alike))]
+  what[alike] = _unit(chosen + _noise(random, len(alike)))
+  return random.uniform(0, _SIDE, (_NUMBER, 2)), what
+
+
+def _noise(random, number):
+  return random.normal(0, 0.4 / np.sqrt(_DIMENSION), (number, _DIMENSION))
+
+
+def _unit(rows):
+  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _files(folder, pattern):
+  found = sorted(pathlib.Path(folder).glob(pattern))
+  return side_cache.FeatureFiles(
+    tuple(path.stem for path in found), tuple(map(str, found))
+  )
+
+
+def _timed(function, *arguments, **options):
+  """Returns the result and [wall, processor of this process] in seconds."""
+  start = time.perf_counter(), time.process_time()
+  result = function(*arguments, **options)
+  end = time.perf_counter(), time.process_time()
+  return result, np.subtract(end, start)
+
+
+def _originals_way(queries, index, pairs):
+  """Verifies as the original does: the image's file is read for each pair."""
+  read = functools.cache(feature_io.read_local_features)
+  return [
+    len(
+      pairwise.baseline(
+        read(queries.paths[query]),
+        feature_io.read_local_features(index.paths[image]),
+        0,
+        _OPTIONS.descriptor_threshold,
+      )
+    )
+    for query, image in pairs.tolist()
+  ]
+
+
+def against_original(queries, index, pairs, draws):
+  """Prints pairs per second of both, pairs drawn at random."""
+  drawn = np.random.default_rng(1).permutation(len(pairs))[:draws]
+  theirs, their_seconds = _timed(_originals_way, queries, index, pairs[drawn])
+  report, our_seconds = _timed(
+    verify.verify_pairs, pairs, queries, index, _OPTIONS, workers=1
+  )
+  ours = report.look_up(*pairs[drawn].T)
+  rates = [draws / their_seconds, len(pairs) / our_seconds]
+  print(f"1 process; original's way on {draws} of {len(pairs)} pairs, drawn")
+  print(
+    "                    pairs/s wall  per processor second  median inliers"
+  )
+  for name, rate, found in zip(
+    ("original's way", "delf"), rates, (theirs, ours), strict=True
+  ):
+    print(f"{name:16} {rate[0]:15.1f} {rate[1]:21.1f} {np.median(found):15.0f}")
+  ratio = rates[1] / rates[0]
+  print(f"{'ratio':16} {ratio[0]:14.0f}x {ratio[1]:20.0f}x")
+  more = np.mean(ours >= np.array(theirs))
+  print(f"at least as many inliers in {more:.0%} of the pairs")
+
+
+def floor(queries, index, pairs):
+  """Prints where the time of a pair goes, against its matrix product."""
+  verifier = verify_workers.Verifier(
+    queries.paths, index.paths, _OPTIONS, verify.CACHE_BYTES
+  )
+  verifier(pairs)  # All features are in memory from here on.
+  sides = [
+    (verifier._queries.get(q), verifier._index.get(i))
+    for q, i in pairs.tolist()
+  ]
+  limit = {"max_distance": _OPTIONS.descriptor_threshold}
+  steps = {
+    "matrix product (floor)": lambda q, i: (
+      q.descriptors.array @ i.descriptors.centred.T
+    ),
+    "nearest neighbours": lambda q, i: neighbours.nearest(
+      q.descriptors, i.descriptors, **limit
+    ),
+    "same, nothing prepared": lambda q, i: neighbours.nearest(
+      q.descriptors.array, i.descriptors.array, **limit
+    ),
+    "all, with the map": lambda q, i: verification.verify(q, i, _OPTIONS),
+  }
+  print(f"\nmean of {len(pairs)} pairs, features in memory, processor time")
+  base = None
+  for name, step in steps.items():
+    _, seconds = _timed(lambda step=step: [step(*pair) for pair in sides])
+    milliseconds = 1000 * seconds[1] / len(pairs)
+    base = base or milliseconds
+    print(f"{name:24} {milliseconds:7.2f} ms {milliseconds / base:6.1f}x")
+
+
+def cores(queries, index, pairs):
+  """Prints pairs per second by number of processes, and what starting takes."""
+  print("\nprocesses   seconds   pairs/s   speed-up   results")
+  base = expected = None
+  for workers in sorted({1, 2, os.cpu_count() or 1}):
+    report, seconds = _timed(
+      verify.verify_pairs, pairs, queries, index, _OPTIONS, workers=workers
+    )
+    base = base or seconds[0]
+    expected = report.inliers if expected is None else expected
+    same = "equal" if np.array_equal(expected, report.inliers) else "OTHER"
+    print(
+      f"{workers:9} {seconds[0]:9.2f} {len(pairs) / seconds[0]:9.1f}"
+      f" {base / seconds[0]:9.2f}x   {same}"
+    )
+
+
+def cache(queries, index, pairs):
+  """Prints how often files are read, by memory and by order of the pairs."""
+  image_by_image = pairs[np.lexsort(pairs.T)]
+  one = side_cache.SideCache(queries.paths, 1).get(0).nbytes
+  print(f"\n{len(queries.paths)} queries, {len(index.paths)} images, one image "
+        f"{one / 2**20:.2f} MiB in memory")  # fmt: skip
+  print(
+    "memory                order             files read   ms for files/pair"
+  )
+  for most, memory in ((verify.CACHE_BYTES, "1 GiB"), (1, "one image a side")):
+    for order, name in (
+      (image_by_image, "image by image"),
+      (pairs, "query by query"),
+    ):
+      caches = [side_cache.SideCache(f.paths, most) for f in (queries, index)]
+
+      def load(caches=caches, order=order):
+        for query, image in order.tolist():
+          caches[0].get(query)
+          caches[1].get(image)
+
+      _, seconds = _timed(load)
+      reads = sum(each.reads for each in caches)
+      print(
+        f"{memory:21} {name:16} {reads:11}"
+        f" {1000 * seconds[1] / len(pairs):15.2f}"
+      )
+
+
+def main():
+  """Prints the tables."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument(
+    "--quick", action="store_true", help="3 pairs of the original's way"
+  )
+  parser.add_argument(
+    "--features", nargs=2, metavar="FOLDER", help="of queries, of index images"
+  )
+  args = parser.parse_args()
+  with tempfile.TemporaryDirectory() as folder:
+    if args.features:
+      queries, index = (_files(f, "*.del[fg]*") for f in args.features)
+    else:
+      queries, index = write_collection(folder)
+    pairs = np.stack(
+      np.meshgrid(
+        np.arange(len(queries.paths)),
+        np.arange(len(index.paths)),
+        indexing="ij",
+      ),
+      axis=-1,
+    ).reshape([-1, 2])
+    if args.quick:
+      print("quick: the original's way on 3 pairs in place of 30\n")
+    against_original(queries, index, pairs, 3 if args.quick else 30)
+    floor(queries, index, pairs)
+    cores(queries, index, pairs)
+    cache(queries, index, pairs)
+
+
+if __name__ == "__main__":
+  main()
