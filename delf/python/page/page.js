@@ -233,5 +233,6 @@
   addEventListener("hashchange", follow);
   filter();
   follow();
-  document.documentElement.dataset.ready = "yes";
+  // Milliseconds since the page was asked for; tests and benchmarks read it.
+  document.documentElement.dataset.ready = Math.round(performance.now());
 })();
