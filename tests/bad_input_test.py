@@ -35,6 +35,7 @@ import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
 import bad_indexes  # noqa: E402
 import bad_retrieval  # noqa: E402
+import bad_search  # noqa: E402
 import tiny_model  # noqa: E402
 
 _BAD = {}
@@ -476,7 +477,7 @@ for _what, (_make, _words) in (
   bad_datasets.CASES | bad_retrieval.CASES | bad_aggregation.CASES
 ).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
-for _rows in (bad_collections.CASES, bad_indexes.CASES):
+for _rows in (bad_collections.CASES, bad_indexes.CASES, bad_search.CASES):
   for _what, (_make, _words) in _rows.items():
     _case(_BAD, _what, *_words)(_make)
 
