@@ -14,7 +14,7 @@ from delf.python.pipelines import provenance
 # Packages whose versions can change results.
 _PACKAGES = ("numpy", "scipy", "opencv-python-headless", "faiss-cpu",
              "tensorflow", "keras")  # fmt: skip
-_NAME_WIDTH = 46
+_NAME_WIDTH = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _published(card):
   sources = list(dict.fromkeys(row.source for row in rows))
   for row in rows:
     name = f"{row.method} [{sources.index(row.source) + 1}]"
-    yield f"{name:{_NAME_WIDTH}}{row.medium:8.2f}{row.hard:8.2f}"
+    yield f"{name:{_NAME_WIDTH}}{row.medium:>8}{row.hard:>8}"
   yield from (f"[{i}] {source}" for i, source in enumerate(sources, start=1))
 
 

@@ -110,6 +110,22 @@ def test_metrics_agree_with_the_benchmark_s_own(shared_data, name):
   assert len(found.protocols["easy"].left_out) == 2
 
 
+def test_a_small_collection_is_measured_as_by_others(shared_data):
+  folder = shared_data / "mini_roxford5k"
+  expected = json.loads((folder / "baseline.json").read_text())["sift_ransac"]
+  truth = ground_truth.read(folder / "gnd_mini_roxford5k.mat")
+  scores = np.load(folder / "baseline_inliers.npy").T
+  ids = np.argsort(-scores, axis=1, kind="stable")
+  for protocol, metrics in evaluation.evaluate(ids, truth).protocols.items():
+    wanted = expected[protocol[0].upper()]
+    assert metrics.mean_average_precision == pytest.approx(
+      wanted["mAP"], abs=1e-9
+    )
+    np.testing.assert_allclose(
+      metrics.mean_precisions, list(wanted["mP"].values()), atol=1e-9
+    )
+
+
 @pytest.mark.parametrize(
   ("ids", "words"),
   [

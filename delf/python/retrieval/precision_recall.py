@@ -3,6 +3,7 @@
 import numpy as np
 
 from delf.python import errors
+from delf.python.datasets.revisited_op import metrics
 
 
 def mean_curve(rankings, positives, junk=None, levels=101):
@@ -46,12 +47,11 @@ def mean_curve(rankings, positives, junk=None, levels=101):
 
 def _interpolated(ids, positives, junk, recalls):
   """Returns the interpolated precision of one query at `recalls`."""
-  ids = ids[(ids >= 0) & ~np.isin(ids, junk)]
-  if len(np.unique(ids)) != len(ids):
-    raise errors.InputError("each image once in a ranking", "one twice")
-  hits = np.cumsum(np.isin(ids, positives))
-  precisions = hits / np.arange(1, len(ids) + 1)
-  # At each place the highest precision from there on; 0 past the end.
+  positives = np.unique(np.asarray(positives, np.int64))
+  ids, junk = ids.astype(np.int64), np.asarray(junk, np.int64)
+  ranks = metrics.positive_ranks(ids, positives, junk)
+  precisions = np.arange(1, len(ranks) + 1) / (ranks + 1)
+  # From each positive on the highest precision; 0 past the last one.
   best = np.append(np.maximum.accumulate(precisions[::-1])[::-1], 0.0)
-  needed = np.maximum(np.ceil(recalls * len(set(positives)) - 1e-9), 1)
-  return best[np.searchsorted(hits, needed)]
+  needed = np.maximum(np.ceil(recalls * len(positives) - 1e-9), 1)
+  return best[np.minimum(needed.astype(int) - 1, len(ranks))]

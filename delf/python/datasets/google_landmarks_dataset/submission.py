@@ -77,21 +77,31 @@ def vote(ids, scores, landmarks, neighbours=NEIGHBOURS):
   """
   ids = np.asarray(ids)[:, :neighbours]
   weights = np.asarray(scores, np.float64)[:, :neighbours]
-  names, numbers = np.unique(np.asarray(landmarks), return_inverse=True)
-  predicted = np.full([len(ids)], -1, np.int64)
-  sums = np.zeros([len(ids)])
-  query, place = np.nonzero((ids >= 0) & (weights > 0))
-  pairs, group = np.unique(
-    query * len(names) + numbers[ids[query, place]], return_inverse=True
-  )
-  votes = np.bincount(group, weights[query, place], minlength=len(pairs))
-  of_query, number = np.divmod(pairs, max(len(names), 1))
-  order = np.lexsort((number, -votes, of_query))
-  with_votes, first = np.unique(of_query[order], return_index=True)
-  best = order[first]
-  predicted[with_votes] = names[number[best]]
-  sums[with_votes] = votes[best]
-  return predicted, sums
+  votes = (ids >= 0) & (weights > 0)
+  landmarks = np.append(np.asarray(landmarks, np.int64), -1)
+  labels = np.where(votes, landmarks[np.where(votes, ids, -1)], -1)
+  return _best_sums(labels, np.where(votes, weights, 0))
+
+
+def _best_sums(labels, weights):
+  """Returns the label of each row whose weights add up to most, and that."""
+  number, size = labels.shape
+  if not labels.size:
+    return np.full([number], -1, np.int64), np.zeros([number])
+  order = np.argsort(labels, axis=1, kind="stable")
+  labels = np.take_along_axis(labels, order, axis=1)
+  # Runs of one label, each row beginning with a new one.
+  begins = np.ones([number, size], bool)
+  begins[:, 1:] = labels[:, 1:] != labels[:, :-1]
+  runs = np.flatnonzero(begins)
+  weights = np.take_along_axis(weights, order, axis=1)
+  sums = np.add.reduceat(weights.reshape(-1), runs)
+  row = runs // size
+  best = np.maximum.reduceat(sums, np.searchsorted(row, np.arange(number)))
+  winners = np.flatnonzero(sums == best[row])
+  first = winners[np.searchsorted(row[winners], np.arange(number))]
+  predicted = labels.reshape(-1)[runs[first]]
+  return np.where(best > 0, predicted, -1), best
 
 
 def write_retrieval(path, queries, index, ids):

@@ -10,6 +10,9 @@ import numpy as np
 
 from delf.python import errors
 
+# Times that ids may be beyond their number for a table of all to be made.
+_SPARSE = 64
+
 
 def AdjustPositiveRanks(positive_ranks, junk_ranks):
   """Returns the ranks that positives have once the junk is taken out.
@@ -116,13 +119,30 @@ def positive_ranks(ids, ok, junk, query=0):
     InputError: If an image stands twice in the ranking.
   """
   valid = ids[ids >= 0]
-  if len(np.unique(valid)) < len(valid):
+  is_positive, is_junk, is_unique = _find(valid, ok, junk)
+  if not is_unique:
     raise errors.InputError(
       f"each image once in the ranking of query {query}", "one twice"
     )
   return AdjustPositiveRanks(
-    np.flatnonzero(np.isin(valid, ok)), np.flatnonzero(np.isin(valid, junk))
+    np.flatnonzero(is_positive), np.flatnonzero(is_junk)
   )
+
+
+def _find(ids, ok, junk):
+  """Returns which ids are in `ok` and in `junk`, and whether each is once."""
+  size = ids.max(initial=-1) + 1
+  if size > _SPARSE * len(ids):  # A few of many: sorting them is faster.
+    unique = len(np.unique(ids)) == len(ids)
+    return np.isin(ids, ok), np.isin(ids, junk), unique
+  found = []
+  for labelled in (ok, junk):
+    table = np.zeros([size], bool)
+    table[labelled[labelled < size]] = True
+    found.append(table[ids])
+  table = np.zeros([size], bool)
+  table[ids] = True
+  return *found, np.count_nonzero(table) == len(ids)
 
 
 def _average_precision(ranks, number):

@@ -1,0 +1,74 @@
+"""What an evaluation adds to a page of results."""
+
+import numpy as np
+
+from delf.python.datasets import published_results
+from delf.python.page import content
+from delf.python.pipelines import report_card
+
+
+def make(card):
+  """Returns tables, curves and the report card for a page.
+
+  Args:
+    card: report_card.ReportCard.
+
+  Returns:
+    content.Evaluation: a table by protocol, one by query, and one of what is
+    published where that compares; percentages.
+  """
+  found = card.evaluation
+  tables = [_by_protocol(found), _by_query(found)]
+  published = published_results.rows(found.dataset, found.distractors)
+  if published:
+    tables.append(_published(found, published))
+  curves = tuple(
+    content.Curve(name, metrics.curve_recalls, metrics.curve_precisions)
+    for name, metrics in found.protocols.items()
+    if np.isfinite(metrics.curve_precisions).all()
+  )
+  return content.Evaluation(tuple(tables), curves, report_card.text(card))
+
+
+def _by_protocol(found):
+  at_ranks = [f"{name}@{rank}" for name in ("mP", "mR") for rank in found.ranks]
+  rows = [
+    (
+      name,
+      len(found.query_names) - len(metrics.left_out),
+      100 * metrics.mean_average_precision,
+      *(100 * metrics.mean_precisions).tolist(),
+      *(100 * metrics.mean_recalls).tolist(),
+    )
+    for name, metrics in found.protocols.items()
+  ]
+  columns = ("protocol", "queries", "mAP", *at_ranks)
+  return content.Table(f"{found.dataset}, %", columns, tuple(rows))
+
+
+def _by_query(found):
+  rows = [
+    (query, *(100 * m.average_precisions[i] for m in found.protocols.values()))
+    for i, query in enumerate(found.query_names)
+  ]
+  return content.Table(
+    "Average precision of each query, %",
+    ("query", *found.protocols),
+    tuple(rows),
+  )
+
+
+def _published(found, published):
+  own = [
+    100 * found.protocols[name].mean_average_precision
+    if name in found.protocols
+    else None
+    for name in ("medium", "hard")
+  ]
+  rows = [("this result", *own)]
+  rows += [(row.method, row.medium, row.hard) for row in published]
+  return content.Table(
+    "mAP beside what is published, %",
+    ("method", "medium", "hard"),
+    tuple(rows),
+  )
