@@ -156,13 +156,13 @@ def _document(args, report, missing):
 
 def _missing(args):
   """Returns images that the ground truth names and are not there; says so."""
-  from delf.python.datasets import downloads
+  from delf.python.datasets.revisited_op import dataset
   from delf.python.pipelines import dataset_images
 
-  if args.dataset not in downloads.IMAGE_FOLDERS:
+  if args.dataset not in dataset.IMAGE_FOLDERS:
     return []
   truth = os.path.join(args.out, f"gnd_{args.dataset}.pkl")
-  folder = os.path.join(args.out, downloads.IMAGE_FOLDERS[args.dataset])
+  folder = os.path.join(args.out, dataset.IMAGE_FOLDERS[args.dataset])
   number, missing = dataset_images.missing(truth, folder)
   if missing:
     print(

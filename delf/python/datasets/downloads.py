@@ -3,6 +3,7 @@
 import dataclasses
 
 from delf.python import errors
+from delf.python.datasets.revisited_op import dataset as revisited
 
 # Kinds of files, by what is done with them.
 ARCHIVE = "archive"  # A tar of images, unpacked.
@@ -21,9 +22,6 @@ DATASETS = {
   "revisited-1m": "a million distractors of both, in 100 parts",
   "gldv2": "Google Landmarks v2: train, index and test, in parts of about 1 GB",
 }
-
-# Folders of the images, as `CreateConfigForTestDataset` looks for them.
-IMAGE_FOLDERS = {"roxford5k": "oxford5k_images", "rparis6k": "paris6k_images"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +160,7 @@ def _revisited(dataset):
     RemoteFile(
       f"{stem}-v1.tgz",
       (f"{_OXFORD}{place}/{stem}-v1.tgz", f"{_OXFORD}{place}/{stem}.tgz"),
-      IMAGE_FOLDERS[dataset],
+      revisited.IMAGE_FOLDERS[dataset],
       flatten=True,
     )
     for stem in stems
