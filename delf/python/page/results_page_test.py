@@ -2,6 +2,7 @@ import base64
 import collections
 import html.parser
 import io
+import itertools
 import pathlib
 import re
 import tracemalloc
@@ -291,18 +292,23 @@ def test_an_evaluation_comes_first(tmp_path):
   assert (lines[0][0], lines[0][-1]) == ("48.0,12.0", "404.0,272.0")
 
 
-def test_queries_are_written_as_they_come(tmp_path):
-  photo = _photo(tmp_path)
-  seen = []
+def test_each_query_is_written_before_the_next_is_asked_for(tmp_path):
+  happened = []
+
+  class Results(tuple):
+    def __iter__(self):
+      happened.append("read")
+      return super().__iter__()
 
   def queries():
-    for number in range(3):
-      written = [each.stat().st_size for each in tmp_path.glob(".page*")]
-      seen.append(len(written))
-      yield _query(photo, [content.Result("r", photo, number)])
+    for _ in range(3):
+      happened.append("asked for")
+      yield content.Query("q", None, Results())
 
   _write(tmp_path, queries())
-  assert seen == [1, 1, 1]
+  order = [happened[0]]
+  order += [b for a, b in itertools.pairwise(happened) if a != b]
+  assert order == ["asked for", "read"] * 3
 
 
 def test_memory_does_not_grow_with_the_page(tmp_path):
