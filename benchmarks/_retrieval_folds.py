@@ -6,7 +6,13 @@ import json
 
 import numpy as np
 
-from delf.python import aggregation, datum_io, feature_io, files, words
+from delf.python import (
+  aggregation,
+  datum_io,
+  feature_io,
+  files,
+  nearest_words,
+)
 from delf.python.datasets import ground_truth
 from delf.python.retrieval import (
   asmk_scores,
@@ -103,7 +109,7 @@ def match_words(photos, folder):
   every = np.concatenate([each for each in local if len(each)])
   sample = np.random.default_rng(0).permutation(len(every))[:_SAMPLE]
   state = clustering.train(every[np.sort(sample)], _WORDS, num_iterations=8)
-  codebook = words.Words(state.centers)
+  codebook = nearest_words.Words(state.centers)
   aggregates = [aggregation.aggregate(codebook, each) for each in local]
   index = inverted_index.InvertedIndex(
     asmk_scores.AsmkOptions(

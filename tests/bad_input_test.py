@@ -33,6 +33,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import bad_aggregation  # noqa: E402
 import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
+import bad_dense_indexes  # noqa: E402
 import bad_indexes  # noqa: E402
 import bad_retrieval  # noqa: E402
 import bad_search  # noqa: E402
@@ -477,7 +478,12 @@ for _what, (_make, _words) in (
   bad_datasets.CASES | bad_retrieval.CASES | bad_aggregation.CASES
 ).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
-for _rows in (bad_collections.CASES, bad_indexes.CASES, bad_search.CASES):
+for _rows in (
+  bad_collections.CASES,
+  bad_indexes.CASES,
+  bad_dense_indexes.CASES,
+  bad_search.CASES,
+):
   for _what, (_make, _words) in _rows.items():
     _case(_BAD, _what, *_words)(_make)
 

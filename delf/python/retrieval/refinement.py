@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 
 import numpy as np
-from scipy import linalg
 
 from delf.python import errors
 from delf.python.retrieval import exact_search, query_expansion, ranking
@@ -121,6 +120,8 @@ class Diffusion:
 
   def _scores(self, query, images):
     """Returns [M] scores of images [M, D] for a query [D]."""
+    from scipy import linalg
+
     table = np.maximum(images @ images.T, 0)
     np.fill_diagonal(table, 0)
     kept = _largest(table, min(self.neighbours, len(images) - 1))
