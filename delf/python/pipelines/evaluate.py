@@ -14,6 +14,7 @@ from delf.python.pipelines import (
   output_folder,
   queries,
   report_card,
+  report_page,
   search_page,
   search_result,
 )
@@ -185,7 +186,12 @@ def write_page(report, searcher, path):
     for value in metrics.average_precisions
   ]
   search_page.write(
-    path, searcher.collection, report.result, label, notes, _shown(report.card)
+    path,
+    searcher.collection,
+    report.result,
+    label,
+    notes,
+    report_page.make(report.card),
   )
 
 
@@ -241,35 +247,3 @@ def _made_with(folder):
     return json.loads(files.read_bytes(path)) if path.exists() else None
   except ValueError:
     return None
-
-
-def _shown(card):
-  """Returns content.Evaluation of a report card."""
-  found = card.evaluation
-  columns = ["protocol", "queries", "mAP"]
-  columns += [f"mP@{rank}" for rank in found.ranks]
-  columns += [f"mR@{rank}" for rank in found.ranks]
-  rows = [
-    (
-      name,
-      len(found.query_names) - len(metrics.left_out),
-      *(
-        None if np.isnan(value) else 100 * float(value)
-        for value in (
-          metrics.mean_average_precision,
-          *metrics.mean_precisions,
-          *metrics.mean_recalls,
-        )
-      ),
-    )
-    for name, metrics in found.protocols.items()
-  ]
-  curves = [
-    content.Curve(name, metrics.curve_recalls, metrics.curve_precisions)
-    for name, metrics in found.protocols.items()
-    if np.isfinite(metrics.curve_precisions).all()
-  ]
-  table = content.Table(
-    f"{found.dataset}, {card.method} (%)", tuple(columns), tuple(rows)
-  )
-  return content.Evaluation((table,), tuple(curves), report_card.text(card))

@@ -14,11 +14,11 @@ def make(card):
     card: report_card.ReportCard.
 
   Returns:
-    content.Evaluation: a table by protocol, one by query, and one of what is
-    published where that compares; percentages.
+    content.Evaluation: a table by protocol, and one of what is published where
+    that compares; percentages.
   """
   found = card.evaluation
-  tables = [_by_protocol(found), _by_query(found)]
+  tables = [_by_protocol(card)]
   published = published_results.rows(found.dataset, found.distractors)
   if published:
     tables.append(_published(found, published))
@@ -30,7 +30,8 @@ def make(card):
   return content.Evaluation(tuple(tables), curves, report_card.text(card))
 
 
-def _by_protocol(found):
+def _by_protocol(card):
+  found = card.evaluation
   at_ranks = [f"{name}@{rank}" for name in ("mP", "mR") for rank in found.ranks]
   rows = [
     (
@@ -43,19 +44,8 @@ def _by_protocol(found):
     for name, metrics in found.protocols.items()
   ]
   columns = ("protocol", "queries", "mAP", *at_ranks)
-  return content.Table(f"{found.dataset}, %", columns, tuple(rows))
-
-
-def _by_query(found):
-  rows = [
-    (query, *(100 * m.average_precisions[i] for m in found.protocols.values()))
-    for i, query in enumerate(found.query_names)
-  ]
-  return content.Table(
-    "Average precision of each query, %",
-    ("query", *found.protocols),
-    tuple(rows),
-  )
+  title = f"{found.dataset}, {card.method} (%)"
+  return content.Table(title, columns, tuple(rows))
 
 
 def _published(found, published):
@@ -68,7 +58,7 @@ def _published(found, published):
   rows = [("this result", *own)]
   rows += [(row.method, row.medium, row.hard) for row in published]
   return content.Table(
-    "mAP beside what is published, %",
+    "mAP beside what is published (%)",
     ("method", "medium", "hard"),
     tuple(rows),
   )
