@@ -167,7 +167,9 @@ class Searcher:
     if self.method in ("words", "fusion"):
       words = [entry["words"] for entry in entries]
       found.append(self._rank_words(words, depth))
-    return fusion.fuse(found, k=k) if len(found) > 1 else found[0]
+    if len(found) == 1:
+      return found[0]
+    return fusion.fuse(found, fusion.ASMK_AND_GLOBAL[::-1], k)
 
   def _rank_global(self, descriptors, k):
     index = self._parts["global"].index
