@@ -216,18 +216,22 @@ def test_options_are_checked(options):
 
 
 def test_a_process_that_is_killed_is_an_error(collection, monkeypatch):
-  original = verify_workers._send_next
+  original = verify_workers._start
 
-  def kill_first(chunks, pipe, busy):
-    original(chunks, pipe, busy)
-    import multiprocessing
+  def start_and_kill():
+    pipe, process = original()
+    process.kill()
+    return pipe, process
 
-    for process in multiprocessing.active_children():
-      process.kill()
-
-  monkeypatch.setattr(verify_workers, "_send_next", kill_first)
+  monkeypatch.setattr(verify_workers, "_start", start_and_kill)
   with pytest.raises(OSError, match="ended"):
     verify.verify_pairs(_ALL, *collection, _OPTIONS, workers=2)
+
+
+def test_a_process_ends_with_the_program_that_started_it():
+  pipe, process = verify_workers._start()
+  pipe.close()  # As the system does when that program is killed.
+  assert process.wait(timeout=60) == 0
 
 
 _SLOW = """

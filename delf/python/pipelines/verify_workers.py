@@ -5,6 +5,8 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from multiprocessing import connection
 
 from delf.python import errors
@@ -20,6 +22,10 @@ _THREADS = (
   "MKL_NUM_THREADS",
   "VECLIB_MAXIMUM_THREADS",
 )
+_PROGRAM = """import sys
+from delf.python.pipelines import verify_workers
+verify_workers.serve(int(sys.argv[1]))
+"""
 
 
 class Verifier:
@@ -67,7 +73,8 @@ def run(chunks, number, verifier_arguments):
 
   Args:
     chunks: list of [P, 2] int arrays.
-    number: Number of processes; 1 works in this one.
+    number: Number of processes; 1 works in this one, as does any number where
+      the system cannot hand a pipe over.
     verifier_arguments: What `Verifier` takes.
 
   Yields:
@@ -76,7 +83,7 @@ def run(chunks, number, verifier_arguments):
   Raises:
     OSError: If a process ended early, as for want of memory.
   """
-  if number <= 1:
+  if number <= 1 or os.name != "posix" or not sys.executable:
     verify = Verifier(*verifier_arguments)
     for chunk in chunks:
       yield chunk, verify(chunk)
@@ -105,55 +112,61 @@ def _share_out(chunks, pipes):
 
 def _send_next(chunks, pipe, busy):
   if chunks:
-    pipe.send(chunks[0])
     busy[pipe] = chunks.popleft()
+    with contextlib.suppress(ConnectionError):  # Seen when it is listened to.
+      pipe.send(busy[pipe])
 
 
 @contextlib.contextmanager
 def _processes(number, verifier_arguments):
   """Gives one pipe to each of some processes, which end with it."""
-  # A new interpreter each: a fork would share the state of running threads.
-  context = multiprocessing.get_context("spawn")
-  pipes, processes = [], []
+  started = []
   try:
-    with _environment(dict.fromkeys(_THREADS, "1")):
-      for _ in range(number):
-        ours, theirs = context.Pipe()
-        process = context.Process(
-          target=_serve, args=(theirs, verifier_arguments), daemon=True
-        )
-        process.start()
-        theirs.close()  # Or the end of the process would not be seen.
-        pipes.append(ours)
-        processes.append(process)
-    yield pipes
+    for _ in range(number):
+      started.append(_start())
+    for pipe, _ in started:
+      with contextlib.suppress(ConnectionError):  # Seen when it is listened to.
+        pipe.send(verifier_arguments)
+    yield [pipe for pipe, _ in started]
   finally:
-    for pipe in pipes:
+    for pipe, _ in started:
       pipe.close()
-    for process in processes:
-      process.join()
+    for _, process in started:
+      process.wait()
 
 
-@contextlib.contextmanager
-def _environment(changes):
-  before = {name: os.environ.get(name) for name in changes}
-  os.environ.update(changes)
-  try:
-    yield
-  finally:
-    for name, value in before.items():
-      if value is None:
-        del os.environ[name]
-      else:
-        os.environ[name] = value
+def _start():
+  """Returns a pipe to a new process that works, and the process."""
+  # Not by `multiprocessing`, which would run the caller's own script again. A
+  # fork would share the state of threads that run.
+  environment = os.environ | dict.fromkeys(_THREADS, "1")
+  paths = (path or os.getcwd() for path in sys.path)
+  environment["PYTHONPATH"] = os.pathsep.join(paths)
+  ours, theirs = multiprocessing.Pipe()
+  with theirs:  # Closed here, or the end of the process would not be seen.
+    number = theirs.fileno()
+    process = subprocess.Popen(
+      [sys.executable, "-c", _PROGRAM, str(number)],
+      env=environment,
+      stdin=subprocess.DEVNULL,
+      pass_fds=[number],
+    )
+  return ours, process
 
 
-def _serve(pipe, verifier_arguments):
-  """Verifies what comes, in a process of its own, until the pipe closes."""
+def serve(descriptor):
+  """Verifies what comes, in a process of its own, until the pipe closes.
+
+  Args:
+    descriptor: File descriptor of the pipe: what `Verifier` takes, then pairs.
+  """
   # The program that started it decides what an interrupt means.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  verify = Verifier(*verifier_arguments)
-  # Also when that program is killed, which closes the pipe.
-  with contextlib.suppress(EOFError, ConnectionError):
+  # The pipe closes also when that program is killed.
+  with (
+    contextlib.suppress(EOFError, ConnectionError),
+    connection.Connection(descriptor) as pipe,
+  ):
+    verify = Verifier(*pipe.recv())
     while True:
       pipe.send(verify(pipe.recv()))
