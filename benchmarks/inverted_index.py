@@ -1,7 +1,7 @@
 """Speed and size of the inverted index, against comparing every pair.
 
-`python -m benchmarks.inverted_index` prints two tables; about three minutes.
-`--large` adds 200 000 images: 8 GB of disk, half an hour.
+`python -m benchmarks.inverted_index` prints two tables; about five minutes.
+`--large` adds 200 000 images: 8 GB of disk, and as long again.
 """
 
 import argparse
