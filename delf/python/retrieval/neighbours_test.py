@@ -125,3 +125,31 @@ def test_bad_input_is_named(descriptors, changes, words):
     neighbours.nearest(
       arguments.pop("first"), arguments.pop("second"), **arguments
     )
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+@pytest.mark.parametrize("options", [{"ratio": 0.95}, {"mutual": True}, {}])
+def test_prepared_descriptors_give_the_same(offset, options):
+  random = np.random.default_rng(3)
+  sides = random.normal(size=(2, 50, 6)) + offset
+  expected = neighbours.nearest(*sides, **options)
+  found = neighbours.nearest(*map(neighbours.prepare, sides), **options)
+  assert found.pairs.tolist() == expected.pairs.tolist()
+  assert found.distances.tolist() == expected.distances.tolist()
+  # By distances of all pairs, in float64.
+  exact = np.linalg.norm(sides[0][:, None] - sides[1], axis=2)
+  nearest = exact.argmin(axis=1)
+  assert (found.pairs[:, 1] == nearest[found.pairs[:, 0]]).all()
+
+
+def test_no_descriptors_can_be_prepared():
+  none = neighbours.prepare(np.zeros([0, 6]))
+  assert len(none) == 0
+  some = neighbours.prepare(np.ones([3, 6]))
+  assert len(neighbours.nearest(some, none)) == 0
+  assert len(neighbours.nearest(none, some)) == 0
+
+
+def test_what_is_prepared_is_named_where_it_is_wrong():
+  with pytest.raises(errors.InputError, match="of the query"):
+    neighbours.prepare(np.full([2, 3], np.nan), "descriptors of the query")
