@@ -17,6 +17,7 @@ _GUIDES = [
   "README.md",
   "INSTALL_INSTRUCTIONS.md",
   "EXTRACTION_MATCHING.md",
+  "SEARCH.md",
   "delf/python/delg/DELG_INSTRUCTIONS.md",
   "delf/python/detect_to_retrieve/DETECT_TO_RETRIEVE_INSTRUCTIONS.md",
   "delf/python/datasets/google_landmarks_dataset/README.md",

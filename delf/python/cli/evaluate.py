@@ -77,9 +77,11 @@ def add_arguments(parser):
 
 def run(args):
   """Evaluates, prints the report card; returns the exit status."""
-  from delf.python.pipelines import evaluate, report_card
+  from delf.python.pipelines import evaluate, evaluate_page, report_card
   from delf.python.pipelines import search as searching
 
+  if args.html:
+    evaluate_page.check_path(args.html)
   found, failed = _collection(args)
   searcher = searching.Searcher(found, search.search_options(args))
   truth = evaluate.read_truth(_truth_path(args), searcher)
@@ -88,7 +90,8 @@ def run(args):
   for failure in report.failed:
     search.say(str(failure))
   if args.html:
-    evaluate.write_page(report, searcher, args.html)
+    page = evaluate_page.write(report, searcher, args.html)
+    search.say_problems(page)
   if args.json:
     json_output.print_json(report_card.document(report.card))
   else:
@@ -126,7 +129,7 @@ def _images_folder(args):
 def _collection(args):
   """Returns the collection.Collection, made if need be, and what failed."""
   from delf.python import errors
-  from delf.python.pipelines import build_index, collection
+  from delf.python.pipelines import build_index, collection, feature_folder
 
   if args.index:
     return collection.open_folder(args.index), ()
@@ -142,7 +145,7 @@ def _collection(args):
     device=args.device,
   )
   source = _images_folder(args)
-  if build_index.feature_names([source]) is None:
+  if feature_folder.find([source]) is None:
     from delf.python.pipelines import evaluate
 
     images, names = evaluate.find_index_photos(path, source)
@@ -157,12 +160,12 @@ def _collection(args):
 def _queries(args, found, truth):
   """Returns the list of queries.Query in the order of the ground truth."""
   from delf.python import errors
-  from delf.python.pipelines import build_index, evaluate, queries
+  from delf.python.pipelines import evaluate, feature_folder, queries
 
   folder = args.queries or (args.images and _images_folder(args))
   if not folder:
     raise errors.InputError("--queries", "none")
-  if build_index.feature_names([folder]) is not None:
+  if feature_folder.find([folder]) is not None:
     return queries.of_features(folder, truth.query_names)
   photos = evaluate.find_photos(truth, folder)
   asked, extraction = queries.of_photos(found, photos, search.say, args.device)

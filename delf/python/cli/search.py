@@ -124,6 +124,8 @@ def run(args):
   """Searches, prints the results; returns the exit status."""
   from delf.python.pipelines import collection, search, search_page
 
+  if args.html:
+    search_page.check_path(args.html)
   found = collection.open_folder(args.index)
   searcher = search.Searcher(found, search_options(args))
   asked, failed = _queries(found, args)
@@ -131,7 +133,7 @@ def run(args):
   for failure in result.failed:
     say(str(failure))
   if args.html:
-    search_page.write(args.html, found, result)
+    say_problems(search_page.write(args.html, found, result))
   if args.json:
     json_output.print_json(result.document())
   else:
@@ -143,9 +145,9 @@ def run(args):
 
 def _queries(found, args):
   """Returns the queries, and those photos of which there are no features."""
-  from delf.python.pipelines import build_index, queries
+  from delf.python.pipelines import feature_folder, queries
 
-  if build_index.feature_names(args.queries) is not None:
+  if feature_folder.find(args.queries) is not None:
     return queries.of_features(args.queries[0]), ()
   photos = queries.find(args.queries, args.box)
   asked, extraction = queries.of_photos(found, photos, say, args.device)
@@ -158,6 +160,12 @@ def _print(result):
     for rank, hit in enumerate(hits, 1):
       inliers = "" if hit.inliers is None else f"  {hit.inliers} inliers"
       print(f"  {rank:3}  {hit.score:.4f}{inliers}  {hit.name}")
+
+
+def say_problems(report):
+  """Says which photos a page lacks."""
+  for problem in report.problems:
+    print(f"delf: warning: {problem}", file=sys.stderr)
 
 
 def say(line):

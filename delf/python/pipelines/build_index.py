@@ -2,12 +2,13 @@
 
 import dataclasses
 import os
-import pathlib
 
 from delf.python import config_io, errors, files
 from delf.python.pipelines import (
   collection,
+  collection_words,
   extract,
+  feature_folder,
   image_names,
   indexing,
   settings,
@@ -60,7 +61,7 @@ def build(sources, folder, options, say):
     InputError: If the sources are not right, or the collection was made with
       other settings.
   """
-  features = feature_names(sources)
+  features = feature_folder.find(sources)
   if features is not None:
     return _build_of_features(sources[0], features, folder, options, say)
   return build_photos(*image_names.find(sources), folder, options, say)
@@ -173,9 +174,9 @@ def _open_or_make(found, config, options):
           f"{wanted!r}",
           found.folder,
         )
-  wanted = _aggregation_config(options)
+  wanted = collection_words.choose(options.aggregation, options.codebook)
   if wanted is not None:
-    _add_codebook(found, wanted, new)
+    collection_words.add(found, wanted)
   if not (found.settings.has_global or found.has_codebook):
     raise errors.InputError(
       "global descriptors, or --codebook to search by local features",
@@ -185,60 +186,6 @@ def _open_or_make(found, config, options):
   if new:
     found.write(config)
   return found
-
-
-def _add_codebook(found, wanted, new):
-  from delf.python import codebook_io
-
-  if not found.settings.local_extension:
-    raise errors.InputError(
-      "local features, which a codebook is for", "none", found.folder
-    )
-  codebook = codebook_io.read_codebook(
-    wanted.codebook_path, wanted.codebook_size, wanted.feature_dimensionality
-  )
-  if not found.has_codebook:
-    found.write_aggregation(wanted, codebook)
-    return
-  there = found.aggregation_config()
-  same = codebook_io.read_codebook(there.codebook_path)
-  there.codebook_path = wanted.codebook_path
-  if (
-    there != wanted or same.shape != codebook.shape or (same != codebook).any()
-  ):
-    raise errors.InputError(
-      "the codebook and aggregation that the index was made with",
-      "another",
-      found.folder,
-    )
-
-
-def _aggregation_config(options):
-  """Returns the AggregationConfig that is asked for, or None."""
-  from delf.protos import aggregation_config_pb2
-
-  if options.aggregation:
-    config = config_io.read_aggregation_config(options.aggregation)
-    if (
-      config.aggregation_type == config.VLAD or config.use_regional_aggregation
-    ):
-      raise errors.InputError(
-        "aggregation_type ASMK or ASMK_STAR, not regional",
-        "another",
-        options.aggregation,
-      )
-  elif options.codebook:
-    config = aggregation_config_pb2.AggregationConfig()
-  else:
-    return None
-  if options.codebook:
-    from delf.python import codebook_io
-
-    size, dimension = codebook_io.read_codebook(options.codebook).shape
-    config.codebook_path = options.codebook
-    config.codebook_size = size
-    config.feature_dimensionality = dimension
-  return config
 
 
 def _add_photos(found, names, images):
@@ -258,32 +205,6 @@ def _add_photos(found, names, images):
 
 def _absolute(path):
   return path if files.is_remote(path) else os.path.abspath(path)
-
-
-def feature_names(sources):
-  """Returns what is in a folder of feature files.
-
-  Args:
-    sources: Folders, patterns, lists and images, as a user gave them.
-
-  Returns:
-    Set of names without extension, and set of extensions; or None unless there
-    is one folder that has feature files and no image.
-  """
-  folder = pathlib.Path(sources[0])
-  if len(sources) > 1 or not folder.is_dir():
-    return None
-  extensions = (files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)
-  names, found = set(), set()
-  for path in folder.rglob("*"):
-    if path.name.startswith("."):
-      continue
-    if path.suffix.lower() in files.IMAGES:
-      return None
-    if path.suffix in extensions:
-      names.add(path.relative_to(folder).with_suffix("").as_posix())
-      found.add(path.suffix)
-  return (names, found) if names else None
 
 
 def _by_name(folder):

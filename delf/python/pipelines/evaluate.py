@@ -4,18 +4,13 @@ import dataclasses
 import json
 import pathlib
 
-import numpy as np
-
 from delf.python import errors, files
 from delf.python.datasets import ground_truth, image_places
-from delf.python.page import content
 from delf.python.pipelines import (
   extract_report,
   output_folder,
   queries,
   report_card,
-  report_page,
-  search_page,
   search_result,
 )
 from delf.python.retrieval import evaluation, ranking, reranking
@@ -158,41 +153,6 @@ def evaluate(searcher, truth, asked, out):
     failed=lost,
   )
   return EvaluateReport(card, result, truth, shown, lost)
-
-
-def write_page(report, searcher, path):
-  """Writes a page with the metrics, the curves, and each query's results.
-
-  Args:
-    report: EvaluateReport.
-    searcher: search.Searcher.
-    path: Path of the page, `.html`.
-  """
-  protocol = report.truth.protocols()[report.shown]
-  places = {name: place for place, name in enumerate(report.result.names)}
-  metrics = report.card.evaluation.protocols[report.shown]
-
-  def label(row, name):
-    if places[name] in protocol[row]["ok"]:
-      return content.TRUE
-    return (
-      content.JUNK if places[name] in protocol[row]["junk"] else content.FALSE
-    )
-
-  notes = [
-    "no positives"
-    if np.isnan(value)
-    else f"AP {100 * value:.1f} ({report.shown})"
-    for value in metrics.average_precisions
-  ]
-  search_page.write(
-    path,
-    searcher.collection,
-    report.result,
-    label,
-    notes,
-    report_page.make(report.card),
-  )
 
 
 def _protocols(searcher, truth, good, first):

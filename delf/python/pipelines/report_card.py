@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import textwrap
 
 import delf
 from delf.python import errors, files
@@ -183,10 +184,23 @@ def _how(card):
   for kind, made in card.made_with.items():
     yield f"{kind} features: {made.get('model_path')}"
     yield f"  model SHA-256: {made.get('model')}"
-    yield f"  settings: {', '.join(s.strip() for s in made['settings'])}"
+    yield from _wrapped("  settings: ", " ".join(map(_line, made["settings"])))
   for name, value in card.settings.items():
     yield f"{name}: {value}"
-  yield "versions: " + ", ".join(f"{n} {v}" for n, v in card.versions.items())
+  versions = ", ".join(f"{n} {v}" for n, v in card.versions.items())
+  yield from _wrapped("versions: ", versions)
+
+
+def _line(setting):
+  """Returns a line of a text proto as one word of several."""
+  return setting.strip().replace(": ", "=")
+
+
+def _wrapped(head, words):
+  indent = " " * len(head)
+  return textwrap.wrap(
+    head + words, 80, subsequent_indent=indent, break_on_hyphens=False
+  )
 
 
 def _plain(metrics, found):

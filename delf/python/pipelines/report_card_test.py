@@ -54,7 +54,7 @@ def test_the_card_says_what_was_measured_and_how():
     "Only the first 10 images",
     "models/tiny",
     "ab" * 32,
-    "image_scales: 1, max_image_size: 1024",
+    "image_scales=1 max_image_size=1024",
     "top: 10",
     f"delf {delf.__version__}",
     "numpy " + np.__version__,

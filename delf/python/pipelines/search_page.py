@@ -9,6 +9,11 @@ from delf.python.pipelines import index_parts
 from delf.python.retrieval import verification
 
 
+def check_path(path):
+  """Raises an InputError, before any work, if a page cannot have that name."""
+  results_page.check_path(path)
+
+
 def write(path, found, result, labels=None, notes=None, evaluation=None):
   """Writes a page of the results of a search.
 

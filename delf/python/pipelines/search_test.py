@@ -10,6 +10,7 @@ from delf.python.pipelines import (
   build_index,
   collection,
   evaluate,
+  evaluate_page,
   queries,
   search,
   search_page,
@@ -182,7 +183,7 @@ def test_evaluation(folders, tmp_path, rerank):
   for metrics in report.card.evaluation.protocols.values():
     assert metrics.mean_average_precision == 1.0
   assert (tmp_path / "out" / "metrics.txt").read_text().startswith("easy\n")
-  evaluate.write_page(report, searcher, tmp_path / "page.html")
+  evaluate_page.write(report, searcher, tmp_path / "page.html")
   text = (tmp_path / "page.html").read_text()
   assert "Report card" in text
   assert "AP 100.0 (medium)" in text
