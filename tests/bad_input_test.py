@@ -34,6 +34,7 @@ import bad_aggregation  # noqa: E402
 import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
 import bad_dense_indexes  # noqa: E402
+import bad_fit  # noqa: E402
 import bad_indexes  # noqa: E402
 import bad_retrieval  # noqa: E402
 import bad_search  # noqa: E402
@@ -475,7 +476,10 @@ def _other_settings(folder, model):
 # -- data sets ---------------------------------------------------------------
 
 for _what, (_make, _words) in (
-  bad_datasets.CASES | bad_retrieval.CASES | bad_aggregation.CASES
+  bad_datasets.CASES
+  | bad_retrieval.CASES
+  | bad_aggregation.CASES
+  | bad_fit.CASES
 ).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
 for _rows in (
@@ -574,6 +578,7 @@ def _call(argv):
     bad_collections,
     bad_retrieval,
     bad_aggregation,
+    bad_fit,
   ):
     scripts |= more.SCRIPTS
   if argv[0] in scripts:

@@ -11,6 +11,9 @@ _PROBES = 16
 _CELL_ITERATIONS = 6
 _CELL_SAMPLES = 64
 
+# Products of features and words that are held at once: 64 MB.
+_PRODUCTS = 2**24
+
 
 def nearest(features, centers):
   """Finds the nearest word of each feature.
@@ -22,10 +25,22 @@ def nearest(features, centers):
   Returns:
     [N] float32 squared distances, and [N] int64 words.
   """
-  import faiss
-
-  distances, labels = faiss.knn(features, centers, 1)
-  return np.maximum(distances[:, 0], 0), labels[:, 0]
+  features = np.asarray(features, dtype=np.float32)
+  distances = np.einsum("nd,nd->n", features, features)
+  labels = np.empty([len(features)], dtype=np.int64)
+  # The nearest has the largest x.c - |c|^2 / 2; of equal ones the first is it.
+  halves = np.einsum("kd,kd->k", centers, centers) / 2
+  rows = max(1, _PRODUCTS // len(centers))
+  table = np.empty([min(rows, len(features)), len(centers)], dtype=np.float32)
+  for first in range(0, len(features), rows):
+    part = slice(first, first + rows)
+    products = table[: len(features[part])]
+    np.matmul(features[part], centers.T, out=products)
+    products -= halves
+    np.argmax(products, axis=1, out=labels[part])
+    largest = np.take_along_axis(products, labels[part, np.newaxis], axis=1)
+    distances[part] -= 2 * largest[:, 0]
+  return np.maximum(distances, 0), labels
 
 
 class Cells:
