@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 
 import numpy as np
 
@@ -11,8 +10,7 @@ from delf.python.pipelines import (
   extract_report,
   index_parts,
   search_result,
-  side_cache,
-  verify,
+  verify_search,
 )
 from delf.python.retrieval import (
   fusion,
@@ -218,7 +216,9 @@ class Searcher:
     if self.options.rerank:
       report = self.verify(queries, found, self.shortlist(found))
       failed += report.failed
-      found, inliers = _reranked(found, report, self.options.rerank)
+      found, inliers = verify_search.reranked(
+        found, report, self.options.rerank
+      )
       inliers = inliers[:, :top]
     return search_result.SearchResult(
       queries=tuple(queries),
@@ -248,42 +248,10 @@ class Searcher:
     Raises:
       InputError: If the collection has no local features.
     """
-    extension = self.collection.settings.local_extension
-    if not extension:
-      raise errors.InputError(
-        "local features, which matching needs", "none", self.collection.folder
-      )
-    return verify.verify_pairs(
+    return verify_search.verify(
+      self.collection,
+      self.names,
+      queries,
       reranking.pairs(found.ids, *chosen),
-      side_cache.FeatureFiles(
-        tuple(query.features for query in queries),
-        tuple(query.local_path(extension) for query in queries),
-      ),
-      side_cache.FeatureFiles(
-        tuple(self.names),
-        tuple(
-          os.fspath(self.collection.feature_path(name, extension))
-          for name in self.names
-        ),
-      ),
-      self.options.verify,
-      self.collection.writable_folder(),
-      self.options.workers,
+      self.options,
     )
-
-
-def _reranked(found, report, most):
-  """Returns the Ranking in order of inliers, and [Q, k] inliers (-1: none)."""
-  chosen = reranking.shortlist(found.ids, most=most)
-  new = reranking.rerank(
-    found.ids,
-    found.scores,
-    report.look_up,
-    most=most,
-  )
-  inliers = np.where(np.isin(new.ids, -1), -1, new.inliers)
-  # Which ones were matched, in the new order.
-  for row in range(len(found.ids)):
-    matched = found.ids[row][chosen[row]]
-    inliers[row, ~np.isin(new.ids[row], matched)] = -1
-  return ranking.Ranking(new.ids, new.scores), inliers
