@@ -1,4 +1,7 @@
-"""Kinds of numbers that command lines take; `argparse` names them in errors."""
+"""What several commands take: kinds of numbers, and arguments.
+
+`argparse` names the kinds in its errors.
+"""
 
 
 def positive(text):
@@ -35,3 +38,28 @@ positive.__name__ = "number over 0"
 positive_whole.__name__ = "whole number over 0"
 whole.__name__ = "whole number from 0 on"
 box.__name__ = "box of four numbers x1,y1,x2,y2"
+
+
+def add_rotate(parser):
+  """Adds --rotate to an `argparse` parser."""
+  parser.add_argument(
+    "--rotate",
+    action="store_true",
+    help="turn images as their EXIF orientation says (default: as stored)",
+  )
+
+
+def add_device(parser):
+  """Adds --device to an `argparse` parser."""
+  parser.add_argument(
+    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
+  )
+
+
+def add_json(parser):
+  """Adds --json to an `argparse` parser."""
+  parser.add_argument(
+    "--json",
+    action="store_true",
+    help="print one JSON document on standard output",
+  )

@@ -2,7 +2,7 @@
 
 import os
 
-from delf.python.cli import json_output
+from delf.python.cli import arguments, json_output
 
 _EXAMPLES = """\
 examples:
@@ -29,14 +29,8 @@ def add_arguments(parser):
     help="known model (`delf models`) or SavedModel folder (default: the "
     "embedded one)",
   )
-  parser.add_argument(
-    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
-  )
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
-  )
+  arguments.add_device(parser)
+  arguments.add_json(parser)
 
 
 def run(args):

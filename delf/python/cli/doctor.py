@@ -3,7 +3,7 @@
 import dataclasses
 import textwrap
 
-from delf.python.cli import json_output
+from delf.python.cli import arguments, json_output
 
 _EXAMPLES = """\
 examples:
@@ -17,11 +17,7 @@ The exit status is 0 if all is well, else 1.
 def add_arguments(parser):
   """Adds the arguments of this command to an `argparse` parser."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
-  )
+  arguments.add_json(parser)
 
 
 def run(args):

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 
-from delf.python.cli import json_output
+from delf.python.cli import arguments, json_output
 
 _EXAMPLES = """\
 examples:
@@ -81,11 +81,7 @@ def _add_source_arguments(parser):
   parser.add_argument(
     "--dry-run", action="store_true", help="say what there is to do, and stop"
   )
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
-  )
+  arguments.add_json(parser)
 
 
 def run(args):

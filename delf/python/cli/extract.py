@@ -65,11 +65,7 @@ def add_arguments(parser):
     metavar="N",
     help="most local features per image",
   )
-  parser.add_argument(
-    "--rotate",
-    action="store_true",
-    help="turn images as their EXIF orientation says (default: as stored)",
-  )
+  arguments.add_rotate(parser)
   _add_work_arguments(parser)
 
 
@@ -88,19 +84,13 @@ def _add_work_arguments(parser):
     metavar="N",
     help="threads that decode (default: 1; 0: decode between extractions)",
   )
-  parser.add_argument(
-    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
-  )
+  arguments.add_device(parser)
   parser.add_argument(
     "--overwrite",
     action="store_true",
     help="do all images again, also those that are done",
   )
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
-  )
+  arguments.add_json(parser)
 
 
 def run(args):

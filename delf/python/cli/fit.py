@@ -118,14 +118,8 @@ def _add_common(parser):
     metavar="N",
     help="scale the longer side of photos down to N pixels",
   )
-  parser.add_argument(
-    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
-  )
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
-  )
+  arguments.add_device(parser)
+  arguments.add_json(parser)
 
 
 def _add_pca(parser):

@@ -59,6 +59,13 @@ def add_arguments(parser):
     metavar="DIR",
     help="with FEATURES: the photos that they are of, for pictures",
   )
+  _add_changes(parser)
+  arguments.add_rotate(parser)
+  arguments.add_device(parser)
+  arguments.add_json(parser)
+
+
+def _add_changes(parser):
   parser.add_argument(
     "--max-size",
     type=arguments.positive_whole,
@@ -75,29 +82,12 @@ def add_arguments(parser):
   parser.add_argument(
     "--merge", metavar="INDEX", help="take in all images of another index"
   )
-  _add_work_arguments(parser)
-
-
-def _add_work_arguments(parser):
-  parser.add_argument(
-    "--rotate",
-    action="store_true",
-    help="turn images as their EXIF orientation says (default: as stored)",
-  )
   parser.add_argument(
     "--workers",
     type=arguments.whole,
     default=1,
     metavar="N",
     help="threads that decode (default: 1)",
-  )
-  parser.add_argument(
-    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
-  )
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
   )
 
 

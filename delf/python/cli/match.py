@@ -44,14 +44,8 @@ def add_arguments(parser):
     metavar="N",
     help="scale the longer side down to N pixels",
   )
-  parser.add_argument(
-    "--rotate",
-    action="store_true",
-    help="turn images as their EXIF orientation says (default: as stored)",
-  )
-  parser.add_argument(
-    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
-  )
+  arguments.add_rotate(parser)
+  arguments.add_device(parser)
   _add_matching_arguments(parser)
   _add_output_arguments(parser)
 
@@ -114,11 +108,7 @@ def _add_output_arguments(parser):
     metavar=("A", "B"),
     help="images of two .delf files, for the picture",
   )
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
-  )
+  arguments.add_json(parser)
 
 
 def run(args):

@@ -97,14 +97,8 @@ def add_work_arguments(parser):
     metavar="N",
     help="threads that match (default: one per core)",
   )
-  parser.add_argument(
-    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
-  )
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
-  )
+  arguments.add_device(parser)
+  arguments.add_json(parser)
 
 
 def search_options(args):
