@@ -86,7 +86,7 @@ def _print(name, protocols):
 def _print_baselines(data):
   """Prints the rows that come with the photos."""
   found = json.loads((data / "baseline.json").read_text())
-  rows = {"random": "random", "RootSIFT + MAGSAC": "sift_ransac"}
+  rows = {"random": "random_mean_of_200", "RootSIFT + MAGSAC": "sift_ransac"}
   for name, key in rows.items():
     if key in found:
       both = {"medium": found[key]["M"], "hard": found[key]["H"]}
