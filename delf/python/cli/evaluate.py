@@ -68,6 +68,9 @@ def add_arguments(parser):
   parser.add_argument(
     "--aggregation", metavar="FILE", help=".pbtxt of aggregation"
   )
+  parser.add_argument(
+    "--whitening", metavar="FILE", help="whitening of global descriptors"
+  )
   search.add_method_arguments(parser)
   parser.add_argument(
     "--html", metavar="FILE", help="write a page with curves and all results"
@@ -142,6 +145,7 @@ def _collection(args):
     config=args.config,
     codebook=args.codebook,
     aggregation=args.aggregation,
+    whitening=args.whitening,
     device=args.device,
   )
   source = _images_folder(args)

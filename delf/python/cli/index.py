@@ -55,6 +55,11 @@ def add_arguments(parser):
     help=".pbtxt of aggregation; default: ASMK*, as the original's",
   )
   parser.add_argument(
+    "--whitening",
+    metavar="FILE",
+    help="whitening of global descriptors (`delf fit whitening`)",
+  )
+  parser.add_argument(
     "--photos",
     metavar="DIR",
     help="with FEATURES: the photos that they are of, for pictures",
@@ -128,6 +133,7 @@ def _options(args):
     config=args.config,
     codebook=args.codebook,
     aggregation=args.aggregation,
+    whitening=args.whitening,
     photos=args.photos,
     max_size=args.max_size,
     workers=args.workers,

@@ -3,7 +3,9 @@
 import dataclasses
 import os
 
-from delf.python import config_io, errors, files
+import numpy as np
+
+from delf.python import config_io, errors, files, whiten
 from delf.python.pipelines import (
   collection,
   collection_words,
@@ -26,6 +28,8 @@ class BuildOptions:
     aggregation: Path of a `.pbtxt` of aggregation, or None: ASMK* with the
       defaults of the original. Its `codebook_path` counts unless `codebook`
       does.
+    whitening: Path of a whitening of global descriptors (`delf fit whitening`),
+      or None.
     photos: Folder of the photos of features that are there, for pictures.
     max_size: Longer side that photos are scaled down to, or None.
     workers: Threads that decode.
@@ -37,6 +41,7 @@ class BuildOptions:
   config: str | None = None
   codebook: str | None = None
   aggregation: str | None = None
+  whitening: str | None = None
   photos: str | None = None
   max_size: int | None = None
   workers: int = 1
@@ -177,6 +182,8 @@ def _open_or_make(found, config, options):
   wanted = collection_words.choose(options.aggregation, options.codebook)
   if wanted is not None:
     collection_words.add(found, wanted)
+  if options.whitening:
+    _add_whitening(found, options.whitening, new)
   if not (found.settings.has_global or found.has_codebook):
     raise errors.InputError(
       "global descriptors, or --codebook to search by local features",
@@ -186,6 +193,23 @@ def _open_or_make(found, config, options):
   if new:
     found.write(config)
   return found
+
+
+def _add_whitening(found, path, new):
+  """Gives a new collection its whitening; checks that another has that one."""
+  wanted = whiten.read_whitening(path)
+  if not found.settings.has_global:
+    raise errors.InputError(
+      "global descriptors, which a whitening is for", "none", found.folder
+    )
+  if new:
+    found.write_whitening(*wanted)
+    return
+  there = found.whitening() or (None, None)
+  if not all(map(np.array_equal, there, wanted)):
+    raise errors.InputError(
+      "the whitening that the index was made with", "another", path
+    )
 
 
 def _add_photos(found, names, images):

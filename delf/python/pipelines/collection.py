@@ -7,7 +7,7 @@ import pathlib
 
 from google.protobuf import text_format
 
-from delf.python import config_io, errors, files
+from delf.python import config_io, errors, files, whiten
 
 VERSION = 1
 
@@ -18,6 +18,7 @@ PHOTOS = "photos.json"
 CONFIG = "config.pbtxt"
 AGGREGATION = "aggregation.pbtxt"
 CODEBOOK = "codebook"
+WHITENING = "whitening.datum"
 FEATURES = "features"
 QUERIES = "queries"
 
@@ -76,6 +77,11 @@ class Collection:
     """Returns the path of a feature file of an image."""
     return self.features / f"{name}{extension}"
 
+  def whitening(self):
+    """Returns (mean [D, 1], projection [K, D]) of descriptors, or None."""
+    path = self.folder / WHITENING
+    return whiten.read_whitening(path) if path.exists() else None
+
   def delf_config(self):
     """Returns the DelfConfig that queries are extracted with, or None."""
     path = self.folder / CONFIG
@@ -107,6 +113,10 @@ class Collection:
       files.write_bytes(self.folder / CONFIG, text.encode())
     record = {"version": VERSION} | dataclasses.asdict(self.settings)
     _write_json(self.folder / RECORD, record)
+
+  def write_whitening(self, mean, projection):
+    """Writes the whitening of global descriptors, as `whitening` gives it."""
+    whiten.write_whitening(self.folder / WHITENING, mean, projection)
 
   def write_aggregation(self, config, codebook):
     """Writes the aggregation's settings, and its codebook beside them.

@@ -25,7 +25,7 @@ def find(sources):
     InputError: If there is no image in a source.
   """
   found, roots = {}, set()  # Absolute path -> (path, name).
-  for source in sources:
+  for source in map(os.fspath, sources):
     is_folder = os.path.isdir(source)
     for path in map(os.fspath, files.find_images(source)):
       root = source if is_folder else os.path.dirname(path)

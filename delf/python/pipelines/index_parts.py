@@ -13,6 +13,7 @@ from delf.python import (
   errors,
   feature_io,
   files,
+  whiten,
 )
 from delf.python.retrieval import asmk_scores, dense_index, inverted_index
 
@@ -127,9 +128,20 @@ class GlobalPart(Part):
   name = GLOBAL
   extension = files.DELG_GLOBAL
 
+  def __init__(self, collection):
+    self._whitening = collection.whitening()
+    super().__init__(collection)
+
   def read(self, name):
     """Returns [D] float32, or [0] of an image that is too small for one."""
-    return read_global(self.source(name))
+    return self.whitened(read_global(self.source(name)))
+
+  def whitened(self, descriptor):
+    """Returns a descriptor [D] as it is compared, [K] float32; [0] stays."""
+    if self._whitening is None or not descriptor.size:
+      return descriptor
+    found = whiten.apply_whitening(descriptor[:, None], *self._whitening)
+    return found[:, 0].astype(np.float32)
 
   def _make(self):
     return dense_index.DenseIndex()

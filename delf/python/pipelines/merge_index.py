@@ -49,6 +49,8 @@ def _check_settings(found, other):
   configs = [c.delf_config() for c in (found, other)]
   words = [c.has_codebook for c in (found, other)]
   same = kinds[0] == kinds[1] and configs[0] == configs[1]
+  whitenings = [c.whitening() or (None, None) for c in (found, other)]
+  same = same and all(map(np.array_equal, *whitenings))
   if same and words == [True, True]:
     same = _same_words(found, other)
   if not same or words[0] != words[1]:

@@ -119,7 +119,8 @@ class Searcher:
   def _read(self, query):
     entry = {}
     if self._uses_global:
-      entry["global"] = query.global_descriptor()
+      part = self._parts["global"]
+      entry["global"] = part.whitened(query.global_descriptor())
       if not entry["global"].size:
         raise errors.InputError(
           "a photo large enough for a global descriptor", "one that is not"

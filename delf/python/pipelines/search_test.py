@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from delf.python import codebook_io, datum_io, errors, feature_io
+from delf.python import codebook_io, datum_io, errors, feature_io, whiten
 from delf.python import feature_aggregation_similarity as similarity
 from delf.python.page import results_page
 from delf.python.pipelines import (
@@ -153,6 +153,31 @@ def test_a_collection_without_words(folders, tmp_path):
       search.Searcher(found, search.SearchOptions(method=method))
   with pytest.raises(errors.InputError, match="--model"):
     queries.of_photos(found, queries.Photos(["a.jpg"], ["a"], [None]), print)
+
+
+def test_descriptors_are_whitened(folders, tmp_path):
+  rng = np.random.default_rng(3)
+  mean = rng.standard_normal([_DIMENSION, 1]).astype(np.float32)
+  projection = rng.standard_normal([6, _DIMENSION]).astype(np.float32)
+  whiten.write_whitening(str(tmp_path / "w.datum"), mean, projection)
+  options = build_index.BuildOptions(whitening=str(tmp_path / "w.datum"))
+  source = [str(folders / "features")]
+  build_index.build(source, tmp_path / "i", options, pytest.fail)
+  found = collection.open_folder(tmp_path / "i")
+  asked = queries.of_features(folders / "queries")
+  result = search.Searcher(found).search(asked, 12)
+  paths = [f"{folders}/features/{name}.delg_global" for name in _IMAGES]
+  paths += [query.features + ".delg_global" for query in asked]
+  stacked = np.stack([datum_io.ReadFromFile(path) for path in paths], axis=1)
+  white = whiten.apply_whitening(stacked, mean, projection)
+  expected = white[:, 12:].T @ white[:, :12]
+  for row, (_, hits) in enumerate(result.hits()):
+    for hit in hits:
+      place = _IMAGES.index(hit.name)
+      assert hit.score == pytest.approx(expected[row, place], abs=1e-5)
+  whiten.write_whitening(str(tmp_path / "w.datum"), mean + 1, projection)
+  with pytest.raises(errors.InputError, match="whitening that the index"):
+    build_index.build(source, tmp_path / "i", options, pytest.fail)
 
 
 def test_page_of_a_search(folders, tmp_path):
