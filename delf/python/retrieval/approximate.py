@@ -215,8 +215,12 @@ class ApproximateIndex:
     header, arrays = index_file.read(path, _KIND, verify)
     names = index_file.decode_names(arrays, path)
     dimension, empty = header.get("dimension"), arrays.get("empty")
-    known = dimension is None or dimension in range(1, _LARGEST + 1)
-    if not known or empty is None or empty.shape != (len(names),):
+    known = type(dimension) is int and 1 <= dimension <= _LARGEST
+    if (
+      not (known or dimension is None)
+      or empty is None
+      or empty.shape != (len(names),)
+    ):
       raise errors.InputError("an index that fits its names", "another", path)
     try:
       index = cls(header["method"], **header["options"])

@@ -159,6 +159,12 @@ def test_what_has_no_descriptor_is_not_found():
   assert found.scores[1, 3] == -np.inf
 
 
+def test_more_effort_than_images_is_all_of_them():
+  index, vectors = _made("hnsw", _unit(50)), _unit(50)
+  found = index.search(vectors, 3, effort=1 << 40)
+  assert found.ids[:, 0].tolist() == list(range(50))
+
+
 def test_nothing_at_all(tmp_path):
   index = approximate.ApproximateIndex("hnsw")
   index.add(["a"], [None])
@@ -228,6 +234,16 @@ def _upper_link(neighbors):
   return neighbors
 
 
+def _tall(levels):
+  """States more levels than faiss has a table of, and all their links."""
+  return np.full_like(levels, 30)
+
+
+def _tall_links(neighbors):
+  links = np.zeros([300, 8 * 31], np.int32)
+  return links.ravel()
+
+
 def approximate_levels():
   index = _made("hnsw", _unit(300))
   return index._vectors.arrays()["levels"].astype(int)
@@ -243,6 +259,7 @@ def approximate_levels():
     ("hnsw", {"neighbors": lambda a: a.astype(np.int64)}),
     ("hnsw", {"levels": _set(3, 0)}),
     ("hnsw", {"levels": _set(3, 50)}),
+    ("hnsw", {"levels": _tall, "neighbors": _tall_links}),
     ("hnsw", {"entry": _set(0, 300)}),
     ("hnsw", {"entry": _set(0, -1)}),
     ("hnsw", {"entry": lambda a: np.int32([np.argmin(approximate_levels())])}),
@@ -254,6 +271,8 @@ def approximate_levels():
     ("hnsw", {"header": {"dimension": 17}}),
     ("hnsw", {"header": {"dimension": 1 << 40}}),
     ("hnsw", {"header": {"dimension": -1}}),
+    ("hnsw", {"header": {"dimension": 16.0}}),
+    ("hnsw", {"header": {"dimension": True}}),
     ("hnsw", {"header": {"method": "lsh"}}),
     ("hnsw", {"header": {"method": "ivfpq"}}),
     ("hnsw", {"header": {"options": {"links": 1 << 30}}}),

@@ -6,9 +6,6 @@ import numpy as np
 
 from delf.python import errors
 
-# Levels of a graph; faiss draws each with a chance of 1 / links.
-_MOST_LEVELS = 40
-
 
 @dataclasses.dataclass(frozen=True)
 class HnswOptions:
@@ -68,13 +65,14 @@ class HnswGraph:
 
     # Held until the search is done: faiss reads it in place.
     bits = np.packbits(self._alive, bitorder="little")
+    rows = np.cumsum(self._alive) - 1
     parameters = faiss.SearchParametersHNSW(
-      efSearch=max(depth or self._options.search_depth, k)
+      # More than all is no deeper, and may be more than faiss can count.
+      efSearch=max(min(depth or self._options.search_depth, len(rows)), k)
     )
     if not self._alive.all():
       parameters.sel = faiss.IDSelectorBitmap(bits)
     scores, labels = self._index.search(queries, k, params=parameters)
-    rows = np.cumsum(self._alive) - 1
     return scores, np.where(labels >= 0, rows[labels], -1)
 
   def remove(self, keep):
@@ -117,17 +115,21 @@ class HnswGraph:
     import faiss
 
     graph = cls(dimension, options)
+    index = graph._index
     found = _checked(arrays, dimension, options.links, path)
+    # faiss has a table of so many levels, and reads past it without looking.
+    most = index.hnsw.cum_nneighbor_per_level.size() - 1
+    if found["levels"].max(initial=0) > most:
+      raise errors.InputError(f"a graph of up to {most} levels", "more", path)
     offsets = _offsets(found["levels"], options.links)
     _check_links(found, offsets, options.links, path)
-    index, number = graph._index, len(found["levels"])
     index.storage.add(np.ascontiguousarray(found["vectors"]))
     faiss.copy_array_to_vector(found["levels"], index.hnsw.levels)
     faiss.copy_array_to_vector(found["neighbors"], index.hnsw.neighbors)
     faiss.copy_array_to_vector(offsets.astype(np.uint64), index.hnsw.offsets)
     index.hnsw.entry_point = int(found["entry"][0])
     index.hnsw.max_level = int(found["levels"].max(initial=0)) - 1
-    index.ntotal = number
+    index.ntotal = len(offsets) - 1
     graph._alive = found["alive"].astype(bool)
     return graph
 
@@ -173,7 +175,7 @@ def _checked(arrays, dimension, links, path):
   if not fits or not np.isfinite(found["vectors"]).all():
     raise errors.InputError("a graph of finite vectors", "another", path)
   levels = found["levels"]
-  if np.any(levels < 1) or np.any(levels > _MOST_LEVELS):
+  if np.any(levels < 1):
     raise errors.InputError("a graph with levels", "others", path)
   if found["neighbors"].shape != (_offsets(levels, links)[-1],):
     raise errors.InputError("a graph with all its links", "others", path)
