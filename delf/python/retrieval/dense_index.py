@@ -160,7 +160,7 @@ class DenseIndex:
         f"dimension {other.dimension}",
       )
     names = self._names.check(other.names)
-    self._extend(names, other._parts(), other.empty)
+    self._extend(names, other._parts(self._dimension), other.empty)
 
   def save(self, path):
     """Writes the index to one file, whole or not at all.

@@ -167,6 +167,18 @@ def test_what_was_given_may_change():
     index.descriptors[:] = 0
 
 
+def test_merged_with_images_without_descriptor():
+  none = dense_index.DenseIndex()
+  none.add(["c", "d"], [None, None])
+  index = dense_index.DenseIndex()
+  index.add(["a", "b"], np.eye(2))
+  index.merge(none)
+  assert index.names == ["a", "b", "c", "d"]
+  assert index.descriptors.shape == (4, 2)
+  assert index.search([[0, 1]], 4).ids.tolist() == [[1, 0, 2, 3]]
+  assert none.dimension is None
+
+
 def test_merged_indexes_stay_apart():
   one, two = _index(_unit(3)), _index(_unit(3, seed=1), prefix="b")
   one.merge(two)
