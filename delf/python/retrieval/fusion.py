@@ -56,13 +56,14 @@ def fuse(rankings, weights=None, k=None, options=None):
     ranking.Ranking, with -1 where all rankings together have too few images.
 
   Raises:
-    InputError: If there is no ranking, their numbers of queries differ, or
-      the weights do not fit.
+    InputError: If there is no ranking, their numbers of queries differ, the
+      weights do not fit, or k is not over 0.
   """
   options = options or FusionOptions()
   rankings = _checked(rankings)
   shares = _shares(weights, len(rankings))
-  k = ranking.check_k(k or max(each.ids.shape[1] for each in rankings))
+  longest = max(each.ids.shape[1] for each in rankings)
+  k = longest if k is None else ranking.check_k(k)
   ids = np.concatenate([each.ids for each in rankings], axis=1)
   values = np.concatenate(
     [

@@ -85,6 +85,7 @@ def test_rows_stay_apart():
     (([_GLOBAL], ["a"]), "1 weights"),
     (([_GLOBAL], [0]), "a weight over 0"),
     (([_GLOBAL], None, -1), "images over 0"),
+    (([_GLOBAL], None, 0), "images over 0"),
   ],
 )
 def test_bad_input(arguments, words):

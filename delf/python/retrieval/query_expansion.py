@@ -32,7 +32,7 @@ class Expansion:
   alpha: float = 3.0
 
   def __post_init__(self):
-    if not isinstance(self.number, int) or self.number < 1:
+    if type(self.number) is not int or self.number < 1:
       raise errors.InputError("a number of images over 0", repr(self.number))
     if not isinstance(self.alpha, numbers.Real) or not 0 <= self.alpha < np.inf:
       raise errors.InputError("an alpha of at least 0", repr(self.alpha))

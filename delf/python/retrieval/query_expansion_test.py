@@ -77,7 +77,9 @@ def test_blocks_change_nothing(monkeypatch):
   np.testing.assert_allclose(whole, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"number": 0}, {"number": 1.5}])
+@pytest.mark.parametrize(
+  "changes", [{"number": 0}, {"number": 1.5}, {"number": True}]
+)
 def test_bad_number(changes):
   with pytest.raises(errors.InputError, match="images over 0"):
     query_expansion.Expansion(**changes)

@@ -27,8 +27,10 @@ class QueryExpansion:
   def __call__(self, queries, found, descriptors, empty=()):
     """Searches anew; see `refine`."""
     options = query_expansion.Expansion(self.number, self.alpha)
+    if not found.ids.shape[1]:
+      return found
     expanded = query_expansion.expand(queries, found.ids, descriptors, options)
-    depth = max(1, found.ids.shape[1])
+    depth = found.ids.shape[1]
     again = exact_search.search(expanded, [descriptors], depth, empty)
     # A query without a descriptor finds nothing, now as before.
     none = ~np.any(queries, axis=1)
@@ -64,6 +66,14 @@ class SuperGlobal:
   neighbours: int = 9
   beta: float = 0.15
   least: float = 0.9
+
+  def __post_init__(self):
+    _check_numbers(self, ("depth", "neighbours"))
+    if not (self.beta >= 0 and 0 <= self.least <= 1):
+      raise errors.InputError(
+        "a beta of at least 0 and a least share from 0 to 1",
+        f"{self.beta!r} and {self.least!r}",
+      )
 
   def __call__(self, queries, found, descriptors, empty=()):
     """Ranks the first images anew; see `refine`."""
@@ -113,6 +123,15 @@ class Diffusion:
   query_neighbours: int = 10
   gamma: float = 6.0
   alpha: float = 0.8
+
+  def __post_init__(self):
+    _check_numbers(self, ("depth", "neighbours", "query_neighbours"))
+    # With an alpha of 1 the system has no solution.
+    if not (self.gamma > 0 and 0 <= self.alpha < 1):
+      raise errors.InputError(
+        "a gamma over 0 and an alpha from 0 to below 1",
+        f"{self.gamma!r} and {self.alpha!r}",
+      )
 
   def __call__(self, queries, found, descriptors, empty=()):
     """Ranks the first images anew; see `refine`."""
@@ -174,7 +193,20 @@ def refine(name, queries, found, descriptors, empty=()):
       f"queries of shape {[len(found), descriptors.shape[1]]}",
       f"shape {list(queries.shape)}",
     )
+  if not np.isfinite(queries).all():
+    raise errors.InputError("finite queries", "NaN or infinity")
+  if found.ids.max(initial=-1) >= len(descriptors):
+    raise errors.InputError(
+      f"a ranking of {len(descriptors)} images", f"id {found.ids.max()}"
+    )
   return METHODS[name]()(queries, found, descriptors, empty)
+
+
+def _check_numbers(options, names):
+  for name in names:
+    value = getattr(options, name)
+    if type(value) is not int or value < 1:
+      raise errors.InputError(f"{name} over 0", repr(value))
 
 
 def _largest(table, number):

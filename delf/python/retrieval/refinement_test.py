@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from delf.python import errors
-from delf.python.retrieval import exact_search, query_expansion, refinement
+from delf.python.retrieval import (
+  exact_search,
+  query_expansion,
+  ranking,
+  refinement,
+)
 
 _INF = np.inf
 
@@ -153,3 +158,33 @@ def test_bad_input():
     refinement.refine("difusion", queries, found, descriptors)
   with pytest.raises(errors.InputError, match=r"queries of shape \[2, 8\]"):
     refinement.refine("diffusion", queries[:1], found, descriptors)
+  for name in refinement.METHODS:
+    with pytest.raises(errors.InputError, match="a ranking of 10 images"):
+      refinement.refine(name, queries, found, descriptors[:10])
+    with pytest.raises(errors.InputError, match="finite queries"):
+      refinement.refine(name, queries * np.nan, found, descriptors)
+
+
+@pytest.mark.parametrize(
+  ("method", "options", "words"),
+  [
+    (refinement.SuperGlobal, {"depth": 0}, "depth over 0"),
+    (refinement.SuperGlobal, {"neighbours": -3}, "neighbours over 0"),
+    (refinement.SuperGlobal, {"beta": np.nan}, "a beta"),
+    (refinement.SuperGlobal, {"least": 2}, "least share"),
+    (refinement.Diffusion, {"depth": 2.0}, "depth over 0"),
+    (refinement.Diffusion, {"query_neighbours": 0}, "query_neighbours over 0"),
+    (refinement.Diffusion, {"gamma": 0}, "gamma over 0"),
+    (refinement.Diffusion, {"alpha": 1.0}, "below 1"),
+  ],
+)
+def test_bad_options(method, options, words):
+  with pytest.raises(errors.InputError, match=words):
+    method(**options)
+
+
+@pytest.mark.parametrize("name", refinement.METHODS)
+def test_rankings_of_no_images(name):
+  queries = _unit(2)
+  found = ranking.Ranking(np.zeros([2, 0], np.int32), np.zeros([2, 0]))
+  assert refinement.refine(name, queries, found, _unit(5)).ids.shape == (2, 0)
