@@ -162,6 +162,15 @@ def _no_folder(folder):
   return _aggregate(folder, features_dir=folder / "nowhere")
 
 
+@_case("aggregation of a name that leads elsewhere", "'../a'", "below")
+def _elsewhere(folder):
+  argv = _aggregate(folder)
+  truth = {"easy": [0], "hard": [], "junk": []}
+  content = {"imlist": ["../a"], "qimlist": ["q"], "gnd": [truth]}
+  (folder.parent / "gnd.pkl").write_bytes(pickle.dumps(content))
+  return argv
+
+
 @_case("mapping of regions to an image that is not there", "line 2", "'1'")
 def _mapping_id(folder):
   _features(folder)

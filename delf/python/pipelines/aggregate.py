@@ -87,8 +87,9 @@ def aggregate_to_files(
 
   Raises:
     FileNotFoundError: If the codebook, the folder or the mapping is missing.
-    InputError: If nothing can be done: no images, a configuration or codebook
-      that does not fit, a folder of other aggregates.
+    InputError: If nothing can be done: no images, a name that leads out of the
+      folder, a configuration or codebook that does not fit, a folder of other
+      aggregates.
     OSError: If files cannot be written. What was done until then is in its
       attribute `report`, an AggregateReport, if it was begun.
   """
@@ -96,6 +97,8 @@ def aggregate_to_files(
   image_names = list(map(str, image_names))
   if not image_names:
     raise errors.InputError("at least one image", "none")
+  for name in image_names:
+    files.check_inside(name)
   if not os.path.isdir(features_dir):
     raise FileNotFoundError(f"{features_dir}: expected a folder, found none")
   sources = _sources(image_names, features_dir, mapping_path)

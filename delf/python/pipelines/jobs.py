@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from delf.python import errors
+from delf.python import errors, files
 from delf.python.pipelines import cropping
 
 
@@ -49,7 +49,7 @@ def plan(images, names=None, crops=None):
     crops = [None] * len(images)
   owners = {}
   for path, name, crop in zip(images, names, crops, strict=True):
-    _check_inside(name)
+    files.check_inside(name)
     other = owners.setdefault(name, (path, crop))
     if other != (path, crop):
       raise errors.InputError(
@@ -59,13 +59,6 @@ def plan(images, names=None, crops=None):
   return [
     Job(path, name, _size(path), crop) for name, (path, crop) in owners.items()
   ]
-
-
-def _check_inside(name):
-  """Raises InputError if a name leads out of the output folder."""
-  parts = os.path.normpath(name).split(os.sep)
-  if os.path.isabs(name) or parts[0] in ("..", "."):
-    raise errors.InputError("output names below the output folder", repr(name))
 
 
 def _words(path, crop):
