@@ -65,8 +65,9 @@ def ComputeMetrics(sorted_index_ids, ground_truth, desired_pr_ranks):
   """Computes the metrics of a ranking under one protocol.
 
   Args:
-    sorted_index_ids: [Q, N] int, ids of index images, best first. A positive
-      that is not among them counts as never found; -1 stands for no image.
+    sorted_index_ids: [Q, N] int, or float that are whole; ids of index images,
+      best first. A positive that is not among them counts as never found; -1
+      stands for no image.
     ground_truth: list of Q dicts with "ok" and "junk", [n] int ids.
     desired_pr_ranks: [R] int, numbers of results to look at, from 1 to N.
 
@@ -80,7 +81,7 @@ def ComputeMetrics(sorted_index_ids, ground_truth, desired_pr_ranks):
     InputError: If the numbers of queries differ, a rank is beyond the ranking,
       an image stands twice in it, or the ground truth has negative ids.
   """
-  ids = np.asarray(sorted_index_ids)
+  ids = _checked_ranking(sorted_index_ids)
   ranks = _checked_ranks(ids, ground_truth, desired_pr_ranks)
   average_precisions = np.full([len(ids)], np.nan)
   precisions = np.full([len(ids), len(ranks)], np.nan)
@@ -118,7 +119,7 @@ def positive_ranks(ids, ok, junk, query=0):
   Raises:
     InputError: If an image stands twice in the ranking.
   """
-  valid = ids[ids >= 0]
+  valid = ids[ids >= 0].astype(np.int64)
   is_positive, is_junk, is_unique = _find(valid, ok, junk)
   if not is_unique:
     raise errors.InputError(
@@ -164,11 +165,21 @@ def _pr_at_ranks(ranks, number, desired):
   return found / depth, found / number
 
 
-def _checked_ranks(ids, ground_truth, desired):
-  if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+def _checked_ranking(ids):
+  """Returns ids as an int array [Q, N]; users' arrays may be float."""
+  ids = np.asarray(ids)
+  if ids.ndim == 2 and ids.dtype.kind == "f":
+    with np.errstate(invalid="ignore"):  # NaN is no whole number.
+      whole = ids.astype(np.int64)
+    ids = whole if np.array_equal(whole, ids) else ids
+  if ids.ndim != 2 or ids.dtype.kind not in "iu":
     raise errors.InputError(
       "ids of images, int [queries, images]", f"{ids.dtype} {list(ids.shape)}"
     )
+  return ids
+
+
+def _checked_ranks(ids, ground_truth, desired):
   if len(ids) != len(ground_truth):
     raise errors.InputError(
       f"ground truth of {len(ids)} queries, as ranked",

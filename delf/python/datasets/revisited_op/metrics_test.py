@@ -116,6 +116,22 @@ def test_a_positive_that_is_not_ranked_is_never_found():
   assert cut[5] == 0.5
 
 
+@pytest.mark.parametrize("dtype", [list, np.uint8, np.int64, np.float64])
+def test_ids_may_be_of_any_type_that_has_whole_numbers(dtype):
+  ids = [[3, 0, 1, 2], [1, 2, 3, 0]]
+  given = ids if dtype is list else np.array(ids, dtype)
+  truth = [{"ok": np.array([0.0]), "junk": np.array([3.0])}] * 2
+  found = dataset.ComputeMetrics(given, truth, (1, 2))
+  np.testing.assert_array_equal(found[3], [1, (0 + 1 / 3) / 2])
+  np.testing.assert_array_equal(found[4], [[1, 1], [0, 0]])
+
+
+@pytest.mark.parametrize("wrong", [0.5, np.nan, np.inf])
+def test_ids_that_are_not_whole_are_refused(wrong):
+  with pytest.raises(errors.InputError, match="ids of images"):
+    dataset.ComputeMetrics([[0, wrong]], [{"ok": [0], "junk": []}], [1])
+
+
 @pytest.mark.parametrize(
   ("ids", "truth", "ranks", "words"),
   [
