@@ -113,13 +113,15 @@ def _lines(path):
     text = files.read_bytes(path, _LIMIT).decode()
   except UnicodeDecodeError:
     raise errors.InputError("a metrics file", "binary data", path) from None
-  lines = []
+  lines, depth = [], 0
   for line in text.splitlines():
-    if lines and lines[-1].count("[") > lines[-1].count("]"):
-      lines[-1] += line
+    if depth > 0:
+      lines[-1].append(line)
     else:
-      lines.append(line.rstrip())
-  return lines
+      lines.append([line.rstrip()])
+      depth = 0
+    depth += line.count("[") - line.count("]")
+  return ["".join(parts) for parts in lines]
 
 
 def _mean(line, path):
@@ -134,7 +136,10 @@ def _at_ranks(line, name, path):
   match = _AT_RANKS.fullmatch(line)
   if not match or match[1] != name:
     _no(f"  {name}@k[ranks] [values]", line, path)
-  ranks = np.array(match[2].split(), np.int64)
+  try:
+    ranks = np.array(match[2].split(), np.int64)
+  except (ValueError, OverflowError):
+    _no("ranks", line, path)
   values = _floats(match[3].split(), line, path)
   if len(ranks) != len(values):
     raise errors.InputError(

@@ -96,7 +96,17 @@ def test_malformed_files_are_refused(recorded, name, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "data", [b"", b"\xff\xfe\0", b"m\n  mAP=?\n  mP@k[1] [1]\n  mR@k[1] [1]\n"]
+  "data",
+  [
+    b"",
+    b"\xff\xfe\0",
+    b"m\n  mAP=?\n  mP@k[1] [1]\n  mR@k[1] [1]\n",
+    b"m\n  mAP=1\n  mP@k[%s] [1]\n  mR@k[1] [1]\n" % (b"9" * 30),
+    b"m\n  mAP=1\n  mP@k[%s] [1]\n  mR@k[1] [1]\n" % (b"9" * 5000),
+    # Lines that are to be joined, more than can be looked at again for each.
+    b"m\n  mAP=1\n  mP@k[%s" % (b"1\n" * 1_000_000),
+  ],
+  ids=["empty", "binary", "no number", "large", "larger", "many lines"],
 )
 def test_what_is_no_metrics_file_is_refused(data, tmp_path):
   path = tmp_path / "metrics.txt"
