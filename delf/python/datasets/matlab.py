@@ -17,6 +17,8 @@ from delf.python import errors, files
 _MAX_BYTES = 2**26
 _MAX_UNPACKED = 2**28
 _MAX_DEPTH = 10
+# Each takes 100 bytes here and may take 8 in the file, which packs well.
+_MAX_CELLS = 2**22
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4
@@ -45,8 +47,8 @@ def read(path, names):
 
   Raises:
     FileNotFoundError: If there is no such file.
-    InputError: If it is another file, damaged, larger than 64 MB or 256 MB
-      unpacked, or a wanted variable is of another kind.
+    InputError: If it is another file, damaged, larger than 64 MB, 256 MB
+      unpacked or four million cells, or a wanted variable is of another kind.
   """
   data = files.read_bytes(path, _MAX_BYTES)
   if data[:10] == b"MATLAB 7.3":
@@ -76,6 +78,7 @@ class _Reader:
   def __init__(self, order, names):
     self._order, self._names = order, names
     self._left = _MAX_UNPACKED
+    self._cells = 0
 
   def variables(self, data):
     found, position = {}, 0
@@ -169,6 +172,9 @@ class _Reader:
   def _matrices(self, data, position, count, depth):
     if count > (len(data) - position) // 8:
       raise _DamagedError("one that is cut")
+    self._cells += count
+    if self._cells > _MAX_CELLS:
+      raise _DamagedError(f"more than {_MAX_CELLS} cells")
     found = []
     for _ in range(count):
       kind, content, position = self._element(data, position)

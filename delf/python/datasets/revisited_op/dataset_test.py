@@ -161,6 +161,19 @@ def test_pickles_that_are_no_ground_truth_are_refused(more, tmp_path):
     dataset.ReadDatasetFile(path)
 
 
+@pytest.mark.parametrize("place", ["easy", "bbx", "imlist"])
+def test_lists_that_are_small_in_a_pickle_alone_are_refused(place, tmp_path):
+  values = [0]
+  for _ in range(60):  # 2**60 numbers, were they counted.
+    values = [values, values]
+  more = {"gnd": [{"easy": [], place: values}]}
+  if place == "imlist":
+    more = {"imlist": [values]}
+  path = _pickle(tmp_path / "gnd.pkl", **more)
+  with pytest.raises(errors.InputError, match="gnd.pkl"):
+    dataset.ReadDatasetFile(path)
+
+
 def test_matlab_files_that_are_none_are_refused(tmp_path):
   path = tmp_path / "gnd.mat"
   whole = _mat(path).read_bytes()
@@ -207,4 +220,12 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
   tag = np.array([15, len(packed)], "<u4").tobytes()
   path.write_bytes(header + tag + packed)
   with pytest.raises(errors.InputError, match="unpacked"):
+    dataset.ReadDatasetFile(path)
+
+
+def test_a_file_of_too_many_cells_is_refused(tmp_path, monkeypatch):
+  path = _mat(tmp_path / "gnd.mat", images=6)
+  dataset.ReadDatasetFile(path)
+  monkeypatch.setattr(matlab, "_MAX_CELLS", 8)
+  with pytest.raises(errors.InputError, match="more than 8 cells"):
     dataset.ReadDatasetFile(path)

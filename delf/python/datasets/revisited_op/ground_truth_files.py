@@ -81,12 +81,24 @@ def read_pickle(path):
 
 def ids(values):
   """Returns ids as an array: [n], of the type that they have, int64 if none."""
-  array = np.asarray(values).reshape(-1)
+  array = np.asarray(_flat(values)).reshape(-1)
   if not array.size and not isinstance(values, np.ndarray):
     return array.astype(np.int64)
   if array.dtype.kind not in "iuf":
     raise TypeError(array.dtype)
   return array
+
+
+def _flat(values):
+  """Returns values; lists in lists are refused, for their size is hidden.
+
+  In a pickle a list may be in another many times, and so forth.
+  """
+  if isinstance(values, (list, tuple)):
+    for value in values:
+      if isinstance(value, (list, tuple, dict)):
+        raise TypeError("a list in a list")
+  return values
 
 
 def _read_matlab(path):
@@ -113,7 +125,7 @@ def _truth(entry, first, query, path):
   try:
     truth = {key: ids(entry[key]) for key in LABELS if key in entry}
     if "bbx" in entry:
-      truth["bbx"] = np.array(entry["bbx"], np.float64)
+      truth["bbx"] = np.array(_flat(entry["bbx"]), np.float64)
   except (TypeError, ValueError, OverflowError):
     raise errors.InputError(
       f"ids of images and a box for query {query + 1}", "something else", path
@@ -134,7 +146,9 @@ def _check(queries, index, ground_truth, path):
   """Refuses ground truth that cannot be."""
   for name in [*queries, *index]:
     if not isinstance(name, str):
-      raise errors.InputError("names of images", repr(name)[:80], path)
+      raise errors.InputError(
+        "names of images", f"a {type(name).__name__}", path
+      )
   if len(queries) != len(ground_truth):
     raise errors.InputError(
       f"ground truth of {len(queries)} queries", f"{len(ground_truth)}", path
