@@ -19,13 +19,12 @@ the Revisited data sets: `{"dataset": name, "imlist": [names], "qimlist":
 [...], "bbx": [...]}, ...]}`.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import math
 
 from delf.python import errors, files
+from delf.python.datasets import csv_file
 
 GRADED = ("easy", "hard", "junk")
 PLAIN = ("positive", "junk")
@@ -65,20 +64,15 @@ def read_csv(path):
     FileNotFoundError: If there is no such file.
     InputError: If a line is not as it should be; it says which.
   """
-  text = _text(path)
   queries = {}
-  reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-  try:
-    header = [column.strip().lower() for column in next(reader, [])]
-    if header not in (_COLUMNS, _COLUMNS + _BOX):
-      raise errors.InputError(
-        f"the header {','.join(_COLUMNS)}", f"'{','.join(header)[:80]}'", path
-      )
-    for row in reader:
-      if row:
-        _add_row(queries, row, header, f"{path}, line {reader.line_num}")
-  except csv.Error as error:
-    raise errors.InputError("a CSV file", str(error), path) from None
+  rows = csv_file.rows(path, header=True, strict=True)
+  header = [column.strip().lower() for column in next(rows)[1]]
+  if header not in (_COLUMNS, _COLUMNS + _BOX):
+    raise errors.InputError(
+      f"the header {','.join(_COLUMNS)}", f"'{','.join(header)[:80]}'", path
+    )
+  for line, row in rows:
+    _add_row(queries, row, header, f"{path}, line {line}")
   return list(queries.values())
 
 
@@ -95,8 +89,9 @@ def read_json(path):
     FileNotFoundError: If there is no such file.
     InputError: If it is not as it should be; it says where.
   """
+  data = files.read_bytes(path, _MAX_BYTES)
   try:
-    found = json.loads(_text(path), object_pairs_hook=_unique)
+    found = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
   except _TwiceError as error:
     raise errors.InputError("each name once", f"{error} twice", path) from None
   except (ValueError, RecursionError) as error:
@@ -110,13 +105,6 @@ def read_json(path):
       raise errors.InputError(f"lists {', '.join(LISTS)}", "others", path)
     return found
   return [_query(name, value, path) for name, value in found.items()]
-
-
-def _text(path):
-  try:
-    return files.read_bytes(path, _MAX_BYTES).decode("utf-8-sig")
-  except UnicodeDecodeError:
-    raise errors.InputError("a UTF-8 text file", "binary data", path) from None
 
 
 def _add_row(queries, row, header, where):

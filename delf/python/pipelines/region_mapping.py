@@ -1,13 +1,14 @@
 """Which feature files hold the regions of each index image."""
 
-import csv
-import io
-
-from delf.python import errors, files
+from delf.python import errors
+from delf.python.datasets import csv_file
 
 # Columns of the mapping: name of a feature file without extension, index of its
 # image in the data set, and its box, -1 for the whole image.
 NAME, IMAGE, BOX = COLUMNS = ("name", "index_image_id", "box_id")
+
+# Of an index_image_id.
+_DIGITS = 18
 
 
 def read(path, image_names):
@@ -25,36 +26,29 @@ def read(path, image_names):
     FileNotFoundError: If there is no such file.
     InputError: If it is no such file, or has an image id that cannot be.
   """
-  try:
-    text = files.read_bytes(path).decode("utf-8-sig")
-  except UnicodeDecodeError:
-    raise errors.InputError("a CSV file", "binary data", path) from None
-  reader = csv.DictReader(io.StringIO(text))
-  try:
-    missing = {NAME, IMAGE} - set(reader.fieldnames or ())
-    if missing:
+  rows = csv_file.rows(path, header=True)
+  _, header = next(rows)
+  if not {NAME, IMAGE} <= set(header):
+    raise errors.InputError(
+      f"a CSV file with the columns {','.join(COLUMNS)}",
+      f"{','.join(header)[:80] or 'none'}",
+      path,
+    )
+  places = header.index(NAME), header.index(IMAGE)
+  found = {}
+  for line, row in rows:
+    name, image = (row[i] if i < len(row) else "" for i in places)
+    if not name or not _is_id(image, len(image_names)):
       raise errors.InputError(
-        f"a CSV file with the columns {','.join(COLUMNS)}",
-        f"{','.join(reader.fieldnames or ['none'])}",
+        f"a name and an index_image_id from 0 to {len(image_names) - 1}",
+        f"{name[:80]!r} and {image[:80]!r} in line {line}",
         path,
       )
-    rows = list(reader)
-  except csv.Error as error:
-    raise errors.InputError("a CSV file", f"{error}", path) from None
-  found = {}
-  for line, row in enumerate(rows, start=2):
-    image = image_names[_image_id(row, line, len(image_names), path)]
-    found.setdefault(image, []).append(row[NAME])
+    found.setdefault(image_names[int(image)], []).append(name)
   return found
 
 
-def _image_id(row, line, number, path):
-  """Returns the image id of a row, an int from 0 to `number` - 1."""
-  text = row[IMAGE] or ""
-  if not row[NAME] or not text.strip().isdecimal() or int(text) >= number:
-    raise errors.InputError(
-      f"a name and an index_image_id from 0 to {number - 1}",
-      f"{row[NAME]!r} and {text!r} in line {line}",
-      path,
-    )
-  return int(text)
+def _is_id(text, number):
+  digits = text.strip()
+  is_short = len(digits) <= _DIGITS
+  return is_short and digits.isdecimal() and int(digits) < number

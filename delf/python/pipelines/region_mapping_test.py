@@ -27,10 +27,11 @@ def test_files_of_each_image_are_in_order(tmp_path):
     (_HEADER + "a,3,-1\n", "from 0 to 2.*'3' in line 2"),
     (_HEADER + "a,0,-1\nb,-1,0\n", "'-1' in line 3"),
     (_HEADER + "a,x,-1\n", "'x'"),
+    (_HEADER + f"a,{'9' * 5000},-1\n", "line 2"),
     (_HEADER + "a\n", "line 2"),
     (_HEADER + ",1,2\n", "''"),
     (b"\xff\xfe\0\0", "binary"),
-    (_HEADER + '"' + "a" * 200000, "CSV"),
+    (_HEADER + '"' + "a" * 2**24, "CSV"),
   ],
 )
 def test_other_files_are_refused(text, words, tmp_path):

@@ -1,18 +1,14 @@
 """Reading solutions and predictions of the Google Landmarks contests."""
 
-import contextlib
-import csv
-import io
 import math
 
-from delf.python import errors, files
+from delf.python import errors
+from delf.python.datasets import csv_file
 
 RECOGNITION_TASK_ID = "recognition"
 RETRIEVAL_TASK_ID = "retrieval"
 
 _USAGES = ("Public", "Private", "Ignored")
-# Characters of a column: some test images have thousands of index images.
-_MAX_FIELD = 2**26
 
 
 def ReadSolution(file_path, task):
@@ -37,7 +33,7 @@ def ReadSolution(file_path, task):
   _check_task(task)
   solutions, ignored_ids = {"Public": {}, "Private": {}}, []
   seen = set()
-  for line, row in rows(file_path):
+  for line, row in csv_file.rows(file_path):
     if len(row) != 3:
       raise _bad(file_path, line, "3 columns", f"{len(row)}")
     test_id, expected, usage = row
@@ -78,7 +74,7 @@ def ReadPredictions(file_path, public_ids, private_ids, ignored_ids, task):
   _check_task(task)
   parts = (set(public_ids), {}), (set(private_ids), {})
   ignored_ids = set(ignored_ids)
-  for line, row in rows(file_path):
+  for line, row in csv_file.rows(file_path):
     if len(row) != 2:
       raise _bad(file_path, line, "2 columns", f"{len(row)}")
     test_id, words = row[0], row[1].split()
@@ -93,53 +89,6 @@ def ReadPredictions(file_path, public_ids, private_ids, ignored_ids, task):
       words = _landmark_and_score(words, file_path, line)
     predictions[test_id] = words
   return parts[0][1], parts[1][1]
-
-
-def rows(file_path, header=False):
-  """Reads a CSV file.
-
-  Args:
-    file_path: Path of the file. It is read as it is needed, where it is local.
-    header: Whether the first line is given too.
-
-  Yields:
-    (number of the line, list of str columns), without empty lines.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is no such file.
-  """
-  try:
-    with _open(file_path) as file, _long_fields():
-      reader = csv.reader(file)
-      first = next(reader, [])
-      if header:
-        yield 1, first
-      for row in reader:
-        if row:
-          yield reader.line_num, row
-  except (csv.Error, UnicodeDecodeError) as error:
-    raise errors.InputError("a CSV file", str(error), file_path) from None
-
-
-def _open(path):
-  if files.is_remote(path):
-    return io.StringIO(files.read_bytes(path).decode("utf-8-sig"), newline="")
-  try:
-    return open(path, encoding="utf-8-sig", newline="")
-  except FileNotFoundError:
-    raise FileNotFoundError(f"{path}: expected a file, found none") from None
-  except IsADirectoryError:
-    raise errors.InputError("a file", "a folder", path) from None
-
-
-@contextlib.contextmanager
-def _long_fields():
-  before = csv.field_size_limit(_MAX_FIELD)
-  try:
-    yield
-  finally:
-    csv.field_size_limit(before)
 
 
 def _check_task(task):

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from delf.python import errors
+from delf.python.datasets import csv_file
 from delf.python.datasets.google_landmarks_dataset import dataset_file_io
 
 _CASES = (
@@ -83,6 +84,17 @@ def test_long_lists_of_images_are_read(tmp_path):
   _, private, _ = dataset_file_io.ReadSolution(path, "retrieval")
   assert private == {"a": names}
   assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("part", [",", '"\n",'], ids=["line", "quoted lines"])
+def test_a_row_without_end_is_refused(part, tmp_path, monkeypatch):
+  monkeypatch.setattr(csv_file, "_MAX_ROW", 1000)
+  whole = f"id,images,Usage\n{'a' * 600},b,Public\n{'b' * 600},b,Public\n"
+  path = _write(tmp_path / "s.csv", whole)
+  assert len(dataset_file_io.ReadSolution(path, "retrieval")[0]) == 2
+  _write(tmp_path / "s.csv", whole + part * 1001)
+  with pytest.raises(errors.InputError, match="a row of over 1000"):
+    dataset_file_io.ReadSolution(path, "retrieval")
 
 
 def test_files_that_are_no_csv_files_are_named(tmp_path):
