@@ -1,16 +1,20 @@
 """Files to submit to the Google Landmarks contests, from a search result."""
 
 import os
+import re
 
 import numpy as np
 
 from delf.python import errors, files
-from delf.python.datasets.google_landmarks_dataset import dataset_file_io
+from delf.python.datasets import csv_file
 
 # How many index images of a query the retrieval contest counts.
 MAX_RETRIEVED = 100
 # Neighbours that vote for a landmark.
 NEIGHBOURS = 5
+# Digits of a landmark's number: those of an int64.
+_DIGITS = 18
+_SEPARATORS = re.compile(r"""[\s,"']""")
 
 
 def image_id(name):
@@ -38,7 +42,7 @@ def read_landmarks(path):
     InputError: If a line is not as it should be, or has an image of another
       line and another landmark; it says which.
   """
-  rows = dataset_file_io.rows(path, header=True)
+  rows = csv_file.rows(path, header=True)
   _, header = next(rows)
   if "landmark_id" not in header or not {"id", "images"} & set(header):
     raise errors.InputError(
@@ -49,7 +53,7 @@ def read_landmarks(path):
   landmarks = {}
   for line, row in rows:
     where = f"{path}, line {line}"
-    if len(row) != len(header) or not row[label].isdigit():
+    if len(row) != len(header) or not _is_number(row[label]):
       raise errors.InputError(",".join(header), ",".join(row)[:80], where)
     landmark = int(row[label])
     for name in row[images].split():
@@ -58,6 +62,10 @@ def read_landmarks(path):
           f"one landmark for {name}", f"{landmarks[name]} and {landmark}", where
         )
   return landmarks
+
+
+def _is_number(text):
+  return text.isascii() and text.isdecimal() and len(text) <= _DIGITS
 
 
 def vote(ids, scores, landmarks, neighbours=NEIGHBOURS):
@@ -115,11 +123,18 @@ def write_retrieval(path, queries, index, ids):
       are written.
 
   Raises:
-    InputError: If the numbers of queries differ, or two have one id.
+    InputError: If the numbers of queries differ, two images have one id, an id
+      cannot stand in the file, or a result is of no index image.
   """
-  names = np.array([image_id(name) for name in index] or [""], object)
-  ids = np.asarray(ids)[:, :MAX_RETRIEVED]
-  rows = (" ".join(names[row[row >= 0]]) for row in ids)
+  names = np.array(_ids(index, "index image"), object)
+  ids = np.asarray(ids)
+  if ids.ndim != 2 or ids.max(initial=-1) >= len(names):
+    raise errors.InputError(
+      f"ids of {len(names)} index images, [queries, results]",
+      f"shape {list(ids.shape)}, up to {ids.max(initial=-1)}",
+    )
+  found = ids[:, :MAX_RETRIEVED]
+  rows = (" ".join(names[row[row >= 0]]) for row in found)
   _write(path, "images", queries, rows, len(ids))
 
 
@@ -133,9 +148,11 @@ def write_recognition(path, queries, predicted, scores):
     scores: [Q] float, finite.
 
   Raises:
-    InputError: If the numbers of queries differ, two have one id, or a score is
-      not finite.
+    InputError: If the numbers of queries differ, two have one id, an id cannot
+      stand in the file, or a score is not finite.
   """
+  if len(predicted) != len(scores):
+    raise errors.InputError(f"{len(predicted)} scores", f"{len(scores)}")
   if not np.isfinite(scores).all():
     raise errors.InputError("finite scores", "NaN or infinity")
   pairs = zip(predicted, scores, strict=True)
@@ -146,12 +163,25 @@ def write_recognition(path, queries, predicted, scores):
 
 
 def _write(path, column, queries, rows, number):
-  ids = [image_id(name) for name in queries]
+  ids = _ids(queries, "query")
   if len(ids) != number:
     raise errors.InputError(f"results of {len(ids)} queries", f"{number}")
-  if len(set(ids)) < len(ids):
-    twice = next(name for i, name in enumerate(ids) if name in ids[:i])
-    raise errors.InputError("each query once", f"{twice} twice")
-  with files.atomic_path(path) as temporary, open(temporary, "w") as file:
+  with (
+    files.atomic_path(path) as temporary,
+    open(temporary, "w", encoding="utf-8", newline="\n") as file,
+  ):
     file.write(f"id,{column}\n")
     file.writelines(f"{i},{row}\n" for i, row in zip(ids, rows, strict=True))
+
+
+def _ids(names, what):
+  """Returns the ids of images, each once and such as the file separates."""
+  ids = [image_id(name) for name in names]
+  seen = set()
+  for one in ids:
+    if one in seen:
+      raise errors.InputError(f"each {what} once", f"{one} twice")
+    if not one or _SEPARATORS.search(one):
+      raise errors.InputError("ids without spaces, commas or quotes", repr(one))
+    seen.add(one)
+  return ids

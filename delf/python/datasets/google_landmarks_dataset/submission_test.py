@@ -132,6 +132,8 @@ def test_landmarks_are_read_from_each_table(lines, tmp_path):
   [
     (("id,url", "a,b"), "landmark_id"),
     (("id,landmark_id", "a,x"), "line 2"),
+    (("id,landmark_id", "a,²"), "line 2"),
+    (("id,landmark_id", "a," + "9" * 5000), "line 2"),
     (("id,landmark_id", "a,1", "a,2"), "line 3"),
     ((), "landmark_id"),
   ],
@@ -148,6 +150,19 @@ def test_what_cannot_be_submitted_is_refused(tmp_path):
     submission.write_retrieval(path, ["q0", "a/q0.jpg"], _INDEX, _IDS[:2])
   with pytest.raises(errors.InputError, match="2 queries"):
     submission.write_retrieval(path, ["a", "b"], _INDEX, _IDS)
+  for name in ("my photo.jpg", "a,b.jpg", 'a"b', ""):
+    with pytest.raises(errors.InputError, match="spaces, commas or quotes"):
+      submission.write_retrieval(path, ["q"], ["x", name], [[0]])
+    with pytest.raises(errors.InputError, match="spaces, commas or quotes"):
+      submission.write_recognition(path, [name], [1], [1.0])
+  with pytest.raises(errors.InputError, match="x twice"):
+    submission.write_retrieval(path, ["q"], ["a/x.jpg", "b/x.jpg"], [[0]])
+  with pytest.raises(errors.InputError, match="up to 6"):
+    submission.write_retrieval(path, ["q"], _INDEX, [[6]])
+  with pytest.raises(errors.InputError, match="shape"):
+    submission.write_retrieval(path, ["q"], _INDEX, [0])
+  with pytest.raises(errors.InputError, match="1 scores"):
+    submission.write_recognition(path, ["a"], [1], [1.0, 2.0])
   with pytest.raises(errors.InputError, match="finite"):
     submission.write_recognition(path, ["a"], [1], [np.nan])
   assert not path.exists()
