@@ -5,6 +5,9 @@ import dataclasses
 # Number of distractors of the columns "+1M".
 MILLION = 1_000_000
 
+# Queries and images of the data sets that the results are of.
+WHOLE = {"roxford5k": (70, 4993), "rparis6k": (70, 6322)}
+
 _GUIDE = "guides of the original, April 2021"
 _TABLE = (
   "DELG (Cao et al., ECCV 2020), Table 3, as reprinted in ViTGaL (Phan et al.,"
@@ -101,18 +104,20 @@ _ROWS = (
 )  # fmt: skip
 
 
-def rows(dataset, distractors=0):
+def rows(dataset, size, distractors=0):
   """Returns what is published for a data set.
 
   Args:
-    dataset: Name of the data set; only whole ones are published.
+    dataset: Name of the data set.
+    size: Numbers of its queries and of the images that it lists: what is
+      published is no measure for a part of it.
     distractors: How many images are searched that it does not list.
 
   Returns:
     tuple of Published; () for other data sets and numbers of distractors.
   """
   with_million = distractors >= MILLION
-  if dataset not in ("roxford5k", "rparis6k") or 0 < distractors < MILLION:
+  if WHOLE.get(dataset) != size or 0 < distractors < MILLION:
     return ()
   column = 1 + 2 * with_million + 4 * (dataset == "rparis6k")
   table = tuple(

@@ -101,7 +101,6 @@ def text(card):
 def document(card):
   """Returns the card as plain values for JSON; NaN as None."""
   found = card.evaluation
-  published = published_results.rows(found.dataset, found.distractors)
   return {
     "dataset": found.dataset,
     "method": card.method,
@@ -113,11 +112,27 @@ def document(card):
     "protocols": {
       name: _plain(metrics, found) for name, metrics in found.protocols.items()
     },
-    "published_percent": [dataclasses.asdict(row) for row in published],
+    "published_percent": [dataclasses.asdict(row) for row in published(found)],
     "made_with": card.made_with,
     "settings": card.settings,
     "versions": card.versions,
   }
+
+
+def published(evaluation):
+  """Returns published_results.Published of what an evaluation is of.
+
+  Args:
+    evaluation: evaluation.Evaluation.
+
+  Returns:
+    tuple, () where nothing that is published compares.
+  """
+  images = evaluation.num_images - evaluation.distractors
+  size = len(evaluation.query_names), images
+  return published_results.rows(
+    evaluation.dataset, size, evaluation.distractors
+  )
 
 
 def write(card, path):
@@ -159,7 +174,7 @@ def _metrics(found):
 def _published(card):
   """Yields the published table, this result first."""
   found = card.evaluation
-  rows = published_results.rows(found.dataset, found.distractors)
+  rows = published(found)
   if not rows:
     return
   with_million = " with 1M distractors" if found.distractors else ""

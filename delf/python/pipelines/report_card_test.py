@@ -38,6 +38,12 @@ def _evaluation(dataset="roxford5k", distractors=0, depth=10, graded=True):
   return evaluation.evaluate(ids[:, :depth], truth)
 
 
+@pytest.fixture
+def whole(monkeypatch):
+  """Takes the small data set of these tests for a published one."""
+  monkeypatch.setattr(published_results, "WHOLE", {"roxford5k": (2, 12)})
+
+
 def _card(*arguments, **options):
   return report_card.make(
     _evaluation(*arguments, **options), "global", _MADE, _MADE, {"top": 10}
@@ -62,6 +68,7 @@ def test_the_card_says_what_was_measured_and_how():
     assert words in said
 
 
+@pytest.mark.usefixtures("whole")
 def test_what_is_published_stands_beside_it():
   lines = report_card.text(_card()).splitlines()
   (head,) = [i for i, line in enumerate(lines) if line.startswith("published")]
@@ -76,25 +83,41 @@ def test_what_is_published_stands_beside_it():
 @pytest.mark.parametrize(
   ("dataset", "distractors"), [("mini_roxford5k", 0), ("roxford5k", 5)]
 )
+@pytest.mark.usefixtures("whole")
 def test_what_is_not_comparable_has_nothing_beside_it(dataset, distractors):
   card = _card(dataset, distractors)
   assert "published" not in report_card.text(card)
   assert report_card.document(card)["published_percent"] == []
 
 
+def test_a_part_of_a_published_data_set_has_nothing_beside_it():
+  card = _card("roxford5k")
+  assert "published" not in report_card.text(card)
+  assert report_card.document(card)["published_percent"] == []
+
+
+def test_a_whole_data_set_has_the_size_that_is_known(shared_data):
+  path = shared_data / "mini_roxford5k" / "gnd_roxford5k.json"
+  truth = ground_truth.read(path)
+  size = len(truth.query_names), len(truth.index_names)
+  assert published_results.WHOLE["roxford5k"] == size
+
+
 def test_published_rows_are_those_of_the_collection():
-  def find(*arguments):
-    rows = published_results.rows(*arguments)
-    name = "R101-DELG global + verification (GLDv2-clean)"
-    (row,) = [row for row in rows if row.method == name]
+  whole = published_results.WHOLE
+
+  def find(name, *distractors):
+    rows = published_results.rows(name, whole[name], *distractors)
+    method = "R101-DELG global + verification (GLDv2-clean)"
+    (row,) = [row for row in rows if row.method == method]
     return row.medium, row.hard
 
   assert find("roxford5k") == (81.2, 64.0)
   assert find("rparis6k") == (87.2, 72.8)
   assert find("roxford5k", 1_001_001) == (69.1, 47.5)
   assert find("rparis6k", 1_001_001) == (71.5, 48.7)
-  assert len(published_results.rows("roxford5k")) == 15
-  assert len(published_results.rows("rparis6k")) == 11
+  assert len(published_results.rows("roxford5k", (70, 4993))) == 15
+  assert len(published_results.rows("rparis6k", (70, 6322))) == 11
 
 
 def test_ungraded_ground_truth_has_a_card():
@@ -102,6 +125,7 @@ def test_ungraded_ground_truth_has_a_card():
   assert "all              1  100.00" in report_card.text(card)
 
 
+@pytest.mark.usefixtures("whole")
 def test_the_card_is_written_as_json(tmp_path):
   card = _card()
   report_card.write(card, tmp_path / "out" / "card.json")

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from delf.python.datasets import published_results
 from delf.python.page import content
 from delf.python.pipelines import report_card
 
@@ -19,7 +18,7 @@ def make(card):
   """
   found = card.evaluation
   tables = [_by_protocol(card)]
-  published = published_results.rows(found.dataset, found.distractors)
+  published = report_card.published(found)
   if published:
     tables.append(_published(found, published))
   curves = tuple(
