@@ -87,7 +87,8 @@ def _read(path, settings):
   for line in files.read_bytes(path).splitlines() if path.exists() else []:
     try:
       made_with, query, image, inliers = json.loads(line)
-      if made_with == settings and isinstance(inliers, int) and inliers >= 0:
+      is_number = isinstance(inliers, int) and 0 <= inliers < 2**31
+      if made_with == settings and is_number:
         known[tuple(query), tuple(image)] = inliers
     except (ValueError, TypeError, RecursionError):
       continue  # Cut, as a run was killed.

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -159,7 +160,8 @@ def test_lines_that_are_cut_or_odd_are_done_again(collection, tmp_path):
   expected = _run(collection, tmp_path / "out").inliers
   path = tmp_path / "out" / verified_record.RECORD
   lines = path.read_bytes().splitlines(keepends=True)
-  odd = [b"\n", b"[]\n", b'{"a": 1}\n', b"\xff\n", lines[0][:-3]]
+  large = json.dumps([*json.loads(lines[0])[:-1], 10**12]).encode()
+  odd = [b"\n", b"[]\n", b'{"a": 1}\n', b"\xff\n", large + b"\n", lines[0][:-3]]
   path.write_bytes(b"".join([*lines[3:], *odd]))
   found = _run(collection, tmp_path / "out")
   assert found.resumed == len(_ALL) - 3
