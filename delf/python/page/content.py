@@ -19,8 +19,8 @@ class Result:
   Attributes:
     name: Words for the image.
     path: Path of the image, or None where there is none to show.
-    score: What the results are ranked by, larger for better.
-    inliers: Number of inliers, or None where it was not verified.
+    score: Similarity, larger for better.
+    inliers: Number of inliers, which verified results are ranked by, or None.
     label: TRUE, JUNK or FALSE by the ground truth, or None without one.
     lines: [M, 4] float, (x, y) in the query's photo and (x, y) in this one, in
       pixels of the whole stored images; or None. `match_lines` makes them.

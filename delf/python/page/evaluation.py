@@ -21,7 +21,7 @@ def section(shown):
   if shown.report:
     report = markup.escape(shown.report.strip("\n"))
     parts.append(
-      "<details open><summary>Report card</summary>"
+      "<details><summary>Report card</summary>"
       f"<pre tabindex=0>{report}</pre></details>"
     )
   body = "".join(parts)

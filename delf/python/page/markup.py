@@ -63,8 +63,10 @@ def query(number, asked, thumbnail, results):
 
 
 def number_text(value):
-  """Returns a score for people, in four digits."""
-  return f"{value:.4g}" if math.isfinite(value) else "–"
+  """Returns a score for people, in four digits; below 0.01 in three."""
+  if not math.isfinite(value):
+    return "–"
+  return f"{value:.4g}" if abs(value) >= 0.01 else f"{value:.3g}"
 
 
 def _result(rank, found, thumbnail, asked):
@@ -72,8 +74,9 @@ def _result(rank, found, thumbnail, asked):
   mark = f"<b>{_MARKS[label]}</b>" if label else ""
   words = f"<span>score {number_text(found.score)}</span>"
   if found.inliers is not None:
+    # Before the score: what is verified is ranked by them.
     plural = "" if found.inliers == 1 else "s"
-    words += f" <span>{found.inliers} inlier{plural}</span>"
+    words = f"<span>{found.inliers} inlier{plural}</span> {words}"
   name = escape(found.name)
   return (
     f'<li class="{label}"><button type="button"'

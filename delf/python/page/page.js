@@ -55,6 +55,8 @@
     if (!section) return;
     if (section.hidden) clear();
     section.scrollIntoView({ block: "start" });
+    // What comes near the window now may be higher than was guessed.
+    requestAnimationFrame(() => section.scrollIntoView({ block: "start" }));
   };
 
   text.addEventListener("input", filter);
@@ -227,11 +229,16 @@
     if (item) open(item);
   };
 
+  // The head is as high as its title is long; what is gone to comes below it.
+  const measure = () => document.documentElement.style.setProperty(
+    "--head", byId("top").offsetHeight + "px");
   addEventListener("resize", () => {
+    measure();
     if (dialog.open) open(current);
   });
   addEventListener("hashchange", follow);
   filter();
+  measure();
   follow();
   // Milliseconds since the page was asked for; tests and benchmarks read it.
   document.documentElement.dataset.ready = Math.round(performance.now());

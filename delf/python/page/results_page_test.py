@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from delf.python import errors, features
-from delf.python.page import content, results_page, thumbnails
+from delf.python.page import content, markup, results_page, thumbnails
 
 _HOSTILE = '<img src=x onerror="document.title=1">&"\'</script>\u202e%%STYLE%%'
 _VOID = {"meta", "link", "input", "img", "br"}
@@ -101,9 +101,14 @@ def test_each_query_has_its_results_in_rank_order(tmp_path):
   assert page.texts["i"] == "1234" * 2
   # Words, not colours alone.
   assert page.texts["b"] == "✓ true○ junk✗ false" * 2
-  for words in ("score 12.3512 inliers", "score 31 inlier", "score –",
+  for words in ("12 inliersscore 12.35", "1 inlierscore 3", "score –",
                 "AP 0.5", "fourth"):  # fmt: skip
     assert words in "".join(page.texts[tag] for tag in ("span", "p", "bdi"))
+
+
+def test_scores_stay_short():
+  texts = [markup.number_text(value) for value in (0.36281, -0.0059312, 70.0)]
+  assert texts == ["0.3628", "-0.00593", "70"]
 
 
 def test_junk_does_not_count_as_the_first_result(tmp_path):

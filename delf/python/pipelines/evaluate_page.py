@@ -46,4 +46,5 @@ def write(report, searcher, path):
     label,
     notes,
     report_page.make(report.card),
+    f"{report.card.evaluation.dataset}: {report.card.method}",
   )

@@ -14,7 +14,9 @@ def check_path(path):
   results_page.check_path(path)
 
 
-def write(path, found, result, labels=None, notes=None, evaluation=None):
+def write(
+  path, found, result, labels=None, notes=None, evaluation=None, title=None
+):
   """Writes a page of the results of a search.
 
   Args:
@@ -25,6 +27,7 @@ def write(path, found, result, labels=None, notes=None, evaluation=None):
       content.TRUE, JUNK, FALSE or None; or None without ground truth.
     notes: Words for each query, or None.
     evaluation: content.Evaluation to show before the queries, or None.
+    title: Words for the head of the page; None: the name of the collection.
 
   Returns:
     results_page.Report.
@@ -38,7 +41,9 @@ def write(path, found, result, labels=None, notes=None, evaluation=None):
     _query(found, photos, result, row, labels, notes[row] if notes else "")
     for row in range(len(result.queries))
   )
-  title = f"{len(result.queries)} queries, {len(result.names)} images"
+  if title is None:
+    name = os.path.basename(os.path.abspath(found.folder))
+    title = f"{name}: search in {len(result.names)} images"
   options = thumbnails.Options(apply_rotation=found.settings.apply_rotation)
   return results_page.write(path, title, rows, evaluation, options)
 

@@ -187,6 +187,7 @@ def test_page_of_a_search(folders, tmp_path):
   assert isinstance(report, results_page.Report)
   text = (tmp_path / "page.html").read_text()
   assert all(name in text for name in (*_IMAGES, "q0", "q1", "q2"))
+  assert f"<title>index: search in {len(_IMAGES)} images</title>" in text
 
 
 def _truth(path):
@@ -211,6 +212,7 @@ def test_evaluation(folders, tmp_path, rerank):
   evaluate_page.write(report, searcher, tmp_path / "page.html")
   text = (tmp_path / "page.html").read_text()
   assert "Report card" in text
+  assert "<title>truth: global" in text
   assert "AP 100.0 (medium)" in text
 
 
