@@ -13,7 +13,8 @@ import time
 
 import numpy as np
 
-from delf.python.retrieval import clustering, words
+from delf.python import nearest_words
+from delf.python.retrieval import clustering, word_cells
 
 _SIZE = 128
 _TILED_ROWS = 100  # The original's `feature_batch_size`.
@@ -118,7 +119,8 @@ def _lose(number, num_words, steps):
     cpu = time.process_time()
     state = clustering.train(features, num_words, steps, method=method)
     cpu = time.process_time() - cpu
-    true = words.nearest(features, state.centers)[0].mean()
+    labels = nearest_words.Words(state.centers).nearest(features)[:, 0]
+    true = word_cells.squared_distances(features, state.centers, labels).mean()
     print(f"  {method:11} {true:.5f}, {cpu:6.1f} processor s", flush=True)
 
 

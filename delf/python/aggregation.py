@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from delf.python import errors, nearest_words
+from delf.python import errors, nearest_words, orders
 
 VLAD, ASMK, ASMK_STAR = KINDS = ("vlad", "asmk", "asmk_star")
 
@@ -117,7 +117,7 @@ def _sum_residuals(words, descriptors, nearest, keys):
     features.
   """
   number = nearest.shape[1]
-  order = np.argsort(keys, axis=None, kind="stable")
+  order = orders.stable(keys.reshape(-1))
   residuals = descriptors[order // number]
   residuals -= words.centers[nearest.reshape(-1)[order]]
   return _sum_rows(keys.reshape(-1)[order], residuals)
@@ -160,7 +160,7 @@ def _regional_sums(words, descriptors, nearest, region):
   squares = np.einsum("ij,ij->i", rows, rows)
   lengths = _lengths(np.bincount(region, weights=squares))
   rows /= lengths[region, None]
-  order = np.argsort(word, kind="stable")
+  order = orders.stable(word)
   return _Sums(*_sum_rows(word[order], rows[order]))
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from delf.python import errors, nearest_words
+from delf.python import errors, nearest_words, word_scores
 
 
 def _nearest(centers, descriptors, number):
@@ -39,8 +39,10 @@ def test_words_at_one_distance_go_by_their_index(words, number):
   np.testing.assert_array_equal(found, _nearest(centers, descriptors, number))
 
 
+@pytest.mark.parametrize("few", [0, 4096])
 @pytest.mark.parametrize("offset", [0, 100, 1e4])
-def test_near_ties_are_settled_by_the_distance_itself(offset):
+def test_near_ties_are_settled_by_the_distance(monkeypatch, offset, few):
+  monkeypatch.setattr(word_scores, "_FEW", few)
   # Each word comes 40 times, apart by a few units of rounding; far from the
   # origin a product alone says nothing of which is nearer.
   centers = np.repeat(_noise(20, 16), 40, axis=0) + np.float32(offset)
@@ -58,30 +60,55 @@ def test_a_word_far_from_all_others_changes_nothing():
   np.testing.assert_array_equal(found, _nearest(centers, descriptors, 3))
 
 
-def test_equal_words_take_no_more_memory(monkeypatch):
-  monkeypatch.setattr(nearest_words, "_CANDIDATES", 1000)
-  monkeypatch.setattr(nearest_words, "_EXACT_BLOCK", 100)
+@pytest.fixture
+def many_words(monkeypatch):
+  """Every codebook that has the groups for it is searched by groups."""
+  monkeypatch.setattr(word_scores, "_FEW", 0)
+
+
+def test_equal_words_take_no_more_memory(monkeypatch, many_words):
+  monkeypatch.setattr(word_scores, "_CANDIDATES", 1000)
+  monkeypatch.setattr(word_scores, "_AGAIN", 100)
   sizes = []
-  scores = nearest_words.Words._scores
+  again = word_scores.Scores._again
 
-  def spy(self, columns, groups, *rest):
-    sizes.append(len(groups) * nearest_words._GROUP)
-    return scores(self, columns, groups, *rest)
+  def spy(self, centred, group, *rest):
+    sizes.append(len(group) * word_scores._GROUP)
+    return again(self, centred, group, *rest)
 
-  monkeypatch.setattr(nearest_words.Words, "_scores", spy)
+  monkeypatch.setattr(word_scores.Scores, "_again", spy)
   words = nearest_words.Words(np.ones([512, 3], np.float32))
   found = words.nearest(_noise(50, 3), 2)
   np.testing.assert_array_equal(found, np.tile([0, 1], [50, 1]))
-  assert max(sizes) <= 1000
+  assert len(sizes) > 20 and max(sizes) <= 1000
 
 
-def test_steps_do_not_change_the_result(monkeypatch):
-  centers, descriptors = _noise(3000, 6), _noise(70, 6, seed=1)
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_groups_of_words_change_nothing(many_words, number):
+  centers, descriptors = _noise(1301, 7), _noise(45, 7, seed=1)
+  centers[400:420] = centers[7]
+  found = nearest_words.Words(centers).nearest(descriptors, number)
+  expected = _nearest(centers, descriptors, number)
+  np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("held", ["_TABLE", "_MAXIMA", "_BLOCK"])
+def test_steps_do_not_change_the_result(monkeypatch, held):
+  if held != "_TABLE":
+    monkeypatch.setattr(word_scores, "_FEW", 0)
+  centers, descriptors = _noise(5000, 6), _noise(70, 6, seed=1)
   whole = nearest_words.Words(centers).nearest(descriptors, 2)
-  monkeypatch.setattr(nearest_words, "_MAXIMA", 3000)
+  monkeypatch.setattr(word_scores, held, 3000)
   np.testing.assert_array_equal(
     nearest_words.Words(centers).nearest(descriptors, 2), whole
   )
+
+
+def test_every_word_is_asked_for():
+  centers, descriptors = _noise(100, 4), _noise(3, 4, seed=1)
+  found = nearest_words.Words(centers).nearest(descriptors, 100)
+  expected = _nearest(centers, descriptors, 100)
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_no_descriptors_have_no_words():

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from delf.python import datum_io, errors, feature_io, files
+from delf.python import datum_io, errors, feature_io, files, nearest_words
 from delf.python.pipelines import extract_report
 
 LOCAL = "local"
@@ -80,10 +80,7 @@ class Reader:
         f"{size}",
         path,
       )
-    if not np.isfinite(descriptors).all():
-      raise errors.InputError(
-        "descriptors in finite numbers", "NaN or infinity", path
-      )
+    descriptors = nearest_words.check_descriptors(descriptors, "descriptors")
     self.dimension = size
     return descriptors
 

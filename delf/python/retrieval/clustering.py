@@ -10,8 +10,8 @@ import dataclasses
 import numpy as np
 import scipy.sparse
 
-from delf.python import errors
-from delf.python.retrieval import words
+from delf.python import errors, nearest_words
+from delf.python.retrieval import word_cells
 
 EXACT = "exact"
 APPROXIMATE = "approximate"
@@ -90,8 +90,7 @@ def start(features, num_clusters, seed=0):
       f"at least as many features as words, {num_clusters}", f"{number}"
     )
   for rows in _blocks(number):
-    if not np.isfinite(features[rows]).all():
-      raise errors.InputError("features in finite numbers", "NaN or infinity")
+    nearest_words.check_descriptors(features[rows], "features")
   generator = np.random.default_rng(seed)
   chosen = generator.choice(number, num_clusters, replace=False)
   return State(np.array(features[np.sort(chosen)], dtype=np.float32))
@@ -169,10 +168,17 @@ def _blocks(number):
 
 def _assignment(state, method):
   """Returns a function (block, words before) -> distances, words."""
-  if method == EXACT:
-    return lambda block, _: words.nearest(block, state.centers)
-  # Other cells in each step: what one misses, the next may find.
-  return words.Cells(state.centers, seed=state.iteration).nearest
+  if method == APPROXIMATE:
+    # Other cells in each step: what one misses, the next may find.
+    return word_cells.Cells(state.centers, seed=state.iteration).nearest
+  words = nearest_words.Words(state.centers)
+
+  def nearest(block, _):
+    labels = words.nearest(block)[:, 0]
+    distances = word_cells.squared_distances(block, state.centers, labels)
+    return distances, labels
+
+  return nearest
 
 
 def _add(block, labels, sums, counts):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from delf.python import errors
-from delf.python.retrieval import clustering, words
+from delf.python import errors, nearest_words
+from delf.python.retrieval import clustering, word_cells
 
 
 def _features(number=3000, size=16, clusters=12, seed=0):
@@ -12,6 +12,12 @@ def _features(number=3000, size=16, clusters=12, seed=0):
   which = generator.integers(0, clusters, number)
   noise = generator.standard_normal((number, size)) * 0.05
   return (centers[which] + noise).astype(np.float32), which
+
+
+def _nearest(features, centers):
+  """Returns [N] squared distances and [N] words."""
+  labels = nearest_words.Words(centers).nearest(features)[:, 0]
+  return ((features - centers[labels]) ** 2).sum(axis=1), labels
 
 
 def _plain_step(features, centers):
@@ -40,7 +46,7 @@ def test_the_objective_falls(method):
   assert state.iteration == 12 or state.converged
   assert (np.diff(state.objectives) <= 1e-6).all()
   assert state.objectives[-1] < 0.7 * state.objectives[0]
-  final = words.nearest(features, state.centers)[0].mean()
+  final = _nearest(features, state.centers)[0].mean()
   assert final <= state.objectives[-1]
 
 
@@ -48,7 +54,7 @@ def test_an_approximate_codebook_is_nearly_as_good():
   generator = np.random.default_rng(1)
   features = generator.standard_normal((6000, 24)).astype(np.float32)
   objectives = [
-    words.nearest(
+    _nearest(
       features,
       clustering.train(features, 600, 10, method=method).centers,
     )[0].mean()
@@ -95,19 +101,19 @@ def test_fewer_different_features_than_words():
   state = clustering.train(features, 5, num_iterations=20)
   assert np.isfinite(state.centers).all()
   assert state.converged
-  assert words.nearest(features, state.centers)[0].max() < 1e-6
+  assert _nearest(features, state.centers)[0].max() < 1e-6
 
 
 def test_cells_find_near_words():
   features, _ = _features(clusters=300)
   centers = features[:500]
-  distances, exact = words.nearest(features, centers)
-  found_distances, found = words.Cells(centers).nearest(features)
+  distances, exact = _nearest(features, centers)
+  found_distances, found = word_cells.Cells(centers).nearest(features)
   assert (found == exact).mean() > 0.95
   true = ((features - centers[found]) ** 2).sum(axis=1)
   np.testing.assert_allclose(found_distances, true, atol=1e-4)
   # A word that was known to be nearer is kept.
-  _, kept = words.Cells(centers).nearest(features, before=exact)
+  _, kept = word_cells.Cells(centers).nearest(features, before=exact)
   same = (features - centers[kept]) ** 2
   np.testing.assert_allclose(same.sum(axis=1), distances, atol=1e-4)
 

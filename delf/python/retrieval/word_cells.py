@@ -1,8 +1,10 @@
-"""The nearest visual words of features, exactly or nearly so."""
+"""The visual words nearest to features, or nearly so, by cells of words."""
 
 import math
 
 import numpy as np
+
+from delf.python import nearest_words
 
 # Words are looked up in the nearest of _CELLS * sqrt(K) cells of words. At 16
 # of 1024 cells, for 65536 words, nearly nine of ten lookups find the nearest.
@@ -11,37 +13,18 @@ _PROBES = 16
 _CELL_ITERATIONS = 6
 _CELL_SAMPLES = 64
 
-# Products of features and words that are held at once: 32 MB. A fourth of it is
-# as fast for 1024 words, and slower for 4096.
-_PRODUCTS = 2**23
 
-
-def nearest(features, centers):
-  """Finds the nearest word of each feature.
+def squared_distances(features, centers, labels):
+  """Returns squared distances of features to their words, [N] float32.
 
   Args:
     features: [N, D] float32.
     centers: [K, D] float32, the words.
-
-  Returns:
-    [N] float32 squared distances, and [N] int64 words.
+    labels: [N] int, the word of each feature.
   """
-  features = np.asarray(features, dtype=np.float32)
-  distances = np.einsum("nd,nd->n", features, features)
-  labels = np.empty([len(features)], dtype=np.int64)
-  # The nearest has the largest x.c - |c|^2 / 2; of equal ones the first is it.
-  halves = np.einsum("kd,kd->k", centers, centers) / 2
-  rows = max(1, _PRODUCTS // len(centers))
-  table = np.empty([min(rows, len(features)), len(centers)], dtype=np.float32)
-  for first in range(0, len(features), rows):
-    part = slice(first, first + rows)
-    products = table[: len(features[part])]
-    np.matmul(features[part], centers.T, out=products)
-    products -= halves
-    np.argmax(products, axis=1, out=labels[part])
-    largest = np.take_along_axis(products, labels[part, np.newaxis], axis=1)
-    distances[part] -= 2 * largest[:, 0]
-  return np.maximum(distances, 0), labels
+  differences = centers.take(labels, axis=0)
+  np.subtract(features, differences, out=differences)
+  return np.einsum("nd,nd->n", differences, differences)
 
 
 class Cells:
@@ -86,13 +69,14 @@ class Cells:
     distances, labels = (each[:, 0] for each in self._index.search(features, 1))
     nowhere = labels < 0  # All cells that were looked into are empty.
     if nowhere.any():
-      distances[nowhere], labels[nowhere] = nearest(
-        features[nowhere], self._centers
+      words = nearest_words.Words(self._centers)
+      labels[nowhere] = words.nearest(features[nowhere])[:, 0]
+      distances[nowhere] = squared_distances(
+        features[nowhere], self._centers, labels[nowhere]
       )
     distances = np.maximum(distances, 0)
     if before is None:
       return distances, labels
-    differences = features - self._centers[before]
-    own = np.einsum("nd,nd->n", differences, differences)
+    own = squared_distances(features, self._centers, before)
     kept = np.where(own <= distances, before, labels)
     return np.minimum(distances, own), kept
