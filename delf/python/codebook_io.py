@@ -1,6 +1,7 @@
 """Codebooks of visual words, as TensorFlow checkpoints."""
 
 import collections
+import hashlib
 import os
 import threading
 
@@ -79,6 +80,15 @@ def write_codebook(prefix, centers):
   _check_finite(centers, prefix)
   variable = tf.Variable(centers, dtype=tf.float32, name=_CLUSTERS)
   checkpoint_io.write(prefix, **{_ATTRIBUTE: variable})
+
+
+def fingerprint(codebook):
+  """Returns what tells a codebook from others: SHA-256, hexadecimal.
+
+  Args:
+    codebook: [K, D] float32.
+  """
+  return hashlib.sha256(np.ascontiguousarray(codebook)).hexdigest()
 
 
 def _prefix(path):

@@ -3,7 +3,7 @@
 A score, x . c - |c|^2 / 2, is highest for the nearest word, and for all words
 it is one matrix product. What is returned are the words whose score may be the
 best as far as rounding lets one say. Of few words all scores are held; of many
-best of each group of words, and those of the best groups are computed anew.
+words the best of each group, and those of the best groups are computed anew.
 """
 
 import numpy as np

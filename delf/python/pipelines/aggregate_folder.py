@@ -8,7 +8,7 @@ import pathlib
 from absl import logging
 
 import delf
-from delf.python import aggregate_io, aggregation, errors, files
+from delf.python import aggregate_io, aggregation, codebook_io, errors, files
 
 # Says what the aggregates beside it were made with, for each extension.
 RECORD = "aggregation.json"
@@ -28,7 +28,7 @@ def describe(config, codebook, mapping_path=None):
   made_with = {
     "delf_version": delf.__version__,
     "codebook_path": config.codebook_path,
-    "codebook": hashlib.sha256(codebook).hexdigest(),
+    "codebook": codebook_io.fingerprint(codebook),
     "num_assignments": config.num_assignments,
     "mapping": None,
   }
@@ -38,6 +38,30 @@ def describe(config, codebook, mapping_path=None):
     data = files.read_bytes(mapping_path)
     made_with["mapping"] = hashlib.sha256(data).hexdigest()
   return made_with
+
+
+def read_record(folder):
+  """Returns what a folder's aggregates were made with.
+
+  Args:
+    folder: pathlib.Path.
+
+  Returns:
+    dict of extension -> dict of `describe`; empty if it does not say.
+
+  Raises:
+    InputError: If its record is something else.
+  """
+  path = folder / RECORD
+  if not path.exists():
+    return {}
+  try:
+    found = json.loads(files.read_bytes(path))
+    return {extension: dict(value) for extension, value in found.items()}
+  except (ValueError, TypeError, AttributeError, RecursionError):
+    raise errors.InputError(
+      "a record of what the aggregates were made with", "something else", path
+    ) from None
 
 
 class AggregateFolder:
@@ -62,7 +86,9 @@ class AggregateFolder:
       raise errors.InputError("a folder to write to", "a file", folder)
     self._config = config
     self._extension = aggregate_io.extension(config)
-    recorded = self._read_record()
+    recorded = read_record(self.folder)
+    if not recorded:
+      self._warn_of_others()
     self._check(recorded.get(self._extension), made_with)
     self._record = recorded | {self._extension: made_with}
 
@@ -109,24 +135,14 @@ class AggregateFolder:
     """Writes an image's aggregation.Aggregated whole or not at all."""
     aggregate_io.write(self.path(name), aggregated)
 
-  def _read_record(self):
-    """Returns the record of the folder, a dict; empty if there is none."""
-    path = self.folder / RECORD
-    if not path.exists():
-      if any(self.folder.glob(f"*{self._extension}")):
-        logging.warning(
-          "%s: %s files without a record of what they were made with: kept.",
-          self.folder,
-          self._extension,
-        )
-      return {}
-    try:
-      found = json.loads(files.read_bytes(path))
-      return {extension: dict(value) for extension, value in found.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-      raise errors.InputError(
-        "a record of what the aggregates were made with", "something else", path
-      ) from None
+  def _warn_of_others(self):
+    """Says so where files are there of which nothing is known."""
+    if any(self.folder.glob(f"*{self._extension}")):
+      logging.warning(
+        "%s: %s files without a record of what they were made with: kept.",
+        self.folder,
+        self._extension,
+      )
 
   def _check(self, found, wanted):
     """Raises an InputError if files in the folder are of other settings."""

@@ -9,16 +9,18 @@ from delf.python import (
   aggregate_io,
   aggregation,
   codebook_io,
-  datum_io,
   errors,
-  feature_io,
   files,
   whiten,
 )
+from delf.python.pipelines import finite_features
 from delf.python.retrieval import asmk_scores, dense_index, inverted_index
 
 GLOBAL = "global"
 WORDS = "words"
+
+# In the metadata of an index of words: which codebook they are of.
+_CODEBOOK = "codebook"
 
 
 class Part:
@@ -134,7 +136,7 @@ class GlobalPart(Part):
 
   def read(self, name):
     """Returns [D] float32, or [0] of an image that is too small for one."""
-    return self.whitened(read_global(self.source(name)))
+    return self.whitened(finite_features.read_global(self.source(name)))
 
   def whitened(self, descriptor):
     """Returns a descriptor [D] as it is compared, [K] float32; [0] stays."""
@@ -166,11 +168,13 @@ class WordsPart(Part):
 
   def read(self, name):
     """Returns the aggregation.Aggregated of an image."""
-    return self.aggregate(read_local(self.source(name)).descriptors)
+    local = finite_features.read_local(self.source(name))
+    return self.aggregate(local.descriptors)
 
   def _make(self):
     options = asmk_scores.AsmkOptions.from_config(self._config)
-    return inverted_index.InvertedIndex(options)
+    known = {_CODEBOOK: codebook_io.fingerprint(self._read_codebook())}
+    return inverted_index.InvertedIndex(options, known)
 
   def _load(self):
     return inverted_index.InvertedIndex.load(self.path)
@@ -179,57 +183,33 @@ class WordsPart(Part):
     self.index.add(names, entries)
 
   def aggregate(self, descriptors):
-    """Returns the aggregation.Aggregated of [N, D] descriptors."""
+    """Returns the aggregation.Aggregated of [N, D] descriptors.
+
+    Raises:
+      InputError: If they do not fit the codebook, or the codebook is not the
+        one that the index was made with.
+    """
     if self._words is None:
-      config = self._config
-      self._words = aggregation.Words(
-        codebook_io.read_codebook(
-          config.codebook_path,
-          config.codebook_size,
-          config.feature_dimensionality,
-        )
-      )
+      codebook = self._read_codebook()
+      _check_codebook(codebook, self.index.metadata, self.path)
+      self._words = aggregation.Words(codebook)
     options = aggregate_io.options(self._config)
     return aggregation.aggregate(self._words, descriptors, options)
 
-
-def read_global(path):
-  """Reads a global descriptor.
-
-  Args:
-    path: Path of a `.delg_global` file.
-
-  Returns:
-    [D] float32; [0] of an image that was too small.
-
-  Raises:
-    InputError: If it is not one, or not finite.
-  """
-  found = datum_io.ReadFromFile(path)
-  if found.ndim != 1 or not np.isfinite(found).all():
-    raise errors.InputError(
-      "a descriptor of shape [D], finite", f"shape {list(found.shape)}", path
+  def _read_codebook(self):
+    config = self._config
+    return codebook_io.read_codebook(
+      config.codebook_path, config.codebook_size, config.feature_dimensionality
     )
-  return found.astype(np.float32)
 
 
-def read_local(path):
-  """Reads local features whose values are finite.
-
-  Args:
-    path: Path of a `.delf` or `.delg_local` file.
-
-  Returns:
-    features.LocalFeatures.
-
-  Raises:
-    InputError: If it is not one, or not finite.
-  """
-  found = feature_io.read_local_features(path)
-  for name in ("locations", "descriptors"):
-    if not np.isfinite(getattr(found, name)).all():
-      raise errors.InputError(f"finite {name}", "NaN or infinity", path)
-  return found
+def _check_codebook(codebook, metadata, path):
+  """Raises an InputError if an index says that it was made with another."""
+  found = codebook_io.fingerprint(codebook)
+  if metadata.get(_CODEBOOK, found) != found:
+    raise errors.InputError(
+      "the codebook that the index was made with", "another", path
+    )
 
 
 def parts(collection):

@@ -191,6 +191,16 @@ def test_another_codebook_is_refused(features, codebook, tmp_path):
     _build(features, out, codebook=other)
 
 
+def test_a_codebook_that_was_replaced_is_noticed(features, codebook, tmp_path):
+  out = tmp_path / "index"
+  _build(features, out, codebook=codebook)
+  centers = codebook_io.read_codebook(codebook) + 1
+  codebook_io.write_codebook(out / "codebook", centers)
+  words = index_parts.parts(collection.open_folder(out))[1]
+  with pytest.raises(errors.InputError, match="words.index: .*codebook"):
+    words.aggregate(np.zeros([3, _DIMENSION], np.float32))
+
+
 def test_no_collection(tmp_path):
   with pytest.raises(FileNotFoundError, match="expected an index"):
     collection.open_folder(tmp_path / "none")

@@ -9,8 +9,8 @@ from delf.python import errors, files
 from delf.python.pipelines import (
   cropping,
   extract,
+  finite_features,
   image_names,
-  index_parts,
 )
 
 
@@ -33,7 +33,7 @@ class Query:
 
   def global_descriptor(self):
     """Returns [D] float32; [0] of a photo that is too small."""
-    return index_parts.read_global(self.features + files.DELG_GLOBAL)
+    return finite_features.read_global(self.features + files.DELG_GLOBAL)
 
   def local_path(self, extension):
     """Returns the path of the local features."""

@@ -8,6 +8,7 @@ import numpy as np
 from delf.python import errors
 from delf.python.pipelines import (
   extract_report,
+  finite_features,
   index_parts,
   search_result,
   verify_search,
@@ -127,7 +128,7 @@ class Searcher:
         )
     if self.method in ("words", "fusion"):
       part = self._parts["words"]
-      local = index_parts.read_local(query.local_path(part.extension))
+      local = finite_features.read_local(query.local_path(part.extension))
       if not len(local):
         raise errors.InputError("local features", "none")
       entry["words"] = part.aggregate(local.descriptors)

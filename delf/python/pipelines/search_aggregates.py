@@ -1,7 +1,9 @@
 """Ranking of a data set's images by their aggregates: VLAD, ASMK, ASMK*."""
 
+import pathlib
+
 from delf.python import aggregate_io, aggregation, errors, progress
-from delf.python.pipelines import retrieval_files
+from delf.python.pipelines import aggregate_folder, retrieval_files
 from delf.python.retrieval import asmk_scores, dense_index, inverted_index
 
 
@@ -26,9 +28,10 @@ def search(truth, query_config, index_config, query_dir, index_dir):
   Raises:
     FileNotFoundError: If a folder is not there.
     InputError: If a file is not there or not right, or the configurations do
-      not fit together.
+      not fit together, or the folders say that codebooks differ.
   """
   _check_same(query_config, index_config)
+  _check_codebooks((query_dir, query_config), (index_dir, index_config))
   of_queries = _paths(truth.query_names, query_dir, query_config, "queries")
   of_index = _paths(truth.index_names, index_dir, index_config, "index images")
   images = _read(of_index, index_config, "index images")
@@ -57,6 +60,21 @@ def _check_same(query_config, index_config):
       raise errors.InputError(
         f"queries of the index's {name}, {wanted}", f"{found}"
       )
+
+
+def _check_codebooks(*sides):
+  """Raises an InputError if words are of two codebooks, as folders tell."""
+  found = []
+  for folder, config in sides:
+    record = aggregate_folder.read_record(pathlib.Path(folder))
+    record = record.get(aggregate_io.extension(config), {})
+    found.append(record.get("codebook"))
+  if None not in found and found[0] != found[1]:
+    raise errors.InputError(
+      "queries and index images aggregated by one codebook",
+      "two codebooks",
+      sides[0][0],
+    )
 
 
 def _paths(names, folder, config, what):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,19 @@ def test_configurations_that_do_not_fit_together(tmp_path):
   ):
     with pytest.raises(errors.InputError, match=word):
       _search(tmp_path, other, config)
+
+
+def test_aggregates_of_two_codebooks_are_refused(tmp_path):
+  config = _config("ASMK")
+  _write(tmp_path / "q", _QUERIES, config, 1)
+  _write(tmp_path / "i", _INDEX, config, 2)
+  for folder, codebook in (("q", "abc"), ("i", "abd")):
+    record = json.dumps({".asmk": {"codebook": codebook}})
+    (tmp_path / folder / "aggregation.json").write_text(record)
+    if folder == "q":  # Of the other side nothing is known.
+      _search(tmp_path, config, config)
+  with pytest.raises(errors.InputError, match="one codebook"):
+    _search(tmp_path, config, config)
 
 
 def test_files_that_do_not_work_are_named(tmp_path):

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from delf.python.page import content, results_page, thumbnails
-from delf.python.pipelines import index_parts
+from delf.python.pipelines import finite_features
 from delf.python.retrieval import verification
 
 
@@ -93,7 +93,7 @@ class _Matcher:
 
 
 def _side(path):
-  found = index_parts.read_local(path)
+  found = finite_features.read_local(path)
   return verification.prepare(
     found.locations, found.descriptors, os.fspath(path)
   )

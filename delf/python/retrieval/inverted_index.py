@@ -39,7 +39,8 @@ class InvertedIndex:
 
   Attributes:
     options: asmk_scores.AsmkOptions.
-    metadata: dict for JSON, kept in the file: whatever the caller must know.
+    metadata: dict for JSON, kept in the file: what all images have in common,
+      such as a hash of the codebook.
   """
 
   def __init__(self, options=None, metadata=None):
@@ -110,12 +111,14 @@ class InvertedIndex:
     """Adds all images of another InvertedIndex at the end.
 
     Raises:
-      InputError: If options differ or a name is in both.
+      InputError: If options or metadata differ, or a name is in both.
     """
-    if not isinstance(other, InvertedIndex) or other.options != self.options:
-      raise errors.InputError(
-        f"an index with {self.options}", f"{getattr(other, 'options', other)}"
-      )
+    if not isinstance(other, InvertedIndex):
+      raise errors.InputError("an inverted index", type(other).__name__)
+    for name in ("options", "metadata"):
+      own, theirs = getattr(self, name), getattr(other, name)
+      if own != theirs:
+        raise errors.InputError(f"an index with {own}", f"{theirs}")
     names = self._names.check(other.names)
     self._extend(names, other._parts, other._counts, other._rows)
 

@@ -200,6 +200,16 @@ def test_large_additions_are_split(monkeypatch):
   _same(index, _index(20), _images(20)[1])
 
 
+def test_indexes_of_two_codebooks_are_not_merged():
+  one, other = _index(3), inverted_index.InvertedIndex(_OPTIONS)
+  one.metadata["codebook"], other.metadata["codebook"] = "abc", "abd"
+  with pytest.raises(errors.InputError, match="abc.*abd"):
+    one.merge(other)
+  other.metadata["codebook"] = "abc"
+  one.merge(other)
+  assert len(one) == 3
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_save_and_load(tmp_path, packed):
   options = dataclasses.replace(_OPTIONS, packed=packed, alpha=2.0, tau=0.1)
@@ -304,7 +314,7 @@ def test_merge_that_cannot_be():
     index.merge(other)
   with pytest.raises(errors.InputError, match="dimension=40"):
     index.merge(_index(2, dataclasses.replace(_OPTIONS, dimension=40), 2))
-  with pytest.raises(errors.InputError, match="an index with"):
+  with pytest.raises(errors.InputError, match="an inverted index"):
     index.merge("other")
   _same(index, other, _images(3)[1])
 
