@@ -153,6 +153,30 @@ def define_dataset_extraction(outputs):
   )
 
 
+def define_retrieval():
+  """Defines the flags of all scripts that rank a data set's images."""
+  flags.DEFINE_string(
+    "dataset_file_path",
+    "/tmp/gnd_roxford5k.mat",
+    "ground truth of the data set, .mat or .pkl",
+  )
+  flags.DEFINE_boolean(
+    "use_geometric_verification",
+    False,
+    "Whether the first 100 of each query are re-ranked by their inliers.",
+  )
+  flags.DEFINE_string(
+    "output_dir",
+    "/tmp/retrieval",
+    "folder for metrics.txt and the record of what was verified",
+  )
+
+
+def print_problem(line):
+  """Prints a line about what failed; results go to standard output."""
+  print(line, file=sys.stderr)  # noqa: T201
+
+
 def _is_boolean(name, flag_values):
   return name in flag_values and flag_values[name].boolean
 

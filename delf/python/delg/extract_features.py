@@ -1,7 +1,5 @@
 """Script that extracts features of a data set's query or index images."""
 
-import sys
-
 from absl import flags
 
 from delf.python import config_io, files, script_flags
@@ -37,7 +35,7 @@ def main():
     images.paths,
     config,
     FLAGS.output_features_dir,
-    _say,
+    script_flags.print_problem,
     names=images.names,
     crops=images.crops,
     local_extension=files.DELG_LOCAL,
@@ -45,10 +43,6 @@ def main():
   )
   print(f"{FLAGS.output_features_dir}: {report.summary()}")  # noqa: T201
   return report.exit_status
-
-
-def _say(line):
-  print(line, file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Script that ranks a data set's images by DELG features, and measures it."""
 
-import sys
-
 from absl import flags
 
 from delf.python import files, script_flags
@@ -13,11 +11,7 @@ FLAGS = flags.FLAGS
 
 def define_flags():
   """Defines the flags."""
-  flags.DEFINE_string(
-    "dataset_file_path",
-    "/tmp/gnd_roxford5k.mat",
-    "ground truth of the data set, .mat or .pkl",
-  )
+  script_flags.define_retrieval()
   flags.DEFINE_string(
     "query_features_dir",
     "/tmp/features/query",
@@ -27,11 +21,6 @@ def define_flags():
     "index_features_dir",
     "/tmp/features/index",
     "folder with the same of the index images",
-  )
-  flags.DEFINE_boolean(
-    "use_geometric_verification",
-    False,
-    "Whether the first 100 of each query are re-ranked by their inliers.",
   )
   flags.DEFINE_float(
     "local_descriptor_matching_threshold",
@@ -46,11 +35,6 @@ def define_flags():
     "use_ratio_test",
     False,
     "Whether a match is compared with the second nearest descriptor.",
-  )
-  flags.DEFINE_string(
-    "output_dir",
-    "/tmp/retrieval",
-    "folder for metrics.txt and the record of what was verified",
   )
 
 
@@ -68,11 +52,7 @@ def main():
   truth = retrieve.read_truth(FLAGS.dataset_file_path)
   found = retrieve.search_global(truth, *folders)
   report = retrieve.evaluate(truth, found, FLAGS.output_dir, local, options)
-  return retrieve.say(report, print, _say)
-
-
-def _say(line):
-  print(line, file=sys.stderr)  # noqa: T201
+  return retrieve.say(report, print, script_flags.print_problem)
 
 
 if __name__ == "__main__":

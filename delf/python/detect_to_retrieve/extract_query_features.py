@@ -1,7 +1,5 @@
 """Script that extracts local features of a data set's query images."""
 
-import sys
-
 from absl import flags
 
 from delf.python import config_io, errors, script_flags
@@ -35,17 +33,13 @@ def main():
     images.paths,
     config,
     FLAGS.output_features_dir,
-    _say,
+    script_flags.print_problem,
     names=images.names,
     crops=images.crops,
     device=FLAGS.device,
   )
   print(f"{FLAGS.output_features_dir}: {report.summary()}")  # noqa: T201
   return report.exit_status
-
-
-def _say(line):
-  print(line, file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

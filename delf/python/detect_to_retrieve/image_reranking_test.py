@@ -79,6 +79,11 @@ def test_at_most_three_putative_matches_give_zero(number, score):
   assert _count(same, same) == (score, b"")
 
 
+def test_the_ratio_test_needs_a_second_nearest():
+  same, one = _features(9), _features(1)
+  assert _count(same, one, use_ratio_test=True) == (0, b"")
+
+
 def test_one_empty_side_gives_zero():
   assert _count(_features(0), _features(9)) == (0, b"")
   assert _count(_features(9), _features(0)) == (0, b"")
@@ -189,6 +194,21 @@ def test_reranks_as_the_original(goldens, meta, tmp_path, junk):
 def test_rankings_that_do_not_fit_are_refused(tmp_path, ranks, scores, word):
   with pytest.raises(ValueError, match=word):
     _rerank(tmp_path, ranks, scores, list("abcdef"), [])
+
+
+def test_arguments_may_be_what_the_original_s_script_gives(tmp_path):
+  for name in "qabc":
+    _write(tmp_path, name, *_features(9))
+  scores = np.array([0.1, 0.5, 0.9])
+  arguments = (np.argsort(-scores), scores, "q", ["a", "b", "c"])
+  # Ids of a Matlab file are float.
+  junk = set(np.array([1.0, 2.0]))
+  found = image_reranking.RerankByGeometricVerification(
+    *arguments, str(tmp_path), str(tmp_path), junk, ".delf", None, 1.0, 20, True
+  )
+  ranks = np.zeros([1, 3], "int32")
+  ranks[0] = found
+  assert ranks.tolist() == [[0, 2, 1]]
 
 
 def test_feature_files_that_do_not_work_are_named(tmp_path):

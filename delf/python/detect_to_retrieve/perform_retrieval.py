@@ -1,7 +1,5 @@
 """Script that ranks a data set's images by aggregates, and measures it."""
 
-import sys
-
 from absl import flags
 
 from delf.python import config_io, files, script_flags
@@ -16,6 +14,7 @@ _VERIFICATION = verification.VerifyOptions(0.9, 10.0)
 
 def define_flags():
   """Defines the flags."""
+  script_flags.define_retrieval()
   flags.DEFINE_string(
     "index_aggregation_config_path",
     "/tmp/index_aggregation_config.pbtxt",
@@ -27,11 +26,6 @@ def define_flags():
     "AggregationConfig of the queries",
   )
   flags.DEFINE_string(
-    "dataset_file_path",
-    "/tmp/gnd_roxford5k.mat",
-    "ground truth of the data set, .mat or .pkl",
-  )
-  flags.DEFINE_string(
     "index_aggregation_dir",
     "/tmp/index_aggregation",
     "folder with the aggregate of each index image",
@@ -40,11 +34,6 @@ def define_flags():
     "query_aggregation_dir",
     "/tmp/query_aggregation",
     "folder with the aggregate of each query",
-  )
-  flags.DEFINE_boolean(
-    "use_geometric_verification",
-    False,
-    "Whether the first 100 of each query are re-ranked by their inliers.",
   )
   flags.DEFINE_string(
     "index_features_dir",
@@ -55,11 +44,6 @@ def define_flags():
     "query_features_dir",
     "/tmp/query_features",
     "to verify: folder with <name>.delf of the queries",
-  )
-  flags.DEFINE_string(
-    "output_dir",
-    "/tmp/retrieval",
-    "folder for metrics.txt and the record of what was verified",
   )
 
 
@@ -93,11 +77,7 @@ def main():
   report = retrieve.evaluate(
     truth, found, FLAGS.output_dir, local, _VERIFICATION
   )
-  return retrieve.say(report, print, _say)
-
-
-def _say(line):
-  print(line, file=sys.stderr)  # noqa: T201
+  return retrieve.say(report, print, script_flags.print_problem)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Script that extracts features of the images that a list names."""
 
-import sys
-
 from absl import flags
 
 from delf.python import config_io, files, script_flags
@@ -33,14 +31,14 @@ def main():
   images = files.read_lines(FLAGS.list_images_path)
   config = config_io.read_delf_config(FLAGS.config_path)
   report = extract.extract_and_say(
-    images, config, FLAGS.output_dir, _say, device=FLAGS.device
+    images,
+    config,
+    FLAGS.output_dir,
+    script_flags.print_problem,
+    device=FLAGS.device,
   )
   print(f"{FLAGS.output_dir}: {report.summary()}")  # noqa: T201
   return report.exit_status
-
-
-def _say(line):
-  print(line, file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

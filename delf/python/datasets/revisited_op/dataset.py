@@ -65,15 +65,22 @@ def ParseEasyMediumHardGroundTruth(ground_truth):
   both, hard for the hard ones only.
 
   Args:
-    ground_truth: list of dicts as `ReadDatasetFile` gives; a missing "junk"
-      counts as empty.
+    ground_truth: list of dicts as `ReadDatasetFile` gives; where one of
+      "easy", "hard" and "junk" is missing, it counts as empty.
 
   Returns:
     (easy, medium, hard): lists of dicts with "ok" and "junk", [n] ids in the
     order easy or junk first, then what is added.
+
+  Raises:
+    InputError: If a query has neither "easy" nor "hard".
   """
   protocols = {"easy": [], "medium": [], "hard": []}
-  for truth in ground_truth:
+  for i, truth in enumerate(ground_truth):
+    if not {"easy", "hard"} & set(truth):
+      raise errors.InputError(
+        f"'easy' and 'hard' of query {i + 1}", ", ".join(truth) or "nothing"
+      )
     easy, hard, junk = (
       ground_truth_files.ids(truth.get(label, ()))
       for label in ground_truth_files.LABELS

@@ -110,6 +110,13 @@ def test_pickles_are_read(protocol, tmp_path):
   np.testing.assert_array_equal(truth[0]["bbx"], [1, 2.5, 3, 4])
 
 
+def test_ground_truth_that_is_not_graded_has_no_protocols():
+  with pytest.raises(errors.InputError, match="'hard' of query 1.*ok, junk"):
+    dataset.ParseEasyMediumHardGroundTruth([{"ok": [1], "junk": []}])
+  (easy,), _, (hard,) = dataset.ParseEasyMediumHardGroundTruth([{"easy": [1]}])
+  assert (list(easy["ok"]), list(hard["junk"])) == ([1], [1])
+
+
 def test_a_data_set_in_a_folder_is_described(tmp_path):
   _pickle(tmp_path / "gnd_rparis6k.pkl")
   config = dataset.CreateConfigForTestDataset("RParis6k", str(tmp_path))
