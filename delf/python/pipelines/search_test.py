@@ -5,6 +5,13 @@ import pytest
 
 from delf.python import codebook_io, datum_io, errors, feature_io, whiten
 from delf.python import feature_aggregation_similarity as similarity
+from delf.python.datasets.google_landmarks_dataset import (
+  dataset_file_io,
+  submission,
+)
+from delf.python.datasets.google_landmarks_dataset import (
+  metrics as landmark_metrics,
+)
 from delf.python.page import results_page
 from delf.python.pipelines import (
   build_index,
@@ -234,3 +241,17 @@ def test_ground_truth_that_names_absent_images(folders, tmp_path):
     file.write("q0,i99,easy\n")
   with pytest.raises(errors.InputError, match="i99"):
     evaluate.read_truth(path, search.Searcher(found))
+
+
+def test_a_result_can_be_submitted_to_the_landmarks_contest(folders, tmp_path):
+  result, path = _search(folders, top=4), tmp_path / "retrieval.csv"
+  asked = [query.name for query in result.queries]
+  submission.write_retrieval(path, asked, result.names, result.ranking.ids)
+  solution = {
+    name: _IMAGES[4 * i : 4 * i + 4] for i, name in enumerate(sorted(asked))
+  }
+  found, _ = dataset_file_io.ReadPredictions(
+    path, solution, [], [], dataset_file_io.RETRIEVAL_TASK_ID
+  )
+  assert found == dict(zip(asked, _names(result), strict=True))
+  assert landmark_metrics.MeanAveragePrecision(found, solution) == 1.0
