@@ -1,14 +1,14 @@
 """Measuring a collection with ground truth, as the papers do."""
 
 import dataclasses
-import json
 import pathlib
 
-from delf.python import errors, files
+from delf.python import errors
 from delf.python.datasets import ground_truth, image_places
 from delf.python.pipelines import (
   extract_report,
   output_folder,
+  provenance,
   queries,
   report_card,
   search_result,
@@ -202,8 +202,4 @@ def _settings(options):
 
 def _made_with(folder):
   """Returns what the features of a folder were made with, or None."""
-  path = folder / output_folder.RECORD
-  try:
-    return json.loads(files.read_bytes(path)) if path.exists() else None
-  except ValueError:
-    return None
+  return provenance.read(folder / output_folder.RECORD)

@@ -1,11 +1,13 @@
 """What decides the content of features, to compare two extractions by."""
 
 import hashlib
+import json
 import pathlib
 
 from google.protobuf import text_format
 
 import delf
+from delf.python import files
 from delf.python.inference import zoo
 
 # Part of a configuration that each head reads; a head is one kind of feature.
@@ -19,6 +21,10 @@ _WITHOUT_EFFECT = (
   "use_local_features",
   "use_global_features",
 )
+
+
+# What two extractions are compared by.
+_COMPARED = {"model", "apply_rotation", "files", "settings"}
 
 
 def describe(config, model_folder, apply_rotation):
@@ -48,6 +54,35 @@ def describe(config, model_folder, apply_rotation):
         "apply_rotation": bool(apply_rotation),
       }
   return made_with
+
+
+def read(path):
+  """Reads what `describe` returned from the file that it is kept in.
+
+  Args:
+    path: pathlib.Path; need not exist.
+
+  Returns:
+    dict as of `describe`, or None where the file is not there, or something
+    else.
+  """
+  if not path.exists():
+    return None
+  try:
+    found = json.loads(files.read_bytes(path))
+  except (ValueError, RecursionError):
+    return None
+  is_one = isinstance(found, dict) and all(map(_is_described, found.values()))
+  return found if is_one else None
+
+
+def _is_described(head):
+  return (
+    isinstance(head, dict)
+    and set(head) >= _COMPARED
+    and isinstance(head["settings"], list)
+    and all(isinstance(setting, str) for setting in head["settings"])
+  )
 
 
 def difference(found, wanted):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from google.protobuf import text_format
 
@@ -78,3 +80,29 @@ def test_pca_counts_by_content(tmp_path):
   assert _differences(more("a"), more("a", whitening=True)) == {"local"}
   with pytest.raises(FileNotFoundError, match="none"):
     _describe(more("none"))
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "[]",
+    "[" * 100_000,
+    '{"local": 5}',
+    '{"local": {"model": "a"}}',
+    '{"local": {"model": "", "apply_rotation": 0, "files": {}, "settings": 1}}',
+  ],
+  ids=range(6),
+)
+def test_what_is_no_record_is_none(text, tmp_path):
+  path = tmp_path / "extraction.json"
+  assert provenance.read(path) is None
+  path.write_text(text)
+  assert provenance.read(path) is None
+
+
+def test_a_record_is_read(tmp_path):
+  found = _describe("")
+  path = tmp_path / "extraction.json"
+  path.write_text(json.dumps(found))
+  assert provenance.read(path) == found
