@@ -42,6 +42,10 @@ class AggregateOptions:
   def __post_init__(self):
     if self.kind not in KINDS:
       raise errors.InputError(f"a kind of {', '.join(KINDS)}", self.kind)
+    if not isinstance(self.num_assignments, int | np.integer):
+      raise errors.InputError(
+        "a whole num_assignments", f"{self.num_assignments!r}"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +202,8 @@ def _check_regions(regions, number):
     raise errors.InputError(
       "the number of features in each region", f"{regions.tolist()}"
     )
-  if regions.sum() != number:
+  # The largest on its own, as a sum of such may overflow to the number.
+  if regions.max() > number or regions.sum() != number:
     raise errors.InputError(
       f"regions (num_features_per_region) of {number} features in all",
       f"{regions.sum()}",

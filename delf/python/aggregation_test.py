@@ -110,8 +110,11 @@ def test_what_is_given_is_not_changed():
 
 def test_bad_input_is_refused():
   words, descriptors = aggregation.Words(_noise(20, 4)), _noise(9, 4)
-  for regions in ([4, 4], [10, -1], [[9]], [9.0]):
+  overflow = np.array([2**63, 2**63, 9], np.uint64)  # Their sum is 9.
+  for regions in ([4, 4], [10, -1], [[9]], [9.0], overflow):
     with pytest.raises(errors.InputError):
       aggregation.aggregate(words, descriptors, None, regions)
   with pytest.raises(errors.InputError, match="vlad, asmk, asmk_star.*bow"):
     aggregation.AggregateOptions("bow")
+  with pytest.raises(errors.InputError, match="num_assignments.*2.5"):
+    aggregation.AggregateOptions(num_assignments=2.5)

@@ -33,7 +33,7 @@ class ClusterOptions:
     num_iterations: Most steps of k-means; fewer where no word moves any more.
     max_features: Most features; of more, each has the same chance to be in.
       None for all.
-    seed: int: the features and first words that are chosen.
+    seed: int, 0 or over: the features and first words that are chosen.
     method: One of clustering.METHODS.
     save_interval: Least seconds from one saved state to the next.
   """
@@ -44,6 +44,17 @@ class ClusterOptions:
   seed: int = 0
   method: str = clustering.AUTOMATIC
   save_interval: float = 2.0
+
+  def __post_init__(self):
+    for name, least in (
+      ("num_clusters", 1),
+      ("num_iterations", 1),
+      ("max_features", 1),
+      ("seed", 0),
+    ):
+      value = getattr(self, name)
+      if value is not None and value < least:
+        raise errors.InputError(f"{name} of at least {least}", value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +114,12 @@ def cluster_files(paths, codebook, **options):
     ClusterReport.
 
   Raises:
-    InputError: If the codebook is there; what is unfinished there is of other
-      files or settings; or there are fewer features than words.
+    InputError: If an option cannot be; the codebook is there; what is
+      unfinished there is of other files or settings; or there are fewer
+      features than words.
     OSError: If files cannot be written.
   """
   options = ClusterOptions(**options)
-  if options.num_iterations < 1:
-    raise errors.InputError("at least one iteration", options.num_iterations)
   begin = time.perf_counter()
   folder = pathlib.Path(f"{codebook}{_UNFINISHED}")
   refuse_finished(codebook)

@@ -185,5 +185,18 @@ def test_too_few_features_and_bad_files(paths, tmp_path):
     [*paths, str(bad)], tmp_path / "other", num_clusters=4, num_iterations=1
   )
   assert [failure.path for failure in report.failed] == [str(bad)]
-  with pytest.raises(errors.InputError, match="iteration"):
-    cluster.cluster_files(paths, tmp_path / "c", num_iterations=0)
+
+
+@pytest.mark.parametrize(
+  ("option", "value"),
+  [
+    ("num_iterations", 0),
+    ("num_clusters", 0),
+    ("max_features", 0),
+    ("seed", -1),
+  ],
+)
+def test_options_that_cannot_be(paths, tmp_path, option, value):
+  with pytest.raises(errors.InputError, match=f"{option} of at least"):
+    cluster.cluster_files(paths, tmp_path / "c", **{option: value})
+  assert not list(tmp_path.glob("c*"))

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from delf.python import files, progress
+from delf.python import errors, files, progress
 from delf.python.pipelines import extract_report, feature_files
 
 _ARRAY = "features.f32"
@@ -62,11 +62,12 @@ def gather(paths, folder, limit=None, seed=0):
     Pool.
 
   Raises:
+    InputError: If what a run before has left is damaged.
     OSError: If the array cannot be written.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  done = _read_record(folder / _RECORD)
+  done = _read_record(folder)
   if done.files < len(paths):
     _read_files(paths, folder, done, (limit, seed))
   features = np.zeros([0, 0], dtype=np.float32)
@@ -136,11 +137,28 @@ class _Array:
     self._file.write(np.ascontiguousarray(rows, dtype="<f4").data)
 
 
-def _read_record(path):
-  """Returns what a run before has put in, if anything."""
+def _read_record(folder):
+  """Returns what a run before has put in, if anything; the array has it."""
+  path, array = folder / _RECORD, folder / _ARRAY
   if not path.exists():
     return _Progress()
-  return _Progress(**json.loads(files.read_bytes(path)))
+  try:
+    done = _Progress(**json.loads(files.read_bytes(path)))
+    needed = 4 * done.kept * (done.dimension or 0)
+  except (ValueError, TypeError, RecursionError):
+    raise errors.InputError(
+      "the record of what was read (without its folder it begins anew)",
+      "a damaged one",
+      path,
+    ) from None
+  found = array.stat().st_size if array.exists() else 0
+  if found < needed:
+    raise errors.InputError(
+      f"at least {needed} bytes (without its folder it begins anew)",
+      f"{found}",
+      array,
+    )
+  return done
 
 
 def _write_record(path, done, reader, file):

@@ -123,3 +123,23 @@ def test_global_descriptors(tmp_path):
   pool = feature_pool.gather(found, tmp_path / "pool")
   np.testing.assert_array_equal(pool.features[:, 0], [0, 1, 2])
   assert "[2, 2]" in pool.failures[0].reason
+
+
+@pytest.mark.parametrize(
+  ("name", "data"),
+  [
+    ("features.json", b"{"),
+    ("features.json", b'{"no": 1}'),
+    ("features.json", b"[]"),
+    ("features.f32", b"cut"),
+    ("features.f32", None),
+  ],
+)
+def test_what_is_left_of_a_run_is_damaged(paths, tmp_path, name, data):
+  feature_pool.gather(paths, tmp_path / "pool")
+  path = tmp_path / "pool" / name
+  path.unlink()
+  if data is not None:
+    path.write_bytes(data)
+  with pytest.raises(errors.InputError, match=f"{name}.*begins anew"):
+    feature_pool.gather(paths, tmp_path / "pool")

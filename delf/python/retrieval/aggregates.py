@@ -4,6 +4,9 @@ import numpy as np
 
 from delf.python import errors
 
+# Values of ASMK that are compared are smaller; at the most they are 1.
+_LARGEST = 1e6
+
 
 def checked(aggregate, options, name=None):
   """Returns the descriptors and words of an image, if they can be right.
@@ -44,8 +47,11 @@ def checked(aggregate, options, name=None):
     )
   with np.errstate(over="ignore"):
     values = np.ascontiguousarray(descriptors, options.dtype).reshape(shape)
-  if not options.packed and not np.isfinite(values).all():
-    raise errors.InputError("finite descriptors", "NaN or infinite ones", name)
+  # Products of any two are finite then; those of an image have length 1.
+  if not options.packed and not (np.abs(values) < _LARGEST).all():
+    raise errors.InputError(
+      "finite descriptors", f"NaN, infinity or over {_LARGEST:g}", name
+    )
   return values, words
 
 

@@ -352,7 +352,7 @@ def test_bad_image(image, words):
   _same(index, _index(4), [good])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, -1e7])
 def test_not_finite(value):
   options = dataclasses.replace(_OPTIONS, packed=False, dimension=2)
   index = inverted_index.InvertedIndex(options)
