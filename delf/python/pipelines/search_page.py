@@ -76,7 +76,7 @@ class _Matcher:
     self._side = None
 
   def lines(self, hit):
-    """Returns [M, 4] float32, (x, y) in the query's photo and the result."""
+    """Returns the lines of a hit, as `content.match_lines` does, or None."""
     if self._side is None:
       self._side = _side(self._query.local_path(self._extension))
     other = _side(self._found.feature_path(hit.name, self._extension))
@@ -86,7 +86,10 @@ class _Matcher:
     index, query = verification.pair_points(
       self._side, other, verified.putatives
     )
-    inliers = verified.estimate.inliers
+    # Weakest first: of many lines the page draws the strongest.
+    residuals = verified.estimate.residuals
+    inliers = np.flatnonzero(verified.estimate.inliers)
+    inliers = inliers[np.argsort(-residuals[inliers], kind="stable")]
     corner = np.asarray((self._query.box or (0, 0))[:2])
     lines = [query[inliers] + corner, index[inliers]]
     return np.concatenate(lines, axis=1, dtype=np.float32)

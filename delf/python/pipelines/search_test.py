@@ -197,6 +197,28 @@ def test_page_of_a_search(folders, tmp_path):
   assert f"<title>index: search in {len(_IMAGES)} images</title>" in text
 
 
+def test_lines_of_a_match_come_weakest_first(folders, monkeypatch):
+  found = collection.open_folder(folders / "index")
+  result = _search(folders, rerank=6)
+  query, hits = next(result.hits())
+  hit = max(hits, key=lambda each: each.inliers)
+  kept = []
+
+  def verify(*arguments):
+    kept.append(verification_verify(*arguments))
+    return kept[-1]
+
+  verification_verify = search_page.verification.verify
+  monkeypatch.setattr(search_page.verification, "verify", verify)
+  lines = search_page._Matcher(found, query, result.verify).lines(hit)
+  estimate = kept[0].estimate
+  assert len(lines) == hit.inliers > 3
+  mapped = lines[:, 2:] @ estimate.model[:, :2].T + estimate.model[:, 2]
+  residuals = np.linalg.norm(mapped - lines[:, :2], axis=1)
+  assert np.all(np.diff(residuals) <= 1e-3)
+  assert np.ptp(residuals) > 0
+
+
 def _truth(path):
   lines = ["query,image,label"]
   for number, names in enumerate(_PLACES):

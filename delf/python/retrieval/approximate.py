@@ -166,13 +166,7 @@ class ApproximateIndex:
       raise errors.InputError(
         f"an index of {self._method} with the same options", "another"
       )
-    if None not in (self._dimension, other.dimension) and (
-      self._dimension != other.dimension
-    ):
-      raise errors.InputError(
-        f"an index of dimension {self._dimension}",
-        f"dimension {other.dimension}",
-      )
+    descriptor_arrays.check_same(self._dimension, other.dimension)
     names = self._names.check(other.names)
     if other._vectors is not None and self._vectors is None:
       self._dimension = other.dimension

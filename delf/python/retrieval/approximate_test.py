@@ -176,6 +176,7 @@ def test_nothing_at_all(tmp_path):
 def test_what_cannot_be_done():
   index = _made("hnsw", _unit(5))
   wrong = approximate.ApproximateIndex("hnsw", links=9)
+  short = _made("hnsw", _unit(5, dimension=8), "b")
   cases = [
     (lambda: index.add(["a0"], _unit(1)), "not in the index yet"),
     (lambda: index.add(["b"], _unit(1, dimension=8)), "dimension 16"),
@@ -186,6 +187,7 @@ def test_what_cannot_be_done():
     (lambda: index.remove(["x"]), "received 'x'"),
     (lambda: index.merge(wrong), "same options"),
     (lambda: index.merge(index), "not in the index yet"),
+    (lambda: index.merge(short), "an index of dimension 16, .* dimension 8"),
     (lambda: index.train(_unit(300)), "an empty index"),
     (lambda: _made("ivfpq", _unit(20)), "at least 256"),
     (lambda: approximate.ApproximateIndex("lsh"), "one of hnsw, ivfpq"),

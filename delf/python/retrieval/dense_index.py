@@ -152,13 +152,7 @@ class DenseIndex:
     """
     if not isinstance(other, DenseIndex) or other.storage != self.storage:
       raise errors.InputError(f"a dense index of {self.storage}", f"{other!r}")
-    if None not in (self._dimension, other.dimension) and (
-      self._dimension != other.dimension
-    ):
-      raise errors.InputError(
-        f"an index of dimension {self._dimension}",
-        f"dimension {other.dimension}",
-      )
+    descriptor_arrays.check_same(self._dimension, other.dimension)
     names = self._names.check(other.names)
     self._extend(names, other._parts(self._dimension), other.empty)
 

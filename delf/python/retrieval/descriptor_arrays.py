@@ -39,6 +39,19 @@ def stack(descriptors, dimension=None, what="descriptors"):
   return _finite(array, what), empty
 
 
+def check_same(dimension, other):
+  """Raises an InputError if indexes of these D are not to be merged.
+
+  Args:
+    dimension: D of an index, or None while it has no descriptor.
+    other: The same of the one that is added to it.
+  """
+  if None not in (dimension, other) and dimension != other:
+    raise errors.InputError(
+      f"an index of dimension {dimension}", f"dimension {other}"
+    )
+
+
 def _joined(descriptors, dimension, what):
   """Returns the rows of a sequence as one array, and which are none."""
   rows = [np.zeros([0]) if r is None else np.asarray(r) for r in descriptors]
