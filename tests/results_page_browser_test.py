@@ -69,6 +69,8 @@ def test_the_script_runs_and_shows_what_is_near(page, tmp_path):
   assert '<p id="count">30 queries</p>' in found
   shown = len(re.findall(r'<img [^>]*src="data:image/jpeg', found))
   assert 21 <= shown < 30 * 21
+  # What is gone to comes below the head, however high it is.
+  assert re.search(r'<html [^>]*style="--head: [1-9]\d+px', found)
 
 
 def test_a_link_to_a_match_opens_its_picture(page, tmp_path):
@@ -77,7 +79,7 @@ def test_a_link_to_a_match_opens_its_picture(page, tmp_path):
   assert re.match(r"<dialog [^>]*open", dialog)
   assert '<bdi id="match-query">query 11</bdi>' in dialog
   assert '<span id="match-rank">and 3.</span>' in dialog
-  assert "✗ false · score 2 · 30 inliers · 30 lines drawn" in dialog
+  assert "✗ false · 30 inliers · score 2 · 30 lines drawn" in dialog
   assert dialog.count('<line x1="') == 60
   assert dialog.count("<image ") == 2
   assert "data-hacked" not in found
