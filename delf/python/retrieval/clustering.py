@@ -26,6 +26,8 @@ _MANY_WORDS = 4096
 
 # Features that are compared with the words at once: 8 MB at 128-D.
 _BLOCK = 16384
+# Many, for which each cell of words is one product: 128 MB.
+_APPROXIMATE_BLOCK = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,7 @@ def start(features, num_clusters, seed=0):
     raise errors.InputError(
       f"at least as many features as words, {num_clusters}", f"{number}"
     )
-  for rows in _blocks(number):
+  for rows in _blocks(number, EXACT):
     nearest_words.check_descriptors(features[rows], "features")
   generator = np.random.default_rng(seed)
   chosen = generator.choice(number, num_clusters, replace=False)
@@ -116,7 +118,7 @@ def step(features, state, method=EXACT):
   counts = np.zeros([len(sums)], dtype=np.int64)
   distances = np.empty([len(features)], dtype=np.float32)
   labels = np.empty([len(features)], dtype=np.int32)
-  for rows in _blocks(len(features)):
+  for rows in _blocks(len(features), method):
     block = np.ascontiguousarray(features[rows], dtype=np.float32)
     before = None if state.labels is None else state.labels[rows]
     distances[rows], labels[rows] = find(block, before)
@@ -160,10 +162,11 @@ def train(features, num_clusters, num_iterations=50, seed=0, method=AUTOMATIC):
   return state
 
 
-def _blocks(number):
+def _blocks(number, method):
   """Yields slices that cover `number` rows."""
-  for first in range(0, number, _BLOCK):
-    yield slice(first, min(first + _BLOCK, number))
+  block = _BLOCK if method == EXACT else _APPROXIMATE_BLOCK
+  for first in range(0, number, block):
+    yield slice(first, min(first + block, number))
 
 
 def _assignment(state, method):

@@ -28,7 +28,11 @@ def squared_distances(features, centers, labels):
 
 
 class Cells:
-  """Words in cells: a feature is compared with those of the cells near it."""
+  """Words in cells: a feature is compared with those of the cells near it.
+
+  For each cell, the features that look into it are compared with its words by
+  one matrix product, so that many features at once are much the faster.
+  """
 
   def __init__(self, centers, seed=0):
     """Puts words into cells.
@@ -51,9 +55,15 @@ class Cells:
     )
     coarse.train(centers)
     self._coarse = coarse  # The index does not hold on to it.
-    self._index = faiss.IndexIVFFlat(coarse.index, size, cells)
-    self._index.add(centers)
-    self._index.nprobe = _PROBES
+    cell = coarse.index.search(centers, 1)[1][:, 0]
+    order = np.argsort(cell, kind="stable")
+    edges = np.searchsorted(cell[order], np.arange(cells + 1))
+    self._words = np.split(order, edges[1:-1])
+    half_squares = np.einsum("kd,kd->k", centers, centers) / 2
+    self._products = [
+      (np.ascontiguousarray(centers[words].T), half_squares[words])
+      for words in self._words
+    ]
     self._centers = centers
 
   def nearest(self, features, before=None):
@@ -66,17 +76,36 @@ class Cells:
     Returns:
       [N] float32 squared distances, and [N] int64 words.
     """
-    distances, labels = (each[:, 0] for each in self._index.search(features, 1))
+    labels = self._look_up(features)
     nowhere = labels < 0  # All cells that were looked into are empty.
     if nowhere.any():
       words = nearest_words.Words(self._centers)
       labels[nowhere] = words.nearest(features[nowhere])[:, 0]
-      distances[nowhere] = squared_distances(
-        features[nowhere], self._centers, labels[nowhere]
-      )
-    distances = np.maximum(distances, 0)
+    distances = squared_distances(features, self._centers, labels)
     if before is None:
       return distances, labels
     own = squared_distances(features, self._centers, before)
     kept = np.where(own <= distances, before, labels)
     return np.minimum(distances, own), kept
+
+  def _look_up(self, features):
+    """Returns [N] int64, the best word of the cells near each; -1 for none."""
+    labels = np.full([len(features)], -1, np.int64)
+    best = np.full([len(features)], -np.inf, np.float32)
+    probes = min(_PROBES, len(self._words))
+    cells = self._coarse.index.search(features, probes)[1].ravel()
+    # Sorted by their bytes where there are 16 bits of them, in linear time.
+    order = np.argsort(cells.astype(np.uint16), kind="stable")
+    edges = np.searchsorted(cells[order], np.arange(len(self._words) + 1))
+    for cell, rows in enumerate(np.split(order // probes, edges[1:-1])):
+      table, half_squares = self._products[cell]
+      if not len(rows) or not len(half_squares):
+        continue
+      scores = features[rows] @ table
+      scores -= half_squares
+      place = scores.argmax(axis=1)
+      score = scores[np.arange(len(rows)), place]
+      better = score > best[rows]
+      best[rows[better]] = score[better]
+      labels[rows[better]] = self._words[cell][place[better]]
+    return labels
