@@ -82,7 +82,7 @@ def _add_changes(parser):
     nargs="+",
     default=[],
     metavar="NAME",
-    help="take images out of the index (their features stay)",
+    help="take images out of the index, until their photos are indexed again",
   )
   parser.add_argument(
     "--merge", metavar="INDEX", help="take in all images of another index"

@@ -3,16 +3,14 @@
 import dataclasses
 import os
 
-import numpy as np
-
-from delf.python import config_io, errors, files, whiten
+from delf.python import config_io, errors, files
 from delf.python.pipelines import (
   collection,
-  collection_words,
   extract,
   feature_folder,
   image_names,
   indexing,
+  open_to_change,
   settings,
 )
 
@@ -98,8 +96,17 @@ def build_photos(images, names, folder, options, say):
       apply_rotation=options.apply_rotation,
     ),
   )
-  found = _open_or_make(found, config, options)
-  _add_photos(found, names, images)
+  if options.photos:
+    raise errors.InputError(
+      "a folder of feature files with --photos", "photos", options.photos
+    )
+  with collection.changing(folder):
+    return _build_photos(found, images, names, config, options, say)
+
+
+def _build_photos(found, images, names, config, options, say):
+  found = open_to_change.open_or_make(found, config, options)
+  names = _add_photos(found, names, images)
   extraction = extract.extract_and_say(
     images,
     config,
@@ -136,12 +143,13 @@ def _build_of_features(source, features, folder, options, say):
   config = None
   if options.model or options.config:
     config = settings.choose(options.model, options.config)
-  found = _open_or_make(found, config, options)
-  if options.photos:
-    photos = _by_name(options.photos)
-    known = [name for name in names if name in photos]
-    _add_photos(found, known, [photos[name] for name in known])
-  return _index(found, names, None, say)
+  photos = _by_name(options.photos) if options.photos else {}
+  known = [name for name in names if name in photos]
+  with collection.changing(folder):
+    found = open_to_change.open_or_make(found, config, options)
+    if known:
+      _add_photos(found, known, [photos[name] for name in known])
+    return _index(found, names, None, say)
 
 
 def _index(found, names, extraction, say):
@@ -153,78 +161,42 @@ def _index(found, names, extraction, say):
 
 def _delf_config(folder, options):
   """Returns the DelfConfig asked for, else that of the collection."""
-  chosen = options.model or options.config
-  if not chosen and collection.exists(folder):
+  config = None
+  if not (options.model or options.config) and collection.exists(folder):
     config = collection.open_folder(folder).delf_config()
-    if config is not None:
-      return config
-  config = settings.choose(options.model, options.config)
+  if config is None:
+    config = settings.choose(options.model, options.config)
   if options.max_size:
     config.max_image_size = options.max_size
   config_io.check_delf_config(config, options.config)
   return config
 
 
-def _open_or_make(found, config, options):
-  """Returns the collection, after checking that it is as the one there."""
-  new = not collection.exists(found.folder)
-  if not new:
-    there = collection.open_folder(found.folder)
-    for field in dataclasses.fields(there.settings):
-      old = getattr(there.settings, field.name)
-      wanted = getattr(found.settings, field.name)
-      if old != wanted:
-        raise errors.InputError(
-          f"what the index was made with, {field.name} {old!r}",
-          f"{wanted!r}",
-          found.folder,
-        )
-  wanted = collection_words.choose(options.aggregation, options.codebook)
-  if wanted is not None:
-    collection_words.add(found, wanted)
-  if options.whitening:
-    _add_whitening(found, options.whitening, new)
-  if not (found.settings.has_global or found.has_codebook):
-    raise errors.InputError(
-      "global descriptors, or --codebook to search by local features",
-      "local features alone",
-      found.folder,
-    )
-  if new:
-    found.write(config)
-  return found
-
-
-def _add_whitening(found, path, new):
-  """Gives a new collection its whitening; checks that another has that one."""
-  wanted = whiten.read_whitening(path)
-  if not found.settings.has_global:
-    raise errors.InputError(
-      "global descriptors, which a whitening is for", "none", found.folder
-    )
-  if new:
-    found.write_whitening(*wanted)
-    return
-  there = found.whitening() or (None, None)
-  if not all(map(np.array_equal, there, wanted)):
-    raise errors.InputError(
-      "the whitening that the index was made with", "another", path
-    )
-
-
 def _add_photos(found, names, images):
-  """Records the photos, and refuses another photo under a known name."""
+  """Records the photos, and refuses another photo under a known name.
+
+  Returns:
+    list of names: a photo that is known keeps its name, whatever it would be
+    called among those of this run.
+  """
   photos = found.photos()
-  new = dict(zip(names, map(_absolute, images), strict=True))
-  for name, path in new.items():
-    if photos.get(name, path) != path and os.path.exists(photos[name]):
+  known = {path: name for name, path in photos.items()}
+  paths = list(map(_absolute, images))
+  names = [known.get(*pair) for pair in zip(paths, names, strict=True)]
+  new = {}
+  for name, path in zip(names, paths, strict=True):
+    other = new.get(name) or photos.get(name, path)
+    if other != path and (name in new or os.path.exists(other)):
       raise errors.InputError(
-        "a name of its own for each photo",
-        f"{name!r} for {path} and, in the index, {photos[name]}",
+        "a name of its own for each photo (folders that are named in one run"
+        " become part of it)",
+        f"{name!r} for {path} and {other}",
         found.folder,
       )
+    new[name] = path
   if photos | new != photos:
     found.write_photos(photos | new)
+  return names
 
 
 def _absolute(path):

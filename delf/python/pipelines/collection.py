@@ -1,13 +1,17 @@
 """A folder in which a collection of images is kept, to be searched."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import shutil
+import tempfile
+import weakref
 
 from google.protobuf import text_format
 
-from delf.python import config_io, errors, files, whiten
+from delf.python import config_io, errors, files, folder_lock, whiten
 
 VERSION = 1
 
@@ -21,6 +25,12 @@ CODEBOOK = "codebook"
 WHITENING = "whitening.datum"
 FEATURES = "features"
 QUERIES = "queries"
+
+# What a killed run may leave unfinished.
+_STEMS = ("global", "words", "global.files", "words.files") + tuple(
+  os.path.splitext(name)[0]
+  for name in (RECORD, PHOTOS, CONFIG, AGGREGATION, WHITENING)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Collection:
     """
     self.folder = pathlib.Path(folder)
     self.settings = settings
+    self._temporary = None
 
   @property
   def features(self):
@@ -63,6 +74,20 @@ class Collection:
   def queries(self):
     """pathlib.Path of the folder where features of queries are kept."""
     return self.folder / QUERIES
+
+  def make_queries(self):
+    """Returns the folder for features of queries, made.
+
+    Where nothing can be written in the collection it is a temporary one, which
+    goes with this object.
+    """
+    if self.writable_folder() is None:
+      if self._temporary is None:
+        self._temporary = tempfile.mkdtemp(prefix="delf_queries_")
+        weakref.finalize(self, shutil.rmtree, self._temporary, True)
+      return pathlib.Path(self._temporary)
+    self.queries.mkdir(exist_ok=True)
+    return self.queries
 
   def writable_folder(self):
     """Returns the folder, or None where nothing can be written in it."""
@@ -135,6 +160,34 @@ class Collection:
     files.write_bytes(self.folder / AGGREGATION, text.encode())
 
 
+@contextlib.contextmanager
+def changing(folder):
+  """Keeps other runs from changing a collection, one that is to be too.
+
+  What a killed run left unfinished is removed.
+
+  Args:
+    folder: Local path, made if need be; it goes again if it stays empty.
+
+  Yields:
+    None.
+
+  Raises:
+    InputError: If another run is changing it.
+    OSError: If it cannot be made.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  with folder_lock.alone(folder):
+    for path in files.leftovers(folder, _STEMS):
+      path.unlink(missing_ok=True)
+    try:
+      yield
+    finally:
+      with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def exists(folder):
   """Returns whether there is a collection in a folder."""
   return (pathlib.Path(folder) / RECORD).exists()
@@ -181,7 +234,8 @@ def open_folder(folder):
 
 def _read_json(path, expected):
   try:
-    found = json.loads(files.read_bytes(path))
+    text = files.read_bytes(path).decode("utf-8", "surrogateescape")
+    found = json.loads(text)
   except (ValueError, RecursionError):
     raise errors.InputError(expected, "something else", path) from None
   if not isinstance(found, dict):
@@ -191,4 +245,5 @@ def _read_json(path, expected):
 
 def _write_json(path, content):
   text = json.dumps(content, indent=1, ensure_ascii=False)
-  files.write_bytes(path, f"{text}\n".encode())
+  # What is no UTF-8 in a file's name stays as it is.
+  files.write_bytes(path, f"{text}\n".encode("utf-8", "surrogateescape"))

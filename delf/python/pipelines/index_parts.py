@@ -1,5 +1,6 @@
 """The two indexes of a collection: of global descriptors, of visual words."""
 
+import functools
 import json
 import os
 
@@ -47,7 +48,11 @@ class Part:
     self.path = collection.folder / f"{self.name}.index"
     self._stamps_path = collection.folder / f"{self.name}.files.json"
     self.index = self._load() if self.path.exists() else self._make()
-    self._stamps = _read_stamps(self._stamps_path)
+
+  @functools.cached_property
+  def _stamps(self):
+    # To be changed alone: a search does without.
+    return _read_stamps(self._stamps_path)
 
   def source(self, name):
     """Returns the path of the feature file of an image."""
@@ -212,14 +217,19 @@ def _check_codebook(codebook, metadata, path):
     )
 
 
+def kinds(collection):
+  """Returns {name: class} of the parts that a collection has."""
+  found = {}
+  if collection.settings.has_global:
+    found[GLOBAL] = GlobalPart
+  if collection.has_codebook:
+    found[WORDS] = WordsPart
+  return found
+
+
 def parts(collection):
   """Returns the parts that a collection has, opened."""
-  found = []
-  if collection.settings.has_global:
-    found.append(GlobalPart(collection))
-  if collection.has_codebook:
-    found.append(WordsPart(collection))
-  return found
+  return [kind(collection) for kind in kinds(collection).values()]
 
 
 def _read_stamps(path):

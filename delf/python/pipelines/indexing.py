@@ -7,11 +7,14 @@ from absl import logging
 
 from delf.python import errors, progress
 from delf.python.pipelines import extract_report, index_parts
+from delf.python.pipelines.collection import changing
 
-# Images that are read before they are added, and seconds from one save to the
-# next: what a killed run loses at most.
+# Images that are read before they are added.
 _BATCH = 64
+# Seconds from one save to the next, what a killed run loses at most; as the
+# whole index is written, more where that takes long.
 _SAVE_INTERVAL = 60
+_SAVE_SHARE = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +104,11 @@ def remove(collection, names):
   Raises:
     InputError: If there is no image of such a name.
   """
+  with changing(collection.folder):
+    _remove(collection, names)
+
+
+def _remove(collection, names):
   parts = index_parts.parts(collection)
   known = set().union(*(part.index.names for part in parts))
   for name in names:
@@ -121,8 +129,7 @@ def _fill(part, names, added, failed):
   if changed:
     logging.info("%d images have new features.", len(changed))
     part.remove(changed)
-  saved = time.monotonic()
-  batch = {}
+  batch, due = {}, time.monotonic() + _SAVE_INTERVAL
   for name in progress.track(todo, f"adding to {part.path.name}"):
     try:
       batch[name] = part.read(name)
@@ -132,9 +139,11 @@ def _fill(part, names, added, failed):
     if len(batch) >= _BATCH:
       _add(part, batch, added, failed)
       batch = {}
-      if time.monotonic() - saved > _SAVE_INTERVAL:
+      begin = time.monotonic()
+      if begin > due:
         part.save()
-        saved = time.monotonic()
+        end = time.monotonic()
+        due = end + max(_SAVE_INTERVAL, _SAVE_SHARE * (end - begin))
   _add(part, batch, added, failed)
   part.save()
 

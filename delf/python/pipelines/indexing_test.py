@@ -3,7 +3,13 @@ import os
 import numpy as np
 import pytest
 
-from delf.python import codebook_io, datum_io, errors, feature_io
+from delf.python import (
+  codebook_io,
+  datum_io,
+  errors,
+  feature_io,
+  folder_lock,
+)
 from delf.python.pipelines import (
   build_index,
   collection,
@@ -97,6 +103,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
   _build(features, whole, codebook=codebook)
   monkeypatch.setattr(indexing, "_BATCH", 1)
   monkeypatch.setattr(indexing, "_SAVE_INTERVAL", -1)
+  monkeypatch.setattr(indexing, "_SAVE_SHARE", 0)
   read = index_parts.WordsPart.read
 
   def fail(part, name):
@@ -214,3 +221,129 @@ def test_a_newer_collection_is_refused(features, tmp_path):
   path.write_text(path.read_text().replace('"version": 1', '"version": 9'))
   with pytest.raises(errors.InputError, match="newer delf"):
     collection.open_folder(tmp_path / "i")
+
+
+def test_one_run_at_a_time(features, tmp_path):
+  out = tmp_path / "index"
+  _build(features, out)
+  before = {path: path.read_bytes() for path in out.iterdir()}
+  with folder_lock.alone(out):
+    for change in (
+      lambda: _build(features, out),
+      lambda: indexing.remove(collection.open_folder(out), ["a"]),
+      lambda: merge_index.merge(out, tmp_path / "other"),
+    ):
+      if not (tmp_path / "other").exists():
+        _build(features, tmp_path / "other")
+      with pytest.raises(errors.InputError, match="no other run is changing"):
+        change()
+  assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_a_killed_run_left_is_removed(features, tmp_path):
+  out = tmp_path / "index"
+  _build(features, out)
+  names = sorted(os.listdir(out))
+  for stem in ("global", "global.files", "photos"):
+    (out / f".{stem}.{'0' * 32}.index").write_bytes(b"cut")
+  _build(features, out)
+  assert sorted(os.listdir(out)) == names
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path):
+  (tmp_path / "more").mkdir()
+  _write(tmp_path / "more", ["x"])
+  (tmp_path / "more" / "x.delg_global").unlink()
+  with pytest.raises(errors.InputError, match="local features alone"):
+    _build(str(tmp_path / "more"), tmp_path / "index")
+  assert not (tmp_path / "index").exists()
+
+
+def test_an_index_is_not_merged_into_itself(features, tmp_path):
+  _build(features, tmp_path / "index")
+  with pytest.raises(errors.InputError, match="another index"):
+    merge_index.merge(tmp_path / "index", f"{tmp_path}/./index")
+
+
+def test_a_model_of_features_may_be_named_later(features, tmp_path):
+  out = tmp_path / "index"
+  _build(features, out)
+  _build(features, out, model="delf-compact")
+  there = collection.open_folder(out).delf_config()
+  assert there.model_path == "delf-compact"
+  text = (out / "config.pbtxt").read_text().replace("1024", "900")
+  (tmp_path / "other.pbtxt").write_text(text)
+  with pytest.raises(errors.InputError, match="another max_image_size"):
+    _build(features, out, config=str(tmp_path / "other.pbtxt"))
+  assert collection.open_folder(out).delf_config() == there
+
+
+def test_options_that_would_not_count_are_refused(tmp_path):
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos" / "a.jpg").write_bytes(b"no photo")
+  photos, out = str(tmp_path / "photos"), tmp_path / "index"
+  with pytest.raises(errors.InputError, match="feature files with --photos"):
+    _build(photos, out, photos=photos)
+  said = []
+  _build(photos, out, said.append)
+  assert len(said) == 1
+  with pytest.raises(errors.InputError, match="another max_image_size"):
+    _build(photos, out, max_size=99)
+
+
+def test_queries_of_an_index_that_cannot_be_written(
+  features, tmp_path, monkeypatch
+):
+  _build(features, tmp_path / "index")
+  found = collection.open_folder(tmp_path / "index")
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "access", lambda path, mode: False)
+    folder = found.make_queries()
+    assert folder == found.make_queries()
+    (folder / "a.delf").write_bytes(b"")
+  assert not found.queries.exists()
+  del found
+  assert not folder.exists()
+  found = collection.open_folder(tmp_path / "index")
+  assert found.make_queries() == found.queries
+
+
+def _no_photos(tmp_path, *photos):
+  """Writes photos that cannot be read; returns the folder of an index to be."""
+  for photo in photos:
+    path = tmp_path / photo
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"no photo")
+  return tmp_path / "index"
+
+
+def test_a_photo_keeps_its_name(tmp_path):
+  out = _no_photos(tmp_path, "one/x.jpg", "two/x.jpg", "one/deep/y.jpg")
+  one, two, deep = (str(tmp_path / n) for n in ("one", "two", "one/deep"))
+  options = build_index.BuildOptions()
+  for sources in ([one], [deep], [one, two]):
+    build_index.build(sources, out, options, lambda line: None)
+  assert collection.open_folder(out).photos() == {
+    "x": f"{one}/x.jpg",
+    "deep/y": f"{one}/deep/y.jpg",
+    "two/x": f"{two}/x.jpg",
+  }
+
+
+def test_two_photos_of_one_name_are_refused(tmp_path):
+  out = _no_photos(tmp_path, "one/x.jpg", "two/x.jpg")
+  _build(str(tmp_path / "one"), out, lambda line: None)
+  with pytest.raises(errors.InputError, match="'x' for .*two/x.jpg and .*one"):
+    _build(str(tmp_path / "two"), out, lambda line: None)
+  (tmp_path / "one" / "x.jpg").unlink()  # Moved, as it may be.
+  _build(str(tmp_path / "two"), out, lambda line: None)
+  photos = collection.open_folder(out).photos()
+  assert photos == {"x": f"{tmp_path}/two/x.jpg"}
+
+
+def test_names_that_are_no_text(features, tmp_path):
+  _build(features, tmp_path / "index")
+  found = collection.open_folder(tmp_path / "index")
+  photos = {"bad\udcff": "/photos/bad\udcff.jpg", "\u00e4": "/photos/\u00e4"}
+  found.write_photos(photos)
+  assert found.photos() == photos

@@ -25,6 +25,13 @@ def merge(folder, other_folder):
   """
   found = collection.open_folder(folder)
   other = collection.open_folder(other_folder)
+  if os.path.samefile(folder, other_folder):
+    raise errors.InputError("another index", "the same", other_folder)
+  with collection.changing(folder):
+    _merge(found, other)
+
+
+def _merge(found, other):
   _check_settings(found, other)
   pairs = list(
     zip(index_parts.parts(found), index_parts.parts(other), strict=True)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 
-from delf.python import errors, files
+from delf.python import errors, files, folder_lock
 from delf.python.pipelines import (
   cropping,
   extract,
@@ -106,10 +106,24 @@ def of_photos(found, photos, say, device=None):
   config.use_global_features = found.settings.has_global
   config.use_local_features = bool(found.settings.local_extension)
   keys = list(map(_key, photos.paths, photos.boxes))
+  folder = found.make_queries()
+  # Two runs may ask with one photo.
+  with folder_lock.alone(folder, wait=True):
+    extraction = _extract(found, photos, keys, folder, config, say, device)
+  failed = {failure.path for failure in extraction.failed}
+  rows = zip(photos.names, photos.paths, keys, photos.boxes, strict=True)
+  return [
+    Query(name, path, os.fspath(folder / key), box)
+    for name, path, key, box in rows
+    if path not in failed
+  ], extraction
+
+
+def _extract(found, photos, keys, folder, config, say, device):
   extraction = extract.extract_and_say(
     photos.paths,
     config,
-    found.queries,
+    folder,
     say,
     names=keys,
     crops=[
@@ -121,13 +135,7 @@ def of_photos(found, photos, say, device=None):
   )
   if extraction.interrupted:
     raise KeyboardInterrupt
-  failed = {failure.path for failure in extraction.failed}
-  rows = zip(photos.names, photos.paths, keys, photos.boxes, strict=True)
-  return [
-    Query(name, path, os.fspath(found.queries / key), box)
-    for name, path, key, box in rows
-    if path not in failed
-  ], extraction
+  return extraction
 
 
 def of_features(folder, names=None, photos=None):

@@ -7,9 +7,8 @@ import numpy as np
 
 from delf.python import errors
 from delf.python.pipelines import (
-  extract_report,
-  finite_features,
   index_parts,
+  search_entries,
   search_result,
   verify_search,
 )
@@ -21,7 +20,13 @@ from delf.python.retrieval import (
   verification,
 )
 
-METHODS = ("global", "words", "fusion")
+# The parts of the index that each method needs, the first of them for names.
+_NEEDED = {
+  "global": (index_parts.GLOBAL,),
+  "words": (index_parts.WORDS,),
+  "fusion": (index_parts.GLOBAL, index_parts.WORDS),
+}
+METHODS = tuple(_NEEDED)
 
 # Scores that are held at once, and images that a refinement looks at.
 _SCORES = 1 << 24
@@ -67,28 +72,27 @@ class Searcher:
     """
     self.collection = found
     self.options = options or SearchOptions()
-    self._parts = {part.name: part for part in index_parts.parts(found)}
-    self.method = self._method()
-    first = self._parts.get(index_parts.GLOBAL if self._uses_global else None)
-    first = first or self._parts[index_parts.WORDS]
+    kinds = index_parts.kinds(found)
+    self.method = self._method(kinds)
+    self._parts = {name: kinds[name](found) for name in _NEEDED[self.method]}
+    first, *_ = self._parts.values()
     self.names = list(first.index.names)
 
   @property
   def _uses_global(self):
     return self.method in ("global", "fusion")
 
-  def _method(self):
+  def _method(self, kinds):
+    """Returns the method, after checking that the collection is for it."""
     method = self.options.method
     if method is None:
-      method = "global" if index_parts.GLOBAL in self._parts else "words"
-    needed = {"global": ["global"], "words": ["words"]}
-    needed = needed.get(method, ["global", "words"])
-    for name in needed:
-      if name not in self._parts:
+      method = "global" if index_parts.GLOBAL in kinds else "words"
+    for name in _NEEDED[method]:
+      if name not in kinds:
         raise errors.InputError(
           f"an index of {name} for --method {method}"
           + (" (delf index --codebook)" if name == "words" else ""),
-          f"one of {', '.join(self._parts) or 'nothing'}",
+          f"one of {', '.join(kinds) or 'nothing'}",
           self.collection.folder,
         )
     if method == "words" and (self.options.expand or self.options.refine):
@@ -107,32 +111,7 @@ class Searcher:
       list of Query that can be searched with, list of dict of part name to what
       its index takes, and list of extract_report.Failure.
     """
-    good, entries, failed = [], [], []
-    for query in queries:
-      try:
-        entries.append(self._read(query))
-        good.append(query)
-      except (errors.InputError, OSError) as error:
-        line = errors.one_line(error)
-        failed.append(extract_report.Failure(query.photo or query.name, line))
-    return good, entries, failed
-
-  def _read(self, query):
-    entry = {}
-    if self._uses_global:
-      part = self._parts["global"]
-      entry["global"] = part.whitened(query.global_descriptor())
-      if not entry["global"].size:
-        raise errors.InputError(
-          "a photo large enough for a global descriptor", "one that is not"
-        )
-    if self.method in ("words", "fusion"):
-      part = self._parts["words"]
-      local = finite_features.read_local(query.local_path(part.extension))
-      if not len(local):
-        raise errors.InputError("local features", "none")
-      entry["words"] = part.aggregate(local.descriptors)
-    return entry
+    return search_entries.read(queries, self._parts)
 
   def rank(self, entries, k=None):
     """Ranks the images of the collection for each query, without matching.

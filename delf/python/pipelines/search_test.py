@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -186,6 +187,31 @@ def test_descriptors_are_whitened(folders, tmp_path):
   whiten.write_whitening(str(tmp_path / "w.datum"), mean + 1, projection)
   with pytest.raises(errors.InputError, match="whitening that the index"):
     build_index.build(source, tmp_path / "i", options, pytest.fail)
+
+
+def test_only_what_a_method_needs_is_read(folders, tmp_path):
+  shutil.copytree(folders / "index", tmp_path / "i")
+  (tmp_path / "i" / "words.index").write_bytes(b"not read")
+  (tmp_path / "i" / "global.files.json").write_bytes(b"not read")
+  found = collection.open_folder(tmp_path / "i")
+  asked = queries.of_features(folders / "queries")
+  options = search.SearchOptions(method="global")
+  assert search.Searcher(found, options).search(asked, 4).failed == ()
+  with pytest.raises(errors.InputError, match="words.index"):
+    search.Searcher(found, search.SearchOptions(method="words"))
+
+
+def test_matching_looks_only_at_images_it_is_asked_for(folders, tmp_path):
+  found = collection.open_folder(folders / "index")
+  paths = []
+  feature_path = found.feature_path
+  found.feature_path = lambda *a: paths.append(a) or feature_path(*a)
+  asked = queries.of_features(folders / "queries")[2:]
+  options = search.SearchOptions(rerank=3)
+  result = search.Searcher(found, options).search(asked, 3)
+  assert sorted(name for name, _ in paths) == sorted(_names(result)[0])
+  assert set(_names(result)[0]) <= set(_PLACES[2])
+  assert min(hit.inliers for _, hits in result.hits() for hit in hits) >= 30
 
 
 def test_page_of_a_search(folders, tmp_path):

@@ -1,5 +1,6 @@
 """Matching what a search of a collection has found."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -36,16 +37,21 @@ def verify(found, names, queries, pairs, options):
     tuple(query.features for query in queries),
     tuple(query.local_path(extension) for query in queries),
   )
-  paths = (os.fspath(found.feature_path(name, extension)) for name in names)
-  of_images = side_cache.FeatureFiles(tuple(names), tuple(paths))
-  return verification.verify_pairs(
-    pairs,
+  # Those of the pairs alone: a collection may have a million.
+  images, places = np.unique(pairs[:, 1], return_inverse=True)
+  some = tuple(names[image] for image in images)
+  paths = (os.fspath(found.feature_path(name, extension)) for name in some)
+  report = verification.verify_pairs(
+    np.stack([pairs[:, 0], places.reshape(-1)], axis=1),
     of_queries,
-    of_images,
+    side_cache.FeatureFiles(some, tuple(paths)),
     options.verify,
     found.writable_folder(),
     options.workers,
   )
+  known = report.pairs.copy()
+  known[:, 1] = images[known[:, 1]]  # In order, as both are.
+  return dataclasses.replace(report, pairs=known)
 
 
 def reranked(found, report, most):
