@@ -93,6 +93,30 @@ def test_name_is_as_users_know_it(module, entry):
     assert getattr(loaded, entry).__name__.startswith("delf.")
 
 
+# Older path of a module -> where it is.
+_OLDER = {
+  "delf.python.google_landmarks_dataset.dataset_file_io": (
+    "delf.python.datasets.google_landmarks_dataset.dataset_file_io"
+  ),
+  "delf.python.google_landmarks_dataset.metrics": (
+    "delf.python.datasets.google_landmarks_dataset.metrics"
+  ),
+  "delf.python.detect_to_retrieve.dataset": (
+    "delf.python.datasets.revisited_op.dataset"
+  ),
+}
+
+
+@pytest.mark.parametrize("older", _OLDER)
+def test_an_older_path_has_the_same_names(older):
+  entries = tables.load("api")[_OLDER[older]]
+  names = {entry.split("(")[0].split(" ")[0] for entry in entries}
+  assert names
+  for name in names:
+    same = getattr(importlib.import_module(_OLDER[older]), name)
+    assert getattr(importlib.import_module(older), name) is same
+
+
 def test_the_signature_check_tells_what_is_not_compatible():
   def narrowed(a):
     pass
