@@ -209,8 +209,8 @@ def _name(path):
 
 
 def _require_unique(names, what, path):
-  if len(set(names)) < len(names):
-    twice = next(name for name in names if names.count(name) > 1)
+  twice = image_places.first_twice(names)
+  if twice is not None:
     raise errors.InputError(f"each {what} once", f"'{twice}' twice", path)
 
 

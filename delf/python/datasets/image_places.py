@@ -49,6 +49,16 @@ class ImagePlaces:
     raise errors.InputError("an image of the collection", f"'{name}'", where)
 
 
+def first_twice(names):
+  """Returns the first of some names that was there before, or None."""
+  seen = set()
+  for name in names:
+    if name in seen:
+      return name
+    seen.add(name)
+  return None
+
+
 def _without_ending(name):
   stem, ending = os.path.splitext(name)
   return stem if ending.lower() in _ENDINGS else name

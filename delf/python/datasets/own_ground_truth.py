@@ -24,7 +24,7 @@ import json
 import math
 
 from delf.python import errors, files
-from delf.python.datasets import csv_file
+from delf.python.datasets import csv_file, image_places
 
 GRADED = ("easy", "hard", "junk")
 PLAIN = ("positive", "junk")
@@ -169,6 +169,5 @@ class _TwiceError(Exception):
 def _unique(pairs):
   found = dict(pairs)
   if len(found) < len(pairs):
-    names = [name for name, _ in pairs]
-    raise _TwiceError(next(n for n in names if names.count(n) > 1))
+    raise _TwiceError(image_places.first_twice(name for name, _ in pairs))
   return found

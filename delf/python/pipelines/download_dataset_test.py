@@ -244,6 +244,8 @@ def test_a_folder_in_place_of_a_network(site, files, tmp_path):
 def test_only_some_images(site, files, tmp_path):
   (tmp_path / "clean.csv").write_text(f"landmark_id,images\n7,{B} {'9' * 16}\n")
   only = unpacking.read_ids(tmp_path / "clean.csv")
+  # As names that are not UTF-8 come out of an archive.
+  assert B in only and "\udcff" not in only
   report = _download(files, site, tmp_path / "out", only=only)
   assert not report.failed
   images = {k: v for k, v in _tree(tmp_path / "out").items() if "jpg" in k}

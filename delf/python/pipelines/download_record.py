@@ -59,7 +59,7 @@ def _read(work, name):
     return None
   try:
     return Record(**json.loads(files.read_bytes(path)))
-  except (ValueError, TypeError):
+  except (ValueError, TypeError, RecursionError):
     return None  # Done again.
 
 

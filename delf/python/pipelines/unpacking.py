@@ -35,7 +35,7 @@ class ImageIds:
 
   def __contains__(self, stem):
     """Returns whether an image is wanted, by its name without extension."""
-    return bool(_ID.fullmatch(stem.encode())) and int(stem, 16) in self.ids
+    return bool(_ID.fullmatch(os.fsencode(stem))) and int(stem, 16) in self.ids
 
 
 def read_ids(path):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from delf.python import errors, files
-from delf.python.datasets import csv_file
+from delf.python.datasets import csv_file, image_places
 
 # How many index images of a query the retrieval contest counts.
 MAX_RETRIEVED = 100
@@ -177,11 +177,10 @@ def _write(path, column, queries, rows, number):
 def _ids(names, what):
   """Returns the ids of images, each once and such as the file separates."""
   ids = [image_id(name) for name in names]
-  seen = set()
   for one in ids:
-    if one in seen:
-      raise errors.InputError(f"each {what} once", f"{one} twice")
     if not one or _SEPARATORS.search(one):
       raise errors.InputError("ids without spaces, commas or quotes", repr(one))
-    seen.add(one)
+  twice = image_places.first_twice(ids)
+  if twice is not None:
+    raise errors.InputError(f"each {what} once", f"{twice} twice")
   return ids
