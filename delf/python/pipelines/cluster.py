@@ -121,6 +121,7 @@ def cluster_files(paths, codebook, **options):
   """
   options = ClusterOptions(**options)
   begin = time.perf_counter()
+  paths = list(map(os.fspath, paths))
   folder = pathlib.Path(f"{codebook}{_UNFINISHED}")
   refuse_finished(codebook)
   _claim(folder, paths, options)

@@ -57,7 +57,9 @@ def _read(prefix):
 
 def test_a_codebook_of_files(paths, tmp_path):
   prefix = tmp_path / "deep" / "codebook"
-  report = cluster.cluster_files(paths, prefix, num_clusters=16)
+  # Paths of either type.
+  mixed = [pathlib.Path(paths[0]), *paths[1:]]
+  report = cluster.cluster_files(mixed, prefix, num_clusters=16)
   features = [feature_io.ReadFromFile(path)[2] for path in paths]
   features = np.concatenate([each for each in features if len(each)])
   wanted = clustering.train(features, 16)
