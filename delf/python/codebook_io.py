@@ -101,8 +101,17 @@ def _stamp(prefix):
   """Returns what tells a checkpoint from a later one of the same name."""
   if files.is_remote(prefix):
     return None
-  stat = os.stat(f"{prefix}.index")
-  return stat.st_mtime_ns, stat.st_ino, stat.st_size
+  stats = map(os.stat, [f"{prefix}.index", *_data_files(prefix)])
+  return tuple((s.st_mtime_ns, s.st_ino, s.st_size) for s in stats)
+
+
+def _data_files(prefix):
+  folder, name = os.path.split(prefix)
+  return [
+    os.path.join(folder, file)
+    for file in sorted(os.listdir(folder or "."))
+    if file.startswith(f"{name}.data-")
+  ]
 
 
 def _find(reader, prefix):
@@ -140,12 +149,7 @@ def _check_length(shape, value_size, prefix):
   """Raises an InputError if the files are too short for what they state."""
   if files.is_remote(prefix):
     return
-  folder, name = os.path.split(prefix)
-  stored = sum(
-    os.path.getsize(os.path.join(folder, file))
-    for file in os.listdir(folder or ".")
-    if file.startswith(f"{name}.data-")
-  )
+  stored = sum(map(os.path.getsize, _data_files(prefix)))
   needed = shape[0] * shape[1] * value_size
   if stored < needed:
     raise errors.InputError(

@@ -475,6 +475,21 @@ def test_ids_outside(tmp_path):
     _refused(tmp_path / "b", header, {**arrays, "ids": ids})
 
 
+def test_ids_outside_of_an_index_that_is_changed(tmp_path):
+  header, arrays = _saved(tmp_path / "a")
+  ids = arrays["ids"].copy()
+  ids[3] = 2**31
+  index_file.write(
+    tmp_path / "b", inverted_index.KIND, header, {**arrays, "ids": ids}
+  )
+  for removed in (0, 1):
+    index = inverted_index.InvertedIndex.load(tmp_path / "b")
+    index.remove(index.names[:removed])
+    with pytest.raises(errors.InputError, match="b: .*changed"):
+      index.save(tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 def test_headers_that_do_not_fit(tmp_path):
   header, arrays = _saved(tmp_path / "a")
   for bad in ({}, {"options": {}}, {**header, "options": 5}):

@@ -63,7 +63,7 @@ class Merge:
       piece = np.empty([self.starts[last] - self.starts[first]], np.uint32)
       for part in self._parts:
         rows, kept, targets = self._moves(part, first, last)
-        numbers = part.numbers[part.source.ids[rows]]
+        numbers = part.source.of_images(part.numbers, rows)
         piece[targets] = numbers if kept is None else numbers[kept]
       yield piece
 
@@ -116,7 +116,8 @@ class Merge:
     targets += np.arange(len(targets))
     if len(targets) == rows.stop - rows.start:
       return rows, None, targets
-    return rows, part.numbers[part.source.ids[rows]] != DROPPED, targets
+    numbers = part.source.of_images(part.numbers, rows)
+    return rows, numbers != DROPPED, targets
 
 
 def of_parts(parts, numbers):
@@ -135,7 +136,7 @@ def _kept(source, numbers):
   """Returns which words have postings left, and how many each."""
   counts = np.diff(source.starts)
   if len(counts) and np.any(numbers == DROPPED):
-    stays = (numbers != DROPPED)[source.ids]
+    stays = source.of_images(numbers != DROPPED, slice(None))
     counts = np.add.reduceat(stays, source.starts[:-1], dtype=np.int64)
   places = np.flatnonzero(counts)
   return places, counts[places]

@@ -71,9 +71,30 @@ class Postings:
       try:
         np.add.at(scores, self.ids.take(rows), kernel(*both))
       except IndexError:
-        raise errors.InputError(
-          "an index as it was written", "one that was changed", self.path
-        ) from None
+        raise self._changed() from None
+
+  def of_images(self, values, rows):
+    """Returns what the image of each posting has.
+
+    Args:
+      values: [images] array.
+      rows: slice of the postings.
+
+    Returns:
+      [rows] array of values.
+
+    Raises:
+      InputError: If the file has images that it cannot have.
+    """
+    try:
+      return values[self.ids[rows]]
+    except IndexError:
+      raise self._changed() from None
+
+  def _changed(self):
+    return errors.InputError(
+      "an index as it was written", "one that was changed", self.path
+    )
 
 
 def build(words, descriptors):
