@@ -54,7 +54,7 @@ def _search(queries, template):
 
 def _fit(inputs, work):
   out = str(work / "codebook")
-  options = ["--words", "1024", "--iterations", "20"]
+  options = ["--words", "512", "--iterations", "15"]
   return ["fit", "codebook", str(inputs / "many"), "--out", out, *options]
 
 
@@ -66,7 +66,7 @@ _WHOLE = {
   "index of photos": _index("photos"),
   "index --codebook": _index("photos", "--codebook", "words/codebook"),
   "search --rerank of photos": _search("asked", "photos.index"),
-  "fit codebook": killed_runs.Case(_fit, None, _tree),
+  "fit codebook": killed_runs.Case(_fit, None, _tree, "codebook.index"),
 }
 
 

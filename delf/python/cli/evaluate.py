@@ -170,7 +170,7 @@ def _queries(args, found, truth):
   if not folder:
     raise errors.InputError("--queries", "none")
   if feature_folder.find([folder]) is not None:
-    return queries.of_features(folder, truth.query_names)
+    return evaluate.find_features(truth, folder)
   photos = evaluate.find_photos(truth, folder)
   asked, extraction = queries.of_photos(found, photos, search.say, args.device)
   if extraction.failed:

@@ -82,6 +82,14 @@ def test_metrics_with_ground_truth(index, tmp_path, capsys):
   assert json.loads(out)["protocols"]["all"]["mAP"] == 1.0
 
 
+def test_names_of_queries_may_have_their_ending(index, tmp_path, capsys):
+  truth = tmp_path / "truth.csv"
+  truth.write_text("query,image,label\nold/q.jpg,a.jpg,positive\n")
+  words = ("eval", truth, "--index", index, "--queries", tmp_path / "q")
+  out = _run(capsys, *words, "--out", tmp_path / "out", "--json")
+  assert json.loads(out)["protocols"]["all"]["mAP"] == 0.25
+
+
 @pytest.mark.parametrize("command", ["index", "search", "eval"])
 def test_help_has_examples(command, capsys):
   with pytest.raises(SystemExit) as end:

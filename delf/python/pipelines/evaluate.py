@@ -7,6 +7,7 @@ from delf.python import errors
 from delf.python.datasets import ground_truth, image_places
 from delf.python.pipelines import (
   extract_report,
+  feature_folder,
   output_folder,
   provenance,
   queries,
@@ -102,6 +103,34 @@ def find_photos(truth, folder):
   return queries.Photos(
     [found.paths[place] for place in chosen], list(truth.query_names), boxes
   )
+
+
+def find_features(truth, folder):
+  """Finds the features of the queries, whose names may have an ending.
+
+  Args:
+    truth: ground_truth.GroundTruth.
+    folder: Folder of feature files.
+
+  Returns:
+    list of queries.Query, in the order of the ground truth; some may lack
+    files.
+
+  Raises:
+    InputError: If two could be meant.
+  """
+  names = sorted(feature_folder.find([folder])[0])
+  places = image_places.ImagePlaces(names)
+  chosen = [
+    names[places.find(name, folder)] if name in places else name
+    for name in truth.query_names
+  ]
+  return [
+    dataclasses.replace(query, name=name)
+    for query, name in zip(
+      queries.of_features(folder, chosen), truth.query_names, strict=True
+    )
+  ]
 
 
 def evaluate(searcher, truth, asked, out):

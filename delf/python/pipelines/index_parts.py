@@ -46,6 +46,7 @@ class Part:
     """
     self.collection = collection
     self.path = collection.folder / f"{self.name}.index"
+    self._features = os.fspath(collection.features)
     self._stamps_path = collection.folder / f"{self.name}.files.json"
     self.index = self._load() if self.path.exists() else self._make()
 
@@ -123,7 +124,8 @@ class Part:
 
   def _stamp(self, name):
     try:
-      found = os.stat(self.source(name))
+      # Not of `source`, as a Path of each image takes longer than this.
+      found = os.stat(f"{self._features}/{name}{self.extension}")
     except OSError:
       return None
     return [found.st_size, found.st_mtime_ns]

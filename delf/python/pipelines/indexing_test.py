@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -347,3 +348,19 @@ def test_names_that_are_no_text(features, tmp_path):
   photos = {"bad\udcff": "/photos/bad\udcff.jpg", "\u00e4": "/photos/\u00e4"}
   found.write_photos(photos)
   assert found.photos() == photos
+
+
+def test_merging_spares_features_that_are_not_indexed(features, tmp_path):
+  (tmp_path / "more").mkdir()
+  _write(tmp_path / "more", ["x", "y"], seed=5)
+  one, two = tmp_path / "one", tmp_path / "two"
+  _build(features, one)
+  _build(str(tmp_path / "more"), two)
+  _write(features, ["y"], seed=6)
+  before = sorted(os.listdir(features))
+  with pytest.raises(errors.InputError, match="y.delf: .*other ones"):
+    merge_index.merge(one, two)
+  assert sorted(os.listdir(features)) == before
+  shutil.copytree(tmp_path / "more", features, dirs_exist_ok=True)
+  merge_index.merge(one, two)
+  assert _names(one) == [["a", "b", "c", "deep/a", "x", "y"]]

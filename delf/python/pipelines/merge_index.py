@@ -1,5 +1,6 @@
 """Taking one collection into another."""
 
+import filecmp
 import os
 import shutil
 
@@ -91,9 +92,24 @@ def _check_names(part, theirs):
 
 
 def _copy_features(found, other, names):
-  for name in progress.track(names, "copying features"):
-    for extension in (other.settings.local_extension, files.DELG_GLOBAL):
-      source = other.feature_path(name, extension)
-      if extension and source.exists():
-        with files.atomic_path(found.feature_path(name, extension)) as path:
-          shutil.copyfile(source, path)
+  extensions = (other.settings.local_extension, files.DELG_GLOBAL)
+  copies = [
+    (other.feature_path(name, extension), found.feature_path(name, extension))
+    for name in names
+    for extension in filter(None, extensions)
+  ]
+  copies = [(source, path) for source, path in copies if source.exists()]
+  if found.settings.features != collection.FEATURES:
+    _check_others(copies)
+  for source, path in progress.track(copies, "copying features"):
+    with files.atomic_path(path) as temporary:
+      shutil.copyfile(source, temporary)
+
+
+def _check_others(copies):
+  """Raises InputError if a file of the user's own would be lost."""
+  for source, path in copies:
+    if path.exists() and not filecmp.cmp(source, path, shallow=False):
+      raise errors.InputError(
+        "features that can be copied", "other ones under that name", path
+      )
