@@ -186,7 +186,7 @@ def _add_photos(found, names, images):
   new = {}
   for name, path in zip(names, paths, strict=True):
     other = new.get(name) or photos.get(name, path)
-    if other != path and (name in new or os.path.exists(other)):
+    if other != path and (name in new or _is_another(other, path)):
       raise errors.InputError(
         "a name of its own for each photo (folders that are named in one run"
         " become part of it)",
@@ -197,6 +197,14 @@ def _add_photos(found, names, images):
   if photos | new != photos:
     found.write_photos(photos | new)
   return names
+
+
+def _is_another(other, path):
+  """Returns whether a photo is there, and not the one of another path."""
+  try:
+    return not os.path.samefile(other, path)
+  except OSError:
+    return os.path.exists(other)
 
 
 def _absolute(path):

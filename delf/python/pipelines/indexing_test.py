@@ -331,6 +331,15 @@ def test_a_photo_keeps_its_name(tmp_path):
   }
 
 
+def test_a_photo_may_be_reached_by_another_path(tmp_path):
+  out = _no_photos(tmp_path, "one/x.jpg")
+  (tmp_path / "link").symlink_to("one")
+  for name in ("one", "link"):
+    _build(str(tmp_path / name), out, lambda line: None)
+  photos = collection.open_folder(out).photos()
+  assert photos == {"x": f"{tmp_path}/link/x.jpg"}
+
+
 def test_two_photos_of_one_name_are_refused(tmp_path):
   out = _no_photos(tmp_path, "one/x.jpg", "two/x.jpg")
   _build(str(tmp_path / "one"), out, lambda line: None)
