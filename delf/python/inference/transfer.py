@@ -237,9 +237,8 @@ def _version(response):
 
 
 def _range_start(response):
-  match = re.match(
-    r"bytes (\d{1,18})-", response.headers.get("Content-Range", "")
-  )
+  text = response.headers.get("Content-Range", "")
+  match = re.match(r"bytes (\d{1,18})-", text)
   return int(match.group(1)) if match else None
 
 

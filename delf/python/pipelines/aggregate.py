@@ -20,6 +20,7 @@ from delf.python import (
 from delf.python.pipelines import (
   aggregate_folder,
   extract_report,
+  output_names,
   region_mapping,
 )
 
@@ -98,7 +99,7 @@ def aggregate_to_files(
   if not image_names:
     raise errors.InputError("at least one image", "none")
   for name in image_names:
-    files.check_inside(name)
+    output_names.check_inside(name)
   if not os.path.isdir(features_dir):
     raise FileNotFoundError(f"{features_dir}: expected a folder, found none")
   sources = _sources(image_names, features_dir, mapping_path)

@@ -3,8 +3,8 @@
 import dataclasses
 import os
 
-from delf.python import errors, files
-from delf.python.pipelines import cropping
+from delf.python import errors
+from delf.python.pipelines import cropping, output_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def plan(images, names=None, crops=None):
     crops = [None] * len(images)
   owners = {}
   for path, name, crop in zip(images, names, crops, strict=True):
-    files.check_inside(name)
+    output_names.check_inside(name)
     other = owners.setdefault(name, (path, crop))
     if other != (path, crop):
       raise errors.InputError(
