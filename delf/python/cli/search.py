@@ -95,7 +95,7 @@ def add_work_arguments(parser):
     "--workers",
     type=arguments.positive_whole,
     metavar="N",
-    help="threads that match (default: one per core)",
+    help="processes that match (default: one per core)",
   )
   arguments.add_device(parser)
   arguments.add_json(parser)
