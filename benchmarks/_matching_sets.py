@@ -94,7 +94,12 @@ def validation(folder, synthetic=100, unrelated=300, side=320, seed=7):
     side: Pixels of a view's side.
     seed: Of the draws.
   """
-  from delf.python.training.embedded import data, photos, real_pairs, warps
+  from delf.python.training.self_supervised import (
+    data,
+    photos,
+    real_pairs,
+    warps,
+  )
 
   folders = [
     pathlib.Path(folder) / n for n in ("train_pool", "train_pool_more")

@@ -23,7 +23,7 @@ from delf.python.retrieval import (
 )
 
 _POOLS = ("train_pool", "train_pool_more")
-_HELD_OUT = 10  # As training.embedded.photos has it.
+_HELD_OUT = 10  # As training.self_supervised.photos has it.
 _BIG = 5  # Photos of a group that is big.
 _WORDS, _SAMPLE = 4096, 150_000
 

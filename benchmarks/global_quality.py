@@ -22,7 +22,7 @@ def measure(data, name):
     name: Name of a model.
   """
   from delf.python.inference import extractor, zoo
-  from delf.python.training.embedded import global_head, photos
+  from delf.python.training.self_supervised import global_head, photos
 
   folders = [data / pool for pool in ("train_pool", "train_pool_more")]
   _, held_out = photos.split(photos.load(folders))

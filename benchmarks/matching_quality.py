@@ -19,7 +19,7 @@ import tqdm
 from benchmarks import _matching_sets, _matching_truth
 from delf.python import errors, features
 from delf.python.retrieval import matching, models
-from delf.python.training.embedded import real_pairs
+from delf.python.training.self_supervised import real_pairs
 
 
 @dataclasses.dataclass(frozen=True)

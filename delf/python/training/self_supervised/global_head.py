@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from delf.python import progress
-from delf.python.training.embedded import warps
+from delf.python.training.self_supervised import warps
 
 # On held-out photos 0.02 to 0.3 did not differ.
 _SHRINKAGE = 0.1

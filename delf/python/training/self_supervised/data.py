@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from delf.python import errors
-from delf.python.training.embedded import warps
+from delf.python.training.self_supervised import warps
 
 STRIDE = 8
 

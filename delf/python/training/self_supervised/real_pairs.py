@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from delf.python import files, progress
-from delf.python.training.embedded import array_file
+from delf.python.training.self_supervised import array_file
 
 # A pair with fewer inliers is left out.
 MIN_INLIERS = 25

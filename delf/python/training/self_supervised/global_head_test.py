@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from delf.python.training.embedded import global_head
+from delf.python.training.self_supervised import global_head
 
 
 def test_whitening_ignores_what_differs_in_one_place():

@@ -7,8 +7,8 @@ import pathlib
 from delf.python import files
 from delf.python.inference import zoo, zoo_table
 from delf.python.training import exporting
-from delf.python.training.embedded import trainer
 from delf.python.training.model import delg_model, export_folder
+from delf.python.training.self_supervised import trainer
 
 # Overlap of two boxes above which the weaker feature goes.
 IOU = 0.4

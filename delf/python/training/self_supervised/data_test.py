@@ -8,7 +8,7 @@ import pytest
 from skimage import data as skimage_data
 
 from delf.python import errors
-from delf.python.training.embedded import data, photos, real_pairs, warps
+from delf.python.training.self_supervised import data, photos, real_pairs, warps
 
 
 @pytest.fixture(scope="module")

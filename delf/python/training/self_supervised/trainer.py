@@ -11,7 +11,7 @@ from absl import logging
 
 from delf.python import errors, files
 from delf.python.normalization_layers import normalization
-from delf.python.training.embedded import array_file, losses
+from delf.python.training.self_supervised import array_file, losses
 
 
 @dataclasses.dataclass(frozen=True)

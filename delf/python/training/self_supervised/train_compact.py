@@ -14,7 +14,7 @@ photo under random homographies and lighting are their own truth, and photos of
 one place give more where SIFT is sure. A run that is stopped continues from its
 checkpoint in --out. At the end, the model is written as a SavedModel.
 
-  python -m delf.python.training.embedded.train_compact \\
+  python -m delf.python.training.self_supervised.train_compact \\
       --photos photos_a photos_b --out run --minutes 75 \\
       --export run/delf-compact
 
@@ -42,8 +42,13 @@ def run(args):
   """Trains; see the flags."""
   import keras
 
-  from delf.python.training.embedded import data, photos, real_pairs, trainer
   from delf.python.training.model import compact, local_heads
+  from delf.python.training.self_supervised import (
+    data,
+    photos,
+    real_pairs,
+    trainer,
+  )
 
   keras.utils.set_random_seed(args.seed)
   if args.bfloat16:
@@ -79,7 +84,7 @@ def finish(checkpoint, folder, training, pairs):
     training: list of photos.Photo.
     pairs: list of real_pairs.Pair of them.
   """
-  from delf.python.training.embedded import export_compact, global_head
+  from delf.python.training.self_supervised import export_compact, global_head
 
   model = export_compact.load(checkpoint)
   global_head.fit(model.backbone, training, pairs)

@@ -7,8 +7,8 @@ from keras import ops
 from skimage import data as skimage_data
 
 from delf.python import errors
-from delf.python.training.embedded import data, losses, photos, trainer
 from delf.python.training.model import compact, local_heads
+from delf.python.training.self_supervised import data, losses, photos, trainer
 
 
 def _units(*shape):

@@ -12,7 +12,11 @@ import pytest
 
 from delf.python import config_io, errors
 from delf.python.inference import extractor, zoo
-from delf.python.training.embedded import data, export_compact, train_compact
+from delf.python.training.self_supervised import (
+  data,
+  export_compact,
+  train_compact,
+)
 
 _ROOT = pathlib.Path(train_compact.__file__).parents[4]
 

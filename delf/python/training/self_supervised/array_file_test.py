@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from delf.python import errors
-from delf.python.training.embedded import array_file
+from delf.python.training.self_supervised import array_file
 
 
 def _npz(**arrays):

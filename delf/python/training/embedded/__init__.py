@@ -1,1 +1,0 @@
-"""Training of the model that comes with the package."""

@@ -1,0 +1,1 @@
+"""Training on plain photos, and the model that comes with the package."""
