@@ -8,7 +8,7 @@ from delf.python import files
 from delf.python.inference import zoo, zoo_table
 from delf.python.training import exporting
 from delf.python.training.model import delg_model, export_folder
-from delf.python.training.self_supervised import trainer
+from delf.python.training.self_supervised import trainer, weights_file
 
 # Overlap of two boxes above which the weaker feature goes.
 IOU = 0.4
@@ -60,7 +60,7 @@ def load(path):
 
 
 def export(model, folder, iou=IOU):
-  """Exports a model, with its configuration beside it.
+  """Exports a model, with its configuration and training weights beside it.
 
   Args:
     model: delg_model.Delg, as of `load`.
@@ -73,6 +73,7 @@ def export(model, folder, iou=IOU):
   kept = {path.name: path.read_bytes() for path in folder.glob("*.md")}
   with export_folder.destination(folder, overwrite=True) as new:
     exporting.export_local_and_global(model, new, iou=iou)
+    weights_file.save(model, new)
     for name, data in (kept | {"config.pbtxt": settings}).items():
       files.write_bytes(new / name, data)
 

@@ -1,0 +1,72 @@
+import keras
+import numpy as np
+import pytest
+
+from delf.python import errors
+from delf.python.inference import zoo
+from delf.python.training.model import delg_model
+from delf.python.training.self_supervised import weights_file
+
+
+def _model(seed=0, **options):
+  keras.utils.set_random_seed(seed)
+  return delg_model.Delg(backbone="compact", block3_strides=False, **options)
+
+
+@pytest.fixture(scope="module")
+def model():
+  return _model()
+
+
+def _arrays(model):
+  return [
+    keras.ops.convert_to_numpy(v).copy()
+    for v in model.backbone.variables + model.attention.variables
+  ]
+
+
+def test_weights_come_back_as_they_were(model, tmp_path):
+  weights_file.save(model, tmp_path)
+  other = _model(seed=1)
+  weights_file.load(other, tmp_path)
+  for one, two in zip(_arrays(model), _arrays(other), strict=True):
+    np.testing.assert_array_equal(one, two)
+
+
+def test_the_packaged_model_can_be_trained_on(model):
+  weights_file.load(model, zoo.resolve("delf-compact"))
+  assert np.ptp(_arrays(model)[0]) > 0
+
+
+def test_weights_of_another_size_change_nothing(model, tmp_path):
+  weights_file.save(_model(embedding_layer_dim=32), tmp_path)
+  before = _arrays(model)
+  with pytest.raises(errors.InputError, match="embedding_layer.*128.*32"):
+    weights_file.load(model, tmp_path)
+  for one, two in zip(before, _arrays(model), strict=True):
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("change", ["missing", "nan", "objects", "other"])
+def test_damaged_weights_are_refused(model, tmp_path, change):
+  weights_file.save(model, tmp_path)
+  path = tmp_path / weights_file.NAME
+  with np.load(path) as found:
+    arrays = dict(found)
+  name = "backbone/stem/kernel"
+  if change == "missing":
+    del arrays[name]
+  elif change == "nan":
+    arrays[name] = arrays[name] * np.nan
+  elif change == "objects":
+    arrays[name] = np.full(arrays[name].shape, "x")
+  else:
+    arrays["architecture"] = "resnet50"
+  np.savez(path, **arrays)
+  with pytest.raises(errors.InputError, match="weights.npz: expected"):
+    weights_file.load(model, tmp_path)
+
+
+def test_a_folder_without_weights_is_named(model, tmp_path):
+  with pytest.raises(FileNotFoundError, match="weights.npz"):
+    weights_file.load(model, tmp_path)
