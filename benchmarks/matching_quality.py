@@ -16,9 +16,9 @@ import time
 import numpy as np
 import tqdm
 
-from benchmarks import _matching_sets, _matching_truth
+from benchmarks import _matching_sets
 from delf.python import errors, features
-from delf.python.retrieval import matching, models
+from delf.python.retrieval import matching, models, pair_truth
 from delf.python.training.self_supervised import real_pairs
 
 
@@ -118,7 +118,7 @@ def measure(pairs, found, sizes, estimation, label=""):
       continue
     names = pair.first, pair.second
     is_match, points = match(found, sizes, *names, estimation)
-    good = pair.truth is not None and _matching_truth.is_solved(
+    good = pair.truth is not None and pair_truth.is_solved(
       pair.truth, *points, sizes[pair.second]
     )
     for group in (pair.group, "all"):
@@ -130,7 +130,7 @@ def measure(pairs, found, sizes, estimation, label=""):
   return {
     group: {
       "pairs": len(counts[group]),
-      "average_precision": _matching_truth.average_precision(
+      "average_precision": pair_truth.average_precision(
         counts[group], negative
       ),
       "solved": int(sum(solved[group])) if known else None,

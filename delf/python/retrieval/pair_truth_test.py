@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import _matching_truth as truths
+from delf.python.retrieval import pair_truth as truths
 
 
 def test_average_precision_of_known_rankings():
