@@ -1,0 +1,1 @@
+"""Training of DELF and DELG on labelled photos."""

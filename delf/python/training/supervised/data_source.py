@@ -1,0 +1,120 @@
+"""Batches for a run, from TFRecords, and what is wrong with these."""
+
+import json
+import os
+
+import tensorflow as tf
+
+from delf.python import errors, files
+
+# Written beside the shards: class names and counts.
+LABELS = "labels.json"
+
+
+class Source:
+  """Photos and labels as the data set of Google Landmarks has them."""
+
+  def __init__(self, data, seed):
+    """Looks for the files.
+
+    Args:
+      data: settings.Data.
+      seed: Of order and augmentation.
+
+    Raises:
+      InputError: If there are none, or if they are of another label space.
+    """
+    self._data, self._seed = data, seed
+    _find(data.train_file_pattern, "training")
+    if data.validation_file_pattern:
+      _find(
+        data.validation_file_pattern,
+        'validation, or "" to train without validation',
+      )
+    _check_classes(data)
+
+  def training(self, start_batch=0):
+    """Returns batches without end.
+
+    Args:
+      start_batch: How many are left out.
+
+    Returns:
+      tf.data.Dataset of (float32 [B, S, S, 3], int64 [B]); the same for the
+      same files, seed, batch size and start.
+    """
+    return self._create(
+      self._data.train_file_pattern,
+      augmentation=self._data.use_augmentation,
+      start_batch=start_batch,
+    )
+
+  def validation(self):
+    """Returns the batches of one pass, as `training` does, or None."""
+    if not self._data.validation_file_pattern:
+      return None
+    return self._create(
+      self._data.validation_file_pattern, augmentation=False, repeat=False
+    )
+
+  def _create(self, pattern, **options):
+    from delf.python.datasets.google_landmarks_dataset import googlelandmarks
+
+    return googlelandmarks.CreateDataset(
+      pattern,
+      image_size=self._data.image_size,
+      batch_size=self._data.batch_size,
+      seed=self._seed,
+      num_classes=self._data.num_classes,
+      **options,
+    )
+
+
+def count_classes(pattern):
+  """Returns the number of classes that lies beside TFRecords.
+
+  Args:
+    pattern: Pattern of the TFRecords.
+
+  Returns:
+    int, or None if there is no `labels.json`.
+
+  Raises:
+    InputError: If there is one that is damaged.
+  """
+  folder = os.path.dirname(pattern.split(",")[0])
+  path = os.path.join(folder, LABELS)
+  if not tf.io.gfile.exists(path):
+    return None
+  try:
+    return len(json.loads(files.read_bytes(path))["classes"])
+  except (ValueError, KeyError, TypeError):
+    raise errors.InputError(
+      "a map of labels (JSON with classes)", "something else", path
+    ) from None
+
+
+def classes_beside(pattern):
+  """Returns `count_classes`, or an InputError if there is no `labels.json`."""
+  number = count_classes(pattern)
+  if number is None:
+    raise errors.InputError(
+      f"{LABELS} beside the TFRecords", "none", os.path.dirname(pattern)
+    )
+  return number
+
+
+def _check_classes(data):
+  found = count_classes(data.train_file_pattern)
+  if found is not None and found != data.num_classes:
+    raise errors.InputError(
+      f"TFRecords of {data.num_classes} classes",
+      f"{found} (in {LABELS}); give the number of classes, or 0 for theirs",
+      os.path.dirname(data.train_file_pattern),
+    )
+
+
+def _find(pattern, purpose):
+  found = [p for each in pattern.split(",") for p in tf.io.gfile.glob(each)]
+  if not found:
+    raise errors.InputError(f"TFRecords for {purpose}", "none", pattern)

@@ -1,0 +1,189 @@
+"""The run: steps, checkpoints, validations, and how it goes on or ends."""
+
+import dataclasses
+import math
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from delf.python import errors
+from delf.python.training.supervised import (
+  data_source,
+  networks,
+  objectives,
+  observers,
+  run_files,
+  stepping,
+  stopping,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """How a run ended.
+
+  Attributes:
+    step: Steps made, over all runs that went on from each other.
+    metrics: dict of tag to float, of the last step (empty if there was none).
+    signal: Number of the signal that ended it, or None.
+    checkpoint: Prefix of the newest checkpoint.
+    weights: Prefix of the model's weights, for exporters.
+  """
+
+  step: int
+  metrics: dict
+  signal: int | None
+  checkpoint: str | None
+  weights: str
+
+
+def fit(settings, watching=None, source=None):
+  """Trains a model, from where an earlier run of the folder stopped.
+
+  A run that was stopped and goes on equals one that was not, to the last bit,
+  where the machine computes alike each time: the checkpoint holds model,
+  momenta and step, and the batch follows from the step (`run_files`).
+
+  Args:
+    settings: settings.Settings.
+    watching: list of observers.Observer, or None for one that logs.
+    source: data_source.Source, or one with its functions; None for TFRecords.
+
+  Returns:
+    Report.
+
+  Raises:
+    FileNotFoundError: If there are no weights to start from.
+    InputError: If settings or data are not what they can be, if the folder
+      holds a checkpoint of another model, or if a loss is no number; the last
+      checkpoint is then the good one.
+    OSError: If a checkpoint cannot be written.
+  """
+  settings.check()
+  if source is None:
+    source = data_source.Source(settings.data, settings.learning.seed)
+  if watching is None:
+    watching = [observers.Log(settings.reporting.report_every)]
+  keras.utils.set_random_seed(settings.learning.seed)
+  strategy = stepping.strategy(settings.execution)
+  run = _Run(settings, stepping.Stepper(settings, strategy), watching, source)
+  run.begin()
+  with stopping.on_signals() as stop:
+    run.go_on(stop)
+  return run.finish(stop.signal)
+
+
+class _Run:
+  def __init__(self, settings, stepper, watching, source):
+    self._settings, self._stepper = settings, stepper
+    self._watching, self._source = watching, source
+    self._files = run_files.RunFiles(
+      settings.logdir, stepper.model, stepper.optimizer
+    )
+    self._metrics, self._saved, self._saved_step = {}, None, 0
+
+  def begin(self):
+    """Goes on from the newest checkpoint, or starts."""
+    found = self._files.resume()
+    differing = self._files.settings_that_differ(self._settings)
+    if found is None:
+      networks.start(self._stepper.model, self._settings.network)
+    else:
+      logging.info("goes on from %s, step %d", found, self._stepper.step)
+      for words in differing:
+        logging.warning("not as the run began: %s", words)
+      self._saved, self._saved_step = found, self._stepper.step
+    self._tell(
+      "start",
+      observers.Run(
+        self._settings,
+        self._stepper.model,
+        self._source,
+        self._stepper.step,
+        self._files.train_logs,
+      ),
+    )
+
+  def go_on(self, stop):
+    """Makes steps until it is done or stopped."""
+    step, last = self._stepper.step, self._settings.learning.max_iters
+    reporting = self._settings.reporting
+    if step < last:
+      dataset = self._source.training(start_batch=step)
+      batches = iter(self._stepper.distribute(dataset))
+    while step < last and stop.signal is None:
+      self._step(step, batches)
+      step += 1
+      if step % reporting.save_every == 0:
+        self._save(step)
+      if step % reporting.validate_every == 0:
+        self._validate(step)
+    if self._saved_step != step:
+      self._save(step)
+
+  def finish(self, signal):
+    """Returns the report, having told it."""
+    report = Report(
+      self._stepper.step,
+      self._metrics,
+      signal,
+      self._saved,
+      self._files.weights,
+    )
+    self._tell("finish", report)
+    return report
+
+  def _tell(self, what, *arguments):
+    for observer in self._watching:
+      getattr(observer, what)(*arguments)
+
+  def _step(self, step, batches):
+    images, labels = self._next(batches, step)
+    look = any(observer.wants(step + 1) for observer in self._watching)
+    metrics, outputs = self._stepper.train(images, labels, look)
+    for name in (objectives.TOTAL, stepping.GRADIENT_NORM):
+      if not math.isfinite(metrics[name]):
+        raise self._diverged(step, name, metrics)
+    self._metrics = metrics
+    batch = observers.Batch(**outputs()) if look else None
+    self._tell("on_step", step + 1, metrics, batch)
+
+  def _diverged(self, step, name, metrics):
+    parts = ", ".join(f"{n} {v:g}" for n, v in metrics.items() if "loss" in n)
+    kept = self._saved or "no checkpoint yet"
+    return errors.InputError(
+      f"a {name} that is a number in step {step + 1}",
+      f"{metrics[name]:g} ({parts}) for batch {step} of seed "
+      f"{self._settings.learning.seed}; the last good one is {kept}",
+      self._settings.logdir,
+    )
+
+  @staticmethod
+  def _next(batches, step):
+    try:
+      return next(batches)
+    except StopIteration:
+      raise errors.InputError("photos without end", f"{step} batches") from None
+    except tf.errors.OpError as error:
+      reason = " ".join(error.message.split())
+      raise errors.InputError(f"a readable batch {step}", reason) from None
+
+  def _save(self, step):
+    self._saved, self._saved_step = self._files.save(step), step
+    self._tell("on_save", step, self._saved)
+
+  def _validate(self, step):
+    dataset = self._source.validation()
+    if dataset is None:
+      return
+    data = self._settings.data
+    counts = {"desc": 0, "attn": 0, "number": 0}
+    most = max(1, data.validation_images // data.batch_size)
+    for images, labels in self._stepper.distribute(dataset.take(most)):
+      for name, count in self._stepper.validate(images, labels).items():
+        counts[name] += count
+    number = counts.pop("number")
+    if number:
+      metrics = {f"validation/{n}": c / number for n, c in counts.items()}
+      self._tell("on_validation", step, metrics)
