@@ -70,9 +70,9 @@ class NearestOfClusters:
     # Of a cluster that is in both, the further image goes.
     same = self._clusters[:, :, None] == block[2][:, None, :]
     old, new = self._scores[:, :, None], block[0][:, None, :]
-    scores[np.hstack([(same & (old < new)).any(2), (same & (old >= new)).any(1)])] = (
-      -np.inf
-    )
+    scores[
+      np.hstack([(same & (old < new)).any(2), (same & (old >= new)).any(1)])
+    ] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")
     order = order[:, : self._scores.shape[1]]
     self._scores, self._images, self._clusters, self._squares = (

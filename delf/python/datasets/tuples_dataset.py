@@ -155,7 +155,7 @@ class TuplesDataset:
 
     Args:
       net: Function of images [1, H, W, 3] float32 that returns descriptors
-        [1, D], such as a GlobalFeatureNet; if it has `describe`, that is called.
+        [1, D], such as a GlobalFeatureNet, whose `describe` is called.
       epoch: What the draws depend on, with the seed; None for the one after
         the last.
 
@@ -164,7 +164,8 @@ class TuplesDataset:
       there are none.
 
     Raises:
-      InputError: If there are too few clusters, or no query can be read.
+      InputError: If there are too few clusters, or too few images that can be
+        read.
     """
     self._epoch = self._epoch + 1 if epoch is None else epoch
     random = np.random.default_rng([self._seed, self._epoch])
@@ -178,8 +179,6 @@ class TuplesDataset:
     describe = getattr(net, "describe", net)
     queries = np.concatenate(list(self._blocks(qidxs, describe, "queries")))
     readable = np.isfinite(queries).all(axis=1)
-    if not readable.any():
-      raise errors.InputError("queries that can be read", "none", self._path)
     qidxs, pidxs = qidxs[readable], pidxs[readable]
     nearest = hard_negatives.NearestOfClusters(
       queries[readable], self.clusters[qidxs], self._negatives
@@ -190,17 +189,22 @@ class TuplesDataset:
       nearest.add(images, descriptors, self.clusters[images])
     found = nearest.images()
     whole = (found >= 0).all(axis=1)
+    if not whole.any():
+      raise errors.InputError(
+        "negatives that can be read", "too few of them", self._path
+      )
     self.set_tuples(qidxs[whole], pidxs[whole], found[whole])
-    return float(nearest.distances()[whole].mean()) if whole.any() else 0.0
+    return float(nearest.distances()[whole].mean())
 
   def _blocks(self, places, describe, words):
     """Yields descriptors [n, D] of images, NaN where one cannot be read."""
+
     def load(place):
       return self._loader(self.images[place], self.imsize)
 
     futures = generic_dataset.ahead(load, places, self.workers)
     label = f"{self.mode}: {words}"
-    block, size = [], 1
+    block, size = [], None
     for future in progress.track(futures, label, len(places)):
       try:
         vector = np.asarray(describe(future.result()[None]), np.float32)[0]
@@ -210,10 +214,18 @@ class TuplesDataset:
       size = size if vector is None else len(vector)
       block.append(vector)
       if len(block) == _BLOCK:
-        yield _stack(block, size)
+        yield self._stack(block, size)
         block = []
     if block:
-      yield _stack(block, size)
+      yield self._stack(block, size)
+
+  def _stack(self, block, size):
+    if size is None:
+      raise errors.InputError(
+        "images that can be read", f"none among {len(block)}", self._path
+      )
+    missing = np.full([size], np.nan, np.float32)
+    return np.stack([missing if each is None else each for each in block])
 
   def _require_clusters(self, qidxs, pool):
     """Raises InputError if a query cannot have so many negatives."""
@@ -261,8 +273,3 @@ def _number(name, value, least, most=math.inf):
   if not whole or value < least:
     raise errors.InputError(f"{name} of {least} or more", f"{value}")
   return int(min(value, most))
-
-
-def _stack(block, size):
-  missing = np.full([size], np.nan, np.float32)
-  return np.stack([missing if each is None else each for each in block])

@@ -7,7 +7,7 @@ from delf.python import errors, utils
 
 # Mean of ImageNet's training images, BGR; the 'caffe' mode of Keras'
 # `imagenet_utils.preprocess_input`.
-_MEAN_BGR = (103.939, 116.779, 123.68)
+MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 def pil_imagenet_loader(path, imsize, bounding_box=None, preprocess=True):
@@ -41,7 +41,7 @@ def pil_imagenet_loader(path, imsize, bounding_box=None, preprocess=True):
   array = np.array(image)
   if not preprocess:
     return array
-  return array[..., ::-1].astype(np.float32) - np.float32(_MEAN_BGR)
+  return array[..., ::-1].astype(np.float32) - np.float32(MEAN_BGR)
 
 
 def default_loader(path, imsize, bounding_box=None, preprocess=True):

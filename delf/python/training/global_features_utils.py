@@ -180,4 +180,3 @@ def create_model_directory(  # noqa: PLR0913
   path = os.path.join(directory, "_".join(words))
   os.makedirs(path, exist_ok=True)
   return path
-

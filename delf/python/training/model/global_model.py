@@ -1,0 +1,257 @@
+"""Global descriptors by a network of Keras, a pooling and perhaps whitening."""
+
+import glob
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from delf.python import errors, progress
+from delf.python.datasets import generic_dataset
+from delf.python.datasets.utils import MEAN_BGR
+from delf.python.normalization_layers import normalization
+from delf.python.pooling_layers import pooling as pooling_layers
+from delf.python.training.model import multi_scale
+
+# What a network was trained on, as (offset, scale) of RGB values in [0, 255]:
+# the modes of Keras' `imagenet_utils.preprocess_input`.
+_TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_TF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+_RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+_CAFFE = None  # BGR less the mean, which is what the loader gives.
+
+# Architecture -> size of its descriptor, and what it was trained on.
+ARCHITECTURES = {
+  "ResNet50": (2048, _CAFFE),
+  "ResNet101": (2048, _CAFFE),
+  "ResNet101V2": (2048, _TF),
+  "ResNet152": (2048, _CAFFE),
+  "VGG16": (512, _CAFFE),
+  "VGG19": (512, _CAFFE),
+  "DenseNet121": (1024, _TORCH),
+  "DenseNet169": (1664, _TORCH),
+  "DenseNet201": (1920, _TORCH),
+  "EfficientNetB5": (2048, _RAW),
+  "EfficientNetB7": (2560, _RAW),
+}
+POOLING = {
+  "mac": pooling_layers.MAC,
+  "spoc": pooling_layers.SPoC,
+  "gem": pooling_layers.GeM,
+}
+
+_IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32)
+
+
+class GlobalFeatureNet(keras.Model):
+  """A network that describes an image by one vector of unit length.
+
+  Batch normalisations are frozen, weights and statistics, since images of all
+  sizes go through one at a time; nothing else depends on `training`.
+
+  Attributes:
+    meta: dict with `architecture`, `pooling`, `whitening`, `outputdim`.
+  """
+
+  def __init__(
+    self,
+    architecture="ResNet101",
+    pooling="gem",
+    whitening=False,
+    pretrained=True,
+    data_root="",
+  ):
+    """Makes the network.
+
+    Args:
+      architecture: A key of ARCHITECTURES.
+      pooling: "mac", "spoc" or "gem".
+      whitening: Whether a dense layer and a normalisation follow; it begins as
+        one that changes nothing.
+      pretrained: Whether it has weights of ImageNet: of a file
+        `<architecture>*notop*.h5` (in lower case) in `data_root` or in
+        `networks/` there, else those that Keras has or downloads.
+      data_root: Folder of such files.
+
+    Raises:
+      InputError: If there is no such architecture or pooling, or if weights
+        cannot be had.
+    """
+    super().__init__(name="global_feature_net")
+    _require("architecture", architecture, ARCHITECTURES)
+    _require("pooling", pooling, POOLING)
+    size, self._trained_on = ARCHITECTURES[architecture]
+    self.feature_extractor = _network(architecture, pretrained, data_root)
+    for layer in self.feature_extractor._flatten_layers():
+      if isinstance(layer, keras.layers.BatchNormalization):
+        layer.trainable = False
+    self.pool = POOLING[pooling]()
+    self.normalize = normalization.L2Normalization()
+    self.whiten = None
+    if whitening:
+      self.whiten = keras.layers.Dense(
+        size, kernel_initializer="identity", name="whitening"
+      )
+      self.whiten.build((None, size))
+    self.meta = {
+      "architecture": architecture,
+      "pooling": pooling,
+      "whitening": whitening,
+      "outputdim": size,
+    }
+    self.built = True
+    self._describe = tf.function(
+      self.call, input_signature=[_IMAGES], autograph=False
+    )
+
+  def call(self, x, training=False):
+    """Returns descriptors.
+
+    Args:
+      x: [B, H, W, 3] float32, as `datasets.utils.default_loader` gives images:
+        BGR in [0, 255] less the mean of ImageNet. Networks that were trained on
+        something else get that.
+      training: Changes nothing.
+
+    Returns:
+      [B, outputdim] float32 of unit length.
+    """
+    if self._trained_on is not None:
+      offset, scale = self._trained_on
+      rgb = ops.flip(x + np.float32(MEAN_BGR), -1)
+      x = (rgb - np.float32(offset)) / np.float32(scale)
+    features = self.feature_extractor(x, training=False)
+    vectors = self.normalize(self.pool(features))
+    if self.whiten is not None:
+      vectors = self.normalize(self.whiten(vectors))
+    return vectors
+
+  def describe(self, images):
+    """Returns what `call` does, [B, outputdim], by a graph made once.
+
+    Raises:
+      InputError: If the images are too small for the network.
+    """
+    images = ops.convert_to_tensor(images, "float32")
+    try:
+      return self._describe(images)
+    except (tf.errors.AbortedError, tf.errors.InvalidArgumentError):
+      raise errors.InputError(
+        f"an image that is large enough for {self.meta['architecture']}",
+        f"one of {images.shape[1]} x {images.shape[2]} pixels",
+      ) from None
+
+  def meta_repr(self):
+    """Returns what it is, as text of several lines."""
+    lines = [f"    {name}: {value}" for name, value in self.meta.items()]
+    return "\n".join(["  (meta): dict(", *lines, "  )"])
+
+
+def extract_global_descriptors_from_list(
+  net,
+  images,
+  image_size,
+  bounding_boxes=None,
+  scales=[1.0],  # noqa: B006
+  multi_scale_power=1.0,
+  print_freq=10,
+  workers=4,
+):
+  """Describes the images of a list.
+
+  Args:
+    net: GlobalFeatureNet.
+    images: list of paths.
+    image_size: Largest side of an image in pixels, or None.
+    bounding_boxes: A box (x1, y1, x2, y2) or None for each image, in pixels;
+      None for whole images.
+    scales: Scales that each image is described at.
+    multi_scale_power: Power of the generalised mean over them.
+    print_freq: Images between two changes of the words of the progress.
+    workers: Threads that load images ahead.
+
+  Returns:
+    [D, N] float32, a descriptor a column, of unit length.
+
+  Raises:
+    FileNotFoundError: If an image is missing.
+    InputError: If one is no image, or a scale or power cannot be.
+  """
+  listed = generic_dataset.ImagesFromList(
+    "", images, image_size, bounding_boxes, workers=workers
+  )
+  found = np.zeros([net.meta["outputdim"], len(listed)], np.float32)
+  shown = progress.track(listed, "describing images", len(listed))
+  for i, image in enumerate(shown):
+    vector = extract_multi_scale_descriptor(
+      net, image[None], scales, multi_scale_power
+    )
+    found[:, i] = ops.convert_to_numpy(vector)
+    if i % print_freq == 0:
+      shown.set_postfix_str(os.path.basename(listed.images[i]))
+  return found
+
+
+def extract_multi_scale_descriptor(net, input, scales, multi_scale_power):
+  """Describes an image at several scales.
+
+  Args:
+    net: GlobalFeatureNet, or a function of images [1, H, W, 3].
+    input: [1, H, W, 3] float32.
+    scales: list of float over 0.
+    multi_scale_power: Power of the generalised mean over the scales; other than
+      1, 3, ... only for descriptors without negative values.
+
+  Returns:
+    [D] float32 of unit length.
+
+  Raises:
+    InputError: If there is no scale, one is not over 0, or the mean is none.
+  """
+  if not len(scales) or not all(0 < scale < np.inf for scale in scales):
+    raise errors.InputError("scales over 0, one at least", list(scales))
+  describe = getattr(net, "describe", net)
+  total = 0.0
+  for scale in scales:
+    scaled = input if scale == 1 else multi_scale.resize(input, scale)
+    total += ops.power(describe(scaled)[0], multi_scale_power)
+  mean = ops.power(total / len(scales), 1.0 / multi_scale_power)
+  found = normalization.l2_normalize(mean, 0)
+  if not np.isfinite(ops.convert_to_numpy(found)).all():
+    raise errors.InputError(
+      "a power that the mean of these descriptors has", multi_scale_power
+    )
+  return found
+
+
+def _require(what, name, known):
+  if name not in known:
+    raise errors.InputError(
+      f"one of the {what}s {', '.join(known)}", repr(name)
+    )
+
+
+def _network(architecture, pretrained, data_root):
+  """Returns the network of Keras, with weights of ImageNet if asked for."""
+  make = getattr(keras.applications, architecture)
+  options = {"include_top": False, "input_shape": (None, None, 3)}
+  if not pretrained:
+    return make(weights=None, **options)
+  file = f"{architecture.lower()}[_-]*notop*.h5"
+  found = sorted(
+    path
+    for folder in (data_root, os.path.join(data_root, "networks"))
+    for path in glob.glob(os.path.join(glob.escape(folder), file))
+  )
+  weights = found[0] if found else "imagenet"
+  try:
+    return make(weights=weights, **options)
+  except Exception as error:  # Keras raises bare ones where it is offline.
+    where = found[0] if found else os.path.join(data_root, file)
+    raise errors.InputError(
+      f"ImageNet weights of {architecture}, in a file or from Keras' site",
+      f"none ({errors.one_line(error)}); --pretrained=false goes without",
+      where,
+    ) from None
