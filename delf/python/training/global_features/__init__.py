@@ -1,0 +1,1 @@
+"""Training of global descriptors on pairs of photos, as of SfM-120k."""
