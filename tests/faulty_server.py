@@ -6,6 +6,7 @@ import http.server
 import re
 import threading
 import time
+from collections.abc import Callable
 
 
 @dataclasses.dataclass
@@ -20,10 +21,15 @@ class FaultySite:
   # Bytes of the body that each response brings before the connection is cut;
   # None brings all. One is used up per response; then all come whole.
   cuts: list = dataclasses.field(default_factory=list)
+  # Bytes of the body of a path after which nothing comes until `released`.
+  holds: dict = dataclasses.field(default_factory=dict)
+  released: threading.Event = dataclasses.field(default_factory=threading.Event)
   # The `Content-Length` to send in place of the right one; "" sends none.
   length: str | None = None
   # Seconds before each response.
   pause: float = 0.0
+  # Called with the path of each request, before it is answered.
+  before: Callable = lambda path: None
   # Statuses of the next responses.
   statuses: list = dataclasses.field(default_factory=list)
   # The `Range` of each request, or None, and the path of each.
@@ -59,6 +65,7 @@ def serve():
   try:
     yield site
   finally:
+    site.released.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -81,6 +88,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     site.requests.append(asked)
     site.paths.append(self.path)
     time.sleep(site.pause)
+    site.before(self.path)
     if site.files is not None and self.path not in site.files:
       self.send_error(404)
       return
@@ -120,5 +128,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return
     end = site.cuts.pop(0) if site.cuts else None
     body = content[start:]
+    hold = site.holds.get(self.path)
+    if hold is not None and not site.released.is_set():
+      self.wfile.write(body[:hold])
+      self.wfile.flush()
+      site.released.wait()
+      return
     self.wfile.write(body if end is None else body[:end])
     self.close_connection = True

@@ -39,7 +39,14 @@ def count_bytes(label, total=None, done=0):
   Returns:
     A context manager with `update(number of bytes)`.
   """
-  return _show(desc=label, total=total, initial=done, unit="B", unit_scale=True)
+  # Of several at once, those that are done go off the screen.
+  units = {"unit": "B", "unit_scale": True, "leave": None}
+  return _show(desc=label, total=total, initial=done, **units)
+
+
+def say(line):
+  """Prints a line on standard output, above what shows progress."""
+  tqdm.tqdm.write(line, file=sys.stdout)
 
 
 def _show(**options):
@@ -53,6 +60,7 @@ class _Lines:
   """Writes now and then a line that says how far the work is."""
 
   def __init__(self, desc, total, iterable=(), initial=0, **units):
+    units.pop("leave", None)
     self._iterable = iterable
     self._done = self._initial = initial
     self._words = {"prefix": desc, "total": total, "ncols": 0, **units}

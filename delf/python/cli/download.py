@@ -70,6 +70,13 @@ def _add_source_arguments(parser):
     "folder needs no network",
   )
   parser.add_argument(
+    "--at-once",
+    type=arguments.positive_whole,
+    default=1,
+    metavar="N",
+    help="files that are on their way at a time (default: 1)",
+  )
+  parser.add_argument(
     "--ignore-checksum",
     action="store_true",
     help="use files of another MD5 than published as well; else they are kept, "
@@ -86,7 +93,7 @@ def _add_source_arguments(parser):
 
 def run(args):
   """Downloads; returns the exit status."""
-  from delf.python import errors
+  from delf.python import errors, progress
   from delf.python.datasets import downloads
   from delf.python.pipelines import download_dataset, unpacking
 
@@ -100,11 +107,12 @@ def run(args):
     "force": args.force,
     "only": unpacking.read_ids(args.only) if args.only else None,
     "ignore_checksum": args.ignore_checksum,
+    "at_once": args.at_once,
   }
   if args.dry_run:
     return _plan(args, list(download_dataset.plan(wanted, args.out, **options)))
   _warn_of_space(args, wanted)
-  say = print if not args.json else (lambda line: None)
+  say = progress.say if not args.json else (lambda line: None)
   report = download_dataset.download(wanted, args.out, say, **options)
   for failure in report.failed:
     print(f"delf: error: {failure}", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import multiprocessing.pool
 import os
 import pathlib
 import shutil
@@ -31,12 +33,14 @@ class DownloadOptions:
     ignore_checksum: Whether a file with another MD5 than published is used.
     force: Whether what is done is done again.
     only: unpacking.ImageIds of the images to keep, or None for all.
+    at_once: How many files are on their way at a time.
   """
 
   mirror: str | None = None
   ignore_checksum: bool = False
   force: bool = False
   only: object = None
+  at_once: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,8 @@ def download(files, out, say, **options):
     **options: Fields of DownloadOptions.
 
   Returns:
-    DownloadReport. A file that fails is in it; the others are done.
+    DownloadReport, in the order in which they ended. A file that fails is in
+    it; the others are done.
 
   Raises:
     InputError: If the mirror is neither an address nor a folder.
@@ -83,22 +88,22 @@ def download(files, out, say, **options):
   options, work = DownloadOptions(**options), pathlib.Path(out, WORK)
   source = dataset_source.Source(work, options.mirror)
   done, skipped, failed, size = [], [], [], 0
-  for number, file in enumerate(files, start=1):
+  get = functools.partial(_try_once, out=out, source=source, options=options)
+  ended = _in_turn_or_at_once(get, files, options.at_once)
+  for number, (file, record, failure) in enumerate(ended, start=1):
     at = f"[{number}/{len(files)}] {file.name}"
-    try:
-      record = _get_once(file, out, source, options)
-    except errors.InputError as error:
-      failed.append(extract_report.Failure(file.name, str(error)))
+    if failure is not None:
+      failed.append(failure)
       say(f"{at}: failed")
-      continue
-    if record is None:
+    elif record is None:
       skipped.append(file.name)
       say(f"{at}: already there")
-      continue
-    done.append(file.name)
-    size += record.size
-    kept = f", {record.images} images" if file.kind == downloads.ARCHIVE else ""
-    say(f"{at}: {record.size:,} bytes{kept}")
+    else:
+      done.append(file.name)
+      size += record.size
+      archive = file.kind == downloads.ARCHIVE
+      kept = f", {record.images} images" if archive else ""
+      say(f"{at}: {record.size:,} bytes{kept}")
   with contextlib.suppress(OSError):  # Empty if there was nothing to do.
     work.rmdir()
   return DownloadReport(tuple(done), tuple(skipped), tuple(failed), size)
@@ -141,6 +146,24 @@ def _is_done(file, out, options):
   return not options.force and download_record.is_done(
     work, file, out, options.only
   )
+
+
+def _in_turn_or_at_once(get, files, at_once):
+  """Yields what a function returns of each file, in the order they end in."""
+  if at_once == 1:
+    yield from map(get, files)
+    return
+  # Its threads are no hindrance to the end of a program that is interrupted.
+  with multiprocessing.pool.ThreadPool(at_once) as pool:
+    yield from pool.imap_unordered(get, files)
+
+
+def _try_once(file, out, source, options):
+  """Does `_get_once`; returns (file, its result, None or a Failure)."""
+  try:
+    return file, _get_once(file, out, source, options), None
+  except errors.InputError as error:
+    return file, None, extract_report.Failure(file.name, str(error))
 
 
 def _get_once(file, out, source, options):

@@ -2,6 +2,7 @@ import concurrent.futures
 import hashlib
 import io
 import tarfile
+import threading
 
 import pytest
 
@@ -155,6 +156,20 @@ def test_two_runs_side_by_side_fetch_each_file_once(site, files, tmp_path):
   assert sorted(reports[0].skipped + reports[1].skipped) == names
   assert len(site.paths) == len(set(site.paths)) == len(site.files)
   assert _images(A, B).items() <= _tree(tmp_path).items()
+
+
+def test_several_files_at_once(site, files, tmp_path):
+  # Each archive waits for the other to have been asked for.
+  waiting = threading.Barrier(2, timeout=30)
+  site.before = lambda path: path.endswith(".tar") and waiting.wait()
+  report = _download(files, site, tmp_path, at_once=2)
+  assert sorted(report.done) == sorted(file.name for file in files)
+  assert _images(A, B).items() <= _tree(tmp_path).items()
+  site.files.pop("/test/images_000.tar")
+  site.before = lambda path: None
+  report = _download(files, site, tmp_path, at_once=6, force=True)
+  assert [failure.path for failure in report.failed] == ["test/images_000.tar"]
+  assert len(report.done) == 4
 
 
 def test_another_md5_is_reported_kept_and_may_be_taken(site, files, tmp_path):
