@@ -101,6 +101,9 @@ _OLDER = {
   "delf.python.google_landmarks_dataset.metrics": (
     "delf.python.datasets.google_landmarks_dataset.metrics"
   ),
+  "delf.python.training.datasets.googlelandmarks": (
+    "delf.python.datasets.google_landmarks_dataset.googlelandmarks"
+  ),
   "delf.python.detect_to_retrieve.dataset": (
     "delf.python.datasets.revisited_op.dataset"
   ),

@@ -2,7 +2,7 @@
 
 import importlib
 
-_MODULES = ("dataset_file_io", "metrics")
+_MODULES = ("dataset_file_io", "googlelandmarks", "metrics")
 
 __all__ = list(_MODULES)
 

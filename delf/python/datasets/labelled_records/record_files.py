@@ -1,0 +1,166 @@
+"""TFRecord files as one list of records, each read where it lies."""
+
+import glob
+import os
+import threading
+from concurrent import futures
+
+import numpy as np
+
+from delf.python import errors, files
+
+# Of a record: its length and the length's checksum before the data, the data's
+# checksum behind. Source: https://www.tensorflow.org/tutorials/load_data/
+# tfrecord.
+_HEAD, _FOOT = 12, 4
+_THREADS = 16
+_MOST_OPEN = 200  # Systems allow a program 256 files or more.
+
+
+class RecordFiles:
+  """The records of several files, numbered from 0 in the files' order.
+
+  Takes 12 bytes of memory for each record.
+
+  Attributes:
+    paths: list of str, the files.
+  """
+
+  def __init__(self, pattern):
+    """Finds the files and where their records start.
+
+    Args:
+      pattern: Pattern of the files' paths, such as `data/train*`, or a list of
+        these.
+
+    Raises:
+      FileNotFoundError: If no file is found.
+      InputError: If a file is no TFRecord file or is cut, or if there is no
+        record in all.
+    """
+    self.paths = _find(pattern)
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      starts = list(pool.map(_starts, self.paths))
+    numbers = [len(each) for each in starts]
+    self._starts = np.concatenate(starts)
+    self._files = np.repeat(np.arange(len(starts), dtype=np.int32), numbers)
+    self._lock, self._open = threading.Lock(), {}
+    if not len(self._starts):
+      raise errors.InputError("records", "files of none", pattern)
+
+  def __len__(self):
+    return len(self._starts)
+
+  def path(self, number):
+    """Returns the path of the file that a record is in."""
+    return self.paths[self._files[number]]
+
+  def read(self, number):
+    """Reads one record; safe to call from several threads.
+
+    Args:
+      number: Its number, from 0.
+
+    Returns:
+      bytes.
+
+    Raises:
+      InputError: If its checksum is wrong; it names the file and the place.
+    """
+    import tensorflow as tf
+
+    start, path = int(self._starts[number]), self.path(number)
+    lock, reader = self._reader(path)
+    try:
+      with lock:
+        return reader.read(start)[0]
+    except (tf.errors.DataLossError, IndexError):
+      raise errors.InputError(
+        "a whole record", f"a damaged one at byte {start}", path
+      ) from None
+
+  def _reader(self, path):
+    """Returns a lock and the reader that it guards: it keeps its place."""
+    with self._lock:
+      if path not in self._open:
+        if len(self._open) >= _MOST_OPEN:
+          del self._open[next(iter(self._open))]
+        self._open[path] = threading.Lock(), _open(path)
+      return self._open[path]
+
+
+def _find(pattern):
+  patterns = [pattern] if isinstance(pattern, (str, os.PathLike)) else pattern
+  found = {
+    path for one in patterns for path in _glob(os.fspath(one)) if _is_file(path)
+  }
+  if not found:
+    words = ", ".join(map(os.fspath, patterns))
+    raise FileNotFoundError(f"{words}: expected TFRecord files, found none")
+  return sorted(found)
+
+
+def _glob(pattern):
+  if not files.is_remote(pattern):
+    return glob.glob(pattern)
+  import tensorflow as tf
+
+  return tf.io.gfile.glob(pattern)
+
+
+def _is_file(path):
+  return files.is_remote(path) or os.path.isfile(path)
+
+
+def _open(path):
+  # The one reader that starts at any record and checks what it reads; it is
+  # not among TensorFlow's public names.
+  from tensorflow.python.lib.io import tf_record
+
+  return tf_record.tf_record_random_reader(path)
+
+
+def _starts(path):
+  """Returns where the records of a file start, [N] int64."""
+  starts = []
+  with _open_bytes(path) as file:
+    size, start = file.seek(0, os.SEEK_END), 0
+    while start < size:
+      file.seek(start)
+      head = file.read(_HEAD)
+      length = int.from_bytes(head[:8], "little")
+      following = start + _HEAD + length + _FOOT
+      if len(head) < _HEAD or following > size:
+        where = "at its start" if not start else f"at byte {start} of {size}"
+        raise errors.InputError(
+          "a whole TFRecord file", f"one that is cut or damaged {where}", path
+        )
+      starts.append(start)
+      start = following
+  return np.array(starts, np.int64)
+
+
+def _open_bytes(path):
+  if files.is_remote(path):
+    return _Remote(path)
+  return open(path, "rb", buffering=_HEAD)
+
+
+class _Remote:
+  """A remote file, with `seek` as local ones have it."""
+
+  def __init__(self, path):
+    import tensorflow as tf
+
+    self._file = tf.io.gfile.GFile(path, "rb")
+    self.read = self._file.read
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self._file.close()
+
+  def seek(self, offset, whence=os.SEEK_SET):
+    self._file.seek(offset, whence)
+    return self._file.tell()
