@@ -227,6 +227,10 @@ class TuplesDataset:
     missing = np.full([size], np.nan, np.float32)
     return np.stack([missing if each is None else each for each in block])
 
+  def require_negatives(self):
+    """Raises InputError if no draw could find so many negatives."""
+    self._require_clusters(self.query_pool, np.arange(len(self.images)))
+
   def _require_clusters(self, qidxs, pool):
     """Raises InputError if a query cannot have so many negatives."""
     clusters = np.unique(self.clusters[pool])

@@ -1,0 +1,38 @@
+"""Script that exports the best network of a run of global training."""
+
+import pathlib
+
+from absl import flags
+
+from delf.python import script_flags
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the flags."""
+  flags.DEFINE_string(
+    "model_directory", None, "folder of the run, with settings.json"
+  )
+  flags.DEFINE_string("export_path", None, "folder of the SavedModel to be")
+  flags.DEFINE_boolean(
+    "overwrite", False, "whether to replace a finished export"
+  )
+  flags.mark_flags_as_required(["model_directory", "export_path"])
+
+
+def main():
+  """Reads the weights and writes the SavedModel."""
+  from delf.python.training.global_features import saved_net
+
+  path = pathlib.Path(FLAGS.export_path)
+  size = saved_net.export(
+    pathlib.Path(FLAGS.model_directory), path, FLAGS.overwrite
+  )
+  print(  # noqa: T201
+    f"wrote {path} (descriptors of {size} numbers) and {path}/config.pbtxt"
+  )
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)
