@@ -197,9 +197,7 @@ def test_what_cannot_go_on(root):
   arrays = _arrays(report.folder)
   name = next(n for n in arrays if n.endswith("/kernel"))
   np.savez(path, **arrays | {name: arrays[name][..., :2]})
-  with pytest.raises(
-    errors.InputError, match="checkpoint.npz.*kernel"
-  ):
+  with pytest.raises(errors.InputError, match="checkpoint.npz.*kernel"):
     _fit(root, epochs=2, tests=(), resume=True)
   path.write_bytes(path.read_bytes()[:100])
   with pytest.raises(errors.InputError, match="a checkpoint of global"):
