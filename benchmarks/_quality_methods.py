@@ -1,0 +1,133 @@
+"""What is compared: RootSIFT and models, each a function of a photo."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+import tqdm
+
+from delf.python import features, files
+from delf.python.retrieval import models
+from delf.python.training.self_supervised import real_pairs
+
+ROOT_SIFT = "RootSIFT"
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+# What the results of RootSIFT depend on beside photos and settings.
+_SOURCES = ("benchmarks/_quality_[mp]*.py", "delf/python/retrieval/*.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimation:
+  """How the features of two photos are matched.
+
+  Attributes:
+    estimator: Of `retrieval.matching`.
+    share: Residual threshold as a share of the second photo's longer side.
+    ratio: Of the ratio test, or None.
+  """
+
+  estimator: str = models.HOMOGRAPHY
+  share: float = 0.015
+  ratio: float | None = 0.95
+
+
+def root_sift(image, number=4096):
+  """Returns features.LocalFeatures of a photo uint8 [H, W, 3], as RootSIFT."""
+  keypoints, descriptors = real_pairs.root_sift(image, number, contrast=0.04)
+  if not keypoints:
+    return features.LocalFeatures.empty(128)
+  return features.LocalFeatures(
+    locations=np.float32([k.pt for k in keypoints])[:, ::-1],
+    scales=np.float32([k.size for k in keypoints]),
+    descriptors=descriptors,
+    attention=np.float32([k.response for k in keypoints]),
+  )
+
+
+def config_of(model):
+  """Returns the DelfConfig of a model.
+
+  Args:
+    model: Name of a model, folder of one, or path of a `.pbtxt` file.
+  """
+  from delf.python.pipelines import settings
+
+  if str(model).endswith(".pbtxt"):
+    return settings.choose(config_path=model)
+  return settings.choose(model=model)
+
+
+def labels(names):
+  """Returns {label: model}, with short labels where these tell them apart."""
+  short = [pathlib.Path(name).stem for name in names]
+  if len(set(short)) < len(short):
+    short = [str(name) for name in names]
+  return dict(zip(short, names, strict=True))
+
+
+def local(model):
+  """Returns a function from a photo to the LocalFeatures by a model."""
+  from delf.python.inference import extractor
+
+  config = config_of(model)
+  config.use_local_features, config.use_global_features = True, False
+  made = extractor.make_extractor(config, device="cpu")
+  return lambda image: made.extract(image).local
+
+
+def global_descriptor(model):
+  """Returns a function from a photo to its descriptor [D], or None."""
+  from delf.python.inference import extractor
+
+  config = config_of(model)
+  config.use_local_features, config.use_global_features = False, True
+  made = extractor.make_extractor(config, device="cpu")
+  return lambda image: made.extract(image).global_descriptor
+
+
+def extract(pairs, function, label):
+  """Returns {key: LocalFeatures} of the photos of a set, and says how many."""
+  found, seconds = {}, 0.0
+  for key in tqdm.tqdm(
+    pairs.keys(), desc=f"{label} features", file=sys.stderr, mininterval=5
+  ):
+    image = pairs.load(key)
+    start = time.perf_counter()
+    found[key] = function(image)
+    seconds += time.perf_counter() - start
+  number = np.mean([len(each) for each in found.values()])
+  print(
+    f"{pairs.name}, {label}: {number:.0f} features and"
+    f" {seconds / len(found):.3f} s per photo",
+    flush=True,
+  )
+  return found
+
+
+def remembered(function, images, *parts):
+  """Returns what a function returned for the same photos, settings and code.
+
+  Args:
+    function: Without arguments; returns what JSON can hold.
+    images: Iterable of uint8 arrays.
+    *parts: What else the result depends on; told apart by `repr`.
+  """
+  digest = hashlib.sha256(repr(parts).encode())
+  for pattern in _SOURCES:
+    for path in sorted(_ROOT.glob(pattern)):
+      digest.update(path.read_bytes())
+  for image in images:
+    digest.update(repr(image.shape).encode() + image.tobytes())
+  folder = pathlib.Path(tempfile.gettempdir()) / "delf_model_quality"
+  path = folder / f"{digest.hexdigest()[:32]}.json"
+  if path.exists():
+    return json.loads(path.read_text())
+  found = function()
+  folder.mkdir(exist_ok=True)
+  files.write_bytes(path, json.dumps(found).encode())
+  return found

@@ -1,0 +1,131 @@
+"""Quality of models beside RootSIFT, by the same robust estimation.
+
+`python -m benchmarks.model_quality` measures on the evaluation sets, and with
+`--validation` on photos that training leaves out: pairs of photos of one place
+("centre": with the first of the group, "others"), views of such pairs
+("warped"), and views of one photo under homographies as in training but
+stronger ("synthetic") and with tilts up to 60 degrees, a third of the size, any
+rotation and another background ("strong").
+"""
+
+import argparse
+import pathlib
+import sys
+
+from benchmarks import (
+  _held_out_sets,
+  _matching_sets,
+  _quality_methods,
+  _quality_pairs,
+  _quality_tables,
+)
+from delf.python import errors
+
+
+def measure_pairs(pairs, models, estimation, root_sift=True):
+  """Matches a set by all methods, prints the tables; returns the summaries.
+
+  Args:
+    pairs: PairSet.
+    models: {label: model}.
+    estimation: Estimation.
+    root_sift: Whether to measure it beside them.
+
+  Returns:
+    {method: {group: {figure: Value}}}.
+  """
+  rows = {}
+  if root_sift:
+    name = _quality_methods.ROOT_SIFT
+    rows[name] = _quality_methods.remembered(
+      lambda: _quality_pairs.measure(
+        pairs, name, _quality_methods.root_sift, estimation
+      ),
+      map(pairs.load, pairs.keys()),
+      pairs.true,
+      pairs.unrelated,
+      estimation,
+    )
+  for label, model in models.items():
+    function = _quality_methods.local(model)
+    rows[label] = _quality_pairs.measure(pairs, label, function, estimation)
+  found = {k: _quality_pairs.as_found(v) for k, v in rows.items()}
+  groups = list(dict.fromkeys(pair.group for pair in pairs.true))
+  groups += ["all"] if len(groups) > 1 else []
+  summaries = {
+    method: {group: _quality_tables.summary(each, group) for group in groups}
+    for method, each in found.items()
+  }
+  _quality_tables.print_table(pairs.name, summaries)
+  for method, each in found.items():
+    true = each.group != ""
+    print(
+      f"{method}: {each.called[true].sum()} of {true.sum()} true and"
+      f" {each.called[~true].sum()} of {(~true).sum()} unrelated pairs are"
+      " called a match"
+    )
+  return summaries
+
+
+def validate(args, models, estimation):
+  """Measures on held-out photos."""
+  training, held_out = _held_out_sets.read(args.data)
+  pairs = _held_out_sets.pairs(training, held_out)
+  if args.quick:
+    pairs = pairs.quick()
+  summaries = measure_pairs(pairs, models, estimation, not args.no_rootsift)
+  methods = list(summaries)
+  first = methods[len(methods) - len(models)]
+  for base in dict.fromkeys([methods[0], first]):
+    others = {k: v for k, v in summaries.items() if k != base}
+    others.pop(_quality_methods.ROOT_SIFT, None)
+    _quality_tables.print_differences(others, summaries[base], base)
+
+
+def evaluate(args, models, estimation):
+  """Measures on the evaluation sets."""
+  for read in (_matching_sets.matching, _matching_sets.landmarks):
+    pairs = read(args.data)
+    if args.quick:
+      pairs = pairs.quick()
+    measure_pairs(pairs, models, estimation, not args.no_rootsift)
+
+
+def main():
+  """Runs the benchmark; returns its exit status."""
+  default = _quality_methods.Estimation()
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "--model",
+    action="append",
+    help="name, folder, or configuration (.pbtxt); may be given repeatedly",
+  )
+  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  parser.add_argument("--estimator", default=default.estimator)
+  parser.add_argument("--share", type=float, default=default.share)
+  parser.add_argument("--ratio", type=float, default=default.ratio)
+  parser.add_argument("--no_rootsift", action="store_true")
+  parser.add_argument(
+    "--validation", action="store_true", help="held-out photos"
+  )
+  parser.add_argument("--quick", action="store_true", help="one pair in eight")
+  args = parser.parse_args()
+  if not args.data.exists():
+    print(f"no photos with ground truth at {args.data}: nothing measured")
+    return 0
+  models = _quality_methods.labels(args.model or ["delf-compact"])
+  estimation = _quality_methods.Estimation(
+    args.estimator, args.share, args.ratio
+  )
+  print(f"{estimation}{', one pair in eight' if args.quick else ''}")
+  try:
+    measure = validate if args.validation else evaluate
+    measure(args, models, estimation)
+  except (errors.InputError, OSError) as error:
+    print(errors.one_line(error), file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
