@@ -42,8 +42,35 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
   def call(self, inputs, training=None, mask=None):
     """Returns the inputs normalised over all but the channels."""
-    if not self.folded:
-      return super().call(inputs, training=training, mask=mask)
+    if self.folded:
+      return self._shifted(inputs)
+    if training and self._fusible(inputs, mask):
+      return self._fused(inputs)
+    return super().call(inputs, training=training, mask=mask)
+
+  def _fusible(self, inputs, mask):
+    """Returns whether one TensorFlow operation does what Keras does in many."""
+    plain = self.scale and self.center and not self.synchronized
+    last = self.axis in (-1, 3) and len(inputs.shape) == 4
+    here = keras.backend.backend() == "tensorflow"
+    return here and plain and last and self.trainable and mask is None
+
+  def _fused(self, inputs):
+    """Normalises with the statistics of the batch and updates the others."""
+    from delf.python.normalization_layers import fused
+
+    outputs, mean, variance = fused.normalize(
+      inputs, self.gamma, self.beta, self.epsilon
+    )
+    for moving, new in (
+      (self.moving_mean, mean),
+      (self.moving_variance, variance),
+    ):
+      moving.assign(moving * self.momentum + new * (1 - self.momentum))
+    return outputs
+
+  def _shifted(self, inputs):
+    """Returns the inputs, which the convolution has scaled already."""
     if self.folded_shift is None:
       return inputs
     shape = [1] * len(inputs.shape)

@@ -33,3 +33,23 @@ def test_zeros_stay_and_have_a_finite_gradient():
     y = normalization.L2Normalization()(x)
   np.testing.assert_array_equal(y, np.zeros((2, 3)))
   assert np.isfinite(tape.gradient(y, x)).all()
+
+
+def test_one_operation_does_what_keras_does():
+  # A layer that is synchronised goes through Keras.
+  x = np.random.default_rng(1).normal(2.0, 3.0, (2, 3, 5, 4)).astype(np.float32)
+  results = []
+  for synchronized in (False, True):
+    layer = normalization.BatchNormalization(synchronized=synchronized)
+    layer.build(x.shape)
+    layer.gamma.assign([1.0, 2.0, 0.5, -1.0])
+    with tf.GradientTape() as tape:
+      values = layer(x, training=True)
+      loss = tf.reduce_sum(tf.square(values) * x)
+    variables = [layer.gamma, layer.beta]
+    results.append(
+      [values, layer.moving_mean, layer.moving_variance]
+      + tape.gradient(loss, [v.value for v in variables])
+    )
+  for fused, plain in zip(*results, strict=True):
+    np.testing.assert_allclose(fused, plain, rtol=2e-4, atol=1e-4)

@@ -6,9 +6,13 @@ from keras import ops
 
 from delf.python.normalization_layers import normalization
 from delf.python.pooling_layers import pooling
+from delf.python.training.model import keypoints
 
 # Added to what contrast is divided by: flat areas stay flat.
 _LEAST_CONTRAST = 0.01
+
+# Of the scale of what a residual layer adds.
+_RESIDUAL_START = keras.initializers.Constant(0.3)
 
 
 def _stem_kernel(shape, dtype=None):
@@ -42,8 +46,11 @@ class _Convolution(keras.layers.Layer):
 
   foldable = (("convolution", "normalization"),)
 
-  def __init__(self, filters, size=3, strides=1, plain=False, **kwargs):
+  def __init__(
+    self, filters, size=3, strides=1, plain=False, residual=False, **kwargs
+  ):
     super().__init__(**kwargs)
+    self.residual = residual
     self.pad = (
       keras.layers.ZeroPadding2D(size // 2, name="pad") if strides > 1 else None
     )
@@ -59,14 +66,20 @@ class _Convolution(keras.layers.Layer):
     self.normalization = (
       None
       if plain
-      else normalization.BatchNormalization(momentum=0.97, name="normalization")
+      else normalization.BatchNormalization(
+        momentum=0.97,
+        # A residual layer starts near the identity.
+        gamma_initializer=_RESIDUAL_START if residual else "ones",
+        name="normalization",
+      )
     )
 
   def call(self, inputs, training=False):
     x = inputs if self.pad is None else self.pad(inputs)
     x = self.convolution(x)
     if self.normalization is not None:
-      x = ops.relu(self.normalization(x, training=training))
+      x = self.normalization(x, training=training)
+      x = ops.relu(inputs + x if self.residual else x)
     return x
 
 
@@ -76,8 +89,9 @@ class CompactBackbone(keras.Model):
   Stages of stride 2, 4, 8, 16 and 32. Contrast is divided out at stride 4, so
   that shade and exposure matter little. The local map, a linear one for
   descriptors that are L2-normalised later, sums the stages of stride 8, 16
-  and 32; the global descriptor is the generalised means of the stages of stride
-  8 and 16, embedded by one dense layer.
+  and 32. Each cell chooses the pixel of its keypoint, and its descriptor is
+  interpolated there. The global descriptor is the generalised means of the
+  stages of stride 8 and 16, embedded by one dense layer.
 
   Attributes:
     receptive_field: Nominal side of the box of a local feature, in pixels. It
@@ -85,7 +99,7 @@ class CompactBackbone(keras.Model):
       network sees.
     receptive_stride: Pixels between features.
     receptive_padding: Pixels from the left side of the first box to the
-      image's; local feature (i, j) is centred on pixel (8 i, 8 j).
+      image's; cell (i, j) is centred on pixel (8 i, 8 j).
     local_channels: Number of values of a local feature.
     global_channels: Number of values of the global descriptor.
   """
@@ -114,6 +128,7 @@ class CompactBackbone(keras.Model):
     self.global_channels = embedding_layer_dim
     self.gem_power = gem_power
     self._make_stages()
+    self._make_keypoints()
     self.local = keras.layers.Conv2D(local_channels, 1, name="local")
     self.embedding_layer = keras.layers.Dense(
       embedding_layer_dim, name="embedding_layer"
@@ -136,18 +151,27 @@ class CompactBackbone(keras.Model):
       name="stem",
     )
     self.stem_pad = keras.layers.ZeroPadding2D(1, name="stem_pad")
-    self.conv1a = _Convolution(32, strides=2, plain=True, name="conv1a")
-    self.norm1 = keras.layers.BatchNormalization(momentum=0.97, name="norm1")
-    self.conv1b = _Convolution(32, name="conv1b")
-    self.conv2a = _Convolution(64, strides=2, name="conv2a")
-    self.conv2b = _Convolution(64, name="conv2b")
-    self.conv3a = _Convolution(96, strides=2, name="conv3a")
-    self.conv3b = _Convolution(96, name="conv3b")
-    self.conv4a = _Convolution(128, strides=2, name="conv4a")
-    self.conv4b = _Convolution(128, name="conv4b")
-    self.lateral3 = _Convolution(64, size=1, name="lateral3")
-    self.lateral4 = _Convolution(64, size=1, name="lateral4")
-    self.fuse = _Convolution(96, name="fuse")
+    self.conv1a = _Convolution(48, strides=2, plain=True, name="conv1a")
+    self.norm1 = normalization.BatchNormalization(momentum=0.97, name="norm1")
+    self.conv1b = _Convolution(48, residual=True, name="conv1b")
+    self.conv2a = _Convolution(96, strides=2, name="conv2a")
+    self.conv2b = _Convolution(96, residual=True, name="conv2b")
+    self.conv2c = _Convolution(96, residual=True, name="conv2c")
+    self.conv3a = _Convolution(144, strides=2, name="conv3a")
+    self.conv3b = _Convolution(144, residual=True, name="conv3b")
+    self.conv3c = _Convolution(144, residual=True, name="conv3c")
+    self.conv4a = _Convolution(192, strides=2, name="conv4a")
+    self.conv4b = _Convolution(192, residual=True, name="conv4b")
+    self.lateral3 = _Convolution(96, size=1, name="lateral3")
+    self.lateral4 = _Convolution(96, size=1, name="lateral4")
+    self.fuse = _Convolution(128, name="fuse")
+
+  def _make_keypoints(self):
+    self.detail = _Convolution(64, strides=2, name="detail")
+    self.corner = _Convolution(64, size=1, name="corner")
+    self.keypoint = keras.layers.Conv2D(
+      keypoints.PIXELS, 1, dtype="float32", name="keypoint"
+    )
 
   def _double(self, x, like):
     """Returns `x` at twice the resolution, aligned with and sized as `like`.
@@ -171,21 +195,34 @@ class CompactBackbone(keras.Model):
     x = ops.relu(self.norm1(x, training=training))
     block1 = self.conv1b(x, training=training)
     x = self.conv2a(block1, training=training)
-    block2 = self.conv2b(x, training=training)
+    x = self.conv2b(x, training=training)
+    block2 = self.conv2c(x, training=training)
     x = self.conv3a(block2, training=training)
-    stage3 = self.conv3b(x, training=training)
+    x = self.conv3b(x, training=training)
+    stage3 = self.conv3c(x, training=training)
     x = self.conv4a(stage3, training=training)
     stage4 = self.conv4b(x, training=training)
     return block0, block1, block2, stage3, stage4
 
   def _local(self, stages, training):
-    """Returns the local map of the maps of `_stages`."""
-    _, _, block2, stage3, stage4 = stages
+    """Returns the maps of descriptors and of `keypoint_logits`."""
+    _, block1, block2, stage3, stage4 = stages
     lateral = self.lateral3(stage3, training=training)
     coarse = self.lateral4(stage4, training=training)
     lateral = lateral + self._double(coarse, lateral)
     x = block2 + self._double(lateral, block2)
-    return self.local(self.fuse(x, training=training))
+    fused = self.fuse(x, training=training)
+    detail = self.detail(block1, training=training)
+    corner = self.corner(
+      ops.concatenate([detail, fused], -1), training=training
+    )
+    return self.local(fused), self.keypoint(corner)
+
+  def _placed(self, stages, training):
+    """Returns descriptors at their keypoints, and the keypoints' offsets."""
+    cells, logits = self._local(stages, training)
+    offsets = keypoints.offsets(logits)
+    return keypoints.sample(cells, offsets), offsets
 
   def _pool(self, stages):
     """Returns generalised means [B, C] of the maps of stride 8 and 16."""
@@ -199,21 +236,47 @@ class CompactBackbone(keras.Model):
       inputs: [B, H, W, 3] float, RGB as (value - 128) / 128.
       training: Whether batch statistics are used.
       intermediates_dict: None, or a dict that receives `block0` ... `block4`;
-        `block3` is the local map [B, ceil(H / 8), ceil(W / 8), C].
+        `block3` is the local map [B, ceil(H / 8), ceil(W / 8), C]; and
+        `offsets`, float [B, ceil(H / 8), ceil(W / 8), 2], of each feature from
+        the centre of its cell, (y, x) in pixels.
 
     Returns:
       [B, D] float, the global descriptor, not normalised.
     """
     stages = self._stages(inputs, training)
-    block3 = self._local(stages, training)
+    block3, offsets = self._placed(stages, training)
     if intermediates_dict is not None:
       blocks = (*stages[:3], block3, stages[4])
       for i, block in enumerate(blocks):
         intermediates_dict[f"block{i}"] = block
+      intermediates_dict["offsets"] = offsets
     return self.embedding_layer(self._pool(stages))
 
-  def local_call(self, inputs, training=True):
-    """Returns `block3` alone, as `build_call` has it."""
+  def local_call(self, inputs, training=True, intermediates_dict=None):
+    """Returns `block3` alone, as `build_call` has it.
+
+    Args:
+      inputs: As for `build_call`.
+      training: As for `build_call`.
+      intermediates_dict: None, or a dict that receives `offsets`.
+    """
+    block3, offsets = self._placed(self._stages(inputs, training), training)
+    if intermediates_dict is not None:
+      intermediates_dict["offsets"] = offsets
+    return block3
+
+  def cells_call(self, inputs, training=True):
+    """Returns what training needs of the local map.
+
+    Args:
+      inputs: As for `build_call`.
+      training: As for `build_call`.
+
+    Returns:
+      Descriptors of the centres of the cells, float [B, ceil(H / 8),
+      ceil(W / 8), C], and float32 [B, ceil(H / 8), ceil(W / 8),
+      keypoints.PIXELS], logits of the pixels of each cell.
+    """
     return self._local(self._stages(inputs, training), training)
 
   def pooled(self, inputs, training=True):

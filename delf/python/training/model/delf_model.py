@@ -176,12 +176,13 @@ class Delf(keras.Model):
     )
     return feature, attention, expanded, reduced
 
-  def build_call(self, input_image, training=True):
+  def build_call(self, input_image, training=True, intermediates_dict=None):
     """Extracts global and local features.
 
     Args:
       input_image: Float [B, H, W, 3], normalised.
       training: Whether batch normalisation uses the statistics of the batch.
+      intermediates_dict: None, or a dict that receives the backbone's maps.
 
     Returns:
       Tuple of float [B, D], global descriptor (not normalised); float
@@ -192,6 +193,8 @@ class Delf(keras.Model):
       self.global_and_local_forward_pass(input_image, training)
     )
     features = blocks["block3"] if reduced is None else reduced
+    if intermediates_dict is not None:
+      intermediates_dict.update(blocks)
     return descriptor, attention, features
 
   def global_call(self, input_image, training=True):
@@ -206,20 +209,22 @@ class Delf(keras.Model):
     """
     return self.backbone.build_call(input_image, training=training)
 
-  def local_call(self, input_image, training=True):
+  def local_call(self, input_image, training=True, intermediates_dict=None):
     """Extracts local features alone, without the last stage of the backbone.
 
     Args:
       input_image: As for `build_call`.
       training: As for `build_call`.
+      intermediates_dict: None, or a dict that receives what maps the backbone
+        gives on the way.
 
     Returns:
       Tuple of attention and local features, as `build_call` returns them.
     """
+    blocks = {} if intermediates_dict is None else intermediates_dict
     if hasattr(self.backbone, "local_call"):
-      block3 = self.backbone.local_call(input_image, training=training)
+      block3 = self.backbone.local_call(input_image, training, blocks)
     else:
-      blocks = {}
       self.backbone.build_call(input_image, training, blocks)
       block3 = blocks["block3"]
     _, attention, _, reduced = self._local_heads(block3, training)

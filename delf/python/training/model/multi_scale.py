@@ -31,8 +31,8 @@ def local(
     images: [B, H, W, 3] float32, normalised.
     image_scales: [S] float32.
     selection: Selection.
-    model_fn: Function of [B, h, w, 3] images that gives attention [B, y, x, 1]
-      and features [B, y, x, D].
+    model_fn: Function of [B, h, w, 3] images that gives attention [B, y, x, 1],
+      features [B, y, x, D] and perhaps offsets [B, y, x, 2].
     receptive: Receptive of the feature map.
 
   Returns:
@@ -40,14 +40,11 @@ def local(
   """
 
   def step(index, arrays):
-    attention, features = model_fn(resize(images, image_scales[index]))
-    return _write(
-      arrays,
-      index,
-      selecting.candidates(
-        attention, features, image_scales[index], selection, receptive
-      ),
+    maps = model_fn(resize(images, image_scales[index]))
+    found = selecting.candidates(
+      maps, image_scales[index], selection, receptive
     )
+    return _write(arrays, index, found)
 
   number = tf.size(image_scales)
   return _concatenate(_loop(number, step, _arrays(number)))
@@ -96,8 +93,8 @@ def local_and_global(
     selection: Selection.
     indices: [G] int32, as in `global_`.
     model_fns: Two functions of [B, h, w, 3] images: one gives (descriptor
-      [B, D'], attention [B, y, x, 1], features [B, y, x, D]), the other the
-      last two alone.
+      [B, D'], attention [B, y, x, 1], features [B, y, x, D] and perhaps offsets
+      [B, y, x, 2]), the other the same without the descriptor.
     receptive: Receptive of the feature map.
 
   Returns:
@@ -111,13 +108,13 @@ def local_and_global(
   def step(index, arrays):
     scaled = resize(images, image_scales[index])
     *local_arrays, descriptors = arrays
-    attention, features, descriptors = tf.cond(
+    *maps, descriptors = tf.cond(
       is_used[index],
       lambda: _with_global(full_fn(scaled), descriptors, positions[index]),
       lambda: (*local_fn(scaled), descriptors),
     )
     found = selecting.candidates(
-      attention, features, image_scales[index], selection, receptive
+      maps, image_scales[index], selection, receptive
     )
     return (*_write(local_arrays, index, found), descriptors)
 
@@ -129,8 +126,8 @@ def local_and_global(
 
 
 def _with_global(outputs, descriptors, position):
-  descriptor, attention, features = outputs
-  return attention, features, descriptors.write(position, descriptor)
+  descriptor, *maps = outputs
+  return (*maps, descriptors.write(position, descriptor))
 
 
 def _is_used(image_scales, indices):

@@ -95,12 +95,13 @@ def _rank(scores):
   return tf.where(tf.math.is_nan(scores), float("inf"), scores)
 
 
-def candidates(attention, features, scale, selection, receptive):
+def candidates(maps, scale, selection, receptive):
   """Returns the local features of one scale that pass the threshold.
 
   Args:
-    attention: [B, y, x, 1] float32.
-    features: [B, y, x, D] float32.
+    maps: Attention, [B, y, x, 1] float32; features, [B, y, x, D] float32; and
+      perhaps offsets, [B, y, x, 2] float32: (y, x) of each feature from the
+      centre of its cell, in pixels.
     scale: float32 [], image scale.
     selection: Selection.
     receptive: Receptive of the feature map.
@@ -108,6 +109,7 @@ def candidates(attention, features, scale, selection, receptive):
   Returns:
     Local, by image, then by score or by position.
   """
+  attention, features, *offsets = maps
   shape = tf.shape(features)
   scores = tf.reshape(attention, [shape[0], -1])
   boxes = feature_extractor.CalculateReceptiveBoxes(
@@ -124,10 +126,15 @@ def candidates(attention, features, scale, selection, receptive):
   passes = (ranked >= selection.abs_thres) | tf.math.is_nan(ranked)
   image = tf.cast(tf.where(passes)[:, 0], tf.int32)
   cell = tf.boolean_mask(cells, passes)
+  position = image * shape[1] * shape[2] + cell
   flat = tf.reshape(features, [-1, features.shape[-1] or shape[-1]])
+  boxes = tf.gather(boxes, cell)
+  if offsets:
+    moves = tf.gather(tf.reshape(offsets[0], [-1, 2]), position)
+    boxes += tf.tile(moves, [1, 2])
   return Local(
-    boxes=tf.gather(boxes, cell) / scale,
-    features=tf.gather(flat, image * shape[1] * shape[2] + cell),
+    boxes=boxes / scale,
+    features=tf.gather(flat, position),
     scales=tf.fill(tf.shape(cell), 1.0 / scale),
     scores=tf.boolean_mask(ranked, passes),
     image=image,

@@ -8,9 +8,16 @@ import cv2
 import numpy as np
 
 from delf.python import errors
-from delf.python.training.self_supervised import warps
+from delf.python.training.model import keypoints
+from delf.python.training.self_supervised import corners, warps
 
-STRIDE = 8
+STRIDE = keypoints.STRIDE
+
+# Share of synthetic pairs with a strong change of viewpoint.
+_STRONG = 0.4
+
+# How sure a corner is that no other view confirms.
+_ALONE = 0.3
 
 # A smaller view may never hold the points that a pair needs.
 _LEAST_SIDE = 64
@@ -30,7 +37,7 @@ class Options:
 
   pairs: int = 8
   side: int = 192
-  points: int = 128
+  points: int = 192
   real: float = 0.3
   seed: int | tuple = 0
 
@@ -41,17 +48,36 @@ class Batch:
 
   Attributes:
     images: uint8 [2 P, S, S, 3], RGB.
-    cells: int32 [2 P, K], index of the cell of each point, row by row.
     points: float32 [2 P, K, 2], (x, y) of each point in its view.
     weights: float32 [P, K], 1 where there is a point, 0 in padding.
+    pixels: int32 [2 P, C], which pixel of each cell is its keypoint.
+    sureness: float32 [2 P, C], how sure that is.
     pools: int32 [P], the place.
   """
 
   images: np.ndarray
-  cells: np.ndarray
   points: np.ndarray
   weights: np.ndarray
+  pixels: np.ndarray
+  sureness: np.ndarray
   pools: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+  """One view of a pair.
+
+  Attributes:
+    image: uint8 [S, S, 3], RGB.
+    points: float [N, 2], (x, y) of what the other view shows too.
+    pixels: int32 [C], which pixel of each cell is its keypoint.
+    sureness: float32 [C], how sure that is.
+  """
+
+  image: np.ndarray
+  points: np.ndarray
+  pixels: np.ndarray
+  sureness: np.ndarray
 
 
 class Source:
@@ -95,42 +121,55 @@ class Source:
         continue
       used.add(view[-1])
       views.append(view)
-    images_1, images_2, points_1, points_2, pools = zip(*views, strict=True)
+    first, second, pools = zip(*views, strict=True)
     chosen = [
-      self._choose(*pair) for pair in zip(points_1, points_2, strict=True)
+      self._choose(one.points, two.points)
+      for one, two in zip(first, second, strict=True)
     ]
     points = np.stack([c[0] for c in chosen] + [c[1] for c in chosen])
+    everything = first + second
     return Batch(
-      images=np.stack(images_1 + images_2),
-      cells=cell_of(points, options.side),
+      images=np.stack([view.image for view in everything]),
       points=points.astype(np.float32),
       weights=np.stack([c[2] for c in chosen]),
+      pixels=np.stack([view.pixels for view in everything]),
+      sureness=np.stack([view.sureness for view in everything]),
       pools=np.int32(pools),
     )
 
   def _synthetic(self):
-    """Returns two views of one photo, their points and the pool, or None."""
+    """Returns two View of one photo, and the pool; or None."""
     rng, side = self._rng, self.options.side
     photo = self._photos[rng.integers(len(self._photos))]
     height, width = photo.image.shape[:2]
     size = np.array([width, height])
     middle = rng.uniform(0.3, 0.7, 2) * size
-    zoom = side / min(height, width) * np.exp(rng.uniform(-0.1, 0.8))
+    zoom = side / min(height, width) * np.exp(rng.uniform(-0.2, 0.7))
     ratio = np.exp(rng.uniform(-0.45, 0.45))
     drift = rng.normal(0, 0.12, 2) * side / zoom
+    strengths = (0.7, 1.4 if rng.random() < _STRONG else 0.7)
     homographies = [
-      warps.random_view(rng, middle - drift, side, zoom * ratio, 0.7),
-      warps.random_view(rng, middle + drift, side, zoom / ratio, 0.7),
+      warps.random_view(rng, middle - drift, side, zoom * ratio, strengths[0]),
+      warps.random_view(rng, middle + drift, side, zoom / ratio, strengths[1]),
     ]
-    views = [warps.render(photo.image, h, side) for h in homographies]
-    points_1, points_2 = correspondences(rng, homographies, size, side)
-    if len(points_1) < 16:
+    images = [warps.render(photo.image, h, side) for h in homographies]
+    found = [corners.find(image) for image in images]
+    points = correspondences(found[0].points, homographies, size, side)
+    if len(points[0]) < 16:
       return None
-    views = [warps.change_pixels(rng, view, 0.8) for view in views]
-    return (*views, points_1, points_2, photo.pool)
+    there = homographies[1] @ np.linalg.inv(homographies[0])
+    sureness = (
+      corners.agreement(*found, there),
+      corners.agreement(*found[::-1], np.linalg.inv(there)),
+    )
+    images = [warps.change_pixels(rng, image, 0.8) for image in images]
+    views = [
+      View(images[i], points[i], found[i].pixels, sureness[i]) for i in (0, 1)
+    ]
+    return (*views, photo.pool)
 
   def _real(self):
-    """Returns views of two photos of a place, or None."""
+    """Returns a View each of two photos of a place, and the pool; or None."""
     rng, side = self._rng, self.options.side
     pair = self._pairs[rng.integers(len(self._pairs))]
     points = pair.points
@@ -138,22 +177,27 @@ class Source:
       pair = dataclasses.replace(pair, first=pair.second, second=pair.first)
       points = points[:, [2, 3, 0, 1]]
     centre = points[rng.integers(len(points))]
-    sizes, views, homographies = [], [], []
+    images, homographies = [], []
     for i, photo in enumerate([pair.first, pair.second]):
       image = self._photos[photo].image
-      sizes.append(image.shape[1::-1])
-      zoom = side / min(image.shape[:2]) * np.exp(rng.uniform(-0.1, 0.6))
-      middle = 0.7 * centre[2 * i : 2 * i + 2] + 0.15 * np.array(sizes[i])
-      homographies.append(warps.random_view(rng, middle, side, zoom, 0.5))
-      view = warps.render(image, homographies[i], side)
-      views.append(warps.change_pixels(rng, view, 0.5))
+      size = np.array(image.shape[1::-1])
+      zoom = side / min(size) * np.exp(rng.uniform(-0.1, 0.6))
+      middle = 0.7 * centre[2 * i : 2 * i + 2] + 0.15 * size
+      homographies.append(warps.random_view(rng, middle, side, zoom, 0.7))
+      images.append(warps.render(image, homographies[i], side))
     points_1 = warps.project(homographies[0], points[:, :2])
     points_2 = warps.project(homographies[1], points[:, 2:])
     good = inside(points_1, side) & inside(points_2, side)
     if good.sum() < 16:
       return None
-    pool = self._photos[pair.first].pool
-    return (*views, points_1[good], points_2[good], pool)
+    views = []
+    for image, some in zip(
+      images, (points_1[good], points_2[good]), strict=True
+    ):
+      found = corners.find(image)
+      changed = warps.change_pixels(rng, image, 0.5)
+      views.append(View(changed, some, found.pixels, _ALONE * found.sharp))
+    return (*views, self._photos[pair.first].pool)
 
   def _choose(self, points_1, points_2):
     """Returns K points of each view, one per cell, and their weights."""
@@ -171,21 +215,18 @@ class Source:
     return result[0], result[1], weights
 
 
-def correspondences(rng, homographies, size, side):
+def correspondences(points_1, homographies, size, side):
   """Returns points of two views of a photo that show the same.
 
   Args:
-    rng: numpy.random.Generator.
+    points_1: [M, 2] float, (x, y) in the first view.
     homographies: Two [3, 3], from the photo to each view.
     size: (width, height) of the photo.
     side: Pixels of a view's side.
 
   Returns:
-    Two [N, 2] float64, (x, y); inside both views and the photo. In the first
-    they scatter about the centres of its cells.
+    Two [N, 2] float64, (x, y): those inside both views and the photo.
   """
-  grid = np.mgrid[0:side:STRIDE, 0:side:STRIDE].reshape(2, -1).T[:, ::-1]
-  points_1 = grid + rng.uniform(-STRIDE / 2, STRIDE / 2, grid.shape)
   source = warps.project(np.linalg.inv(homographies[0]), points_1)
   points_2 = warps.project(homographies[1], source)
   good = inside(points_1, side) & inside(points_2, side)
@@ -209,7 +250,8 @@ def cell_of(points, side):
     [...] int32.
   """
   last = side // STRIDE - 1
-  cells = np.clip(np.rint(points / STRIDE), 0, last).astype(np.int32)
+  cells = np.floor(points / STRIDE + 0.5)
+  cells = np.clip(cells, 0, last).astype(np.int32)
   return cells[..., 1] * (last + 1) + cells[..., 0]
 
 

@@ -8,7 +8,14 @@ import pytest
 from skimage import data as skimage_data
 
 from delf.python import errors
-from delf.python.training.self_supervised import data, photos, real_pairs, warps
+from delf.python.training.model import keypoints
+from delf.python.training.self_supervised import (
+  corners,
+  data,
+  photos,
+  real_pairs,
+  warps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +51,16 @@ def test_known_points_are_where_the_view_shows_them():
 def test_correspondences_map_onto_each_other():
   rng = np.random.default_rng(1)
   maps = [warps.random_view(rng, (160, 120), 192, 1.0, 0.7) for _ in range(2)]
-  first, second = data.correspondences(rng, maps, (320, 240), 192)
-  assert len(first) > 50
+  grid = np.mgrid[0:192:8, 0:192:8].reshape(2, -1).T
+  first, second = data.correspondences(grid, maps, (320, 240), 192)
+  assert 50 < len(first) < len(grid)
   source = warps.project(np.linalg.inv(maps[0]), first)
   np.testing.assert_allclose(warps.project(maps[1], source), second, atol=1e-6)
   assert (source >= 0).all() and (source <= [319, 239]).all()
 
 
 def test_cells_are_the_nearest():
-  points = np.array([[0.0, 0.0], [3.9, 4.1], [8.0, 0.0], [187.9, 100.0]])
+  points = np.array([[0.0, 0.0], [3.9, 4.1], [8.0, 0.0], [187.9, 99.0]])
   cells = data.cell_of(points, 192)
   assert cells.tolist() == [0, 24, 1, 12 * 24 + 23]
 
@@ -64,10 +72,38 @@ def test_batch_shows_the_same_in_both_views(photo):
   assert batch.images.shape == (2, 192, 192, 3)
   number = int(batch.weights[0].sum())
   assert number > 16
-  cells = batch.cells[:, :number]
+  cells = data.cell_of(batch.points[:, :number], 192)
   assert len(np.unique(cells[0])) == len(np.unique(cells[1])) == number
-  centres = 8 * np.stack([cells % 24, cells // 24], -1)
-  assert np.abs(centres - batch.points[:, :number]).max() <= 4.001
+  # Points of the first view are the keypoints of their cells.
+  centres = 8 * np.stack([cells[0] // 24, cells[0] % 24], -1)
+  keypoint = centres + keypoints.POSITIONS[batch.pixels[0, cells[0]]]
+  np.testing.assert_allclose(
+    keypoint[:, ::-1], batch.points[0, :number], atol=1e-4
+  )
+
+
+def test_corners_are_found_where_they_are():
+  image = np.full([64, 64, 3], 40, np.uint8)
+  image[21:, 30:] = 220
+  found = corners.find(image)
+  cell = data.cell_of(np.array([30.0, 21.0]), 64)
+  assert found.sharp[cell] == 1 and found.sharp.sum() < 9
+  assert np.abs(found.points[cell] - [29.5, 20.5]).max() <= 1.5
+  assert found.distance[0, 0] > 20
+
+
+def test_corners_that_another_view_shows_too_are_sure(photo):
+  view = warps.render(photo.image, np.eye(3), 192)
+  shift = np.array([[1, 0, 25], [0, 1, -3], [0, 0, 1.0]])
+  moved = warps.render(photo.image, shift, 192)
+  found = [corners.find(view), corners.find(moved)]
+  right = corners.agreement(*found, shift)
+  wrong = corners.agreement(*found, np.eye(3))
+  # A cell's best corner may have a better one beside it, in another cell.
+  assert (right > 0.95).sum() > 3 * (wrong > 0.95).sum() > 0
+  assert (right > 0.95).sum() > 0.3 * found[0].sharp.sum()
+  outside = found[0].points[:, 0] + 25 > 191.5
+  assert outside.any() and not right[outside].any()
 
 
 def test_batches_repeat_by_seed(photo):

@@ -11,21 +11,6 @@ LOCAL_TEMPERATURE = 0.06
 _NEVER = -1e4
 
 
-def gather(maps, cells):
-  """Returns the values of a map at cells.
-
-  Args:
-    maps: [B, H, W, C] float.
-    cells: [B, K] int, row by row.
-
-  Returns:
-    [B, K, C] float.
-  """
-  channels = maps.shape[-1]
-  flat = ops.reshape(maps, [ops.shape(maps)[0], -1, channels])
-  return ops.take_along_axis(flat, ops.expand_dims(cells, -1), axis=1)
-
-
 def descriptor_loss(first, second, points_1, points_2, weights):
   """Contrasts each correspondence with every other one of the batch.
 
@@ -101,6 +86,23 @@ def attention_loss(scores, target, weights):
   positive = -ops.log(1.0 - ops.exp(-scores) + 1e-6)
   entropy = target * positive + (1.0 - target) * scores
   return mean(entropy, weights)
+
+
+def keypoint_loss(logits, pixels, weights):
+  """Teaches each cell which of its pixels is the keypoint.
+
+  Args:
+    logits: [B, H, W, PIXELS] float.
+    pixels: [B, H W] int, the keypoint of each cell, row by row.
+    weights: [B, H W] float, how sure it is.
+
+  Returns:
+    Scalar, the mean cross entropy.
+  """
+  shape = ops.shape(logits)
+  flat = ops.reshape(logits, [shape[0], shape[1] * shape[2], logits.shape[-1]])
+  true = ops.take_along_axis(flat, ops.expand_dims(pixels, -1), axis=2)[..., 0]
+  return mean(ops.logsumexp(flat, axis=-1) - true, weights)
 
 
 def mean(values, weights):

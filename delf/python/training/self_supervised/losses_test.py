@@ -17,11 +17,14 @@ def _units(*shape):
   return x.astype(np.float32)
 
 
-def test_gather_takes_the_cell():
-  maps = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
-  taken = losses.gather(maps, np.array([[0, 5], [11, 6]]))
-  np.testing.assert_array_equal(taken[0][1], maps[0, 1, 1])
-  np.testing.assert_array_equal(taken[1][0], maps[1, 2, 3])
+def test_keypoint_loss_is_the_weighted_cross_entropy():
+  logits = np.zeros([1, 1, 2, 64], np.float32)
+  logits[0, 0, 0, 7] = 3.0
+  pixels, weights = np.array([[7, 5]]), np.array([[1.0, 0.0]], np.float32)
+  loss = float(losses.keypoint_loss(logits, pixels, weights))
+  assert loss == pytest.approx(np.log(63 + np.exp(3)) - 3, abs=1e-4)
+  both = float(losses.keypoint_loss(logits, pixels, np.ones_like(weights)))
+  assert both == pytest.approx((loss + np.log(64)) / 2, abs=1e-4)
 
 
 def test_descriptor_loss_is_the_definition():

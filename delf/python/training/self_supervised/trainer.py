@@ -11,6 +11,7 @@ from absl import logging
 
 from delf.python import errors, files
 from delf.python.normalization_layers import normalization
+from delf.python.training.model import keypoints
 from delf.python.training.self_supervised import array_file, losses
 
 
@@ -24,6 +25,7 @@ class Schedule:
     warm_up: Steps until it is reached.
     save_minutes: Between checkpoints.
     attention_weight: Of the attention's loss.
+    keypoint_weight: Of the loss of the keypoints in cells.
   """
 
   minutes: float = 75.0
@@ -31,6 +33,7 @@ class Schedule:
   warm_up: int = 200
   save_minutes: float = 3.0
   attention_weight: float = 0.5
+  keypoint_weight: float = 0.3
 
 
 class Trainer:
@@ -107,33 +110,38 @@ class Trainer:
       progress: Share of the time that is over, in [0, 1].
 
     Returns:
-      [4] float32: loss of descriptors and of attention, share of points that
-      are mutual nearest neighbours, and mean attention.
+      [5] float32: loss of descriptors, of attention and of keypoints, share of
+      points that are mutual nearest neighbours, and mean attention.
     """
     rate = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
     rate *= min(1.0, (self.step + 1) / self.schedule.warm_up)
     self._optimizer.learning_rate.assign(self.schedule.rate * rate)
     self.step += 1
     return self._graph(
-      batch.images, batch.cells, batch.points, batch.weights
+      batch.images,
+      batch.points,
+      batch.weights,
+      (batch.pixels, batch.sureness),
     ).numpy()
 
-  def _learn(self, images, cells, points, weights):
+  def _learn(self, images, points, weights, corners):
     with tf.GradientTape() as tape:
-      terms = self._terms(images, cells, points, weights)
+      terms = self._terms(images, points, weights, corners)
       total = terms[0] + self.schedule.attention_weight * terms[1]
+      total += self.schedule.keypoint_weight * terms[2]
     gradients = tape.gradient(total, self._trainable)
     self._optimizer.apply_gradients(
       zip(gradients, self._trainable, strict=True)
     )
     return tf.stack(terms)
 
-  def _terms(self, images, cells, points, weights):
-    """Returns the four numbers of `learn`."""
+  def _terms(self, images, points, weights, corners):
+    """Returns the five numbers of `learn`."""
     pairs = weights.shape[0]
     pixels = (tf.cast(images, tf.float32) - 128.0) / 128.0
-    local = self.backbone.local_call(pixels, training=True)
-    raw = losses.gather(tf.cast(local, tf.float32), cells)
+    cells, logits = self.backbone.cells_call(pixels, training=True)
+    at = points[..., ::-1] / keypoints.STRIDE
+    raw = tf.cast(keypoints.interpolate(cells, at), tf.float32)
     chosen = normalization.l2_normalize(raw, axis=-1, epsilon=1e-6)
     loss, probability, nearest = losses.descriptor_loss(
       chosen[:pairs], chosen[pairs:], points[:pairs], points[pairs:], weights
@@ -148,10 +156,11 @@ class Trainer:
     )
     mean_score = losses.mean(scores[:pairs], weights)
     found = losses.mean(nearest, weights)
-    return [descriptor, attention, found, mean_score]
+    keypoint = losses.keypoint_loss(logits, *corners)
+    return [descriptor, attention, keypoint, found, mean_score]
 
   def _report(self, values):
-    names = ("local", "attention", "found", "score")
+    names = ("local", "attention", "keypoint", "found", "score")
     text = " ".join(f"{n} {v:.3f}" for n, v in zip(names, values, strict=True))
     logging.info("step %d, %.0f s: %s", self.step, self.seconds, text)
 

@@ -3,6 +3,9 @@
 import cv2
 import numpy as np
 
+# Natural logarithm of the strongest foreshortening.
+_MOST_TILT = 1.4
+
 
 def project(homography, points):
   """Maps points by a homography.
@@ -35,17 +38,17 @@ def random_view(rng, centre, side, zoom, strength):
   Returns:
     [3, 3] float64, from the photo's (x, y) to the view's.
   """
-  angle = np.deg2rad(rng.normal(0, 18)) * strength
-  if rng.random() < 0.05 * strength:
+  angle = np.deg2rad(rng.normal(0, 22)) * min(strength, 1)
+  if rng.random() < 0.08 * min(strength, 1):
     angle = rng.uniform(-np.pi, np.pi)
   direction = rng.uniform(0, np.pi)
-  tilt = np.exp(-strength * abs(rng.normal(0, 0.35)))
+  tilt = np.exp(-min(strength * abs(rng.normal(0, 0.4)), _MOST_TILT))
   squeeze = _rotation(direction) @ np.diag([1, tilt]) @ _rotation(-direction)
   affine = np.eye(3)
   affine[:2, :2] = zoom / np.sqrt(tilt) * _rotation(angle) @ squeeze
   affine[:2, 2] = -affine[:2, :2] @ np.asarray(centre, np.float64)
   perspective = np.eye(3)
-  limit = 0.35 * strength / side
+  limit = 0.35 * min(strength, 1.2) / side
   perspective[2, :2] = np.clip(rng.normal(0, limit / 2, 2), -limit, limit)
   shift = np.eye(3)
   shift[:2, 2] = (side - 1) / 2
@@ -100,6 +103,7 @@ def change_pixels(rng, image, strength=1.0):
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6))
   if rng.random() < 0.35 * strength:
     noise = np.empty(image.shape, np.int16)
+    cv2.setRNGSeed(int(rng.integers(2**31)))
     cv2.randn(noise, 0, float(rng.uniform(2, 14)))
     image = np.clip(image + noise, 0, 255).astype(np.uint8)
   if rng.random() < 0.35 * strength:
