@@ -38,6 +38,7 @@ import bad_fit  # noqa: E402
 import bad_indexes  # noqa: E402
 import bad_retrieval  # noqa: E402
 import bad_search  # noqa: E402
+import bad_training  # noqa: E402
 import tiny_model  # noqa: E402
 
 _BAD = {}
@@ -487,6 +488,7 @@ for _rows in (
   bad_indexes.CASES,
   bad_dense_indexes.CASES,
   bad_search.CASES,
+  bad_training.CASES,
 ):
   for _what, (_make, _words) in _rows.items():
     _case(_BAD, _what, *_words)(_make)

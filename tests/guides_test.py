@@ -18,6 +18,7 @@ _GUIDES = [
   "INSTALL_INSTRUCTIONS.md",
   "EXTRACTION_MATCHING.md",
   "SEARCH.md",
+  "TRAINING.md",
   "delf/python/delg/DELG_INSTRUCTIONS.md",
   "delf/python/detect_to_retrieve/DETECT_TO_RETRIEVE_INSTRUCTIONS.md",
   "delf/python/datasets/google_landmarks_dataset/README.md",

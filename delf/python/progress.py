@@ -49,6 +49,21 @@ def say(line):
   tqdm.tqdm.write(line, file=sys.stdout)
 
 
+def spend(label, total):
+  """Shows how much of a budget is spent, on standard error, as `track` does.
+
+  Args:
+    label: Words for what is being done.
+    total: The budget, in any unit.
+
+  Returns:
+    A context manager with `update(what was spent since)`, and
+    `set_postfix_str` for words on how it goes.
+  """
+  form = "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}] {postfix}"
+  return _show(desc=label, total=total, bar_format=form)
+
+
 def _show(**options):
   # None where a program is started without one.
   if sys.stderr is not None and sys.stderr.isatty():
@@ -64,6 +79,8 @@ class _Lines:
     self._iterable = iterable
     self._done = self._initial = initial
     self._words = {"prefix": desc, "total": total, "ncols": 0, **units}
+    if "bar_format" in units:
+      del self._words["ncols"]  # With it there would be no other form.
     self._start = self._last = time.monotonic()
 
   def __iter__(self):

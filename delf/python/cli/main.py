@@ -25,6 +25,7 @@ COMMANDS = {
   "search": ("delf.python.cli.search", "ask a collection with photos"),
   "eval": ("delf.python.cli.evaluate", "measure a search with ground truth"),
   "fit": ("delf.python.cli.fit", "fit PCA, whitening or codebook to photos"),
+  "train": ("delf.python.cli.train", "train a model on your own photos"),
   "info": ("delf.python.cli.info", "say what is in a file or a model"),
   "models": ("delf.python.cli.models", "list and download models"),
   "download": ("delf.python.cli.download", "download a published data set"),
