@@ -7,6 +7,8 @@ import tqdm
 
 # Seconds from one line to the next where standard error is not a terminal.
 _LINE_INTERVAL = 60
+# Seconds that are longer than any program runs.
+_LONGEST = 10**9
 
 
 def track(iterable, label, total=None):
@@ -44,6 +46,32 @@ def count_bytes(label, total=None, done=0):
   return _show(desc=label, total=total, initial=done, **units)
 
 
+def count(label, total, done=0):
+  """Shows how many of a number of steps are made, as `track` does.
+
+  Args:
+    label: Words for what is being done.
+    total: Number of steps.
+    done: Number of those that were made before.
+
+  Returns:
+    An object with `update(number of steps)`, `set_postfix_str(words)` and
+    `close()`.
+  """
+  return _show(desc=label, total=total, initial=done)
+
+
+def is_terminal():
+  """Returns whether standard error is where a person looks at a bar."""
+  # None where a program is started without one.
+  return sys.stderr is not None and sys.stderr.isatty()
+
+
+def duration(seconds):
+  """Returns a time for people, as 59:59 or 100:00:00."""
+  return tqdm.tqdm.format_interval(min(seconds, _LONGEST))
+
+
 def say(line):
   """Prints a line on standard output, above what shows progress."""
   tqdm.tqdm.write(line, file=sys.stdout)
@@ -65,8 +93,7 @@ def spend(label, total):
 
 
 def _show(**options):
-  # None where a program is started without one.
-  if sys.stderr is not None and sys.stderr.isatty():
+  if is_terminal():
     return tqdm.tqdm(dynamic_ncols=True, **options)
   return _Lines(**options)
 
@@ -94,7 +121,10 @@ class _Lines:
   def __exit__(self, *error):
     pass
 
-  def set_postfix_str(self, words):
+  def close(self):
+    """Does nothing: lines stay."""
+
+  def set_postfix_str(self, words, refresh=True):
     """Sets what the next lines end with."""
     self._words["postfix"] = words
 

@@ -1,0 +1,214 @@
+"""Flags of the script that trains, and the settings that they say."""
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+# What --debug sets: few photos, few steps, and all of it written.
+_DEBUG = {"batch_size": 4, "max_iters": 100}
+_DEBUG_SAVE, _DEBUG_REPORT = 1, 10
+
+
+def define_flags():
+  """Defines the flags."""
+  _define_run()
+  _define_reports()
+  _define_data()
+  _define_network()
+  _define_learning()
+
+
+def _define_run():
+  flags.DEFINE_boolean(
+    "debug", False, "A short run for a debugger: eager, batch 4, 100 steps."
+  )
+  flags.DEFINE_string(
+    "logdir", "/tmp/delf", "Folder of the run; one that is there goes on."
+  )
+  flags.DEFINE_list(
+    "devices", None, "Devices that share a batch, such as GPU:0,GPU:1; or all."
+  )
+  flags.DEFINE_boolean("xla", False, "Whether XLA compiles the step.")
+  flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "mixed_bfloat16"],
+    "What layers compute with; weights and losses are float32.",
+  )
+  flags.DEFINE_boolean(
+    "deterministic", False, "Whether GPUs compute the same each time; slower."
+  )
+
+
+def _define_reports():
+  flags.DEFINE_integer(
+    "report_every", 100, "Steps from summary to summary.", lower_bound=1
+  )
+  flags.DEFINE_integer(
+    "save_every", 1000, "Steps from checkpoint to checkpoint.", lower_bound=1
+  )
+  flags.DEFINE_integer(
+    "validate_every", 1000, "Steps from validation to next.", lower_bound=1
+  )
+  flags.DEFINE_boolean(
+    "overfit_one_batch",
+    False,
+    "Whether, in place of a run, one batch is to be learnt by heart: a test of "
+    "settings and labels, with status 1 where it fails. It keeps nothing.",
+  )
+
+
+def _define_data():
+  flags.DEFINE_string(
+    "train_file_pattern", "/tmp/data/train*", "TFRecords to train on."
+  )
+  flags.DEFINE_string(
+    "validation_file_pattern",
+    "/tmp/data/validation*",
+    "TFRecords to validate on; empty for none.",
+  )
+  flags.DEFINE_enum(
+    "dataset_version",
+    "gld_v1",
+    ["gld_v1", "gld_v2", "gld_v2_clean"],
+    "Data set, which gives the number of classes.",
+  )
+  flags.DEFINE_integer(
+    "num_classes",
+    None,
+    "Number of classes of data of your own; 0: what labels.json beside the "
+    "TFRecords has.",
+    lower_bound=0,
+  )
+  flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.")
+  flags.DEFINE_integer("batch_size", 32, "Photos of a step, on all devices.")
+  flags.DEFINE_integer("image_size", 321, "Side of a photo in pixels.")
+  flags.DEFINE_boolean("use_augmentation", True, "Whether to crop at random.")
+
+
+def _define_network():
+  flags.DEFINE_string(
+    "backbone", "resnet50", "Backbone: resnet50, resnet101 or compact."
+  )
+  flags.DEFINE_boolean(
+    "block3_strides", True, "Whether every second local feature is kept."
+  )
+  flags.DEFINE_string(
+    "imagenet_checkpoint", None, "ImageNet weights (.h5) to start from."
+  )
+  flags.DEFINE_string(
+    "initial_checkpoint", None, "Weights of a model to start from."
+  )
+  flags.DEFINE_boolean(
+    "delg_global_features", False, "Whether to train DELG in place of DELF."
+  )
+  flags.DEFINE_float("delg_gem_power", 3.0, "Power of the GeM pooling.")
+  flags.DEFINE_integer(
+    "delg_embedding_layer_dim", 2048, "Size of the global descriptor."
+  )
+  flags.DEFINE_float("delg_scale_factor_init", 45.25, "Scale of the cosines.")
+  flags.DEFINE_float("delg_arcface_margin", 0.1, "Margin in radians.")
+  flags.DEFINE_boolean("use_autoencoder", True, "Whether to train a coder.")
+  flags.DEFINE_float("autoencoder_dimensions", 128, "Size of its codes.")
+  flags.DEFINE_float(
+    "local_feature_map_channels", 1024, "Channels of what it reconstructs."
+  )
+  flags.DEFINE_enum(
+    "normalization",
+    "batch",
+    ["batch", "synchronized", "frozen"],
+    "Statistics of batch normalisation: of each device's share, of the batch, "
+    "or the stored ones.",
+  )
+
+
+def _define_learning():
+  flags.DEFINE_float(
+    "initial_lr", 0.01, "Learning rate; it falls to 0 linearly."
+  )
+  flags.DEFINE_integer("max_iters", 500000, "Steps of the run.")
+  flags.DEFINE_integer(
+    "warm_up", 0, "Steps in which the learning rate rises to where it would be."
+  )
+  flags.DEFINE_float("attention_loss_weight", 1.0, "Of the attention's loss.")
+  flags.DEFINE_float(
+    "reconstruction_loss_weight", 10.0, "Of the autoencoder's loss."
+  )
+
+
+def settings_of_flags():
+  """Returns the settings.Settings that the flags say."""
+  from delf.python.training.supervised import settings
+
+  reporting = settings.Reporting(
+    FLAGS.report_every, FLAGS.save_every, FLAGS.validate_every
+  )
+  if FLAGS.debug:
+    reporting = settings.Reporting(
+      _DEBUG_REPORT, _DEBUG_SAVE, FLAGS.validate_every
+    )
+  return settings.Settings(
+    logdir=FLAGS.logdir,
+    data=_data(settings),
+    network=network(settings),
+    learning=settings.Learning(
+      initial_lr=FLAGS.initial_lr,
+      max_iters=_flag("max_iters"),
+      warm_up=FLAGS.warm_up,
+      attention_loss_weight=FLAGS.attention_loss_weight,
+      reconstruction_loss_weight=FLAGS.reconstruction_loss_weight,
+      seed=FLAGS.seed,
+    ),
+    reporting=reporting,
+    execution=settings.Execution(
+      devices=tuple(FLAGS.devices) if FLAGS.devices else None,
+      xla=FLAGS.xla,
+      eager=FLAGS.debug,
+    ),
+  )
+
+
+def _flag(name):
+  """Returns the value of a flag, or what --debug sets."""
+  return _DEBUG[name] if FLAGS.debug else FLAGS[name].value
+
+
+def _data(settings):
+  return settings.Data(
+    train_file_pattern=FLAGS.train_file_pattern,
+    validation_file_pattern=FLAGS.validation_file_pattern,
+    num_classes=_num_classes(settings),
+    image_size=FLAGS.image_size,
+    batch_size=_flag("batch_size"),
+    use_augmentation=FLAGS.use_augmentation,
+  )
+
+
+def _num_classes(settings):
+  from delf.python.training.supervised import data_source
+
+  if FLAGS.num_classes is None:
+    return settings.CLASSES[FLAGS.dataset_version]
+  if FLAGS.num_classes == 0:
+    return data_source.classes_beside(FLAGS.train_file_pattern)
+  return FLAGS.num_classes
+
+
+def network(settings):
+  """Returns the settings.Network that the flags say; takes that module."""
+  return settings.Network(
+    delg=FLAGS.delg_global_features,
+    backbone=FLAGS.backbone,
+    block3_strides=FLAGS.block3_strides,
+    gem_power=FLAGS.delg_gem_power,
+    embedding_layer_dim=FLAGS.delg_embedding_layer_dim,
+    scale_factor_init=FLAGS.delg_scale_factor_init,
+    arcface_margin=FLAGS.delg_arcface_margin,
+    use_autoencoder=FLAGS.use_autoencoder,
+    autoencoder_dimensions=FLAGS.autoencoder_dimensions,
+    local_feature_map_channels=FLAGS.local_feature_map_channels,
+    imagenet_checkpoint=FLAGS.imagenet_checkpoint,
+    initial_weights=FLAGS.initial_checkpoint,
+    precision=FLAGS.precision,
+    normalization=FLAGS.normalization,
+  )
