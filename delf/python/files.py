@@ -34,7 +34,7 @@ IMAGES = (
 # Bytes of a name that its temporary file takes over: of the 255 that a name may
 # have, 34 are the temporary's own, and an extension needs some.
 _STEM_BYTES = 180
-_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.[a-z_]+")
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}(\.[a-z_]+)?")
 
 
 def is_remote(path):
@@ -193,7 +193,7 @@ def find_images(source):
     found = [
       os.path.join(folder, name)
       for folder, _, names in os.walk(source)
-      for name in filter(_is_image, names)
+      for name in filter(is_image, names)
     ]
     return _not_empty(found, f"images ({', '.join(IMAGES)})", source)
   if not os.path.exists(source) and glob.has_magic(source):
@@ -208,7 +208,8 @@ def find_images(source):
   return [source]
 
 
-def _is_image(name):
+def is_image(name):
+  """Returns whether a file is called like an image, and is not hidden."""
   return name.lower().endswith(IMAGES) and not name.startswith(".")
 
 

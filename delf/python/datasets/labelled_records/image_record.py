@@ -12,6 +12,41 @@ ENCODED, LABEL, IDENTITY = "image/encoded", "image/class/label", "image/id"
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
+def serialize(photo, data, height, width):
+  """Returns a record of a photo, as the original writes it.
+
+  Args:
+    photo: photo_list.Photo.
+    data: bytes of its JPEG, of three colours.
+    height: In pixels.
+    width: In pixels.
+
+  Returns:
+    bytes of a tf.train.Example, the same for the same photo.
+  """
+  import tensorflow as tf
+
+  values = {
+    "image/height": height,
+    "image/width": width,
+    "image/channels": 3,
+    "image/colorspace": b"RGB",
+    "image/format": b"JPEG",
+    IDENTITY: photo.identity.encode("utf-8", "surrogateescape"),
+    ENCODED: data,
+  }
+  if photo.label is not None:
+    values[LABEL] = photo.label
+  example = tf.train.Example()
+  for name, value in values.items():
+    feature = example.features.feature[name]
+    if isinstance(value, bytes):
+      feature.bytes_list.value.append(value)
+    else:
+      feature.int64_list.value.append(value)
+  return example.SerializeToString(deterministic=True)
+
+
 def parse(data, path, num_classes=None):
   """Reads what training needs of a record.
 

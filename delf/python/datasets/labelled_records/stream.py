@@ -68,8 +68,9 @@ class Stream:
     self.options = options
     self._records = records
     self._order = _Order(len(records), options)
-    cores = _cores()
-    self._pool = futures.ThreadPoolExecutor(cores) if cores > 1 else None
+    threads = cores()
+    pool = futures.ThreadPoolExecutor(threads) if threads > 1 else None
+    self._pool = pool
 
   def __len__(self):
     """Returns the batches of an epoch; the last may be short."""
@@ -152,7 +153,8 @@ class _Order:
       return self._orders[epoch]
 
 
-def _cores():
+def cores():
+  """Returns the number of cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1

@@ -1,0 +1,139 @@
+r"""Script that writes photos and their classes to TFRecords for training.
+
+Google Landmarks, with a fifth of the photos for validation:
+
+  python delf/python/training/build_image_dataset.py \
+    --train_directory='gldv2_dataset/train/*/*/*/' \
+    --train_csv_path=gldv2_dataset/train/train.csv \
+    --train_clean_csv_path=gldv2_dataset/train/train_clean.csv \
+    --output_directory=gldv2_dataset/tfrecord/ --num_shards=128 \
+    --generate_train_validation_splits --validation_split_size=0.2
+
+Photos of your own, in a folder for each class:
+
+  python delf/python/training/build_image_dataset.py \
+    --class_folders=photos/ --output_directory=records/ --num_shards=4 \
+    --generate_train_validation_splits
+
+or with a table of an image and its class in each row:
+
+  python delf/python/training/build_image_dataset.py \
+    --images_csv_path=photos.csv --images_directory=photos/ \
+    --output_directory=records/ --num_shards=4
+
+The same command goes on where a run has ended. Photos that cannot be read are
+left out and reported; the exit status is 1 then.
+"""
+
+from absl import flags
+
+from delf.python import errors, script_flags
+
+FLAGS = flags.FLAGS
+
+_TRAIN_SOURCES = ("class_folders", "images_csv_path")
+
+
+def define_flags():
+  """Defines the flags."""
+  flags.DEFINE_string(
+    "train_directory",
+    "/tmp/",
+    "Folder of training photos, or a pattern of folders: train/*/*/*/",
+  )
+  flags.DEFINE_string("test_directory", None, "The same of test photos.")
+  flags.DEFINE_string("output_directory", "/tmp/", "Folder for the records.")
+  flags.DEFINE_string(
+    "train_csv_path", "/tmp/train.csv", "CSV: id,url,landmark_id"
+  )
+  flags.DEFINE_string(
+    "train_clean_csv_path",
+    None,
+    "CSV: landmark_id,images. Only these are written, with labels from 0 that"
+    " relabeling.csv translates.",
+  )
+  flags.DEFINE_string("test_csv_path", None, "CSV with a column id.")
+  flags.DEFINE_integer("num_shards", 128, "Files of each part.", lower_bound=1)
+  flags.DEFINE_boolean(
+    "generate_train_validation_splits",
+    False,
+    "Whether a share of each class goes to files for validation.",
+  )
+  flags.DEFINE_float("validation_split_size", 0.2, "That share.")
+  flags.DEFINE_integer("seed", 0, "Of the choice and the order.", lower_bound=0)
+  _define_own()
+
+
+def _define_own():
+  flags.DEFINE_string(
+    "class_folders",
+    None,
+    "In place of train_directory: a folder with a folder of photos for each"
+    " class.",
+  )
+  flags.DEFINE_string(
+    "images_csv_path",
+    None,
+    "In place of train_directory: a CSV with a column of images (image, path,"
+    " filename, ...) and one of classes (label, class, landmark_id, ...).",
+  )
+  flags.DEFINE_string(
+    "images_directory", None, "Where those images are, if not beside the CSV."
+  )
+  flags.DEFINE_boolean(
+    "overwrite", False, "Whether to replace records of other photos."
+  )
+
+
+def main():
+  """Writes the records; returns 1 if a photo is missing or was left out."""
+  from delf.python.datasets.labelled_records import build
+
+  own = [name for name in _TRAIN_SOURCES if FLAGS[name].value]
+  if len(own) > 1:
+    raise errors.InputError(f"one of --{own[0]} and --{own[1]}", "both")
+  options = build.Options(
+    num_shards=FLAGS.num_shards,
+    validation_share=(
+      FLAGS.validation_split_size
+      if FLAGS.generate_train_validation_splits
+      else None
+    ),
+    seed=FLAGS.seed,
+    overwrite=FLAGS.overwrite,
+  )
+  say = script_flags.print_problem
+  built = build.build(
+    FLAGS.output_directory, _training(own), _testing(), options, say
+  )
+  for split, number in built.written.items():
+    print(f"{split}: {number} photos")  # noqa: T201
+  return 0 if built.is_complete else 1
+
+
+def _training(own):
+  """Returns the photo_list.PhotoList of the training photos."""
+  from delf.python.datasets.labelled_records import class_lists, landmark_lists
+
+  if "class_folders" in own:
+    return class_lists.of_folders(FLAGS.class_folders)
+  if "images_csv_path" in own:
+    return class_lists.of_csv(FLAGS.images_csv_path, FLAGS.images_directory)
+  if FLAGS.train_clean_csv_path:
+    return landmark_lists.clean(
+      FLAGS.train_directory, FLAGS.train_clean_csv_path
+    )
+  return landmark_lists.train(FLAGS.train_directory, FLAGS.train_csv_path)
+
+
+def _testing():
+  """Returns the photo_list.PhotoList of the test photos, or None."""
+  from delf.python.datasets.labelled_records import landmark_lists
+
+  if FLAGS.test_directory is None:
+    return None
+  return landmark_lists.test(FLAGS.test_directory, FLAGS.test_csv_path)
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)
