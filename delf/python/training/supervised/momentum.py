@@ -4,7 +4,7 @@ import tensorflow as tf
 
 
 class Momentum:
-  """SGD with momentum, of gradients that are reduced and clipped already.
+  """SGD with momentum, of gradients that are reduced over the devices already.
 
   Keras's optimisers clip the gradients of each device before they are summed,
   and store their state under other keys from release to release.
@@ -56,32 +56,48 @@ class Momentum:
     paths["_learning_rate"] = self.learning_rate
     return {f"optimizer/{name}": variable for name, variable in paths.items()}
 
-  def apply(self, gradients, rate):
+  def apply(self, gradients, rate, most):
     """Makes one step, in the context of a replica.
 
     Args:
-      gradients: list of tensors, the same on all replicas.
+      gradients: list of tensors, summed over the replicas.
       rate: Learning rate, float32 scalar.
-    """
-    context = tf.distribute.get_replica_context()
-    context.merge_call(self._apply, args=(gradients, rate))
+      most: Norm of all gradients over which they are scaled down to it.
 
-  def _apply(self, strategy, gradients, rate):
+    Returns:
+      float32 scalar, the norm before that.
+    """
+    norm = tf.linalg.global_norm(gradients)
+    # The rate is scaled in place of the gradients: these are the largest
+    # arrays of a step. A norm that is no number stays none.
+    scale = most / tf.maximum(norm, most)
+    context = tf.distribute.get_replica_context()
+    context.merge_call(self._apply, args=(gradients, rate, rate * scale))
+    return norm
+
+  def _apply(self, strategy, gradients, rate, scaled):
     update = strategy.extended.update
     for variable, last, gradient in zip(
       self._variables, self._updates, gradients, strict=True
     ):
-      update(last, self._accumulate, args=(gradient, rate), group=False)
-      update(variable, _add, args=(last,), group=False)
+      args = (last, gradient, scaled)
+      update(variable, self._move, args=args, group=False)
     update(self.learning_rate, _set, args=(rate,), group=False)
-    update(self.iterations, _add, args=(tf.constant(1, tf.int64),), group=False)
+    update(self.iterations, _count, group=False)
 
-  def _accumulate(self, last, gradient, rate):
-    last.assign(self._momentum * last - rate * gradient)
+  def _move(self, variable, last, gradient, rate):
+    """Makes `last` momentum * last - rate * gradient, and adds it."""
+    tf.raw_ops.ResourceApplyKerasMomentum(
+      var=variable.handle,
+      accum=last.handle,
+      lr=rate,
+      grad=gradient,
+      momentum=self._momentum,
+    )
 
 
-def _add(variable, value):
-  variable.assign_add(value)
+def _count(variable):
+  variable.assign_add(1)
 
 
 def _set(variable, value):

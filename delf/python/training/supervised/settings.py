@@ -183,7 +183,7 @@ class Settings:
 _NUMBERS = (
   ("initial_lr", "learning", 0.0),
   ("momentum", "learning", 0.0),
-  ("clip_norm", "learning", 0.0),
+  ("clip_norm", "learning", 1e-6),
   ("attention_loss_weight", "learning", 0.0),
   ("reconstruction_loss_weight", "learning", 0.0),
   ("gem_power", "network", 1e-6),

@@ -169,11 +169,9 @@ class Stepper:
     gradients, metrics, sparsity, found = self._gradients(images, labels, look)
     context = tf.distribute.get_replica_context()
     gradients = context.all_reduce(_SUM, gradients)
-    gradients, norm = tf.clip_by_global_norm(
-      gradients, self._settings.learning.clip_norm
-    )
-    rate = momentum.rate(self.optimizer.iterations, self._settings.learning)
-    self.optimizer.apply(gradients, rate)
+    learning = self._settings.learning
+    rate = momentum.rate(self.optimizer.iterations, learning)
+    norm = self.optimizer.apply(gradients, rate, learning.clip_norm)
     same = {GRADIENT_NORM: norm, LEARNING_RATE: rate}
     if hasattr(self.model, "scale_factor"):
       same["desc/scale_factor"] = self.model.scale_factor.value
