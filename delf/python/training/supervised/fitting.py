@@ -85,6 +85,7 @@ class _Run:
 
   def begin(self):
     """Goes on from the newest checkpoint, or starts."""
+    self._files.remove_leftovers()
     found = self._files.resume()
     differing = self._files.settings_that_differ(self._settings)
     if found is None:

@@ -1,21 +1,40 @@
 """Runs: what they write, how they go on, what ends them."""
 
+import dataclasses
+import os
+import shutil
+import signal
+
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from delf.python import errors
+from delf.python.training import exporting
+from delf.python.training.model import layer_tree
 from delf.python.training.supervised import fitting, observers, settings
-from tests import noise_batches
+from tests import tiny_training
+from tests.tiny_training import tiny  # noqa: F401
 
-_BATCHES = noise_batches.NoiseBatches()
+_COUNTER = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
+
+_BATCHES = tiny_training.NoiseBatches()
 
 
 def _settings(folder, max_iters=4, delg=True, **options):
   return settings.Settings(
     str(folder),
     settings.Data(num_classes=3, batch_size=4, image_size=65),
-    settings.Network(backbone="compact", delg=delg, embedding_layer_dim=16),
+    settings.Network(backbone="tiny", delg=delg, embedding_layer_dim=16),
     settings.Learning(max_iters=max_iters, **options),
     settings.Reporting(report_every=2, save_every=2, validate_every=3),
   )
+
+
+def _eager(given):
+  """Returns settings of a run that starts at once."""
+  execution = settings.Execution(eager=True)
+  return dataclasses.replace(given, execution=execution)
 
 
 class _Watch(observers.Observer):
@@ -64,6 +83,183 @@ def test_a_run_tells_how_it_goes(whole):
   batches = [batch for *_, batch in watch.of("step")]
   assert [batch is not None for batch in batches] == [False, True, False, False]
   assert batches[1].images.shape == (4, 65, 65, 3)
-  assert batches[1].attention.shape == (4, 9, 9, 1)
-  assert sorted(batches[1].sparsity) == [f"sparsity/block{i}" for i in range(5)]
+  assert batches[1].attention.shape == (4, 5, 5, 1)
+  assert list(batches[1].sparsity) == ["sparsity/block3"]
   assert (folder / "delf_weights.index").exists()
+
+
+def _arrays(folder, step):
+  """Returns all that a checkpoint holds, by key."""
+  reader = tf.train.load_checkpoint(f"{folder}/delf_tf2-ckpt/ckpt-{step}")
+  keys = set(reader.get_variable_to_shape_map())
+  keys -= {"_CHECKPOINTABLE_OBJECT_GRAPH", _COUNTER}
+  return {key: reader.get_tensor(key) for key in keys}
+
+
+def _same(first, second):
+  assert first.keys() == second.keys()
+  for key, value in first.items():
+    np.testing.assert_array_equal(value, second[key], err_msg=key)
+
+
+class _Ends(observers.Observer):
+  """Ends a run after a step."""
+
+  def __init__(self, step, how):
+    self._step, self._how = step, how
+
+  def on_step(self, step, metrics, batch):
+    if step == self._step:
+      self._how()
+
+
+def _terminate():
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _fail():
+  raise ZeroDivisionError
+
+
+def test_stopped_and_gone_on_with_is_never_stopped(whole, tmp_path):
+  watch = _Watch()
+  stopped = fitting.fit(
+    _settings(tmp_path), [watch, _Ends(1, _terminate)], _BATCHES
+  )
+  assert (stopped.step, stopped.signal) == (1, signal.SIGTERM)
+  assert stopped.checkpoint.endswith("ckpt-1")
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  report = fitting.fit(_settings(tmp_path), [watch], _BATCHES)
+  assert (report.step, report.signal) == (4, None)
+  assert [s for s, *_ in watch.of("step")] == [1, 2, 3, 4]
+  for (_, expected, _), (_, metrics, _) in zip(
+    whole[2].of("step"), watch.of("step"), strict=True
+  ):
+    assert metrics == expected
+  _same(_arrays(whole[0], 4), _arrays(tmp_path, 4))
+
+
+def test_lost_steps_are_made_again(whole, tmp_path):
+  with pytest.raises(ZeroDivisionError):
+    fitting.fit(_settings(tmp_path), [_Ends(3, _fail)], _BATCHES)
+  # As a program leaves it that is killed while it writes.
+  folder = tmp_path / "delf_tf2-ckpt"
+  (folder / "ckpt-4_temp").mkdir()
+  (folder / "ckpt-4.data-00000-of-00001").write_bytes(b"half")
+  watch = _Watch()
+  fitting.fit(_settings(tmp_path), [watch], _BATCHES)
+  assert [s for s, *_ in watch.of("step")] == [3, 4]
+  _same(_arrays(whole[0], 4), _arrays(tmp_path, 4))
+  assert not (folder / "ckpt-4_temp").exists()
+
+
+def test_a_finished_run_makes_no_step(whole):
+  watch = _Watch()
+  report = fitting.fit(_settings(whole[0]), [watch], _BATCHES)
+  assert (report.step, watch.told) == (4, [])
+
+
+def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+  data = tmp_path / "delf_tf2-ckpt" / "ckpt-4.data-00000-of-00001"
+  data.write_bytes(data.read_bytes()[:-1])
+  watch = _Watch()
+  report = fitting.fit(_settings(tmp_path), [watch], _BATCHES)
+  assert (report.step, [s for s, *_ in watch.of("step")]) == (4, [3, 4])
+  _same(_arrays(whole[0], 4), _arrays(tmp_path, 4))
+
+
+def test_weights_are_those_of_exporters(whole):
+  folder, report, _ = whole
+  model = exporting.load_model(
+    report.weights,
+    delg=True,
+    backbone="tiny",
+    use_autoencoder=True,
+    embedding_layer_dim=16,
+  )
+  expected = _arrays(folder, 4)
+  for path, variable in layer_tree.variables_by_path(model).items():
+    if path != "scale_factor":
+      key = f"model/{path}/.ATTRIBUTES/VARIABLE_VALUE"
+      np.testing.assert_array_equal(variable, expected[key])
+
+
+def test_another_architecture_is_refused(whole):
+  with pytest.raises(errors.InputError) as caught:
+    fitting.fit(_settings(whole[0], delg=False), [], _BATCHES)
+  assert "ckpt-4: expected the weights of DELF, received" in str(caught.value)
+  assert "cosine_weights" in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spoilt(tiny_training.NoiseBatches):
+  """Noise whose batch 3 has no numbers in it."""
+
+  def training(self, start_batch=0):
+    dataset = tf.data.Dataset.counter(start_batch).map(
+      lambda i: (i, *self._make(i))
+    )
+    return dataset.map(
+      lambda i, images, labels: (tf.where(i == 3, np.nan, images), labels)
+    )
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+  with pytest.raises(errors.InputError) as caught:
+    fitting.fit(_eager(_settings(tmp_path)), [], _Spoilt())
+  text = str(caught.value)
+  assert "a number in step 4, received nan" in text
+  assert "batch 3 of seed 0" in text
+  assert text.endswith("delf_tf2-ckpt/ckpt-2")
+  arrays = _arrays(tmp_path, 2)
+  assert all(np.isfinite(array).all() for array in arrays.values())
+  weights = tf.train.load_checkpoint(str(tmp_path / "delf_weights"))
+  kernel = "attention/conv1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+  np.testing.assert_array_equal(
+    weights.get_tensor(kernel), arrays[f"model/{kernel}"]
+  )
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
+  resource = pytest.importorskip("resource")
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  ends = _Ends(
+    3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
+  )
+  try:
+    with pytest.raises(OSError, match="cannot be written") as caught:
+      fitting.fit(_eager(_settings(tmp_path)), [ends], _BATCHES)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert str(tmp_path) in str(caught.value)
+  watch = _Watch()
+  fitting.fit(_eager(_settings(tmp_path)), [watch], _BATCHES)
+  assert [s for s, *_ in watch.of("step")] == [3, 4]
+
+
+def test_original_run_goes_on(whole, tmp_path):
+  # Keys of the original's optimiser; those of the model are tested elsewhere.
+  arrays = _arrays(whole[0], 2)
+  names = [k.split("/") for k in arrays if k.startswith("optimizer/")]
+  assert {n[1] for n in names} == {
+    "_iterations", "_learning_rate", "_variables",
+  }  # fmt: skip
+  numbers = sorted(int(n[2]) for n in names if n[1] == "_variables")
+  assert numbers == list(range(1, len(numbers) + 1))
+  tree = {}
+  for key, array in arrays.items():
+    *parents, leaf = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[leaf] = tf.Variable(array)
+  manager = tf.train.CheckpointManager(
+    tf.train.Checkpoint(**tree), str(tmp_path / "delf_tf2-ckpt"), 10
+  )
+  manager.save()
+  watch = _Watch()
+  report = fitting.fit(_settings(tmp_path), [watch], _BATCHES)
+  assert [s for s, *_ in watch.of("step")] == [3, 4]
+  _same(_arrays(whole[0], 4), _arrays(tmp_path, 4))
+  assert report.checkpoint.endswith("ckpt-4")

@@ -57,6 +57,17 @@ class RunFiles:
       keep_checkpoint_every_n_hours=_KEPT_HOURS,
     )
 
+  def remove_leftovers(self):
+    """Removes what a program left that was killed while it wrote."""
+    for name in tf.io.gfile.listdir(self._folder):
+      path = os.path.join(self._folder, name.rstrip("/"))
+      if path.endswith("_temp"):
+        tf.io.gfile.rmtree(path)
+      elif ".tempstate" in name or ".data-" in name:
+        prefix = path.partition(".data-")[0]
+        if not tf.io.gfile.exists(f"{prefix}.index"):
+          tf.io.gfile.remove(path)
+
   def resume(self):
     """Reads the newest checkpoint that is whole.
 
@@ -82,10 +93,10 @@ class RunFiles:
     return None
 
   def _read(self, prefix):
-    """Gives model and optimiser what a checkpoint holds, or changes nothing."""
+    """Gives model and optimiser what a checkpoint holds."""
     try:
-      values = self._optimizer_values(prefix)
       checkpoints.load_weights(self._model, prefix)
+      values = self._optimizer_values(prefix)
     except errors.InputError as error:
       if "TensorFlow checkpoint" in error.expected:
         raise _DamagedError(*error.args) from None
