@@ -1,5 +1,6 @@
 """A small backbone, and batches of noise, for tests of training."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -11,11 +12,18 @@ from delf.python.normalization_layers import normalization
 from delf.python.training.model import backbones
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-  """Makes `Backbone` known by the name "tiny", for modules that import it."""
+@contextlib.contextmanager
+def registered():
+  """Makes `Backbone` known by the name "tiny"."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(backbones._BACKBONES, "tiny", (__name__, "Backbone", {}))
+    yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+  """Does the same for modules that import it."""
+  with registered():
     yield
 
 

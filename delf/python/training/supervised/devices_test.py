@@ -1,0 +1,101 @@
+"""Two devices that share a batch compute what one does with all of it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parents[4]
+_DEVICES = ("CPU:0", "CPU:1")
+
+
+def _run(normalization):
+  """Returns metrics and variables of three steps, of one device and of two.
+
+  TensorFlow has two logical processors if it is told so before it starts.
+  """
+  command = [sys.executable, "-m", __name__, normalization]
+  environment = os.environ | {"PYTHONPATH": str(_ROOT)}
+  result = subprocess.run(
+    command, cwd=_ROOT, env=environment, capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr[-3000:]
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("normalization", ["frozen", "synchronized"])
+def test_two_devices_are_as_one(normalization):
+  one, two = _run(normalization)
+  assert one.keys() == two.keys()
+  assert one["steps"] == 3
+  for name, value in one.items():
+    assert two[name] == pytest.approx(value, rel=2e-5, abs=2e-6), name
+
+
+def _measure(given, devices, batches):
+  import keras
+  import numpy as np
+  import tensorflow as tf
+
+  from delf.python.training.model import layer_tree
+  from delf.python.training.supervised import settings, stepping
+
+  keras.utils.set_random_seed(1)
+  execution = settings.Execution(devices=devices)
+  stepper = stepping.Stepper(given, stepping.strategy(execution))
+  assert stepper.strategy.num_replicas_in_sync == len(devices)
+  dataset = tf.data.Dataset.from_tensor_slices(batches)
+  found = {}
+  for i, (images, labels) in enumerate(stepper.distribute(dataset)):
+    metrics, outputs = stepper.train(images, labels, True)
+    batch = outputs()
+    found |= {f"{i} {name}": value for name, value in metrics.items()}
+    found |= {f"{i} {name}": value for name, value in batch["sparsity"].items()}
+    found[f"{i} attention"] = batch["attention"].ravel().tolist()
+    found[f"{i} labels"] = batch["labels"].tolist()
+  counts = stepper.validate(images, labels)
+  found |= {f"right {name}": count for name, count in counts.items()}
+  variables = layer_tree.variables_by_path(stepper.model)
+  for name, variable in (variables | stepper.optimizer.by_key()).items():
+    values = np.ravel(variable.numpy()).astype(float)
+    found[name] = values[:50].tolist()
+    found[f"norm of {name}"] = float(np.linalg.norm(values))
+  return found | {"steps": stepper.step}
+
+
+def _main():
+  import numpy as np
+  import tensorflow as tf
+
+  from delf.python.training.supervised import settings
+  from tests import tiny_training
+
+  processor = tf.config.list_physical_devices("CPU")[0]
+  tf.config.set_logical_device_configuration(
+    processor, [tf.config.LogicalDeviceConfiguration()] * 2
+  )
+  given = settings.Settings(
+    "nowhere",
+    settings.Data(num_classes=3, batch_size=4, image_size=65),
+    settings.Network(
+      backbone="tiny",
+      delg=True,
+      embedding_layer_dim=6,
+      normalization=sys.argv[1],
+    ),
+    # Some steps are clipped.
+    settings.Learning(max_iters=5, clip_norm=30.0, warm_up=2),
+  )
+  dataset = tiny_training.NoiseBatches().training().take(3)
+  batches = [np.stack(each) for each in zip(*dataset, strict=True)]
+  with tiny_training.registered():
+    alone = _measure(given, _DEVICES[:1], tuple(batches))
+    both = _measure(given, _DEVICES, tuple(batches))
+  print(json.dumps([alone, both]))
+
+
+if __name__ == "__main__":
+  _main()
