@@ -35,6 +35,7 @@ import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
 import bad_dense_indexes  # noqa: E402
 import bad_fit  # noqa: E402
+import bad_global_training  # noqa: E402
 import bad_indexes  # noqa: E402
 import bad_retrieval  # noqa: E402
 import bad_search  # noqa: E402
@@ -481,6 +482,7 @@ for _what, (_make, _words) in (
   | bad_retrieval.CASES
   | bad_aggregation.CASES
   | bad_fit.CASES
+  | bad_global_training.CASES
 ).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
 for _rows in (
@@ -581,6 +583,7 @@ def _call(argv):
     bad_retrieval,
     bad_aggregation,
     bad_fit,
+    bad_global_training,
   ):
     scripts |= more.SCRIPTS
   if argv[0] in scripts:
