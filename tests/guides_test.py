@@ -101,6 +101,9 @@ def _environment(root, folder):
 
 @pytest.mark.parametrize("guide", _GUIDES)
 def test_guide_works_as_written(guide, tmp_path):
+  weights = "delf/embedded/delf-compact/weights.npz"
+  if guide == "TRAINING.md" and not (checkout.ROOT / weights).exists():
+    pytest.skip("the embedded model comes without training weights")
   root = tmp_path / "delf"
   checkout.copy(root)
   script = _script(guide, tmp_path)

@@ -40,7 +40,7 @@ def trained(tmp_path_factory):
       patch.setattr(pair_sets, f"_{name}", number)
     patch.setattr(class_head, "_MOST_VIEWS", 20)
     patch.chdir(folder)
-    budget = ["--steps", "2"]
+    budget = ["--steps", "2", "--from", "scratch"]
     status = main.main(["train", "photos", "--out", "model", *budget, *_MORE])
   return folder, status
 
@@ -74,7 +74,7 @@ def test_the_card_says_all_of_it(trained):
     "1 could not be used",
     "2 classes",
     "| held-out photos | before | labels alone | after |",
-    "delf train photos --out model --steps 2 --view 64 --size 96",
+    "delf train photos --out model --from scratch --steps 2 --view 64",
     "2 steps of 2 pairs of views of 64 pixels",
     "tensorflow",
   ):
@@ -96,7 +96,8 @@ def test_what_is_there_is_not_replaced(trained, capsys, monkeypatch):
   monkeypatch.chdir(folder)
   assert not pathlib.Path("model.unfinished").exists()
   before = os.stat("model").st_mtime_ns
-  again = ["train", "photos", "--out", "model", "--steps", "3", *_MORE]
+  start = ["--from", "scratch", "--steps", "3"]
+  again = ["train", "photos", "--out", "model", *start, *_MORE]
   assert main.main(again) == 1
   assert "with steps 2, not 3" in capsys.readouterr().err
   assert os.stat("model").st_mtime_ns == before

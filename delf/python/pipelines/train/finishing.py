@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 
 from delf.python import files
-from delf.python.pipelines.train import card, learning, options, records, report
+from delf.python.pipelines.train import card, options, records, report
 
 # A whitening is made anew of so many photos: of fewer it would be worse than
 # that of the model that training began with.
@@ -164,21 +164,22 @@ def _draw(path, curve):
   steps = [row["step"] for row in curve]
   columns = {
     name: [row.get(name, np.nan) for row in curve]
-    for name in (*learning.TERMS, "held_out")
+    for name in ("local", "attention", "keypoint", "found", "held_out")
   }
   panels = {
     "loss": {
       "descriptors": columns["local"],
       "attention": columns["attention"],
+      "keypoints": columns["keypoint"],
     },
     "share of points found": {
-      "training (in the batch)": columns["found"],
-      "held out (in the pair)": columns["held_out"],
+      "training": columns["found"],
+      "held out": columns["held_out"],
     },
   }
   caption = (
-    "found: points of two views that are each other's nearest, in training "
-    "among all of the batch, of held-out photos among those of the pair"
+    "found: points of two views that are each other's nearest among all of the "
+    "batch; a batch of held-out photos has fewer pairs"
   )
   viz.draw_curves(path, steps, panels, "Learning curves", caption)
 

@@ -22,9 +22,6 @@ _SAVE_INTERVAL = 60.0
 # Rows of the learning curve, over the whole budget.
 _ROWS = 40
 
-# What `Trainer.learn` returns, by place.
-TERMS = ("local", "attention", "found", "score")
-
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -52,11 +49,12 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     self.number = number
 
 
-def learn(trainer, draw, budget, folder, check):
+def learn(trainer, terms, draw, budget, folder, check):
   """Learns until the budget is spent, from the checkpoint if there is one.
 
   Args:
     trainer: self_supervised.trainer.Trainer.
+    terms: Names of what it returns of a step.
     draw: Function from the number of a step, from 0 on, to its data.Batch.
     budget: Budget.
     folder: pathlib.Path for checkpoint and curve.
@@ -64,14 +62,14 @@ def learn(trainer, draw, budget, folder, check):
 
   Returns:
     list of dict, rows of the learning curve: step, seconds, rate of steps, mean
-    of each of TERMS since the row before, and held_out.
+    of each of the terms since the row before, and held_out.
 
   Raises:
     Stopped: After SIGINT or SIGTERM.
     InputError: If a loss is not finite; the last checkpoint stays.
   """
   trainer.resume(folder / CHECKPOINT)
-  curve = _Curve(folder / CURVE, trainer, check)
+  curve = _Curve(folder / CURVE, trainer, terms, check)
   total = budget.steps or budget.seconds
   bar = progress.spend("training", total)
   saved = time.monotonic()
@@ -122,16 +120,17 @@ def _check_finite(values, batch, trainer, folder):
 class _Curve:
   """Rows of the learning curve, and what is new since the last."""
 
-  def __init__(self, path, trainer, check):
+  def __init__(self, path, trainer, terms, check):
     self.rows = []
     self._path, self._trainer, self._check = path, trainer, check
+    self._terms = terms
     self._values, self._recent = [], collections.deque(maxlen=20)
     if path.exists() and trainer.step:
       rows = json.loads(files.read_bytes(path))
       self.rows = [row for row in rows if row["step"] <= trainer.step]
     self._next = self.rows[-1]["spent"] + 1 / _ROWS if self.rows else 0.0
     if not self.rows:
-      self._add_row([np.nan] * len(TERMS), 0.0)
+      self._add_row([np.nan] * len(self._terms), 0.0)
     self._times = collections.deque([time.monotonic()], maxlen=50)
 
   def add(self, values, spent):
@@ -149,7 +148,9 @@ class _Curve:
       "spent": spent,
       "held_out": float(self._check()),
     }
-    values = {name: float(v) for name, v in zip(TERMS, values, strict=False)}
+    values = {
+      name: float(v) for name, v in zip(self._terms, values, strict=True)
+    }
     # JSON has no NaN.
     row |= {name: v for name, v in values.items() if np.isfinite(v)}
     self.rows.append(row)
@@ -162,7 +163,7 @@ class _Curve:
     means = np.mean(self._recent, axis=0)
     values = " ".join(
       f"{name} {value:.3f}"
-      for name, value in zip(TERMS[:3], means, strict=False)
+      for name, value in zip(self._terms, means, strict=True)
     )
     return f"step {self._trainer.step}, {rate:.1f} steps/s, {values}"
 

@@ -8,6 +8,8 @@ import pytest
 from delf.python import errors
 from delf.python.pipelines.train import learning
 
+_TERMS = ("local", "attention", "found", "score")
+
 
 class _Batch:
   def __init__(self, step):
@@ -42,7 +44,7 @@ class _Trainer:
 
 def _learn(trainer, folder, steps=20, seconds=None):
   budget = learning.Budget(steps, seconds)
-  return learning.learn(trainer, _Batch, budget, folder, lambda: 0.5)
+  return learning.learn(trainer, _TERMS, _Batch, budget, folder, lambda: 0.5)
 
 
 def _at(step, number):
@@ -116,7 +118,7 @@ def test_errors_of_batches_are_raised(tmp_path):
 
   budget = learning.Budget(steps=3)
   with pytest.raises(errors.InputError, match="a batch"):
-    learning.learn(_Trainer(), draw, budget, tmp_path, lambda: 0.5)
+    learning.learn(_Trainer(), _TERMS, draw, budget, tmp_path, lambda: 0.5)
 
 
 def test_the_curve_has_held_out_photos_from_the_start(tmp_path):

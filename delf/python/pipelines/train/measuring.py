@@ -101,6 +101,30 @@ def _extractor(config, use_local):
   return extractor.make_extractor(own).extract
 
 
+def _descriptors(config, images, label):
+  """Returns [N, D] float32, global descriptors of unit length."""
+  extract = _extractor(config, use_local=False)
+  found = progress.track(images, label)
+  return np.stack([extract(image).global_descriptor for image in found])
+
+
+def describe(images):
+  """Returns global descriptors of the embedded model.
+
+  They propose photos of one place, whatever model a training begins with.
+
+  Args:
+    images: list of N [H, W, 3] uint8.
+
+  Returns:
+    [N, D] float32, of unit length.
+  """
+  from delf.python.inference import zoo, zoo_table
+
+  config = zoo.default_config(zoo_table.EMBEDDED)
+  return _descriptors(config, images, "describing photos")
+
+
 def _draw(path, local, pairs):
   from delf.python import viz
 
@@ -159,13 +183,7 @@ def measure_search(config, scores, images, labels, asked):
   from delf.python.datasets import ground_truth
   from delf.python.retrieval import evaluation
 
-  extract = _extractor(config, use_local=False)
-  descriptors = np.stack(
-    [
-      extract(image).global_descriptor
-      for image in progress.track(images, "measuring: global descriptors")
-    ]
-  )
+  descriptors = _descriptors(config, images, "measuring: global descriptors")
   queries = np.flatnonzero(asked)
   similarities = descriptors[queries] @ descriptors.T
   ranking = np.argsort(-similarities, axis=1, kind="stable")

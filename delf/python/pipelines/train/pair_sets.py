@@ -8,8 +8,9 @@ import numpy as np
 _MOST_REAL, _MOST_SYNTHETIC, _MOST_UNRELATED = 60, 60, 150
 _SYNTHETIC_OF_ONE = 8
 
-# Points that two views must share, of the cells of the first.
-_LEAST_SHARED = 0.1
+# Points of a grid over the first view, and the share of them that the second
+# must show.
+_GRID, _LEAST_SHARED = 24, 0.1
 
 # Photos that a photo is looked for among.
 _MOST_SEARCHED = 1000
@@ -77,8 +78,10 @@ def _views(generator, image, side):
     centre = size * generator.uniform(0.35, 0.65, 2)
     zoom = side / min(size) * generator.uniform(0.9, 1.7)
     maps.append(warps.random_view(generator, centre, side, zoom, 1.0))
-  shared = data.correspondences(generator, maps, size, side)[0]
-  if len(shared) < _LEAST_SHARED * (side / data.STRIDE) ** 2:
+  step = side / _GRID
+  grid = np.mgrid[0:_GRID, 0:_GRID].reshape(2, -1).T * step + step / 2
+  shared = data.correspondences(grid, maps, size, side)[0]
+  if len(shared) < _LEAST_SHARED * len(grid):
     return [], None
   views = [
     warps.change_pixels(generator, warps.render(image, each, side), 0.9)

@@ -123,7 +123,7 @@ class _Run:
     self._model()  # Weights that do not fit are an error at once.
     with clock.phase("photos and pairs"):
       collected = collecting.collect(
-        self._sources, self._folder, self._options, self._describe
+        self._sources, self._folder, self._options, measuring.describe
       )
     if self._options.batch is not None:
       pools = {photo.pool for photo in collected.training.photos}
@@ -153,20 +153,6 @@ class _Run:
     with self._clock.phase("global descriptor"):
       words = finishing.fit_head(model.backbone, collected, self._options)
     return model, words
-
-  def _describe(self, images):
-    """Returns global descriptors of the model that proposes pairs."""
-    from delf.python.inference import zoo_table
-    from delf.python.training.self_supervised import global_head
-
-    weights = self._weights
-    if weights is None:  # Random ones would propose random pairs.
-      weights = start.check(zoo_table.EMBEDDED)
-    backbone = start.make(weights, 0).backbone
-    rows = global_head.pooled(backbone, images)
-    kernel, bias = backbone.embedding_layer.get_weights()
-    embedded = rows @ kernel + bias
-    return embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
 
   def _checks(self, collected):
     """Returns what `measuring.measure` takes: pairs, search."""
@@ -242,7 +228,9 @@ class _Run:
     seconds = None if options.minutes is None else 60 * options.minutes
     budget = learning.Budget(options.steps, seconds)
     check = checking.make(
-      model.backbone, collected.held_out, options.view, options.seed
+      learner, collected.held_out, options.view, options.seed
     )
-    curve = learning.learn(learner, draw, budget, self._folder, check)
+    curve = learning.learn(
+      learner, trainer.TERMS, draw, budget, self._folder, check
+    )
     return model, curve, learner.seconds

