@@ -18,7 +18,12 @@ from delf.python.training.self_supervised import real_pairs
 ROOT_SIFT = "RootSIFT"
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What the results of RootSIFT depend on beside photos and settings.
-_SOURCES = ("benchmarks/_quality_[mp]*.py", "delf/python/retrieval/*.py")
+_SOURCES = (
+  "benchmarks/_quality_methods.py",
+  "benchmarks/_quality_pairs.py",
+  "benchmarks/_held_out_queries.py",
+  "delf/python/retrieval/*.py",
+)
 
 
 @dataclasses.dataclass(frozen=True)

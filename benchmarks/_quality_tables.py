@@ -112,6 +112,17 @@ def print_table(name, by_method):
       print(line if areas else line.removesuffix("  AUC"))
 
 
+def print_means(by_method):
+  """Prints figures with 95 % intervals, {method: {group: {figure: Value}}}."""
+  wide = max(map(len, by_method)) + 1
+  for group in next(iter(by_method.values())):
+    for method, groups in by_method.items():
+      line = f"{group:16}{method:{wide}}"
+      for figure, value in groups[group].items():
+        line += f" {figure} {_interval(value)}"
+      print(line)
+
+
 def print_differences(by_method, base, name):
   """Prints what methods have more than a base of a name, with 95 % intervals.
 

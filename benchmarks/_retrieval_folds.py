@@ -106,17 +106,34 @@ def match_words(photos, folder):
     )
     for name in photos.names
   ]
-  every = np.concatenate([each for each in local if len(each)])
+  return word_scores(local, local, _WORDS)
+
+
+def word_scores(queries, collection, num_words):
+  """Returns ASMK* scores, with a codebook of the collection's own descriptors.
+
+  Args:
+    queries: list of Q [n, D] float32 descriptors.
+    collection: list of N [n, D] float32 descriptors.
+    num_words: Size of the codebook.
+
+  Returns:
+    [Q, N] float.
+  """
+  every = np.concatenate([each for each in collection if len(each)])
   sample = np.random.default_rng(0).permutation(len(every))[:_SAMPLE]
-  state = clustering.train(every[np.sort(sample)], _WORDS, num_iterations=8)
+  state = clustering.train(every[np.sort(sample)], num_words, num_iterations=8)
   codebook = nearest_words.Words(state.centers)
-  aggregates = [aggregation.aggregate(codebook, each) for each in local]
   index = inverted_index.InvertedIndex(
     asmk_scores.AsmkOptions(
       dimension=codebook.dimension, codebook_size=len(codebook)
     )
   )
-  index.add(photos.names, aggregates)
+  index.add(
+    [str(i) for i in range(len(collection))],
+    [aggregation.aggregate(codebook, each) for each in collection],
+  )
+  aggregates = (aggregation.aggregate(codebook, each) for each in queries)
   return np.stack([index.score_all(each) for each in aggregates])
 
 

@@ -1,10 +1,12 @@
-"""How good search is with the embedded model, on 143 photos of Oxford.
+"""How good search is in each way, on 143 photos of Oxford.
 
 `python -m benchmarks.retrieval_quality` trains a codebook on the training
 photos (or takes `--codebook`), indexes the photos of `mini_roxford5k`, asks its
 nine queries in each way, and prints the metrics beside those of random rankings
 and of RootSIFT with MAGSAC, which come with the photos. Nothing is chosen on
-these photos. With `--work FOLDER` what was done is kept.
+these photos. With `--work FOLDER` what was done is kept. `--model` is a name, a
+folder or a configuration (`.pbtxt`); `benchmarks.model_quality` has some of the
+rows, and RootSIFT by our own matching.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import pathlib
 import sys
 import tempfile
 
-from benchmarks import _matching_sets
+from benchmarks import _matching_sets, _quality_methods
 from delf.python import errors
 from delf.python.pipelines import (
   build_index,
@@ -28,7 +30,7 @@ from delf.python.pipelines import (
 WORDS = 4096
 _TRAINING = ("train_pool", "train_pool_more")
 _OPTIONS = search.SearchOptions
-_ROWS = {
+ROWS = {
   "global": _OPTIONS(),
   "global + alpha-QE": _OPTIONS(expand=3),
   "global + SuperGlobal's refinement": _OPTIONS(refine="superglobal"),
@@ -47,18 +49,18 @@ def _say(line):
   print(line, file=sys.stderr)
 
 
-def train_codebook(data, work, quick):
+def train_codebook(data, work, quick, model="delf-compact"):
   """Trains a codebook on the training photos; returns its prefix.
 
   Args:
     data: Folder of the photos.
     work: Folder for the features and the codebook.
     quick: Whether few photos and words are enough.
+    model: Name, folder or configuration of the model.
   """
   prefix = work / "codebook" / "codebook"
   if prefix.with_name("codebook.index").exists():
     return str(prefix)
-  from delf.python.inference import zoo
   from delf.python.pipelines import extract
 
   images, names = image_names.find(
@@ -66,7 +68,8 @@ def train_codebook(data, work, quick):
   )
   if quick:
     images, names = images[:60], names[:60]
-  config = zoo.default_config("delf-compact")
+  config = _quality_methods.config_of(model)
+  config.use_local_features, config.use_global_features = True, False
   folder = work / "training_features"
   extract.extract_and_say(images, config, folder, _say, names=names)
   paths = [folder / f"{name}.delf" for name in names]
@@ -91,35 +94,52 @@ def _print(name, protocols):
   print(f"{name:36}{''.join(columns)}", flush=True)
 
 
-def _print_baselines(data):
-  """Prints the rows that come with the photos."""
-  found = json.loads((data / "baseline.json").read_text())
-  rows = {"random": "random_mean_of_200", "RootSIFT + MAGSAC": "sift_ransac"}
-  for name, key in rows.items():
+def print_table(rows):
+  """Prints a table of {name: {protocol: (mAP, [mP@1, mP@5, mP@10])}}."""
+  head = "".join(f"{name:>7}  {'mP@1/5/10':16}" for name in ("medium", "hard"))
+  print(f"{'':36}{head}")
+  for name, row in rows.items():
+    _print(name, row)
+
+
+def baselines(data):
+  """Returns the rows that come with the photos, as `measure` does."""
+  path = data / "mini_roxford5k" / "baseline.json"
+  found = json.loads(path.read_text())
+  rows = {}
+  known = {"random": "random_mean_of_200", "RootSIFT + MAGSAC": "sift_ransac"}
+  for name, key in known.items():
     if key in found:
       both = {"medium": found[key]["M"], "hard": found[key]["H"]}
-      _print(
-        name,
-        {
-          protocol: (row["mAP"], [row["mP"][at] for at in ("1", "5", "10")])
-          for protocol, row in both.items()
-        },
-      )
+      rows[name] = {
+        protocol: (row["mAP"], [row["mP"][at] for at in ("1", "5", "10")])
+        for protocol, row in both.items()
+      }
+  return rows
 
 
-def measure(data, work, codebook, rows):
-  """Prints the table."""
+def measure(data, work, codebook, rows, model=None):
+  """Searches in each way.
+
+  Args:
+    data: Folder of the data sets.
+    work: Folder for what is made on the way.
+    codebook: Prefix of a codebook of the model's features.
+    rows: {name: SearchOptions}.
+    model: Name, folder or configuration, or None for the embedded model.
+
+  Returns:
+    {name: {protocol: (mAP, [mP@1, mP@5, mP@10])}}, fractions.
+  """
   photos = data / "mini_roxford5k"
   truth_path = str(photos / "gnd.json")
   images, names = evaluate.find_index_photos(truth_path, photos / "jpg")
-  options = build_index.BuildOptions(codebook=codebook)
+  kind = "config" if str(model).endswith(".pbtxt") else "model"
+  options = build_index.BuildOptions(codebook=codebook, **{kind: model})
   folder = work / "index"
   build_index.build_photos(images, names, folder, options, _say)
   found = collection.open_folder(folder)
-  head = "".join(f"{name:>7}  {'mP@1/5/10':16}" for name in ("medium", "hard"))
-  print(f"{'':36}{head}")
-  _print_baselines(photos)
-  asked = None
+  asked, results = None, {}
   for name, row in rows.items():
     searcher = search.Searcher(found, row)
     truth = evaluate.read_truth(truth_path, searcher)
@@ -128,19 +148,18 @@ def measure(data, work, codebook, rows):
         found, evaluate.find_photos(truth, photos / "jpg"), _say
       )
     report = evaluate.evaluate(searcher, truth, asked, work / "out")
-    _print(
-      name,
-      {
-        protocol: (metrics.mean_average_precision, metrics.mean_precisions)
-        for protocol, metrics in report.card.evaluation.protocols.items()
-      },
-    )
+    results[name] = {
+      protocol: (metrics.mean_average_precision, metrics.mean_precisions)
+      for protocol, metrics in report.card.evaluation.protocols.items()
+    }
+  return results
 
 
 def main():
   """Runs the benchmark; returns its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  parser.add_argument("--model", default="delf-compact")
   parser.add_argument("--codebook", metavar="PREFIX")
   parser.add_argument("--work", type=pathlib.Path, metavar="FOLDER")
   parser.add_argument(
@@ -153,13 +172,16 @@ def main():
   try:
     with tempfile.TemporaryDirectory() as temporary:
       work = args.work or pathlib.Path(temporary)
-      codebook = args.codebook or train_codebook(args.data, work, args.quick)
+      codebook = args.codebook or train_codebook(
+        args.data, work, args.quick, args.model
+      )
       rows = {
         name: row
-        for name, row in _ROWS.items()
+        for name, row in ROWS.items()
         if not (args.quick and row.rerank)
       }
-      measure(args.data, work, codebook, rows)
+      found = measure(args.data, work, codebook, rows, args.model)
+      print_table(baselines(args.data) | found)
   except (errors.InputError, OSError) as error:
     print(errors.one_line(error), file=sys.stderr)
     return 1
