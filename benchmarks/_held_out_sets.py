@@ -110,7 +110,9 @@ def _add_synthetic(drawn, rng, held_out, number):
       )
       for _ in range(2)
     ]
-    if len(data.correspondences(rng, maps, size, SIDE)[0]) >= 150:
+    if (
+      len(data.correspondences(data.centres(SIDE), maps, size, SIDE)[0]) >= 150
+    ):
       break
   views = [
     warps.change_pixels(rng, warps.render(photo.image, h, SIDE), 0.9)
@@ -200,7 +202,7 @@ def _add_strong(drawn, rng, held_out, background, number):
       warps.random_view(rng, middles[0], SIDE, zoom, 0.3),
       strong_view(rng, middles[1], SIDE, zoom / ratio),
     ]
-    points = data.correspondences(rng, maps, size, SIDE)[1]
+    points = data.correspondences(data.centres(SIDE), maps, size, SIDE)[1]
     if len(points) >= 150 and _far_side(maps[1], size) > 0:
       break
   views = [warps.render(photo.image, h, SIDE) for h in maps]

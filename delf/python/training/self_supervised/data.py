@@ -234,6 +234,11 @@ def correspondences(points_1, homographies, size, side):
   return points_1[good], points_2[good]
 
 
+def centres(side):
+  """Returns the centres of the cells of a view, [C, 2] int, (x, y)."""
+  return np.mgrid[0:side:STRIDE, 0:side:STRIDE].reshape(2, -1).T[:, ::-1]
+
+
 def inside(points, side):
   """Returns which points [N, 2] lie in a view, bool [N]."""
   return ((points >= 0) & (points <= side - STRIDE / 2 - 0.01)).all(1)

@@ -51,7 +51,7 @@ def test_known_points_are_where_the_view_shows_them():
 def test_correspondences_map_onto_each_other():
   rng = np.random.default_rng(1)
   maps = [warps.random_view(rng, (160, 120), 192, 1.0, 0.7) for _ in range(2)]
-  grid = np.mgrid[0:192:8, 0:192:8].reshape(2, -1).T
+  grid = data.centres(192)
   first, second = data.correspondences(grid, maps, (320, 240), 192)
   assert 50 < len(first) < len(grid)
   source = warps.project(np.linalg.inv(maps[0]), first)
