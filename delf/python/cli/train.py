@@ -168,7 +168,7 @@ def _command(args):
     ("seed", args.seed, 0),
   ):
     if value != default:
-      words += [f"--{name}", str(value)]
+      words += [f"--{name}", f"{value:g}" if name == "minutes" else str(value)]
   return words + (["--rotate"] if args.rotate else [])
 
 

@@ -4,14 +4,14 @@ import datetime
 import os
 import platform
 import shlex
+import textwrap
 
 from delf.python.pipelines import report_card
 
 _CARD = """\
 # {name}
 
-Local features with attention and a global descriptor, made by `delf train` on
-{day}, from `{start}`. {kept}
+{head}
 
 ## Use
 
@@ -43,8 +43,7 @@ All with held-out photos, which training has not seen.
   truth. The truth of pairs of two photos is RootSIFT's, which is at home there;
   synthetic pairs are two views of one photo under random homographies and
   light.
-- overall: the mean of {parts}. The highest is kept; it was chosen with these
-  photos, so that its own figures are a little high.
+{overall}
 
 ![learning curves](curves.png)
 
@@ -94,20 +93,27 @@ def write(facts):
       (whether steps were fixed).
   """
   scores = facts["scores"]
+  day = f"{datetime.date.today():%d %B %Y}"
   parts = "the average precision and the share of solved pairs"
   if scores["after"].nearest is not None:
     parts = "the average precision, the share of solved pairs and the mAP"
   return _CARD.format(
     name=os.path.basename(os.path.abspath(facts["out"])),
-    day=f"{datetime.date.today():%d %B %Y}",
-    start=facts["start"],
-    kept=_KEPT[facts["kept"]],
+    head=_wrap(
+      "Local features with attention and a global descriptor, made by "
+      f"`delf train` on {day}, from `{facts['start']}`. {_KEPT[facts['kept']]}"
+    ),
     folder=shlex.quote(os.fspath(facts["out"])),
     data=_list(facts["data"]),
     method=_list(facts["method"]),
     table="\n".join(_table(scores)),
     alone=_ALONE if "labels alone" in scores else "",
-    parts=parts,
+    overall=_list(
+      [
+        f"overall: the mean of {parts}. The highest is kept; it was chosen "
+        "with these photos, so that its own figures are a little high."
+      ]
+    ),
     time=_time(facts),
     command=shlex.join(facts["command"]),
     again=_again(facts["exact"]),
@@ -152,7 +158,18 @@ def _table(scores):
 
 
 def _list(lines):
-  return "\n".join(f"- {line}" for line in lines)
+  return "\n".join(_wrap(f"- {line}", "  ") for line in lines)
+
+
+def _wrap(text, indent=""):
+  """Returns text in lines that fit; words, as of paths, are not broken."""
+  return textwrap.fill(
+    text,
+    80,
+    subsequent_indent=indent,
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
 
 
 def _time(facts):
@@ -161,7 +178,7 @@ def _time(facts):
   )
   versions = report_card.versions()
   made = ", ".join(f"{name} {version}" for name, version in versions.items())
-  return f"{facts['steps']} steps; {phases}. {_hardware()}. {made}."
+  return _wrap(f"{facts['steps']} steps; {phases}. {_hardware()}. {made}.")
 
 
 def _hardware():
@@ -178,11 +195,11 @@ def _hardware():
 
 def _again(exact):
   if exact:
-    return (
+    return _wrap(
       "The same photos, versions and processor give the same weights, whether "
       "the run is stopped in between or not."
     )
-  return (
+  return _wrap(
     "Time, not the number of steps, is fixed, so that another run gives other "
     "weights; `--steps` fixes them."
   )
