@@ -30,19 +30,6 @@ def track(iterable, label, total=None):
   return _show(iterable=iterable, desc=label, total=total)
 
 
-def count(label, total):
-  """Shows the progress of work whose items are counted, as `track` does.
-
-  Args:
-    label: Words for what is being done.
-    total: Number of items.
-
-  Returns:
-    A context manager with `update(number of items)`.
-  """
-  return _show(desc=label, total=total)
-
-
 def count_bytes(label, total=None, done=0):
   """Shows the progress of a transfer on standard error, as `track` does.
 
@@ -68,8 +55,8 @@ def count(label, total, done=0):
     done: Number of those that were made before.
 
   Returns:
-    An object with `update(number of steps)`, `set_postfix_str(words)` and
-    `close()`.
+    A context manager with `update(number of steps)`, `set_postfix_str(words)`
+    and `close()`.
   """
   return _show(desc=label, total=total, initial=done)
 
