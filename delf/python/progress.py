@@ -88,7 +88,7 @@ def spend(label, total):
     A context manager with `update(what was spent since)`, and
     `set_postfix_str` for words on how it goes.
   """
-  form = "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}] {postfix}"
+  form = "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}{postfix}]"
   return _show(desc=label, total=total, bar_format=form)
 
 

@@ -52,3 +52,12 @@ def test_a_bar_on_a_terminal(monkeypatch):
   monkeypatch.setattr(progress.sys, "stderr", terminal)
   assert list(progress.track([1, 2], "working")) == [1, 2]
   assert "2/2" in terminal.getvalue()
+
+
+def test_a_budget_says_how_it_goes(capsys, monkeypatch):
+  monkeypatch.setattr(progress, "_LINE_INTERVAL", 0)
+  with progress.spend("training", 20.0) as bar:
+    bar.set_postfix_str("step 3, found 0.5")
+    bar.update(5.0)
+  line = capsys.readouterr().err
+  assert line.startswith("training:  25% [") and "step 3, found 0.5]" in line
