@@ -6,7 +6,7 @@ import numpy as np
 
 from delf.python import progress
 
-# The settings that `benchmarks.matching_quality` has, which were chosen on
+# The settings that `benchmarks.model_quality` has, which were chosen on
 # held-out photos: homography, threshold in shares of the longer side, ratio.
 _SHARE, _RATIO = 0.015, 0.95
 
