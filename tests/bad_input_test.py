@@ -37,6 +37,7 @@ import bad_dense_indexes  # noqa: E402
 import bad_fit  # noqa: E402
 import bad_global_training  # noqa: E402
 import bad_indexes  # noqa: E402
+import bad_records  # noqa: E402
 import bad_retrieval  # noqa: E402
 import bad_search  # noqa: E402
 import bad_training  # noqa: E402
@@ -482,6 +483,7 @@ for _what, (_make, _words) in (
   | bad_retrieval.CASES
   | bad_aggregation.CASES
   | bad_fit.CASES
+  | bad_records.CASES
   | bad_global_training.CASES
 ).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
@@ -583,6 +585,7 @@ def _call(argv):
     bad_retrieval,
     bad_aggregation,
     bad_fit,
+    bad_records,
     bad_global_training,
   ):
     scripts |= more.SCRIPTS

@@ -15,8 +15,9 @@ __all__ = [
   "clear_errors",
 ]
 
-# Batches that are made at once or wait: one more than the trainer takes.
-_AHEAD = 2
+# Batches that are made at once, each by all cores: while one ends and has no
+# work for some of them, the next one has.
+_AT_ONCE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +109,7 @@ def CreateDataset(
     )
     return tf.ensure_shape(images, shape), tf.ensure_shape(labels, shape[:1])
 
+  at_once = min(_AT_ONCE, stream.cores())
   numbers = tf.data.Dataset.range(min(start_batch, end), end)
-  made = numbers.map(make, num_parallel_calls=_AHEAD, deterministic=True)
+  made = numbers.map(make, num_parallel_calls=at_once, deterministic=True)
   return made.prefetch(1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from delf.python import errors
 from delf.python.datasets.labelled_records import (
+  buffers,
   crops,
   image_record,
 )
@@ -68,6 +69,8 @@ class Stream:
     self.options = options
     self._records = records
     self._order = _Order(len(records), options)
+    side = options.image_size
+    self._buffers = buffers.Buffers([options.batch_size, side, side, 3])
     threads = cores()
     pool = futures.ThreadPoolExecutor(threads) if threads > 1 else None
     self._pool = pool
@@ -89,11 +92,11 @@ class Stream:
       InputError: If a record is damaged, of another kind, cannot be decoded, or
         has a label out of range; it names the file and the record.
     """
-    size, side = self.options.batch_size, self.options.image_size
+    size = self.options.batch_size
     first = int(number) * size
     if not self.options.repeat:
       size = min(size, len(self._records) - first)
-    images = np.empty([size, side, side, 3], np.float32)
+    images = self._buffers.get()[:size]
     labels = np.empty([size], np.int64)
     chosen = self._order.records(np.arange(first, first + size))
     random = crops.draw(self.options.seed, first, size)
