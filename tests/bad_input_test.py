@@ -34,6 +34,7 @@ import bad_aggregation  # noqa: E402
 import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
 import bad_dense_indexes  # noqa: E402
+import bad_exports  # noqa: E402
 import bad_fit  # noqa: E402
 import bad_global_training  # noqa: E402
 import bad_indexes  # noqa: E402
@@ -482,6 +483,7 @@ for _what, (_make, _words) in (
   bad_datasets.CASES
   | bad_retrieval.CASES
   | bad_aggregation.CASES
+  | bad_exports.CASES
   | bad_fit.CASES
   | bad_records.CASES
   | bad_global_training.CASES

@@ -22,6 +22,7 @@ _GUIDES = [
   "delf/python/delg/DELG_INSTRUCTIONS.md",
   "delf/python/detect_to_retrieve/DETECT_TO_RETRIEVE_INSTRUCTIONS.md",
   "delf/python/datasets/google_landmarks_dataset/README.md",
+  "docs/EXPORT.md",
   "docs/GROUND_TRUTH.md",
 ]
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)

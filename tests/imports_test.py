@@ -106,6 +106,8 @@ def _modules(package):
 def test_each_package_that_is_imported_is_declared():
   known = {"delf", *sys.stdlib_module_names}
   known |= set().union(*map(_modules, _declared()))
+  # Of extras, which need not be installed.
+  known |= {name.replace("-", "_") for name, _ in _declared_extras()}
   for path in _SOURCES:
     unknown = set(_imports(path, everywhere=True)) - known
     assert not unknown, f"{path}: not declared: {unknown}"

@@ -27,6 +27,18 @@ def read_delf_config(path):
   return config
 
 
+def parse_delf_config(text, path=None):
+  """Returns a DelfConfig of text, checked; see `read_delf_config`.
+
+  Args:
+    text: str in protobuf's text format.
+    path: Where it comes from, for the error, or None.
+  """
+  config = _merge(text, delf_config_pb2.DelfConfig(), path)
+  check_delf_config(config, path)
+  return config
+
+
 def read_aggregation_config(path):
   """Reads an aggregation configuration and checks it.
 
@@ -188,6 +200,11 @@ def _read(path, config):
     text = files.read_bytes(path).decode("utf-8")
   except UnicodeDecodeError:
     raise errors.InputError(f"text of {name}", "binary data", path) from None
+  return _merge(text, config, path)
+
+
+def _merge(text, config, path):
+  name = config.DESCRIPTOR.name
   try:
     return text_format.Merge(text, config)
   except text_format.ParseError as error:

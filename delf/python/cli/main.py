@@ -26,6 +26,10 @@ COMMANDS = {
   "eval": ("delf.python.cli.evaluate", "measure a search with ground truth"),
   "fit": ("delf.python.cli.fit", "fit PCA, whitening or codebook to photos"),
   "train": ("delf.python.cli.train", "train a model on your own photos"),
+  "export": (
+    "delf.python.cli.export",
+    "make a trained model usable, also without TensorFlow",
+  ),
   "info": ("delf.python.cli.info", "say what is in a file or a model"),
   "models": ("delf.python.cli.models", "list and download models"),
   "download": ("delf.python.cli.download", "download a published data set"),

@@ -3,18 +3,10 @@
 import os
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
-from delf.python import (
-  config_io,
-  errors,
-  feature_extractor,
-  features,
-  pca,
-  utils,
-)
-from delf.python.inference import devices, saved_model, tensors, zoo
+from delf.python import config_io, errors, features, pca, utils
+from delf.python.inference import model_file, tensors, zoo
 
 # Images that are smaller in a dimension have no features.
 MIN_SIZE = 10
@@ -24,8 +16,9 @@ def make_extractor(config, device=None):
   """Makes what extracts features as a configuration says.
 
   Args:
-    config: DelfConfig. `model_path` is a folder or a name (see `zoo.resolve`).
-      Whether the model is of TensorFlow 1 or 2 shows in the model;
+    config: DelfConfig. `model_path` is a folder or a name (see `zoo.resolve`),
+      or a `.onnx` or `.tflite` file of `delf export`, for which TensorFlow is
+      not loaded. Whether the model is of TensorFlow 1 or 2 shows in the model;
       `is_tf2_exported` is not needed. `delf_local_config.iou_threshold` has
       no effect: how much boxes may overlap was set when the model was exported.
     device: Device such as "cpu" or "gpu:1", or None for the best there is.
@@ -39,7 +32,7 @@ def make_extractor(config, device=None):
       it asks for.
   """
   config_io.check_delf_config(config)
-  model = saved_model.load(zoo.resolve(config.model_path), device)
+  model = model_file.load(zoo.resolve(config.model_path), device)
   return Extractor(config, model)
 
 
@@ -56,11 +49,11 @@ class Extractor:
 
     Args:
       config: DelfConfig.
-      model: saved_model.ExtractionModel.
+      model: saved_model.ExtractionModel or single_file.SingleFileModel.
     """
     self.config = type(config)()
     self.config.CopyFrom(config)
-    self.device = devices.describe(model.device)
+    self.device = model.device_words
     self._model = model
     self._local_pca = self._global_pca = None
     if config.use_local_features:
@@ -149,57 +142,46 @@ class Extractor:
           self._model.folder,
         )
     local = descriptor = None
-    # What comes after the network is too little work for another device.
-    with tf.device("/CPU:0"):
-      if self.config.use_local_features:
-        local = self._finish_local(arrays, factors)
-      if self.config.use_global_features:
-        descriptor = self._finish_global(arrays["global_descriptors"])
+    if self.config.use_local_features:
+      local = self._finish_local(arrays, factors)
+    if self.config.use_global_features:
+      descriptor = self._finish_global(arrays["global_descriptors"])
     return features.ImageFeatures(local, descriptor)
 
   def _finish_local(self, arrays, factors):
     size = arrays["features"].shape[1]
     self._check_pca("local", self._local_pca, size)
-    locations, descriptors = feature_extractor.DelfFeaturePostProcessing(
-      arrays["boxes"],
-      arrays["features"],
-      self._local_pca is not None,
-      self._local_pca,
-    )
-    locations = locations.numpy()
+    boxes = arrays["boxes"]
+    locations = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
     if not self.config.delf_local_config.use_resized_coordinates:
       locations = (locations / factors).astype(np.float32)
     return features.LocalFeatures(
       locations=locations,
       scales=arrays["scales"],
-      descriptors=descriptors.numpy(),
+      descriptors=_descriptors(arrays["features"], self._local_pca),
       attention=arrays["scores"],
     )
 
   def _finish_global(self, descriptors):
     """Returns [D] float32: the descriptors of all scales, summed, of norm 1."""
     self._check_pca("global", self._global_pca, descriptors.shape[1])
-    processed = feature_extractor.PostProcessDescriptors(
-      descriptors, self._global_pca is not None, self._global_pca
-    )
-    summed = tf.reduce_sum(processed, axis=0)
-    return tf.nn.l2_normalize(summed, axis=0).numpy()
+    summed = _descriptors(descriptors, self._global_pca).sum(axis=0)
+    return tensors.l2_normalized(summed)
 
   def _size_of(self, *outputs):
     """Returns the last dimension of the first output there is, or None."""
     for name in outputs:
       if name in self._model.outputs:
-        shape = self._model.outputs[name].shape
-        return shape[-1] if shape.rank else None
+        return self._model.output_size(name)
     return None
 
   def _check_pca(self, part, projection, size):
     """Raises InputError if a projection is not for descriptors of a size."""
-    if projection is None or size in (None, projection.size):
+    if projection is None or size in (None, len(projection.mean)):
       return
     raise errors.InputError(
       f"{part} PCA parameters for descriptors of size {size}",
-      f"some for size {projection.size}",
+      f"some for size {len(projection.mean)}",
       self._model.folder,
     )
 
@@ -223,7 +205,7 @@ def _request(config):
 
 
 def _load_pca(config):
-  """Returns the feature_extractor.Projection of one part, or None."""
+  """Returns the pca.PcaParameters of one part, or None."""
   if not config.use_pca:
     return None
   parameters = type(config.pca_parameters)()
@@ -231,8 +213,22 @@ def _load_pca(config):
   for field, path in parameters.ListFields():
     if field.name.endswith("_path"):
       setattr(parameters, field.name, os.fspath(zoo.local_path(path)))
-  with tf.device("/CPU:0"):  # As what comes after the network; see `_finish`.
-    return feature_extractor.Projection(pca.load_pca(parameters))
+  return pca.load_pca(parameters)
+
+
+def _descriptors(values, projection):
+  """Returns descriptors as `feature_extractor.PostProcessDescriptors` does.
+
+  That is TensorFlow code, for which this is too little work, and which models
+  in other files do without.
+  """
+  values = tensors.l2_normalized(values)
+  if projection is None:
+    return values
+  projected = pca.project(
+    values, projection.mean, projection.matrix.T, projection.variances
+  )
+  return tensors.l2_normalized(projected)
 
 
 def _warn_of_overlap(config):

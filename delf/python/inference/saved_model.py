@@ -25,6 +25,7 @@ class ExtractionModel:
   Attributes:
     folder: pathlib.Path of the SavedModel.
     device: TensorFlow's name of the device it is on, such as "/CPU:0".
+    device_words: Words for it, such as "CPU" or "GPU:0 (name)".
     is_tf2: Whether it carries functions; else it is a graph of TensorFlow 1.
     inputs: dict of name to tf.TensorSpec of what extraction can feed.
     outputs: dict of name to tf.TensorSpec of what it can ask for.
@@ -35,6 +36,7 @@ class ExtractionModel:
     """Wraps what `tf.saved_model.load` returned."""
     self.folder = folder
     self.device = device
+    self.device_words = devices.describe(device)
     self._loaded = loaded
     self._functions = dict(loaded.signatures)
     self.signatures = sorted(self._functions)
@@ -43,6 +45,11 @@ class ExtractionModel:
     if self.is_tf2:
       default = self._functions.get(_DEFAULT)
       self.inputs, self.outputs = _inputs(default), _outputs(default)
+
+  def output_size(self, name):
+    """Returns the last dimension of an output, or None if it is not known."""
+    shape = self.outputs[name].shape
+    return shape[-1] if shape.rank else None
 
   def prepare(self, request, batch=False):
     """Finds what the model must run for a request, and no more.
@@ -73,9 +80,12 @@ class ExtractionModel:
       inputs, outputs = _inputs(function), _outputs(function)
     else:
       function, inputs, outputs = None, self.inputs, self.outputs
-    self._check(request, inputs, outputs)
+    tensors.check(request, inputs, outputs, self.folder)
     wanted = tensors.wanted(request, outputs)
-    feeds = tensors.feeds(inputs, request)
+    feeds = {
+      name: tf.constant(value)
+      for name, value in tensors.feeds(inputs, request).items()
+    }
     if function is None:
       function = self._prune(feeds, wanted)
     image_name = tensors.IMAGES if batch else tensors.IMAGE
@@ -125,38 +135,6 @@ class ExtractionModel:
         self.folder,
       )
     return self._functions.get(_DEFAULT)
-
-  def _check(self, request, inputs, outputs):
-    """Raises InputError if a request and the model do not fit each other."""
-    needed = (
-      [*tensors.LOCAL_INPUTS, *tensors.LOCAL_OUTPUTS]
-      if request.use_local
-      else []
-    )
-    found = {
-      tensors.IMAGE if n == tensors.IMAGES else n for n in (*inputs, *outputs)
-    }
-    missing = {tensors.IMAGE, *needed} - found
-    if request.use_global:
-      needed.append(" or ".join(tensors.GLOBAL_OUTPUTS))
-      missing |= set() if found & set(tensors.GLOBAL_OUTPUTS) else {needed[-1]}
-    unknown = set(inputs) - {*tensors.INPUTS, tensors.IMAGES}
-    if missing or unknown:
-      needed = [
-        tensors.IMAGE,
-        *(name for name in needed if name != tensors.IMAGE),
-      ]
-      raise errors.InputError(
-        f"a model with the tensors {', '.join(needed)}",
-        ", ".join(sorted(found)) or "one with none of them",
-        self.folder,
-      )
-    if tensors.SCALES in inputs and not request.image_scales:
-      raise errors.InputError(
-        "image_scales in the configuration, as the model takes them",
-        "none",
-        self.folder,
-      )
 
   def _prune(self, feeds, wanted):
     """Returns a function that runs a part of a TensorFlow 1 graph."""

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
 from delf.python import errors
 
@@ -57,7 +56,7 @@ def wanted(request, outputs):
 
 
 def feeds(inputs, request):
-  """Returns {name: tensor} for all inputs but the image.
+  """Returns {name: array} for all inputs but the image.
 
   A part that was not asked for gets what makes it cheapest.
   """
@@ -67,17 +66,44 @@ def feeds(inputs, request):
     scales = [scales[index] for index in indices]
     indices = list(range(len(scales)))
   values = {
-    SCALES: tf.constant(scales, tf.float32),
-    THRESHOLD: tf.constant(
-      request.abs_thres if request.use_local else float("inf"), tf.float32
+    SCALES: np.array(scales, np.float32),
+    THRESHOLD: np.float32(
+      request.abs_thres if request.use_local else float("inf")
     ),
-    MOST: tf.constant(
-      request.max_feature_num if request.use_local else 1, tf.int32
-    ),
+    MOST: np.int32(request.max_feature_num if request.use_local else 1),
     # Models of both parts refuse an empty list.
-    INDICES: tf.constant(indices or [np.argmin(scales or [0])], tf.int32),
+    INDICES: np.array(indices or [np.argmin(scales or [0])], np.int32),
   }
   return {name: value for name, value in values.items() if name in inputs}
+
+
+def check(request, inputs, outputs, path):
+  """Raises InputError if a request and a model do not fit each other.
+
+  Args:
+    request: Request.
+    inputs: Names of the model's inputs.
+    outputs: Names of its outputs.
+    path: Of the model, for the error.
+  """
+  needed = [*LOCAL_INPUTS, *LOCAL_OUTPUTS] if request.use_local else []
+  found = {IMAGE if n == IMAGES else n for n in (*inputs, *outputs)}
+  missing = {IMAGE, *needed} - found
+  if request.use_global:
+    needed.append(" or ".join(GLOBAL_OUTPUTS))
+    missing |= set() if found & set(GLOBAL_OUTPUTS) else {needed[-1]}
+  unknown = set(inputs) - {*INPUTS, IMAGES}
+  if missing or unknown:
+    needed = [IMAGE, *(name for name in needed if name != IMAGE)]
+    raise errors.InputError(
+      f"a model with the tensors {', '.join(needed)}",
+      ", ".join(sorted(found)) or "one with none of them",
+      path,
+    )
+  if SCALES in inputs and not request.image_scales:
+    raise errors.InputError(
+      "image_scales in the configuration, as the model takes them", "none", path
+    )
 
 
 def check_size(image, inputs, request):
@@ -101,6 +127,15 @@ def check_size(image, inputs, request):
       f"{image.shape[-3]} x {image.shape[-2]} (height x width), at scale"
       f" {min(scales):g}",
     )
+
+
+def l2_normalized(values):
+  """Returns float32 values at L2 norm 1 along the last axis; zeros stay.
+
+  As `tf.nn.l2_normalize`: squared norms under 1e-12 count as 1e-12.
+  """
+  squared = np.square(values).sum(axis=-1, keepdims=True, dtype=np.float32)
+  return values / np.sqrt(np.maximum(squared, np.float32(1e-12)))
 
 
 def chosen_rows(descriptors, inputs, request):

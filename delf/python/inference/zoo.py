@@ -53,7 +53,7 @@ def find(name):
 
 
 def resolve(name_or_path):
-  """Returns the folder of a SavedModel.
+  """Returns the folder of a SavedModel, or another file that is a model.
 
   Args:
     name_or_path: An existing path; else the name of a known model; else a path
@@ -61,7 +61,7 @@ def resolve(name_or_path):
       the published configurations, which is then looked for in the cache.
 
   Returns:
-    pathlib.Path of an existing folder.
+    pathlib.Path of what exists.
 
   Raises:
     InputError: If it is none of these, or a model that is not downloaded yet,

@@ -1,19 +1,28 @@
 """What is in a file or folder that the library reads or writes."""
 
+import dataclasses
 import os
 import pathlib
 
 import numpy as np
 
-from delf.python import box_io, config_io, datum_io, errors, feature_io, files
+from delf.python import (
+  box_io,
+  config_io,
+  datum_io,
+  errors,
+  feature_io,
+  files,
+  network_io,
+)
 
 _AGGREGATED = (".vlad", ".rvlad")
 _AGGREGATED_PAIRS = (".asmk", ".rasmk", ".asmk_star", ".rasmk_star")
 
 _KNOWN = (
   "a .delf, .delg_local, .delg_global, .datum, .boxes, .vlad, .rvlad, .asmk,"
-  " .rasmk, .asmk_star, .rasmk_star or .pbtxt file, an index, an image, a"
-  " SavedModel or a TensorFlow checkpoint"
+  " .rasmk, .asmk_star, .rasmk_star, .pbtxt, .onnx or .tflite file, an"
+  " index, an image, a SavedModel or a TensorFlow checkpoint"
 )
 
 
@@ -62,6 +71,8 @@ def _reader(path):
     files.DATUM: lambda file: _datum(file, "array"),
     files.BOXES: _boxes,
     ".pbtxt": _config,
+    network_io.ONNX: _network,
+    network_io.TFLITE: _network,
   }
   readers |= dict.fromkeys(files.IMAGES, _image)
   readers |= dict.fromkeys(_AGGREGATED, _vlad)
@@ -138,6 +149,18 @@ def _config(path):
     kind = "configuration of extraction"
   fields = {field.name: value for field, value in config.ListFields()}
   return {"kind": kind, "settings": {k: _plain(v) for k, v in fields.items()}}
+
+
+def _network(path):
+  settings = network_io.read_settings(path)
+  found = {"kind": f"network ({path.suffix[1:]})", "bytes": path.stat().st_size}
+  found |= dataclasses.asdict(settings)
+  del found["config"]
+  found = {k: v for k, v in found.items() if v is not None}
+  for name in ("receptive", "input_scales"):
+    if name in found:
+      found[name] = list(found[name])
+  return found | {"has_configuration": bool(settings.config)}
 
 
 def _plain(value):

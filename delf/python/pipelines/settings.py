@@ -3,14 +3,15 @@
 import os
 import pathlib
 
-from delf.python import config_io, errors
+from delf.python import config_io, errors, network_io
 
 
 def choose(model=None, config_path=None):
   """Returns the configuration that a model, a file or neither stands for.
 
   Args:
-    model: Name of a known model, or path of a SavedModel folder, or None.
+    model: Name of a known model, or path of a SavedModel folder or of a `.onnx`
+      or `.tflite` file, or None.
     config_path: Path of a `.pbtxt` configuration, or None.
 
   Returns:
@@ -31,9 +32,8 @@ def choose(model=None, config_path=None):
     return config
   if model is None:
     return zoo.default_config(zoo_table.EMBEDDED)
-  beside = pathlib.Path(model) / "config.pbtxt"
-  if beside.exists():
-    config = config_io.read_delf_config(beside)
+  config = _own(pathlib.Path(model))
+  if config is not None:
     config.model_path = os.fspath(model)
     return config
   if zoo.find(model) is None and pathlib.Path(model).exists():
@@ -43,3 +43,12 @@ def choose(model=None, config_path=None):
       model,
     )
   return zoo.default_config(model)
+
+
+def _own(model):
+  """Returns the configuration that a model has with it, or None."""
+  if network_io.is_network(model) and model.is_file():
+    text = network_io.read_settings(model).config
+    return config_io.parse_delf_config(text, model) if text else None
+  beside = model / "config.pbtxt"
+  return config_io.read_delf_config(beside) if beside.exists() else None

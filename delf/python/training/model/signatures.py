@@ -7,16 +7,20 @@ pay only for what it asks for:
   batch, batch_local, batch_global
                          the same for [B, H, W, 3] images of one size
 
+  network, network_local the network of one scale, without the pyramid, which
+                         other formats are made of: `network_functions`
+
 A batch of B images gives arrays with B rows, local features filled up with
 zeros to the longest list, and `counts` [B] int32, how many each image has.
 """
 
 import tensorflow as tf
 
-from delf.python import feature_extractor
+from delf.python import feature_extractor, network_io
 from delf.python.training.model import (
   export_model_utils,
   multi_scale,
+  network_functions,
   selecting,
 )
 
@@ -44,7 +48,9 @@ def local(network, iou, variants=True):
   """
   functions = {"serving_default": _local(network, iou)}
   if variants:
+    settings = network_io.Settings(network_io.LOCAL, iou=float(iou))
     functions["batch_local"] = _local(network, iou, batch=True)
+    functions |= network_functions.make(network, settings)
   return functions
 
 
@@ -66,6 +72,13 @@ def global_(network, input_scales, pool_type, normalize, variants=True):
   if variants:
     batch = _global(network, pooling, input_scales, batch=True)
     functions["batch_global"] = batch
+    settings = network_io.Settings(
+      network_io.GLOBAL,
+      input_scales=tuple(input_scales) if input_scales else None,
+      pool_type=pool_type,
+      normalize=normalize,
+    )
+    functions |= network_functions.make(network, settings)
   return functions
 
 
@@ -89,6 +102,8 @@ def local_and_global(network, iou, variants=True):
       "batch_local": _local(network, iou, batch=True),
       "batch_global": _global(network, _NO_POOLING, batch=True),
     }
+    settings = network_io.Settings(network_io.JOINT, iou=float(iou))
+    functions |= network_functions.make(network, settings)
   return functions
 
 

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from delf.python import errors, network_io
+from delf.python.inference import pyramid, saved_model, single_file, tensors
+from delf.python.training import export_network, exporting
+from tests import tiny_backbone
+
+_SCALES = (0.5, 1.0, 1.5)
+# What is asked for -> the model that it is asked of.
+_FORMS = {
+  "local": "joint",
+  "global": "joint",
+  "joint": "joint",
+  "suppressed": "suppressed",
+  "fixed": "fixed",
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+  """Returns {name: (export, the network of it with NumPy code around)}."""
+  root, model = tmp_path_factory.mktemp("exports"), tiny_backbone.make()
+  paths = {name: root / name for name in set(_FORMS.values())}
+  exporting.export_local_and_global(model, paths["joint"])
+  exporting.export_local_and_global(model, paths["suppressed"], iou=0.2)
+  exporting.export_global(model, paths["fixed"], [0.5, 1.0], "average", True)
+  return {name: _both(path) for name, path in paths.items()}
+
+
+def _both(path):
+  source = export_network.NetworkSource(path)
+  settings = source.settings
+
+  def run(images, names):
+    found = source.functions["network"](tf.constant(images))
+    return {name: found[name].numpy() for name in names}
+
+  return saved_model.load(path), single_file.SingleFileModel(
+    path, settings, run
+  )
+
+
+def _request(form, threshold=0.0, most=30):
+  is_local = form != "global" and form != "fixed"
+  indices = None if form == "local" else (0, 2)
+  if form == "fixed":
+    return tensors.Request((), False, global_scales=())
+  return tensors.Request(_SCALES, is_local, most, threshold, indices)
+
+
+@pytest.mark.parametrize("form", _FORMS)
+@pytest.mark.parametrize("most", [30, 10_000])
+def test_features_are_those_of_the_savedmodel(models, form, most):
+  image = tiny_backbone.image(91, 123)
+  request = _request(form, most=most)
+  one, other = (m.prepare(request)(image) for m in models[_FORMS[form]])
+  assert set(one) == set(other)
+  for name, values in one.items():
+    np.testing.assert_allclose(other[name], values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["joint", "suppressed"])
+def test_equal_scores_keep_their_order(models, form):
+  image = np.full([96, 96, 3], 50, np.uint8)
+  one, other = (m.prepare(_request(form))(image) for m in models[form])
+  np.testing.assert_allclose(other["boxes"], one["boxes"])
+
+
+def test_a_threshold_drops_what_is_under_it(models):
+  image = tiny_backbone.image(91, 123)
+  scores = models["joint"][1].prepare(_request("joint"))(image)["scores"]
+  # Between two, as they differ by rounding.
+  request = _request("joint", threshold=float(scores[4:6].mean()))
+  for model in models["joint"]:
+    assert len(model.prepare(request)(image)["scores"]) == 5
+
+
+def test_a_threshold_over_all_leaves_none(models):
+  found = models["suppressed"][1].prepare(_request("joint", np.inf))
+  arrays = found(tiny_backbone.image())
+  assert arrays["boxes"].shape == (0, 4)
+  assert arrays["features"].shape == (0, 12)
+
+
+@pytest.mark.parametrize("form", ["joint", "suppressed"])
+def test_inputs_and_outputs_are_those_of_the_savedmodel(models, form):
+  one, other = models[form]
+  assert set(one.inputs) == set(other.inputs)
+  assert set(one.outputs) == set(other.outputs)
+  assert other.output_size("features") == one.output_size("features") == 12
+  assert other.output_size("global_descriptors") == 6
+  assert other.prepare(_request(form), batch=True) is None
+
+
+def test_what_a_network_lacks_is_said(models):
+  with pytest.raises(errors.InputError, match="boxes"):
+    models["fixed"][1].prepare(_request("joint"))
+  with pytest.raises(errors.InputError, match="at least one pixel a side"):
+    models["joint"][1].prepare(_request("joint"))(np.zeros([1, 9, 3], np.uint8))
+
+
+def test_what_a_runtime_raises_is_one_line(models):
+  def run(images, names):
+    raise RuntimeError("shapes\nof it")
+
+  settings = network_io.Settings("global", input_scales=(1.0,))
+  model = single_file.SingleFileModel("m.onnx", settings, run)
+  with pytest.raises(errors.InputError, match=r"m.onnx: .*\(shapes of it\)"):
+    model.prepare(_request("fixed"))(tiny_backbone.image())
+
+
+def test_suppression_is_that_of_tensorflow():
+  generator = np.random.default_rng(0)
+  corners = generator.uniform(0, 300, [2000, 2])
+  boxes = np.concatenate(
+    [corners, corners + generator.uniform(1, 60, [2000, 2])], axis=1
+  ).astype(np.float32)
+  scores = generator.integers(0, 500, 2000).astype(np.float32)
+  local = pyramid.Local(boxes, boxes, scores, scores)
+  for most in (50, 2000):
+    kept = tf.image.non_max_suppression(boxes, scores, most, 0.3).numpy()
+    assert 50 <= len(kept) < 1500
+    found = pyramid.select([local], most, 0.3)
+    np.testing.assert_array_equal(found.boxes, boxes[kept])
+
+
+def test_what_is_no_number_is_kept_and_first():
+  scores = np.float32([1, np.nan, 3, 2]).reshape(1, 2, 2, 1)
+  features = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+  found = pyramid.candidates(scores, features, 1.0, 2.0, (4, 4, 0))
+  best = pyramid.select([found], 2, 1.0)
+  np.testing.assert_array_equal(best.scores, [np.nan, 3])
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.70710677, 1.0, 1.4142135])
+def test_images_are_resized_as_tensorflow_does(scale):
+  pixels = pyramid.normalised(tiny_backbone.image(61, 83))
+  found = pyramid.resize(pixels, scale)
+  size = np.round(np.float32([61, 83]) * np.float32(scale)).astype(int)
+  np.testing.assert_allclose(found[0], tf.image.resize(pixels, size), atol=1e-4)
