@@ -127,7 +127,7 @@ def _declared_extras():
   block = re.search(
     r"^\[project\.optional-dependencies\]\n(.*?)^\[", text, re.M | re.S
   )[1]
-  extras = re.findall(r"^(\w+) = \[(.*?)\]", block, re.M | re.S)
+  extras = re.findall(r"^(\w+) = \[(.*?)\]$", block, re.M | re.S)
   return {
     (package, extra)
     for extra, lines in extras

@@ -129,7 +129,7 @@ def test_suppression_is_that_of_tensorflow():
 def test_what_is_no_number_is_kept_and_first():
   scores = np.float32([1, np.nan, 3, 2]).reshape(1, 2, 2, 1)
   features = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
-  found = pyramid.candidates(scores, features, 1.0, 2.0, (4, 4, 0))
+  found = pyramid.candidates([scores, features], 1.0, 2.0, (4, 4, 0))
   best = pyramid.select([found], 2, 1.0)
   np.testing.assert_array_equal(best.scores, [np.nan, 3])
 
@@ -140,3 +140,11 @@ def test_images_are_resized_as_tensorflow_does(scale):
   found = pyramid.resize(pixels, scale)
   size = np.round(np.float32([61, 83]) * np.float32(scale)).astype(int)
   np.testing.assert_allclose(found[0], tf.image.resize(pixels, size), atol=1e-4)
+
+
+def test_offsets_move_features_inside_their_cells():
+  maps = [np.ones([1, 2, 2, n], np.float32) for n in (1, 3, 2)]
+  maps[2] *= np.float32([2, -1])
+  one = pyramid.candidates(maps[:2], 0.5, 0.0, (4, 8, 2))
+  other = pyramid.candidates(maps, 0.5, 0.0, (4, 8, 2))
+  np.testing.assert_allclose(other.boxes - one.boxes, [[4, -2, 4, -2]] * 4)

@@ -24,7 +24,8 @@ FORMS = (LOCAL, GLOBAL, JOINT)
 # Names of a network's tensors.
 IMAGES = "images"
 ATTENTION, FEATURES, DESCRIPTOR = "attention", "features", "descriptor"
-OUTPUTS = {
+OFFSETS = "offsets"
+_OUTPUTS = {
   LOCAL: (ATTENTION, FEATURES),
   GLOBAL: (DESCRIPTOR,),
   JOINT: (ATTENTION, DESCRIPTOR, FEATURES),
@@ -61,6 +62,7 @@ class Settings:
     normalize: Whether what global descriptors are then L2-normalised.
     local_size: Number of values of a local feature, or None without.
     global_size: Number of values of the global descriptor, or None without.
+    has_offsets: Whether the network says where in its cell a local feature is.
     precision: Words for how weights are kept, such as "float32".
     config: Text of the DelfConfig to use unless another one is given, or "".
   """
@@ -73,13 +75,15 @@ class Settings:
   normalize: bool = False
   local_size: int | None = None
   global_size: int | None = None
+  has_offsets: bool = False
   precision: str = "float32"
   config: str = ""
 
   @property
   def outputs(self):
-    """Names of the network's outputs."""
-    return OUTPUTS[self.form]
+    """Names of the network's outputs: tuple of str."""
+    names = _OUTPUTS[self.form]
+    return (*names, OFFSETS) if self.has_offsets else names
 
   def text(self):
     """Returns it as JSON."""
@@ -140,6 +144,7 @@ def _checked(settings):
     input_scales=scales,
     iou=float(settings.iou),
     normalize=bool(settings.normalize),
+    has_offsets=bool(settings.has_offsets) and settings.form != GLOBAL,
   )
 
 

@@ -48,12 +48,13 @@ def resize(pixels, scale):
   return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)[np.newaxis]
 
 
-def candidates(attention, features, scale, threshold, receptive):
+def candidates(maps, scale, threshold, receptive):
   """Returns the local features of one scale that pass the threshold.
 
   Args:
-    attention: [1, y, x, 1] float32.
-    features: [1, y, x, D] float32.
+    maps: Attention, [1, y, x, 1] float32; features, [1, y, x, D] float32; and
+      perhaps offsets, [1, y, x, 2] float32: (y, x) of each feature from the
+      centre of its cell, in pixels at this scale.
     scale: Image scale.
     threshold: The least attention. What is not a number passes, so that it is
       seen.
@@ -62,6 +63,7 @@ def candidates(attention, features, scale, threshold, receptive):
   Returns:
     Local, row by row.
   """
+  attention, features, *offsets = maps
   size, stride, padding = np.float32(receptive)
   scale = np.float32(scale)
   scores = attention.reshape(-1)
@@ -69,6 +71,8 @@ def candidates(attention, features, scale, threshold, receptive):
   corners = np.stack(np.divmod(cells, features.shape[2]), axis=1)
   least = stride * corners.astype(np.float32) - padding
   boxes = np.concatenate([least, least + (size - np.float32(1))], axis=1)
+  if offsets:
+    boxes += np.tile(offsets[0].reshape(-1, 2)[cells], [1, 2])
   return Local(
     boxes=boxes / scale,
     features=features.reshape(-1, features.shape[-1])[cells],

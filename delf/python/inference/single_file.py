@@ -38,14 +38,18 @@ class SingleFileModel:
       path: Of the file, for errors.
       settings: network_io.Settings.
       run: Function of images [1, h, w, 3] float32, normalised, and names of
-        outputs (`network_io.OUTPUTS`) that returns a dict of them: attention
-        [1, y, x, 1], features [1, y, x, D], descriptor [1, D'].
+        outputs (of `settings.outputs`) that returns a dict of them: attention
+        [1, y, x, 1], features [1, y, x, D], offsets [1, y, x, 2], descriptor
+        [1, D'].
       device_words: Words for what it runs on.
     """
     self.folder = pathlib.Path(path)
     self.device_words = device_words
     self._settings = settings
     self._network = run
+    self._maps = [network_io.ATTENTION, network_io.FEATURES]
+    if settings.has_offsets:
+      self._maps.append(network_io.OFFSETS)
     self.inputs, self.outputs = _names(settings)
 
   def output_size(self, name):
@@ -93,14 +97,9 @@ class SingleFileModel:
         continue
       outputs = self._run(pyramid.resize(pixels, scale), request, is_global)
       if request.use_local:
+        maps = [outputs[name] for name in self._maps]
         found.append(
-          pyramid.candidates(
-            outputs[network_io.ATTENTION],
-            outputs[network_io.FEATURES],
-            scale,
-            request.abs_thres,
-            settings.receptive,
-          )
+          pyramid.candidates(maps, scale, request.abs_thres, settings.receptive)
         )
       if is_global:
         descriptors.append(outputs[network_io.DESCRIPTOR][0])
@@ -116,7 +115,7 @@ class SingleFileModel:
     """Runs the network for the parts that are asked for."""
     names = []
     if request.use_local:
-      names += [network_io.ATTENTION, network_io.FEATURES]
+      names += self._maps
     if is_global:
       names.append(network_io.DESCRIPTOR)
     try:

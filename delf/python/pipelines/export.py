@@ -222,10 +222,11 @@ def _keras_model(model, folder):
   settings = export_network.NetworkSource(folder).settings
 
   def run(images, names):
-    del names
-    found = model.build_call(images, training=False)
+    found = {}
     order = (network_io.DESCRIPTOR, network_io.ATTENTION, network_io.FEATURES)
-    return {n: v.numpy() for n, v in zip(order, found, strict=True)}
+    values = model.build_call(images, training=False, intermediates_dict=found)
+    found |= dict(zip(order, values, strict=True))
+    return {name: found[name].numpy() for name in names}
 
   return single_file.SingleFileModel(folder, settings, run)
 

@@ -11,6 +11,9 @@ NETWORK, LOCAL = "network", "network_local"
 # Output of `network` beside those of `network_io`: the settings as JSON.
 _SETTINGS = "settings"
 
+# In the order of a network; not each has the last one.
+_MAPS = (network_io.ATTENTION, network_io.FEATURES, network_io.OFFSETS)
+
 _IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32, network_io.IMAGES)
 
 
@@ -27,18 +30,16 @@ def make(network, settings):
     and the settings; of both forms `network_local` gives the local ones alone.
   """
   calls = _calls(network, settings.form)
-  sizes = {
-    name: _size(call, name)
-    for call in calls.values()
-    for name in network_io.OUTPUTS[settings.form]
-    if name in call.structured_outputs
-  }
+  sizes = {}
+  for call in calls.values():
+    sizes |= {n: v.shape[-1] for n, v in call.structured_outputs.items()}
   is_local = settings.form != network_io.GLOBAL
   settings = dataclasses.replace(
     settings,
     receptive=tuple(map(float, network.receptive)) if is_local else None,
     local_size=sizes.get(network_io.FEATURES),
     global_size=sizes.get(network_io.DESCRIPTOR),
+    has_offsets=network_io.OFFSETS in sizes,
   )
   text = settings.text()
 
@@ -93,19 +94,15 @@ def _calls(network, form):
   """Returns the functions of a form, without settings."""
 
   def local(images):
-    attention, features = network.local(images)
-    return {network_io.ATTENTION: attention, network_io.FEATURES: features}
+    return dict(zip(_MAPS, network.local(images), strict=False))
 
   def global_(images):
     return {network_io.DESCRIPTOR: network.descriptor(images)}
 
   def both(images):
-    descriptor, attention, features = network.full(images)
-    return {
-      network_io.ATTENTION: attention,
-      network_io.FEATURES: features,
-      network_io.DESCRIPTOR: descriptor,
-    }
+    descriptor, *maps = network.full(images)
+    named = dict(zip(_MAPS, maps, strict=False))
+    return named | {network_io.DESCRIPTOR: descriptor}
 
   calls = {
     network_io.LOCAL: {NETWORK: local},
@@ -118,7 +115,3 @@ def _calls(network, form):
 def _concrete(call):
   function = tf.function(call, input_signature=[_IMAGES], autograph=False)
   return function.get_concrete_function()
-
-
-def _size(function, name):
-  return function.structured_outputs[name].shape[-1]
