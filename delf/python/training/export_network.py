@@ -20,6 +20,9 @@ PRECISIONS = (FLOAT32, FLOAT16, DYNAMIC)
 # Operators of ONNX as of 2022, which runtimes of the last years have.
 _OPSET = 18
 
+# Errors of converters go on for pages; the first words say what happened.
+_LONGEST_REASON = 300
+
 
 class NetworkSource:
   """The network of a SavedModel of this library, to be written elsewhere.
@@ -65,7 +68,7 @@ class NetworkSource:
     """
     convert = extras.load("tf2onnx.convert", "onnx")
     function = self.functions[network_functions.NETWORK]
-    with _quiet("tf2onnx"):
+    with _quiet("tf2onnx"), _converting("ONNX", self._folder):
       model, _ = convert.from_function(
         function, function.input_signature, opset=_OPSET
       )
@@ -86,7 +89,11 @@ class NetworkSource:
     """
     with tempfile.TemporaryDirectory(prefix="delf_export") as folder:
       _save(self.functions, folder)
-      with _quiet("tensorflow"), warnings.catch_warnings():
+      with (
+        _quiet("tensorflow"),
+        warnings.catch_warnings(),
+        _converting("TFLite", self._folder),
+      ):
         warnings.simplefilter("ignore")
         converter = tf.lite.TFLiteConverter.from_saved_model(
           folder, signature_keys=sorted(self.functions)
@@ -112,6 +119,18 @@ def _save(functions, folder):
   )
   with _quiet("tensorflow"):
     tf.saved_model.save(module, folder, signatures=concrete)
+
+
+@contextlib.contextmanager
+def _converting(name, path):
+  """Turns what a converter raises into an InputError."""
+  try:
+    yield
+  except Exception as error:  # They raise whatever they have.
+    reason = " ".join(str(error).split())[:_LONGEST_REASON]
+    raise errors.InputError(
+      f"a network of operations that {name} has", reason, path
+    ) from error
 
 
 @contextlib.contextmanager

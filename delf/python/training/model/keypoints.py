@@ -35,9 +35,10 @@ def offsets(logits):
     float32 [..., 2], (y, x) from the centre of the cell, in pixels.
   """
   logits = ops.cast(logits, "float32")
-  best = ops.argmax(logits, axis=-1)
-  near = ops.take(ops.convert_to_tensor(_TOUCH), best, axis=0)
   logits = logits - ops.max(logits, axis=-1, keepdims=True)
+  # Not `argmax`, of which Keras makes operations that no other format has.
+  best = ops.cast(ops.equal(logits, 0.0), "float32")
+  near = ops.minimum(ops.matmul(best, ops.convert_to_tensor(_TOUCH)), 1.0)
   weights = near * ops.exp(logits)
   weights = weights / ops.sum(weights, axis=-1, keepdims=True)
   return ops.matmul(weights, ops.convert_to_tensor(POSITIONS))
