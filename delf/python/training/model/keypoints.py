@@ -56,8 +56,8 @@ def sample(cells, moves):
   """
   shape = ops.shape(cells)
   height, width = shape[1], shape[2]
-  rows = ops.cast(ops.arange(height), "float32")[:, None]
-  columns = ops.cast(ops.arange(width), "float32")[None, :]
+  rows = ops.expand_dims(ops.cast(ops.arange(height), "float32"), 1)
+  columns = ops.expand_dims(ops.cast(ops.arange(width), "float32"), 0)
   y = rows + moves[..., 0] / STRIDE
   x = columns + moves[..., 1] / STRIDE
   points = ops.reshape(ops.stack([y, x], -1), [shape[0], height * width, 2])
@@ -79,7 +79,7 @@ def interpolate(cells, points):
   last = ops.cast(ops.stack([height - 1, width - 1]), "float32")
   points = ops.clip(ops.cast(points, "float32"), 0.0, last)
   low = ops.minimum(ops.floor(points), ops.maximum(last - 1.0, 0.0))
-  share = ops.cast(points - low, cells.dtype)[..., None]
+  share = ops.expand_dims(ops.cast(points - low, cells.dtype), -1)
   low = ops.cast(low, "int32")
   high = ops.minimum(low + 1, ops.stack([height - 1, width - 1]))
   flat = ops.reshape(cells, [shape[0], height * width, cells.shape[-1]])
