@@ -47,17 +47,6 @@ def make(seed=3, **options):
   return delf_model.Delf(backbone=TinyBackbone(), **options)
 
 
-def make_to_train(network, num_classes):
-  """Stands in for `supervised.networks.make`: DELF, with two classifiers."""
-  model = make(
-    use_dim_reduction=network.use_autoencoder,
-    reduced_dimension=4,
-    dim_expand_channels=TinyBackbone.local_channels,
-  )
-  model.init_classifiers(num_classes)
-  return model
-
-
 def image(height=90, width=120, seed=0):
   """Returns [height, width, 3] uint8 of noise."""
   generator = np.random.default_rng(seed)

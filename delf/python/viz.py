@@ -90,39 +90,6 @@ def draw_features(path, image, features, title=None):
   picture.save(drawing, path, suffix)
 
 
-def draw_curves(path, steps, panels, title, caption=""):
-  """Draws how values changed over the steps of a training.
-
-  Args:
-    path: File to be; the extension decides the format (.png, .jpg, .pdf, ...).
-    steps: [N] int.
-    panels: dict by words for an axis of dict by name of [N] float, one panel
-      each; values that are not finite are left out.
-    title: Words for the head line.
-    caption: Words for the foot.
-
-  Raises:
-    InputError: If the format is unknown.
-  """
-  suffix = picture.check_path(path)
-  drawing, axes = picture.canvas(2.6)
-  width = 1 / len(panels)
-  for i, (words, curves) in enumerate(panels.items()):
-    panel = axes.inset_axes([i * width + 0.05, 0.1, width - 0.07, 0.8])
-    for name, values in curves.items():
-      values = np.asarray(values, np.float64)
-      finite = np.isfinite(values)
-      panel.plot(np.asarray(steps)[finite], values[finite], ".-", label=name)
-    panel.set(xlabel="step", ylabel=words)
-    panel.grid(alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(
-      frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1)
-    )
-  picture.words(drawing, title, caption)
-  picture.save(drawing, path, suffix)
-
-
 def _matches_figure(images, features, match, title):
   """Returns the figure of `draw_matches`."""
   images = [picture.as_rgb(image) for image in images]

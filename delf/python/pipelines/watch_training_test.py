@@ -6,8 +6,8 @@ from PIL import Image
 
 from delf.python import viz_training
 from delf.python.pipelines import watch_training
-from delf.python.training.supervised import fitting, networks, settings
-from tests import noise_batches, tiny_backbone
+from delf.python.training.supervised import fitting, settings
+from tests import tiny_training
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +17,13 @@ def run(tmp_path_factory):
   options = settings.Settings(
     str(folder),
     settings.Data(num_classes=3, batch_size=4, image_size=65),
-    settings.Network(),
+    settings.Network(backbone="tiny"),
     settings.Learning(max_iters=4),
     settings.Reporting(report_every=2, save_every=2, validate_every=2),
   )
   watching = watch_training.watching(options)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(networks, "make", tiny_backbone.make_to_train)
-    fitting.fit(options, watching, noise_batches.NoiseBatches())
+  with tiny_training.registered():
+    fitting.fit(options, watching, tiny_training.NoiseBatches())
   return folder
 
 

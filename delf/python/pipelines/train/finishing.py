@@ -159,11 +159,11 @@ def _write_beside(outcome, found, folder, chosen, told):
 
 
 def _draw(path, curve):
-  from delf.python import viz
+  from delf.python import viz_training
 
   steps = [row["step"] for row in curve]
   columns = {
-    name: [row.get(name, np.nan) for row in curve]
+    name: (steps, [row.get(name, np.nan) for row in curve])
     for name in ("local", "attention", "keypoint", "found", "held_out")
   }
   panels = {
@@ -181,7 +181,7 @@ def _draw(path, curve):
     "found: points of two views that are each other's nearest among all of the "
     "batch; a batch of held-out photos has fewer pairs"
   )
-  viz.draw_curves(path, steps, panels, "Learning curves", caption)
+  viz_training.draw_curves(path, panels, "Learning curves", caption)
 
 
 def _facts(outcome, found, told):

@@ -1,11 +1,14 @@
 """Says why a run that does not learn may not: its rate, labels, accuracy."""
 
 import math
+import os
 
 import numpy as np
 from absl import logging
 
-from delf.python.training.supervised import label_counts, objectives, observers
+from delf.python import errors
+from delf.python.datasets.labelled_records import labels_file
+from delf.python.training.supervised import objectives, observers
 
 # What DELG was trained with, and what is in proportion to it: Goyal et al.,
 # "Accurate, Large Minibatch SGD", arXiv:1706.02677.
@@ -52,11 +55,14 @@ class Diagnosis(observers.Observer):
     self._length = max(_STEPS, _PHOTOS * classes // self._data.batch_size)
     self._hits, self._steps = {}, 0
     self._seen, self._looked = np.zeros(classes, np.int64), False
-    counts = label_counts.read(self._data.train_file_pattern)
     self._share = 1 / classes
-    if counts is not None and counts.sum():
+    labels = _labels(self._data.train_file_pattern)
+    counts = (
+      np.array(labels.counts.get("train", ())) if labels else np.array(())
+    )
+    if counts.sum():
       self._share = counts.max() / counts.sum()
-      _warn_of_counts(counts)
+      _warn_of_counts(labels.names, counts)
     _advise(run.settings)
 
   def wants(self, step):
@@ -116,6 +122,14 @@ class Diagnosis(observers.Observer):
     )
 
 
+def _labels(pattern):
+  """Returns the labels_file.Labels beside TFRecords, or None."""
+  try:
+    return labels_file.read(os.path.dirname(pattern.split(",")[0]))
+  except (OSError, errors.InputError):
+    return None
+
+
 def _advise(settings):
   rate, batch = settings.learning.initial_lr, settings.data.batch_size
   advised = advised_rate(batch)
@@ -131,14 +145,14 @@ def _advise(settings):
   logging.warning("%s%s", words, more)
 
 
-def _warn_of_counts(counts):
+def _warn_of_counts(names, counts):
   """Warns of classes with no photos, and says how many have few."""
   none, one = int((counts == 0).sum()), int((counts == 1).sum())
   if none:
     logging.warning(
-      "%d of %d classes have no training photo (the first is %d): nothing is "
+      "%d of %d classes have no training photo (the first is %s): nothing is "
       "learnt of them",
-      *(none, len(counts), np.flatnonzero(counts == 0)[0]),
+      *(none, len(counts), names[np.flatnonzero(counts == 0)[0]]),
     )
   if 2 * one > len(counts):
     logging.warning(

@@ -1,5 +1,6 @@
 """What observers write of a run, and what they warn of."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -7,18 +8,18 @@ import pytest
 import tensorflow as tf
 
 from delf.python import errors
+from delf.python.datasets.labelled_records import labels_file
 from delf.python.training.supervised import (
   diagnosis,
   fitting,
   live,
   measurements,
-  networks,
   observers,
   one_batch,
   settings,
   summaries,
 )
-from tests import noise_batches, tiny_backbone
+from tests import tiny_training
 
 _TAGS = (
   *("image_range/min", "image_range/max", "batch_images", "batch_attention"),
@@ -28,13 +29,10 @@ _TAGS = (
   *("train_accuracy/desc", "train_accuracy/attn", "sparsity/block3"),
   *("validation/desc", "validation/attn", "learning_rate"),
   "global_steps_per_sec",
+  "desc/scale_factor",
 )
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-  """Trains a network of two layers."""
-  monkeypatch.setattr(networks, "make", tiny_backbone.make_to_train)
+tiny = tiny_training.tiny
 
 
 def _settings(folder, batch_size=4, classes=3, **learning):
@@ -42,7 +40,7 @@ def _settings(folder, batch_size=4, classes=3, **learning):
   return settings.Settings(
     str(folder),
     settings.Data(num_classes=classes, batch_size=batch_size, image_size=65),
-    settings.Network(),
+    settings.Network(backbone="tiny", delg=True, embedding_layer_dim=8),
     settings.Learning(**learning),
     settings.Reporting(report_every=2, save_every=2, validate_every=4),
   )
@@ -82,7 +80,7 @@ def _events(folder):
 
 def test_a_run_writes_all_tags(tmp_path):
   watching = [summaries.Summaries(2), measurements.Measurements(2)]
-  batches = noise_batches.NoiseBatches()
+  batches = tiny_training.NoiseBatches()
   fitting.fit(_settings(tmp_path), watching, batches)
   events = list(_events(tmp_path / "train_logs"))
   assert set(_TAGS) <= {tag for tag, *_ in events}
@@ -201,7 +199,7 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
   # Attention has nothing to learn from two random layers.
   learning = {"initial_lr": 0.1, "attention_loss_weight": 0.0}
   options = _settings(tmp_path, max_iters=10**6, **learning)
-  verdict = one_batch.overfit(options, noise_batches.NoiseBatches())
+  verdict = one_batch.overfit(options, tiny_training.NoiseBatches())
   assert verdict.learns, str(verdict)
   assert verdict.steps <= one_batch.STEPS
   assert not list(tmp_path.iterdir())
@@ -209,15 +207,32 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
 
 def test_one_batch_that_is_not_learnt(tmp_path):
   options = _settings(tmp_path, initial_lr=0.0, max_iters=3)
-  verdict = one_batch.overfit(options, noise_batches.NoiseBatches())
+  verdict = one_batch.overfit(options, tiny_training.NoiseBatches())
   assert not verdict.learns
   assert "3 steps" in str(verdict) and "does not learn" in str(verdict)
 
 
 def test_one_batch_of_nothing(tmp_path):
-  class Empty(noise_batches.NoiseBatches):
+  class Empty(tiny_training.NoiseBatches):
     def training(self, start_batch=0):
       return super().training().take(0)
 
   with pytest.raises(errors.InputError, match="photos without end"):
     one_batch.overfit(_settings(tmp_path), Empty())
+
+
+def test_classes_without_photos(tmp_path, caplog):
+  classes = labels_file.Labels(["a", "b", "c"], {"train": [4, 0, 1]})
+  labels_file.write(tmp_path, classes)
+  run = _run(tmp_path)
+  data = dataclasses.replace(
+    run.settings.data, train_file_pattern=str(tmp_path / "train*")
+  )
+  settings_of_it = dataclasses.replace(run.settings, data=data)
+  watch = diagnosis.Diagnosis()
+  with caplog.at_level(logging.WARNING, "absl"):
+    watch.start(dataclasses.replace(run, settings=settings_of_it))
+  (record,) = caplog.records
+  assert "1 of 3 classes have no training photo (the first is b)" in (
+    record.getMessage()
+  )
