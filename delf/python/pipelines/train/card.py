@@ -132,19 +132,23 @@ def rows(scores):
     ("held-out photos", *scores),
     (
       "average precision of pairs against unrelated ones",
-      *(f"{each.average_precision:.3f}" for each in every),
+      *(_number(each.average_precision) for each in every),
     ),
     ("pairs of two photos solved", *_of("real", every)),
     ("synthetic pairs solved", *_of("synthetic", every)),
     ("median inliers", *(f"{each.inliers:.0f}" for each in every)),
   ]
   if every[0].nearest is not None:
-    maps = (each.mean_average_precision for each in every)
+    maps = (_number(each.mean_average_precision) for each in every)
     found += [
-      ("mAP of finding photos of the class", *(f"{m:.3f}" for m in maps)),
+      ("mAP of finding photos of the class", *maps),
       ("nearest photo is of the class", *_of("nearest", every)),
     ]
   return [*found, ("overall", *(f"{each.overall():.4f}" for each in every))]
+
+
+def _number(value):
+  return "none unrelated" if value is None else f"{value:.3f}"
 
 
 def _of(name, scores):

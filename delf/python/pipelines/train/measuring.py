@@ -16,7 +16,8 @@ class Scores:
   """What was measured on held-out photos.
 
   Attributes:
-    average_precision: Of telling true from unrelated pairs by inliers.
+    average_precision: Of telling true from unrelated pairs by inliers, or None
+      where all held-out photos are of one place.
     real: (solved, of how many) pairs of two photos.
     synthetic: (solved, of how many) pairs of views of one photo.
     inliers: Median over true pairs.
@@ -25,7 +26,7 @@ class Scores:
     nearest: (right, of how many) nearest photos of the same class; or None.
   """
 
-  average_precision: float
+  average_precision: float | None
   real: tuple
   synthetic: tuple
   inliers: float
@@ -35,16 +36,14 @@ class Scores:
   def overall(self):
     """Returns the one number that two models are compared by, in [0, 1].
 
-    The mean of the average precision of pairs, the share that is solved, and,
-    with classes, the mAP.
+    The mean of the average precision of pairs, the share that is solved, and
+    the mAP, of those that there are.
     """
     solved = (self.real[0] + self.synthetic[0]) / max(
       1, self.real[1] + self.synthetic[1]
     )
-    parts = [self.average_precision, solved]
-    if self.mean_average_precision is not None:
-      parts.append(self.mean_average_precision)
-    return float(np.mean(parts))
+    parts = [self.average_precision, solved, self.mean_average_precision]
+    return float(np.mean([part for part in parts if part is not None]))
 
 
 def measure(config, pairs, picture=None):
@@ -84,7 +83,7 @@ def measure(config, pairs, picture=None):
   is_real = np.array([real for _, _, real, _ in pairs.true])
   counts = [len(points[0]) for points in found]
   return Scores(
-    float(pair_truth.average_precision(counts, negative)),
+    float(pair_truth.average_precision(counts, negative)) if negative else None,
     (int(solved[is_real].sum()), int(is_real.sum())),
     (int(solved[~is_real].sum()), int((~is_real).sum())),
     float(np.median(counts)),

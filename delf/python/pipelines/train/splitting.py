@@ -38,7 +38,7 @@ def held_out(names, labels=None):
 def _by_runs(names):
   order = np.argsort(names, kind="stable")
   number = min(_MOST, max(2, len(names) // _ONE_IN))
-  runs = max(1, min(_RUNS, number // 5))
+  runs = min(_RUNS, number // 2)
   kept = np.zeros(len(names), bool)
   for part, length in zip(
     np.array_split(order, runs), _shares(number, runs), strict=True
