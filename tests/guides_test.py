@@ -26,6 +26,7 @@ _GUIDES = [
   "delf/python/datasets/google_landmarks_dataset/README.md",
   "docs/EXPORT.md",
   "delf/python/training/README.md",
+  "delf/python/training/global_features/README.md",
   "docs/GROUND_TRUTH.md",
 ]
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)

@@ -16,9 +16,10 @@ examples:
 
 What is downloaded is laid out as the scripts and guides look for it: photos in
 oxford5k_images/ or paris6k_images/ with gnd_<name>.mat and .pkl beside, the
-distractors in revisitop1m/jpg/, Google Landmarks in gldv2_dataset/<split>/. An
-archive is deleted once it is unpacked. A run that was interrupted goes on where
-it was when it is repeated; several may run side by side for different parts.
+distractors in revisitop1m/jpg/, pairs to train with and their photos in
+train/retrieval-SfM-120k/, Google Landmarks in gldv2_dataset/<split>/. An archive
+is deleted once it is unpacked. A run that was interrupted goes on where it was
+when it is repeated; several may run side by side for different parts.
 """
 
 
@@ -28,7 +29,7 @@ def add_arguments(parser):
   parser.add_argument(
     "dataset",
     metavar="DATASET",
-    help="roxford5k, rparis6k, revisited-1m or gldv2",
+    help="roxford5k, rparis6k, revisited-1m, sfm120k or gldv2",
   )
   parser.add_argument(
     "--out", default="data", metavar="DIR", help="folder (default: data)"

@@ -9,17 +9,21 @@ from delf.python.datasets.revisited_op import dataset as revisited
 ARCHIVE = "archive"  # A tar of images, unpacked.
 GROUND_TRUTH = "ground truth"  # .mat or .pkl of Revisited Oxford and Paris.
 TEXT = "text"  # CSV or list.
+PAIRS = "pairs"  # .pkl of photos of one place.
 
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
 _REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets/"
 _CIRTORCH = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/test/"
 _DISTRACTORS = "http://ptak.felk.cvut.cz/revisitop/revisitop1m/"
+_TRAINING = "http://cmp.felk.cvut.cz/cnnimageretrieval/data/train/"
+_HOW = "http://ptak.felk.cvut.cz/personal/toliageo/share/how/dataset/"
 _LANDMARKS = "https://s3.amazonaws.com/google-landmark/"
 
 DATASETS = {
   "roxford5k": "Revisited Oxford: photos and ground truth",
   "rparis6k": "Revisited Paris: photos and ground truth",
   "revisited-1m": "a million distractors of both, in 100 parts",
+  "sfm120k": "retrieval-SfM-120k: photos and pairs to train with",
   "gldv2": "Google Landmarks v2: train, index and test, in parts of about 1 GB",
 }
 
@@ -33,8 +37,9 @@ class RemoteFile:
     urls: Addresses, the preferred one first.
     target: Path below the output folder: of the file, or of the folder that an
       archive goes to.
-    kind: ARCHIVE, GROUND_TRUTH or TEXT.
+    kind: ARCHIVE, GROUND_TRUTH, TEXT or PAIRS.
     flatten: Whether images go into one folder, wherever in the archive.
+    by_id: Whether images are called by an id alone, whose end is their folders.
     md5: Name, in the same sense, of a file with its MD5; "" if none.
     md5_url: Address of that file.
     size: About how many bytes; 0 if nothing is published about it.
@@ -45,6 +50,7 @@ class RemoteFile:
   target: str
   kind: str = ARCHIVE
   flatten: bool = False
+  by_id: bool = False
   md5: str = ""
   md5_url: str = ""
   size: int = 0
@@ -133,7 +139,7 @@ def files_of(dataset, splits=(), parts=None, images=True):
       raise errors.InputError(
         "parts of gldv2 or revisited-1m", f"some of {dataset}"
       )
-    found = _revisited(dataset)
+    found = _tuples() if dataset == "sfm120k" else _revisited(dataset)
   found = [file for file in found if images or file.kind != ARCHIVE]
   return sorted(found, key=lambda file: file.kind == ARCHIVE)
 
@@ -166,6 +172,22 @@ def _revisited(dataset):
     for stem in stems
   ]
   return truth + images
+
+
+def _tuples():
+  large, small = "retrieval-SfM-120k", "retrieval-SfM-30k"
+  pairs = [
+    RemoteFile(name, (base + name,), f"train/{folder}/{file}", PAIRS)
+    for folder, base, name in (
+      (large, _TRAINING, f"dbs/{large}.pkl"),
+      (large, _TRAINING, f"dbs/{large}-whiten.pkl"),
+      (small, _TRAINING, f"dbs/{small}-whiten.pkl"),
+      (large, _HOW, f"{large}-val-eccv2020.pkl"),
+    )
+    for file in [name.split("/")[-1]]
+  ]
+  name, target = "ims/ims.tar.gz", f"train/{large}/ims"
+  return [*pairs, RemoteFile(name, (_TRAINING + name,), target, by_id=True)]
 
 
 def _distractors(parts):

@@ -1,6 +1,7 @@
 import concurrent.futures
 import hashlib
 import io
+import pickle
 import tarfile
 import threading
 
@@ -8,6 +9,7 @@ import pytest
 
 from delf.python import errors
 from delf.python.datasets import downloads
+from delf.python.datasets.sfm120k import sfm120k
 from delf.python.inference import transfer
 from delf.python.pipelines import download_dataset, unpacking
 from tests import faulty_server
@@ -328,3 +330,27 @@ def test_what_cannot_be_a_mirror(files, tmp_path):
   (tmp_path / "ids.txt").write_text("no ids here")
   with pytest.raises(errors.InputError, match="16 hexadecimal digits"):
     unpacking.read_ids(tmp_path / "ids.txt")
+
+
+def test_pairs_and_their_photos_lie_where_training_looks(site, tmp_path):
+  ids = ["0123456789abcdef", "00000000fedcba98"]
+  pairs = {"cids": ids, "cluster": [0, 0], "qidxs": [0], "pidxs": [1]}
+  by_mode = pickle.dumps({"train": pairs, "val": pairs})
+  name = "retrieval-SfM-120k"
+  site.files = {
+    f"/dbs/{name}.pkl": by_mode,
+    f"/dbs/{name}-whiten.pkl": pickle.dumps(pairs),
+    "/dbs/retrieval-SfM-30k-whiten.pkl": pickle.dumps(pairs),
+    f"/{name}-val-eccv2020.pkl": pickle.dumps({"val": [1]}),
+    "/ims/ims.tar.gz": tar({f"x/{i}": i.encode() for i in ids}, "w:gz"),
+  }
+  files = downloads.files_of("sfm120k")
+  report = _download(files, site, tmp_path)
+  assert [failure.path for failure in report.failed] == [
+    f"{name}-val-eccv2020.pkl"
+  ]
+  data = sfm120k.CreateDataset("val", str(tmp_path))
+  for path, content in zip(data.images, ids, strict=True):
+    with open(path, "rb") as file:
+      assert file.read() == content.encode()
+  assert not _download(files[:-1], site, tmp_path).done

@@ -8,13 +8,19 @@ import re
 import shutil
 
 from delf.python import errors, files
-from delf.python.datasets import downloads
+from delf.python.datasets import (
+  downloads,
+  plain_pickle,
+  tuples_dataset,
+  tuples_file,
+)
 from delf.python.inference import archive
 
 _IMAGE = ".jpg"
 
-# Far above the largest published archive, which has about 10 000 images.
-_MAX_MEMBERS = 200_000
+# Far above the largest published archive, which has about 100 000 images, most
+# of them in a folder of their own.
+_MAX_MEMBERS = 1_000_000
 _MAX_BYTES = 64 * 2**30
 
 # Ids of images of Google Landmarks v2.
@@ -82,15 +88,14 @@ def install(path, file, out, work, only=None):
   """
   target = pathlib.Path(out, file.target)
   if file.kind == downloads.ARCHIVE:
-    return _install_images(path, target, file.flatten, work, only)
-  check = _check_truth if file.kind == downloads.GROUND_TRUTH else _check_text
-  check(path)
+    return _install_images(path, target, file, work, only)
+  _CHECKS[file.kind](path)
   with files.atomic_path(target) as temporary:
     shutil.copyfile(path, temporary)
   return 0
 
 
-def _install_images(path, target, flatten, work, only):
+def _install_images(path, target, file, work, only):
   """Unpacks apart, so that a bad archive leaves nothing; then moves."""
   unpacked = pathlib.Path(work, f"{path.name}.unpacked")
   for left in pathlib.Path(work).glob(f".{unpacked.name}.*"):
@@ -98,12 +103,12 @@ def _install_images(path, target, flatten, work, only):
   archive.unpack(
     path,
     unpacked,
-    required=f"*{_IMAGE}",
+    required=_pattern(file),
     max_bytes=_MAX_BYTES,
     max_members=_MAX_MEMBERS,
   )
   try:
-    moves = _plan(unpacked, target, flatten, only)
+    moves = _plan(unpacked, target, file, only)
     for folder in {goal.parent for goal in moves}:
       folder.mkdir(parents=True, exist_ok=True)
     for goal, source in moves.items():
@@ -114,18 +119,35 @@ def _install_images(path, target, flatten, work, only):
   return len(moves)
 
 
-def _plan(unpacked, target, flatten, only):
+def _plan(unpacked, target, file, only):
   """Returns {where to: from where} of the images that are wanted."""
   moves = {}
-  for source in sorted(unpacked.rglob(f"*{_IMAGE}")):
+  for source in sorted(unpacked.rglob(_pattern(file))):
     if not source.is_file() or (only is not None and source.stem not in only):
       continue
-    inside = source.name if flatten else source.relative_to(unpacked)
+    inside = source.name if file.flatten else source.relative_to(unpacked)
+    if file.by_id:
+      inside = tuples_dataset.image_path(source.name, "")
     if moves.setdefault(target / inside, source) != source:
       raise errors.InputError(
         "images of different names", f"two of {source.name}", unpacked.stem
       )
   return moves
+
+
+def _pattern(file):
+  """Returns what images in an archive are called; ids have no ending."""
+  return "*" if file.by_id else f"*{_IMAGE}"
+
+
+def _check_pairs(path):
+  """Raises InputError if pairs cannot be read, by mode or without."""
+  content = plain_pickle.read(path)
+  modes = [
+    m for m in ("train", "val") if isinstance(content, dict) and m in content
+  ]
+  for mode in modes or [None]:
+    tuples_file.read(path, mode)
 
 
 def _check_truth(path):
@@ -141,3 +163,10 @@ def _check_text(path):
     start = file.read(2**12)
   if not start.strip() or b"\0" in start or start.lstrip().startswith(b"<"):
     raise errors.InputError("text", "something else", path)
+
+
+_CHECKS = {
+  downloads.GROUND_TRUTH: _check_truth,
+  downloads.PAIRS: _check_pairs,
+  downloads.TEXT: _check_text,
+}
