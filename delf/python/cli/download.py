@@ -17,9 +17,9 @@ examples:
 What is downloaded is laid out as the scripts and guides look for it: photos in
 oxford5k_images/ or paris6k_images/ with gnd_<name>.mat and .pkl beside, the
 distractors in revisitop1m/jpg/, pairs to train with and their photos in
-train/retrieval-SfM-120k/, Google Landmarks in gldv2_dataset/<split>/. An archive
-is deleted once it is unpacked. A run that was interrupted goes on where it was
-when it is repeated; several may run side by side for different parts.
+train/retrieval-SfM-120k/, Google Landmarks in gldv2_dataset/<split>/. An
+archive is deleted once it is unpacked. A run that was interrupted goes on where
+it was when it is repeated; several may run side by side for different parts.
 """
 
 
