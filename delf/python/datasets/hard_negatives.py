@@ -51,8 +51,7 @@ class NearestOfClusters:
     scores, columns = _best_of_each(self._queries @ descriptors.T, clusters)
     groups = clusters[columns[0]]
     scores[groups == self._own[:, None]] = -np.inf
-    nearest = np.argsort(-scores, axis=1, kind="stable")
-    nearest = nearest[:, : self._scores.shape[1]]
+    nearest = _largest(scores, self._scores.shape[1])
     columns = np.take_along_axis(columns, nearest, axis=1)
     self._merge(
       np.take_along_axis(scores, nearest, axis=1),
@@ -90,6 +89,13 @@ class NearestOfClusters:
     squares = own + self._squares - 2.0 * self._scores
     found = np.isfinite(self._scores)
     return np.sqrt(np.where(found, np.maximum(squares, 0.0), np.nan))
+
+
+def _largest(scores, number):
+  """Returns [Q, k] columns of the largest scores, in no order; k <= number."""
+  if scores.shape[1] <= number:
+    return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+  return np.argpartition(-scores, number - 1, axis=1)[:, :number]
 
 
 def _best_of_each(scores, clusters):
