@@ -205,11 +205,15 @@ class TuplesDataset:
     futures = generic_dataset.ahead(load, places, self.workers)
     label = f"{self.mode}: {words}"
     block, size = [], None
-    for future in progress.track(futures, label, len(places)):
+    shown = progress.track(futures, label, len(places))
+    for place, future in zip(places, shown, strict=True):
       try:
         vector = np.asarray(describe(future.result()[None]), np.float32)[0]
       except (errors.InputError, OSError) as error:
-        logging.warning("left out: %s", errors.one_line(error))
+        # Of a photo that is too small for the network, it does not say which.
+        logging.warning(
+          "left out %s: %s", self.images[place], errors.one_line(error)
+        )
         vector = None
       size = size if vector is None else len(vector)
       block.append(vector)

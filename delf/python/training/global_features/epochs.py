@@ -64,6 +64,12 @@ class Epochs:
       self._save()
     if self._stop.signal is not None or not self._batches():
       return False
+    if not place.losses:
+      raise errors.InputError(
+        "tuples that the network can learn from",
+        f"none in epoch {place.epoch + 1}: all were left out",
+        self._folder,
+      )
     found = {"epoch": place.epoch + 1, "negative_distance": place.distance}
     found["loss/train"] = _mean(place.losses)
     last = place.epoch + 1 == self._settings.learning.epochs
@@ -101,11 +107,11 @@ class Epochs:
   def _learn(self, future, batch):
     try:
       *images, _ = future.result()
+      loss = self._learner.learn(images)
     except (errors.InputError, OSError) as error:
       logging.warning("left out: %s", errors.one_line(error))
       self._place.left_out += 1
       return
-    loss = self._learner.learn(images)
     if not math.isfinite(loss):
       raise errors.InputError(
         "a finite loss",

@@ -172,6 +172,23 @@ def test_photos_that_cannot_be_read_are_left_out(root, caplog):
   assert str(bad) in caplog.text
 
 
+def test_tuples_that_the_network_does_not_take_are_left_out(
+  root, monkeypatch, caplog
+):
+  describe = tiny_tuples.TinyNet.describe
+
+  def refuse(self, images):
+    if images.shape[1] < 30:  # Every second photo of a thing.
+      raise errors.InputError("an image that is large enough", "a small one")
+    return describe(self, images)
+
+  monkeypatch.setattr(tiny_tuples.TinyNet, "describe", refuse)
+  # Each pair has such a photo; where it is the positive, mining does not see it.
+  with pytest.raises(errors.InputError, match="epoch 1: all were left out"):
+    _fit(root, epochs=1, tests=(), validation=False)
+  assert caplog.text.count("left out: ") == 6
+
+
 def test_a_loss_of_nan_ends_the_run_and_keeps_what_was_saved(root, monkeypatch):
   learn, calls = fitting.learning.Learner.learn, []
 

@@ -9,6 +9,7 @@ from delf.python import errors, files
 from delf.python.datasets.revisited_op import dataset as revisited
 from delf.python.datasets.sfm120k import sfm120k
 from delf.python.training import global_features_utils
+from delf.python.training.global_features import run_state
 
 LOSSES = ("contrastive", "triplet")
 OPTIMIZERS = ("sgd", "adam")
@@ -179,10 +180,12 @@ class Settings:
       )
     )
     path = folder / FILE
-    if path.exists():
+    if (folder / run_state.FILE).exists():
       if not self.resume:
         raise errors.InputError(
-          "a new run, or --resume for the one that is there", "none", folder
+          "--resume, to go on with the run that is there, or a new folder",
+          "neither",
+          folder,
         )
       self._require_same(read(path), path)
     text = json.dumps(dataclasses.asdict(self), indent=2)
