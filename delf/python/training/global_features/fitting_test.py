@@ -183,7 +183,7 @@ def test_tuples_that_the_network_does_not_take_are_left_out(
     return describe(self, images)
 
   monkeypatch.setattr(tiny_tuples.TinyNet, "describe", refuse)
-  # Each pair has such a photo; where it is the positive, mining does not see it.
+  # Each pair has one; where it is the positive, mining does not see it.
   with pytest.raises(errors.InputError, match="epoch 1: all were left out"):
     _fit(root, epochs=1, tests=(), validation=False)
   assert caplog.text.count("left out: ") == 6
