@@ -5,12 +5,14 @@ resized, run at all scales, selected and normalised. Beside the times, the
 largest differences from the features of the SavedModel. The photos are those of
 a folder, or the three that come with scikit-image.
 
-  python -m benchmarks.export_formats [--photos FOLDER] [--resnet] [--quick]
+  python -m benchmarks.export_formats [--model NAME] [--photos FOLDER]
+      [--resnet] [--quick]
 """
 
 import argparse
 import os
 import pathlib
+import shutil
 import statistics
 import tempfile
 import time
@@ -36,8 +38,8 @@ def main():
   photos = _photos(options)
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
-    _make_compact(folder / "compact")
-    _measure("delf-compact", folder / "compact", photos, options.repeats)
+    _copy(options.model, folder / "given")
+    _measure(options.model, folder / "given", photos, options.repeats)
     if options.resnet:
       _make_resnet(folder / "resnet")
       _measure("DELG ResNet-50", folder / "resnet", photos, options.repeats)
@@ -45,6 +47,9 @@ def main():
 
 def _options():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "--model", default="delf-compact", help="SavedModel, by name or path"
+  )
   parser.add_argument("--photos", help="folder; default: sample photos")
   parser.add_argument("--most", type=int, help="photos that are used")
   parser.add_argument("--resnet", action="store_true", help="ResNet-50, too")
@@ -69,11 +74,16 @@ def _photos(options):
     return [np.array(utils.RgbLoader(os.fspath(path))) for path in paths]
 
 
-def _make_compact(folder):
-  from delf.python.pipelines import export
+def _copy(model, folder):
+  """Copies a SavedModel, and makes the other formats of it beside."""
+  from delf.python import errors
+  from delf.python.inference import zoo
 
-  export.export("delf-compact", folder / "model")
-  _convert(folder)
+  shutil.copytree(zoo.resolve(model), folder / "model")
+  try:
+    _convert(folder)
+  except errors.InputError as error:
+    raise SystemExit(f"--model: {error}") from None
 
 
 def _make_resnet(folder):

@@ -54,6 +54,9 @@ def _open(runtime, path, provider):
   options = runtime.SessionOptions()
   options.intra_op_num_threads = single_file.number_of_threads()
   options.log_severity_level = _ERRORS
+  # Threads that wait while they run are a loss where processors are shared:
+  # twice the time beside a training (benchmarks/export_formats.py).
+  options.add_session_config_entry("session.intra_op.allow_spinning", "0")
   try:
     # By its bytes, so that it cannot name other files to be read.
     return runtime.InferenceSession(

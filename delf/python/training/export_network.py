@@ -68,7 +68,11 @@ class NetworkSource:
     """
     convert = extras.load("tf2onnx.convert", "onnx")
     function = self.functions[network_functions.NETWORK]
-    with _quiet("tf2onnx"), _converting("ONNX", self._folder):
+    # What it lacks shows when the file is loaded.
+    with (
+      _quiet("tf2onnx", logging.CRITICAL),
+      _converting("ONNX", self._folder),
+    ):
       model, _ = convert.from_function(
         function, function.input_signature, opset=_OPSET
       )
@@ -134,12 +138,12 @@ def _converting(name, path):
 
 
 @contextlib.contextmanager
-def _quiet(name):
-  """Keeps a logger from saying what is no warning."""
+def _quiet(name, level=logging.WARNING):
+  """Keeps a logger from saying what is under a level."""
   logger = logging.getLogger(name)
-  level = logger.level
-  logger.setLevel(logging.WARNING)
+  before = logger.level
+  logger.setLevel(level)
   try:
     yield
   finally:
-    logger.setLevel(level)
+    logger.setLevel(before)
