@@ -2,19 +2,14 @@
 
 import glob
 import os
-import threading
 from concurrent import futures
 
 import numpy as np
 
 from delf.python import errors, files
+from delf.python.datasets.labelled_records import record_reader
 
-# Of a record: its length and the length's checksum before the data, the data's
-# checksum behind. Source: https://www.tensorflow.org/tutorials/load_data/
-# tfrecord.
-_HEAD, _FOOT = 12, 4
 _THREADS = 16
-_MOST_OPEN = 200  # Systems allow a program 256 files or more.
 
 
 class RecordFiles:
@@ -44,7 +39,7 @@ class RecordFiles:
     numbers = [len(each) for each in starts]
     self._starts = np.concatenate(starts)
     self._files = np.repeat(np.arange(len(starts), dtype=np.int32), numbers)
-    self._lock, self._open = threading.Lock(), {}
+    self._reader = record_reader.RecordReader()
     if not len(self._starts):
       raise errors.InputError("records", "files of none", pattern)
 
@@ -67,26 +62,7 @@ class RecordFiles:
     Raises:
       InputError: If its checksum is wrong; it names the file and the place.
     """
-    import tensorflow as tf
-
-    start, path = int(self._starts[number]), self.path(number)
-    lock, reader = self._reader(path)
-    try:
-      with lock:
-        return reader.read(start)[0]
-    except (tf.errors.DataLossError, IndexError):
-      raise errors.InputError(
-        "a whole record", f"a damaged one at byte {start}", path
-      ) from None
-
-  def _reader(self, path):
-    """Returns a lock and the reader that it guards: it keeps its place."""
-    with self._lock:
-      if path not in self._open:
-        if len(self._open) >= _MOST_OPEN:
-          del self._open[next(iter(self._open))]
-        self._open[path] = threading.Lock(), _open(path)
-      return self._open[path]
+    return self._reader.read(self.path(number), int(self._starts[number]))
 
 
 def _find(pattern):
@@ -112,14 +88,6 @@ def _is_file(path):
   return files.is_remote(path) or os.path.isfile(path)
 
 
-def _open(path):
-  # The one reader that starts at any record and checks what it reads; it is
-  # not among TensorFlow's public names.
-  from tensorflow.python.lib.io import tf_record
-
-  return tf_record.tf_record_random_reader(path)
-
-
 def _starts(path):
   """Returns where the records of a file start, [N] int64."""
   starts = []
@@ -127,10 +95,10 @@ def _starts(path):
     size, start = file.seek(0, os.SEEK_END), 0
     while start < size:
       file.seek(start)
-      head = file.read(_HEAD)
+      head = file.read(record_reader.HEAD)
       length = int.from_bytes(head[:8], "little")
-      following = start + _HEAD + length + _FOOT
-      if len(head) < _HEAD or following > size:
+      following = start + record_reader.HEAD + length + record_reader.FOOT
+      if len(head) < record_reader.HEAD or following > size:
         where = "at its start" if not start else f"at byte {start} of {size}"
         raise errors.InputError(
           "a whole TFRecord file", f"one that is cut or damaged {where}", path
@@ -143,7 +111,7 @@ def _starts(path):
 def _open_bytes(path):
   if files.is_remote(path):
     return _Remote(path)
-  return open(path, "rb", buffering=_HEAD)
+  return open(path, "rb", buffering=record_reader.HEAD)
 
 
 class _Remote:

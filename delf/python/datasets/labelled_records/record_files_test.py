@@ -1,0 +1,60 @@
+import os
+from concurrent import futures
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from delf.python import errors
+from delf.python.datasets.labelled_records import record_files, record_reader
+
+
+@pytest.fixture
+def written(tmp_path):
+  generator = np.random.default_rng(0)
+  records = [generator.bytes(n) for n in (5, 3000, 0, 70, 900, 1)]
+  for i in range(3):
+    with tf.io.TFRecordWriter(str(tmp_path / f"a-{i}")) as writer:
+      for record in records[2 * i : 2 * i + 2]:
+        writer.write(record)
+  return tmp_path, records
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_records_are_read_in_any_order_by_any_thread(
+  in_memory, written, monkeypatch
+):
+  folder, records = written
+  if not in_memory:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+  monkeypatch.setattr(record_reader, "_MOST_OPEN", 2)
+  read = record_files.RecordFiles(str(folder / "a-*"))
+  assert len(read) == 6
+  order = np.random.default_rng(1).integers(0, 6, 300)
+  with futures.ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(read.read, order))
+  assert found == [records[i] for i in order]
+  assert read.path(3) == str(folder / "a-1")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("place", [0, 9, 12, 500, 3000 + 12])
+def test_any_changed_byte_is_seen(in_memory, place, written, monkeypatch):
+  folder, _ = written
+  if not in_memory:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+  read = record_files.RecordFiles([str(folder / "a-0")])
+  data = bytearray((folder / "a-0").read_bytes())
+  data[5 + 16 + place] ^= 1
+  (folder / "a-0").write_bytes(data)
+  assert len(read.read(0)) == 5
+  with pytest.raises(errors.InputError, match="a-0.*damaged one at byte 21"):
+    read.read(1)
+
+
+def test_files_that_have_become_short_are_seen(written):
+  folder, _ = written
+  read = record_files.RecordFiles(str(folder / "a-0"))
+  os.truncate(folder / "a-0", 100)
+  with pytest.raises(errors.InputError, match="damaged one at byte 21"):
+    read.read(1)
