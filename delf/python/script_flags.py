@@ -1,6 +1,7 @@
 """What the scripts share: flags that exist only while a script runs."""
 
 import logging
+import os
 import sys
 
 from absl import app, flags
@@ -177,6 +178,15 @@ def print_problem(line):
   print(line, file=sys.stderr)  # noqa: T201
 
 
+def _is_for_people(record):
+  """Returns whether a log record is worth a line.
+
+  TensorFlow tells of each file that it writes, and of each name in it.
+  """
+  by_tensorflow = f"{os.sep}tensorflow{os.sep}" in record.pathname
+  return record.levelno > logging.INFO or not by_tensorflow
+
+
 def _is_boolean(name, flag_values):
   return name in flag_values and flag_values[name].boolean
 
@@ -187,6 +197,7 @@ def _call(main, rest):
   errors.log_warnings()
   # It tells which of its builds it loads.
   logging.getLogger("faiss").setLevel(logging.WARNING)
+  logging.getLogger("absl").addFilter(_is_for_people)
   try:
     return main()
   except (errors.InputError, OSError) as error:

@@ -1,3 +1,6 @@
+import logging
+import os
+
 import pytest
 from absl import flags
 
@@ -95,3 +98,15 @@ def test_an_interrupt_is_one_line(capsys):
   status, _ = _run(main=interrupt)
   assert status == 130
   assert capsys.readouterr().err.endswith("interrupted\n")
+
+
+def test_what_tensorflow_tells_of_its_files_is_left_out():
+  def told(path, level):
+    record = logging.LogRecord("absl", level, path, 1, "words", (), None)
+    return bool(logging.getLogger("absl").filter(record))
+
+  _run(main=lambda: 0)
+  theirs = os.path.join("site", "tensorflow", "saver.py")
+  assert not told(theirs, logging.INFO)
+  assert told(theirs, logging.WARNING)
+  assert told(os.path.join("delf", "live.py"), logging.INFO)
