@@ -32,8 +32,8 @@ def _photos(folder, *names, good=True):
 
 def _train(folder, *more, steps=2):
   out = folder.parent / "out"
-  budget = ["--steps", str(steps)]
-  return ["train", str(folder), "--out", str(out), *budget, *map(str, more)]
+  told = ["--steps", str(steps), "--from", "scratch"]
+  return ["train", str(folder), "--out", str(out), *told, *map(str, more)]
 
 
 def _ten(start=""):
@@ -135,7 +135,7 @@ def _settings(folder, model):
   """Returns what a training of this folder records of itself."""
   from delf.python.pipelines.train import options, records, sources, start
 
-  told = options.TrainOptions(steps=2)
+  told = options.TrainOptions(steps=2, start=options.SCRATCH)
   found = sources.find([str(folder)])
   return records.settings_of(found, told, start.check(told.start))
 
