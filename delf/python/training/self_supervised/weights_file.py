@@ -20,14 +20,17 @@ _COMPACT = "compact"
 
 
 def save(model, folder):
-  """Writes the weights of a model.
+  """Writes the weights of a model, kernels in half precision.
+
+  Training does not notice, and the file, which comes with the package, is half
+  as large. Statistics may be too small or too large for it.
 
   Args:
     model: delg_model.Delg of the compact backbone.
     folder: Folder of the model; it gets the file `weights.npz`.
   """
   arrays = {
-    name: keras.ops.convert_to_numpy(variable)
+    name: _stored(keras.ops.convert_to_numpy(variable))
     for name, variable in _variables(model).items()
   }
   with files.atomic_path(pathlib.Path(folder, NAME)) as temporary:
@@ -60,6 +63,12 @@ def load(model, path):
     _compare(variables.get(name), arrays.get(name), name, path)
   for name, variable in variables.items():
     variable.assign(arrays[name])
+
+
+def _stored(array):
+  most = np.finfo(np.float16).max
+  fits = array.ndim > 1 and np.abs(array).max() < most
+  return array.astype(np.float16) if fits else array
 
 
 def _compare(variable, array, name, path):

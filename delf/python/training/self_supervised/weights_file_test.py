@@ -27,12 +27,18 @@ def _arrays(model):
   ]
 
 
-def test_weights_come_back_as_they_were(model, tmp_path):
+def test_weights_come_back_to_half_precision(tmp_path):
+  model, other = _model(), _model(seed=1)
+  model.backbone.norm1.moving_variance.assign(np.full([48], 1e-9))
+  model.backbone.embedding_layer.kernel.assign(
+    1e6 * model.backbone.embedding_layer.kernel
+  )
   weights_file.save(model, tmp_path)
-  other = _model(seed=1)
   weights_file.load(other, tmp_path)
   for one, two in zip(_arrays(model), _arrays(other), strict=True):
-    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, two, rtol=5e-4, atol=3e-8)
+    if one.ndim < 2:
+      np.testing.assert_array_equal(one, two)
 
 
 def test_the_packaged_model_can_be_trained_on(model):
