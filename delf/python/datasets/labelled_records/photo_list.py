@@ -8,7 +8,8 @@ from delf.python import errors
 _NAMED = 3
 
 
-@dataclasses.dataclass(frozen=True)
+# Of Google Landmarks there are four million.
+@dataclasses.dataclass(frozen=True, slots=True)
 class Photo:
   """One photo.
 
