@@ -7,6 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from delf.python import files, viz_training
+from delf.python.datasets.labelled_records import clear_errors
 from delf.python.training.supervised import (
   diagnosis,
   live,
@@ -153,12 +154,17 @@ class Attention(observers.Observer):
 
 
 def _first_photos(source):
-  """Returns the first photos of a source, float32 [N, H, W, 3], or None."""
+  """Returns the first photos of a source, float32 [N, H, W, 3], or None.
+
+  Raises:
+    InputError: If a record of them is not what it should be.
+  """
   dataset = source.validation()
   if dataset is None:
     dataset = source.training()
-  for images, _ in dataset.take(1):
-    return images[:_PHOTOS].numpy()
+  with clear_errors.clear_errors():
+    for images, _ in dataset.take(1):
+      return images[:_PHOTOS].numpy()
   return None
 
 

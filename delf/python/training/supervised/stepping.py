@@ -8,6 +8,8 @@ from delf.python.training.supervised import momentum, networks, objectives
 GRADIENT_NORM = "gradient_norm"
 LEARNING_RATE = "learning_rate"
 _SUM = tf.distribute.ReduceOp.SUM
+# What validation counts.
+_COUNTS = ("desc", "attn", "number")
 
 
 def strategy(execution):
@@ -214,9 +216,17 @@ class Stepper:
     )
 
   def _validate_one(self, images, labels):
+    labels = tf.cast(labels, tf.int64)
+    # The last batch may leave a device without photos, which no layer takes.
+    return tf.cond(
+      tf.size(labels) > 0,
+      lambda: self._count_right(images, labels),
+      lambda: dict.fromkeys(_COUNTS, tf.constant(0, tf.int64)),
+    )
+
+  def _count_right(self, images, labels):
     # The same pass as in training: attention reads what the autoencoder gives.
     outputs = objectives.forward(self.model, images, labels, False, False)
-    labels = tf.cast(labels, tf.int64)
     counts = {
       name: tf.reduce_sum(tf.cast(guess == labels, tf.int64))
       for name, guess in objectives.guesses(outputs).items()
