@@ -82,8 +82,7 @@ def count_classes(pattern):
   Raises:
     InputError: If there is one that is damaged.
   """
-  folder = os.path.dirname(pattern.split(",")[0])
-  path = os.path.join(folder, LABELS)
+  path = os.path.join(os.path.dirname(pattern), LABELS)
   if not tf.io.gfile.exists(path):
     return None
   try:
@@ -115,6 +114,5 @@ def _check_classes(data):
 
 
 def _find(pattern, purpose):
-  found = [p for each in pattern.split(",") for p in tf.io.gfile.glob(each)]
-  if not found:
+  if not tf.io.gfile.glob(pattern):
     raise errors.InputError(f"TFRecords for {purpose}", "none", pattern)

@@ -22,7 +22,7 @@ class Data:
   """Where photos come from.
 
   Attributes:
-    train_file_pattern: Pattern of TFRecords, or several with commas between.
+    train_file_pattern: Pattern of the TFRecords to train on.
     validation_file_pattern: The same for validation; "" for none.
     num_classes: Number of classes.
     image_size: Pixels of a side that photos are cropped and scaled to.
