@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import json
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers, ops
@@ -76,6 +78,7 @@ class NoiseBatches:
     batches = self.training(1000).unbatch().take(number)
     return batches.batch(self.batch_size)
 
+  @tf.autograph.experimental.do_not_convert
   def _make(self, number):
     shape = [self.batch_size, self.size, self.size, 3]
     noise = tf.random.stateless_uniform(shape, [number, 1], -1.0, 1.0)
@@ -85,3 +88,44 @@ class NoiseBatches:
     # A class is a shade.
     shade = tf.cast(labels, tf.float32)[:, None, None, None]
     return noise + shade / self.classes, labels
+
+
+def write_records(folder, number=9, classes=3, name="train", size=40):
+  """Writes TFRecords of noise in two shards, and `labels.json`.
+
+  Args:
+    folder: pathlib.Path.
+    number: Number of photos; photo i is of class i modulo `classes`.
+    classes: Number of classes.
+    name: Beginning of the files' names.
+    size: Side of a photo in pixels.
+
+  Returns:
+    str, pattern of the files.
+  """
+  rng = np.random.default_rng(number)
+  for shard in range(2):
+    path = folder / f"{name}-{shard:05d}-of-00002"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+      for i in range(shard, number, 2):
+        label = i % classes
+        noise = rng.integers(0, 128, [size, size, 3]) + 40 * label
+        jpeg = tf.io.encode_jpeg(noise.astype(np.uint8)).numpy()
+        features = {
+          "image/id": _bytes(b"photo%d" % i),
+          "image/encoded": _bytes(jpeg),
+          "image/class/label": tf.train.Feature(
+            int64_list=tf.train.Int64List(value=[label])
+          ),
+        }
+        example = tf.train.Example(features=tf.train.Features(feature=features))
+        writer.write(example.SerializeToString())
+  names = [f"class {i}" for i in range(classes)]
+  counts = [len(range(i, number, classes)) for i in range(classes)]
+  content = {"classes": names, "counts": {name: counts}}
+  (folder / "labels.json").write_text(json.dumps(content))
+  return str(folder / f"{name}*")
+
+
+def _bytes(value):
+  return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))

@@ -79,6 +79,25 @@ class Stream:
     """Returns the batches of an epoch; the last may be short."""
     return -(-len(self._records) // self.options.batch_size)
 
+  def identities(self, number):
+    """Returns the ids of the records of a batch, list of str.
+
+    Args:
+      number: Its number in the stream, from 0.
+    """
+    return [
+      image_record.parse(self._records.read(i), self._records.path(i))[2]
+      for i in self._chosen(int(number))
+    ]
+
+  def _chosen(self, number):
+    """Returns which records a batch is of, [B] int."""
+    size = self.options.batch_size
+    first = number * size
+    if not self.options.repeat:
+      size = min(size, len(self._records) - first)
+    return self._order.records(np.arange(first, first + size))
+
   def batch(self, number):
     """Makes a batch.
 
@@ -92,13 +111,11 @@ class Stream:
       InputError: If a record is damaged, of another kind, cannot be decoded, or
         has a label out of range; it names the file and the record.
     """
-    size = self.options.batch_size
-    first = int(number) * size
-    if not self.options.repeat:
-      size = min(size, len(self._records) - first)
+    first = int(number) * self.options.batch_size
+    chosen = self._chosen(int(number))
+    size = len(chosen)
     images = self._buffers.get()[:size]
     labels = np.empty([size], np.int64)
-    chosen = self._order.records(np.arange(first, first + size))
     random = crops.draw(self.options.seed, first, size)
 
     def fill(start):

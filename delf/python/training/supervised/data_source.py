@@ -6,6 +6,8 @@ import os
 import tensorflow as tf
 
 from delf.python import errors, files
+from delf.python.datasets.google_landmarks_dataset import googlelandmarks
+from delf.python.datasets.labelled_records import record_files, stream
 
 # Written beside the shards: class names and counts.
 LABELS = "labels.json"
@@ -57,9 +59,15 @@ class Source:
       self._data.validation_file_pattern, augmentation=False, repeat=False
     )
 
-  def _create(self, pattern, **options):
-    from delf.python.datasets.google_landmarks_dataset import googlelandmarks
+  def identities(self, number):
+    """Returns the ids of the photos of a training batch, list of str."""
+    options = stream.Options(
+      batch_size=self._data.batch_size, seed=self._seed, repeat=True
+    )
+    records = record_files.RecordFiles(self._data.train_file_pattern)
+    return stream.Stream(records, options).identities(number)
 
+  def _create(self, pattern, **options):
     return googlelandmarks.CreateDataset(
       pattern,
       image_size=self._data.image_size,

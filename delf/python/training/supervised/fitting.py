@@ -8,6 +8,8 @@ import tensorflow as tf
 from absl import logging
 
 from delf.python import errors
+from delf.python.datasets.google_landmarks_dataset import googlelandmarks
+from delf.python.training.model import layer_tree
 from delf.python.training.supervised import (
   data_source,
   networks,
@@ -153,17 +155,21 @@ class _Run:
   def _diverged(self, step, name, metrics):
     parts = ", ".join(f"{n} {v:g}" for n, v in metrics.items() if "loss" in n)
     kept = self._saved or "no checkpoint yet"
+    photos = ""
+    if hasattr(self._source, "identities"):
+      photos = f" (photos {layer_tree.listed(self._source.identities(step))})"
     return errors.InputError(
       f"a {name} that is a number in step {step + 1}",
       f"{metrics[name]:g} ({parts}) for batch {step} of seed "
-      f"{self._settings.learning.seed}; the last good one is {kept}",
+      f"{self._settings.learning.seed}{photos}; the last good one is {kept}",
       self._settings.logdir,
     )
 
   @staticmethod
   def _next(batches, step):
     try:
-      return next(batches)
+      with googlelandmarks.clear_errors():
+        return next(batches)
     except StopIteration:
       raise errors.InputError("photos without end", f"{step} batches") from None
     except tf.errors.OpError as error:

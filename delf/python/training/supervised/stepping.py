@@ -44,6 +44,11 @@ def _path(name):
   return name if name.startswith("/") else f"/{name}"
 
 
+def _compiled(function, **options):
+  """Returns a tf.function; there is no Python to convert, which takes long."""
+  return tf.function(function, autograph=False, **options)
+
+
 class Stepper:
   """The model, its optimiser, and the functions that run them.
 
@@ -90,12 +95,12 @@ class Stepper:
     if execution.eager:
       return
     if execution.xla and self._replicas == 1:
-      self._gradients = tf.function(self._find_gradients, jit_compile=True)
+      self._gradients = _compiled(self._find_gradients, jit_compile=True)
     elif execution.xla:
       # Averages of several devices cannot be updated within a compiled step.
       tf.config.optimizer.set_jit("autoclustering")
-    self._train = tf.function(self._train_all)
-    self._validate = tf.function(self._validate_all, reduce_retracing=True)
+    self._train = _compiled(self._train_all)
+    self._validate = _compiled(self._validate_all, reduce_retracing=True)
 
   @property
   def step(self):
