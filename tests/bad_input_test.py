@@ -41,6 +41,7 @@ import bad_indexes  # noqa: E402
 import bad_records  # noqa: E402
 import bad_retrieval  # noqa: E402
 import bad_search  # noqa: E402
+import bad_supervised  # noqa: E402
 import bad_training  # noqa: E402
 import tiny_model  # noqa: E402
 
@@ -487,6 +488,7 @@ for _what, (_make, _words) in (
   | bad_fit.CASES
   | bad_records.CASES
   | bad_global_training.CASES
+  | bad_supervised.CASES
 ).items():
   _case(_BAD, _what, *_words)(lambda folder, model, make=_make: make(folder))
 for _rows in (
@@ -589,6 +591,7 @@ def _call(argv):
     bad_fit,
     bad_records,
     bad_global_training,
+    bad_supervised,
   ):
     scripts |= more.SCRIPTS
   if argv[0] in scripts:

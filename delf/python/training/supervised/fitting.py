@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import keras
-import tensorflow as tf
 from absl import logging
 
 from delf.python import errors
@@ -70,9 +69,11 @@ def fit(settings, watching=None, source=None):
   keras.utils.set_random_seed(settings.learning.seed)
   strategy = stepping.strategy(settings.execution)
   run = _Run(settings, stepping.Stepper(settings, strategy), watching, source)
-  run.begin()
-  with stopping.on_signals() as stop:
-    run.go_on(stop)
+  # Observers draw batches of their own.
+  with googlelandmarks.clear_errors():
+    run.begin()
+    with stopping.on_signals() as stop:
+      run.go_on(stop)
   return run.finish(stop.signal)
 
 
@@ -147,36 +148,38 @@ class _Run:
     metrics, outputs = self._stepper.train(images, labels, look)
     for name in (objectives.TOTAL, stepping.GRADIENT_NORM):
       if not math.isfinite(metrics[name]):
-        raise self._diverged(step, name, metrics)
+        raise self._diverged(step, name, metrics[name])
     self._metrics = metrics
     batch = observers.Batch(**outputs()) if look else None
     self._tell("on_step", step + 1, metrics, batch)
 
-  def _diverged(self, step, name, metrics):
-    parts = ", ".join(f"{n} {v:g}" for n, v in metrics.items() if "loss" in n)
-    kept = self._saved or "no checkpoint yet"
+  def _diverged(self, step, name, value):
+    """Returns the error of a step from whose batch something is no number."""
+    parts = ", ".join(
+      f"{n} {v:g}" for n, v in self._metrics.items() if n.startswith("loss")
+    )
     photos = ""
     if hasattr(self._source, "identities"):
       photos = f" (photos {layer_tree.listed(self._source.identities(step))})"
+    kept = self._saved or "no checkpoint yet"
     return errors.InputError(
-      f"a {name} that is a number in step {step + 1}",
-      f"{metrics[name]:g} ({parts}) for batch {step} of seed "
-      f"{self._settings.learning.seed}{photos}; the last good one is {kept}",
+      f"{name} that is a number in step {step + 1}",
+      f"{value:g} for batch {step} of seed "
+      f"{self._settings.learning.seed}{photos}, after {parts or 'no step'}; "
+      f"the last good one is {kept}",
       self._settings.logdir,
     )
 
   @staticmethod
   def _next(batches, step):
     try:
-      with googlelandmarks.clear_errors():
-        return next(batches)
+      return next(batches)
     except StopIteration:
       raise errors.InputError("photos without end", f"{step} batches") from None
-    except tf.errors.OpError as error:
-      reason = " ".join(error.message.split())
-      raise errors.InputError(f"a readable batch {step}", reason) from None
 
   def _save(self, step):
+    if not self._stepper.is_finite():
+      raise self._diverged(step - 1, "weights, each", math.nan)
     self._saved, self._saved_step = self._files.save(step), step
     self._tell("on_save", step, self._saved)
 

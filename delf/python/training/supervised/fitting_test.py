@@ -209,7 +209,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
   with pytest.raises(errors.InputError) as caught:
     fitting.fit(_eager(_settings(tmp_path)), [], _Spoilt())
   text = str(caught.value)
-  assert "a number in step 4, received nan" in text
+  assert "loss/total that is a number in step 4, received nan" in text
   assert "batch 3 of seed 0" in text
   assert text.endswith("delf_tf2-ckpt/ckpt-2")
   arrays = _arrays(tmp_path, 2)

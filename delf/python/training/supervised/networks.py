@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 
+from delf.python import errors
 from delf.python.training.model import (
   checkpoints,
   delf_model,
@@ -62,6 +63,10 @@ def start(model, network):
     InputError: If it is of another model.
   """
   if network.imagenet_checkpoint:
+    if not hasattr(model.backbone, "restore_weights"):
+      raise errors.InputError(
+        "a backbone that ImageNet weights are for", repr(network.backbone)
+      )
     model.backbone.restore_weights(network.imagenet_checkpoint)
   if network.initial_weights:
     checkpoints.load_weights(

@@ -107,6 +107,13 @@ class Stepper:
     """Steps made."""
     return int(self.optimizer.iterations.numpy())
 
+  def is_finite(self):
+    """Returns whether all variables of the model are numbers."""
+    return all(
+      bool(tf.reduce_all(tf.math.is_finite(variable.value)))
+      for variable in self.model.variables
+    )
+
   def distribute(self, dataset):
     """Returns an iterable over the shares of a dataset's batches."""
     if self._replicas == 1:
