@@ -93,9 +93,7 @@ def _nan(folder):
   return _train(folder, "--initial_lr=1e38")
 
 
-@_case(
-  "training a compact network from ImageNet weights", "ImageNet", "compact"
-)
+@_case("training compact from ImageNet weights", "ImageNet", "compact")
 def _weights(folder):
   return _train(folder, f"--imagenet_checkpoint={folder / 'none.h5'}")
 

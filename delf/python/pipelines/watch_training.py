@@ -141,6 +141,8 @@ class Attention(observers.Observer):
       return
     self._drawn = step
     attention = _attention(self._run.model, self._photos)
+    if not np.isfinite(attention).all():
+      return  # The next step says so.
     photos = np.clip(np.rint(self._photos * 128 + 128), 0, 255).astype(np.uint8)
     over = viz_training.attention_over(photos, attention)
     with self._writer.as_default(step=step):

@@ -136,7 +136,7 @@ def test_a_loss_that_is_no_number_names_the_photos(tmp_path):
   with pytest.raises(errors.InputError) as caught:
     fitting.fit(given, [], source)
   first, second = source.identities(0)
-  assert f"batch 0 of seed 0 (photos {first}, {second}); " in str(caught.value)
+  assert f"batch 0 of seed 0 (photos {first}, {second}), " in str(caught.value)
   assert str(caught.value).endswith("no checkpoint yet")
 
 
