@@ -82,15 +82,9 @@ def _architecture(folder):
   return _train(folder)
 
 
-@_case(
-  "training whose weights become NaN",
-  "step 1",
-  "batch 0",
-  "photo",
-  "no checkpoint",
-)
-def _nan(folder):
-  return _train(folder, "--initial_lr=1e38")
+@_case("training whose loss is no number", "step 1", "inf", "photo", "batch 0")
+def _infinite(folder):
+  return _train(folder, "--reconstruction_loss_weight=3e38")
 
 
 @_case("training compact from ImageNet weights", "ImageNet", "compact")
