@@ -1,16 +1,16 @@
 """Batches for a run, from TFRecords, and what is wrong with these."""
 
-import json
 import os
 
 import tensorflow as tf
 
-from delf.python import errors, files
+from delf.python import errors
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
-from delf.python.datasets.labelled_records import record_files, stream
-
-# Written beside the shards: class names and counts.
-LABELS = "labels.json"
+from delf.python.datasets.labelled_records import (
+  labels_file,
+  record_files,
+  stream,
+)
 
 
 class Source:
@@ -90,15 +90,10 @@ def count_classes(pattern):
   Raises:
     InputError: If there is one that is damaged.
   """
-  path = os.path.join(os.path.dirname(pattern), LABELS)
-  if not tf.io.gfile.exists(path):
-    return None
   try:
-    return len(json.loads(files.read_bytes(path))["classes"])
-  except (ValueError, KeyError, TypeError):
-    raise errors.InputError(
-      "a map of labels (JSON with classes)", "something else", path
-    ) from None
+    return labels_file.read(os.path.dirname(pattern)).num_classes
+  except FileNotFoundError:
+    return None
 
 
 def classes_beside(pattern):
@@ -106,7 +101,9 @@ def classes_beside(pattern):
   number = count_classes(pattern)
   if number is None:
     raise errors.InputError(
-      f"{LABELS} beside the TFRecords", "none", os.path.dirname(pattern)
+      f"{labels_file.NAME} beside the TFRecords",
+      "none",
+      os.path.dirname(pattern),
     )
   return number
 
@@ -116,7 +113,8 @@ def _check_classes(data):
   if found is not None and found != data.num_classes:
     raise errors.InputError(
       f"TFRecords of {data.num_classes} classes",
-      f"{found} (in {LABELS}); give the number of classes, or 0 for theirs",
+      f"{found} (in {labels_file.NAME}); give the number of classes, or 0 for "
+      "theirs",
       os.path.dirname(data.train_file_pattern),
     )
 
