@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from delf.python import errors
-from delf.python.training.model import delf_model, resnet50
+from delf.python.training.model import delf_model, local_heads, resnet50
 from tests import golden_weights
 
 
@@ -58,6 +58,34 @@ def test_attention(golden):
   _equal(model.bn_conv1.moving_variance, golden["bn_moving_var_after"])
   assert model.bn_conv1.momentum == 0.99
   assert model.bn_conv1.epsilon == 1e-3
+
+
+def test_attention_is_the_softplus_to_the_bit_and_so_is_its_gradient():
+  scores = tf.constant([-200.0, -3.0, 0.0, 0.5, 19.9, 20.0, 20.1, 90.0, 1000.0])
+  found = []
+  for function in (local_heads._softplus, tf.math.softplus):
+    with tf.GradientTape() as tape:
+      tape.watch(scores)
+      values = function(scores)
+    found.append((values.numpy(), tape.gradient(values, scores).numpy()))
+  np.testing.assert_array_equal(found[0][0], found[1][0])
+  np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6)
+
+
+def test_high_attention_is_finite_in_tflite():
+  litert = pytest.importorskip(
+    "ai_edge_litert.interpreter", reason="the extra tflite is not installed"
+  )
+  function = tf.function(
+    local_heads._softplus, input_signature=[tf.TensorSpec([4])]
+  ).get_concrete_function()
+  convert = tf.lite.TFLiteConverter.from_concrete_functions
+  data = convert([function], tf.Module()).convert()
+  runner = litert.Interpreter(model_content=data).get_signature_runner()
+  scores = np.array([-3, 0, 90, 1000], np.float32)
+  (name,) = runner.get_input_details()
+  (values,) = runner(**{name: scores}).values()
+  np.testing.assert_allclose(values, np.logaddexp(0, scores), rtol=1e-5)
 
 
 def test_autoencoder(golden):

@@ -10,6 +10,8 @@ _DECAY = 1e-4
 
 # Channels of the attention's first convolution: section 3.3 of DELF.
 _ATTENTION_CHANNELS = 512
+# From here on the softplus of a float32 is the number itself.
+_SAME = 20.0
 
 
 class AttentionModel(keras.Model):
@@ -63,10 +65,19 @@ class AttentionModel(keras.Model):
     """
     x = self.bn_conv1(self.conv1(inputs), training=training)
     score = self.conv2(ops.relu(x))
-    probability = ops.softplus(score)
+    probability = _softplus(score)
     units = normalization.l2_normalize(inputs, axis=-1)
     feature = ops.mean(units * probability, axis=(1, 2))
     return feature, probability, score
+
+
+def _softplus(score):
+  """Returns the softplus, to the bit, without e to the power of a high score.
+
+  TFLite's own is infinite from 89 on, and scores of trained models go to 1000.
+  """
+  low = ops.softplus(ops.minimum(score, _SAME))
+  return ops.where(score > _SAME, score, low)
 
 
 class AutoencoderModel(keras.Model):
