@@ -4,11 +4,13 @@ import os
 import threading
 
 from delf.python import errors, files
+from delf.python.datasets.labelled_records import crc32c
 
 # Of a record: its length and the length's checksum before the data, the data's
 # checksum behind. Source: https://www.tensorflow.org/tutorials/load_data/
 # tfrecord.
 HEAD, FOOT = 12, 4
+_LENGTH = 8
 _MOST_OPEN = 200  # Systems allow a program 256 files or more.
 
 
@@ -18,99 +20,104 @@ class RecordReader:
   def __init__(self):
     self._lock = threading.Lock()
     self._open = {}
-    self._checker = _Checker() if hasattr(os, "memfd_create") else None
 
-  def read(self, path, start):
+  def read(self, path, start, check=True):
     """Reads one record.
 
     Args:
       path: Path of the file.
       start: Where it starts, in bytes.
+      check: Whether its checksums are compared.
 
     Returns:
       bytes.
 
     Raises:
-      InputError: If a checksum is wrong; it names the file and the place.
+      InputError: If a checksum is wrong, or the file is gone or cannot be read;
+        it names the file and the place.
     """
-    import tensorflow as tf
-
-    in_memory = self._checker is not None and not files.is_remote(path)
     try:
-      if in_memory:
-        return self._checker.check(
-          *_pread(self._file(path, _opened).number, start)
-        )
-      return self._file(path, _Locked).read(start)
-    except (tf.errors.DataLossError, IndexError):
+      record = self._read(self._file(path), start, check)
+    except OSError as error:
+      reason = error.strerror or str(error)
+      raise errors.InputError("a file that can be read", reason, path) from None
+    if record is None:
       raise errors.InputError(
         "a whole record", f"a damaged one at byte {start}", path
-      ) from None
+      )
+    return record
 
-  def _file(self, path, make):
+  def _read(self, file, start, check):
+    """Returns a record, or None if it is damaged."""
+    head = file.read(start, HEAD)
+    length = int.from_bytes(head[:_LENGTH], "little")
+    if start + HEAD + length + FOOT > file.size():
+      return None
+    body = file.read(start + HEAD, length + FOOT)
+    if len(body) < length + FOOT:
+      return None
+    data = body[:length]
+    pairs = (head[:_LENGTH], head[_LENGTH:]), (data, body[length:])
+    if check and any(
+      crc32c.masked(part) != int.from_bytes(checksum, "little")
+      for part, checksum in pairs
+    ):
+      return None
+    return data
+
+  def _file(self, path):
     with self._lock:
       if path not in self._open:
         if len(self._open) >= _MOST_OPEN:
           del self._open[next(iter(self._open))]
-        self._open[path] = make(path)
+        self._open[path] = _open(path)
       return self._open[path]
 
 
-class _Locked:
-  """TensorFlow's reader of a file, for one thread at a time."""
+def _open(path):
+  if files.is_remote(path):
+    import tensorflow as tf
 
-  def __init__(self, path):
-    self._lock, self._reader = threading.Lock(), _open(path)
-
-  def read(self, start):
-    with self._lock:
-      return self._reader.read(start)[0]
+    return _Locked(tf.io.gfile.GFile(path, "rb"))
+  return _Local(path) if hasattr(os, "pread") else _Locked(open(path, "rb"))
 
 
-class _Checker(threading.local):
-  """Checks a record in a file in memory, of each thread its own.
+class _Local:
+  """A file that any number of threads read; closed when nothing refers to it.
 
-  TensorFlow's reader clears 8 MB whenever it goes to another place in a file,
-  which takes as long as to decode a small photo. At the start of a file it does
-  not.
+  The next file that is opened may get its number, so that no thread that still
+  reads may find it closed.
   """
 
-  def __init__(self):
-    self._memory = _Descriptor(os.memfd_create("record"))
-    self._path = f"/proc/self/fd/{self._memory.number}"
-
-  def check(self, *pieces):
-    os.ftruncate(self._memory.number, 0)
-    os.pwritev(self._memory.number, pieces, 0)
-    return _open(self._path).read(0)[0]
-
-
-class _Descriptor:
-  """A file descriptor that is closed when nothing refers to it."""
-
-  def __init__(self, number):
-    self.number = number
+  def __init__(self, path):
+    self._number = os.open(path, os.O_RDONLY)
 
   def __del__(self, close=os.close):
-    close(self.number)
+    if hasattr(self, "_number"):
+      close(self._number)
+
+  def size(self):
+    return os.fstat(self._number).st_size
+
+  def read(self, start, number):
+    return os.pread(self._number, number, start)
 
 
-def _opened(path):
-  return _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+class _Locked:
+  """A file that one thread reads at a time; closed in the same way."""
 
+  def __init__(self, file):
+    self._file, self._lock = file, threading.Lock()
 
-def _pread(descriptor, start):
-  """Returns the head of a record, and the rest."""
-  head = os.pread(descriptor, HEAD, start)
-  length = int.from_bytes(head[:8], "little")
-  if start + HEAD + length + FOOT > os.fstat(descriptor).st_size:
-    raise IndexError
-  return head, os.pread(descriptor, length + FOOT, start + HEAD)
+  def __del__(self):
+    self._file.close()
 
+  def size(self):
+    with self._lock:
+      self._file.seek(0, os.SEEK_END)
+      return self._file.tell()
 
-def _open(path):
-  # The one reader that starts at any record and checks what it reads; it is
-  # not among TensorFlow's public names.
-  from tensorflow.python.lib.io import tf_record
-
-  return tf_record.tf_record_random_reader(path)
+  def read(self, start, number):
+    with self._lock:
+      self._file.seek(start)
+      return self._file.read(number)
