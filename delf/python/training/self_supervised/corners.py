@@ -12,7 +12,7 @@ from delf.python.training.self_supervised import warps
 _SHARP = 2e-5
 
 # How far corners of two views may be from each other, in pixels.
-_APART = 1.5
+_APART = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Corners:
   """The best corner of each cell of a square view.
 
   Attributes:
-    pixels: int32 [C], position in the cell (`keypoints.POSITIONS`).
+    offsets: float32 [C, 2], (y, x) from the centre of the cell, in pixels.
     points: float64 [C, 2], the same as (x, y) in the view.
     sharp: float32 [C], 1 where it is a corner, 0 where the cell is flat.
     distance: float32 [S, S], from each pixel to the nearest sharp corner that
       no neighbour within 3 pixels exceeds.
   """
 
-  pixels: np.ndarray
+  offsets: np.ndarray
   points: np.ndarray
   sharp: np.ndarray
   distance: np.ndarray
@@ -52,11 +52,33 @@ def find(image):
   cells = padded[: number * stride, : number * stride]
   cells = cells.reshape(number, stride, number, stride).transpose(0, 2, 1, 3)
   cells = cells.reshape(number * number, -1)
-  pixels = cells.argmax(1).astype(np.int32)
   centres = np.mgrid[:number, :number].reshape(2, -1).T * stride
-  points = (centres + keypoints.POSITIONS[pixels])[:, ::-1]
+  offsets = keypoints.POSITIONS[cells.argmax(1)]
+  offsets = offsets + _between_pixels(padded, centres + half + offsets)
+  points = np.float64(centres + offsets)[:, ::-1]
   sharp = (cells.max(1) > _SHARP).astype(np.float32)
-  return Corners(pixels, np.float64(points), sharp, distance)
+  return Corners(offsets.astype(np.float32), points, sharp, distance)
+
+
+def _between_pixels(values, places):
+  """Returns where a parabola through three pixels has its top.
+
+  Args:
+    values: [H, W] float.
+    places: [C, 2] float, whole (y, x) of the pixels.
+
+  Returns:
+    float [C, 2], (y, x) from each place, within half a pixel.
+  """
+  y, x = places.astype(int).T
+  values = np.pad(values, 1, mode="edge")
+  tops = []
+  for dy, dx in ((1, 0), (0, 1)):
+    before = values[y + 1 - dy, x + 1 - dx]
+    here, after = values[y + 1, x + 1], values[y + 1 + dy, x + 1 + dx]
+    bend = np.maximum(2 * here - before - after, 1e-9)
+    tops.append(np.clip((after - before) / (2 * bend), -0.5, 0.5))
+  return np.stack(tops, -1)
 
 
 def agreement(first, second, homography):

@@ -50,7 +50,8 @@ class Batch:
     images: uint8 [2 P, S, S, 3], RGB.
     points: float32 [2 P, K, 2], (x, y) of each point in its view.
     weights: float32 [P, K], 1 where there is a point, 0 in padding.
-    pixels: int32 [2 P, C], which pixel of each cell is its keypoint.
+    offsets: float32 [2 P, C, 2], of the keypoint of each cell from its centre,
+      (y, x) in pixels.
     sureness: float32 [2 P, C], how sure that is.
     pools: int32 [P], the place.
   """
@@ -58,7 +59,7 @@ class Batch:
   images: np.ndarray
   points: np.ndarray
   weights: np.ndarray
-  pixels: np.ndarray
+  offsets: np.ndarray
   sureness: np.ndarray
   pools: np.ndarray
 
@@ -70,13 +71,13 @@ class View:
   Attributes:
     image: uint8 [S, S, 3], RGB.
     points: float [N, 2], (x, y) of what the other view shows too.
-    pixels: int32 [C], which pixel of each cell is its keypoint.
+    offsets: float32 [C, 2], of the keypoint of each cell from its centre.
     sureness: float32 [C], how sure that is.
   """
 
   image: np.ndarray
   points: np.ndarray
-  pixels: np.ndarray
+  offsets: np.ndarray
   sureness: np.ndarray
 
 
@@ -132,7 +133,7 @@ class Source:
       images=np.stack([view.image for view in everything]),
       points=points.astype(np.float32),
       weights=np.stack([c[2] for c in chosen]),
-      pixels=np.stack([view.pixels for view in everything]),
+      offsets=np.stack([view.offsets for view in everything]),
       sureness=np.stack([view.sureness for view in everything]),
       pools=np.int32(pools),
     )
@@ -164,7 +165,7 @@ class Source:
     )
     images = [warps.change_pixels(rng, image, 0.8) for image in images]
     views = [
-      View(images[i], points[i], found[i].pixels, sureness[i]) for i in (0, 1)
+      View(images[i], points[i], found[i].offsets, sureness[i]) for i in (0, 1)
     ]
     return (*views, photo.pool)
 
@@ -196,7 +197,7 @@ class Source:
     ):
       found = corners.find(image)
       changed = warps.change_pixels(rng, image, 0.5)
-      views.append(View(changed, some, found.pixels, _ALONE * found.sharp))
+      views.append(View(changed, some, found.offsets, _ALONE * found.sharp))
     return (*views, self._photos[pair.first].pool)
 
   def _choose(self, points_1, points_2):

@@ -2,11 +2,16 @@
 
 from keras import ops
 
+from delf.python.training.model import keypoints
+
 # Two points of one pair nearer than this are not told apart, in pixels.
 NEAR = 12.0
 
 # Of the cosine similarities of descriptors.
 LOCAL_TEMPERATURE = 0.06
+
+# Of the pixels about a keypoint, in pixels.
+KEYPOINT_SPREAD = 0.6
 
 _NEVER = -1e4
 
@@ -88,20 +93,26 @@ def attention_loss(scores, target, weights):
   return mean(entropy, weights)
 
 
-def keypoint_loss(logits, pixels, weights):
+def keypoint_loss(logits, offsets, weights):
   """Teaches each cell which of its pixels is the keypoint.
 
   Args:
     logits: [B, H, W, PIXELS] float.
-    pixels: [B, H W] int, the keypoint of each cell, row by row.
+    offsets: [B, H W, 2] float, (y, x) of the keypoint from the centre of its
+      cell, in pixels, row by row.
     weights: [B, H W] float, how sure it is.
 
   Returns:
-    Scalar, the mean cross entropy.
+    Scalar, the mean cross entropy with pixels about the keypoint.
   """
   shape = ops.shape(logits)
   flat = ops.reshape(logits, [shape[0], shape[1] * shape[2], logits.shape[-1]])
-  true = ops.take_along_axis(flat, ops.expand_dims(pixels, -1), axis=2)[..., 0]
+  positions = ops.convert_to_tensor(keypoints.POSITIONS)
+  away = ops.expand_dims(offsets, 2) - positions
+  target = ops.softmax(
+    -0.5 * ops.sum(ops.square(away), -1) / KEYPOINT_SPREAD**2, axis=-1
+  )
+  true = ops.sum(target * flat, axis=-1)
   return mean(ops.logsumexp(flat, axis=-1) - true, weights)
 
 

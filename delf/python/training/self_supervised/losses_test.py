@@ -19,11 +19,16 @@ def _units(*shape):
 
 def test_keypoint_loss_is_the_weighted_cross_entropy():
   logits = np.zeros([1, 1, 2, 64], np.float32)
-  logits[0, 0, 0, 7] = 3.0
-  pixels, weights = np.array([[7, 5]]), np.array([[1.0, 0.0]], np.float32)
-  loss = float(losses.keypoint_loss(logits, pixels, weights))
-  assert loss == pytest.approx(np.log(63 + np.exp(3)) - 3, abs=1e-4)
-  both = float(losses.keypoint_loss(logits, pixels, np.ones_like(weights)))
+  logits[0, 0, 0, 27] = 3.0  # (-1, -1)
+  offsets = np.array([[[-1.0, -0.8], [2.0, 1.0]]], np.float32)
+  weights = np.array([[1.0, 0.0]], np.float32)
+  loss = float(losses.keypoint_loss(logits, offsets, weights))
+  y, x = np.mgrid[-4:4, -4:4]
+  target = np.exp(-0.5 * ((y + 1) ** 2 + (x + 0.8) ** 2) / 0.6**2)
+  share = (target / target.sum())[3, 3]
+  assert 0.3 < share < 0.5
+  assert loss == pytest.approx(np.log(63 + np.exp(3)) - 3 * share, abs=1e-4)
+  both = float(losses.keypoint_loss(logits, offsets, np.ones_like(weights)))
   assert both == pytest.approx((loss + np.log(64)) / 2, abs=1e-4)
 
 

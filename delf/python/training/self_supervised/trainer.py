@@ -194,7 +194,7 @@ class Trainer:
 
 def _parts(batch):
   """Returns what `Trainer._terms` takes of a data.Batch."""
-  corners = (batch.pixels, batch.sureness)
+  corners = (batch.offsets, batch.sureness)
   return batch.images, batch.points, batch.weights, corners
 
 
