@@ -63,6 +63,16 @@ def _no_landmarks(folder):
   )
 
 
+@_case("landmark of a number that is none", "train.csv", "10000000", "7" * 18)
+def _large_landmark(folder):
+  _photo(folder / "a.jpg")
+  path = folder.parent / "train.csv"
+  path.write_text(f"id,url,landmark_id\na,b,{'7' * 18}\n")
+  return _build(
+    folder, f"--train_directory={folder}", f"--train_csv_path={path}"
+  )
+
+
 @_case("table with a row that is short", "photos.csv, line 3", "image,label")
 def _short_row(folder):
   return _table(folder, "image,label", "a.jpg,x", "b.jpg")

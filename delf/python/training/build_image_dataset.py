@@ -22,7 +22,8 @@ or with a table of an image and its class in each row:
     --output_directory=records/ --num_shards=4
 
 The same command goes on where a run has ended. Photos that cannot be read are
-left out and reported; the exit status is 1 then.
+left out and reported; the exit status is 1 then. --overwrite writes all anew,
+as is needed when such photos are mended.
 """
 
 from absl import flags
@@ -81,7 +82,7 @@ def _define_own():
     "images_directory", None, "Where those images are, if not beside the CSV."
   )
   flags.DEFINE_boolean(
-    "overwrite", False, "Whether to replace records of other photos."
+    "overwrite", False, "Whether to write all anew, in place of going on."
   )
 
 

@@ -30,7 +30,7 @@ check() {
     # Four digits at most, and read as decimal: 010 is ten.
     if ! [[ "${counts[i]}" =~ ^[0-9]{1,4}$ ]] ||
       [ "$((10#${counts[i]}))" -gt "${MOST[i]}" ]; then
-      fail "expected 0 to ${MOST[i]} for ${NAMES[i]}, received ${counts[i]@Q}"
+      fail "expected 0 to ${MOST[i]} for ${NAMES[i]}, received '${counts[i]}'"
     fi
   done
   command -v python3 > /dev/null || fail "expected python3, received no such program"

@@ -11,8 +11,6 @@ from delf.python.datasets.labelled_records import (
   writer,
 )
 
-RELABELING = "relabeling.csv"
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -22,7 +20,8 @@ class Options:
     num_shards: Files of each split.
     validation_share: Share of each class that is for validation, or None.
     seed: Of the split, or of the order where there is none.
-    overwrite: Whether records of other photos are replaced.
+    overwrite: Whether all is written anew; else a run goes on with what is
+      there, which has to be of the same photos and options.
   """
 
   num_shards: int = 128
@@ -87,7 +86,7 @@ def build(folder, training, testing=None, options=Options(), say=print):
   if training.old_labels is not None:
     rows = enumerate(training.old_labels)
     lines = ["new_label,old_label", *(f"{new},{old}" for new, old in rows)]
-    path = os.path.join(folder, RELABELING)
+    path = os.path.join(folder, labels_file.RELABELING)
     files.write_bytes(path, ("\n".join(lines) + "\n").encode())
   for path, reason in report.problems:
     say(f"{path}: {reason}; left out")
@@ -118,7 +117,7 @@ def _say_missing(photos, say):
     )
   if photos.unlisted:
     say(
-      f"{len(photos.unlisted)} images are there that are not listed:"
+      f"{len(photos.unlisted)} images are there that no class is known of:"
       f" {photo_list.some(photos.unlisted)}; left out"
     )
   empty = photos.empty_classes()

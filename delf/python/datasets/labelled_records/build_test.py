@@ -1,4 +1,7 @@
 import csv
+import dataclasses
+import errno
+import io
 import json
 import shutil
 
@@ -247,6 +250,38 @@ def test_records_of_other_settings_are_not_mixed(change, folders, tmp_path):
   assert number == 9
 
 
+def test_what_is_overwritten_leaves_nothing_of_other_photos(folders, tmp_path):
+  listed, out = class_lists.of_folders(folders), tmp_path / "out"
+  old = dataclasses.replace(listed, old_labels=[3, 5, 8])
+  _build(old, out, validation_share=0.34)
+  assert {"relabeling.csv", "labels.json"} <= set(_tree(out))
+  (out / "notes.txt").write_text("mine")
+  _build(listed, out, overwrite=True)
+  assert not list(out.glob("validation*"))
+  assert len(_records(out, "train")) == 9
+  assert not (out / "relabeling.csv").exists()
+  assert (out / "notes.txt").exists()
+
+
+def test_shards_of_another_split_are_not_mixed(folders, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  (out / "validation-00000-of-00002").write_bytes(b"")
+  with pytest.raises(errors.InputError, match="validation-00000-of-00002"):
+    _build(class_lists.of_folders(folders), out)
+
+
+def test_a_full_disk_is_one_line(folders, tmp_path, monkeypatch):
+  class Full(io.BytesIO):
+    def write(self, _):
+      raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(writer, "open", lambda *_: Full(), raising=False)
+  with pytest.raises(OSError, match="No space left on device: .*train-00000"):
+    _build(class_lists.of_folders(folders), tmp_path / "out")
+  assert not list((tmp_path / "out").glob("*train*"))
+
+
 def test_shards_of_another_program_are_not_mixed(folders, tmp_path):
   out = tmp_path / "out"
   out.mkdir()
@@ -316,6 +351,26 @@ def test_other_tables_are_refused(lines, words, tmp_path):
     class_lists.of_csv(path)
 
 
+def test_a_number_of_thousands_of_digits_is_a_name(tmp_path):
+  _photo(tmp_path / "a.jpg")
+  _photo(tmp_path / "b.jpg")
+  path = _table(
+    tmp_path / "t.csv", ("image", "label"), ("a.jpg", "9" * 5000), ("b.jpg", 7)
+  )
+  assert class_lists.of_csv(path).classes == ["7", "9" * 5000]
+
+
+def test_photos_beside_the_folders_of_classes_are_reported(folders, tmp_path):
+  _photo(folders / "stray.jpg")
+  (folders / "notes.txt").write_text("")
+  said = []
+  _build(class_lists.of_folders(folders), tmp_path / "out", said)
+  assert said == [
+    "1 images are there that no class is known of:"
+    f" {folders / 'stray.jpg'}; left out"
+  ]
+
+
 def test_folders_need_photos(folders):
   (folders / "empty").mkdir()
   with pytest.raises(errors.InputError, match="empty"):
@@ -350,6 +405,11 @@ def test_google_landmarks_by_a_pattern_of_folders(landmarks):
   assert [path[-8:] for path in listed.unlisted] == ["bcc4.jpg"]
   assert len(listed.classes) == 10
   assert len(listed.empty_classes()) == 8
+  path = _table(
+    landmarks / "large.csv", ("id", "url", "landmark_id"), ("abc1", "u", 10**17)
+  )
+  with pytest.raises(errors.InputError, match="large.csv.*under 10000000"):
+    landmark_lists.train(pattern, path)
   with pytest.raises(errors.InputError, match="pattern"):
     landmark_lists.find(str(landmarks / "train"))
 

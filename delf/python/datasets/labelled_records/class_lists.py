@@ -16,6 +16,8 @@ _LABEL_COLUMNS = (
   "label", "class", "class_name", "landmark_id", "label_name", "category",
   "target", "class_id", "label_id", "category_id", "labels", "y",
 )  # fmt: skip
+# The most that a number has; longer ones are names.
+_DIGITS = 18
 
 
 def of_folders(folder):
@@ -25,7 +27,8 @@ def of_folders(folder):
     folder: Folder with a folder for each class, searched with all in it.
 
   Returns:
-    photo_list.PhotoList; classes are sorted by name.
+    photo_list.PhotoList; classes are sorted by name. Photos that are in none of
+    the folders are `unlisted`.
 
   Raises:
     FileNotFoundError: If there is no such folder.
@@ -34,11 +37,12 @@ def of_folders(folder):
   folder = os.fspath(folder)
   if not os.path.isdir(folder):
     raise FileNotFoundError(f"{folder}: expected a folder, found none")
-  classes = sorted(
+  entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+  classes = [
     entry.name
-    for entry in os.scandir(folder)
+    for entry in entries
     if entry.is_dir() and not entry.name.startswith(".")
-  )
+  ]
   if not classes:
     raise errors.InputError("a folder for each class in it", "none", folder)
   photos = []
@@ -49,7 +53,12 @@ def of_folders(folder):
       photo_list.Photo(path, name.replace(os.sep, "/"), label)
       for path, name in zip(found, names, strict=True)
     ]
-  return photo_list.PhotoList(photos, classes)
+  stray = [
+    entry.path
+    for entry in entries
+    if files.is_image(entry.name) and entry.is_file()
+  ]
+  return photo_list.PhotoList(photos, classes, unlisted=stray)
 
 
 def of_csv(csv_path, folder=None):
@@ -62,8 +71,8 @@ def of_csv(csv_path, folder=None):
     folder: What paths are relative to; the table's own folder if None.
 
   Returns:
-    photo_list.PhotoList; classes are sorted by name, or by number if all are
-    numbers. What is not there is `absent`.
+    photo_list.PhotoList; classes are sorted, numbers first and by number. What
+    is not there is `absent`.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -124,5 +133,6 @@ def _existing(folder, name):
 
 
 def _sort_key(label):
-  is_number = label.isascii() and label.isdecimal()
+  # Python refuses to read numbers of thousands of digits.
+  is_number = label.isascii() and label.isdecimal() and len(label) <= _DIGITS
   return (0, int(label), label) if is_number else (1, 0, label)

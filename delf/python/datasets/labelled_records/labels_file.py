@@ -7,6 +7,8 @@ import pathlib
 from delf.python import errors, files
 
 NAME = "labels.json"
+# Of labels that were others before, which these are.
+RELABELING = "relabeling.csv"
 # Of the file; 200 000 landmarks take 5 MB.
 _MOST_BYTES = 2**28
 

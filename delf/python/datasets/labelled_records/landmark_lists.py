@@ -8,6 +8,10 @@ from delf.python.datasets import csv_file
 from delf.python.datasets.google_landmarks_dataset import submission
 from delf.python.datasets.labelled_records import photo_list
 
+# Labels of `train.csv` are counted up to the largest one. Of the 4 million
+# photos of Google Landmarks there are 203 094.
+_MOST_LANDMARKS = 10_000_000
+
 
 def find(directory):
   """Finds the photos in folders.
@@ -59,9 +63,15 @@ def train(directory, csv_path):
 
   Raises:
     FileNotFoundError: If a file or folder is missing.
-    InputError: If the table has not these columns, or no photo of it is there.
+    InputError: If the table has not these columns, a landmark's number is over
+      10 million, or no photo of it is there.
   """
   landmarks = submission.read_landmarks(csv_path)
+  largest = max(landmarks.values(), default=0)
+  if largest >= _MOST_LANDMARKS:
+    raise errors.InputError(
+      f"a landmark_id under {_MOST_LANDMARKS}", largest, csv_path
+    )
   found = find(directory)
   photos = [
     photo_list.Photo(path, identity, landmarks[identity])
@@ -69,7 +79,7 @@ def train(directory, csv_path):
     if identity in landmarks
   ]
   photo_list.check_not_empty(photos, directory)
-  classes = [str(i) for i in range(max(landmarks.values()) + 1)]
+  classes = [str(i) for i in range(largest + 1)]
   absent = [identity for identity in landmarks if identity not in found]
   unlisted = [path for name, path in found.items() if name not in landmarks]
   return photo_list.PhotoList(photos, classes, absent, unlisted, complete=False)

@@ -32,7 +32,8 @@ class PhotoList:
     photos: list of Photo.
     classes: list of str, the name of each label.
     absent: list of str, what was listed and is not there.
-    unlisted: list of str, what is there, was not listed, and is left out.
+    unlisted: list of str, photos that are there, of no known class, and are
+      left out.
     old_labels: list of int, the listed label of each label, where they are
       others; else None.
     complete: Whether all that is listed has to be there.

@@ -7,7 +7,7 @@ from concurrent import futures
 import numpy as np
 
 from delf.python import errors, files
-from delf.python.datasets.labelled_records import record_reader
+from delf.python.datasets.labelled_records import framing, record_reader
 
 _THREADS = 16
 
@@ -102,23 +102,22 @@ def _starts(path):
     size, start = file.seek(0, os.SEEK_END), 0
     while start < size:
       file.seek(start)
-      head = file.read(record_reader.HEAD)
-      length = int.from_bytes(head[:8], "little")
-      following = start + record_reader.HEAD + length + record_reader.FOOT
-      if len(head) < record_reader.HEAD or following > size:
+      head = file.read(framing.HEAD)
+      record = framing.HEAD + framing.length(head) + framing.FOOT
+      if len(head) < framing.HEAD or start + record > size:
         where = "at its start" if not start else f"at byte {start} of {size}"
         raise errors.InputError(
           "a whole TFRecord file", f"one that is cut or damaged {where}", path
         )
       starts.append(start)
-      start = following
+      start += record
   return np.array(starts, np.int64)
 
 
 def _open_bytes(path):
   if files.is_remote(path):
     return _Remote(path)
-  return open(path, "rb", buffering=record_reader.HEAD)
+  return open(path, "rb", buffering=framing.HEAD)
 
 
 class _Remote:

@@ -4,13 +4,8 @@ import os
 import threading
 
 from delf.python import errors, files
-from delf.python.datasets.labelled_records import crc32c
+from delf.python.datasets.labelled_records import framing
 
-# Of a record: its length and the length's checksum before the data, the data's
-# checksum behind. Source: https://www.tensorflow.org/tutorials/load_data/
-# tfrecord.
-HEAD, FOOT = 12, 4
-_LENGTH = 8
 _MOST_OPEN = 200  # Systems allow a program 256 files or more.
 
 
@@ -49,19 +44,15 @@ class RecordReader:
 
   def _read(self, file, start, check):
     """Returns a record, or None if it is damaged."""
-    head = file.read(start, HEAD)
-    length = int.from_bytes(head[:_LENGTH], "little")
-    if start + HEAD + length + FOOT > file.size():
+    head = file.read(start, framing.HEAD)
+    size = framing.length(head) + framing.FOOT
+    if start + framing.HEAD + size > file.size():
       return None
-    body = file.read(start + HEAD, length + FOOT)
-    if len(body) < length + FOOT:
+    body = file.read(start + framing.HEAD, size)
+    if len(body) < size:
       return None
-    data = body[:length]
-    pairs = (head[:_LENGTH], head[_LENGTH:]), (data, body[length:])
-    if check and any(
-      crc32c.masked(part) != int.from_bytes(checksum, "little")
-      for part, checksum in pairs
-    ):
+    data, foot = body[: -framing.FOOT], body[-framing.FOOT :]
+    if check and not framing.are_whole(head, data, foot):
       return None
     return data
 

@@ -6,10 +6,14 @@ import json
 import pathlib
 
 from delf.python import errors, files, folder_lock, line_file
+from delf.python.datasets.labelled_records import labels_file
 
 # What the shards are made of; and a line for each that is finished.
 SETTINGS = "records.json"
 SHARDS = "records_shards.jsonl"
+# What is written of the shards when all are there.
+_DERIVED = (labels_file.NAME, labels_file.RELABELING)
+_SPLITS = ("train", "validation", "test")
 
 
 class ShardFolder:
@@ -20,9 +24,10 @@ class ShardFolder:
 
     Args:
       folder: Local path; need not exist.
-      splits: dict by name of a list of photo_list.Photo.
+      splits: dict by name (train, validation, test) of a list of
+        photo_list.Photo.
       num_shards: Shards of each split.
-      overwrite: Whether what is there of other photos is removed.
+      overwrite: Whether shards that are there are removed.
 
     Raises:
       InputError: If the folder is not a local one, or is a file.
@@ -97,7 +102,8 @@ class ShardFolder:
         self.folder,
       )
     if difference or self._overwrite:
-      for stale in (path, self.folder / SHARDS, *shards):
+      derived = (self.folder / name for name in (*_DERIVED, SHARDS))
+      for stale in (path, *derived, *shards):
         stale.unlink(missing_ok=True)
     stems = [pathlib.Path(SETTINGS).stem, *self._names()]
     for stale in files.leftovers(self.folder, stems):
@@ -119,10 +125,14 @@ class ShardFolder:
     return None
 
   def _shards(self):
-    """Returns the paths of shards of these splits, whatever their number."""
+    """Returns the paths of shards of any split, whatever their number.
+
+    Of splits that are not written, too: shards of other photos would be taken
+    for a part of these.
+    """
     return sorted(
       path
-      for split in self._settings["photos"]
+      for split in _SPLITS
       for path in self.folder.glob(f"{split}-[0-9]*-of-[0-9]*")
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from delf.python import errors, files, progress
 from delf.python.datasets.labelled_records import (
+  framing,
   image_record,
   photo_bytes,
   shard_folder,
@@ -90,28 +91,27 @@ def _shards(split, photos, num_shards):
 
 def _write_shard(path, photos, pool, bar):
   """Writes one shard; returns its bytes, and [place, reason] of what is not."""
-  import tensorflow as tf
-
   skipped = []
   with files.atomic_path(path) as temporary:
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
+    # No writer of TensorFlow's: what it says of a full disk is no OSError.
+    with open(temporary, "wb") as file:
       for place, record in enumerate(_ahead(pool, _encode, photos)):
         if isinstance(record, str):
           skipped.append([place, record])
         else:
-          writer.write(record)
+          file.write(record)
         bar.update(1)
     size = temporary.stat().st_size
   return size, skipped
 
 
 def _encode(photo):
-  """Returns the record of a photo, or one line that says why there is none."""
+  """Returns the bytes of a photo's record, or a line that says why not."""
   try:
     data, height, width = photo_bytes.read(photo.path)
   except (errors.InputError, OSError) as error:
     return errors.one_line(error).removeprefix(f"{photo.path}: ")
-  return image_record.serialize(photo, data, height, width)
+  return framing.pack(image_record.serialize(photo, data, height, width))
 
 
 def _ahead(pool, function, items):
