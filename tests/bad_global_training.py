@@ -151,6 +151,15 @@ def _other_network(folder):
   return functools.partial(fitting.fit, options)
 
 
+@_case("photos where retrieval-SfM-120k is", "120k.pkl", "--overwrite")
+def _real_data(folder):
+  return [
+    "build_tuples.py",
+    f"--images={_data(folder)}",
+    f"--data_root={folder}",
+  ]
+
+
 @_case("table of photos without what they show", "a.csv", "landmark_id")
 def _columns(folder):
   path = folder / "a.csv"
@@ -165,5 +174,10 @@ def _singles(folder):
   (folder / "a.jpg").write_bytes(b"a")
   groups = [("a", [str(folder / "a.jpg")]), ("b", [str(folder / "a.jpg")])]
   return functools.partial(
-    tuples_folder.write, groups, sfm120k.NAME, folder, 0.0
+    tuples_folder.write,
+    groups,
+    sfm120k.NAME,
+    folder,
+    tuples_folder.Options(validation_share=0.0),
+    lambda _: None,
   )

@@ -60,7 +60,8 @@ def write(root, clusters=8, photos=3, side=32):
       Image.fromarray(pixels).resize((side, height)).save(path)
       paths.append(str(path))
     groups.append((str(cluster), paths))
-  tuples_folder.write(groups, sfm120k.NAME, root, 0.5)
+  options = tuples_folder.Options(validation_share=0.5)
+  tuples_folder.write(groups, sfm120k.NAME, root, options)
   _write_searched(root, groups)
 
 

@@ -37,7 +37,9 @@ def root(tmp_path):
   assert tuples_folder.groups_of_folder(tmp_path / "photos") == [
     (str(tmp_path / "photos" / name), paths) for name, paths in groups
   ]
-  counts = tuples_folder.write(groups, sfm120k.NAME, tmp_path, 0.25)
+  counts = tuples_folder.write(
+    groups, sfm120k.NAME, tmp_path, tuples_folder.Options(0.25)
+  )
   assert counts["train"] == {"photos": 18, "clusters": 6, "pairs": 24}
   assert counts["val"] == {"photos": 6, "clusters": 2, "pairs": 8}
   return tmp_path
@@ -222,4 +224,22 @@ def test_groups_of_a_table(tmp_path):
   with pytest.raises(errors.InputError, match="landmark_id"):
     tuples_folder.groups_of_csv(table, "x")
   with pytest.raises(errors.InputError, match="two photos"):
-    tuples_folder.write([("a", [str(table)])], "b", tmp_path, 0.0)
+    tuples_folder.write(
+      [("a", [str(table)])], "b", tmp_path, say=lambda _: None
+    )
+
+
+def test_a_photo_that_cannot_be_read_is_left_out(tmp_path):
+  paths = [tmp_path / f"{i}.png" for i in range(4)]
+  for path, color in zip(paths[:2], ("red", "blue"), strict=True):
+    Image.new("RGB", (8, 8), color).save(path)
+  paths[2].write_bytes(b"no image")
+  said = []
+  options = tuples_folder.Options(validation_share=0)
+  groups = [("a", list(map(str, paths)))]
+  counts = tuples_folder.write(groups, "b", tmp_path, options, said.append)
+  assert counts["train"] == {"photos": 2, "clusters": 1, "pairs": 2}
+  assert len(said) == 2
+  assert "2.png" in said[0] and "3.png" in said[1]
+  with pytest.raises(errors.InputError, match="--overwrite.*b.pkl"):
+    tuples_folder.write(groups, "b", tmp_path, options, said.append)

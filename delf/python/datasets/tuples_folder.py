@@ -1,5 +1,6 @@
 """Writing one's own photos in the form of retrieval-SfM-120k."""
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -7,7 +8,7 @@ import pickle
 
 import numpy as np
 
-from delf.python import errors, files
+from delf.python import errors, files, progress, utils
 from delf.python.datasets import csv_file, tuples_dataset
 
 _DIGEST_BYTES = 16
@@ -66,7 +67,22 @@ def groups_of_csv(path, images):
   return sorted(groups.items())
 
 
-def write(groups, name, data_root, validation_share=0.2, seed=0):
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How the data set is made.
+
+  Attributes:
+    validation_share: Share of the clusters that are for validation, in [0, 1).
+    seed: What the choice of these depends on.
+    overwrite: Whether a data set of this name that is there is replaced.
+  """
+
+  validation_share: float = 0.2
+  seed: int = 0
+  overwrite: bool = False
+
+
+def write(groups, name, data_root, options=Options(), say=print):
   """Writes photos, and which of them are pairs, as `TuplesDataset` reads them.
 
   Photos of a group are pairs in the order of their names, each with the next
@@ -78,47 +94,60 @@ def write(groups, name, data_root, validation_share=0.2, seed=0):
       Photos of clusters of one name are never negatives of each other.
     name: Name of the data set to be.
     data_root: Folder that gets `train/<name>/`.
-    validation_share: Share of the clusters that are for validation, in [0, 1).
-    seed: What the choice of these depends on.
+    options: Options.
+    say: Function of a line, for each photo that cannot be read and is left out.
 
   Returns:
     dict by mode of the numbers of its photos, clusters and pairs.
 
   Raises:
-    InputError: If no group of a mode has two photos.
-    OSError: If a photo cannot be read, or a file not be written.
+    InputError: If there is such a data set, or no group of a mode has two
+      photos.
+    OSError: If a file cannot be written.
   """
   folder = pathlib.Path(data_root, "train", name)
+  database = folder / f"{name}.pkl"
+  if database.exists() and not options.overwrite:
+    raise errors.InputError(
+      "a data_root without a data set of this name, or --overwrite",
+      f"one with {database}",
+      data_root,
+    )
   clusters = sorted({cluster for cluster, _ in groups})
-  order = np.random.default_rng(seed).permutation(len(clusters))
-  held = {clusters[i] for i in order[: round(validation_share * len(order))]}
+  order = np.random.default_rng(options.seed).permutation(len(clusters))
+  number = round(options.validation_share * len(order))
+  held = {clusters[i] for i in order[:number]}
   numbers = {cluster: i for i, cluster in enumerate(clusters)}
   content, counts = {}, {}
-  for mode in ("train", "val"):
-    chosen = [g for g in groups if (g[0] in held) == (mode == "val")]
-    content[mode] = _pairs(chosen, folder / "ims", numbers)
-    counts[mode] = {
-      "photos": len(content[mode]["cids"]),
-      "clusters": len(set(content[mode]["cluster"])),
-      "pairs": len(content[mode]["qidxs"]),
-    }
-    if not content[mode]["qidxs"] and (mode == "train" or held):
-      raise errors.InputError(
-        f"groups of two photos or more to {mode} with",
-        f"{len(chosen)} groups of one",
-      )
-  for ending, found in (("", content), ("-whiten", content["train"])):
-    files.write_bytes(folder / f"{name}{ending}.pkl", pickle.dumps(found))
+  total = sum(len(paths) for _, paths in groups)
+  with progress.count("copying photos", total) as bar:
+    places = _Places(folder / "ims", bar, say)
+    for mode in ("train", "val"):
+      chosen = [g for g in groups if (g[0] in held) == (mode == "val")]
+      content[mode] = _pairs(chosen, places, numbers)
+      if not content[mode]["qidxs"] and (mode == "train" or held):
+        raise errors.InputError(
+          f"groups of two photos or more to {mode} with",
+          f"{len(chosen)} groups of one",
+        )
+      counts[mode] = {
+        "photos": len(content[mode]["cids"]),
+        "clusters": len(set(content[mode]["cluster"])),
+        "pairs": len(content[mode]["qidxs"]),
+      }
+  whiten = folder / f"{name}-whiten.pkl"
+  for path, found in ((whiten, content["train"]), (database, content)):
+    files.write_bytes(path, pickle.dumps(found))
   return counts
 
 
-def _pairs(groups, folder, numbers):
+def _pairs(groups, places, numbers):
   """Puts the photos of groups in their places; returns the dict of a mode."""
   found = {"cids": [], "cluster": [], "qidxs": [], "pidxs": []}
   for cluster, paths in groups:
     first = len(found["cids"])
-    for path in paths:
-      found["cids"].append(_place(path, folder))
+    for image_id in filter(None, map(places.copy, paths)):
+      found["cids"].append(image_id)
       found["cluster"].append(numbers[cluster])
     for i in range(first, len(found["cids"]) - 1):
       found["qidxs"] += [i, i + 1]
@@ -126,9 +155,24 @@ def _pairs(groups, folder, numbers):
   return found
 
 
-def _place(path, folder):
-  """Copies a photo to where its id, a digest of it, says; returns the id."""
-  data = files.read_bytes(path)
-  image_id = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
-  files.write_bytes(tuples_dataset.image_path(image_id, folder), data)
-  return image_id
+class _Places:
+  """Puts photos where their ids, digests of them, say."""
+
+  def __init__(self, folder, bar, say):
+    self._folder, self._bar, self._say = folder, bar, say
+
+  def copy(self, path):
+    """Copies a photo, if it is not there; returns its id, or None if bad."""
+    try:
+      utils.image_size(path)
+      data = files.read_bytes(path)
+    except (errors.InputError, OSError) as error:
+      self._say(f"{errors.one_line(error)}; left out")
+      return None
+    finally:
+      self._bar.update(1)
+    image_id = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+    target = pathlib.Path(tuples_dataset.image_path(image_id, self._folder))
+    if not target.exists():
+      files.write_bytes(target, data)
+    return image_id

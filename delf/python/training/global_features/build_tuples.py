@@ -1,4 +1,10 @@
-"""Script that puts one's own photos in the form of retrieval-SfM-120k."""
+r"""Script that puts one's own photos in the form of retrieval-SfM-120k.
+
+  python -m delf.python.training.global_features.build_tuples \
+    --images=photos/ --data_root=data
+
+Photos that cannot be read are left out and reported; the exit status is 1 then.
+"""
 
 from absl import flags
 
@@ -30,21 +36,34 @@ def define_flags():
     upper_bound=0.9,
   )
   flags.DEFINE_integer("seed", 0, "what the choice of these depends on")
+  flags.DEFINE_boolean(
+    "overwrite", False, "whether to replace a data set that is there"
+  )
   flags.mark_flag_as_required("images")
 
 
 def main():
-  """Writes photos and pairs, and says how many."""
+  """Writes photos and pairs; returns 1 if a photo was left out."""
   if FLAGS.csv:
     groups = tuples_folder.groups_of_csv(FLAGS.csv, FLAGS.images)
   else:
     groups = tuples_folder.groups_of_folder(FLAGS.images)
+  options = tuples_folder.Options(
+    FLAGS.validation_share, FLAGS.seed, FLAGS.overwrite
+  )
+  problems = []
+
+  def say(line):
+    problems.append(line)
+    script_flags.print_problem(line)
+
   counts = tuples_folder.write(
-    groups, sfm120k.NAME, FLAGS.data_root, FLAGS.validation_share, FLAGS.seed
+    groups, sfm120k.NAME, FLAGS.data_root, options, say
   )
   for mode, found in counts.items():
     words = ", ".join(f"{number} {name}" for name, number in found.items())
     print(f"{mode}: {words}")  # noqa: T201
+  return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Script that exports the best network of a run of global training."""
+r"""Script that exports the best network of a run of global training.
+
+python -m delf.python.training.global_features.export_global_features \
+    --model_directory=runs/retrieval-SfM-120k_ResNet101_... --export_path=model
+"""
 
 import pathlib
 

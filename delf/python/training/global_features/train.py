@@ -1,4 +1,11 @@
-"""Script that trains a global descriptor on retrieval-SfM-120k."""
+r"""Script that trains a global descriptor on retrieval-SfM-120k.
+
+  python delf/python/training/global_features/train.py \
+    --data_root=data --directory=runs --arch=ResNet101 --pool=gem \
+    --test_datasets=roxford5k,rparis6k
+
+The same command with --resume goes on where a run has ended.
+"""
 
 import subprocess
 import sys

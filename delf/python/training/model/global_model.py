@@ -202,7 +202,7 @@ def extract_multi_scale_descriptor(net, input, scales, multi_scale_power):
     input: [1, H, W, 3] float32.
     scales: list of float over 0.
     multi_scale_power: Power of the generalised mean over the scales; other than
-      1, 3, ... only for descriptors without negative values.
+      1 only for descriptors without negative values.
 
   Returns:
     [D] float32 of unit length.
