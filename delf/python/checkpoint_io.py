@@ -12,6 +12,9 @@ SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Key of the graph of objects that TensorFlow stores besides.
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
+# Bytes of an index that have its header in them.
+_START = 64
+
 
 def open_reader(path):
   """Opens a checkpoint.
@@ -61,7 +64,10 @@ def reading(prefix):
 
 
 def write(path, **trackables):
-  """Writes a checkpoint.
+  """Writes a checkpoint; one that is there is read until the new one is whole.
+
+  Both are a file of data and an index, which cannot be replaced at once. The
+  data are in one part, or, where they are already, in two: a name of their own.
 
   Args:
     path: Its prefix. `path`.index is written last, so that one that exists is
@@ -75,14 +81,72 @@ def write(path, **trackables):
 
   path = os.fspath(path)
   checkpoint = tf.train.Checkpoint(**trackables)
+  parts = 2 if _count_parts(path) == 1 else 1
+  options = tf.train.CheckpointOptions(
+    experimental_sharding_callback=_in_parts(parts)
+  )
   if files.is_remote(path):
-    checkpoint.write(path)
-    return path
-  folder = pathlib.Path(path).parent
+    checkpoint.write(path, options)
+  else:
+    _write_local(checkpoint, pathlib.Path(path), options)
+  _remove_other_parts(path, parts)
+  return path
+
+
+def _write_local(checkpoint, path, options):
+  folder = path.parent
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=folder, prefix=".weights.") as temporary:
-    checkpoint.write(os.path.join(temporary, pathlib.Path(path).name))
+    checkpoint.write(os.path.join(temporary, path.name), options)
     for file in sorted(pathlib.Path(temporary).glob("*")):
       # "...data-00000-of-00001" sorts before "...index".
       os.replace(file, folder / file.name)
-  return path
+
+
+def _count_parts(prefix):
+  """Returns the number of data files of a checkpoint; 0 if there is none.
+
+  Its index is a table as LevelDB has it, whose first entry is a header: no
+  bytes of key, the length of the header, the header.
+  """
+  import tensorflow as tf
+  from google.protobuf import message
+  from tensorflow.core.protobuf import tensor_bundle_pb2
+
+  if not tf.io.gfile.exists(f"{prefix}.index"):
+    return 0
+  with tf.io.gfile.GFile(f"{prefix}.index", "rb") as file:
+    start = file.read(_START)
+  try:
+    header = start[3 : 3 + start[2]]
+    return tensor_bundle_pb2.BundleHeaderProto.FromString(header).num_shards
+  except (IndexError, message.DecodeError):
+    return 0  # Damaged: nothing to keep.
+
+
+def _in_parts(number):
+  """Returns what divides tensors among so many files, by turns."""
+  import tensorflow as tf
+
+  class InParts(tf.train.experimental.ShardingCallback):
+    description = f"{number} parts"
+
+    def __call__(self, shardable_tensors):
+      parts = [{} for _ in range(number)]
+      for i, each in enumerate(shardable_tensors):
+        slices = parts[i % number].setdefault(each.checkpoint_key, {})
+        slices[each.slice_spec] = each.tensor
+      return [part for part in parts if part]
+
+  return InParts()
+
+
+def _remove_other_parts(path, number):
+  """Removes data files of a checkpoint that was in other parts."""
+  import tensorflow as tf
+
+  folder, name = os.path.split(path)
+  for file in tf.io.gfile.listdir(folder or "."):
+    beginning, _, count = file.rpartition("-of-")
+    if beginning.startswith(f"{name}.data-") and count != f"{number:05d}":
+      tf.io.gfile.remove(os.path.join(folder, file))
