@@ -72,7 +72,7 @@ def interpolate(cells, points):
     points: float [B, N, 2], (row, column) in cells.
 
   Returns:
-    float [B, N, C].
+    float [B, N, C], NaN at points that are.
   """
   shape = ops.shape(cells)
   height, width = shape[1], shape[2]
@@ -80,8 +80,11 @@ def interpolate(cells, points):
   points = ops.clip(ops.cast(points, "float32"), 0.0, last)
   low = ops.minimum(ops.floor(points), ops.maximum(last - 1.0, 0.0))
   share = ops.expand_dims(ops.cast(points - low, cells.dtype), -1)
-  low = ops.cast(low, "int32")
-  high = ops.minimum(low + 1, ops.stack([height - 1, width - 1]))
+  most = ops.stack([height - 1, width - 1])
+  # A point that is no number is any integer: it must not be read outside of
+  # the map, and its share makes the result none.
+  low = ops.minimum(ops.maximum(ops.cast(low, "int32"), 0), most)
+  high = ops.minimum(low + 1, most)
   flat = ops.reshape(cells, [shape[0], height * width, cells.shape[-1]])
 
   def at(rows, columns):

@@ -39,3 +39,15 @@ def test_map_of_one_cell():
   moves = np.full([1, 1, 1, 2], 3.0, np.float32)
   found = np.array(keypoints.sample(cells, moves))
   np.testing.assert_allclose(found, cells)
+
+
+def test_what_is_no_number_gives_none_and_no_error():
+  logits = np.zeros([1, 2, 3, keypoints.PIXELS], np.float32)
+  logits[0, 0, 1] = np.nan
+  logits[0, 1, 2] = np.inf
+  cells = np.ones([1, 2, 3, 4], np.float32)
+  found = np.array(keypoints.sample(cells, keypoints.offsets(logits)))
+  none = np.zeros([1, 2, 3], bool)
+  none[0, [0, 1], [1, 2]] = True
+  np.testing.assert_array_equal(np.isnan(found).all(-1), none)
+  np.testing.assert_array_equal(np.isnan(found).any(-1), none)
