@@ -26,7 +26,9 @@ def _define_run():
     "logdir", "/tmp/delf", "Folder of the run; one that is there goes on."
   )
   flags.DEFINE_list(
-    "devices", None, "Devices that share a batch, such as GPU:0,GPU:1; or all."
+    "devices",
+    None,
+    "Devices that share a batch, such as GPU:0,GPU:1; without it all GPUs do.",
   )
   flags.DEFINE_boolean("xla", False, "Whether XLA compiles the step.")
   flags.DEFINE_enum(

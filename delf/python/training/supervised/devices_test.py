@@ -1,5 +1,6 @@
 """Two devices that share a batch compute what one does with all of it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ _DEVICES = ("CPU:0", "CPU:1")
 def _run(normalization):
   """Returns metrics and variables of three steps, of one device and of two.
 
+  With "batch" both are of two devices, the second one compiled with XLA.
   TensorFlow has two logical processors if it is told so before it starts.
   """
   command = [sys.executable, "-m", __name__, normalization]
@@ -31,22 +33,36 @@ def test_two_devices_are_as_one(normalization):
   one, two = _run(normalization)
   assert one.keys() == two.keys()
   assert one["steps"] == 3
+  assert len(one.pop("averages")) == 1
+  assert len(two.pop("averages")) == 2
   for name, value in one.items():
     assert two[name] == pytest.approx(value, rel=2e-5, abs=2e-6), name
 
 
-def _measure(given, devices, batches):
+def test_averages_are_of_all_devices_and_xla_gives_the_same():
+  plain, compiled = _run("batch")
+  assert plain["steps"] == 3
+  for found in (plain, compiled):
+    first, second = found.pop("averages")
+    assert first == second
+    assert any(first)
+  for name, value in plain.items():
+    assert compiled[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+
+
+def _measure(given, names, batches, xla=False):
   import keras
   import numpy as np
   import tensorflow as tf
 
   from delf.python.training.model import layer_tree
-  from delf.python.training.supervised import settings, stepping
+  from delf.python.training.supervised import devices, settings, stepping
 
   keras.utils.set_random_seed(1)
-  execution = settings.Execution(devices=devices)
-  stepper = stepping.Stepper(given, stepping.strategy(execution))
-  assert stepper.strategy.num_replicas_in_sync == len(devices)
+  execution = settings.Execution(devices=names, xla=xla)
+  given = dataclasses.replace(given, execution=execution)
+  stepper = stepping.Stepper(given, devices.strategy(execution))
+  assert stepper.strategy.num_replicas_in_sync == len(names)
   dataset = tf.data.Dataset.from_tensor_slices(batches)
   found = {}
   for i, (images, labels) in enumerate(stepper.distribute(dataset)):
@@ -66,6 +82,13 @@ def _measure(given, devices, batches):
     values = np.ravel(variable.numpy()).astype(float)
     found[name] = values[:50].tolist()
     found[f"norm of {name}"] = float(np.linalg.norm(values))
+  norm = stepper.model.backbone.norm
+  found["averages"] = [
+    local.numpy().tolist()
+    for local in stepper.strategy.experimental_local_results(
+      norm.moving_mean.value
+    )
+  ]
   return found | {"steps": stepper.step}
 
 
@@ -95,9 +118,13 @@ def _main():
   dataset = tiny_training.NoiseBatches().training().take(3)
   batches = [np.stack(each) for each in zip(*dataset, strict=True)]
   with tiny_training.registered():
-    alone = _measure(given, _DEVICES[:1], tuple(batches))
-    both = _measure(given, _DEVICES, tuple(batches))
-  print(json.dumps([alone, both]))
+    if sys.argv[1] == "batch":
+      first = _measure(given, _DEVICES, tuple(batches))
+      second = _measure(given, _DEVICES, tuple(batches), xla=True)
+    else:
+      first = _measure(given, _DEVICES[:1], tuple(batches))
+      second = _measure(given, _DEVICES, tuple(batches))
+  print(json.dumps([first, second]))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from delf.python.datasets.google_landmarks_dataset import googlelandmarks
 from delf.python.training.model import layer_tree
 from delf.python.training.supervised import (
   data_source,
+  devices,
   networks,
   objectives,
   observers,
@@ -67,7 +68,7 @@ def fit(settings, watching=None, source=None):
   if watching is None:
     watching = [observers.Log(settings.reporting.report_every)]
   keras.utils.set_random_seed(settings.learning.seed)
-  strategy = stepping.strategy(settings.execution)
+  strategy = devices.strategy(settings.execution)
   run = _Run(settings, stepping.Stepper(settings, strategy), watching, source)
   # Observers draw batches of their own.
   with googlelandmarks.clear_errors():
@@ -84,7 +85,7 @@ class _Run:
     self._files = run_files.RunFiles(
       settings.logdir, stepper.model, stepper.optimizer
     )
-    self._metrics, self._saved, self._saved_step = {}, None, 0
+    self._metrics, self._saved, self._saved_step = {}, None, None
 
   def begin(self):
     """Goes on from the newest checkpoint, or starts."""
@@ -97,7 +98,7 @@ class _Run:
       logging.info("goes on from %s, step %d", found, self._stepper.step)
       for words in differing:
         logging.warning("not as the run began: %s", words)
-      self._saved, self._saved_step = found, self._stepper.step
+      self._saved = found
     self._tell(
       "start",
       observers.Run(
@@ -123,6 +124,8 @@ class _Run:
         self._save(step)
       if step % reporting.validate_every == 0:
         self._validate(step)
+    # A run that makes no step may be one that was killed before its weights
+    # were written.
     if self._saved_step != step:
       self._save(step)
 

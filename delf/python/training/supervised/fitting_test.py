@@ -153,20 +153,34 @@ def test_lost_steps_are_made_again(whole, tmp_path):
   assert not (folder / "ckpt-4_temp").exists()
 
 
-def test_a_finished_run_makes_no_step(whole):
+def test_a_finished_run_makes_no_step_but_has_its_weights(whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+  # As a program leaves it that is killed before it has written them.
+  (tmp_path / "delf_weights.index").unlink()
   watch = _Watch()
-  report = fitting.fit(_settings(whole[0]), [watch], _BATCHES)
-  assert (report.step, watch.told) == (4, [])
+  report = fitting.fit(_settings(tmp_path), [watch], _BATCHES)
+  assert (report.step, watch.of("step")) == (4, [])
+  weights, state = (
+    tf.train.load_checkpoint(path)
+    for path in (report.weights, report.checkpoint)
+  )
+  kernel = "attention/conv1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+  np.testing.assert_array_equal(
+    weights.get_tensor(kernel), state.get_tensor(f"model/{kernel}")
+  )
 
 
 def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path):
   shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
   data = tmp_path / "delf_tf2-ckpt" / "ckpt-4.data-00000-of-00001"
+  whole_size = data.stat().st_size
   data.write_bytes(data.read_bytes()[:-1])
   watch = _Watch()
   report = fitting.fit(_settings(tmp_path), [watch], _BATCHES)
   assert (report.step, [s for s, *_ in watch.of("step")]) == (4, [3, 4])
   _same(_arrays(whole[0], 4), _arrays(tmp_path, 4))
+  # And is written anew.
+  assert data.stat().st_size == whole_size
 
 
 def test_weights_are_those_of_exporters(whole):

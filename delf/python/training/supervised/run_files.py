@@ -56,6 +56,8 @@ class RunFiles:
       max_to_keep=_KEPT,
       keep_checkpoint_every_n_hours=_KEPT_HOURS,
     )
+    # Of what this object has read or written: it is known to be whole.
+    self._newest = None
 
   def remove_leftovers(self):
     """Removes what a program left that was killed while it wrote."""
@@ -85,6 +87,7 @@ class RunFiles:
         logging.warning("passed over: %s", errors.one_line(error))
         problem = error
         continue
+      self._newest = prefix
       return prefix
     if problem is not None:
       raise errors.InputError(
@@ -139,8 +142,8 @@ class RunFiles:
     """
     with _writing(self._logdir):
       prefix = os.path.join(self._folder, f"ckpt-{step}")
-      if self._manager.latest_checkpoint != prefix:
-        prefix = self._manager.save(checkpoint_number=step)
+      if self._newest != prefix:
+        self._newest = self._manager.save(checkpoint_number=step)
       checkpoints.save_weights(self._model, self.weights)
     return prefix
 

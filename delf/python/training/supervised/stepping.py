@@ -1,8 +1,10 @@
 """One step of training or validation, on one device or several."""
 
+import keras
 import tensorflow as tf
 
 from delf.python import errors
+from delf.python.training.model import layer_tree
 from delf.python.training.supervised import momentum, networks, objectives
 
 GRADIENT_NORM = "gradient_norm"
@@ -10,38 +12,6 @@ LEARNING_RATE = "learning_rate"
 _SUM = tf.distribute.ReduceOp.SUM
 # What validation counts.
 _COUNTS = ("desc", "attn", "number")
-
-
-def strategy(execution):
-  """Returns how the devices of a run share its work.
-
-  Args:
-    execution: settings.Execution.
-
-  Returns:
-    tf.distribute.Strategy: MirroredStrategy where there are several devices.
-
-  Raises:
-    InputError: If there is no such device.
-  """
-  names = execution.devices
-  known = [device.name for device in tf.config.list_logical_devices()]
-  gpus = [name for name in known if ":GPU:" in name]
-  if names is None:
-    names = gpus
-  for name in names:
-    if not any(each.endswith(name.upper().removeprefix("/")) for each in known):
-      words = ", ".join(each.removeprefix("/device:") for each in known)
-      raise errors.InputError(f"devices of {words}", repr(name))
-  if len(names) > 1:
-    return tf.distribute.MirroredStrategy([_path(name) for name in names])
-  if names:
-    return tf.distribute.OneDeviceStrategy(_path(names[0]))
-  return tf.distribute.get_strategy()
-
-
-def _path(name):
-  return name if name.startswith("/") else f"/{name}"
 
 
 def _compiled(function, **options):
@@ -63,12 +33,22 @@ class Stepper:
 
     Args:
       settings: settings.Settings.
-      strategy: Of `strategy`.
+      strategy: Of `devices.strategy`.
 
     Raises:
       InputError: If the batch cannot be shared, or the devices cannot do what
         is asked.
     """
+    if (
+      settings.execution.xla
+      and settings.network.normalization == "synchronized"
+      and strategy.num_replicas_in_sync > 1
+    ):
+      raise errors.InputError(
+        'with XLA on several devices, normalization "batch" or "frozen": '
+        "statistics of all devices cannot be within a compiled step",
+        '"synchronized"',
+      )
     self._settings = settings
     self.strategy = strategy
     self._replicas = strategy.num_replicas_in_sync
@@ -85,7 +65,19 @@ class Stepper:
         self._trained, settings.learning.momentum
       )
     self._by_batch = settings.network.normalization != "frozen"
+    self._averages = self._averages_apart()
     self._compile()
+
+  def _averages_apart(self):
+    """Returns the moving averages that each device updates by itself."""
+    if self._replicas == 1 or self._settings.network.normalization != "batch":
+      return []
+    return [
+      variable.value
+      for layer in layer_tree.layers_by_path(self.model).values()
+      if isinstance(layer, keras.layers.BatchNormalization)
+      for variable in (layer.moving_mean, layer.moving_variance)
+    ]
 
   def _compile(self):
     execution = self._settings.execution
@@ -94,11 +86,8 @@ class Stepper:
     self._validate = self._validate_all
     if execution.eager:
       return
-    if execution.xla and self._replicas == 1:
+    if execution.xla:
       self._gradients = _compiled(self._find_gradients, jit_compile=True)
-    elif execution.xla:
-      # Averages of several devices cannot be updated within a compiled step.
-      tf.config.optimizer.set_jit("autoclustering")
     self._train = _compiled(self._train_all)
     self._validate = _compiled(self._validate_all, reduce_retracing=True)
 
@@ -181,8 +170,15 @@ class Stepper:
   def _train_one(self, images, labels, look):
     """Makes the step of one device."""
     gradients, metrics, sparsity, found = self._gradients(images, labels, look)
+    averages = [tf.identity(average) for average in self._averages]
     context = tf.distribute.get_replica_context()
-    gradients = context.all_reduce(_SUM, gradients)
+    summed = context.all_reduce(_SUM, [*gradients, *averages])
+    gradients = summed[: len(gradients)]
+    # What is stored, and validated with, is of all photos of the batch.
+    for average, total in zip(
+      self._averages, summed[len(gradients) :], strict=True
+    ):
+      average.assign(total / self._replicas)
     learning = self._settings.learning
     rate = momentum.rate(self.optimizer.iterations, learning)
     norm = self.optimizer.apply(gradients, rate, learning.clip_norm)

@@ -10,7 +10,12 @@ import tensorflow as tf
 
 from delf.python import errors
 from delf.python.training.model import layer_tree
-from delf.python.training.supervised import momentum, settings, stepping
+from delf.python.training.supervised import (
+  devices,
+  momentum,
+  settings,
+  stepping,
+)
 from tests import golden_weights, tiny_training
 from tests.tiny_training import tiny  # noqa: F401
 
@@ -193,6 +198,15 @@ def test_settings_that_cannot_be(group, change, words):
     given.check()
 
 
-def test_devices_that_are_not_there():
-  with pytest.raises(errors.InputError, match="devices of CPU:0, received"):
-    stepping.strategy(settings.Execution(devices=("GPU:7",)))
+@pytest.mark.parametrize("name", ["GPU:7", "0", "U:0", "", "all"])
+def test_devices_that_are_not_there(name):
+  with pytest.raises(errors.InputError, match="devices of CPU:0, each once"):
+    devices.strategy(settings.Execution(devices=(name,)))
+
+
+def test_devices_by_their_names():
+  for name in ("CPU:0", "/cpu:0", "/device:CPU:0"):
+    strategy = devices.strategy(settings.Execution(devices=(name,)))
+    assert strategy.num_replicas_in_sync == 1
+  with pytest.raises(errors.InputError, match="each once, received 'CPU:0'"):
+    devices.strategy(settings.Execution(devices=("CPU:0", "cpu:0")))
