@@ -82,9 +82,13 @@ def test_round_trip_of_a_training_run(small, tmp_path):
 
 
 def test_overwrites_and_leaves_nothing_behind(small, tmp_path):
-  for _ in range(2):
+  # Data that replace others are in two parts, those that replace these in one.
+  for number in (1, 2, 1):
     checkpoints.save_weights(small, tmp_path / "weights")
-  assert len(list(tmp_path.iterdir())) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {
+      "weights.index",
+      *(f"weights.data-{i:05d}-of-{number:05d}" for i in range(number)),
+    }
 
 
 def test_other_models_are_refused(small, tmp_path):
