@@ -111,19 +111,59 @@ def test_what_a_runtime_raises_is_one_line(models):
     model.prepare(_request("fixed"))(tiny_backbone.image())
 
 
-def test_suppression_is_that_of_tensorflow():
+def _boxes(generator, kind):
+  """Returns [N, 4] float32: of any size and place, or of a pyramid's cells."""
+  if kind == "any":
+    corners = generator.uniform(0, 300, [2500, 2])
+    sides = generator.uniform(1, 60, [2500, 2])
+    return np.concatenate([corners, corners + sides], 1).astype(np.float32)
+  levels = []
+  for scale in np.float32([0.5, 0.70710677, 1.0]):
+    maps = [np.zeros([1, 30, 40, n], np.float32) for n in (1, 1)]
+    # Where cells overlap by just 0.4 at a side of 28 and a distance of 12.
+    receptive = (29, 4, 14)
+    levels.append(pyramid.candidates(maps, scale, 0.0, receptive).boxes)
+  return np.concatenate(levels)
+
+
+@pytest.mark.parametrize("kind", ["any", "pyramid"])
+@pytest.mark.parametrize("iou", [0.0, 0.1, 0.4, 0.9])
+def test_suppression_is_that_of_tensorflow(kind, iou):
   generator = np.random.default_rng(0)
-  corners = generator.uniform(0, 300, [2000, 2])
-  boxes = np.concatenate(
-    [corners, corners + generator.uniform(1, 60, [2000, 2])], axis=1
-  ).astype(np.float32)
-  scores = generator.integers(0, 500, 2000).astype(np.float32)
-  local = pyramid.Local(boxes, boxes, scores, scores)
-  for most in (50, 2000):
-    kept = tf.image.non_max_suppression(boxes, scores, most, 0.3).numpy()
-    assert 50 <= len(kept) < 1500
-    found = pyramid.select([local], most, 0.3)
+  boxes = _boxes(generator, kind)
+  number = len(boxes)
+  scores = generator.integers(0, 500, number).astype(np.float32)
+  local = pyramid.Candidates(
+    boxes, scores, np.arange(number), np.arange(number)[:, None], np.float32(1)
+  )
+  for most in (20, number):
+    kept = tf.image.non_max_suppression(boxes, scores, most, iou).numpy()
+    assert 20 <= len(kept) < number or iou == 0.9
+    found = pyramid.select([local], most, iou)
+    np.testing.assert_array_equal(found.features[:, 0], kept)
     np.testing.assert_array_equal(found.boxes, boxes[kept])
+
+
+@pytest.mark.parametrize("iou", [0.4, 1.0])
+def test_features_of_all_scales_are_selected(iou):
+  generator = np.random.default_rng(0)
+  found = []
+  for scale in (0.5, 1.0, 2.0):
+    shapes = [1, 9, 11, 1], [1, 9, 11, 5]
+    maps = [generator.uniform(size=s).astype(np.float32) for s in shapes]
+    found.append(pyramid.candidates(maps, scale, 0.3, (30, 8, 12)))
+  best = pyramid.select(found, 60, iou)
+  assert 10 < len(best.scores) <= 60
+  assert set(best.scales) == {0.5, 1.0, 2.0}
+  scores = np.concatenate([each.scores for each in found])
+  rows = np.searchsorted(np.sort(scores), best.scores)
+  rows = np.argsort(scores)[rows]
+  for name in ("boxes", "features"):
+    values = [getattr(each, name) for each in found]
+    if name == "features":
+      values = [v[f.cells] for v, f in zip(values, found, strict=True)]
+    wanted = np.concatenate(values)[rows]
+    np.testing.assert_array_equal(getattr(best, name), wanted)
 
 
 def test_what_is_no_number_is_kept_and_first():

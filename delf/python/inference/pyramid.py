@@ -9,8 +9,29 @@ import typing
 import cv2
 import numpy as np
 
-# Boxes that are compared at once with those that stay.
-_BLOCK = 500
+# Boxes that are compared at once with each other and with those that stay.
+_BLOCK = 1000
+
+# Of the bound on the distance of two boxes, which is rounded.
+_SLACK = 1.001
+
+
+class Candidates(typing.NamedTuple):
+  """Local features of one scale, as positions on its feature map.
+
+  Attributes:
+    boxes: [N, 4] float32, receptive boxes (ymin, xmin, ymax, xmax) in pixels.
+    scores: [N] float32, attention.
+    cells: [N] int, position on the map, row by row.
+    features: [Y * X, D] float32, the map, which is not copied.
+    scale: float32, inverse of the image scale.
+  """
+
+  boxes: np.ndarray
+  scores: np.ndarray
+  cells: np.ndarray
+  features: np.ndarray
+  scale: np.float32
 
 
 class Local(typing.NamedTuple):
@@ -61,7 +82,7 @@ def candidates(maps, scale, threshold, receptive):
     receptive: (size, stride, padding) of a cell, in pixels at this scale.
 
   Returns:
-    Local, row by row.
+    Candidates, row by row.
   """
   attention, features, *offsets = maps
   size, stride, padding = np.float32(receptive)
@@ -73,11 +94,12 @@ def candidates(maps, scale, threshold, receptive):
   boxes = np.concatenate([least, least + (size - np.float32(1))], axis=1)
   if offsets:
     boxes += np.tile(offsets[0].reshape(-1, 2)[cells], [1, 2])
-  return Local(
+  return Candidates(
     boxes=boxes / scale,
-    features=features.reshape(-1, features.shape[-1])[cells],
-    scales=np.full(len(cells), np.float32(1) / scale, np.float32),
     scores=scores[cells],
+    cells=cells,
+    features=features.reshape(-1, features.shape[-1]),
+    scale=np.float32(1) / scale,
   )
 
 
@@ -85,7 +107,7 @@ def select(found, most, iou):
   """Returns the best features, best first; of equal ones the first ones.
 
   Args:
-    found: list of Local, of one or more scales.
+    found: list of Candidates, of one or more scales.
     most: The most to return.
     iou: Overlap of two boxes over which the weaker one goes; from 1.0 on, all
       stay.
@@ -93,58 +115,124 @@ def select(found, most, iou):
   Returns:
     Local.
   """
-  joined = Local(*map(np.concatenate, zip(*found, strict=True)))
-  ranks = np.where(np.isnan(joined.scores), np.inf, joined.scores)
-  if iou >= 1.0:
-    kept = np.argsort(-ranks, kind="stable")[:most]
-  else:
-    kept = _suppress(joined.boxes, ranks, most, iou)
-  return Local(*(values[kept] for values in joined))
-
-
-def _suppress(boxes, ranks, most, iou):
-  """Returns the positions that non-maximum suppression leaves, best first.
-
-  A feature goes if it overlaps a better one that stays by more than `iou`
-  (intersection over union).
-  """
+  boxes = np.concatenate([each.boxes for each in found])
+  scores = np.concatenate([each.scores for each in found])
+  ranks = np.where(np.isnan(scores), np.inf, scores)
   order = np.argsort(-ranks, kind="stable")
+  if iou >= 1.0:
+    kept = order[:most]
+  else:
+    kept = order[_suppress(boxes[order], most, iou)]
+  scales = [np.full(len(each.cells), each.scale) for each in found]
+  return Local(
+    boxes=boxes[kept],
+    features=_features(found, kept),
+    scales=np.concatenate(scales)[kept],
+    scores=scores[kept],
+  )
+
+
+def _features(found, kept):
+  """Returns [K, D] float32, the features at positions in all candidates."""
+  values = np.empty([len(kept), found[0].features.shape[1]], np.float32)
+  start = 0
+  for each in found:
+    end = start + len(each.cells)
+    rows = np.flatnonzero((kept >= start) & (kept < end))
+    values[rows] = each.features[each.cells[kept[rows] - start]]
+    start = end
+  return values
+
+
+def _suppress(boxes, most, iou):
+  """Returns the positions that non-maximum suppression leaves, at most `most`.
+
+  A box goes if it overlaps one before it that stays by more than `iou`
+  (intersection over union).
+
+  Args:
+    boxes: [N, 4] float32, best first.
+    most: int.
+    iou: float, less than 1.
+  """
   kept = np.zeros(0, int)
-  for start in range(0, len(order), _BLOCK):
-    block = order[start : start + _BLOCK]
-    block = block[~(_overlaps(boxes[block], boxes[kept]) > iou).any(axis=1)]
-    stays = _independent(_overlaps(boxes[block], boxes[block]) > iou)
-    kept = np.concatenate([kept, block[stays]])
+  for start in range(0, len(boxes), _BLOCK):
+    block = np.arange(start, min(start + _BLOCK, len(boxes)))
+    gone, _ = _overlapping(boxes[block], boxes[kept], iou)
+    block = np.delete(block, gone)
+    pairs = _overlapping(boxes[block], boxes[block], iou)
+    kept = np.concatenate([kept, block[_independent(len(block), *pairs)]])
     if len(kept) >= most:
       break
   return kept[:most]
 
 
-def _overlaps(boxes, others):
-  """Returns [N, M] float32, intersection over union of each two boxes."""
+def _overlapping(boxes, others, iou):
+  """Returns positions of pairs that overlap by more than `iou`, two [P] int."""
+  first, second = _near(boxes, others, iou)
+  one, other = boxes[first], others[second]
   shared = np.float32(1)
   for side in (0, 1):
-    least = np.maximum(boxes[:, np.newaxis, side], others[:, side])
-    most = np.minimum(boxes[:, np.newaxis, side + 2], others[:, side + 2])
+    least = np.maximum(one[:, side], other[:, side])
+    most = np.minimum(one[:, side + 2], other[:, side + 2])
     shared = shared * np.maximum(most - least, 0)
   areas, other_areas = (
-    (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, others)
+    (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (one, other)
   )
-  return shared / (areas[:, np.newaxis] + other_areas - shared)
+  # As TensorFlow rounds it, which tells at equality.
+  joined = areas + other_areas - shared
+  over = np.divide(shared, joined, out=np.zeros_like(joined), where=joined > 0)
+  over = over > np.float32(iou)
+  return first[over], second[over]
 
 
-def _independent(conflicts):
-  """Returns [N] bool: what stays if each takes away those after it.
+def _near(boxes, others, iou):
+  """Returns positions of pairs with all that may overlap by more than `iou`.
+
+  Along each axis, sides a <= b at a distance d overlap by at most a / b, and by
+  (s - d) / (s + d) with s = (a + b) / 2. Where that is more than `iou`, d is
+  less than s (1 - iou) / (1 + iou), and the other side less than a / iou.
+  """
+  centres, other_centres = (b[:, :2] + b[:, 2:] for b in (boxes, others))
+  sides, other_sides = (
+    (b[:, 2:] - b[:, :2]).max(axis=1, initial=0) for b in (boxes, others)
+  )
+  # Twice the distance, as centres are.
+  reach = np.minimum(
+    sides * ((1 - iou) / max(iou, 1e-9)), sides + other_sides.max(initial=0)
+  )
+  reach *= _SLACK
+  order = np.argsort(other_centres[:, 0])
+  rows = other_centres[order, 0]
+  low = np.searchsorted(rows, centres[:, 0] - reach)
+  counts = np.searchsorted(rows, centres[:, 0] + reach, "right") - low
+  first = np.repeat(np.arange(len(boxes)), counts)
+  ends = np.cumsum(counts)
+  second = order[np.arange(len(first)) + np.repeat(low - ends + counts, counts)]
+  across = np.abs(centres[first, 1] - other_centres[second, 1])
+  near = np.flatnonzero(across <= reach[first])
+  return first[near], second[near]
+
+
+def _independent(number, first, second):
+  """Returns [number] bool: what stays if each takes away those after it.
 
   Args:
-    conflicts: [N, N] bool, symmetric: whether two cannot both stay.
+    number: int.
+    first: [P] int, of pairs that cannot both stay, each in both orders.
+    second: [P] int, the other one.
   """
-  # What nothing undecided before it can take away stays, all such at once.
-  earlier = np.tril(conflicts, -1)
-  undecided = np.ones(len(conflicts), bool)
-  stays = ~undecided
+  earlier = second < first
+  first, second = first[earlier], second[earlier]
+  stays = np.zeros(number, bool)
+  undecided = ~stays
   while undecided.any():
-    free = undecided & ~earlier[:, undecided].any(axis=1)
+    # What nothing undecided before it can take away stays, all such at once.
+    free = undecided.copy()
+    free[first] = False
     stays |= free
-    undecided &= ~(free | earlier[:, free].any(axis=1))
+    undecided &= ~free
+    undecided[first[free[second]]] = False
+    open_ = undecided[first] & undecided[second]
+    first, second = first[open_], second[open_]
   return stays
