@@ -173,3 +173,25 @@ def _something(folder, model):
   argv = _train(folder)
   argv[argv.index("--out") + 1] = str(made)
   return argv
+
+
+@_case("training in place of something else", "other things", "made/out")
+def _replaced(folder, model):
+  return [*_something(folder, model), "--overwrite"]
+
+
+@_case("training where others' files would be lost", "out.unfinished", "other")
+def _mine(folder, model):
+  _photos(folder, *_ten())
+  mine = folder.parent / "out.unfinished"
+  mine.mkdir()
+  (mine / "mine.txt").write_text("mine")
+  return _train(folder)
+
+
+@_case("training to a folder among the photos", "outside", "in/new")
+def _inside(folder, model):
+  _photos(folder, *_ten())
+  argv = _train(folder)
+  argv[argv.index("--out") + 1] = str(folder / "new")
+  return argv

@@ -111,6 +111,17 @@ def test_what_a_runtime_raises_is_one_line(models):
     model.prepare(_request("fixed"))(tiny_backbone.image())
 
 
+@pytest.mark.parametrize("name", ["attention", "features"])
+@pytest.mark.parametrize("shape", [(1, 2, 3), (1, 5, 2, 1), (2, 2, 3, 1), ()])
+def test_maps_that_do_not_fit_are_named(name, shape):
+  maps = {"attention": np.ones([1, 2, 3, 1]), "features": np.ones([1, 2, 3, 4])}
+  maps[name] = np.ones(shape, np.float32)
+  settings = network_io.Settings("local", receptive=(4, 4, 0))
+  model = single_file.SingleFileModel("m.onnx", settings, lambda *_: maps)
+  with pytest.raises(errors.InputError, match="m.onnx: expected .* of shape"):
+    model.prepare(_request("local"))(tiny_backbone.image())
+
+
 def _boxes(generator, kind):
   """Returns [N, 4] float32: of any size and place, or of a pyramid's cells."""
   if kind == "any":

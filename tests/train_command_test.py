@@ -103,6 +103,22 @@ def test_what_is_there_is_not_replaced(trained, capsys, monkeypatch):
   assert os.stat("model").st_mtime_ns == before
 
 
+def test_what_is_unfinished_stays_unless_it_became_the_model(trained, capsys):
+  folder, _ = trained
+  settings = json.loads((folder / "model/training.json").read_text())
+  settings = settings["settings"]
+  argv = ["train", str(folder / "photos"), "--out", str(folder / "model")]
+  unfinished = folder / "model.unfinished"
+  for changed, stays in (({"seed": 7}, True), ({}, False)):
+    unfinished.mkdir(exist_ok=True)
+    text = json.dumps(settings | changed)
+    (unfinished / "settings.json").write_text(text)
+    (unfinished / "after.json").write_text("{}")
+    assert main.main([*argv, "--from", "scratch"]) == 1
+    assert unfinished.exists() == stays
+  capsys.readouterr()
+
+
 def test_training_goes_on_from_the_model(trained):
   from delf.python.pipelines.train import start
 

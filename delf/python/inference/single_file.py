@@ -119,12 +119,14 @@ class SingleFileModel:
     if is_global:
       names.append(network_io.DESCRIPTOR)
     try:
-      return self._network(images, names)
+      outputs = self._network(images, names)
     except Exception as error:  # Runtimes raise whatever they have.
       reason = " ".join(str(error).split())[:_LONGEST_REASON]
       raise errors.InputError(
         "an image that the model takes", f"another ({reason})", self.folder
       ) from error
+    _check_shapes(outputs, self.folder)
+    return outputs
 
   def _pooled(self, descriptors):
     """Returns the global output of descriptors [G, D]."""
@@ -137,6 +139,26 @@ class SingleFileModel:
       descriptors = tensors.l2_normalized(descriptors)
     name = tensors.GLOBAL_OUTPUTS[0 if settings.pool_type == "None" else 1]
     return {name: descriptors}
+
+
+def _check_shapes(outputs, path):
+  """Raises InputError if outputs are not maps of one size, or a descriptor."""
+  shapes = {name: np.shape(value) for name, value in outputs.items()}
+  rows, columns, *_ = (*shapes.get(network_io.ATTENTION, ())[1:3], 0, 0)
+  wanted = {
+    network_io.ATTENTION: (1, rows, columns, 1),
+    network_io.FEATURES: (1, rows, columns, None),
+    network_io.OFFSETS: (1, rows, columns, 2),
+    network_io.DESCRIPTOR: (1, None),
+  }
+  for name, shape in shapes.items():
+    fits = len(shape) == len(wanted[name]) and all(
+      one in (None, other)
+      for one, other in zip(wanted[name], shape, strict=True)
+    )
+    if not fits:
+      words = ", ".join("any" if n is None else str(n) for n in wanted[name])
+      raise errors.InputError(f"{name} of shape [{words}]", list(shape), path)
 
 
 def _names(settings):

@@ -12,8 +12,14 @@ import tempfile
 
 from google.protobuf import text_format
 
-from delf.python import errors, files, network_io
+from delf.python import errors, extras, files, network_io
 from delf.python.pipelines import export_check, export_model, export_options
+
+# What writes and what runs a format; named as the extra that brings it.
+_NEEDED = {
+  export_options.ONNX: ("tf2onnx.convert", "onnxruntime"),
+  export_options.TFLITE: ("ai_edge_litert.interpreter",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,9 @@ def export(source, out, options=None):
     out, options or export_options.ExportOptions()
   )
   source = _source(source)
+  export_options.check_place(out, options)
+  for module in _NEEDED.get(options.format, ()):
+    extras.load(module, options.format)
   with contextlib.ExitStack() as stack:
     photos = options.photos or _sample_photos(stack)
     if options.format == export_options.SAVED_MODEL:
@@ -156,11 +165,17 @@ def _saved_model_of(source, options, stack):
   """Returns the folder of a SavedModel to convert, and words for its model."""
   from delf.python.training import export_network
 
-  if _is_saved_model(source):
+  has_weights = export_model.has_training_weights(source)
+  given = export_options.of_network(options)
+  if _is_saved_model(source) and given and not has_weights:
+    raise errors.InputError(
+      f"a checkpoint to set {', '.join(given)} of", "a SavedModel", source
+    )
+  if _is_saved_model(source) and not given:
     try:
       export_network.NetworkSource(source)
     except errors.InputError:
-      if not export_model.has_training_weights(source):
+      if not has_weights:
         raise
     else:
       return source, ""
@@ -185,9 +200,7 @@ def _export_file(folder, out, options, photos, words):
     )
   config = export_options.configuration(folder, options, settings.form)
   config.model_path = os.path.basename(out)
-  if os.path.lexists(out) and not (options.overwrite and os.path.isfile(out)):
-    received = "one that exists" if os.path.isfile(out) else "another thing"
-    raise errors.InputError("a new file to export to", received, out)
+  export_options.check_place(out, options)
   with files.atomic_path(out) as temporary:
     if options.format == export_options.ONNX:
       network.write_onnx(temporary, _text(config))

@@ -5,10 +5,13 @@ import os
 
 import numpy as np
 
-from delf.python import errors, utils
+from delf.python import errors, progress, utils
 
 # Centres that are nearer than this, in pixels, are of one cell.
 _NEAR = 0.5
+
+# Of attention that is 0 everywhere, shares are of this.
+_TINY = float(np.finfo(np.float32).tiny)
 
 # A difference of scales counts as so many pixels: other scales are no match.
 _SCALE_WEIGHT = 1000.0
@@ -90,7 +93,7 @@ def _compare_local(reference, found):
   if not min(len(one.locations), len(other.locations)):
     return Differences(features=len(one.locations), common=float(not number))
   first, second = _same_cells(one, other)
-  largest = max(np.abs(one.attention).max(), np.finfo(np.float32).tiny)
+  largest = max(float(np.abs(one.attention).max()), _TINY)
   return Differences(
     features=len(one.locations),
     common=len(first) / number,
@@ -168,7 +171,7 @@ def try_on(reference, made, config, photos, precision):
 
   extractors = [extractor.Extractor(config, each) for each in (reference, made)]
   found = Differences()
-  for path in photos:
+  for path in progress.track(photos, "comparing features"):
     photo = np.array(utils.RgbLoader(os.fspath(path)))
     found = found.joined(compare(*(each.extract(photo) for each in extractors)))
   over = found.over(_LIMITS[precision])

@@ -1,6 +1,7 @@
 """What `delf export` makes, and how: its options, and its configuration."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -84,6 +85,36 @@ def checked(out, options):
       options.form or "none",
     )
   return options
+
+
+def check_place(out, options):
+  """Raises InputError if the place of a file is taken.
+
+  Args:
+    out: Path of the output; of folders `export_folder.destination` says it.
+    options: ExportOptions, checked.
+  """
+  if options.format == SAVED_MODEL:
+    return
+  if os.path.lexists(out) and not (options.overwrite and os.path.isfile(out)):
+    received = "one that exists" if os.path.isfile(out) else "another thing"
+    raise errors.InputError("a new file to export to", received, out)
+
+
+def of_network(options):
+  """Returns names of the options given that a SavedModel has settled already.
+
+  Args:
+    options: ExportOptions.
+  """
+  given = {
+    "iou": options.iou,
+    "input_scales": options.input_scales,
+    "pool_type": None if options.pool_type == "None" else options.pool_type,
+    "normalize": options.normalize or None,
+    **dataclasses.asdict(options.model),
+  }
+  return [name for name, value in given.items() if value is not None]
 
 
 def configuration(source, options, form):

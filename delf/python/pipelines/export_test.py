@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from delf.python import errors, feature_io, network_io
+from delf.python.cli import main
 from delf.python.inference import extractor, tflite_model
 from delf.python.pipelines import (
   describe,
@@ -104,11 +105,15 @@ def test_a_file_gives_the_features_of_the_savedmodel(
 
 @pytest.mark.parametrize("form", ["local", "global"])
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
-def test_forms_of_one_part(kind, form, models, photo, tmp_path, request):
+def test_forms_of_one_part(
+  kind, form, models, photo, tmp_path, request, capsys
+):
   request.getfixturevalue(kind)
   out = tmp_path / f"model.{kind}"
-  report = _export(models[form], out, photo)
-  assert report.form == form
+  argv = ["export", str(models[form]), "--out", str(out), "--json"]
+  assert main.main([*argv, "--photos", str(photo)]) == 0
+  report = json.loads(capsys.readouterr().out)
+  assert report["form"] == form and report["differences"]["photos"] == 1
   config = settings.choose(str(out))
   assert config.use_local_features == (form == "local")
   assert config.use_global_features == (form == "global")
@@ -147,11 +152,13 @@ def test_extraction_needs_no_tensorflow(kind, models, photo, tmp_path, request):
 def test_a_checkpoint_becomes_each_format(photo, tmp_path):
   model = delf_model.Delf(backbone="compact", use_dim_reduction=True)
   checkpoints.save_weights(model, tmp_path / "run" / "delf_weights")
-  report = _export(tmp_path / "run", tmp_path / "model", photo, form="local")
+  (tmp_path / "one.pbtxt").write_text(_CONFIG.replace("image_scales: 0.5", ""))
+  given = {"form": "local", "config": tmp_path / "one.pbtxt"}
+  report = _export(tmp_path / "run", tmp_path / "model", photo, **given)
   assert report.model == "compact, codes of 128 values"
   assert report.compared_with == "the layers of the model"
   assert report.differences.common == 1.0
-  assert report.differences.features > 100
+  assert report.differences.features == 50
   config = settings.choose(str(tmp_path / "model"))
   assert config.model_path == str(tmp_path / "model")
   found = network_io.read_settings
@@ -170,6 +177,24 @@ def test_scales_pooling_and_norm_are_kept(photo, tmp_path, onnx):
   assert kept.input_scales == (0.5, 1.0)
   assert (kept.pool_type, kept.normalize) == ("sum", True)
   assert report.differences.global_descriptor < 1e-5
+
+
+def test_what_a_savedmodel_has_settled_is_not_ignored(models, tmp_path, photo):
+  pytest.importorskip("tf2onnx")
+  scales = {"form": "global", "input_scales": [1.0], "pool_type": "sum"}
+  options = {"local": {"iou": 0.5}, "global": scales}
+  for form, given in options.items():
+    with pytest.raises(errors.InputError, match="a checkpoint to set i"):
+      _export(models[form], tmp_path / "m.onnx", photo, **given)
+
+
+@pytest.mark.parametrize("missing", ["tf2onnx.convert", "onnxruntime"])
+def test_a_missing_extra_is_said_before_work(missing, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, missing, None)
+  monkeypatch.setattr(export_model, "load", None)
+  (tmp_path / "w.index").touch()
+  with pytest.raises(errors.InputError, match=r"`pip install delf\[onnx\]`"):
+    _export(tmp_path / "w", tmp_path / "m.onnx", photo=None)
 
 
 def test_what_is_wrong_is_not_kept(models, photo, tmp_path, monkeypatch, onnx):

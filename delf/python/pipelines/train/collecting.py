@@ -127,7 +127,7 @@ def _numbers(labels, good):
   return tuple(classes), np.array([numbers.get(labels[i], -1) for i in good])
 
 
-def _side(names, images, labels, path, seed, describe):  # noqa: PLR0913
+def _side(names, images, labels, path, seed, describe):
   """Returns a Side; the pairs of one that was made before are read."""
   from delf.python.training.self_supervised import photos, real_pairs
 

@@ -52,6 +52,41 @@ def settings_of(found, told, weights):
   return settings
 
 
+def refuse_other_things(folder):
+  """Refuses a folder of an unfinished run that has others' files in it.
+
+  Args:
+    folder: pathlib.Path; hidden files are of a run that ended at once.
+
+  Raises:
+    InputError: If it is not of a run; nothing in it may be removed.
+  """
+  if folder.exists() and not folder.is_dir():
+    raise errors.InputError("a folder for what is unfinished", "a file", folder)
+  if not folder.exists() or (folder / _SETTINGS).exists():
+    return
+  if any(not path.name.startswith(".") for path in folder.iterdir()):
+    raise errors.InputError(
+      "a folder of an unfinished training, or none",
+      "one with other things in it",
+      folder,
+    )
+
+
+def is_leftover(out, folder, last):
+  """Returns whether a run ended between its model and its own removal.
+
+  Args:
+    out: pathlib.Path of the model.
+    folder: pathlib.Path of the unfinished run.
+    last: Name of the file there that a run writes last.
+  """
+  record, settings = out / RECORD, folder / _SETTINGS
+  if not all(path.exists() for path in (record, settings, folder / last)):
+    return False
+  return _read(record).get("settings") == _read(settings)
+
+
 def claim(folder, settings):
   """Writes down what a run is of, or compares it with the run before.
 
@@ -69,12 +104,13 @@ def claim(folder, settings):
   files.write_bytes(path, json.dumps(settings, indent=2).encode())
 
 
-def refuse_finished(out, settings):
+def refuse_finished(out, settings, overwrite=False):
   """Refuses a folder that there is; it names how a training in it differs.
 
   Args:
     out: Folder of the model to be.
     settings: dict of plain values of the run that would be.
+    overwrite: Whether a finished training there may be replaced.
 
   Raises:
     InputError: If there is something.
@@ -88,6 +124,8 @@ def refuse_finished(out, settings):
   record = out / RECORD
   if not record.exists():
     raise errors.InputError("a new folder", "one with other things in it", out)
+  if overwrite:
+    return
   found = _read(record).get("settings", {})
   words = _differences(found, settings) or "of the same settings"
   raise errors.InputError(expected, f"a finished model {words}", out)

@@ -70,12 +70,14 @@ def train(given, out, options, overwrite=False, command=()):
     _check_batch(options.batch, len(found.paths), "photos")
   settings = records.settings_of(found, options, weights)
   out = pathlib.Path(out)
+  sources.refuse_inside(given, out)
   folder = out.with_name(f"{out.name}{_UNFINISHED}")
-  if not overwrite:
-    with contextlib.suppress(FileNotFoundError):
-      if (out / records.RECORD).exists():
-        shutil.rmtree(folder)
-    records.refuse_finished(out, settings)
+  records.refuse_other_things(folder)
+  if records.is_leftover(
+    out, folder, f"{finishing.FOLDERS[report.AFTER]}.json"
+  ):
+    shutil.rmtree(folder, ignore_errors=True)
+  records.refuse_finished(out, settings, overwrite)
   told = records.Told(options, settings, tuple(command))
   with _working(folder, settings, overwrite):
     outcome = _Run(found, folder, options, weights).run()

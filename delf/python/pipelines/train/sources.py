@@ -72,6 +72,23 @@ def find(given, labels=options.AUTO):
   return sources
 
 
+def refuse_inside(given, out):
+  """Refuses a model among the photos, as its pictures would be some of them.
+
+  Args:
+    given: As for `find`.
+    out: pathlib.Path of the model to be.
+
+  Raises:
+    InputError: If it would lie in one of the folders.
+  """
+  for source in filter(os.path.isdir, given):
+    if out.resolve().is_relative_to(os.path.realpath(source)):
+      raise errors.InputError(
+        "a folder outside those of the photos", f"one inside {source}", out
+      )
+
+
 def _guess(given, names):
   """Returns "folders" or "none"."""
   if len(given) > 1 or not os.path.isdir(given[0]):
