@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,7 +9,6 @@ import pytest
 from PIL import Image
 
 from delf.python import errors, feature_io, network_io
-from delf.python.cli import main
 from delf.python.inference import extractor, tflite_model
 from delf.python.pipelines import (
   describe,
@@ -105,15 +105,12 @@ def test_a_file_gives_the_features_of_the_savedmodel(
 
 @pytest.mark.parametrize("form", ["local", "global"])
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
-def test_forms_of_one_part(
-  kind, form, models, photo, tmp_path, request, capsys
-):
+def test_forms_of_one_part(kind, form, models, photo, tmp_path, request):
   request.getfixturevalue(kind)
   out = tmp_path / f"model.{kind}"
-  argv = ["export", str(models[form]), "--out", str(out), "--json"]
-  assert main.main([*argv, "--photos", str(photo)]) == 0
-  report = json.loads(capsys.readouterr().out)
-  assert report["form"] == form and report["differences"]["photos"] == 1
+  report = _export(models[form], out, photo)
+  assert report.form == form and report.differences.photos == 1
+  json.dumps(dataclasses.asdict(report))
   config = settings.choose(str(out))
   assert config.use_local_features == (form == "local")
   assert config.use_global_features == (form == "global")
@@ -257,6 +254,8 @@ def test_features_are_matched_by_place_and_scale():
   assert found.common == pytest.approx(2 / 3)
   assert found.location == pytest.approx(0.1, rel=1e-3)
   assert found.descriptor == 0
+  found = export_check.compare(one, other, near=0.01)
+  assert found.common == pytest.approx(1 / 3) and found.location == 0
 
 
 def _extract_like(locations, scales):
