@@ -9,7 +9,7 @@ from skimage import data
 from delf.python.inference import extractor, zoo
 from delf.python.retrieval import matching
 
-_MOST_BYTES = 8 * 2**20
+_MOST_BYTES = 12 * 2**20
 
 
 @pytest.fixture(scope="module")
