@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks import _matching_sets
 from delf.python.training.self_supervised import (
-  data,
+  cells,
   photos,
   real_pairs,
   warps,
@@ -111,7 +111,8 @@ def _add_synthetic(drawn, rng, held_out, number):
       for _ in range(2)
     ]
     if (
-      len(data.correspondences(data.centres(SIDE), maps, size, SIDE)[0]) >= 150
+      len(cells.correspondences(cells.centres(SIDE), maps, size, SIDE)[0])
+      >= 150
     ):
       break
   views = [
@@ -137,7 +138,7 @@ def _add_warped(drawn, rng, held_out, pair, number):
       zoom = SIDE / size.min() * np.exp(rng.uniform(-0.3, 0.5))
       maps.append(warps.random_view(rng, middle, SIDE, zoom, 1.0))
       moved.append(warps.project(maps[k], pair.points[:, 2 * k : 2 * k + 2]))
-    seen = data.inside(moved[0], SIDE) & data.inside(moved[1], SIDE)
+    seen = cells.inside(moved[0], SIDE) & cells.inside(moved[1], SIDE)
     if seen.sum() >= _MIN_POINTS:
       break
   else:
@@ -202,7 +203,7 @@ def _add_strong(drawn, rng, held_out, background, number):
       warps.random_view(rng, middles[0], SIDE, zoom, 0.3),
       strong_view(rng, middles[1], SIDE, zoom / ratio),
     ]
-    points = data.correspondences(data.centres(SIDE), maps, size, SIDE)[1]
+    points = cells.correspondences(cells.centres(SIDE), maps, size, SIDE)[1]
     if len(points) >= 150 and _far_side(maps[1], size) > 0:
       break
   views = [warps.render(photo.image, h, SIDE) for h in maps]

@@ -102,8 +102,7 @@ class Curves(observers.Observer):
         for name, tag in tags.items()
         if any(tag in row for row in rows)
       }
-      # Without an autoencoder the reconstruction is none.
-      if any(any(values) for _, values in curves.values()):
+      if curves:
         panels[words] = curves
     if panels:
       title = f"Training, {step} steps"

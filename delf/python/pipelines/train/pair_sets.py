@@ -70,7 +70,7 @@ def _some(generator, items, most):
 
 def _views(generator, image, side):
   """Returns two views of a photo and how they correspond; or [], None."""
-  from delf.python.training.self_supervised import data, warps
+  from delf.python.training.self_supervised import cells, warps
 
   size = np.array(image.shape[1::-1])
   maps = []
@@ -80,7 +80,7 @@ def _views(generator, image, side):
     maps.append(warps.random_view(generator, centre, side, zoom, 1.0))
   step = side / _GRID
   grid = np.mgrid[0:_GRID, 0:_GRID].reshape(2, -1).T * step + step / 2
-  shared = data.correspondences(grid, maps, size, side)[0]
+  shared = cells.correspondences(grid, maps, size, side)[0]
   if len(shared) < _LEAST_SHARED * len(grid):
     return [], None
   views = [

@@ -8,10 +8,7 @@ import cv2
 import numpy as np
 
 from delf.python import errors
-from delf.python.training.model import keypoints
-from delf.python.training.self_supervised import corners, warps
-
-STRIDE = keypoints.STRIDE
+from delf.python.training.self_supervised import cells, corners, warps
 
 # Share of synthetic pairs with a strong change of viewpoint.
 _STRONG = 0.4
@@ -29,7 +26,7 @@ class Options:
 
   Attributes:
     pairs: Pairs of views in a batch.
-    side: Pixels of a view's side, a multiple of STRIDE and at least 64.
+    side: Pixels of a view's side, a multiple of cells.STRIDE and at least 64.
     points: Correspondences of a pair.
     real: Share of pairs of two photos; the others show one photo twice.
     seed: Of all that is random, an int or several.
@@ -96,8 +93,10 @@ class Source:
       InputError: If the side cannot be, or if there are fewer places than
         pairs: a batch shows each place once.
     """
-    if options.side < _LEAST_SIDE or options.side % STRIDE:
-      expected = f"a side of {_LEAST_SIDE} or more, a multiple of {STRIDE}"
+    if options.side < _LEAST_SIDE or options.side % cells.STRIDE:
+      expected = (
+        f"a side of {_LEAST_SIDE} or more, a multiple of {cells.STRIDE}"
+      )
       raise errors.InputError(expected, options.side)
     used = photos
     if real_pairs and options.real >= 1:
@@ -155,7 +154,7 @@ class Source:
     ]
     images = [warps.render(photo.image, h, side) for h in homographies]
     found = [corners.find(image) for image in images]
-    points = correspondences(found[0].points, homographies, size, side)
+    points = cells.correspondences(found[0].points, homographies, size, side)
     if len(points[0]) < 16:
       return None
     there = homographies[1] @ np.linalg.inv(homographies[0])
@@ -188,7 +187,7 @@ class Source:
       images.append(warps.render(image, homographies[i], side))
     points_1 = warps.project(homographies[0], points[:, :2])
     points_2 = warps.project(homographies[1], points[:, 2:])
-    good = inside(points_1, side) & inside(points_2, side)
+    good = cells.inside(points_1, side) & cells.inside(points_2, side)
     if good.sum() < 16:
       return None
     views = []
@@ -206,7 +205,7 @@ class Source:
     order = self._rng.permutation(len(points_1))
     points_1, points_2 = points_1[order], points_2[order]
     for _ in range(2):
-      _, first = np.unique(cell_of(points_1, options.side), return_index=True)
+      _, first = np.unique(cells.of(points_1, options.side), return_index=True)
       points_1, points_2 = points_2[first], points_1[first]
     order = self._rng.permutation(len(points_1))[: options.points]
     number = len(order)
@@ -214,51 +213,6 @@ class Source:
     result[0, :number], result[1, :number] = points_1[order], points_2[order]
     weights = (np.arange(options.points) < number).astype(np.float32)
     return result[0], result[1], weights
-
-
-def correspondences(points_1, homographies, size, side):
-  """Returns points of two views of a photo that show the same.
-
-  Args:
-    points_1: [M, 2] float, (x, y) in the first view.
-    homographies: Two [3, 3], from the photo to each view.
-    size: (width, height) of the photo.
-    side: Pixels of a view's side.
-
-  Returns:
-    Two [N, 2] float64, (x, y): those inside both views and the photo.
-  """
-  source = warps.project(np.linalg.inv(homographies[0]), points_1)
-  points_2 = warps.project(homographies[1], source)
-  good = inside(points_1, side) & inside(points_2, side)
-  good &= ((source >= 0) & (source <= np.array(size) - 1)).all(1)
-  return points_1[good], points_2[good]
-
-
-def centres(side):
-  """Returns the centres of the cells of a view, [C, 2] int, (x, y)."""
-  return np.mgrid[0:side:STRIDE, 0:side:STRIDE].reshape(2, -1).T[:, ::-1]
-
-
-def inside(points, side):
-  """Returns which points [N, 2] lie in a view, bool [N]."""
-  return ((points >= 0) & (points <= side - STRIDE / 2 - 0.01)).all(1)
-
-
-def cell_of(points, side):
-  """Returns the index of the cell nearest to each point.
-
-  Args:
-    points: [..., 2] float, (x, y); cell (i, j) is centred on (8 j, 8 i).
-    side: Pixels of a view's side.
-
-  Returns:
-    [...] int32.
-  """
-  last = side // STRIDE - 1
-  cells = np.floor(points / STRIDE + 0.5)
-  cells = np.clip(cells, 0, last).astype(np.int32)
-  return cells[..., 1] * (last + 1) + cells[..., 0]
 
 
 def background(source, ahead=4):

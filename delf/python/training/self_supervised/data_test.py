@@ -9,6 +9,7 @@ from skimage import data as skimage_data
 
 from delf.python import errors
 from delf.python.training.self_supervised import (
+  cells,
   corners,
   data,
   photos,
@@ -50,8 +51,8 @@ def test_known_points_are_where_the_view_shows_them():
 def test_correspondences_map_onto_each_other():
   rng = np.random.default_rng(1)
   maps = [warps.random_view(rng, (160, 120), 192, 1.0, 0.7) for _ in range(2)]
-  grid = data.centres(192)
-  first, second = data.correspondences(grid, maps, (320, 240), 192)
+  grid = cells.centres(192)
+  first, second = cells.correspondences(grid, maps, (320, 240), 192)
   assert 50 < len(first) < len(grid)
   source = warps.project(np.linalg.inv(maps[0]), first)
   np.testing.assert_allclose(warps.project(maps[1], source), second, atol=1e-6)
@@ -60,8 +61,7 @@ def test_correspondences_map_onto_each_other():
 
 def test_cells_are_the_nearest():
   points = np.array([[0.0, 0.0], [3.9, 4.1], [8.0, 0.0], [187.9, 99.0]])
-  cells = data.cell_of(points, 192)
-  assert cells.tolist() == [0, 24, 1, 12 * 24 + 23]
+  assert cells.of(points, 192).tolist() == [0, 24, 1, 12 * 24 + 23]
 
 
 def test_batch_shows_the_same_in_both_views(photo):
@@ -71,8 +71,8 @@ def test_batch_shows_the_same_in_both_views(photo):
   assert batch.images.shape == (2, 192, 192, 3)
   number = int(batch.weights[0].sum())
   assert number > 16
-  cells = data.cell_of(batch.points[:, :number], 192)
-  assert len(np.unique(cells[0])) == len(np.unique(cells[1])) == number
+  places = cells.of(batch.points[:, :number], 192)
+  assert len(np.unique(places[0])) == len(np.unique(places[1])) == number
   # Points of the first view are the keypoints of cells.
   keypoints = 8 * np.mgrid[:24, :24].reshape(2, -1).T + batch.offsets[0]
   away = keypoints[:, None, ::-1] - batch.points[0, :number]
@@ -83,7 +83,7 @@ def test_corners_are_found_where_they_are():
   image = np.full([64, 64, 3], 40, np.uint8)
   image[21:, 30:] = 220
   found = corners.find(image)
-  cell = data.cell_of(np.array([30.0, 21.0]), 64)
+  cell = cells.of(np.array([30.0, 21.0]), 64)
   assert found.sharp[cell] == 1 and found.sharp.sum() < 9
   assert np.abs(found.points[cell] - [29.5, 20.5]).max() <= 1.5
   assert found.distance[0, 0] > 20

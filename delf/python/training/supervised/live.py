@@ -69,7 +69,7 @@ class Live(observers.Observer):
     losses = [
       f"{word} {self._mean(name):.3g}"
       for name, word in _WORDS.items()
-      if self._mean(name)
+      if name in self._recent[-1]
     ]
     shares = [
       f"{self._mean(name):.1%}" for name in objectives.ACCURACY.values()

@@ -16,7 +16,7 @@ TOTAL = "loss/total"
 ACCURACY = {"desc": "train_accuracy/desc", "attn": "train_accuracy/attn"}
 
 # Blocks of the backbone whose zeros are counted.
-_BLOCKS = ("block0", "block1", "block2", "block3", "block4")
+_BLOCKS = ("block0", "block0mp", "block1", "block2", "block3", "block4")
 
 
 def forward(model, images, labels, training, normalize_by_batch):
@@ -67,14 +67,14 @@ def losses(model, outputs, labels, batch_size, replicas):
     replicas: Number of devices.
 
   Returns:
-    dict of tag to float32 scalar, without weights and total.
+    dict of tag to float32 scalar, without weights and total; RECONSTRUCTION is
+    there where there is an autoencoder.
   """
   entropies = {
     tag: tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs[name])
     for tag, name in ((DESCRIPTOR, "desc_logits"), (ATTENTION, "attn_logits"))
   }
   result = {t: tf.reduce_sum(e) / batch_size for t, e in entropies.items()}
-  result[RECONSTRUCTION] = tf.constant(0.0)
   if outputs["expanded"] is not None:
     local = tf.cast(tf.stop_gradient(outputs["blocks"]["block3"]), tf.float32)
     error = local - tf.cast(outputs["expanded"], tf.float32)
@@ -96,7 +96,7 @@ def total(parts, learning):
   return (
     parts[DESCRIPTOR]
     + learning.attention_loss_weight * parts[ATTENTION]
-    + learning.reconstruction_loss_weight * parts[RECONSTRUCTION]
+    + learning.reconstruction_loss_weight * parts.get(RECONSTRUCTION, 0.0)
     + parts[REGULARIZATION]
   )
 

@@ -85,6 +85,14 @@ def test_losses_are_those_of_the_original(goldens):
   assert np.linalg.norm(moved) == pytest.approx(0.01 * 10, rel=1e-3)
 
 
+def test_without_an_autoencoder_nothing_is_reconstructed(batch):
+  metrics, _ = _stepper(use_autoencoder=False).train(*batch, False)
+  assert "loss/recon/mse" not in metrics
+  parts = ("desc/crossentropy", "attn/crossentropy", "regularization")
+  total = sum(metrics[f"loss/{name}"] for name in parts)
+  assert metrics["loss/total"] == pytest.approx(total, rel=1e-5)
+
+
 def test_steps_are_those_of_the_optimiser_of_keras(batch):
   stepper = _stepper()
   gradients = []
