@@ -3,7 +3,8 @@
 import pytest
 
 from delf.python import script_flags
-from delf.python.training import train
+from delf.python.training import train, train_flags
+from delf.python.training.global_features import train as global_train
 from delf.python.training.supervised import data_source, one_batch
 
 
@@ -23,3 +24,41 @@ def test_the_self_test_says_whether_it_learns(
   assert line.startswith("one batch, 9 steps: loss/desc/crossentropy 2 -> ")
   assert line.count("\n") == 1
   assert ("--initial_lr" in line) == bool(status)
+
+
+def _settings(module, settings_of_flags, *argv):
+  """Returns the settings that a script makes of its arguments."""
+  found = []
+
+  def main():
+    found.append(settings_of_flags())
+
+  with pytest.raises(SystemExit):
+    script_flags.run(main, module.define_flags, ["train.py", *argv])
+  return found[0]
+
+
+def test_debug_sets_what_is_not_given():
+  def of(*argv):
+    made = _settings(train, train_flags.settings_of_flags, *argv)
+    return (
+      made.data.batch_size,
+      made.learning.max_iters,
+      made.reporting.save_every,
+      made.reporting.report_every,
+    )
+
+  assert of() == (32, 500000, 1000, 100)
+  assert of("--debug") == (4, 100, 1, 10)
+  # Of a flag that is given its default counts, too.
+  given = ["--batch_size=32", "--max_iters=7", "--save_every=5"]
+  assert of("--debug", *given) == (32, 7, 5, 10)
+
+
+def test_debug_of_global_training_reports_each_batch():
+  def of(*argv):
+    argv = ["--test_datasets=", *argv]
+    read = global_train.settings_of_flags
+    return _settings(global_train, read, *argv).print_every
+
+  assert [of(), of("--debug"), of("--debug", "--print_freq=3")] == [10, 1, 3]

@@ -115,6 +115,8 @@ class Attention(observers.Observer):
   They are the first of validation or, where there is none, of training.
   """
 
+  _writer = None
+
   def start(self, run):
     """Takes the photos, and draws what attention is before the first step."""
     self._run, self._drawn = run, None
@@ -131,9 +133,10 @@ class Attention(observers.Observer):
     """Draws."""
     self._draw(step, ATTENTION)
 
-  def finish(self, report):
+  def close(self):
     """Closes the file of TensorBoard."""
-    self._writer.close()
+    if self._writer is not None:
+      self._writer.close()
 
   def _draw(self, step, name):
     if self._photos is None or self._drawn == step:

@@ -4,9 +4,14 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 
-# What --debug sets: few photos, few steps, and all of it written.
-_DEBUG = {"batch_size": 4, "max_iters": 100}
-_DEBUG_SAVE, _DEBUG_REPORT = 1, 10
+# What --debug sets where the flag is not given: few photos, few steps, and all
+# of it written.
+_DEBUG = {
+  "batch_size": 4,
+  "max_iters": 100,
+  "report_every": 10,
+  "save_every": 1,
+}
 
 
 def define_flags():
@@ -20,7 +25,10 @@ def define_flags():
 
 def _define_run():
   flags.DEFINE_boolean(
-    "debug", False, "A short run for a debugger: eager, batch 4, 100 steps."
+    "debug",
+    False,
+    "A run for a debugger: nothing is compiled; 100 steps of batch 4, saved "
+    "each and reported every 10, where flags do not say otherwise.",
   )
   flags.DEFINE_string(
     "logdir", "/tmp/delf", "Folder of the run; one that is there goes on."
@@ -142,13 +150,6 @@ def settings_of_flags():
   """Returns the settings.Settings that the flags say."""
   from delf.python.training.supervised import settings
 
-  reporting = settings.Reporting(
-    FLAGS.report_every, FLAGS.save_every, FLAGS.validate_every
-  )
-  if FLAGS.debug:
-    reporting = settings.Reporting(
-      _DEBUG_REPORT, _DEBUG_SAVE, FLAGS.validate_every
-    )
   return settings.Settings(
     logdir=FLAGS.logdir,
     data=_data(settings),
@@ -161,7 +162,9 @@ def settings_of_flags():
       reconstruction_loss_weight=FLAGS.reconstruction_loss_weight,
       seed=FLAGS.seed,
     ),
-    reporting=reporting,
+    reporting=settings.Reporting(
+      _flag("report_every"), _flag("save_every"), FLAGS.validate_every
+    ),
     execution=settings.Execution(
       devices=tuple(FLAGS.devices) if FLAGS.devices else None,
       xla=FLAGS.xla,
@@ -171,8 +174,11 @@ def settings_of_flags():
 
 
 def _flag(name):
-  """Returns the value of a flag, or what --debug sets."""
-  return _DEBUG[name] if FLAGS.debug else FLAGS[name].value
+  """Returns the value of a flag, or what --debug sets if it is not given."""
+  flag = FLAGS[name]
+  return (
+    _DEBUG[name] if FLAGS.debug and flag.using_default_value else flag.value
+  )
 
 
 def _data(settings):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import pathlib
+import os
 
 from delf.python import errors, files
 
@@ -36,7 +36,25 @@ def write(folder, labels):
   """Writes `labels.json` in the folder of the records."""
   content = {"classes": labels.names, "counts": labels.counts}
   text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-  files.write_bytes(pathlib.Path(folder) / NAME, text.encode())
+  files.write_bytes(os.path.join(folder, NAME), text.encode())
+
+
+def beside(pattern):
+  """Reads what lies beside records: the one count of a data set's classes.
+
+  Args:
+    pattern: Pattern of the records' paths, such as `data/train*`.
+
+  Returns:
+    Labels, or None if there is no file; as of records that others wrote.
+
+  Raises:
+    InputError: If it is something else.
+  """
+  try:
+    return read(os.path.dirname(pattern))
+  except FileNotFoundError:
+    return None
 
 
 def read(folder):
@@ -52,7 +70,7 @@ def read(folder):
     FileNotFoundError: If there is none.
     InputError: If it is something else.
   """
-  path = pathlib.Path(folder) / NAME
+  path = os.path.join(folder, NAME)
   try:
     content = json.loads(files.read_bytes(path, _MOST_BYTES))
     labels = Labels(content["classes"], content["counts"])

@@ -1,15 +1,26 @@
 """TFRecord files as one list of records, each read where it lies."""
 
+import functools
 import glob
 import os
+import re
 from concurrent import futures
 
 import numpy as np
+from absl import logging
 
 from delf.python import errors, files
-from delf.python.datasets.labelled_records import framing, record_reader
+from delf.python.datasets.labelled_records import (
+  framing,
+  photo_list,
+  record_reader,
+)
 
 _THREADS = 16
+# `<split>-<place>-of-<number>`, as all writers of TFRecords name shards.
+_SHARD = re.compile(r"(.+)-\d+-of-(\d+)", re.DOTALL)
+# A number of shards that is larger is a part of another name.
+_MOST_SHARDS = 100_000
 
 
 class RecordFiles:
@@ -80,7 +91,43 @@ def _find(pattern):
   if not found:
     words = ", ".join(map(os.fspath, patterns))
     raise FileNotFoundError(f"{words}: expected TFRecord files, found none")
+  missing = missing_shards(found)
+  if missing:
+    _warn_of(tuple(missing))
   return sorted(found)
+
+
+def missing_shards(paths):
+  """Finds shards that should lie beside those that are there.
+
+  Args:
+    paths: Paths of shards. Of `train-00001-of-00008` and others of eight, all
+      eight belong together; other names say nothing.
+
+  Returns:
+    Sorted list of str, paths of those that are not there. What is there, and
+    not among `paths`, was left out on purpose.
+  """
+  matches = [
+    match
+    for path in paths
+    if (match := _SHARD.fullmatch(path)) and int(match[2]) <= _MOST_SHARDS
+  ]
+  whole = {
+    f"{start}-{i:0{len(number)}d}-of-{number}"
+    for start, number in {match.group(1, 2) for match in matches}
+    for i in range(int(number))
+  }
+  return sorted(p for p in whole.difference(paths) if not _glob(glob.escape(p)))
+
+
+# A run opens its files for each validation anew.
+@functools.cache
+def _warn_of(missing):
+  logging.warning(
+    "shards of records are missing, and the photos in them: %s",
+    photo_list.some(missing),
+  )
 
 
 def _glob(pattern):

@@ -54,6 +54,27 @@ def test_any_changed_byte_is_seen(place, written):
       read.read(1)
 
 
+def test_shards_that_are_missing_are_named_once(tmp_path, caplog):
+  def path(shard, number=4):
+    return tmp_path / f"train-{shard:05d}-of-{number:05d}"
+
+  for each in (path(0), path(1), path(3), path(0, 2), path(1, 2)):
+    with tf.io.TFRecordWriter(str(each)) as writer:
+      writer.write(b"a")
+  # What a pattern leaves out is left out on purpose.
+  given = str(tmp_path / "train-0000[03]*4")
+  with caplog.at_level("WARNING", "absl"):
+    for _ in range(2):
+      record_files.RecordFiles(given)
+  (record,) = caplog.records
+  assert record.getMessage() == (
+    f"shards of records are missing, and the photos in them: {path(2)}"
+  )
+  assert record_files.missing_shards(["a-0", "b-1-of-9999999"]) == []
+  path(2).touch()
+  assert record_files.missing_shards([str(path(3)), str(path(0, 2))]) == []
+
+
 @pytest.mark.usefixtures("reading")
 def test_files_that_have_become_short_are_seen(written):
   folder, _ = written

@@ -119,7 +119,10 @@ def _define_learning():
 
 def _define_run():
   flags.DEFINE_boolean(
-    "debug", False, "step by step without graphs, reporting each batch"
+    "debug",
+    False,
+    "step by step without graphs, reporting each batch "
+    "if --print_freq does not say otherwise",
   )
   flags.DEFINE_string("directory", "data", "folder of the run's own folder")
   flags.DEFINE_integer(
@@ -174,10 +177,16 @@ def settings_of_flags():
     network=network,
     learning=learning,
     test_every=FLAGS.test_freq,
-    print_every=1 if FLAGS.debug else FLAGS.print_freq,
+    print_every=_print_every(),
     save_every=FLAGS.save_every,
     resume=FLAGS.resume,
   )
+
+
+def _print_every():
+  """Returns --print_freq; 1 of --debug, where that is not given."""
+  flag = FLAGS["print_freq"]
+  return 1 if FLAGS.debug and flag.using_default_value else flag.value
 
 
 def _use_gpus():

@@ -78,43 +78,32 @@ class Source:
     )
 
 
-def count_classes(pattern):
+def classes_beside(pattern):
   """Returns the number of classes that lies beside TFRecords.
 
   Args:
     pattern: Pattern of the TFRecords.
 
-  Returns:
-    int, or None if there is no `labels.json`.
-
   Raises:
-    InputError: If there is one that is damaged.
+    InputError: If there is no `labels.json`, or a damaged one.
   """
-  try:
-    return labels_file.read(os.path.dirname(pattern)).num_classes
-  except FileNotFoundError:
-    return None
-
-
-def classes_beside(pattern):
-  """Returns `count_classes`, or an InputError if there is no `labels.json`."""
-  number = count_classes(pattern)
-  if number is None:
+  labels = labels_file.beside(pattern)
+  if labels is None:
     raise errors.InputError(
       f"{labels_file.NAME} beside the TFRecords",
       "none",
       os.path.dirname(pattern),
     )
-  return number
+  return labels.num_classes
 
 
 def _check_classes(data):
-  found = count_classes(data.train_file_pattern)
-  if found is not None and found != data.num_classes:
+  labels = labels_file.beside(data.train_file_pattern)
+  if labels is not None and labels.num_classes != data.num_classes:
     raise errors.InputError(
       f"TFRecords of {data.num_classes} classes",
-      f"{found} (in {labels_file.NAME}); give the number of classes, or 0 for "
-      "theirs",
+      f"{labels.num_classes} (in {labels_file.NAME}); give the number of "
+      "classes, or 0 for theirs",
       os.path.dirname(data.train_file_pattern),
     )
 

@@ -1,12 +1,10 @@
 """Says why a run that does not learn may not: its rate, labels, accuracy."""
 
 import math
-import os
 
 import numpy as np
 from absl import logging
 
-from delf.python import errors
 from delf.python.datasets.labelled_records import labels_file
 from delf.python.training.supervised import objectives, observers
 
@@ -56,7 +54,7 @@ class Diagnosis(observers.Observer):
     self._hits, self._steps = {}, 0
     self._seen, self._looked = np.zeros(classes, np.int64), False
     self._share = 1 / classes
-    labels = _labels(self._data.train_file_pattern)
+    labels = labels_file.beside(self._data.train_file_pattern)
     counts = (
       np.array(labels.counts.get("train", ())) if labels else np.array(())
     )
@@ -120,14 +118,6 @@ class Diagnosis(observers.Observer):
       "and at batch_images in TensorBoard",
       *(step, " and ".join(words), self._steps),
     )
-
-
-def _labels(pattern):
-  """Returns the labels_file.Labels beside TFRecords, or None."""
-  try:
-    return labels_file.read(os.path.dirname(pattern.split(",")[0]))
-  except (OSError, errors.InputError):
-    return None
 
 
 def _advise(settings):

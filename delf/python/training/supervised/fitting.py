@@ -1,5 +1,6 @@
 """The run: steps, checkpoints, validations, and how it goes on or ends."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -71,11 +72,11 @@ def fit(settings, watching=None, source=None):
   strategy = devices.strategy(settings.execution)
   run = _Run(settings, stepping.Stepper(settings, strategy), watching, source)
   # Observers draw batches of their own.
-  with googlelandmarks.clear_errors():
-    run.begin()
+  with googlelandmarks.clear_errors(), contextlib.ExitStack() as closing:
+    run.begin(closing)
     with stopping.on_signals() as stop:
       run.go_on(stop)
-  return run.finish(stop.signal)
+  return run.report(stop.signal)
 
 
 class _Run:
@@ -87,8 +88,12 @@ class _Run:
     )
     self._metrics, self._saved, self._saved_step = {}, None, None
 
-  def begin(self):
-    """Goes on from the newest checkpoint, or starts."""
+  def begin(self, closing):
+    """Goes on from the newest checkpoint, or starts.
+
+    Args:
+      closing: contextlib.ExitStack that closes the observers in the end.
+    """
     self._files.remove_leftovers()
     found = self._files.resume()
     differing = self._files.settings_that_differ(self._settings)
@@ -99,16 +104,16 @@ class _Run:
       for words in differing:
         logging.warning("not as the run began: %s", words)
       self._saved = found
-    self._tell(
-      "start",
-      observers.Run(
-        self._settings,
-        self._stepper.model,
-        self._source,
-        self._stepper.step,
-        self._files.train_logs,
-      ),
+    about = observers.Run(
+      self._settings,
+      self._stepper.model,
+      self._source,
+      self._stepper.step,
+      self._files.train_logs,
     )
+    for observer in self._watching:
+      closing.callback(observer.close)
+      observer.start(about)
 
   def go_on(self, stop):
     """Makes steps until it is done or stopped."""
@@ -129,17 +134,15 @@ class _Run:
     if self._saved_step != step:
       self._save(step)
 
-  def finish(self, signal):
-    """Returns the report, having told it."""
-    report = Report(
+  def report(self, signal):
+    """Returns the Report."""
+    return Report(
       self._stepper.step,
       self._metrics,
       signal,
       self._saved,
       self._files.weights,
     )
-    self._tell("finish", report)
-    return report
 
   def _tell(self, what, *arguments):
     for observer in self._watching:

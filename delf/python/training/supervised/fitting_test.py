@@ -113,6 +113,20 @@ class _Ends(observers.Observer):
       self._how()
 
 
+class _Closed(observers.Observer):
+  """Counts how often it is closed; may fail as a run starts."""
+
+  def __init__(self, fails=False):
+    self.times, self._fails = 0, fails
+
+  def start(self, run):
+    if self._fails:
+      _fail()
+
+  def close(self):
+    self.times += 1
+
+
 def _terminate():
   os.kill(os.getpid(), signal.SIGTERM)
 
@@ -151,6 +165,23 @@ def test_lost_steps_are_made_again(whole, tmp_path):
   assert [s for s, *_ in watch.of("step")] == [3, 4]
   _same(_arrays(whole[0], 4), _arrays(tmp_path, 4))
   assert not (folder / "ckpt-4_temp").exists()
+
+
+def test_observers_are_closed_however_a_run_ends(tmp_path):
+  options = _eager(_settings(tmp_path, max_iters=1))
+  closed = [_Closed(), _Closed()]
+  fitting.fit(options, closed, _BATCHES)
+  assert [each.times for each in closed] == [1, 1]
+  options = _eager(_settings(tmp_path, max_iters=2))
+  closed = [_Closed(), _Closed()]
+  with pytest.raises(ZeroDivisionError):
+    fitting.fit(options, [*closed, _Ends(2, _fail)], _BATCHES)
+  assert [each.times for each in closed] == [1, 1]
+  # As one starts; of the others, those that have not are not closed.
+  closed = [_Closed(), _Closed(fails=True), _Closed()]
+  with pytest.raises(ZeroDivisionError):
+    fitting.fit(options, closed, _BATCHES)
+  assert [each.times for each in closed] == [1, 1, 0]
 
 
 def test_a_finished_run_makes_no_step_but_has_its_weights(whole, tmp_path):

@@ -60,7 +60,7 @@ class Live(observers.Observer):
     else:
       progress.say(words)
 
-  def finish(self, report):
+  def close(self):
     """Leaves the line as it is."""
     if self._bar is not None:
       self._bar.close()

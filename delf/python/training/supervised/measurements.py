@@ -1,11 +1,12 @@
 """`metrics.jsonl`: what a run measured, a line for each report."""
 
+import contextlib
 import json
 import os
 
 from absl import logging
 
-from delf.python import files
+from delf.python import files, line_file
 from delf.python.training.supervised import observers, stepping
 
 NAME = "metrics.jsonl"
@@ -28,14 +29,21 @@ class Measurements(observers.Observer):
       every: Steps from one line to the next.
     """
     self._every = every
-    self._path = None
+    self._path = self._file = None
     self._sums, self._number = {}, 0
     self.rows = []
 
   def start(self, run):
-    """Reads the lines of earlier runs, up to where this one goes on."""
+    """Reads the lines of earlier runs, and drops those past where it goes on.
+
+    A run that was killed leaves lines of steps that are made again, and perhaps
+    half a line.
+    """
     self._path = os.path.join(run.settings.logdir, NAME)
     self.rows = [row for row in read(self._path) if row["step"] <= run.step]
+    self._write_all()
+    if not files.is_remote(self._path):
+      self._file = line_file.open_to_append(self._path)
 
   def on_step(self, step, metrics, batch):
     """Counts a step, and writes a line at each report."""
@@ -55,10 +63,31 @@ class Measurements(observers.Observer):
     """Writes a line."""
     self._add(step, metrics)
 
+  def close(self):
+    """Closes the file."""
+    if self._file is not None:
+      # Lines are written out one by one: what fails here has failed before.
+      with contextlib.suppress(OSError):
+        self._file.close()
+
   def _add(self, step, metrics):
     self.rows.append({"step": step} | metrics)
-    text = "".join(json.dumps(row) + "\n" for row in self.rows)
-    files.write_bytes(self._path, text.encode())
+    if self._file is None:
+      # Object stores cannot append.
+      self._write_all()
+      return
+    try:
+      self._file.write(_line(self.rows[-1]))
+      self._file.flush()
+    except OSError as error:
+      raise OSError(error.errno, error.strerror, self._path) from error
+
+  def _write_all(self):
+    files.write_bytes(self._path, *map(_line, self.rows))
+
+
+def _line(row):
+  return f"{json.dumps(row)}\n".encode()
 
 
 def read(path):
@@ -68,12 +97,12 @@ def read(path):
     path: Path of `metrics.jsonl`.
 
   Returns:
-    list of dict of tag to float, with `step`; [] if there is no file, or one
-    of something else, which is logged.
+    list of dict of tag to float, with `step`, without a last line that lacks
+    its end; [] if there is no file, or one of something else, which is logged.
   """
   try:
-    lines = files.read_bytes(path).splitlines()
-    rows = [json.loads(line) for line in lines]
+    lines = files.read_bytes(path).split(b"\n")
+    rows = [json.loads(line) for line in lines[:-1]]
     if all(isinstance(row["step"], int) for row in rows):
       return rows
   except FileNotFoundError:

@@ -72,8 +72,11 @@ class Observer:
   def on_save(self, step, path):
     """Is told that a checkpoint of prefix `path` is written."""
 
-  def finish(self, report):
-    """Is told that the run is over; `report` is a fitting.Report."""
+  def close(self):
+    """Lets go of what it holds: the run has ended, or an error has ended it.
+
+    It is called however a run ends, even if `start` has raised.
+    """
 
 
 class Log(Observer):

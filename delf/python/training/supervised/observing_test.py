@@ -98,7 +98,43 @@ def test_a_run_that_goes_on_writes_each_line_once(tmp_path):
   for step in (3, 4):
     measured.on_step(step, {"loss/total": 1.0}, None)
   rows = measurements.read(path)
-  assert rows == [{"step": 2}, {"step": 4, "loss/total": 1.0}]
+  assert rows == [{"step": 2}, {"step": 4, "loss/total": 1.0}] == measured.rows
+  measured.close()
+
+
+def test_half_a_line_of_a_run_that_was_killed_is_dropped(tmp_path):
+  path = tmp_path / measurements.NAME
+  path.write_text('{"step": 2}\n{"step": 4, "loss')
+  assert measurements.read(path) == [{"step": 2}]
+  measured = measurements.Measurements(2)
+  measured.start(_run(tmp_path, step=4))
+  measured.on_validation(4, {"validation/desc": 0.5})
+  measured.close()
+  assert path.read_text() == (
+    '{"step": 2}\n{"step": 4, "validation/desc": 0.5}\n'
+  )
+
+
+def test_lines_that_are_there_are_not_written_again(tmp_path):
+  path = tmp_path / measurements.NAME
+  measured = measurements.Measurements(1)
+  measured.start(_run(tmp_path))
+  measured.on_validation(1, {"a": 0.0})
+  # A mark in the file stays where it is only appended to.
+  path.write_bytes(path.read_bytes().replace(b"1", b"7"))
+  measured.on_validation(2, {"a": 0.0})
+  measured.close()
+  assert [row["step"] for row in measurements.read(path)] == [7, 2]
+
+
+def test_measurements_on_a_full_disk_name_their_file(tmp_path):
+  measured = measurements.Measurements(1)
+  measured.start(_run(tmp_path))
+  measured.close()
+  measured._file = open("/dev/full", "wb")  # noqa: SIM115 (closed below)
+  with pytest.raises(OSError, match=measurements.NAME):
+    measured.on_validation(1, {"a": 0.0})
+  measured.close()
 
 
 def test_measurements_are_means_since_the_line_before(tmp_path):
@@ -113,14 +149,17 @@ def test_measurements_are_means_since_the_line_before(tmp_path):
     {"step": 4, "loss/total": 8.0, "learning_rate": 0.0},
     {"step": 4, "validation/desc": 0.5},
   ]
+  measured.close()
   assert measurements.read(tmp_path / measurements.NAME) == expected
   assert measurements.curve(expected, "loss/total") == ([2, 4], [2.0, 8.0])
 
 
-@pytest.mark.parametrize("text", ["not JSON", "[1]", '{"step": "a"}', "\xff"])
+@pytest.mark.parametrize(
+  "text", ["not JSON", "[1]", '{"step": "a"}', "\xff", '{"step": 1}\n{']
+)
 def test_measurements_of_something_else_are_written_anew(tmp_path, text):
   path = tmp_path / measurements.NAME
-  path.write_text(text, encoding="latin-1")
+  path.write_text(f"{text}\n", encoding="latin-1")
   assert measurements.read(path) == []
 
 
@@ -129,7 +168,7 @@ def test_summaries_of_a_batch(tmp_path):
   written.start(_run(tmp_path))
   assert [step for step in range(12) if written.wants(step)] == [0, 5, 10]
   written.on_step(5, {"desc/scale_factor": 2.0}, _batch([0, 1]))
-  written.finish(None)
+  written.close()
   found = {tag: value for tag, _, value in _events(tmp_path / "train_logs")}
   assert found["attention/percent_25"] == 8  # The nearest to 7.75.
   assert found["attention/mean"] == 15.5

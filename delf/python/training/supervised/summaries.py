@@ -56,9 +56,10 @@ class Summaries(observers.Observer):
     """Writes out what is waiting: a checkpoint is worth its curve."""
     self._writer.flush()
 
-  def finish(self, report):
+  def close(self):
     """Closes the file."""
-    self._writer.close()
+    if self._writer is not None:
+      self._writer.close()
 
 
 def _write(scalars):
