@@ -1,7 +1,8 @@
-"""Where tests find shared data, and what they do without it."""
+"""What tests share: where data is, and signals that reach them."""
 
 import os
 import pathlib
+import signal
 
 import pytest
 
@@ -29,6 +30,17 @@ def goldens():
 def shared_data():
   """Folder of the photos with ground truth."""
   return _shared_folder("data")
+
+
+@pytest.fixture
+def interrupts():
+  """Lets SIGINT interrupt this process and those that it starts.
+
+  A shell has what it runs in the background ignore it.
+  """
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
 
 
 def pytest_collection_modifyitems(items):

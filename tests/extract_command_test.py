@@ -156,7 +156,7 @@ def test_killed_at_any_moment_and_repeated_gives_the_same_files(
   assert found == expected
 
 
-def test_interrupted_by_the_user(photos, model, tmp_path):
+def test_interrupted_by_the_user(photos, model, tmp_path, interrupts):
   process = subprocess.Popen(
     [sys.executable, "-m", "delf", *_argv(photos, tmp_path, model, "--json")],
     stdout=subprocess.PIPE,

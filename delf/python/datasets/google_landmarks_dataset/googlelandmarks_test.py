@@ -1,4 +1,5 @@
 import io
+import threading
 
 import cv2
 import numpy as np
@@ -8,7 +9,11 @@ import tensorflow as tf
 
 from delf.python import errors
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
-from delf.python.datasets.labelled_records import crops
+from delf.python.datasets.labelled_records import (
+  crops,
+  record_files,
+  stream,
+)
 
 
 def _jpeg(seed, size=(48, 36), mode="RGB"):
@@ -259,3 +264,20 @@ def test_batches_are_divided_among_replicas(pattern):
   strategy = tf.distribute.MirroredStrategy(["/cpu:0"])
   images, _ = next(iter(strategy.experimental_distribute_dataset(dataset)))
   assert images.shape == (4, 33, 33, 3)
+
+
+def test_no_thread_is_left_behind(pattern, monkeypatch):
+  monkeypatch.setattr(stream, "cores", lambda: 3)
+  options = stream.Options(image_size=33, batch_size=12)
+  batches = stream.Stream(record_files.RecordFiles(pattern), options)
+  used, image = set(), batches._image
+
+  def watched(*args):
+    used.add(threading.current_thread())
+    return image(*args)
+
+  monkeypatch.setattr(batches, "_image", watched)
+  before = set(threading.enumerate())
+  batches.batch(0)
+  assert used and not used & before  # Made in threads of its own,
+  assert not set(threading.enumerate()) - before  # which have ended.

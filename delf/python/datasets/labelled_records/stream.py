@@ -71,9 +71,6 @@ class Stream:
     self._order = _Order(len(records), options)
     side = options.image_size
     self._buffers = buffers.Buffers([options.batch_size, side, side, 3])
-    threads = cores()
-    pool = futures.ThreadPoolExecutor(threads) if threads > 1 else None
-    self._pool = pool
 
   def __len__(self):
     """Returns the batches of an epoch; the last may be short."""
@@ -122,9 +119,7 @@ class Stream:
       for i in range(start, min(start + _PIECE, size)):
         labels[i] = self._image(chosen[i], random[i], images[i])
 
-    run = map if self._pool is None else self._pool.map
-    for _ in run(fill, range(0, size, _PIECE)):
-      pass
+    _in_threads(fill, range(0, size, _PIECE))
     return images, labels
 
   def _image(self, record, random, out):
@@ -139,6 +134,27 @@ class Stream:
       image = image[y : y + height, x : x + width]
     crops.to_network(image, self.options.image_size, out)
     return label
+
+
+def _in_threads(function, items):
+  """Calls a function for each item, in a thread of each core.
+
+  The threads end with the call: TensorFlow keeps the function of a data set,
+  and with it the stream, for as long as the process runs.
+
+  Args:
+    function: Function of an item; what it raises is raised here, when no thread
+      is at work any more.
+    items: Sequence.
+  """
+  threads = min(cores(), len(items))
+  if threads < 2:
+    for item in items:
+      function(item)
+    return
+  with futures.ThreadPoolExecutor(threads) as pool:
+    for _ in pool.map(function, items):
+      pass
 
 
 class _Order:
