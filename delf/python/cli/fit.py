@@ -47,7 +47,7 @@ Two photos of one object are a pair: those in one folder, or those that --groups
 mean [D, 1] and the projection [D, D], for delf.whiten.read_whitening.
 
 How much is enough: at least one pair for each of the D values of a descriptor,
-and many more to gain by it. With the embedded model (128-D) a whitening lost 4
+and many more to gain by it. With descriptors of 128 values a whitening lost 4
 points of mAP with 4 pairs for each value and 2 with 8 to 13: measure on photos
 that it was not made of before it is used.
 """

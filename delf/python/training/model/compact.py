@@ -1,86 +1,14 @@
 """The compact backbone of the embedded model, for processors."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from delf.python.normalization_layers import normalization
-from delf.python.pooling_layers import pooling
-from delf.python.training.model import keypoints
+from delf.python.pooling_layers import soft_vlad
+from delf.python.training.model import compact_layers, keypoints
 
 # Added to what contrast is divided by: flat areas stay flat.
 _LEAST_CONTRAST = 0.01
-
-# Of the scale of what a residual layer adds.
-_RESIDUAL_START = keras.initializers.Constant(0.3)
-
-
-def _stem_kernel(shape, dtype=None):
-  """Returns oriented gradients and spots as the first kernel, zero in sum.
-
-  Args:
-    shape: (3, 3, 3, number of filters).
-    dtype: Its dtype.
-
-  Returns:
-    Tensor of that shape.
-  """
-  rng = np.random.default_rng(11)
-  kernel = 0.05 * rng.standard_normal(shape)
-  y, x = np.mgrid[-1:2, -1:2]
-  weights = np.exp(-0.5 * (x**2 + y**2))
-  for i in range(shape[3] * 3 // 4):
-    angle = 2 * np.pi * i / (shape[3] * 3 // 4)
-    gradient = (np.cos(angle) * x + np.sin(angle) * y) * weights
-    kernel[:, :, :, i] += gradient[:, :, None] * 2
-  kernel -= kernel.mean(axis=(0, 1), keepdims=True)
-  return ops.convert_to_tensor(kernel, dtype=dtype or "float32")
-
-
-class _Convolution(keras.layers.Layer):
-  """Convolution, batch normalisation and ReLU, centred on every 2nd pixel.
-
-  Padding is the same on both sides whatever the size, so that output (i, j)
-  of stride 2 is centred on input (2 i, 2 j).
-  """
-
-  foldable = (("convolution", "normalization"),)
-
-  def __init__(
-    self, filters, size=3, strides=1, plain=False, residual=False, **kwargs
-  ):
-    super().__init__(**kwargs)
-    self.residual = residual
-    self.pad = (
-      keras.layers.ZeroPadding2D(size // 2, name="pad") if strides > 1 else None
-    )
-    self.convolution = keras.layers.Conv2D(
-      filters,
-      size,
-      strides=strides,
-      padding="valid" if strides > 1 else "same",
-      use_bias=False,
-      kernel_initializer="he_normal",
-      name="convolution",
-    )
-    self.normalization = (
-      None
-      if plain
-      else normalization.BatchNormalization(
-        momentum=0.97,
-        # A residual layer starts near the identity.
-        gamma_initializer=_RESIDUAL_START if residual else "ones",
-        name="normalization",
-      )
-    )
-
-  def call(self, inputs, training=False):
-    x = inputs if self.pad is None else self.pad(inputs)
-    x = self.convolution(x)
-    if self.normalization is not None:
-      x = self.normalization(x, training=training)
-      x = ops.relu(inputs + x if self.residual else x)
-    return x
 
 
 class CompactBackbone(keras.Model):
@@ -90,8 +18,8 @@ class CompactBackbone(keras.Model):
   that shade and exposure matter little. The local map, a linear one for
   descriptors that are L2-normalised later, sums the stages of stride 8, 16
   and 32. Each cell chooses the pixel of its keypoint, and its descriptor is
-  interpolated there. The global descriptor is the generalised means of the
-  stages of stride 8 and 16, embedded by one dense layer.
+  interpolated there. The global descriptor is what the local map has of some
+  words, embedded by one dense layer.
 
   Attributes:
     receptive_field: Nominal side of the box of a local feature, in pixels. It
@@ -112,8 +40,8 @@ class CompactBackbone(keras.Model):
     self,
     name="compact",
     local_channels=96,
-    embedding_layer_dim=128,
-    gem_power=3.0,
+    embedding_layer_dim=256,
+    words=12,
   ):
     """Creates the backbone.
 
@@ -121,15 +49,15 @@ class CompactBackbone(keras.Model):
       name: Its name.
       local_channels: Number of values of a local feature.
       embedding_layer_dim: Number of values of the global descriptor.
-      gem_power: Power of the generalised mean.
+      words: Number of words that the local map is pooled by.
     """
     super().__init__(name=name)
     self.local_channels = local_channels
     self.global_channels = embedding_layer_dim
-    self.gem_power = gem_power
     self._make_stages()
     self._make_keypoints()
     self.local = keras.layers.Conv2D(local_channels, 1, name="local")
+    self.pool = soft_vlad.SoftVLAD(words, name="pool")
     self.embedding_layer = keras.layers.Dense(
       embedding_layer_dim, name="embedding_layer"
     )
@@ -147,28 +75,30 @@ class CompactBackbone(keras.Model):
       3,
       strides=2,
       use_bias=False,
-      kernel_initializer=_stem_kernel,
+      kernel_initializer=compact_layers.stem_kernel,
       name="stem",
     )
     self.stem_pad = keras.layers.ZeroPadding2D(1, name="stem_pad")
-    self.conv1a = _Convolution(48, strides=2, plain=True, name="conv1a")
+    self.conv1a = compact_layers.Convolution(
+      48, strides=2, plain=True, name="conv1a"
+    )
     self.norm1 = normalization.BatchNormalization(momentum=0.97, name="norm1")
-    self.conv1b = _Convolution(48, residual=True, name="conv1b")
-    self.conv2a = _Convolution(96, strides=2, name="conv2a")
-    self.conv2b = _Convolution(96, residual=True, name="conv2b")
-    self.conv2c = _Convolution(96, residual=True, name="conv2c")
-    self.conv3a = _Convolution(144, strides=2, name="conv3a")
-    self.conv3b = _Convolution(144, residual=True, name="conv3b")
-    self.conv3c = _Convolution(144, residual=True, name="conv3c")
-    self.conv4a = _Convolution(192, strides=2, name="conv4a")
-    self.conv4b = _Convolution(192, residual=True, name="conv4b")
-    self.lateral3 = _Convolution(96, size=1, name="lateral3")
-    self.lateral4 = _Convolution(96, size=1, name="lateral4")
-    self.fuse = _Convolution(128, name="fuse")
+    self.conv1b = compact_layers.Convolution(48, residual=True, name="conv1b")
+    self.conv2a = compact_layers.Convolution(96, strides=2, name="conv2a")
+    self.conv2b = compact_layers.Convolution(96, residual=True, name="conv2b")
+    self.conv2c = compact_layers.Convolution(96, residual=True, name="conv2c")
+    self.conv3a = compact_layers.Convolution(144, strides=2, name="conv3a")
+    self.conv3b = compact_layers.Convolution(144, residual=True, name="conv3b")
+    self.conv3c = compact_layers.Convolution(144, residual=True, name="conv3c")
+    self.conv4a = compact_layers.Convolution(192, strides=2, name="conv4a")
+    self.conv4b = compact_layers.Convolution(192, residual=True, name="conv4b")
+    self.lateral3 = compact_layers.Convolution(96, size=1, name="lateral3")
+    self.lateral4 = compact_layers.Convolution(96, size=1, name="lateral4")
+    self.fuse = compact_layers.Convolution(128, name="fuse")
 
   def _make_keypoints(self):
-    self.detail = _Convolution(64, strides=2, name="detail")
-    self.corner = _Convolution(64, size=1, name="corner")
+    self.detail = compact_layers.Convolution(64, strides=2, name="detail")
+    self.corner = compact_layers.Convolution(64, size=1, name="corner")
     self.keypoint = keras.layers.Conv2D(
       keypoints.PIXELS, 1, dtype="float32", name="keypoint"
     )
@@ -219,15 +149,10 @@ class CompactBackbone(keras.Model):
     return self.local(fused), self.keypoint(corner)
 
   def _placed(self, stages, training):
-    """Returns descriptors at their keypoints, and the keypoints' offsets."""
+    """Returns the map, descriptors at their keypoints, and their offsets."""
     cells, logits = self._local(stages, training)
     offsets = keypoints.offsets(logits)
-    return keypoints.sample(cells, offsets), offsets
-
-  def _pool(self, stages):
-    """Returns generalised means [B, C] of the maps of stride 8 and 16."""
-    means = [pooling.gem(x, power=self.gem_power) for x in stages[2:4]]
-    return ops.concatenate(means, axis=-1)
+    return cells, keypoints.sample(cells, offsets), offsets
 
   def build_call(self, inputs, training=True, intermediates_dict=None):
     """Runs the network.
@@ -244,13 +169,13 @@ class CompactBackbone(keras.Model):
       [B, D] float, the global descriptor, not normalised.
     """
     stages = self._stages(inputs, training)
-    block3, offsets = self._placed(stages, training)
+    cells, block3, offsets = self._placed(stages, training)
     if intermediates_dict is not None:
       blocks = (*stages[:3], block3, stages[4])
       for i, block in enumerate(blocks):
         intermediates_dict[f"block{i}"] = block
       intermediates_dict["offsets"] = offsets
-    return self.embedding_layer(self._pool(stages))
+    return self.embedding_layer(self.pool(cells))
 
   def local_call(self, inputs, training=True, intermediates_dict=None):
     """Returns `block3` alone, as `build_call` has it.
@@ -260,7 +185,7 @@ class CompactBackbone(keras.Model):
       training: As for `build_call`.
       intermediates_dict: None, or a dict that receives `offsets`.
     """
-    block3, offsets = self._placed(self._stages(inputs, training), training)
+    _, block3, offsets = self._placed(self._stages(inputs, training), training)
     if intermediates_dict is not None:
       intermediates_dict["offsets"] = offsets
     return block3
@@ -281,7 +206,7 @@ class CompactBackbone(keras.Model):
 
   def pooled(self, inputs, training=True):
     """Returns what the embedding layer gets, [B, C] float."""
-    return self._pool(self._stages(inputs, training))
+    return self.pool(self.cells_call(inputs, training)[0])
 
   def call(self, inputs, training=True, intermediates_dict=None):
     """Runs the network; see `build_call`."""

@@ -57,19 +57,20 @@ class Delf(keras.Model):
         those of the backbone's local features.
       backbone: Name of a backbone (see `backbones`), or one that is ready: the
         arguments about strides, pooling and embedding do not apply to it. All
-        of those but `gem_power` and `embedding_layer_dim` are about ResNets.
+        of those but `embedding_layer_dim` are about ResNets.
 
     Raises:
       InputError: If there is no such backbone.
     """
     super().__init__(name=name)
-    options = {"gem_power": gem_power}
+    options = {}
     if embedding_layer_dim != _RESNET_EMBEDDING:
       options["embedding_layer_dim"] = embedding_layer_dim
     if backbone in ("resnet50", "resnet101"):
       options |= {
         "block3_strides": block3_strides,
         "pooling": pooling,
+        "gem_power": gem_power,
         "embedding_layer": embedding_layer,
       }
     if isinstance(backbone, str):

@@ -16,7 +16,7 @@ IOU = 0.4
 # Of the configuration: half octaves; global descriptors
 # are taken near the size of the photos that they were trained on.
 SCALES = (0.25, 0.35355339, 0.5, 0.70710677, 1.0, 1.4142135)
-GLOBAL_SCALES = (0.35355339, 0.5, 0.70710677)
+GLOBAL_SCALES = (0.35355339, 0.5, 0.70710677, 1.0)
 THRESHOLD = 0.4
 
 _CONFIGURATION = """\

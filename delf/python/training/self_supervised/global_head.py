@@ -1,6 +1,9 @@
 """The embedding of the global descriptor, by learned whitening."""
 
+import functools
+
 import cv2
+import faiss
 import numpy as np
 import tensorflow as tf
 
@@ -9,6 +12,12 @@ from delf.python.training.self_supervised import warps
 
 # On held-out photos 0.02 to 0.3 did not differ.
 _SHRINKAGE = 0.1
+
+# Local features of a photo that words are made from.
+_SAMPLES = 40
+
+# Views that the whitening is made from, at most four of a photo.
+_MOST_VIEWS = 8000
 
 
 def pooled(backbone, images, longer_side=320):
@@ -20,19 +29,59 @@ def pooled(backbone, images, longer_side=320):
     longer_side: Pixels that each is resized to.
 
   Returns:
-    [N, C] float64.
+    [N, C] float32.
   """
+  function = functools.partial(backbone.pooled, training=False)
+  return np.stack([rows[0] for rows in _outputs(function, images, longer_side)])
+
+
+def _outputs(function, images, longer_side):
+  """Yields what a function of pixels [1, H, W, 3] returns of each photo."""
   call = tf.function(
-    lambda pixels: backbone.pooled(pixels, training=False),
+    function,
     input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)],
   )
-  rows = []
   for image in progress.track(images, "pooling photos"):
     zoom = longer_side / max(image.shape[:2])
     image = cv2.resize(image, None, fx=zoom, fy=zoom)
-    pixels = (np.float32(image)[None] - 128) / 128
-    rows.append(call(pixels)[0].numpy())
-  return np.float64(rows)
+    yield call((np.float32(image)[None] - 128) / 128).numpy()
+
+
+def words(backbone, images, longer_side=320, seed=0):
+  """Returns words for the pooling: spherical k-means of local features.
+
+  Args:
+    backbone: CompactBackbone, trained but for its global descriptor.
+    images: list of uint8 [H, W, 3], RGB.
+    longer_side: Pixels that each is resized to.
+    seed: Of the choice of features.
+
+  Returns:
+    [W, C] float32 of unit length.
+  """
+  rng = np.random.default_rng(seed)
+
+  def local(pixels):
+    return backbone.cells_call(pixels, training=False)[0]
+
+  rows = []
+  for cells in _outputs(local, images, longer_side):
+    cells = cells.reshape(-1, cells.shape[-1])
+    lengths = np.linalg.norm(cells, axis=1)
+    # Short ones are of what has no texture, and count little.
+    longer = np.argsort(-lengths)[: max(1, len(cells) // 2)]
+    chosen = rng.choice(longer, min(_SAMPLES, len(longer)), replace=False)
+    rows.append(cells[chosen] / (lengths[chosen, None] + 1e-6))
+  rows = np.concatenate(rows)
+  number = backbone.pool.number
+  # Fewer features than words: some words are the same.
+  rows = np.resize(rows, [max(len(rows), number), rows.shape[1]])
+  clustering = faiss.Kmeans(
+    rows.shape[1], number, niter=20, spherical=True, seed=1 + seed
+  )
+  clustering.cp.min_points_per_centroid = 1
+  clustering.train(rows)
+  return clustering.centroids
 
 
 def whitening(first, second, everything, dimension, shrinkage=_SHRINKAGE):
@@ -64,22 +113,28 @@ def whitening(first, second, everything, dimension, shrinkage=_SHRINKAGE):
 
 
 def fit(backbone, photos, pairs, seed=0):
-  """Sets the embedding layer of a backbone from photos of the same places.
+  """Sets what only the global descriptor needs from photos of the same places.
 
-  Each photo with a random view of itself, and the pairs of photos of one place.
+  Words by clustering; then the embedding whitens the differences of photos and
+  random views of them, and of the pairs of photos of one place.
 
   Args:
-    backbone: CompactBackbone, trained but for this layer.
+    backbone: CompactBackbone, trained but for this.
     photos: list of photos.Photo.
     pairs: list of real_pairs.Pair that index `photos`.
     seed: Of the random views.
   """
   rng = np.random.default_rng(seed)
   images = [photo.image for photo in photos]
+  backbone.pool.words.assign(words(backbone, images, seed=seed))
   rows = pooled(backbone, images)
-  views = pooled(backbone, [_view(rng, image) for image in images])
-  first = np.concatenate([rows, rows[[p.first for p in pairs]]])
-  second = np.concatenate([views, rows[[p.second for p in pairs]]])
+  times = int(np.clip(_MOST_VIEWS // len(images), 1, 4))
+  views = [
+    pooled(backbone, [_view(rng, image) for image in images])
+    for _ in range(times)
+  ]
+  first = np.concatenate([rows] * times + [rows[[p.first for p in pairs]]])
+  second = np.concatenate([*views, rows[[p.second for p in pairs]]])
   layer = backbone.embedding_layer
   kernel, bias = whitening(first, second, rows, layer.units)
   layer.kernel.assign(kernel)

@@ -65,11 +65,12 @@ class Trainer:
     cells = [1, 4, 4, backbone.local_channels]
     attention(np.zeros(cells, np.float32), training=False)
     # What only the global descriptor needs is set afterwards (global_head).
-    embedding = {id(v) for v in backbone.embedding_layer.variables}
+    others = (backbone.pool, backbone.embedding_layer)
+    others = {id(v) for layer in others for v in layer.variables}
     self._trainable = [
       v
       for v in backbone.trainable_variables + attention.trainable_variables
-      if id(v) not in embedding
+      if id(v) not in others
     ]
     self._optimizer = keras.optimizers.AdamW(
       schedule.rate, weight_decay=1e-4, global_clipnorm=5.0
