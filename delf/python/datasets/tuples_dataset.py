@@ -1,23 +1,23 @@
 """Tuples of a query, a positive and hard negatives, drawn anew each epoch."""
 
 import math
-import os
 
 import numpy as np
-from absl import logging
 
-from delf.python import errors, progress
-from delf.python.datasets import generic_dataset, hard_negatives, tuples_file
+from delf.python import errors
+from delf.python.datasets import (
+  generic_dataset,
+  hard_negatives,
+  image_blocks,
+  tuples_file,
+  tuples_paths,
+)
 from delf.python.datasets.utils import default_loader
 
 # What each place of a tuple is.
 QUERY, POSITIVE, NEGATIVE = -1, 1, 0
 
 _MODES = ("train", "val")
-# Images whose descriptors are held at a time, beside those of the queries.
-_BLOCK = 1024
-# Names end in their folders, from the last characters on.
-_FOLDER_ENDS = ((-2, None), (-4, -2), (-6, -4))
 
 
 class TuplesDataset:
@@ -75,11 +75,13 @@ class TuplesDataset:
     """
     if mode not in _MODES:
       raise errors.InputError("the mode 'train' or 'val'", repr(mode))
-    path = database_path(name, data_root, eccv2020)
+    path = tuples_paths.database_path(name, data_root, eccv2020)
     pairs = tuples_file.read(path, mode)
-    folder = images_folder(path, data_root, name)
+    folder = tuples_paths.images_folder(path, data_root, name)
     self.name, self.mode, self.imsize = name, mode, imsize
-    self.images = [image_path(each, folder) for each in pairs.names]
+    self.images = [
+      tuples_paths.image_path(each, folder) for each in pairs.names
+    ]
     self.clusters = pairs.clusters
     self.query_pool, self.positive_pool = pairs.queries, pairs.positives
     self.workers = workers
@@ -177,15 +179,15 @@ class TuplesDataset:
     pool = random.permutation(len(self.images))[: self._pool]
     self._require_clusters(qidxs, pool)
     describe = getattr(net, "describe", net)
-    queries = np.concatenate(list(self._blocks(qidxs, describe, "queries")))
+    queries = np.concatenate(list(self._describe(qidxs, describe, "queries")))
     readable = np.isfinite(queries).all(axis=1)
     qidxs, pidxs = qidxs[readable], pidxs[readable]
     nearest = hard_negatives.NearestOfClusters(
       queries[readable], self.clusters[qidxs], self._negatives
     )
-    blocks = self._blocks(pool, describe, "possible negatives")
+    blocks = self._describe(pool, describe, "possible negatives")
     for number, descriptors in enumerate(blocks):
-      images = pool[number * _BLOCK :][: len(descriptors)]
+      images = pool[number * image_blocks.SIZE :][: len(descriptors)]
       nearest.add(images, descriptors, self.clusters[images])
     found = nearest.images()
     whole = (found >= 0).all(axis=1)
@@ -196,40 +198,16 @@ class TuplesDataset:
     self.set_tuples(qidxs[whole], pidxs[whole], found[whole])
     return float(nearest.distances()[whole].mean())
 
-  def _blocks(self, places, describe, words):
-    """Yields descriptors [n, D] of images, NaN where one cannot be read."""
-
-    def load(place):
-      return self._loader(self.images[place], self.imsize)
-
-    futures = generic_dataset.ahead(load, places, self.workers)
-    label = f"{self.mode}: {words}"
-    block, size = [], None
-    shown = progress.track(futures, label, len(places))
-    for place, future in zip(places, shown, strict=True):
-      try:
-        vector = np.asarray(describe(future.result()[None]), np.float32)[0]
-      except (errors.InputError, OSError) as error:
-        # Of a photo that is too small for the network, it does not say which.
-        logging.warning(
-          "left out %s: %s", self.images[place], errors.one_line(error)
-        )
-        vector = None
-      size = size if vector is None else len(vector)
-      block.append(vector)
-      if len(block) == _BLOCK:
-        yield self._stack(block, size)
-        block = []
-    if block:
-      yield self._stack(block, size)
-
-  def _stack(self, block, size):
-    if size is None:
-      raise errors.InputError(
-        "images that can be read", f"none among {len(block)}", self._path
-      )
-    missing = np.full([size], np.nan, np.float32)
-    return np.stack([missing if each is None else each for each in block])
+  def _describe(self, places, describe, words):
+    """Yields descriptors of images in blocks, as `image_blocks.describe`."""
+    return image_blocks.describe(
+      [self.images[place] for place in places],
+      lambda path: self._loader(path, self.imsize),
+      describe,
+      self.workers,
+      f"{self.mode}: {words}",
+      self._path,
+    )
 
   def require_negatives(self):
     """Raises InputError if no draw could find so many negatives."""
@@ -246,33 +224,6 @@ class TuplesDataset:
         f"{fewest} other clusters among {len(pool)} images",
         self._path,
       )
-
-
-def database_path(name, data_root, eccv2020=False):
-  """Returns the path of a data set's file, `train/<name>/` or beside it."""
-  file = f"{name}-val-eccv2020.pkl" if eccv2020 else f"{name}.pkl"
-  usual = os.path.join(data_root, "train", name, file)
-  flat = os.path.join(data_root, file)
-  return flat if os.path.exists(flat) and not os.path.exists(usual) else usual
-
-
-def images_folder(path, data_root, name):
-  """Returns the folder of the images: beside the file, or of the name.
-
-  Args:
-    path: Path of the data set's file.
-    data_root: Folder of all data sets.
-    name: Name of the data set whose images it may share.
-  """
-  beside = os.path.join(os.path.dirname(path), "ims")
-  shared = os.path.join(data_root, "train", name, "ims")
-  return shared if os.path.isdir(shared) else beside
-
-
-def image_path(image_id, prefix):
-  """Returns where an image lies: `<prefix>/<56>/<34>/<12>/<..123456>`."""
-  folders = [image_id[start:end] for start, end in _FOLDER_ENDS]
-  return os.path.join(prefix or "", *folders, image_id)
 
 
 def _number(name, value, least, most=math.inf):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from delf.python import errors
 from delf.python.datasets import (
-  tuples_dataset,
+  image_blocks,
   tuples_file,
   tuples_folder,
 )
@@ -106,7 +106,7 @@ def test_all_queries_and_no_negatives(root):
 def test_small_blocks_give_the_same(root, monkeypatch):
   whole, parts = _train(root), _train(root)
   whole.create_epoch_tuples(_net)
-  monkeypatch.setattr(tuples_dataset, "_BLOCK", 4)
+  monkeypatch.setattr(image_blocks, "SIZE", 4)
   parts.create_epoch_tuples(_net)
   np.testing.assert_array_equal(whole.nidxs, parts.nidxs)
 

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 
 from delf.python import errors, files, progress, utils
-from delf.python.datasets import csv_file, tuples_dataset
+from delf.python.datasets import csv_file, tuples_paths
 
 _DIGEST_BYTES = 16
 
@@ -172,7 +172,7 @@ class _Places:
     finally:
       self._bar.update(1)
     image_id = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
-    target = pathlib.Path(tuples_dataset.image_path(image_id, self._folder))
+    target = pathlib.Path(tuples_paths.image_path(image_id, self._folder))
     if not target.exists():
       files.write_bytes(target, data)
     return image_id

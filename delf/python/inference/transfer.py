@@ -7,10 +7,7 @@ begins anew after every broken connection.
 """
 
 import contextlib
-import dataclasses
 import http.client
-import json
-import os
 import pathlib
 import re
 import time
@@ -20,7 +17,8 @@ import urllib.request
 from absl import logging
 
 import delf
-from delf.python import errors, files, progress
+from delf.python import errors, progress
+from delf.python.inference import partial_file
 
 _CHUNK = 2**18
 _TIMEOUT = 30  # Seconds without a byte.
@@ -61,7 +59,7 @@ def fetch(
   """
   if not re.match(r"https?://[^/]", url):
     raise errors.InputError("an address, https://...", repr(url))
-  part = _Part(pathlib.Path(path), url, max_bytes)
+  part = partial_file.PartialFile(pathlib.Path(path), url, max_bytes)
   failures = 0
   while True:
     size_before = part.size()
@@ -96,44 +94,6 @@ def size(url, timeout=_TIMEOUT):
   ):
     return _total(response)
   return None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-  """The file `<path>.part`, and beside it what its bytes are a part of."""
-
-  target: pathlib.Path
-  url: str
-  max_bytes: int
-
-  @property
-  def path(self):
-    return self.target.with_name(f"{self.target.name}.part")
-
-  @property
-  def _note(self):
-    return self.target.with_name(f"{self.target.name}.part.json")
-
-  def size(self):
-    return self.path.stat().st_size if self.path.exists() else 0
-
-  def version(self):
-    """Returns the server's name of the version that was begun, or ''."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-      note = json.loads(self._note.read_text(encoding="utf-8"))
-      if note.get("url") == self.url:
-        return note.get("version", "")
-    return ""
-
-  def begin(self, version):
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    self.path.write_bytes(b"")
-    note = json.dumps({"url": self.url, "version": version})
-    files.write_bytes(self._note, note.encode())
-
-  def finish(self):
-    os.replace(self.path, self.target)
-    self._note.unlink(missing_ok=True)
 
 
 def _fetch_rest(url, part, timeout):

@@ -11,8 +11,8 @@ from delf.python import errors, files
 from delf.python.datasets import (
   downloads,
   plain_pickle,
-  tuples_dataset,
   tuples_file,
+  tuples_paths,
 )
 from delf.python.inference import archive
 
@@ -127,7 +127,7 @@ def _plan(unpacked, target, file, only):
       continue
     inside = source.name if file.flatten else source.relative_to(unpacked)
     if file.by_id:
-      inside = tuples_dataset.image_path(source.name, "")
+      inside = tuples_paths.image_path(source.name, "")
     if moves.setdefault(target / inside, source) != source:
       raise errors.InputError(
         "images of different names", f"two of {source.name}", unpacked.stem

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from delf.python import errors, whiten
-from delf.python.datasets import tuples_dataset, tuples_file
+from delf.python.datasets import tuples_file, tuples_paths
 from delf.python.datasets.revisited_op import dataset as revisited
 from delf.python.datasets.sfm120k import sfm120k
 from delf.python.training import global_features_utils
@@ -124,13 +124,13 @@ def whitening_paths(name, data_root):
   """
   path = os.path.join(data_root, "train", name, f"{name}-whiten.pkl")
   pairs = tuples_file.read(path)
-  folder = tuples_dataset.images_folder(path, data_root, name)
+  folder = tuples_paths.images_folder(path, data_root, name)
   if not os.path.isdir(folder):  # The photos of 30k are among those of 120k.
-    folder = tuples_dataset.images_folder(path, data_root, sfm120k.NAME)
+    folder = tuples_paths.images_folder(path, data_root, sfm120k.NAME)
   used, places = np.unique(
     np.concatenate([pairs.queries, pairs.positives]), return_inverse=True
   )
-  paths = [tuples_dataset.image_path(pairs.names[i], folder) for i in used]
+  paths = [tuples_paths.image_path(pairs.names[i], folder) for i in used]
   require_files(paths, path)
   return paths, *np.split(places, 2)
 

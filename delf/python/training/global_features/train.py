@@ -13,23 +13,10 @@ import sys
 from absl import flags, logging
 
 from delf.python import errors, script_flags
+from delf.python.training.model import architectures
 
 FLAGS = flags.FLAGS
 
-# As in `global_model.ARCHITECTURES`, which imports TensorFlow.
-_ARCHITECTURES = [
-  "ResNet50",
-  "ResNet101",
-  "ResNet101V2",
-  "ResNet152",
-  "VGG16",
-  "VGG19",
-  "DenseNet121",
-  "DenseNet169",
-  "DenseNet201",
-  "EfficientNetB5",
-  "EfficientNetB7",
-]
 # Exit status after a signal: this and its number, as shells have it.
 _SIGNALLED = 128
 
@@ -87,7 +74,9 @@ def _define_data():
 
 
 def _define_network():
-  flags.DEFINE_enum("arch", "ResNet101", _ARCHITECTURES, "network of Keras")
+  flags.DEFINE_enum(
+    "arch", "ResNet101", list(architectures.ARCHITECTURES), "network of Keras"
+  )
   flags.DEFINE_enum("pool", "gem", ["mac", "spoc", "gem"], "pooling")
   flags.DEFINE_boolean(
     "whitening", False, "whether the network ends in a whitening layer"

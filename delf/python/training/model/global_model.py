@@ -1,6 +1,5 @@
 """Global descriptors by a network of Keras, a pooling and perhaps whitening."""
 
-import glob
 import os
 
 import keras
@@ -13,29 +12,9 @@ from delf.python.datasets import generic_dataset
 from delf.python.datasets.utils import MEAN_BGR
 from delf.python.normalization_layers import normalization
 from delf.python.pooling_layers import pooling as pooling_layers
-from delf.python.training.model import multi_scale
+from delf.python.training.model import architectures, multi_scale
 
-# What a network was trained on, as (offset, scale) of RGB values in [0, 255]:
-# the modes of Keras' `imagenet_utils.preprocess_input`.
-_TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-_TF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
-_RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-_CAFFE = None  # BGR less the mean, which is what the loader gives.
-
-# Architecture -> size of its descriptor, and what it was trained on.
-ARCHITECTURES = {
-  "ResNet50": (2048, _CAFFE),
-  "ResNet101": (2048, _CAFFE),
-  "ResNet101V2": (2048, _TF),
-  "ResNet152": (2048, _CAFFE),
-  "VGG16": (512, _CAFFE),
-  "VGG19": (512, _CAFFE),
-  "DenseNet121": (1024, _TORCH),
-  "DenseNet169": (1664, _TORCH),
-  "DenseNet201": (1920, _TORCH),
-  "EfficientNetB5": (2048, _RAW),
-  "EfficientNetB7": (2560, _RAW),
-}
+ARCHITECTURES = architectures.ARCHITECTURES
 POOLING = {
   "mac": pooling_layers.MAC,
   "spoc": pooling_layers.SPoC,
@@ -83,7 +62,9 @@ class GlobalFeatureNet(keras.Model):
     _require("architecture", architecture, ARCHITECTURES)
     _require("pooling", pooling, POOLING)
     size, self._trained_on = ARCHITECTURES[architecture]
-    self.feature_extractor = _network(architecture, pretrained, data_root)
+    self.feature_extractor = architectures.network(
+      architecture, pretrained, data_root
+    )
     for layer in self.feature_extractor._flatten_layers():
       if isinstance(layer, keras.layers.BatchNormalization):
         layer.trainable = False
@@ -231,27 +212,3 @@ def _require(what, name, known):
     raise errors.InputError(
       f"one of the {what}s {', '.join(known)}", repr(name)
     )
-
-
-def _network(architecture, pretrained, data_root):
-  """Returns the network of Keras, with weights of ImageNet if asked for."""
-  make = getattr(keras.applications, architecture)
-  options = {"include_top": False, "input_shape": (None, None, 3)}
-  if not pretrained:
-    return make(weights=None, **options)
-  file = f"{architecture.lower()}[_-]*notop*.h5"
-  found = sorted(
-    path
-    for folder in (data_root, os.path.join(data_root, "networks"))
-    for path in glob.glob(os.path.join(glob.escape(folder), file))
-  )
-  weights = found[0] if found else "imagenet"
-  try:
-    return make(weights=weights, **options)
-  except Exception as error:  # Keras raises bare ones where it is offline.
-    where = found[0] if found else os.path.join(data_root, file)
-    raise errors.InputError(
-      f"ImageNet weights of {architecture}, in a file or from Keras' site",
-      f"none ({errors.one_line(error)}); --pretrained=false goes without",
-      where,
-    ) from None

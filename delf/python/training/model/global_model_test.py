@@ -6,7 +6,7 @@ from PIL import Image
 
 from delf.python import errors
 from delf.python.datasets import utils
-from delf.python.training.model import checkpoints, global_model
+from delf.python.training.model import architectures, checkpoints, global_model
 
 _SIZES = {
   "VGG16": 512,
@@ -78,9 +78,9 @@ def test_batch_normalisation_is_frozen():
 @pytest.mark.parametrize(
   ("mode", "trained_on"),
   [
-    ("caffe", global_model._CAFFE),
-    ("torch", global_model._TORCH),
-    ("tf", global_model._TF),
+    ("caffe", architectures.CAFFE),
+    ("torch", architectures.TORCH),
+    ("tf", architectures.TF),
   ],
 )
 def test_networks_get_what_they_were_trained_on(net, mode, trained_on):

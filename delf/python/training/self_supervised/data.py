@@ -1,10 +1,7 @@
 """Batches of pairs of views, with the cells that correspond."""
 
 import dataclasses
-import queue
-import threading
 
-import cv2
 import numpy as np
 
 from delf.python import errors
@@ -213,40 +210,3 @@ class Source:
     result[0, :number], result[1, :number] = points_1[order], points_2[order]
     weights = (np.arange(options.points) < number).astype(np.float32)
     return result[0], result[1], weights
-
-
-def background(source, ahead=4):
-  """Yields batches that a thread makes ahead of time.
-
-  Args:
-    source: Source.
-    ahead: So many wait at most.
-
-  Yields:
-    Batch, for ever; an error in the thread is raised here.
-  """
-  ready = queue.Queue(ahead)
-  stopped = threading.Event()
-
-  def work():
-    cv2.setNumThreads(1)
-    while not stopped.is_set():
-      try:
-        item = source.batch()
-      except Exception as error:  # noqa: BLE001 - handed to the consumer
-        item = error
-      ready.put(item)
-      if isinstance(item, Exception):
-        return
-
-  threading.Thread(target=work, daemon=True).start()
-  try:
-    while True:
-      item = ready.get()
-      if isinstance(item, Exception):
-        raise item
-      yield item
-  finally:
-    stopped.set()
-    while not ready.empty():
-      ready.get()

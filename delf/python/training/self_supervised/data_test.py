@@ -9,6 +9,7 @@ from skimage import data as skimage_data
 
 from delf.python import errors
 from delf.python.training.self_supervised import (
+  ahead,
   cells,
   corners,
   data,
@@ -203,4 +204,4 @@ def test_error_of_the_background_thread_is_raised(photo):
       raise errors.InputError("a batch", "none")
 
   with pytest.raises(errors.InputError):
-    next(data.background(Broken()))
+    next(ahead.batches(Broken()))

@@ -44,6 +44,7 @@ def run(args):
 
   from delf.python.training.model import compact, local_heads
   from delf.python.training.self_supervised import (
+    ahead,
     data,
     photos,
     real_pairs,
@@ -70,7 +71,7 @@ def run(args):
     seed=(args.seed, learner.step),
   )
   source = data.Source(training, pairs, options)
-  learner.fit(data.background(source), checkpoint)
+  learner.fit(ahead.batches(source), checkpoint)
   if args.export:
     finish(checkpoint, args.export, training, pairs)
 

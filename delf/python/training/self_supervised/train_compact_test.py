@@ -13,7 +13,7 @@ import pytest
 from delf.python import config_io, errors
 from delf.python.inference import extractor, zoo
 from delf.python.training.self_supervised import (
-  data,
+  ahead,
   export_compact,
   train_compact,
 )
@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_draws_other_batches(folder, tmp_path, monkeypatch):
     batches.append(source.batch().images)
     return iter(())
 
-  monkeypatch.setattr(data, "background", background)
+  monkeypatch.setattr(ahead, "batches", background)
   _run(folder, tmp_path)
   with np.load(tmp_path / "checkpoint.npz") as arrays:
     arrays = dict(arrays)
