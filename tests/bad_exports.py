@@ -115,6 +115,20 @@ def _scales_of_local(folder):
   return _export(folder, _checkpoint(folder, layer=[3, 3]), *more)
 
 
+@_case("export tried on a photo that is none", "a.png", "image")
+def _bad_photo(folder):
+  _photo(folder).write_bytes(b"A photo would be here.")
+  # Of a checkpoint that would fail, if it were not for the photo.
+  source = _checkpoint(folder, layer=[3, 3])
+  return _export(folder, source, "--photos", str(folder))
+
+
+@_case("export tried on photos that are missing", "nowhere")
+def _no_photos(folder):
+  source = _checkpoint(folder, layer=[3, 3])
+  return _export(folder, source, "--photos", str(folder / "nowhere"))
+
+
 @_case("export to a name of another format", "model.tflite", ".onnx")
 def _other_format(folder):
   source = _checkpoint(folder, layer=[3, 3])

@@ -40,6 +40,46 @@ whole.__name__ = "whole number from 0 on"
 box.__name__ = "box of four numbers x1,y1,x2,y2"
 
 
+def add_model(parser, default="that of --config, else the embedded one"):
+  """Adds --model to an `argparse` parser, which says what its default is."""
+  parser.add_argument(
+    "--model",
+    metavar="NAME|PATH",
+    help="known model (`delf models`), folder of a SavedModel, or .onnx or "
+    f".tflite file (default: {default})",
+  )
+
+
+def add_config(parser):
+  """Adds --config to an `argparse` parser."""
+  parser.add_argument(
+    "--config",
+    metavar="FILE",
+    help=".pbtxt configuration of extraction (default: that of the model)",
+  )
+
+
+def add_max_size(parser):
+  """Adds --max-size to an `argparse` parser."""
+  parser.add_argument(
+    "--max-size",
+    type=positive_whole,
+    metavar="N",
+    help="scale the longer side of photos down to N pixels",
+  )
+
+
+def add_seed(parser):
+  """Adds --seed to an `argparse` parser."""
+  parser.add_argument(
+    "--seed",
+    type=whole,
+    default=0,
+    metavar="N",
+    help="random seed (default: 0)",
+  )
+
+
 def add_rotate(parser):
   """Adds --rotate to an `argparse` parser."""
   parser.add_argument(

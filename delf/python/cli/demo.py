@@ -23,12 +23,7 @@ def add_arguments(parser):
     metavar="DIR",
     help="folder for photos, features and picture (default: demo_output)",
   )
-  parser.add_argument(
-    "--model",
-    metavar="NAME|PATH",
-    help="known model (`delf models`) or SavedModel folder (default: the "
-    "embedded one)",
-  )
+  arguments.add_model(parser, "the embedded one")
   arguments.add_device(parser)
   arguments.add_json(parser)
 

@@ -2,7 +2,7 @@
 
 import os
 
-from delf.python.cli import json_output, search
+from delf.python.cli import arguments, json_output, search
 
 _EXAMPLES = """\
 examples:
@@ -56,12 +56,8 @@ def add_arguments(parser):
   parser.add_argument(
     "--out", required=True, metavar="DIR", help="folder for the results"
   )
-  parser.add_argument(
-    "--model", metavar="NAME|PATH", help="model (default: the embedded one)"
-  )
-  parser.add_argument(
-    "--config", metavar="FILE", help=".pbtxt configuration of extraction"
-  )
+  arguments.add_model(parser, "the embedded one")
+  arguments.add_config(parser)
   parser.add_argument(
     "--codebook", metavar="PREFIX", help="codebook, for words and fusion"
   )

@@ -23,6 +23,9 @@ folder of a run of train.py says.
 What was written is run on photos and compared: a SavedModel with the layers of
 the model, a file with the SavedModel. What differs by more than rounding is
 removed, and the exit status is 1.
+
+Files of ONNX and TFLite need packages of their own to be written and to be run:
+pip install "delf[onnx]" or "delf[tflite]".
 """
 
 _PRECISIONS = {"float16": "float16", "dynamic": "dynamic-range"}
@@ -55,7 +58,7 @@ def add_arguments(parser):
   parser.add_argument(
     "--quantize",
     choices=sorted(_PRECISIONS),
-    help="for .tflite: weights of 16 bits, or of 8 with a scale",
+    help="for .tflite: weights of 8 bits with a scale (dynamic), or of 16",
   )
   _add_form_arguments(parser)
   _add_model_arguments(parser)
@@ -70,7 +73,8 @@ def add_arguments(parser):
     nargs="+",
     default=[],
     metavar="FOLDER|GLOB|LIST",
-    help="photos to try it on (default: three sample photos)",
+    help="photos to try it on: folder, quoted pattern, list (.txt) or images "
+    "(default: three sample photos)",
   )
   parser.add_argument(
     "--overwrite", action="store_true", help="replace what is there"

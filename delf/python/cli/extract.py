@@ -35,17 +35,8 @@ def add_arguments(parser):
   parser.add_argument(
     "--out", required=True, metavar="DIR", help="folder for the features"
   )
-  parser.add_argument(
-    "--model",
-    metavar="NAME|PATH",
-    help="known model (`delf models`) or SavedModel folder; default: that of "
-    "--config, else the embedded one",
-  )
-  parser.add_argument(
-    "--config",
-    metavar="FILE",
-    help=".pbtxt configuration; default: that of the model",
-  )
+  arguments.add_model(parser)
+  arguments.add_config(parser)
   heads = parser.add_mutually_exclusive_group()
   heads.add_argument(
     "--local-only", action="store_true", help="no global descriptors"
@@ -53,12 +44,7 @@ def add_arguments(parser):
   heads.add_argument(
     "--global-only", action="store_true", help="no local features"
   )
-  parser.add_argument(
-    "--max-size",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="scale the longer side down to N pixels",
-  )
+  arguments.add_max_size(parser)
   parser.add_argument(
     "--max-features",
     type=arguments.positive_whole,

@@ -101,23 +101,9 @@ def _add_common(parser):
     metavar="DIR",
     help="folder for the features of photos (default: OUT_features)",
   )
-  parser.add_argument(
-    "--model",
-    metavar="NAME|PATH",
-    help="model for photos: known (`delf models`) or SavedModel folder; "
-    "default: that of --config, else the embedded one",
-  )
-  parser.add_argument(
-    "--config",
-    metavar="FILE",
-    help=".pbtxt configuration for photos; default: that of the model",
-  )
-  parser.add_argument(
-    "--max-size",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="scale the longer side of photos down to N pixels",
-  )
+  arguments.add_model(parser)
+  arguments.add_config(parser)
+  arguments.add_max_size(parser)
   arguments.add_device(parser)
   arguments.add_json(parser)
 
@@ -147,7 +133,7 @@ def _add_whitening(parser):
   pairs.add_argument(
     "--groups", metavar="FILE", help="CSV file, a photo and its object a row"
   )
-  _add_seed(parser)
+  arguments.add_seed(parser)
   _add_overwrite(parser)
 
 
@@ -179,17 +165,7 @@ def _add_codebook(parser):
     help="how words are found; auto (the default) is exact where an iteration "
     "takes at most a minute or so",
   )
-  _add_seed(parser)
-
-
-def _add_seed(parser):
-  parser.add_argument(
-    "--seed",
-    type=arguments.whole,
-    default=0,
-    metavar="N",
-    help="random seed (default: 0)",
-  )
+  arguments.add_seed(parser)
 
 
 def _add_overwrite(parser):

@@ -34,15 +34,11 @@ def add_arguments(parser):
   parser.add_argument(
     "--out", required=True, metavar="INDEX", help="folder of the index"
   )
-  parser.add_argument(
-    "--model",
-    metavar="NAME|PATH",
-    help="known model (`delf models`) or SavedModel folder; default: that of "
-    "--config, of the index that is there, else the embedded one",
+  arguments.add_model(
+    parser,
+    "that of --config, of the index that is there, else the embedded one",
   )
-  parser.add_argument(
-    "--config", metavar="FILE", help=".pbtxt configuration of extraction"
-  )
+  arguments.add_config(parser)
   parser.add_argument(
     "--codebook",
     metavar="PREFIX",
@@ -71,12 +67,7 @@ def add_arguments(parser):
 
 
 def _add_changes(parser):
-  parser.add_argument(
-    "--max-size",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="scale the longer side of photos down to N pixels",
-  )
+  arguments.add_max_size(parser)
   parser.add_argument(
     "--remove",
     nargs="+",

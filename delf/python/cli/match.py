@@ -27,23 +27,9 @@ def add_arguments(parser):
   parser.epilog = _EXAMPLES
   parser.add_argument("first", metavar="A", help="image, or its .delf file")
   parser.add_argument("second", metavar="B", help="image, or its .delf file")
-  parser.add_argument(
-    "--model",
-    metavar="NAME|PATH",
-    help="known model (`delf models`) or SavedModel folder; default: that of "
-    "--config, else the embedded one",
-  )
-  parser.add_argument(
-    "--config",
-    metavar="FILE",
-    help=".pbtxt configuration; default: that of the model",
-  )
-  parser.add_argument(
-    "--max-size",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="scale the longer side down to N pixels",
-  )
+  arguments.add_model(parser)
+  arguments.add_config(parser)
+  arguments.add_max_size(parser)
   arguments.add_rotate(parser)
   arguments.add_device(parser)
   _add_matching_arguments(parser)
@@ -87,9 +73,7 @@ def _add_matching_arguments(parser):
     metavar="N",
     help="inliers that make a match (default: more than chance explains)",
   )
-  parser.add_argument(
-    "--seed", type=int, default=0, metavar="N", help="random seed (default: 0)"
-  )
+  arguments.add_seed(parser)
 
 
 def _add_output_arguments(parser):

@@ -14,6 +14,7 @@ examples:
   delf train photos/ --out my_model --labels labels.csv
   delf train photos/ --out my_model --labels none    folders are no classes
   delf train more/ --out better --from my_model
+  delf train photos/ --out my_model --from scratch --minutes 600
   delf match a.jpg b.jpg --model my_model
   delf index photos/ --out my.index --model my_model
 
@@ -24,12 +25,12 @@ of one place that RootSIFT is sure of. `--labels none` is for folders that mean
 something else, such as years.
 
 A part of the photos is held out. The model is measured with them before and
-after, and the better one is kept; MODEL_CARD.md in OUT says which, with all
+after, and the better one is kept; MODEL_CARD.md in MODEL says which, with all
 settings and figures, curves.png and match_*.jpg show it. A few hundred photos
 are better than ten, and ten are the fewest.
 
 A run that is stopped, even by kill -9, goes on when it is repeated: from
-OUT.unfinished, at the last checkpoint (one a minute, and one at SIGTERM or
+MODEL.unfinished, at the last checkpoint (one a minute, and one at SIGTERM or
 Ctrl-C). With --steps it ends with the weights that it would have had.
 
 exit status: 0 done, 1 not done or some photos could not be used, 130 or 143
@@ -115,13 +116,7 @@ def _add_learning(parser):
     metavar="PX",
     help="longer side that photos are scaled down to (default: 400)",
   )
-  parser.add_argument(
-    "--seed",
-    type=arguments.whole,
-    default=0,
-    metavar="N",
-    help="random seed (default: 0)",
-  )
+  arguments.add_seed(parser)
 
 
 def run(args):

@@ -60,14 +60,15 @@ def export(source, out, options=None):
   Raises:
     FileNotFoundError: If the source is missing.
     InputError: If the source is not right or does not fit the options, a
-      package is missing, `out` is taken, or the result differs by more than
-      rounding; nothing is then written.
+      package or photo is missing, `out` is taken, or the result differs by more
+      than rounding; nothing is then written.
   """
   options = export_options.checked(
     out, options or export_options.ExportOptions()
   )
   source = _source(source)
   export_options.check_place(out, options)
+  export_check.require_photos(options.photos)
   for module in _NEEDED.get(options.format, ()):
     extras.load(module, options.format)
   with contextlib.ExitStack() as stack:

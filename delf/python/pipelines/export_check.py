@@ -156,6 +156,20 @@ _LIMITS = {
 }
 
 
+def require_photos(photos):
+  """Reads photos, so that one that is none is told before long work.
+
+  Args:
+    photos: Paths of images.
+
+  Raises:
+    FileNotFoundError: If one is missing.
+    InputError: If one cannot be read.
+  """
+  for path in photos:
+    utils.RgbLoader(os.fspath(path))
+
+
 def try_on(reference, made, config, photos, precision):
   """Compares two models on photos.
 

@@ -1,4 +1,13 @@
-"""Script that trains DELF or DELG on labelled photos."""
+r"""Script that trains DELF or DELG on labelled photos.
+
+  python train.py \
+    --train_file_pattern='tfrecord/train*' \
+    --validation_file_pattern='tfrecord/validation*' \
+    --num_classes=0 --imagenet_checkpoint=resnet50_notop.h5 --logdir=run
+
+The same command goes on where a run has ended. build_image_dataset.py makes the
+TFRecords, --overfit_one_batch tries the settings, README.md here has the rest.
+"""
 
 import sys
 

@@ -38,7 +38,12 @@ def _define_run():
     None,
     "Devices that share a batch, such as GPU:0,GPU:1; without it all GPUs do.",
   )
-  flags.DEFINE_boolean("xla", False, "Whether XLA compiles the step.")
+  flags.DEFINE_boolean(
+    "xla",
+    False,
+    "Whether XLA compiles the step; not with --normalization=synchronized on "
+    "several devices.",
+  )
   flags.DEFINE_enum(
     "precision",
     "float32",
@@ -58,7 +63,10 @@ def _define_reports():
     "save_every", 1000, "Steps from checkpoint to checkpoint.", lower_bound=1
   )
   flags.DEFINE_integer(
-    "validate_every", 1000, "Steps from validation to next.", lower_bound=1
+    "validate_every",
+    1000,
+    "Steps from validation to validation.",
+    lower_bound=1,
   )
   flags.DEFINE_boolean(
     "overfit_one_batch",
@@ -70,18 +78,21 @@ def _define_reports():
 
 def _define_data():
   flags.DEFINE_string(
-    "train_file_pattern", "/tmp/data/train*", "TFRecords to train on."
+    "train_file_pattern",
+    "/tmp/data/train*",
+    "Pattern of the TFRecords to train on.",
   )
   flags.DEFINE_string(
     "validation_file_pattern",
     "/tmp/data/validation*",
-    "TFRecords to validate on; empty for none.",
+    "Pattern of the TFRecords to validate on; empty for none.",
   )
   flags.DEFINE_enum(
     "dataset_version",
     "gld_v1",
     ["gld_v1", "gld_v2", "gld_v2_clean"],
-    "Data set, which gives the number of classes.",
+    "Google Landmarks that the TFRecords are of, which says how many classes "
+    "there are; not looked at with --num_classes.",
   )
   flags.DEFINE_integer(
     "num_classes",
@@ -90,9 +101,13 @@ def _define_data():
     "TFRecords has.",
     lower_bound=0,
   )
-  flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.")
+  flags.DEFINE_integer("seed", 0, "Of random weights, order and crops.")
   flags.DEFINE_integer("batch_size", 32, "Photos of a step, on all devices.")
-  flags.DEFINE_integer("image_size", 321, "Side of a photo in pixels.")
+  flags.DEFINE_integer(
+    "image_size",
+    321,
+    "Side of the square that photos are cropped and scaled to, pixels.",
+  )
   flags.DEFINE_boolean("use_augmentation", True, "Whether to crop at random.")
 
 
@@ -107,21 +122,36 @@ def _define_network():
     "imagenet_checkpoint", None, "ImageNet weights (.h5) to start from."
   )
   flags.DEFINE_string(
-    "initial_checkpoint", None, "Weights of a model to start from."
+    "initial_checkpoint",
+    None,
+    "Weights of a model to start from, such as the delf_weights of a run; "
+    "classifiers may be of other classes.",
   )
   flags.DEFINE_boolean(
     "delg_global_features", False, "Whether to train DELG in place of DELF."
   )
-  flags.DEFINE_float("delg_gem_power", 3.0, "Power of the GeM pooling.")
+  flags.DEFINE_float("delg_gem_power", 3.0, "Power of DELG's GeM pooling.")
   flags.DEFINE_integer(
-    "delg_embedding_layer_dim", 2048, "Size of the global descriptor."
+    "delg_embedding_layer_dim", 2048, "Size of DELG's global descriptor."
   )
-  flags.DEFINE_float("delg_scale_factor_init", 45.25, "Scale of the cosines.")
-  flags.DEFINE_float("delg_arcface_margin", 0.1, "Margin in radians.")
-  flags.DEFINE_boolean("use_autoencoder", True, "Whether to train a coder.")
-  flags.DEFINE_float("autoencoder_dimensions", 128, "Size of its codes.")
   flags.DEFINE_float(
-    "local_feature_map_channels", 1024, "Channels of what it reconstructs."
+    "delg_scale_factor_init", 45.25, "Factor of DELG's cosines at first."
+  )
+  flags.DEFINE_float(
+    "delg_arcface_margin", 0.1, "ArcFace margin of DELG in radians."
+  )
+  flags.DEFINE_boolean(
+    "use_autoencoder",
+    True,
+    "Whether local features are coded by an autoencoder.",
+  )
+  flags.DEFINE_float(
+    "autoencoder_dimensions", 128, "Size of the autoencoder's codes."
+  )
+  flags.DEFINE_float(
+    "local_feature_map_channels",
+    1024,
+    "Channels of what the autoencoder reconstructs.",
   )
   flags.DEFINE_enum(
     "normalization",
@@ -136,13 +166,15 @@ def _define_learning():
   flags.DEFINE_float(
     "initial_lr", 0.01, "Learning rate; it falls to 0 linearly."
   )
-  flags.DEFINE_integer("max_iters", 500000, "Steps of the run.")
+  flags.DEFINE_integer("max_iters", 500000, "Steps of the run, all told.")
   flags.DEFINE_integer(
     "warm_up", 0, "Steps in which the learning rate rises to where it would be."
   )
-  flags.DEFINE_float("attention_loss_weight", 1.0, "Of the attention's loss.")
   flags.DEFINE_float(
-    "reconstruction_loss_weight", 10.0, "Of the autoencoder's loss."
+    "attention_loss_weight", 1.0, "Weight of the attention's loss."
+  )
+  flags.DEFINE_float(
+    "reconstruction_loss_weight", 10.0, "Weight of the autoencoder's loss."
   )
 
 
