@@ -95,6 +95,16 @@ def _other_architecture(folder):
   return _export(folder, _checkpoint(folder, layer=[3, 3]))
 
 
+@_case("export of a photo", "a.png", "checkpoint")
+def _no_checkpoint_file(folder):
+  return _export(folder, _photo(folder))
+
+
+@_case("export of an ONNX file", "model.onnx", "SavedModel")
+def _from_onnx(folder):
+  return _export(folder, _onnx(folder, "{}"))
+
+
 @_case("export of a file that is no checkpoint", "weights")
 def _no_weights(folder):
   (folder / "weights.index").write_text("Weights would be here.")

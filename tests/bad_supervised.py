@@ -1,9 +1,13 @@
 """Rows of the table of bad input: training of DELF and DELG."""
 
+import functools
+import types
+
 import tensorflow as tf
 import tiny_training
 
 from delf.python.training import train
+from delf.python.training.supervised import settings, stepping
 
 # What -> (function of a folder that returns arguments, words of the line).
 CASES = {}
@@ -95,6 +99,17 @@ def _weights(folder):
 @_case("training on a device that is not there", "GPU:7", "CPU:0")
 def _device(folder):
   return _train(folder, "--devices=GPU:7")
+
+
+@_case("XLA and statistics of two devices", "XLA", '"frozen"', "synchronized")
+def _xla(folder):
+  given = settings.Settings(
+    str(folder),
+    network=settings.Network(normalization="synchronized"),
+    execution=settings.Execution(xla=True),
+  )
+  two = types.SimpleNamespace(num_replicas_in_sync=2)
+  return functools.partial(stepping.Stepper, given, two)
 
 
 @_case("training with a learning rate below 0", "initial_lr", "-1")

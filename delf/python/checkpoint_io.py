@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import tempfile
 
 from delf.python import errors, files
@@ -14,6 +15,8 @@ GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 # Bytes of an index that have its header in them.
 _START = 64
+# Ends of the names of a checkpoint's files, behind its prefix.
+_FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
 
 
 def open_reader(path):
@@ -33,7 +36,7 @@ def open_reader(path):
   """
   import tensorflow as tf
 
-  prefix = os.fspath(path).removesuffix(".index")
+  prefix = _FILE_OF.sub("", os.fspath(path))
   if tf.io.gfile.isdir(prefix):
     with reading(prefix):
       newest = tf.train.latest_checkpoint(prefix)
@@ -41,7 +44,9 @@ def open_reader(path):
       raise FileNotFoundError(f"{path}: expected a checkpoint, found none")
     prefix = newest
   if not tf.io.gfile.exists(f"{prefix}.index"):
-    raise FileNotFoundError(f"{prefix}.index: expected a file, found none")
+    raise FileNotFoundError(
+      f"{path}: expected a checkpoint, with its {prefix}.index; found none"
+    )
   with reading(prefix):
     return tf.train.load_checkpoint(prefix), prefix
 

@@ -66,7 +66,7 @@ def export(source, out, options=None):
   options = export_options.checked(
     out, options or export_options.ExportOptions()
   )
-  source = _source(source)
+  source = export_model.find(source)
   export_options.check_place(out, options)
   export_check.require_photos(options.photos)
   for module in _NEEDED.get(options.format, ()):
@@ -77,20 +77,6 @@ def export(source, out, options=None):
       return _export_saved_model(source, out, options, photos)
     folder, words = _saved_model_of(source, options, stack)
     return _export_file(folder, out, options, photos, words)
-
-
-def _source(source):
-  """Returns the pathlib.Path of a source."""
-  path = pathlib.Path(source)
-  if path.exists() or pathlib.Path(f"{path}.index").exists():
-    return path
-  from delf.python.inference import zoo
-
-  if zoo.find(source) is None:
-    raise FileNotFoundError(
-      f"{source}: expected a checkpoint or a SavedModel, found none"
-    )
-  return zoo.resolve(source)
 
 
 def _is_saved_model(source):

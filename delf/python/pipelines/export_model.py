@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 
-from delf.python import errors, files
+from delf.python import errors, files, network_io
 
 # Names in the folder of a run of `training/train.py`.
 _WEIGHTS, _RUN, _SETTINGS = "delf_weights", "delf_tf2-ckpt", "settings.json"
@@ -35,6 +35,34 @@ class ModelOptions:
   use_autoencoder: bool | None = None
   block3_strides: bool | None = None
   gem_power: float | None = None
+
+
+def find(source):
+  """Returns the pathlib.Path of what is exported.
+
+  Args:
+    source: Path, or name of a known model.
+
+  Raises:
+    FileNotFoundError: If there is no such path or name.
+    InputError: If it is an export that nothing can be made of.
+  """
+  path = pathlib.Path(source)
+  if network_io.is_network(path) and path.is_file():
+    raise errors.InputError(
+      "what it was exported from: a checkpoint or a SavedModel",
+      f"a {path.suffix.lower()} file, which is the end of the way",
+      source,
+    )
+  if path.exists() or pathlib.Path(f"{path}.index").exists():
+    return path
+  from delf.python.inference import zoo
+
+  if zoo.find(source) is None:
+    raise FileNotFoundError(
+      f"{source}: expected a checkpoint or a SavedModel, found none"
+    )
+  return zoo.resolve(source)
 
 
 def load(source, options, parts):
