@@ -1,6 +1,7 @@
 """TensorFlow checkpoints: opening, errors as one line, writing whole."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -15,6 +16,8 @@ GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 # Bytes of an index that have its header in them.
 _START = 64
+# What TensorFlow adds to a message.
+_INTERNALS = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]")
 # Ends of the names of a checkpoint's files, behind its prefix.
 _FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
 
@@ -68,6 +71,25 @@ def reading(prefix):
     ) from None
 
 
+@contextlib.contextmanager
+def writing(what, path):
+  """Turns what TensorFlow raises as it writes, as on a full disk, into OSError.
+
+  Args:
+    what: Words for what is written.
+    path: Path of it, or of its folder, which the error names.
+  """
+  import tensorflow as tf
+
+  try:
+    yield
+  except tf.errors.OpError as error:
+    # "{{node of a graph}} path of a temporary file; reason [Op:...]", and more.
+    first = _INTERNALS.sub("", error.message).strip().splitlines()[0]
+    words = f"{what} cannot be written ({first.rpartition('; ')[2].strip()})"
+    raise OSError(errno.EIO, words, os.fspath(path)) from None
+
+
 def write(path, **trackables):
   """Writes a checkpoint; one that is there is read until the new one is whole.
 
@@ -81,6 +103,9 @@ def write(path, **trackables):
 
   Returns:
     str, `path`.
+
+  Raises:
+    OSError: If it cannot be written; what was there stays.
   """
   import tensorflow as tf
 
@@ -90,10 +115,11 @@ def write(path, **trackables):
   options = tf.train.CheckpointOptions(
     experimental_sharding_callback=_in_parts(parts)
   )
-  if files.is_remote(path):
-    checkpoint.write(path, options)
-  else:
-    _write_local(checkpoint, pathlib.Path(path), options)
+  with writing("the checkpoint", path):
+    if files.is_remote(path):
+      checkpoint.write(path, options)
+    else:
+      _write_local(checkpoint, pathlib.Path(path), options)
   _remove_other_parts(path, parts)
   return path
 

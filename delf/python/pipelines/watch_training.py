@@ -9,6 +9,7 @@ from absl import logging
 from delf.python import files, viz_training
 from delf.python.datasets.labelled_records import clear_errors
 from delf.python.training.supervised import (
+  board_file,
   diagnosis,
   live,
   measurements,
@@ -115,12 +116,12 @@ class Attention(observers.Observer):
   They are the first of validation or, where there is none, of training.
   """
 
-  _writer = None
+  _file = None
 
   def start(self, run):
     """Takes the photos, and draws what attention is before the first step."""
     self._run, self._drawn = run, None
-    self._writer = tf.summary.create_file_writer(run.train_logs)
+    self._file = board_file.BoardFile(run.train_logs)
     self._photos = _first_photos(run.source)
     if run.step == 0:
       self._draw(0, ATTENTION_BEFORE)
@@ -135,8 +136,8 @@ class Attention(observers.Observer):
 
   def close(self):
     """Closes the file of TensorBoard."""
-    if self._writer is not None:
-      self._writer.close()
+    if self._file is not None:
+      self._file.close()
 
   def _draw(self, step, name):
     if self._photos is None or self._drawn == step:
@@ -147,9 +148,8 @@ class Attention(observers.Observer):
       return  # The next step says so.
     photos = np.clip(np.rint(self._photos * 128 + 128), 0, 255).astype(np.uint8)
     over = viz_training.attention_over(photos, attention)
-    with self._writer.as_default(step=step):
-      tf.summary.image("attention_on_photos", over, max_outputs=_PHOTOS)
-    self._writer.flush()
+    self._file.write(step, {}, {"attention_on_photos": over})
+    self._file.flush()
     path = os.path.join(self._run.settings.logdir, name)
     title = f"Attention after {step} steps"
     lowest, highest = attention.min(), attention.max()

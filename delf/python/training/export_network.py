@@ -10,7 +10,7 @@ import warnings
 
 import tensorflow as tf
 
-from delf.python import errors, extras, network_io
+from delf.python import checkpoint_io, errors, extras, network_io
 from delf.python.training.model import network_functions
 
 # How weights of a TFLite file may be kept, in TFLite's words.
@@ -121,7 +121,7 @@ def _save(functions, folder):
   module.weights = list(
     {id(v): v for f in concrete.values() for v in f.graph.variables}.values()
   )
-  with _quiet("tensorflow"):
+  with checkpoint_io.writing("the SavedModel", folder), _quiet("tensorflow"):
     tf.saved_model.save(module, folder, signatures=concrete)
 
 

@@ -7,7 +7,7 @@ import os
 
 import tensorflow as tf
 
-from delf.python import errors
+from delf.python import checkpoint_io, errors
 from delf.python.training.model import (
   checkpoints,
   delf_model,
@@ -117,6 +117,9 @@ def save(functions, path):
   Args:
     functions: dict of signature name to concrete function.
     path: Folder to be.
+
+  Raises:
+    OSError: If it cannot be written.
   """
   module = tf.Module()
   variables = {
@@ -126,7 +129,10 @@ def save(functions, path):
   }
   # Keras would store its layers, and classifiers that no function calls.
   module.weights = list(variables.values())
-  with _quiet(tf.get_logger()):  # It would name the temporary folder.
+  with (
+    checkpoint_io.writing("the SavedModel", path),
+    _quiet(tf.get_logger()),  # It would name the temporary folder.
+  ):
     tf.saved_model.save(module, os.fspath(path), signatures=functions)
 
 

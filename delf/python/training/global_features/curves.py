@@ -2,7 +2,7 @@
 
 import contextlib
 
-import tensorflow as tf
+from delf.python.training.supervised import board_file
 
 FOLDER = "logs"
 
@@ -15,8 +15,11 @@ class Curves(contextlib.AbstractContextManager):
 
     Args:
       folder: pathlib.Path of the run.
+
+    Raises:
+      OSError: If it cannot be; so do the other functions.
     """
-    self._writer = tf.summary.create_file_writer(str(folder / FOLDER))
+    self._file = board_file.BoardFile(folder / FOLDER)
 
   def write(self, step, values):
     """Writes a point of each curve.
@@ -25,11 +28,9 @@ class Curves(contextlib.AbstractContextManager):
       step: Batches that are over.
       values: dict by tag of float.
     """
-    with self._writer.as_default():
-      for tag, value in values.items():
-        tf.summary.scalar(tag, value, step=step)
-    self._writer.flush()
+    self._file.write(step, values)
+    self._file.flush()
 
   def __exit__(self, *error):
     """Closes it."""
-    self._writer.close()
+    self._file.close()

@@ -27,6 +27,7 @@ def destination(path, overwrite=False):
 
   Raises:
     InputError: If there is something at `path` that is not to be replaced.
+    OSError: As it is raised inside; of the folder it names `path`.
   """
   if not path:
     raise errors.InputError("a folder to export to", "none")
@@ -46,6 +47,10 @@ def destination(path, overwrite=False):
     if path.exists():
       os.replace(path, previous)
     os.replace(temporary, path)
+  except OSError as error:
+    if error.errno is None or error.filename != str(temporary):
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from None
   finally:
     if previous.exists() and not path.exists():
       os.replace(previous, path)

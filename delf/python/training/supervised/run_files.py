@@ -7,7 +7,6 @@ settings (`settings.json`): the batch is that of the step in the seeded stream.
 `delf_tf2-ckpt/checkpoint` names it, which is written last.
 """
 
-import errno
 import json
 import os
 
@@ -140,11 +139,16 @@ class RunFiles:
       OSError: If they cannot be written, as where the disk is full; what was
         written before is still there.
     """
-    with _writing(self._logdir):
-      prefix = os.path.join(self._folder, f"ckpt-{step}")
+    prefix = os.path.join(self._folder, f"ckpt-{step}")
+    try:
       if self._newest != prefix:
-        self._newest = self._manager.save(checkpoint_number=step)
+        with checkpoint_io.writing("the checkpoint", prefix):
+          self._newest = self._manager.save(checkpoint_number=step)
       checkpoints.save_weights(self._model, self.weights)
+    except OSError:
+      # Half a checkpoint would take what is left of a full disk.
+      self.remove_leftovers()
+      raise
     return prefix
 
   def settings_that_differ(self, settings):
@@ -176,20 +180,3 @@ class RunFiles:
 
 class _DamagedError(ValueError):
   """A checkpoint that cannot be read."""
-
-
-class _writing:  # noqa: N801
-  """Turns what TensorFlow raises of a full disk into an OSError."""
-
-  def __init__(self, path):
-    self._path = path
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, trace):
-    if isinstance(error, tf.errors.OpError):
-      reason = " ".join(error.message.split())
-      raise OSError(
-        errno.EIO, f"the checkpoint cannot be written ({reason})", self._path
-      ) from None

@@ -1,9 +1,8 @@
 """What TensorBoard shows of a run, by the tags that users know."""
 
 import numpy as np
-import tensorflow as tf
 
-from delf.python.training.supervised import observers, step_rate
+from delf.python.training.supervised import board_file, observers, step_rate
 
 _PERCENTILES = (25, 50, 75)
 # Photos of a batch that are shown.
@@ -20,11 +19,11 @@ class Summaries(observers.Observer):
       every: Steps from one summary to the next.
     """
     self._every = every
-    self._writer = self._rate = None
+    self._file = self._rate = None
 
   def start(self, run):
     """Begins a file; those of earlier runs stay."""
-    self._writer = tf.summary.create_file_writer(run.train_logs)
+    self._file = board_file.BoardFile(run.train_logs)
     self._rate = step_rate.StepRate(run.step)
 
   def wants(self, step):
@@ -37,34 +36,25 @@ class Summaries(observers.Observer):
       return
     scalars = metrics | batch.sparsity | _ranges(batch)
     scalars["global_steps_per_sec"] = self._rate.since(step)
-    with self._writer.as_default(step=step):
-      _write(scalars)
-      shown = np.clip((batch.images[:_SHOWN] + 1) / 2, 0, 1)
-      tf.summary.image("batch_images", shown, max_outputs=_SHOWN)
-      attention = batch.attention[:_SHOWN].astype(np.float32)
-      highest = max(float(attention.max()), 1e-9)
-      tf.summary.image(
-        "batch_attention", attention / highest, max_outputs=_SHOWN
-      )
+    attention = batch.attention[:_SHOWN].astype(np.float32)
+    images = {
+      "batch_images": np.clip((batch.images[:_SHOWN] + 1) / 2, 0, 1),
+      "batch_attention": attention / max(float(attention.max()), 1e-9),
+    }
+    self._file.write(step, scalars, images)
 
   def on_validation(self, step, metrics):
     """Writes the accuracy on validation photos."""
-    with self._writer.as_default(step=step):
-      _write(metrics)
+    self._file.write(step, metrics)
 
   def on_save(self, step, path):
     """Writes out what is waiting: a checkpoint is worth its curve."""
-    self._writer.flush()
+    self._file.flush()
 
   def close(self):
     """Closes the file."""
-    if self._writer is not None:
-      self._writer.close()
-
-
-def _write(scalars):
-  for tag, value in scalars.items():
-    tf.summary.scalar(tag, value)
+    if self._file is not None:
+      self._file.close()
 
 
 def _ranges(batch):
