@@ -14,6 +14,7 @@ from delf.python.training.global_features import (
   fitting,
   train,
 )
+from tests import full_disk
 
 CASES = {}
 _SCRIPT = "global_features/train.py"
@@ -149,6 +150,29 @@ def _other_network(folder):
   _run(folder)
   options = tiny_tuples.options(folder, epochs=2, tests=(), resume=True)
   return functools.partial(fitting.fit, options)
+
+
+@_case("global training whose loss is no number", "nan in epoch 1, batch ")
+def _not_finite(folder):
+  return functools.partial(_run, folder, rate=1e38, optimizer="sgd")
+
+
+@_case("full disk while global training is saved", "checkpoint.npz", "large")
+def _full_disk(folder):
+  def run():
+    with full_disk.limit(1 << 12):
+      _run(folder)
+
+  return run
+
+
+@_case("global training without validation data", "the mode 'val'", "'train'")
+def _no_validation(folder):
+  path = _database(_data(folder))
+  content = pickle.loads(path.read_bytes())
+  del content["val"]
+  path.write_bytes(pickle.dumps(content))
+  return _train(folder)
 
 
 @_case("photos where retrieval-SfM-120k is", "120k.pkl", "--overwrite")

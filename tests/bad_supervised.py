@@ -6,8 +6,10 @@ import types
 import tensorflow as tf
 import tiny_training
 
+from delf.python import script_flags
 from delf.python.training import train
-from delf.python.training.supervised import settings, stepping
+from delf.python.training.supervised import board_file, settings, stepping
+from tests import full_disk
 
 # What -> (function of a folder that returns arguments, words of the line).
 CASES = {}
@@ -89,6 +91,42 @@ def _architecture(folder):
 @_case("training whose loss is no number", "step 1", "inf", "photo", "batch 0")
 def _infinite(folder):
   return _train(folder, "--reconstruction_loss_weight=3e38")
+
+
+@_case("full disk while a checkpoint is saved", "ckpt-1", "cannot be written")
+def _full_disk(folder):
+  argv = _train(folder)
+
+  def run():
+    # More than pictures and tables take, and less than a checkpoint.
+    with full_disk.limit(1 << 20):
+      script_flags.run(train.main, train.define_flags, argv)
+
+  return run
+
+
+class _FullWriter:
+  """Raises what TensorFlow does."""
+
+  def flush(self):
+    message = "{{function_node a}} logs/b.v2; No space left on device\n\tFailed"
+    raise tf.errors.ResourceExhaustedError(None, None, f"{message} [Op:Flush]")
+
+
+@_case(
+  "full disk while TensorBoard's file is written",
+  "TensorBoard",
+  "(No space left",
+)
+def _full_board(folder):
+  # TensorFlow tells of no space, but not of a limit on the size of files.
+  def write():
+    file = board_file.BoardFile(folder / "logs")
+    file.close()
+    file._writer = _FullWriter()
+    file.flush()
+
+  return write
 
 
 @_case("training compact from ImageNet weights", "ImageNet", "compact")

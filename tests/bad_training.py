@@ -1,9 +1,13 @@
 """Rows of the table of bad input: `delf train`."""
 
+import functools
 import json
+import types
 
 import numpy as np
 import PIL.Image
+
+from delf.python.pipelines.train import learning
 
 # What -> (function of a folder and a model that returns arguments, words).
 CASES = {}
@@ -86,6 +90,12 @@ def _absent(folder, model):
   return _train(folder, "--labels", labels)
 
 
+@_case("training with classes of nothing known", "folders, none, or a CSV")
+def _no_labels(folder, model):
+  _photos(folder, *_ten("cat/"))
+  return _train(folder, "--labels", "folder")
+
+
 @_case("training with classes that a row lacks", "'0.png' in line 2")
 def _column(folder, model):
   _photos(folder, *_ten())
@@ -104,6 +114,31 @@ def _batch(folder, model):
 def _view(folder, model):
   _photos(folder, *_ten())
   return _train(folder, "--view", 100)
+
+
+@_case("training whose loss is nan", "--rate", "nan", "step 0", "places 3, 5")
+def _not_finite(folder, model):
+  return functools.partial(
+    learning.learn,
+    _Diverging(),
+    ["loss"],
+    lambda step: types.SimpleNamespace(pools=[3, 5]),
+    learning.Budget(steps=2),
+    folder,
+    lambda: 0.0,
+  )
+
+
+class _Diverging:
+  """Has what `learning.learn` asks of a trainer, and a loss that is none."""
+
+  step, seconds = 0, 0.0
+
+  def resume(self, path):
+    pass
+
+  def learn(self, batch, progress):
+    return [np.nan]
 
 
 @_case("training from a model of another kind", "weights.npz", "tiny")

@@ -65,6 +65,11 @@ def find(given, labels=options.AUTO):
   if labels == options.FOLDERS:
     _refuse_empty_folders(given)
     found = [name.split("/")[0] if "/" in name else None for name in names]
+  elif not os.path.exists(labels):
+    raise FileNotFoundError(
+      f"{labels}: expected labels that are folders, none, or a CSV file; found "
+      "no such file"
+    )
   else:
     found = _listed(labels, paths, names)
   sources = Sources(paths, names, found)

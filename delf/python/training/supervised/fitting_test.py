@@ -1,5 +1,6 @@
 """Runs: what they write, how they go on, what ends them."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -13,7 +14,7 @@ from delf.python import errors
 from delf.python.training import exporting
 from delf.python.training.model import layer_tree
 from delf.python.training.supervised import fitting, observers, settings
-from tests import tiny_training
+from tests import full_disk, tiny_training
 from tests.tiny_training import tiny  # noqa: F401
 
 _COUNTER = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
@@ -267,17 +268,14 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
-  resource = pytest.importorskip("resource")
-  before = resource.getrlimit(resource.RLIMIT_FSIZE)
-  ends = _Ends(
-    3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
-  )
-  try:
+  with contextlib.ExitStack() as stack:
+    ends = _Ends(3, lambda: stack.enter_context(full_disk.limit(1 << 14)))
     with pytest.raises(OSError, match="cannot be written") as caught:
       fitting.fit(_eager(_settings(tmp_path)), [ends], _BATCHES)
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
   assert str(tmp_path) in str(caught.value)
+  # Half of one is not left to fill the disk.
+  names = {path.name for path in (tmp_path / "delf_tf2-ckpt").iterdir()}
+  assert all(name.startswith(("ckpt-2.", "checkpoint")) for name in names)
   watch = _Watch()
   fitting.fit(_eager(_settings(tmp_path)), [watch], _BATCHES)
   assert [s for s, *_ in watch.of("step")] == [3, 4]
