@@ -3,7 +3,7 @@
 import pytest
 
 from delf.python import script_flags
-from delf.python.training import train, train_flags
+from delf.python.training import flag_settings, train
 from delf.python.training.global_features import train as global_train
 from delf.python.training.supervised import data_source, one_batch
 
@@ -40,7 +40,7 @@ def _settings(module, settings_of_flags, *argv):
 
 def test_debug_sets_what_is_not_given():
   def of(*argv):
-    made = _settings(train, train_flags.settings_of_flags, *argv)
+    made = _settings(train, flag_settings.settings_of_flags, *argv)
     return (
       made.data.batch_size,
       made.learning.max_iters,

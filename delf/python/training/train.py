@@ -14,7 +14,7 @@ import sys
 from absl import flags, logging
 
 from delf.python import script_flags
-from delf.python.training import train_flags
+from delf.python.training import flag_settings, train_flags
 
 FLAGS = flags.FLAGS
 
@@ -37,7 +37,7 @@ def create_model(num_classes):
   from delf.python.training.supervised import networks, settings
 
   defined = "delg_global_features" in FLAGS and FLAGS.is_parsed()
-  network = train_flags.network(settings) if defined else settings.Network()
+  network = flag_settings.network(settings) if defined else settings.Network()
   return networks.make(network, num_classes)
 
 
@@ -51,7 +51,7 @@ def main():
   logging.set_verbosity(logging.INFO)
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()
-  settings = train_flags.settings_of_flags()
+  settings = flag_settings.settings_of_flags()
   if FLAGS.overfit_one_batch:
     return _overfit(settings)
   report = fitting.fit(settings, watch_training.watching(settings))

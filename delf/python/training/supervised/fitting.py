@@ -167,12 +167,14 @@ class _Run:
     photos = ""
     if hasattr(self._source, "identities"):
       photos = f" (photos {layer_tree.listed(self._source.identities(step))})"
-    kept = self._saved or "no checkpoint yet"
+    kept = "no checkpoint yet"
+    if self._saved:
+      kept = f"the last good one is {self._saved}"
     return errors.InputError(
       f"{name} that is a number in step {step + 1}",
       f"{value:g} for batch {step} of seed "
       f"{self._settings.learning.seed}{photos}, after {parts or 'no step'}; "
-      f"the last good one is {kept}",
+      f"{kept}",
       self._settings.logdir,
     )
 
