@@ -13,10 +13,10 @@ from delf.python.training.self_supervised import trainer, weights_file
 # Overlap of two boxes above which the weaker feature goes.
 IOU = 0.4
 
-# Of the configuration: half octaves; global descriptors
-# are taken near the size of the photos that they were trained on.
-SCALES = (0.25, 0.35355339, 0.5, 0.70710677, 1.0, 1.4142135)
-GLOBAL_SCALES = (0.35355339, 0.5, 0.70710677, 1.0)
+# Of the configuration, chosen on held-out photos (docs/EMBEDDED_MODEL.md): few
+# scales, with the finest enlarged, where locations are the most exact.
+SCALES = (0.3, 0.5, 0.85, 1.8)
+GLOBAL_SCALES = (0.5, 0.85)
 THRESHOLD = 0.4
 
 _CONFIGURATION = """\
@@ -29,7 +29,7 @@ use_local_features: true
 use_global_features: true
 delf_local_config {{
   use_pca: false
-  max_feature_num: 1000
+  max_feature_num: 2000
   score_threshold: {threshold}
 }}
 delf_global_config {{
