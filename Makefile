@@ -1,5 +1,5 @@
 # make demo: all set-up, then two sample photos are matched and drawn.
-# make test: all set-up, then the tests.
+# make test: all set-up, then the tests, in a process of each core (to 4).
 # Both need only Python 3.10 to 3.12, git, make and pip's usual connection.
 
 VENV ?= .venv
@@ -28,7 +28,7 @@ demo: $(VENV)/.installed
 	$(BIN)/delf demo --out $(OUT)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed-dev $(PROTOS_VENV)/.installed
 	$(BIN)/ruff check .

@@ -43,6 +43,13 @@ def interrupts():
   signal.signal(signal.SIGINT, before)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+  """Returns how many processes `-n auto` is; each takes up to 3 GB."""
+  cores = os.cpu_count() or 1
+  return min(cores, 4) if cores > 1 else 0
+
+
 def pytest_collection_modifyitems(items):
   """Marks tests by what they need, so that `-m goldens` runs those alone."""
   for item in items:

@@ -218,6 +218,7 @@ def _link():
     (b"<html>not here</html>" * 100, "a tar archive that is whole"),
     (tar({"a.txt": b"x"}), "with *.jpg in it"),
   ],
+  ids=["above", "absolute", "link", "cut", "gzip cut", "no tar", "no photo"],
 )
 def test_archives_that_are_refused(site, tmp_path, content, words):
   files = downloads.files_of("revisited-1m", parts=[3, 4])[1:]
