@@ -68,9 +68,9 @@ def export(source, out, options=None):
   )
   source = export_model.find(source)
   export_options.check_place(out, options)
-  export_check.require_photos(options.photos)
   for module in _NEEDED.get(options.format, ()):
     extras.load(module, options.format)
+  export_check.require_photos(options.photos)
   with contextlib.ExitStack() as stack:
     photos = options.photos or _sample_photos(stack)
     if options.format == export_options.SAVED_MODEL:
