@@ -72,10 +72,12 @@ class Diagnosis(observers.Observer):
     if batch is not None:
       np.add.at(self._seen, batch.labels, 1)
       self._look_at_labels(step)
-    for word, name in objectives.ACCURACY.items():
-      hits = metrics[name] * self._data.batch_size
-      self._hits[word] = self._hits.get(word, 0) + hits
     self._steps += 1
+    if self._steps > self._length // 2:
+      # In the steps before, a run that learns may have been at chance.
+      for word, name in objectives.ACCURACY.items():
+        hits = metrics[name] * self._data.batch_size
+        self._hits[word] = self._hits.get(word, 0) + hits
     if self._steps == self._length:
       self._look_at_accuracy(step)
       # A run that goes on like that is not told of it again and again.
@@ -103,7 +105,8 @@ class Diagnosis(observers.Observer):
         )
 
   def _look_at_accuracy(self, step):
-    photos = self._steps * self._data.batch_size
+    steps = self._length - self._length // 2
+    photos = steps * self._data.batch_size
     words = [
       word
       for word, hits in self._hits.items()
@@ -116,7 +119,7 @@ class Diagnosis(observers.Observer):
       "Does --overfit_one_batch learn? If so, a learning rate of a tenth, "
       "warm-up, or weights to start from may help; if not, look at the labels "
       "and at batch_images in TensorBoard",
-      *(step, " and ".join(words), self._steps),
+      *(step, " and ".join(words), steps),
     )
 
 

@@ -213,6 +213,18 @@ def test_accuracy_of_chance_is_told(tmp_path, caplog):
   assert "--overfit_one_batch" in said
 
 
+def test_learning_that_begins_late_is_no_chance(tmp_path, caplog):
+  watch = diagnosis.Diagnosis()
+  with caplog.at_level(logging.WARNING, "absl"):
+    watch.start(_run(tmp_path))
+    caplog.clear()
+    for step in range(1, 501):
+      right = 0.5 if step > 250 else 0.0
+      accuracies = {f"train_accuracy/{k}": right for k in ("desc", "attn")}
+      watch.on_step(step, _metrics(**accuracies), None)
+  assert "chance" not in caplog.text
+
+
 def test_what_is_chance():
   assert diagnosis.is_chance(1000, 10_000, 0.1)
   assert diagnosis.is_chance(1060, 10_000, 0.1)
