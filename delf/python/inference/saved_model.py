@@ -13,7 +13,7 @@ from absl import logging
 from delf.python import errors
 from delf.python.inference import devices, tensors
 
-_DEFAULT = "serving_default"
+DEFAULT = "serving_default"
 
 # Errors of TensorFlow go on for pages; the first words say what happened.
 _LONGEST_REASON = 300
@@ -40,11 +40,14 @@ class ExtractionModel:
     self._loaded = loaded
     self._functions = dict(loaded.signatures)
     self.signatures = sorted(self._functions)
-    self.inputs, self.outputs = _graph_tensors(loaded)
+    self.inputs = graph_tensors(loaded, tensors.INPUTS)
+    self.outputs = graph_tensors(
+      loaded, (*tensors.LOCAL_OUTPUTS, *tensors.GLOBAL_OUTPUTS)
+    )
     self.is_tf2 = not (self.inputs and self.outputs)
     if self.is_tf2:
-      default = self._functions.get(_DEFAULT)
-      self.inputs, self.outputs = _inputs(default), _outputs(default)
+      default = self._functions.get(DEFAULT)
+      self.inputs, self.outputs = inputs_of(default), outputs_of(default)
 
   def output_size(self, name):
     """Returns the last dimension of an output, or None if it is not known."""
@@ -77,7 +80,7 @@ class ExtractionModel:
       function = self._signature(request, batch)
       if batch and function is None:
         return None
-      inputs, outputs = _inputs(function), _outputs(function)
+      inputs, outputs = inputs_of(function), outputs_of(function)
     else:
       function, inputs, outputs = None, self.inputs, self.outputs
     tensors.check(request, inputs, outputs, self.folder)
@@ -92,7 +95,8 @@ class ExtractionModel:
 
     def extract(image):
       tensors.check_size(image, inputs, request)
-      found = self._call(function, **{image_name: tf.constant(image)}, **feeds)
+      values = {image_name: tf.constant(image)} | feeds
+      found = call(function, self.device, self.folder, **values)
       arrays = {name: found[name].numpy() for name in wanted}
       if not batch:
         return tensors.tidy(arrays, inputs, request)
@@ -105,17 +109,6 @@ class ExtractionModel:
       ]
 
     return extract
-
-  def _call(self, function, **values):
-    """Runs a function of the model on its device."""
-    try:
-      with tf.device(self.device):
-        return function(**values)
-    except tf.errors.InvalidArgumentError as error:
-      reason = " ".join(str(error).split())[:_LONGEST_REASON]
-      raise errors.InputError(
-        "an image that the model takes", f"another ({reason})", self.folder
-      ) from error
 
   def _signature(self, request, batch):
     """Returns the function that computes the least, or None."""
@@ -134,7 +127,7 @@ class ExtractionModel:
         "it again with delf's exporters to save the part not asked for.",
         self.folder,
       )
-    return self._functions.get(_DEFAULT)
+    return self._functions.get(DEFAULT)
 
   def _prune(self, feeds, wanted):
     """Returns a function that runs a part of a TensorFlow 1 graph."""
@@ -151,7 +144,7 @@ class ExtractionModel:
 
 
 def load(folder, device=None):
-  """Loads a SavedModel.
+  """Loads an extraction model.
 
   Args:
     folder: Its folder.
@@ -159,6 +152,24 @@ def load(folder, device=None):
 
   Returns:
     ExtractionModel.
+
+  Raises:
+    FileNotFoundError: As `read`.
+    InputError: As `read`.
+  """
+  folder = pathlib.Path(folder)
+  return ExtractionModel(folder, *read(folder, device))
+
+
+def read(folder, device=None):
+  """Reads a SavedModel of any kind.
+
+  Args:
+    folder: Its folder.
+    device: As in `devices.resolve`.
+
+  Returns:
+    What `tf.saved_model.load` returned, and TensorFlow's name of the device.
 
   Raises:
     FileNotFoundError: If there is no such folder.
@@ -175,40 +186,49 @@ def load(folder, device=None):
   device = devices.resolve(device)
   try:
     with tf.device(device):
-      loaded = tf.saved_model.load(str(folder))
+      return tf.saved_model.load(str(folder)), device
   except Exception as error:  # TensorFlow raises whatever damage leads to.
     reason = " ".join(str(error).split())
     raise errors.InputError(
       "a whole SavedModel", f"one that cannot be read ({reason})", folder
     ) from None
-  return ExtractionModel(folder, loaded, device)
 
 
-def _graph_tensors(loaded):
-  """Returns inputs and outputs of a TensorFlow 1 graph, by known names."""
-  if not hasattr(loaded, "prune"):
-    return {}, {}
-
-  def known(names):
-    found = {}
-    for name in names:
-      try:
-        tensor = loaded.graph.get_tensor_by_name(f"{name}:0")
-      except KeyError:
-        continue
-      found[name] = tf.TensorSpec(tensor.shape, tensor.dtype, name)
-    return found
-
-  return known(tensors.INPUTS), known(
-    (*tensors.LOCAL_OUTPUTS, *tensors.GLOBAL_OUTPUTS)
-  )
+def graph_tensors(loaded, names):
+  """Returns {name: tf.TensorSpec} of what a TensorFlow 1 graph has of names."""
+  found = {}
+  for name in names if hasattr(loaded, "prune") else ():
+    try:
+      tensor = loaded.graph.get_tensor_by_name(f"{name}:0")
+    except KeyError:
+      continue
+    found[name] = tf.TensorSpec(tensor.shape, tensor.dtype, name)
+  return found
 
 
-def _inputs(function):
+def call(function, device, folder, **values):
+  """Runs a function of a model on a device.
+
+  Raises:
+    InputError: If the model does not take the image; it names the folder.
+  """
+  try:
+    with tf.device(device):
+      return function(**values)
+  except tf.errors.InvalidArgumentError as error:
+    reason = " ".join(str(error).split())[:_LONGEST_REASON]
+    raise errors.InputError(
+      "an image that the model takes", f"another ({reason})", folder
+    ) from error
+
+
+def inputs_of(function):
+  """Returns {name: tf.TensorSpec} of what a function takes by name."""
   if function is None:
     return {}
   return dict(function.structured_input_signature[1])
 
 
-def _outputs(function):
+def outputs_of(function):
+  """Returns {name: tf.TensorSpec} of what a function returns."""
   return {} if function is None else dict(function.structured_outputs)

@@ -1,4 +1,4 @@
-"""Names of the tensors of extraction models, and what a request feeds them."""
+"""Names of the tensors of models, and what a request for features feeds."""
 
 import dataclasses
 
@@ -16,6 +16,9 @@ COUNTS = "counts"
 LOCAL_OUTPUTS = ("boxes", "features", "scales", "scores")
 # One per scale, or pooled over the scales.
 GLOBAL_OUTPUTS = ("global_descriptors", "global_descriptor")
+
+# Of detectors, whose input is IMAGES.
+DETECTIONS = ("detection_boxes", "detection_scores", "detection_classes")
 
 INPUTS = (IMAGE, SCALES, THRESHOLD, MOST, INDICES)
 LOCAL_INPUTS = (IMAGE, SCALES, THRESHOLD, MOST)

@@ -82,7 +82,7 @@ def resolve(name_or_path):
 
 def folder(known):
   """Returns the folder of a zoo_table.Artefact, whether it is there or not."""
-  if known.name == zoo_table.EMBEDDED:
+  if known.is_embedded:
     # A real folder, as TensorFlow needs: the package is not run from a zip.
     package = importlib.resources.files("delf.embedded")
     return pathlib.Path(str(package)) / known.name
@@ -209,9 +209,11 @@ def _require_present(known):
     raise errors.InputError("a model that can be had", _unavailable(known))
   if is_present(known):
     return
-  if known.name == zoo_table.EMBEDDED:
+  if known.is_embedded:
     raise errors.InputError(
-      "the embedded model", "a package without it", folder(known)
+      f"the embedded {known.kind} {known.name}",
+      "a package without it",
+      folder(known),
     )
   raise errors.InputError(
     f"the {known.kind} {known.name} on this machine (`delf models download "

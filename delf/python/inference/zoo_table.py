@@ -17,6 +17,7 @@ _WANTED = {
 }
 
 EMBEDDED = "delf-compact"
+EMBEDDED_DETECTOR = "delf-boxes"
 
 _BUCKET = "https://storage.googleapis.com/delf/"
 
@@ -52,9 +53,14 @@ class Artefact:
   @property
   def url(self):
     """Address of the archive, or None where there is none to download."""
-    if self.name == EMBEDDED or self.unavailable:
+    if self.is_embedded or self.unavailable:
       return None
     return f"{_BUCKET}{self.name}.tar.gz"
+
+  @property
+  def is_embedded(self):
+    """Whether it comes in the package."""
+    return self.name in (EMBEDDED, EMBEDDED_DETECTOR)
 
   @property
   def wanted(self):
@@ -145,6 +151,9 @@ _ARTEFACTS = (
     "DELF as a TensorFlow 1 Hub module (tfhub.dev/google/delf/1)",
     unavailable="a TensorFlow 1 Hub module, whose form and fixed PCA are not "
     "supported; use delf_gld_20190411",
+  ),
+  Artefact(
+    EMBEDDED_DETECTOR, DETECTOR, "boxes of landmarks, small, in the package"
   ),
   Artefact(
     "d2r_frcnn_20190411",

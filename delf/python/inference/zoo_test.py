@@ -43,6 +43,20 @@ def test_every_published_artefact_is_there():
   }
 
 
+def test_the_embedded_detector_is_known(tmp_path, monkeypatch):
+  known = zoo.artefact("delf-boxes")
+  assert known.kind == zoo_table.DETECTOR and known.url is None
+  package = pathlib.Path(zoo.__file__).resolve().parents[2]
+  assert zoo.folder(known) == package / "embedded" / "delf-boxes"
+  monkeypatch.setattr(zoo, "folder", lambda known: tmp_path / "in" / known.name)
+  with pytest.raises(errors.InputError) as error:
+    zoo.resolve("delf-boxes")
+  assert "the embedded detector delf-boxes" in str(error.value)
+  assert str(tmp_path / "in" / "delf-boxes") in str(error.value)
+  model = _make(tmp_path, "in", "delf-boxes", "saved_model.pb").parent
+  assert zoo.resolve("delf-boxes") == model
+
+
 def test_addresses():
   assert zoo.artefact("r50delg_gld_20200814").url == (
     "https://storage.googleapis.com/delf/r50delg_gld_20200814.tar.gz"
