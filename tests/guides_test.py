@@ -2,17 +2,20 @@
 
 All `bash` and `python` blocks of a guide run one after the other, in one shell
 that starts at the root of a copy of the checkout, as a reader would paste them.
+Each command is a process of its own, in which TensorFlow has been loaded.
 """
 
 import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 import checkout
 import pytest
+import warm_python
 from absl import flags
 
 _GUIDES = [
@@ -29,6 +32,8 @@ _GUIDES = [
   "delf/python/training/global_features/README.md",
   "docs/GROUND_TRUTH.md",
 ]
+# What it shows works without TensorFlow.
+_COLD = "docs/EXPORT.md"
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)
 # What a test must not do -> commands that do it. What follows a download in the
 # same block needs it, and is left out too.
@@ -89,15 +94,21 @@ def _script(guide, folder):
   return "\n".join(lines)
 
 
-def _environment(root, folder):
-  """Returns variables with which `delf` and `python3` are those under test."""
+def _environment(root, folder, python):
+  """Returns variables with which `delf` and `python3` are those under test.
+
+  Args:
+    root: Folder of the copy of the checkout.
+    folder: Where the commands are written.
+    python: Words of a command that does as `python3`.
+  """
   binaries = folder / "bin"
   binaries.mkdir()
   starts = {"python": "", "python3": "", "delf": "-m delf "}
   for name, start in starts.items():
     binary = binaries / name
     # Not a link: an environment is found by the path of its Python.
-    binary.write_text(f'#!/bin/bash\nexec "{sys.executable}" {start}"$@"\n')
+    binary.write_text(f'#!/bin/bash\nexec {shlex.join(python)} {start}"$@"\n')
     binary.chmod(0o755)
   path = os.pathsep.join([str(binaries), os.environ["PATH"]])
   own = {"PYTHONPATH": str(root), "DELF_CACHE": str(folder / "cache")}
@@ -106,7 +117,7 @@ def _environment(root, folder):
 
 def _skip_if_not_here(guide):
   """Skips a guide whose packages, of extras, or whose model are not there."""
-  if guide != "docs/EXPORT.md":
+  if guide != _COLD:
     return
   for package in ("tf2onnx", "onnxruntime", "ai_edge_litert"):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -115,8 +126,14 @@ def _skip_if_not_here(guide):
     pytest.skip("the embedded model is of an exporter without `network`")
 
 
+@pytest.fixture(scope="module")
+def warm():
+  with warm_python.serve() as python:
+    yield python
+
+
 @pytest.mark.parametrize("guide", _GUIDES)
-def test_guide_works_as_written(guide, tmp_path):
+def test_guide_works_as_written(guide, tmp_path, warm):
   weights = "delf/embedded/delf-compact/weights.npz"
   if guide == "TRAINING.md" and not (checkout.ROOT / weights).exists():
     pytest.skip("the embedded model comes without training weights")
@@ -124,11 +141,12 @@ def test_guide_works_as_written(guide, tmp_path):
   root = tmp_path / "delf"
   checkout.copy(root)
   script = _script(guide, tmp_path)
+  python = [sys.executable] if guide == _COLD else warm
   assert (root / guide).exists()
   result = subprocess.run(
     ["bash", "-c", script],
     cwd=root,
-    env=_environment(root, tmp_path),
+    env=_environment(root, tmp_path, python),
     stdin=subprocess.DEVNULL,
     capture_output=True,
     text=True,
