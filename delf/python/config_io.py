@@ -27,6 +27,30 @@ def read_delf_config(path):
   return config
 
 
+def read_local_config(path):
+  """Reads the configuration of an extraction of local features alone.
+
+  Args:
+    path: As in `read_delf_config`.
+
+  Returns:
+    DelfConfig, that of global features switched off.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: As `read_delf_config`, or if it is without local features.
+  """
+  config = read_delf_config(path)
+  _require(
+    config.use_local_features,
+    "a configuration with use_local_features",
+    "one without",
+    path,
+  )
+  config.use_global_features = False
+  return config
+
+
 def parse_delf_config(text, path=None):
   """Returns a DelfConfig of text, checked; see `read_delf_config`.
 

@@ -33,6 +33,9 @@ _FORMATS = (
   "JPEG2000",
   "AVIF",
 )
+# EXIF's tag of how an image is turned, and its values for sides that change.
+_ORIENTATION = 0x0112
+_ON_ITS_SIDE = (5, 6, 7, 8)
 # libjpeg fills what is missing when it meets the marker of the image's end.
 _JPEG_END = b"\xff\xd9"
 
@@ -68,14 +71,15 @@ def RgbLoader(path, apply_rotation=False, rescale_grey16=False, at_least=None):
     return _to_rgb(image, rescale_grey16, path)
 
 
-def image_size(path):
+def image_size(path, apply_rotation=False):
   """Returns (height, width) of an image, from its header alone.
 
   Args:
     path: Local path of the image.
+    apply_rotation: As in `RgbLoader`.
 
   Returns:
-    (int, int), as stored: EXIF orientation is not applied.
+    (int, int).
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -83,6 +87,8 @@ def image_size(path):
   """
   with open(path, "rb") as file, _broken_in_one_line(path):
     image = _open(file, path)
+    if apply_rotation and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
+      return image.width, image.height
     return image.height, image.width
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 
-_MODULES = ("aggregation_extraction",)
+_MODULES = ("aggregation_extraction", "boxes_and_features_extraction")
 
 __all__ = list(_MODULES)
 

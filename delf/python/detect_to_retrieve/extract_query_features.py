@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from delf.python import config_io, errors, script_flags
+from delf.python import config_io, script_flags
 from delf.python.pipelines import dataset_images, extract
 
 FLAGS = flags.FLAGS
@@ -15,14 +15,7 @@ def define_flags():
 
 def main():
   """Extracts what is missing in the folder; returns the exit status."""
-  config = config_io.read_delf_config(FLAGS.delf_config_path)
-  if not config.use_local_features:
-    raise errors.InputError(
-      "a configuration with use_local_features",
-      "one without",
-      FLAGS.delf_config_path,
-    )
-  config.use_global_features = False  # This path has no use for them.
+  config = config_io.read_local_config(FLAGS.delf_config_path)
   images = dataset_images.read(
     FLAGS.dataset_file_path,
     dataset_images.QUERY,

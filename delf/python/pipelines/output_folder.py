@@ -187,6 +187,10 @@ class OutputFolder:
     text = json.dumps(record, indent=2) + "\n"
     files.write_bytes(self.folder / RECORD, text.encode())
 
+  def remove_after(self, name_of, number):
+    """Removes the files of parts that are no more; see `PhotoRecord`."""
+    self._photos.remove_after(name_of, number)
+
   def close(self):
     """Ends the writing."""
     self._photos.close()

@@ -55,6 +55,19 @@ class PhotoRecord:
     self._file.write(f"{json.dumps(entry)}\n".encode())
     self._file.flush()
 
+  def remove_after(self, name_of, number):
+    """Removes the files of parts of a photo that are no more.
+
+    Args:
+      name_of: Function from the number of a part to its name.
+      number: Number of parts that there are now; what was recorded of those
+        after is removed.
+    """
+    while (name := name_of(number)) in self._photos:
+      for extension in self._files[name]:
+        (self._path.parent / f"{name}{extension}").unlink(missing_ok=True)
+      number += 1
+
   def close(self):
     """Closes the file."""
     if self._file is not None:

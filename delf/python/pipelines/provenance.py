@@ -40,7 +40,7 @@ def describe(config, model_folder, apply_rotation):
     `difference` compares all but `delf_version` and `model_path`, which are for
     people.
   """
-  model = _hash(model_folder) if model_folder else None
+  model = fingerprint(model_folder) if model_folder else None
   made_with = {}
   for head, part in _PARTS.items():
     if getattr(config, f"use_{head}_features"):
@@ -129,7 +129,7 @@ def _settings(config, part):
   for field, value in own.pca_parameters.ListFields():
     # Files count by content, not by where they are.
     if field.name.endswith("_path"):
-      hashes[field.name] = _hash(zoo.local_path(value))
+      hashes[field.name] = fingerprint(zoo.local_path(value))
       own.pca_parameters.ClearField(field.name)
   _clear_defaults(settings)
   return text_format.MessageToString(settings).splitlines(), hashes
@@ -156,8 +156,8 @@ def _settings_difference(found, wanted):
   return f"with {found} and not {wanted}" if found != wanted else ""
 
 
-def _hash(path):
-  """Returns the SHA-256 of a file, or of all files in a folder."""
+def fingerprint(path):
+  """Returns the SHA-256 of a file, or of all files in a folder, in hex."""
   path = pathlib.Path(path)
   if not path.exists():
     raise FileNotFoundError(f"{path}: expected a file, found none")

@@ -1,14 +1,39 @@
 """Which feature files hold the regions of each index image."""
 
-from delf.python import errors
+import csv
+import io
+
+from delf.python import errors, files
 from delf.python.datasets import csv_file
 
 # Columns of the mapping: name of a feature file without extension, index of its
 # image in the data set, and its box, -1 for the whole image.
 NAME, IMAGE, BOX = COLUMNS = ("name", "index_image_id", "box_id")
 
+# Box of the whole image.
+WHOLE = -1
+
 # Of an index_image_id.
 _DIGITS = 18
+
+
+def write(path, rows):
+  """Writes a mapping, whole or not at all.
+
+  Args:
+    path: Path of the CSV file to be.
+    rows: Iterable of (name of a feature file without extension, index of its
+      image in the data set, box: WHOLE, or its place among the image's
+      regions).
+
+  Raises:
+    OSError: If it cannot be written.
+  """
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(COLUMNS)
+  writer.writerows(rows)
+  files.write_bytes(path, text.getvalue().encode())
 
 
 def read(path, image_names):

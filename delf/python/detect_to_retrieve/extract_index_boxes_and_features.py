@@ -1,0 +1,60 @@
+"""Script that finds boxes in a data set's index images, and extracts both."""
+
+from absl import flags
+
+from delf.python import config_io, script_flags
+from delf.python.pipelines import dataset_images, extract_regions
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the flags."""
+  script_flags.define_dataset_extraction(
+    "folder for <name>_0.delf of whole images, <name>_1.delf and so on of boxes"
+  )
+  flags.DEFINE_string(
+    "detector_model_dir",
+    "/tmp/detector_model",
+    "folder of the detector, or its name, such as delf-boxes",
+  )
+  flags.DEFINE_float(
+    "detector_thresh", 0.1, "least score of a box whose features are extracted"
+  )
+  flags.DEFINE_string(
+    "output_boxes_dir", "/tmp/boxes", "folder for <name>.boxes, with all boxes"
+  )
+  flags.DEFINE_string(
+    "output_index_mapping",
+    "/tmp/index_mapping.csv",
+    "CSV file to be: which feature files are of each index image",
+  )
+
+
+def main():
+  """Extracts what is missing in the folders; returns the exit status."""
+  config = config_io.read_local_config(FLAGS.delf_config_path)
+  images = dataset_images.read(
+    FLAGS.dataset_file_path,
+    dataset_images.INDEX,
+    FLAGS.images_dir,
+    scale_limits=False,
+  )
+  report = extract_regions.extract_and_say(
+    images.paths,
+    config,
+    FLAGS.detector_model_dir,
+    FLAGS.output_features_dir,
+    FLAGS.output_boxes_dir,
+    FLAGS.output_index_mapping,
+    say=script_flags.print_problem,
+    names=images.names,
+    threshold=FLAGS.detector_thresh,
+    device=FLAGS.device,
+  )
+  print(f"{FLAGS.output_features_dir}: {report.summary()}")  # noqa: T201
+  return report.exit_status
+
+
+if __name__ == "__main__":
+  script_flags.run(main, define_flags)
