@@ -1,5 +1,6 @@
 """What commands that are killed work on."""
 
+import pickle
 import random
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from delf.python import datum_io, feature_io
-from delf.python.pipelines import samples
+from delf.python.pipelines import sample_detector, samples
 
 _IMAGES = 24
 
@@ -57,6 +58,20 @@ def _make_many(folder):
     feature_io.WriteToFile(path, np.zeros([1000, 2]), ones, found, ones)
 
 
+def _make_regions(inputs):
+  """Writes a data set of eight photos, and a detector."""
+  images = inputs / "dataset"
+  images.mkdir()
+  names = [path.stem for path in sorted((inputs / "photos").iterdir())[:8]]
+  for name in names:
+    with Image.open(inputs / "photos" / f"{name}.png") as photo:
+      photo.save(images / f"{name}.jpg")
+  truth = [{"easy": [0], "hard": [], "junk": [], "bbx": [0, 0, 99, 99]}]
+  content = {"imlist": names, "qimlist": names[:1], "gnd": truth}
+  (inputs / "gnd.pkl").write_bytes(pickle.dumps(content))
+  sample_detector.write(inputs / "detector")
+
+
 def _delf(*arguments):
   command = [sys.executable, "-m", "delf", *map(str, arguments)]
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -73,6 +88,7 @@ def make_whole(inputs):
   """Makes photos, features to cluster, an index and a codebook."""
   _make_photos(inputs / "photos", seed=1)
   _make_photos(inputs / "asked", seed=2)
+  _make_regions(inputs)
   _make_many(inputs / "many")
   _delf("index", inputs / "photos", "--out", inputs / "photos.index")
   features = inputs / "photos.index" / "features"

@@ -29,12 +29,14 @@ class Case:
     compared: Function of the folder and of what was printed: what must be
       equal in the end.
     done: Name of a file that says that all is done: to repeat it is refused.
+    module: What Python runs with the arguments.
   """
 
   arguments: Callable
   template: str | None
   compared: Callable
   done: str | None = None
+  module: str = "delf"
 
 
 class Killer:
@@ -65,7 +67,7 @@ class Killer:
     return work, self._run(work)
 
   def _run(self, work):
-    command = [sys.executable, "-m", "delf"]
+    command = [sys.executable, "-m", self._case.module]
     command += self._case.arguments(self._inputs, work)
     # A group of its own, so that processes that match are killed too.
     return subprocess.Popen(
@@ -104,7 +106,8 @@ def _pieces(folder):
   """
   found = {}
   for path in folder.rglob("*"):
-    if path.suffix in (".delf", ".delg_global") and path.name[0] != ".":
+    kinds = (".delf", ".delg_global", ".boxes")
+    if path.suffix in kinds and path.name[0] != ".":
       found["files", path] = path.stat().st_mtime_ns
     if path.name == "verified_pairs.jsonl":
       lines = path.read_bytes().split(b"\n")[:-1]

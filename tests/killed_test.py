@@ -13,6 +13,7 @@ import pathlib
 import sys
 import tempfile
 
+import checkout
 import killed_inputs
 import killed_runs
 import pytest
@@ -52,6 +53,20 @@ def _search(queries, template):
   return killed_runs.Case(arguments, template, _results)
 
 
+def _regions(inputs, work):
+  folder = "delf/python/examples"
+  flags = {
+    "delf_config_path": checkout.ROOT / folder / "delf_compact_config.pbtxt",
+    "detector_model_dir": inputs / "detector",
+    "dataset_file_path": inputs / "gnd.pkl",
+    "images_dir": inputs / "dataset",
+    "output_boxes_dir": work / "boxes",
+    "output_features_dir": work / "features",
+    "output_index_mapping": work / "index_mapping.csv",
+  }
+  return [f"--{name}={value}" for name, value in flags.items()]
+
+
 def _fit(inputs, work):
   out = str(work / "codebook")
   options = ["--words", "512", "--iterations", "15"]
@@ -66,6 +81,12 @@ _WHOLE = {
   "index of photos": _index("photos"),
   "index --codebook": _index("photos", "--codebook", "words/codebook"),
   "search --rerank of photos": _search("asked", "photos.index"),
+  "extract_index_boxes_and_features.py": killed_runs.Case(
+    _regions,
+    None,
+    _tree,
+    module="delf.python.detect_to_retrieve.extract_index_boxes_and_features",
+  ),
   "fit codebook": killed_runs.Case(_fit, None, _tree, "codebook.index"),
 }
 

@@ -5,7 +5,14 @@ import PIL.Image
 import pytest
 
 from delf.protos import delf_config_pb2
-from delf.python import box_io, detections, errors, feature_io, features
+from delf.python import (
+  box_io,
+  detections,
+  errors,
+  feature_io,
+  features,
+  files,
+)
 from delf.python.pipelines import extract_regions, photo_record, region_mapping
 
 _SIZE = (90, 120)
@@ -260,3 +267,65 @@ def test_a_full_disk_ends_the_run_and_is_gone_on_from(
   detector = _Detector(_BOXES, _SCORES)
   assert _run(photos, out, detector).regions == 6
   assert not detector.images
+
+
+class _Killed(BaseException):
+  """What no code catches, as a signal that ends the program."""
+
+
+class _Killer:
+  """Ends a run before, and in its turn after, each of its writes."""
+
+  def __init__(self, monkeypatch, moment):
+    self._moment, self.number = moment, 0
+    for owner, name in (
+      (files, "write_bytes"),
+      (photo_record.PhotoRecord, "add"),
+    ):
+      monkeypatch.setattr(owner, name, self._wrap(getattr(owner, name)))
+
+  def _wrap(self, write):
+    def wrapped(*args):
+      self._step()
+      write(*args)
+      self._step()
+
+    return wrapped
+
+  def _step(self):
+    self.number += 1
+    if self.number == self._moment:
+      raise _Killed
+
+
+def _but_records(folder):
+  """Returns {file: content}, and the lines of both records."""
+  content, lines = _files(folder), set()
+  for part in ("boxes", "features"):
+    lines |= set(content.pop(f"{part}/{photo_record.RECORD}", b"").splitlines())
+  return content, lines
+
+
+def test_a_run_that_ends_at_any_moment_is_gone_on_from(
+  photos, tmp_path, monkeypatch
+):
+  _run(photos, tmp_path / "whole", extract_workers=1)
+  whole, recorded = _but_records(tmp_path / "whole")
+  with monkeypatch.context() as patch:
+    counter = _Killer(patch, None)
+    _run(photos, tmp_path / "counted", extract_workers=1)
+  # What the features are of, eight files, their lines, and the mapping.
+  assert counter.number == 2 * (1 + 8 + 8 + 1)
+  for moment in range(1, counter.number + 1):
+    out = tmp_path / f"{moment}"
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+      _Killer(patch, moment)
+      _run(photos, out, extract_workers=1)
+    there = {p: p.stat().st_mtime_ns for p in out.rglob("*.delf")}
+    mapped = (out / "mapping.csv").exists()
+    assert not mapped or moment == counter.number
+    _run(photos, out, extract_workers=1)
+    content, lines = _but_records(out)
+    assert content == whole, moment
+    assert lines <= recorded  # A file that has no line yet is kept as it is.
+    assert {p: p.stat().st_mtime_ns for p in there} == there
