@@ -29,7 +29,7 @@ use_local_features: true
 use_global_features: true
 delf_local_config {{
   use_pca: false
-  max_feature_num: 2000
+  max_feature_num: 1000
   score_threshold: {threshold}
 }}
 delf_global_config {{
