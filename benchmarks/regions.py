@@ -5,9 +5,9 @@ photo and each box in turn, writing each. The pipeline extracts them side by
 side. Both use one loaded model and do the photos in turns, so that a slow
 moment of the machine meets both.
 
-  python -m benchmarks.regions                 photos of scikit-image, five boxes
+  python -m benchmarks.regions               photos of scikit-image, five boxes
   python -m benchmarks.regions --photos FOLDER --number 20
-  python -m benchmarks.regions --growth        size and time by boxes per image
+  python -m benchmarks.regions --growth      size and time by boxes per image
 """
 
 import argparse
@@ -20,8 +20,8 @@ import time
 import numpy as np
 import PIL.Image
 
+from delf.python import aggregation, detections, feature_io, files, utils
 from delf.python import boxes as box_arithmetic
-from delf.python import detections, feature_io, files, utils
 from delf.python.inference import extractor
 from delf.python.pipelines import (
   extract_regions,
@@ -109,7 +109,8 @@ def _in_sequence(photos, model, out):
     image = np.asarray(utils.RgbLoader(path))
     (found,) = _Detector().detect(image[None])
     corners = box_arithmetic.to_crops(found.boxes, *image.shape[:2])
-    crops = [image, *(image[t:b, l:r] for t, l, b, r in corners.tolist())]
+    crops = [image]
+    crops += [image[y:y2, x:x2] for y, x, y2, x2 in corners.tolist()]
     stem = pathlib.Path(path).stem
     for number, crop in enumerate(crops):
       local = model.extract(crop).local
@@ -192,8 +193,6 @@ def _index(generator, number, boxes, joined):
 
 def _words(generator, boxes, words=65536, most=600):
   """Returns an aggregate: 600 words of the image, and of each box 60 new."""
-  from delf.python import aggregation
-
   chosen = np.unique(generator.integers(0, words, most + 60 * boxes))
   bits = generator.integers(0, 256, [len(chosen), 16], dtype=np.uint8)
   return aggregation.Aggregated(bits, chosen.astype(np.int32))
