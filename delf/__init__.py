@@ -27,6 +27,7 @@ _MODULES = {
   "feature_io": "delf.python.feature_io",
   "utils": "delf.python.utils",
   "whiten": "delf.python.whiten",
+  "detector": "delf.python.examples.detector",
   "extractor": "delf.python.examples.extractor",
   "detect_to_retrieve": "delf.python.detect_to_retrieve",
   "training": "delf.python.training",

@@ -57,6 +57,16 @@ def check_path(path):
   return suffix
 
 
+def aspect_of(image, longest):
+  """Returns the width of a photo as it is drawn, by its height.
+
+  Args:
+    image: [H, W, 3].
+    longest: Sides that differ more than this are drawn squeezed.
+  """
+  return np.clip(image.shape[1] / image.shape[0], 1 / longest, longest)
+
+
 def canvas(aspect):
   """Returns a figure and axes of that width to height, with room for words."""
   width = min(_WIDTH - 2 * _MARGIN, _TALLEST * aspect)

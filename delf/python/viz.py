@@ -69,7 +69,7 @@ def draw_features(path, image, features, title=None):
   suffix = picture.check_path(path)
   image = picture.as_rgb(image)
   height, width = image.shape[:2]
-  drawing, axes = picture.canvas(_aspect(image, _LONGEST_ALONE))
+  drawing, axes = picture.canvas(picture.aspect_of(image, _LONGEST_ALONE))
   extent = (-0.5, width - 0.5, height - 0.5, -0.5)
   axes.imshow(picture.small(image), extent=extent, aspect="auto")
   order = np.argsort(-np.asarray(features.attention), kind="stable")
@@ -94,7 +94,7 @@ def _matches_figure(images, features, match, title):
   """Returns the figure of `draw_matches`."""
   images = [picture.as_rgb(image) for image in images]
   # Both as high as 1; x of the second starts after the first and a gap.
-  widths = [_aspect(image, _LONGEST) for image in images]
+  widths = [picture.aspect_of(image, _LONGEST) for image in images]
   gap = _GAP * sum(widths)
   starts = (0.0, widths[0] + gap)
   total = sum(widths) + gap
@@ -119,11 +119,6 @@ def _matches_figure(images, features, match, title):
   caption = _caption(match, len(drawn))
   picture.words(drawing, title or _verdict(match), caption, bar)
   return drawing
-
-
-def _aspect(image, longest):
-  """Returns the width of a photo as it is drawn, by its height."""
-  return np.clip(image.shape[1] / image.shape[0], 1 / longest, longest)
 
 
 def _lines(axes, starts, ends, match, drawn):

@@ -28,6 +28,22 @@ def whole(text):
   return number
 
 
+def finite(text):
+  """Returns a float that is a number."""
+  number = float(text)
+  if not -float("inf") < number < float("inf"):
+    raise ValueError
+  return number
+
+
+def share(text):
+  """Returns a float from 0 to 1."""
+  number = float(text)
+  if not 0 <= number <= 1:
+    raise ValueError
+  return number
+
+
 def box(text):
   """Returns a box "x1,y1,x2,y2" as a tuple of four floats."""
   left, upper, right, lower = map(float, text.split(","))
@@ -37,6 +53,8 @@ def box(text):
 positive.__name__ = "number over 0"
 positive_whole.__name__ = "whole number over 0"
 whole.__name__ = "whole number from 0 on"
+finite.__name__ = "number"
+share.__name__ = "number from 0 to 1"
 box.__name__ = "box of four numbers x1,y1,x2,y2"
 
 
@@ -103,3 +121,28 @@ def add_json(parser):
     action="store_true",
     help="print one JSON document on standard output",
   )
+
+
+def add_work(parser):
+  """Adds to a parser how work on many images is done: --batch and others."""
+  parser.add_argument(
+    "--batch",
+    type=positive_whole,
+    metavar="N",
+    help="most images of one size at once (default: 1 on a CPU, as memory "
+    "allows on a GPU)",
+  )
+  parser.add_argument(
+    "--workers",
+    type=whole,
+    default=1,
+    metavar="N",
+    help="threads that decode (default: 1; 0: decode in between)",
+  )
+  add_device(parser)
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="do all images again, also those that are done",
+  )
+  add_json(parser)

@@ -52,31 +52,7 @@ def add_arguments(parser):
     help="most local features per image",
   )
   arguments.add_rotate(parser)
-  _add_work_arguments(parser)
-
-
-def _add_work_arguments(parser):
-  parser.add_argument(
-    "--batch",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="most images of one size at once (default: 1 on a CPU, as memory "
-    "allows on a GPU)",
-  )
-  parser.add_argument(
-    "--workers",
-    type=arguments.whole,
-    default=1,
-    metavar="N",
-    help="threads that decode (default: 1; 0: decode between extractions)",
-  )
-  arguments.add_device(parser)
-  parser.add_argument(
-    "--overwrite",
-    action="store_true",
-    help="do all images again, also those that are done",
-  )
-  arguments.add_json(parser)
+  arguments.add_work(parser)
 
 
 def run(args):

@@ -21,6 +21,7 @@ from delf.python.cli import quiet
 COMMANDS = {
   "match": ("delf.python.cli.match", "match two images: picture and score"),
   "extract": ("delf.python.cli.extract", "extract features of many images"),
+  "detect": ("delf.python.cli.detect", "find boxes of landmarks in images"),
   "index": ("delf.python.cli.index", "make a collection to be searched"),
   "search": ("delf.python.cli.search", "ask a collection with photos"),
   "eval": ("delf.python.cli.evaluate", "measure a search with ground truth"),

@@ -1,28 +1,17 @@
 """Features of many images, from image files to feature files."""
 
-import collections
-import concurrent.futures
-import contextlib
 import dataclasses
-import time
 from collections.abc import Sequence
 
-from absl import logging
-
-from delf.python import errors, files, progress, utils
+from delf.python import files
 from delf.python.pipelines import (
-  batching,
   cropping,
   extract_report,
+  image_run,
   jobs,
   output_folder,
-  prefetch,
-  problems,
   provenance,
 )
-
-# Images whose files may wait to be written.
-_WRITES_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,95 +116,15 @@ def extract_to_files(images, config, output_dir, **options):
     return extract_report.ExtractReport(skipped=skipped)
   folder.prepare()
   extractor = options.extractor or _make_extractor(config, options)
-  return _Run(extractor, config, folder, options, skipped).do(todo)
-
-
-class _Run:
-  """One pass over the images that are to be extracted."""
-
-  def __init__(self, extractor, config, folder, options, skipped):
-    self._folder = folder
-    self._options = options
-    self._extractor = extractor
-    self._device = getattr(extractor, "device", None) or "CPU"
-    self._limit = batching.memory_limit(
-      config, self._device, options.batch_size
-    )
-    self._claimed = False
-    self._skipped = skipped
-    self._start = time.perf_counter()
-    self._done = []
-    self._failed = []
-
-  def do(self, todo):
-    """Extracts and writes; returns the report."""
-    logging.info("Extracting %d images on %s.", len(todo), self._device)
-    try:
-      with (
-        contextlib.closing(self._folder),
-        concurrent.futures.ThreadPoolExecutor(1, "write") as writer,
-      ):
-        self._loop(todo, writer)
-    except KeyboardInterrupt:
-      return self._report(interrupted=True)
-    except OSError as error:
-      error.report = self._report()
-      raise
-    return self._report()
-
-  def _report(self, interrupted=False):
-    seconds = time.perf_counter() - self._start
-    return extract_report.ExtractReport(
-      done=tuple(self._done),
-      skipped=self._skipped,
-      failed=tuple(self._failed),
-      seconds=seconds,
-      images_per_second=len(self._done) / seconds,
-      device=self._device,
-      interrupted=interrupted,
-    )
-
-  def _loop(self, todo, writer):
-    stream = prefetch.decode_ahead(todo, self._load, self._options.workers)
-    results = batching.BatchExtractor(self._extractor, self._limit).run(stream)
-    pending = collections.deque()
-    bar = progress.track(
-      results, f"extracting on {self._device}", total=len(todo)
-    )
-    try:
-      for decoded, features in bar:
-        problem = problems.find(decoded.job.path, features)
-        if problem:
-          self._fail(decoded.job, problem)
-          bar.set_postfix_str(f"{len(self._failed)} failed")
-          continue
-        if not self._claimed:
-          self._folder.claim(todo, overwrite=not self._options.resume)
-          self._claimed = True
-        pending.append(writer.submit(self._write, decoded.job, features))
-        while len(pending) > _WRITES_AHEAD:
-          pending.popleft().result()
-    finally:
-      results.close()
-      stream.close()
-      while pending:
-        pending.popleft().result()
-
-  def _write(self, job, features):
-    # In the writer's thread, which no interrupt reaches: what is written is
-    # counted.
-    self._folder.write(job, features)
-    self._done.append(job.path)
-
-  def _fail(self, job, problem):
-    if self._options.strict:
-      raise errors.InputError("features of each image", problem, job.path)
-    logging.info("Failed: %s: %s", job.path, problem)
-    self._failed.append(extract_report.Failure(job.path, problem))
-
-  def _load(self, path):
-    rotate = self._options.apply_rotation
-    return utils.RgbLoader(path, apply_rotation=rotate)
+  run = image_run.ImageRun(
+    extractor,
+    config,
+    folder,
+    options,
+    extract_report.ExtractReport(skipped=skipped),
+    "extracting",
+  )
+  return run.do(todo)
 
 
 def _model_folder(config, options):

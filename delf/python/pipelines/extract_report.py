@@ -1,13 +1,14 @@
 """What became of each image of an extraction."""
 
 import dataclasses
+import typing
 
 from delf.python import errors
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-  """An image that gave no features: its path, and one line that says why."""
+  """An image that gave no result: its path, and one line that says why."""
 
   path: str
   reason: str
@@ -38,12 +39,15 @@ class ExtractReport:
   device: str = ""
   interrupted: bool = False
 
+  # What was done to an image, in a word.
+  _verb: typing.ClassVar[str] = "extracted"
+
   def summary(self):
     """Returns one line for people."""
     speed = f" ({self.images_per_second:.2f} images/s on {self.device})"
     state = "interrupted: " if self.interrupted else ""
     return (
-      f"{state}{len(self.done)} extracted,"
+      f"{state}{len(self.done)} {self._verb},"
       f" {len(self.skipped)} already there, {len(self.failed)} failed"
       f" in {self.seconds:.1f} s{speed if self.done else ''}"
     )

@@ -25,6 +25,8 @@ _ALL_EXTENSIONS = sum(_EXTENSIONS.values(), ())
 class OutputFolder:
   """Feature files of one configuration in one folder."""
 
+  wants_images = False  # To write a result.
+
   def __init__(self, folder, config, local_extension, made_with):
     """Creates it; nothing is written yet.
 
@@ -37,11 +39,7 @@ class OutputFolder:
     Raises:
       InputError: If the folder is not a local one, or is a file.
     """
-    if files.is_remote(folder):
-      raise errors.InputError("a local folder", "a remote one", folder)
-    self.folder = pathlib.Path(folder)
-    if self.folder.exists() and not self.folder.is_dir():
-      raise errors.InputError("a folder to write to", "a file", folder)
+    self.folder = local_folder(folder)
     self._made_with = made_with
     self._recorded = {}
     self._replaced = []  # Heads whose files have been made with other settings.
@@ -158,14 +156,7 @@ class OutputFolder:
     Raises:
       OSError: If not; it names the folder.
     """
-    self.folder.mkdir(parents=True, exist_ok=True)
-    try:
-      with tempfile.TemporaryFile(dir=self.folder) as probe:
-        probe.write(b"probe")
-    except OSError as error:
-      raise OSError(
-        error.errno, error.strerror, os.fspath(self.folder)
-      ) from error
+    make_and_try(self.folder)
 
   def claim(self, jobs, overwrite):
     """Records what the files will be made with, and removes what is stale.
@@ -174,7 +165,7 @@ class OutputFolder:
       jobs: Images that are about to be extracted.
       overwrite: Whether to remove the files that they have.
     """
-    _remove_leftovers(self.folder, jobs)
+    remove_leftovers(self.folder, jobs, RECORD)
     # First, so that a run that is killed cannot leave files of another model
     # under the new record.
     for job in jobs:
@@ -234,9 +225,46 @@ def _is_whole(path):
   return True
 
 
-def _remove_leftovers(folder, jobs):
-  """Removes temporary files that a killed run left for the same images."""
-  stems = {"": {pathlib.Path(RECORD).stem}}
+def local_folder(folder):
+  """Returns a folder to write to, which need not exist, as pathlib.Path.
+
+  Raises:
+    InputError: If it is not a local one, or is a file.
+  """
+  if files.is_remote(folder):
+    raise errors.InputError("a local folder", "a remote one", folder)
+  path = pathlib.Path(folder)
+  if path.exists() and not path.is_dir():
+    raise errors.InputError("a folder to write to", "a file", folder)
+  return path
+
+
+def make_and_try(folder):
+  """Makes a folder, and sees whether files can be written in it.
+
+  Args:
+    folder: pathlib.Path.
+
+  Raises:
+    OSError: If not; it names the folder.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    with tempfile.TemporaryFile(dir=folder) as probe:
+      probe.write(b"probe")
+  except OSError as error:
+    raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
+
+
+def remove_leftovers(folder, jobs, record):
+  """Removes temporary files that a killed run left for the same images.
+
+  Args:
+    folder: Local path.
+    jobs: Images with a `name`, the path of their files without extension.
+    record: Name of the record beside them.
+  """
+  stems = {"": {pathlib.Path(record).stem}}
   for job in jobs:
     parent, stem = os.path.split(job.name)
     stems.setdefault(parent, set()).add(stem)

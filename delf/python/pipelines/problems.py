@@ -15,26 +15,43 @@ def find(path, features):
 
   Args:
     path: Path of the image.
-    features: features.ImageFeatures, or the Exception that came in its place.
+    features: features.ImageFeatures or detections.Detections, or the Exception
+      that came in its place.
 
   Returns:
     str without the path, or None.
   """
   if isinstance(features, Exception):
-    if is_out_of_memory(features):
-      return "expected an image that fits in memory, received one that does not"
-    line = " ".join(str(features).split()).removeprefix(f"{path}: ")
-    if isinstance(features, (errors.InputError, OSError)):
-      return line
-    return f"{type(features).__name__}: {line[:_LONGEST_REASON]}"
-  arrays = {"global descriptor": features.global_descriptor}
-  if features.local is not None:
-    for field in dataclasses.fields(features.local):
-      arrays[field.name] = getattr(features.local, field.name)
-  for name, array in arrays.items():
+    return of_error(path, features)
+  for name, array in _arrays(features):
     if array is not None and not np.all(np.isfinite(array)):
       return f"expected finite {name}, received NaN or infinity"
   return None
+
+
+def _arrays(result):
+  """Yields (name in words, array or None) of all that is in a result."""
+  for field in dataclasses.fields(result):
+    value = getattr(result, field.name)
+    if dataclasses.is_dataclass(value):
+      yield from _arrays(value)
+    else:
+      yield field.name.replace("_", " "), value
+
+
+def of_error(path, error):
+  """Returns one line, without the path, that says what an Exception is about.
+
+  Args:
+    path: Path of the image.
+    error: Exception.
+  """
+  if is_out_of_memory(error):
+    return "expected an image that fits in memory, received one that does not"
+  line = " ".join(str(error).split()).removeprefix(f"{path}: ")
+  if isinstance(error, (errors.InputError, OSError)):
+    return line
+  return f"{type(error).__name__}: {line[:_LONGEST_REASON]}"
 
 
 def is_out_of_memory(error):
