@@ -2,6 +2,7 @@
 
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 
 v1 = tf.compat.v1
@@ -47,16 +48,15 @@ def always(boxes, scores, classes=None):
     scores: [N] numbers.
     classes: [N] numbers, or None for 1.
   """
-  boxes = tf.reshape(tf.constant(boxes, tf.float32), [-1, 4])
-  scores = tf.constant(scores, tf.float32)
-  classes = tf.ones_like(scores) if classes is None else classes
+  boxes = np.reshape(np.float32(boxes), [-1, 4])
+  scores = np.float32(scores)
+  classes = np.float32(np.ones_like(scores) if classes is None else classes)
 
   def find(images):
     number = tf.shape(images)[0]
-    fixed = (boxes, scores, tf.constant(classes, tf.float32))
     return {
-      name: tf.repeat(value[None], number, axis=0)
-      for name, value in zip(NAMES, fixed, strict=True)
+      name: tf.repeat(tf.constant(value[None]), number, axis=0)
+      for name, value in zip(NAMES, (boxes, scores, classes), strict=True)
     }
 
   return find

@@ -6,10 +6,12 @@ from matplotlib import patches
 from delf.python import errors, picture
 
 # Boxes of one picture. More hide the photo and each other.
-MAX_BOXES = 40
+MAX_BOXES = 20
 
 _LONGEST = 12.0  # Longer photos are drawn squeezed to this.
 _INK = "#15191e"
+
+_PAD = 6  # Pixels around the digits of a score.
 
 # Corners that a score may stand in, the first that is free: of the box (x, y),
 # the offset from it in points, and the alignment.
@@ -24,7 +26,7 @@ _CORNERS = (
 def draw_boxes(path, image, boxes, scores, title=None, caption=""):
   """Draws a photo with boxes and their scores, the best on top.
 
-  At most the 40 with the highest score are drawn; the caption says so.
+  At most the 20 with the highest score are drawn; the caption says so.
 
   Args:
     path: File to be; the extension decides the format (.png, .jpg, .pdf, ...).
@@ -113,8 +115,7 @@ def _tag(axes, box, words, colour, taken):
   for (x, y), offset, (horizontal, vertical) in _CORNERS:
     note.xy = (right if x else left, bottom if y else top)
     note.set(position=offset, ha=horizontal, va=vertical)
-    note.update_positions(axes.figure.canvas.get_renderer())
-    place = note.get_bbox_patch().get_window_extent()
+    place = note.get_window_extent().padded(_PAD)
     if not any(place.overlaps(other) for other in taken):
       break
   return place

@@ -15,12 +15,12 @@ examples:
   delf detect photos/ --out boxes/ --detector my_saved_model/ --json
 
 A box is printed with its score and its left, upper, right and lower edge in
-pixels of the photo, as `delf search --box` takes them.
+pixels of the photo, the best first. Files hold shares of the photo.
 With --out, a run that was interrupted goes on where it was when it is repeated.
 Images that fail are named at the end, and the exit status is then 1.
 """
 
-# As pairs of boxes that show one thing are counted.
+# Of a box that is more likely right than wrong.
 _THRESHOLD = 0.5
 
 
@@ -118,6 +118,7 @@ def _collect(args, found):
         strict=True,
       )
     ]
+    rows.sort(key=lambda row: -row["score"])
     if args.json:
       found.append({"path": job.path, "boxes": rows})
       return
