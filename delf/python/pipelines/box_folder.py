@@ -2,17 +2,18 @@
 
 import json
 import os
-import pathlib
 
 import delf
 from delf.python import box_io, detections, errors, files
-from delf.python.pipelines import photo_record, provenance
+from delf.python.pipelines import output_folder, photo_record, provenance
 
 # Says what detector the boxes beside it are of.
 RECORD = "detection.json"
 
-# What two records are compared by; the rest is for people.
-_COMPARED = ("detector", "apply_rotation")
+# What two records are compared by; the rest is for people. Which boxes were
+# kept: None stands for all that the detector gave, for whole images.
+_CHOICE = ("threshold", "most_overlap", "max_size")
+_COMPARED = ("detector", "apply_rotation", *_CHOICE)
 
 
 class BoxFolder:
@@ -23,7 +24,9 @@ class BoxFolder:
   read.
   """
 
-  def __init__(self, folder, detector=None, apply_rotation=False):
+  def __init__(
+    self, folder, detector=None, apply_rotation=False, replace=False, **choice
+  ):
     """Reads what is there; nothing is written yet.
 
     Args:
@@ -31,25 +34,32 @@ class BoxFolder:
       detector: Folder of the detector, or None: boxes that are there are used,
         whatever they are of.
       apply_rotation: Whether photos are turned as their EXIF orientation says.
+      replace: Whether boxes of another detector may be there, as the caller
+        removes them; `difference` then says in which way they are others.
+      **choice: Which boxes are kept, as fields of `detect.DetectOptions`:
+        `threshold`, `most_overlap`, `max_size`; None for all.
 
     Raises:
       InputError: If the folder is none, or has boxes of another detector.
       FileNotFoundError: If there is no such detector.
     """
-    if files.is_remote(folder):
-      raise errors.InputError("a local folder", "a remote one", folder)
-    self.folder = pathlib.Path(folder)
-    if self.folder.exists() and not self.folder.is_dir():
-      raise errors.InputError("a folder to write to", "a file", folder)
-    self._made_with = None
+    self.folder = output_folder.local_folder(folder)
+    self._made_with, self.difference = None, ""
     if detector is not None:
       self._made_with = {
         "delf_version": delf.__version__,
         "detector_path": os.fspath(detector),
         "detector": provenance.fingerprint(detector),
         "apply_rotation": bool(apply_rotation),
+        **{name: choice.get(name) for name in _CHOICE},
       }
-      self._check()
+      self.difference = self._compare()
+    if self.difference and not replace:
+      raise errors.InputError(
+        "boxes of the same detector and settings, or another folder",
+        f"boxes {self.difference}",
+        self.folder / RECORD,
+      )
     self._photos = photo_record.PhotoRecord(self.folder)
 
   def path(self, job):
@@ -90,13 +100,7 @@ class BoxFolder:
     if self._made_with is not None:
       text = json.dumps(self._made_with, indent=2) + "\n"
       files.write_bytes(self.folder / RECORD, text.encode())
-    stems = {}
-    for job in jobs:
-      parent, stem = os.path.split(job.name)
-      stems.setdefault(parent, {RECORD[:-5]}).add(stem)
-    for parent, names in stems.items():
-      for path in files.leftovers(self.folder / parent, names):
-        path.unlink(missing_ok=True)
+    output_folder.remove_leftovers(self.folder, jobs, RECORD)
 
   def write(self, job, found):
     """Writes the boxes of a photo, whole or not at all.
@@ -113,22 +117,18 @@ class BoxFolder:
     """Ends the writing."""
     self._photos.close()
 
-  def _check(self):
-    """Raises an InputError if the boxes that are there are of another one."""
+  def _compare(self):
+    """Returns words for how boxes that are there differ, "" if they do not."""
     path = self.folder / RECORD
     if not path.exists():
-      return
+      return ""
     try:
-      found = json.loads(files.read_bytes(path))
-      differs = [k for k in _COMPARED if found[k] != self._made_with[k]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-      raise errors.InputError(
-        "a record of what the boxes were made with", "something else", path
-      ) from None
-    if differs:
-      raise errors.InputError(
-        "boxes of the same detector and photos turned alike, or another folder",
-        f"boxes of another {' and '.join(differs)}"
-        f" ({found.get('detector_path')})",
-        path,
-      )
+      found = dict(json.loads(files.read_bytes(path)))
+    except (ValueError, TypeError, RecursionError):
+      return "made with what is not known"
+    return ", ".join(
+      f"made with {name} {str(found.get(name))[:20]}"
+      f" and not {str(self._made_with[name])[:20]}"
+      for name in _COMPARED
+      if found.get(name) != self._made_with[name]
+    )

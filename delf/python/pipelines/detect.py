@@ -1,13 +1,11 @@
 """Boxes in many images, from image files to `.boxes` files and pictures."""
 
 import dataclasses
-import os
 import typing
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-import delf
 from delf.protos import delf_config_pb2
 from delf.python import errors, utils
 from delf.python.pipelines import (
@@ -15,7 +13,6 @@ from delf.python.pipelines import (
   extract_report,
   image_run,
   jobs,
-  provenance,
 )
 
 
@@ -135,10 +132,12 @@ def detect_to_files(images, detector, folder=None, pictures=None, **options):
     OSError: If files cannot be written. What was done until then is in its
       attribute `report`, a DetectReport, if it was begun.
   """
+  from delf.python.inference import zoo
+
   options = DetectOptions(**options)
   todo, done = jobs.plan(images, options.names), []
   outputs = detection_files.DetectionFiles(
-    folder, pictures, _made_with(detector, options), options.see
+    folder, pictures, zoo.resolve(detector), options
   )
   outputs.check(todo, overwrite=not options.resume)
   if options.resume:
@@ -155,9 +154,9 @@ def detect_to_files(images, detector, folder=None, pictures=None, **options):
     report = run.do(todo)
   except OSError as error:
     if isinstance(getattr(error, "report", None), DetectReport):
-      error.report = dataclasses.replace(error.report, boxes=outputs.boxes)
+      error.report = dataclasses.replace(error.report, boxes=outputs.number)
     raise
-  return dataclasses.replace(report, boxes=outputs.boxes)
+  return dataclasses.replace(report, boxes=outputs.number)
 
 
 class _Finder:
@@ -190,18 +189,3 @@ class _Finder:
     if self._options.most_overlap is None:
       return found
     return found.apart(self._options.most_overlap)
-
-
-def _made_with(detector, options):
-  """Returns what decides the boxes, as dict for JSON."""
-  from delf.python.inference import zoo
-
-  return {
-    "delf_version": delf.__version__,
-    "detector_path": os.fspath(detector),
-    "detector": provenance.fingerprint(zoo.resolve(detector)),
-    "threshold": float(options.threshold),
-    "most_overlap": options.most_overlap,
-    "max_size": options.max_size,
-    "apply_rotation": bool(options.apply_rotation),
-  }

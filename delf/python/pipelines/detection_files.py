@@ -1,50 +1,46 @@
 """The boxes of one detection in a folder, and pictures of them in another."""
 
-import json
 import pathlib
 
-from delf.python import box_io, errors, files
-from delf.python.pipelines import output_folder, photo_record
-
-# Says what the boxes beside it were found with.
-RECORD = "detection.json"
-PHOTOS = "detection_images.jsonl"
+from delf.python import errors, files
+from delf.python.pipelines import box_folder, output_folder
 
 PICTURE = "_viz.jpg"
-
-# Of the record, for people.
-_NOT_COMPARED = ("delf_version", "detector_path")
 
 
 class DetectionFiles:
   """Files of the boxes that one detector finds with one set of settings."""
 
-  def __init__(self, folder, pictures, made_with, see=None):
+  def __init__(self, folder, pictures, detector, options):
     """Creates it; nothing is written yet.
 
     Args:
       folder: Local path for the boxes, which need not exist, or None for none.
       pictures: The same for the pictures.
-      made_with: dict for JSON of what decides the boxes.
-      see: Function of (jobs.Job, detections.Detections, (height, width)),
-        called after the files of an image are written, or None.
+      detector: Folder of the detector.
+      options: detect.DetectOptions.
 
     Raises:
-      InputError: If a folder is not a local one, or is a file.
+      InputError: If a folder is not a local one, or is a file, or has boxes of
+        another detector or of other settings that are not to be made anew.
     """
-    self._folders = [
-      None if each is None else output_folder.local_folder(each)
-      for each in (folder, pictures)
-    ]
-    self.folder, self.pictures = self._folders
-    self.wants_images = pictures is not None or see is not None
-    self.boxes = 0
-    self._made_with = made_with
-    self._see = see
-    self._differs = False
-    self._photos = None
+    self._boxes = None
     if folder is not None:
-      self._photos = photo_record.PhotoRecord(self.folder, PHOTOS)
+      self._boxes = box_folder.BoxFolder(
+        folder,
+        detector,
+        options.apply_rotation,
+        replace=True,
+        threshold=float(options.threshold),
+        most_overlap=options.most_overlap,
+        max_size=options.max_size,
+      )
+    self._pictures = None
+    if pictures is not None:
+      self._pictures = output_folder.local_folder(pictures)
+    self._see = options.see
+    self.wants_images = pictures is not None or options.see is not None
+    self.number = 0
 
   def check(self, jobs, overwrite):
     """Checks that no file would be under a record of other settings.
@@ -54,42 +50,37 @@ class DetectionFiles:
       overwrite: Whether their files are to be made anew.
 
     Raises:
-      InputError: If what is there was made with another detector or settings,
-        and stays there. Nothing has been changed then.
+      InputError: If boxes that are there were made with another detector or
+        settings, and would stay. Nothing has been changed then.
     """
-    path = self.folder / RECORD if self.folder is not None else None
-    if path is None or not path.exists():
+    if self._boxes is None or not self._boxes.difference:
       return
-    difference = self._difference(path)
-    if not difference:
-      return
+    difference, folder = self._boxes.difference, self._boxes.folder
     if not overwrite:
       raise errors.InputError(
         "boxes of the same detector and settings, or --overwrite",
-        f"some made with {difference}",
-        path,
+        f"boxes {difference}",
+        folder / box_folder.RECORD,
       )
-    names = {job.name for job in jobs}
-    for other in self.folder.rglob(f"*{files.BOXES}"):
-      name = other.relative_to(self.folder).as_posix()
-      if name.removesuffix(files.BOXES) not in names | {""}:
+    ours = {job.name for job in jobs}
+    for path in folder.rglob(f"*{files.BOXES}"):
+      name = path.relative_to(folder).as_posix()
+      is_temporary = path.name.startswith(".")
+      if name.removesuffix(files.BOXES) not in ours and not is_temporary:
         raise errors.InputError(
-          f"--overwrite of all images that have boxes made with {difference}",
+          f"--overwrite of all images that have boxes {difference}",
           f"only some: {name} would stay",
-          self.folder,
+          folder,
         )
-    self._differs = True
 
   def divide(self, todo):
     """Returns the jobs that are to be done, and those that are done.
 
-    Done are images whose boxes are as large as they were written, for the photo
-    that is there today, by its size, and that have a picture if one is asked
-    for. Without a folder of boxes none is.
+    Done are images whose boxes are there, as `box_folder.BoxFolder.read` says,
+    and that have a picture if one is asked for. Without a folder of boxes none
+    is.
     """
-    if self._photos is None:
-      return todo, []
-    done = [job for job in todo if self._is_done(job)]
+    done = [] if self._boxes is None else list(filter(self._is_done, todo))
     names = {job.name for job in done}
     return [job for job in todo if job.name not in names], done
 
@@ -99,23 +90,21 @@ class DetectionFiles:
     Raises:
       OSError: If not; it names the folder.
     """
-    for folder in filter(None, self._folders):
-      output_folder.make_and_try(folder)
+    for folder in (self._boxes and self._boxes.folder, self._pictures):
+      if folder is not None:
+        output_folder.make_and_try(folder)
 
   def claim(self, jobs, overwrite):
     """Records what the boxes will be made with, and removes what is stale."""
-    for folder in filter(None, self._folders):
-      output_folder.remove_leftovers(folder, jobs, RECORD)
-    if self.folder is None:
+    if self._pictures is not None:
+      output_folder.remove_leftovers(self._pictures, jobs, box_folder.RECORD)
+    if self._boxes is None:
       return
     # First, so that a run that is killed leaves no boxes of another detector
     # under the new record.
-    for job in jobs:
-      if overwrite or self._differs or self._photos.has_changed(job):
-        for path in filter(None, self._paths(job)):
-          path.unlink(missing_ok=True)
-    text = json.dumps(self._made_with, indent=2) + "\n"
-    files.write_bytes(self.folder / RECORD, text.encode())
+    for job in jobs if overwrite else ():
+      self._boxes.path(job).unlink(missing_ok=True)
+    self._boxes.claim(jobs)
 
   def write(self, job, found, image=None):
     """Writes the files of one image, each whole or not at all.
@@ -125,52 +114,35 @@ class DetectionFiles:
       found: detections.Detections.
       image: [H, W, 3] uint8, if `wants_images`.
     """
-    boxes, picture = self._paths(job)
-    if picture is not None:
+    if self._pictures is not None:
       # Only who asks for pictures loads what draws.
       from delf.python import viz_boxes
 
-      name = pathlib.PurePath(job.path).name
       viz_boxes.draw_boxes(
-        picture, image, found.boxes, found.scores, caption=name
+        self._picture(job),
+        image,
+        found.boxes,
+        found.scores,
+        caption=pathlib.PurePath(job.path).name,
       )
-    if boxes is not None:
-      data = box_io.SerializeToString(found.boxes, found.scores, found.classes)
-      files.write_bytes(boxes, data)
-      self._photos.add(job, {files.BOXES: len(data)})
-    self.boxes += len(found)
+    if self._boxes is not None:
+      self._boxes.write(job, found)
+    self.number += len(found)
     if self._see is not None:
       self._see(job, found, image.shape[:2])
 
   def close(self):
     """Ends the writing."""
-    if self._photos is not None:
-      self._photos.close()
+    if self._boxes is not None:
+      self._boxes.close()
 
-  def _paths(self, job):
-    """Returns the paths of the boxes and of the picture, None for none."""
-    endings = (files.BOXES, PICTURE)
-    return [
-      None if folder is None else folder / f"{job.name}{ending}"
-      for folder, ending in zip(self._folders, endings, strict=True)
-    ]
+  def _picture(self, job):
+    return self._pictures / f"{job.name}{PICTURE}"
 
   def _is_done(self, job):
-    boxes, picture = self._paths(job)
-    return (
-      not self._photos.has_changed(job)
-      and self._photos.is_whole(job, boxes)
-      and (picture is None or picture.exists())
-    )
-
-  def _difference(self, path):
-    """Returns words for what the record has and these settings have not."""
+    if self._pictures is not None and not self._picture(job).exists():
+      return False
     try:
-      found = dict(json.loads(files.read_bytes(path)))
-    except (ValueError, TypeError, RecursionError):
-      return "what is not known"
-    return ", ".join(
-      f"{name} {str(found.get(name))[:20]} and not {str(value)[:20]}"
-      for name, value in self._made_with.items()
-      if name not in _NOT_COMPARED and found.get(name) != value
-    )
+      return self._boxes.read(job) is not None
+    except errors.InputError:
+      return False  # Damaged, and of another program.

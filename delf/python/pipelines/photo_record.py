@@ -14,14 +14,13 @@ RECORD = "extraction_images.jsonl"
 class PhotoRecord:
   """The record of one output folder, which is only ever appended to."""
 
-  def __init__(self, folder, name=RECORD):
+  def __init__(self, folder):
     """Reads what is there.
 
     Args:
       folder: Path of the output folder; need not exist.
-      name: Name of the record.
     """
-    self._path = pathlib.Path(folder) / name
+    self._path = pathlib.Path(folder) / RECORD
     self._photos, self._crops, self._files = _read(self._path)
     self._file = None
 
