@@ -111,6 +111,18 @@ def test_batches_repeat_by_seed(photo):
   np.testing.assert_array_equal(first.points, second.points)
 
 
+def test_an_estimator_that_fails_finds_no_pair(monkeypatch):
+  points = np.random.default_rng(0).uniform(0, 300, (40, 2))
+  points = np.float32(np.hstack([points, points + 5]))
+  assert len(real_pairs.verified(points))
+
+  def fail(*_):
+    raise cv2.error("model.empty()")
+
+  monkeypatch.setattr(cv2, "findFundamentalMat", fail)
+  assert real_pairs.verified(points).shape == (0, 4)
+
+
 def test_real_pairs_follow_a_known_map(photo, tmp_path):
   homography = np.array([[0.9, 0.1, 10], [-0.1, 0.9, 30], [1e-4, 0, 1]])
   other = cv2.warpPerspective(photo.image, homography, (320, 320))

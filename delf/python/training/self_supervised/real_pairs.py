@@ -88,9 +88,12 @@ def verified(points, threshold=1.0, seed=0):
   if len(points) < MIN_INLIERS:
     return points[:0]
   cv2.setRNGSeed(seed)
-  _, mask = cv2.findFundamentalMat(
-    points[:, :2], points[:, 2:], cv2.USAC_MAGSAC, threshold, 0.999, 2000
-  )
+  try:
+    _, mask = cv2.findFundamentalMat(
+      points[:, :2], points[:, 2:], cv2.USAC_MAGSAC, threshold, 0.999, 2000
+    )
+  except cv2.error:
+    mask = None  # It asserts, now and then, that a model that it drew is one.
   if mask is None or mask.sum() < MIN_INLIERS:
     return points[:0]
   return points[mask.ravel().astype(bool)]
