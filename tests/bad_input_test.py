@@ -19,7 +19,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from delf.python import datum_io, errors, feature_io, files, script_flags
+from delf.python import (
+  box_io,
+  datum_io,
+  errors,
+  feature_io,
+  files,
+  script_flags,
+)
 from delf.python.cli import main
 from delf.python.examples import extract_features
 from delf.python.pipelines import (
@@ -34,6 +41,7 @@ import bad_aggregation  # noqa: E402
 import bad_collections  # noqa: E402
 import bad_datasets  # noqa: E402
 import bad_dense_indexes  # noqa: E402
+import bad_detection  # noqa: E402
 import bad_exports  # noqa: E402
 import bad_fit  # noqa: E402
 import bad_global_training  # noqa: E402
@@ -482,6 +490,7 @@ def _other_settings(folder, model):
 
 for _what, (_make, _words) in (
   bad_datasets.CASES
+  | bad_detection.CASES
   | bad_retrieval.CASES
   | bad_aggregation.CASES
   | bad_exports.CASES
@@ -503,6 +512,9 @@ for _rows in (
 
 
 # -- odd, but good -----------------------------------------------------------
+
+for _what, (_make, _words) in bad_detection.ODD.items():
+  _case(_ODD, _what, *_words)(lambda folder, model, make=_make: make(folder))
 
 
 def _odd(what, name, words=(), more=()):
@@ -585,6 +597,7 @@ def _call(argv):
   scripts = {"extract_features.py": extract_features}
   for more in (
     bad_datasets,
+    bad_detection,
     bad_collections,
     bad_retrieval,
     bad_aggregation,
@@ -697,9 +710,14 @@ def test_odd_input_is_read(what, tmp_path, model, recwarn, caplog):
 
 def _said(folder, err, warned=(), logged=None):
   """Returns what was said and found, as words to look for."""
-  locations = feature_io.ReadFromFile(str(folder.parent / "out" / "a.delf"))[0]
+  out = folder.parent / "out"
   found = "no features"
-  if len(locations):
+  if (out / "a.boxes").exists():
+    boxes = box_io.ReadFromFile(out / "a.boxes")[0]
+    found = f"{len(boxes)} box{'' if len(boxes) == 1 else 'es'}"
+    if len(boxes) == 1:
+      found += f": {','.join(f'{edge:.3g}' for edge in boxes[0])}"
+  elif len(locations := feature_io.ReadFromFile(str(out / "a.delf"))[0]):
     # Patches have 16 pixels, and the image a whole number of them.
     found = f"width {int(locations[:, 1].max() + 8)}"
   return " ".join(

@@ -22,6 +22,7 @@ _GUIDES = [
   "README.md",
   "INSTALL_INSTRUCTIONS.md",
   "EXTRACTION_MATCHING.md",
+  "DETECTION.md",
   "SEARCH.md",
   "TRAINING.md",
   "delf/python/delg/DELG_INSTRUCTIONS.md",
@@ -117,6 +118,9 @@ def _environment(root, folder, python):
 
 def _skip_if_not_here(guide):
   """Skips a guide whose packages, of extras, or whose model are not there."""
+  detector = checkout.ROOT / "delf/embedded/delf-boxes"
+  if guide == "DETECTION.md" and not detector.exists():
+    pytest.skip("the embedded detector is not there")
   if guide != _COLD:
     return
   for package in ("tf2onnx", "onnxruntime", "ai_edge_litert"):
