@@ -13,6 +13,7 @@ _SHARP = 2e-5
 
 # How far corners of two views may be from each other, in pixels.
 _APART = 1.0
+_FAR = 1e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,5 +99,7 @@ def agreement(first, second, homography):
   inside = ((pixels >= 0) & (pixels < side)).all(1)
   pixels = np.clip(pixels, 0, side - 1).astype(int)
   distance = second.distance[pixels[:, 1], pixels[:, 0]]
+  # Of a view without corners, distances are the largest numbers that there are.
+  distance = np.minimum(distance, _FAR)
   close = np.exp(-0.5 * np.square(distance / _APART))
   return (inside * first.sharp * close).astype(np.float32)
