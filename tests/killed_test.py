@@ -67,6 +67,16 @@ def _regions(inputs, work):
   return [f"--{name}={value}" for name, value in flags.items()]
 
 
+def _detect(inputs, work):
+  options = {
+    "--out": work / "boxes",
+    "--pictures": work / "pictures",
+    "--detector": inputs / "detector",
+  }
+  words = [str(word) for each in options.items() for word in each]
+  return ["detect", str(inputs / "photos"), *words]
+
+
 def _fit(inputs, work):
   out = str(work / "codebook")
   options = ["--words", "512", "--iterations", "15"]
@@ -87,6 +97,7 @@ _WHOLE = {
     _tree,
     module="delf.python.detect_to_retrieve.extract_index_boxes_and_features",
   ),
+  "detect": killed_runs.Case(_detect, None, _tree),
   "fit codebook": killed_runs.Case(_fit, None, _tree, "codebook.index"),
 }
 

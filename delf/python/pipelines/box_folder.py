@@ -5,7 +5,7 @@ import os
 
 import delf
 from delf.python import box_io, detections, errors, files
-from delf.python.pipelines import output_folder, photo_record, provenance
+from delf.python.pipelines import photo_record, provenance, target_folder
 
 # Says what detector the boxes beside it are of.
 RECORD = "detection.json"
@@ -43,7 +43,7 @@ class BoxFolder:
       InputError: If the folder is none, or has boxes of another detector.
       FileNotFoundError: If there is no such detector.
     """
-    self.folder = output_folder.local_folder(folder)
+    self.folder = target_folder.local_folder(folder)
     self._made_with, self.difference = None, ""
     if detector is not None:
       self._made_with = {
@@ -100,7 +100,7 @@ class BoxFolder:
     if self._made_with is not None:
       text = json.dumps(self._made_with, indent=2) + "\n"
       files.write_bytes(self.folder / RECORD, text.encode())
-    output_folder.remove_leftovers(self.folder, jobs, RECORD)
+    target_folder.remove_leftovers(self.folder, jobs, RECORD)
 
   def write(self, job, found):
     """Writes the boxes of a photo, whole or not at all.

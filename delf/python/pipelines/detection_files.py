@@ -3,7 +3,7 @@
 import pathlib
 
 from delf.python import errors, files
-from delf.python.pipelines import box_folder, output_folder
+from delf.python.pipelines import box_folder, target_folder
 
 PICTURE = "_viz.jpg"
 
@@ -37,7 +37,7 @@ class DetectionFiles:
       )
     self._pictures = None
     if pictures is not None:
-      self._pictures = output_folder.local_folder(pictures)
+      self._pictures = target_folder.local_folder(pictures)
     self._see = options.see
     self.wants_images = pictures is not None or options.see is not None
     self.number = 0
@@ -92,12 +92,12 @@ class DetectionFiles:
     """
     for folder in (self._boxes and self._boxes.folder, self._pictures):
       if folder is not None:
-        output_folder.make_and_try(folder)
+        target_folder.make_and_try(folder)
 
   def claim(self, jobs, overwrite):
     """Records what the boxes will be made with, and removes what is stale."""
     if self._pictures is not None:
-      output_folder.remove_leftovers(self._pictures, jobs, box_folder.RECORD)
+      target_folder.remove_leftovers(self._pictures, jobs, box_folder.RECORD)
     if self._boxes is None:
       return
     # First, so that a run that is killed leaves no boxes of another detector

@@ -10,7 +10,12 @@ import pytest
 
 from delf.protos import delf_config_pb2
 from delf.python import datum_io, errors, feature_io, features, files
-from delf.python.pipelines import extract, output_folder, photo_record
+from delf.python.pipelines import (
+  extract,
+  output_folder,
+  photo_record,
+  target_folder,
+)
 
 
 class PatchExtractor:
@@ -488,7 +493,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_a_model_is_loaded(
     def full(dir):
       raise OSError(28, "No space left on device", str(dir / "temporary"))
 
-    monkeypatch.setattr(output_folder.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(target_folder.tempfile, "TemporaryFile", full)
   monkeypatch.setattr(extract, "_make_extractor", None)
   monkeypatch.setattr(extract, "_model_folder", lambda *_: None)
   with pytest.raises(OSError) as error:

@@ -1,15 +1,12 @@
 """The feature files of one extraction in one folder."""
 
 import json
-import os
-import pathlib
-import tempfile
 
 import numpy as np
 from absl import logging
 
 from delf.python import datum_io, errors, feature_io, files
-from delf.python.pipelines import photo_record, provenance
+from delf.python.pipelines import photo_record, provenance, target_folder
 
 # Says what the feature files beside it were made with, for each head.
 RECORD = "extraction.json"
@@ -39,7 +36,7 @@ class OutputFolder:
     Raises:
       InputError: If the folder is not a local one, or is a file.
     """
-    self.folder = local_folder(folder)
+    self.folder = target_folder.local_folder(folder)
     self._made_with = made_with
     self._recorded = {}
     self._replaced = []  # Heads whose files have been made with other settings.
@@ -156,7 +153,7 @@ class OutputFolder:
     Raises:
       OSError: If not; it names the folder.
     """
-    make_and_try(self.folder)
+    target_folder.make_and_try(self.folder)
 
   def claim(self, jobs, overwrite):
     """Records what the files will be made with, and removes what is stale.
@@ -165,7 +162,7 @@ class OutputFolder:
       jobs: Images that are about to be extracted.
       overwrite: Whether to remove the files that they have.
     """
-    remove_leftovers(self.folder, jobs, RECORD)
+    target_folder.remove_leftovers(self.folder, jobs, RECORD)
     # First, so that a run that is killed cannot leave files of another model
     # under the new record.
     for job in jobs:
@@ -223,51 +220,3 @@ def _is_whole(path):
   except (OSError, ValueError):
     return False
   return True
-
-
-def local_folder(folder):
-  """Returns a folder to write to, which need not exist, as pathlib.Path.
-
-  Raises:
-    InputError: If it is not a local one, or is a file.
-  """
-  if files.is_remote(folder):
-    raise errors.InputError("a local folder", "a remote one", folder)
-  path = pathlib.Path(folder)
-  if path.exists() and not path.is_dir():
-    raise errors.InputError("a folder to write to", "a file", folder)
-  return path
-
-
-def make_and_try(folder):
-  """Makes a folder, and sees whether files can be written in it.
-
-  Args:
-    folder: pathlib.Path.
-
-  Raises:
-    OSError: If not; it names the folder.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  try:
-    with tempfile.TemporaryFile(dir=folder) as probe:
-      probe.write(b"probe")
-  except OSError as error:
-    raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
-
-
-def remove_leftovers(folder, jobs, record):
-  """Removes temporary files that a killed run left for the same images.
-
-  Args:
-    folder: Local path.
-    jobs: Images with a `name`, the path of their files without extension.
-    record: Name of the record beside them.
-  """
-  stems = {"": {pathlib.Path(record).stem}}
-  for job in jobs:
-    parent, stem = os.path.split(job.name)
-    stems.setdefault(parent, set()).add(stem)
-  for parent, names in stems.items():
-    for path in files.leftovers(folder / parent, names):
-      path.unlink(missing_ok=True)
