@@ -1,5 +1,6 @@
 """`delf eval`: measures a search with ground truth."""
 
+import dataclasses
 import os
 
 from delf.python.cli import arguments, json_output, search
@@ -88,15 +89,32 @@ def run(args):
   report = evaluate.evaluate(searcher, truth, asked, args.out)
   for failure in report.failed:
     search.say(str(failure))
+  without = None
+  if searcher.has_regions and not args.no_regions:
+    without = _without_regions(args, found, truth, asked)
   if args.html:
-    page = evaluate_page.write(report, searcher, args.html)
+    page = evaluate_page.write(report, searcher, args.html, without)
     search.say_problems(page)
   if args.json:
     json_output.print_json(report_card.document(report.card))
   else:
     print(report_card.text(report.card))
+    if without:
+      print(f"The same without regions:\n{report_card.text(without.card)}")
     print(f"metrics: {os.path.join(args.out, evaluate.METRICS)}")
   return 1 if failed or report.failed else 0
+
+
+def _without_regions(args, found, truth, asked):
+  """Returns the EvaluateReport of whole images alone, in a folder below."""
+  from delf.python.pipelines import evaluate
+  from delf.python.pipelines import search as searching
+
+  options = dataclasses.replace(search.search_options(args), only_whole=True)
+  out = os.path.join(args.out, "without_regions")
+  return evaluate.evaluate(
+    searching.Searcher(found, options), truth, asked, out
+  )
 
 
 def _truth_path(args):

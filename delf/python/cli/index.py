@@ -12,6 +12,7 @@ examples:
   delf index more/ --out my.index                adds those to it
   delf index photos/ --out my.index --codebook codebook   visual words as well
   delf index features/ --out my.index --photos photos/    of `delf extract`
+  delf index photos/ --out my.index --regions    finds what is small in a photo
   delf index --out my.index --remove old/cat     takes an image out
   delf index --out my.index --merge other.index  takes in another index
 
@@ -60,10 +61,40 @@ def add_arguments(parser):
     metavar="DIR",
     help="with FEATURES: the photos that they are of, for pictures",
   )
+  _add_regions(parser)
   _add_changes(parser)
   arguments.add_rotate(parser)
   arguments.add_device(parser)
   arguments.add_json(parser)
+
+
+def _add_regions(parser):
+  parser.add_argument(
+    "--regions",
+    action="store_true",
+    help="index the boxes that a detector finds in each photo, beside the "
+    "whole; an image is as similar as its best region",
+  )
+  parser.add_argument(
+    "--detector",
+    metavar="NAME|PATH",
+    default="delf-boxes",
+    help="with --regions: detector (default: delf-boxes)",
+  )
+  parser.add_argument(
+    "--detector-threshold",
+    type=float,
+    default=0.1,
+    metavar="X",
+    help="with --regions: least score of a box (default: 0.1)",
+  )
+  parser.add_argument(
+    "--max-regions",
+    type=arguments.positive_whole,
+    default=5,
+    metavar="N",
+    help="with --regions: most boxes of a photo, the best (default: 5)",
+  )
 
 
 def _add_changes(parser):
@@ -117,14 +148,20 @@ def run(args):
 
 
 def _options(args):
-  from delf.python.pipelines import build_index
+  from delf.python.pipelines import build_index, collection_regions
 
+  regions = None
+  if args.regions:
+    regions = collection_regions.RegionSettings(
+      args.detector, args.detector_threshold, args.max_regions
+    )
   return build_index.BuildOptions(
     model=args.model,
     config=args.config,
     codebook=args.codebook,
     aggregation=args.aggregation,
     whitening=args.whitening,
+    regions=regions,
     photos=args.photos,
     max_size=args.max_size,
     workers=args.workers,
@@ -138,8 +175,14 @@ def _say(line):
 
 
 def _say_total(folder):
-  from delf.python.pipelines import collection, index_parts
+  from delf.python.pipelines import (
+    collection,
+    collection_regions,
+    index_parts,
+  )
 
-  parts = index_parts.parts(collection.open_folder(folder))
-  total = set().union(*(part.index.names for part in parts))
+  found = collection.open_folder(folder)
+  parts = index_parts.parts(found)
+  entries = set().union(*(part.index.names for part in parts))
+  total = set(collection_regions.images_of(found, entries))
   print(f"{folder}: {len(total)} images")

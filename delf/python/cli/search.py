@@ -10,12 +10,15 @@ examples:
   delf search my.index photo.jpg                    the 20 most similar images
   delf search my.index photo.jpg --rerank           the best, matched to be sure
   delf search my.index queries/ --rerank --html page.html     to look at
+  delf search my.index photo.jpg --box 80,60,400,300    a part of the photo
   delf search my.index photo.jpg --method fusion --top 5 --json
 
 Scores: with --method global the cosine of global descriptors, with words the
 similarity of visual words, with fusion both. With --rerank the first images are
-matched point by point, and come by the number of inliers. What was extracted
-and matched is kept in the index: asking again, or going on after an interrupt,
+matched point by point, and come by the number of inliers. Of an index with
+regions each image is as similar as its best region, whose x1,y1,x2,y2 in
+pixels stand behind its name, but for the whole image. What was extracted and
+matched is kept in the index: asking again, or going on after an interrupt,
 does not do it twice.
 """
 
@@ -87,6 +90,11 @@ def add_method_arguments(parser):
     choices=sorted(refinement.METHODS),
     help="re-rank by the global descriptors of the first images",
   )
+  parser.add_argument(
+    "--no-regions",
+    action="store_true",
+    help="compare whole images alone, of an index that has regions",
+  )
 
 
 def add_work_arguments(parser):
@@ -110,6 +118,7 @@ def search_options(args):
     rerank=args.rerank_top if args.rerank else 0,
     expand=args.expand,
     refine=args.refine,
+    only_whole=args.no_regions,
     workers=args.workers,
   )
 
@@ -153,7 +162,13 @@ def _print(result):
     print(f"{query.name}:")
     for rank, hit in enumerate(hits, 1):
       inliers = "" if hit.inliers is None else f"  {hit.inliers} inliers"
-      print(f"  {rank:3}  {hit.score:.4f}{inliers}  {hit.name}")
+      print(f"  {rank:3}  {hit.score:.4f}{inliers}  {hit.name}{_region(hit)}")
+
+
+def _region(hit):
+  if hit.box is None:
+    return ""
+  return f"  [{','.join(f'{edge:g}' for edge in hit.box)}]"
 
 
 def say_problems(report):

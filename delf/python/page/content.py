@@ -22,6 +22,8 @@ class Result:
     score: Similarity, larger for better.
     inliers: Number of inliers, which verified results are ranked by, or None.
     label: TRUE, JUNK or FALSE by the ground truth, or None without one.
+    box: (x1, y1, x2, y2) in pixels of the part that is most like the query, or
+      None for the whole image.
     lines: [M, 4] float, (x, y) in the query's photo and (x, y) in this one, in
       pixels of the whole stored images; or None. `match_lines` makes them.
   """
@@ -32,8 +34,10 @@ class Result:
   inliers: int | None = None
   label: str | None = None
   lines: np.ndarray | None = None
+  box: tuple[float, float, float, float] | None = None
 
   def __post_init__(self):
+    _check_box(self.box, self.name)
     if self.label not in LABELS:
       raise errors.InputError(f"a label of {LABELS}", repr(self.label))
     if self.lines is None:
@@ -65,13 +69,15 @@ class Query:
   note: str = ""
 
   def __post_init__(self):
-    if self.box is None:
-      return
-    box = np.asarray(self.box, np.float64)
-    if box.shape != (4,) or not np.isfinite(box).all():
-      raise errors.InputError(
-        "a box of four finite numbers", repr(self.box), self.name
-      )
+    _check_box(self.box, self.name)
+
+
+def _check_box(box, name):
+  if box is None:
+    return
+  numbers = np.asarray(box, np.float64)
+  if numbers.shape != (4,) or not np.isfinite(numbers).all():
+    raise errors.InputError("a box of four finite numbers", repr(box), name)
 
 
 @dataclasses.dataclass(frozen=True)

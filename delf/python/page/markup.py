@@ -77,12 +77,14 @@ def _result(rank, found, thumbnail, asked):
     # Before the score: what is verified is ranked by them.
     plural = "" if found.inliers == 1 else "s"
     words = f"<span>{found.inliers} inlier{plural}</span> {words}"
+  if found.box is not None:
+    words += " <span>by region</span>"
   name = escape(found.name)
   return (
     f'<li class="{label}"><button type="button"'
     f'{_lines(found.lines, asked, thumbnail)} title="{name}" '
     f'aria-label="Compare with result {rank}">'
-    f"{_image(thumbnail)}</button>"
+    f"{_image(thumbnail)}{_box(found.box, thumbnail)}</button>"
     f"<p><i>{rank}</i>{mark}</p><p class=name><bdi>{name}</bdi></p>"
     f"<p class=score>{words}</p></li>"
   )

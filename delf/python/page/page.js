@@ -190,7 +190,7 @@
     byId("previous").disabled = !neighbour(-1);
     byId("next").disabled = !neighbour(1);
     drawMatch(section.querySelector("figure img"), button.querySelector("img"), encoded,
-      section.querySelector(".box"));
+      section.querySelector("figure .box"));
     if (!dialog.open) dialog.showModal();
     history.replaceState(null, "", "#" + section.id + "r" + rank);
   };

@@ -6,6 +6,7 @@ import os
 from delf.python import config_io, errors, files
 from delf.python.pipelines import (
   collection,
+  collection_regions,
   extract,
   feature_folder,
   image_names,
@@ -28,6 +29,8 @@ class BuildOptions:
       does.
     whitening: Path of a whitening of global descriptors (`delf fit whitening`),
       or None.
+    regions: collection_regions.RegionSettings, or None: images are indexed
+      whole, but for an index that has regions.
     photos: Folder of the photos of features that are there, for pictures.
     max_size: Longer side that photos are scaled down to, or None.
     workers: Threads that decode.
@@ -40,6 +43,7 @@ class BuildOptions:
   codebook: str | None = None
   aggregation: str | None = None
   whitening: str | None = None
+  regions: collection_regions.RegionSettings | None = None
   photos: str | None = None
   max_size: int | None = None
   workers: int = 1
@@ -105,20 +109,27 @@ def build_photos(images, names, folder, options, say):
 
 
 def _build_photos(found, images, names, config, options, say):
+  regions = collection_regions.agree(found, options.regions)
   found = open_to_change.open_or_make(found, config, options)
   names = _add_photos(found, names, images)
-  extraction = extract.extract_and_say(
-    images,
-    config,
-    found.features,
-    say,
-    names=names,
-    workers=options.workers,
-    device=options.device,
-    apply_rotation=options.apply_rotation,
-  )
+  how = {
+    "names": names,
+    "workers": options.workers,
+    "device": options.device,
+    "apply_rotation": options.apply_rotation,
+  }
+  if regions is None:
+    extraction = extract.extract_and_say(
+      images, config, found.features, say, **how
+    )
+  else:
+    extraction = collection_regions.extract(
+      found, regions, images, config, say, **how
+    )
   if extraction.interrupted:
     raise KeyboardInterrupt
+  if regions is not None:
+    return _index(found, extraction.files, extraction, say, names)
   failed = {failure.path for failure in extraction.failed}
   names = [n for i, n in zip(images, names, strict=True) if i not in failed]
   return _index(found, names, extraction, say)
@@ -140,6 +151,10 @@ def _build_of_features(source, features, folder, options, say):
       apply_rotation=options.apply_rotation,
     ),
   )
+  if options.regions:
+    raise errors.InputError(
+      "photos, of which regions are extracted", "a folder of features", source
+    )
   config = None
   if options.model or options.config:
     config = settings.choose(options.model, options.config)
@@ -152,8 +167,8 @@ def _build_of_features(source, features, folder, options, say):
     return _index(found, names, None, say)
 
 
-def _index(found, names, extraction, say):
-  report = indexing.add_features(found, names, extraction)
+def _index(found, names, extraction, say, regions_of=()):
+  report = indexing.add_features(found, names, extraction, regions_of)
   for failure in report.failed:
     say(str(failure))
   return report

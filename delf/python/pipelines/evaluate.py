@@ -180,6 +180,7 @@ def evaluate(searcher, truth, asked, out):
     method=searcher.method,
     verify=searcher.options.verify,
     failed=lost,
+    boxes=searcher.boxes(first, order.ids[:, :_SHOWN]),
   )
   return EvaluateReport(card, result, truth, shown, lost)
 
@@ -209,6 +210,8 @@ def _protocols(searcher, truth, good, first):
 def _method(searcher):
   options = searcher.options
   words = [searcher.method]
+  if searcher.has_regions:
+    words.append("whole images" if options.only_whole else "regions")
   if options.expand:
     words.append(f"alpha query expansion ({options.expand})")
   if options.refine:

@@ -11,13 +11,15 @@ def check_path(path):
   search_page.check_path(path)
 
 
-def write(report, searcher, path):
+def write(report, searcher, path, without=None):
   """Writes a page with the metrics, the curves, and each query's results.
 
   Args:
     report: EvaluateReport.
     searcher: search.Searcher.
     path: Path of the page, `.html`.
+    without: EvaluateReport of the same without regions, to compare with, or
+      None.
 
   Returns:
     results_page.Report.
@@ -45,6 +47,6 @@ def write(report, searcher, path):
     report.result,
     label,
     notes,
-    report_page.make(report.card),
+    report_page.make(report.card, without and without.card),
     f"{report.card.evaluation.dataset}: {report.card.method}",
   )

@@ -6,7 +6,11 @@ import time
 from absl import logging
 
 from delf.python import errors, progress
-from delf.python.pipelines import extract_report, index_parts
+from delf.python.pipelines import (
+  collection_regions,
+  extract_report,
+  index_parts,
+)
 from delf.python.pipelines.collection import changing
 
 # Images that are read before they are added.
@@ -25,6 +29,8 @@ class IndexReport:
     added: Names of images that were added to an index, or added anew.
     unchanged: Number of images that were there.
     total: Number of images in the collection now.
+    entries: Number of entries of an index: where there are regions, that of
+      regions, and so are `added` and `unchanged`.
     failed: extract_report.Failure of each feature file that could not be used.
     extraction: extract_report.ExtractReport, or None where nothing was
       extracted.
@@ -34,6 +40,7 @@ class IndexReport:
   added: tuple[str, ...]
   unchanged: int
   total: int
+  entries: int
   failed: tuple[extract_report.Failure, ...]
   extraction: extract_report.ExtractReport | None
   bytes: dict[str, int]
@@ -43,9 +50,11 @@ class IndexReport:
     sizes = ", ".join(
       f"{name} {size / 2**20:.1f} MB" for name, size in self.bytes.items()
     )
+    regions = f", {self.entries} regions" if self.entries != self.total else ""
     return (
-      f"{self.total} images ({len(self.added)} added, {self.unchanged} already"
-      f" there, {len(self.failed)} failed): {sizes or 'nothing indexed'}"
+      f"{self.total} images{regions} ({len(self.added)} added,"
+      f" {self.unchanged} already there, {len(self.failed)} failed):"
+      f" {sizes or 'nothing indexed'}"
     )
 
   @property
@@ -56,7 +65,7 @@ class IndexReport:
     return 1 if self.failed else 0
 
 
-def add_features(collection, names, extraction=None):
+def add_features(collection, names, extraction=None, regions_of=()):
   """Adds images whose features are there to the indexes of a collection.
 
   Names are added in order. A run that was killed is repeated: it adds what is
@@ -66,6 +75,8 @@ def add_features(collection, names, extraction=None):
     collection: collection.Collection.
     names: Names of images: of feature files without extension.
     extraction: extract_report.ExtractReport of the photos, or None.
+    regions_of: Names of images, of whose regions those that are not among the
+      names are taken out.
 
   Returns:
     IndexReport.
@@ -77,13 +88,15 @@ def add_features(collection, names, extraction=None):
   names = sorted(names)
   added, failed = {}, {}
   parts = index_parts.parts(collection)
+  gone = _Gone(set(regions_of), set(names))
   for part in parts:
-    _fill(part, names, added, failed)
+    _fill(part, names, gone.among(part.index.names), added, failed)
   total = set().union(*(part.index.names for part in parts))
   return IndexReport(
     added=tuple(added),
     unchanged=len(set(names) - set(added) - {name for _, name in failed}),
-    total=len(total),
+    total=len(set(collection_regions.images_of(collection, total))),
+    entries=len(total),
     failed=tuple(failed.values()),
     extraction=extraction,
     bytes={
@@ -110,22 +123,46 @@ def remove(collection, names):
 
 def _remove(collection, names):
   parts = index_parts.parts(collection)
-  known = set().union(*(part.index.names for part in parts))
+  known = {}
+  entries = sorted(set().union(*(part.index.names for part in parts)))
+  images = collection_regions.images_of(collection, entries)
+  for image, entry in zip(images, entries, strict=True):
+    known.setdefault(image, []).append(entry)
   for name in names:
     if name not in known:
       raise errors.InputError(
         "the name of an image in the index", repr(name), collection.folder
       )
+  chosen = [entry for name in names for entry in known[name]]
   for part in parts:
-    part.remove([name for name in names if name in set(part.index.names)])
+    there = set(part.index.names)
+    part.remove([entry for entry in chosen if entry in there])
     part.save()
 
 
-def _fill(part, names, added, failed):
+class _Gone:
+  """Tells regions of images that have been extracted anew, and are no more."""
+
+  def __init__(self, images, there):
+    self._images, self._there = images, there
+
+  def among(self, entries):
+    if not self._images:
+      return []
+    return [
+      entry
+      for entry in entries
+      if entry not in self._there
+      and collection_regions.image_of(entry) in self._images
+    ]
+
+
+def _fill(part, names, gone, added, failed):
   """Adds to one index what it lacks, saving now and then."""
   todo, changed = part.divide(names)
-  if not todo and part.path.exists():
+  if not todo and not gone and part.path.exists():
     return
+  part.remove(gone)
   if changed:
     logging.info("%d images have new features.", len(changed))
     part.remove(changed)

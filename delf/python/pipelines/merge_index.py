@@ -7,7 +7,11 @@ import shutil
 import numpy as np
 
 from delf.python import errors, files, progress
-from delf.python.pipelines import collection, index_parts
+from delf.python.pipelines import (
+  collection,
+  collection_regions,
+  index_parts,
+)
 
 
 def merge(folder, other_folder):
@@ -57,6 +61,8 @@ def _check_settings(found, other):
   configs = [c.delf_config() for c in (found, other)]
   words = [c.has_codebook for c in (found, other)]
   same = kinds[0] == kinds[1] and configs[0] == configs[1]
+  regions = [collection_regions.read(c) for c in (found, other)]
+  same = same and regions[0] == regions[1]
   whitenings = [c.whitening() or (None, None) for c in (found, other)]
   same = same and all(map(np.array_equal, *whitenings))
   if same and words == [True, True]:
@@ -98,6 +104,9 @@ def _copy_features(found, other, names):
     for name in names
     for extension in filter(None, extensions)
   ]
+  for name in set(collection_regions.images_of(found, names)):
+    boxes = f"{collection_regions.BOXES}/{name}{files.BOXES}"
+    copies.append((other.folder / boxes, found.folder / boxes))
   copies = [(source, path) for source, path in copies if source.exists()]
   if found.settings.features != collection.FEATURES:
     _check_others(copies)

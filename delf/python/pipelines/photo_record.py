@@ -40,6 +40,11 @@ class PhotoRecord:
     size = self._files.get(job.name, {}).get(path.suffix)
     return size is not None and path.exists() and path.stat().st_size == size
 
+  def box(self, name):
+    """Returns (x1, y1, x2, y2) in pixels of a part, None for a whole photo."""
+    crop = self._crops.get(name)
+    return None if crop is None else tuple(crop["box"])
+
   def add(self, job, sizes):
     """Records a photo whose feature files are written.
 

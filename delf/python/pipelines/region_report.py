@@ -14,7 +14,8 @@ class RegionReport:
     done: Names of photos of which something was extracted.
     skipped: Names of photos all of whose files were there.
     failed: extract_report.Failure of each photo, or region, that gave none.
-    regions: Number of regions with features, whole images among them, in all.
+    files: Names of all regions that have features, whole images among them, of
+      photos that were skipped too.
     seconds: Wall-clock time, without loading models.
     interrupted: Whether the user ended the work before its end.
   """
@@ -22,9 +23,14 @@ class RegionReport:
   done: tuple[str, ...] = ()
   skipped: tuple[str, ...] = ()
   failed: tuple[extract_report.Failure, ...] = ()
-  regions: int = 0
+  files: tuple[str, ...] = ()
   seconds: float = 0.0
   interrupted: bool = False
+
+  @property
+  def regions(self):
+    """Number of regions that have features, whole images among them."""
+    return len(self.files)
 
   def summary(self):
     """Returns one line for people."""

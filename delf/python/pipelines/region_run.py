@@ -120,7 +120,11 @@ class Run:
       done=tuple(self._done),
       skipped=tuple(self._skipped),
       failed=tuple(self._failed),
-      regions=sum(map(len, self._there.values())),
+      files=tuple(
+        region_plan.name(name, number)
+        for name, numbers in self._there.items()
+        for number in sorted(numbers)
+      ),
       seconds=time.perf_counter() - self._start,
       interrupted=interrupted,
     )

@@ -6,11 +6,12 @@ from delf.python.page import content
 from delf.python.pipelines import report_card
 
 
-def make(card):
+def make(card, without=None):
   """Returns tables, curves and the report card for a page.
 
   Args:
     card: report_card.ReportCard.
+    without: report_card.ReportCard of the same without regions, or None.
 
   Returns:
     content.Evaluation: a table by protocol, and one of what is published where
@@ -18,6 +19,8 @@ def make(card):
   """
   found = card.evaluation
   tables = [_by_protocol(card)]
+  if without is not None:
+    tables.append(_regions(found, without.evaluation))
   published = report_card.published(found)
   if published:
     tables.append(_published(found, published))
@@ -45,6 +48,22 @@ def _by_protocol(card):
   columns = ("protocol", "queries", "mAP", *at_ranks)
   title = f"{found.dataset}, {card.method} (%)"
   return content.Table(title, columns, tuple(rows))
+
+
+def _regions(found, without):
+  rows = [
+    (
+      name,
+      100 * metrics.mean_average_precision,
+      100 * without.protocols[name].mean_average_precision,
+    )
+    for name, metrics in found.protocols.items()
+  ]
+  return content.Table(
+    "mAP with and without regions (%)",
+    ("protocol", "with regions", "without regions"),
+    tuple(rows),
+  )
 
 
 def _published(found, published):

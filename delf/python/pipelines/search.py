@@ -5,10 +5,11 @@ import functools
 
 import numpy as np
 
-from delf.python import errors
 from delf.python.pipelines import (
   index_parts,
   search_entries,
+  search_method,
+  search_regions,
   search_result,
   verify_search,
 )
@@ -20,13 +21,7 @@ from delf.python.retrieval import (
   verification,
 )
 
-# The parts of the index that each method needs, the first of them for names.
-_NEEDED = {
-  "global": (index_parts.GLOBAL,),
-  "words": (index_parts.WORDS,),
-  "fusion": (index_parts.GLOBAL, index_parts.WORDS),
-}
-METHODS = tuple(_NEEDED)
+METHODS = tuple(search_method.NEEDED)
 
 # Scores that are held at once, and images that a refinement looks at.
 _SCORES = 1 << 24
@@ -43,6 +38,7 @@ class SearchOptions:
     rerank: How many of the first images are matched point by point; 0: none.
     expand: Images that each query is averaged with (alpha query expansion).
     refine: Name in refinement.METHODS, or None.
+    only_whole: Whether regions are left out, of a collection that has them.
     workers: Processes that match, or None: one per core.
     verify: How images are matched; the default is DELG's (section 5.1).
   """
@@ -51,6 +47,7 @@ class SearchOptions:
   rerank: int = 0
   expand: int = 0
   refine: str | None = None
+  only_whole: bool = False
   workers: int | None = None
   verify: verification.VerifyOptions = verification.VerifyOptions(
     descriptor_threshold=1.0, residual_threshold=20.0
@@ -73,33 +70,24 @@ class Searcher:
     self.collection = found
     self.options = options or SearchOptions()
     kinds = index_parts.kinds(found)
-    self.method = self._method(kinds)
-    self._parts = {name: kinds[name](found) for name in _NEEDED[self.method]}
+    self.method = search_method.choose(self.options, kinds, found.folder)
+    self._parts = {
+      name: kinds[name](found) for name in search_method.NEEDED[self.method]
+    }
     first, *_ = self._parts.values()
-    self.names = list(first.index.names)
+    self._entries = list(first.index.names)
+    only_whole = self.options.only_whole
+    self._regions = search_regions.make(found, self._entries, only_whole)
+    self.names = self._regions.images if self._regions else self._entries
+
+  @property
+  def has_regions(self):
+    """Whether the collection is indexed by region."""
+    return self._regions is not None
 
   @property
   def _uses_global(self):
     return self.method in ("global", "fusion")
-
-  def _method(self, kinds):
-    """Returns the method, after checking that the collection is for it."""
-    method = self.options.method
-    if method is None:
-      method = "global" if index_parts.GLOBAL in kinds else "words"
-    for name in _NEEDED[method]:
-      if name not in kinds:
-        raise errors.InputError(
-          f"an index of {name} for --method {method}"
-          + (" (delf index --codebook)" if name == "words" else ""),
-          f"one of {', '.join(kinds) or 'nothing'}",
-          self.collection.folder,
-        )
-    if method == "words" and (self.options.expand or self.options.refine):
-      raise errors.InputError(
-        "--method global or fusion with --expand or --refine", method
-      )
-    return method
 
   def read(self, queries):
     """Reads what is compared of each query.
@@ -124,21 +112,33 @@ class Searcher:
       ranking.Ranking over `names`.
     """
     k = max(len(self.names), 1) if k is None else k
-    if not entries:
-      return ranking.top_k(np.zeros([0, len(self.names)]), k)
-    step = max(1, _SCORES // max(1, len(self.names)))
+    depth = self._regions.depth(k) if self._regions else k
+    step = max(1, _SCORES // max(1, len(self._entries)))
     blocks = [
-      self._rank(entries[start : start + step], k)
+      self._rank(entries[start : start + step], depth)
       for start in range(0, len(entries), step)
-    ]
-    return ranking.Ranking(
-      np.concatenate([block.ids[:, :k] for block in blocks]),
-      np.concatenate([block.scores[:, :k] for block in blocks]),
+    ] or [ranking.top_k(np.zeros([0, len(self._entries)]), depth)]
+    found = ranking.Ranking(
+      np.concatenate([block.ids[:, :depth] for block in blocks]),
+      np.concatenate([block.scores[:, :depth] for block in blocks]),
     )
+    return self._regions.rank(found, k) if self._regions else found
+
+  def boxes(self, found, ids):
+    """Returns the regions that matched; see `search_regions.Regions.boxes`.
+
+    Args:
+      found: What `rank` returned.
+      ids: [Q, n] int, places in `names`, or -1.
+
+    Returns:
+      None of a collection without regions.
+    """
+    return self._regions.boxes(found, ids) if self._regions else None
 
   def _rank(self, entries, k):
     """Ranks for some of the queries; the Ranking may have more than k."""
-    depth = len(self.names) if self.method == "fusion" else k
+    depth = len(self._entries) if self.method == "fusion" else k
     found = []
     if self._uses_global:
       descriptors = np.stack([entry["global"] for entry in entries])
@@ -174,11 +174,11 @@ class Searcher:
 
   @functools.cached_property
   def _word_ids(self):
-    """Index into `names` of each image of the words' index; None: the same."""
+    """Entry of each image of the words' index; None: they are the same."""
     others = list(self._parts["words"].index.names)
-    if others == self.names:
+    if others == self._entries:
       return None
-    place = {name: i for i, name in enumerate(self.names)}
+    place = {name: i for i, name in enumerate(self._entries)}
     return np.array([place.get(name, -1) for name in others], np.int32)
 
   def search(self, queries, top):
@@ -193,7 +193,7 @@ class Searcher:
     """
     queries, entries, failed = self.read(queries)
     found = self.rank(entries, max(top, self.options.rerank))
-    inliers = None
+    first, inliers = found, None
     if self.options.rerank:
       report = self.verify(queries, found, self.shortlist(found))
       failed += report.failed
@@ -209,6 +209,7 @@ class Searcher:
       method=self.method,
       verify=self.options.verify,
       failed=tuple(failed),
+      boxes=self.boxes(first, found.ids[:, :top]),
     )
 
   def shortlist(self, found, junk=None):

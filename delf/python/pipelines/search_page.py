@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from delf.python.page import content, results_page, thumbnails
-from delf.python.pipelines import finite_features
+from delf.python.pipelines import collection_regions, finite_features
 from delf.python.retrieval import verification
 
 
@@ -59,6 +59,7 @@ def _query(found, photos, result, row, labels, note):
       inliers=hit.inliers,
       label=labels(row, hit.name) if labels else None,
       lines=matcher.lines(hit) if hit.inliers else None,
+      box=hit.box,
     )
     for hit in hits
   )
@@ -79,7 +80,8 @@ class _Matcher:
     """Returns the lines of a hit, as `content.match_lines` does, or None."""
     if self._side is None:
       self._side = _side(self._query.local_path(self._extension))
-    other = _side(self._found.feature_path(hit.name, self._extension))
+    (name,) = collection_regions.whole(self._found, [hit.name])
+    other = _side(self._found.feature_path(name, self._extension))
     verified = verification.verify(self._side, other, self._options)
     if verified.estimate is None:
       return None

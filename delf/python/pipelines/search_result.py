@@ -16,11 +16,14 @@ class Hit:
     name: Name of the image in the collection.
     score: What the first stage compares; larger is better.
     inliers: Points that agree with the query, or None where it was not matched.
+    box: (x1, y1, x2, y2) in pixels of the photo: the region that is most like
+      the query; None for the whole image.
   """
 
   name: str
   score: float
   inliers: int | None = None
+  box: tuple[float, float, float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class SearchResult:
     method: What was compared: "global", "words" or "fusion".
     verify: verification.VerifyOptions that images were matched with.
     failed: Each query or image that could not be used.
+    boxes: Of each query, and of each of its k images, the box of Hit; None of a
+      collection without regions.
   """
 
   queries: tuple[queries.Query, ...]
@@ -46,6 +51,7 @@ class SearchResult:
   method: str
   verify: verification.VerifyOptions
   failed: tuple[extract_report.Failure, ...] = ()
+  boxes: list | None = None
 
   def hits(self):
     """Yields each Query with the list of its Hit, best first."""
@@ -63,6 +69,7 @@ class SearchResult:
           self.names[ids[column]],
           float(scores[column]),
           None if inliers is None or inliers < 0 else inliers,
+          None if self.boxes is None else self.boxes[row][column],
         )
       )
     return found

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from delf.python import errors
-from delf.python.pipelines import side_cache
+from delf.python.pipelines import collection_regions, side_cache
 from delf.python.pipelines import verify as verification
 from delf.python.retrieval import ranking, reranking
 
@@ -40,7 +40,8 @@ def verify(found, names, queries, pairs, options):
   # Those of the pairs alone: a collection may have a million.
   images, places = np.unique(pairs[:, 1], return_inverse=True)
   some = tuple(names[image] for image in images)
-  paths = (os.fspath(found.feature_path(name, extension)) for name in some)
+  whole = collection_regions.whole(found, some)
+  paths = (os.fspath(found.feature_path(name, extension)) for name in whole)
   report = verification.verify_pairs(
     np.stack([pairs[:, 0], places.reshape(-1)], axis=1),
     of_queries,

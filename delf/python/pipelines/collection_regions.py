@@ -1,0 +1,156 @@
+"""Collections that are searched by region: each region is an entry of its own.
+
+`<image>_0` is the whole image, `<image>_1` and so on are its boxes.
+"""
+
+import dataclasses
+import json
+import math
+
+from delf.python import errors, files
+from delf.python.pipelines import collection, extract_regions, photo_record
+
+# Says that a collection has regions, and which.
+RECORD = "regions.json"
+BOXES = "boxes"
+
+# What stands behind the name of an image for the whole of it.
+_WHOLE = "_0"
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionSettings:
+  """Which regions the images of a collection have.
+
+  Attributes:
+    detector: Name or folder of the detector.
+    threshold: The least score of a box.
+    most: The most boxes of an image, the best; None for all.
+  """
+
+  detector: str
+  threshold: float = 0.1
+  most: int | None = None
+
+  def __post_init__(self):
+    if not math.isfinite(self.threshold):
+      raise errors.InputError("a finite threshold", f"{self.threshold}")
+
+
+def read(found):
+  """Returns the RegionSettings of a collection.Collection, None without."""
+  path = found.folder / RECORD
+  if not path.exists():
+    return None
+  try:
+    return RegionSettings(**json.loads(files.read_bytes(path)))
+  except (ValueError, TypeError, RecursionError):
+    raise errors.InputError(
+      "settings of regions", "something else", path
+    ) from None
+
+
+def agree(found, wanted):
+  """Gives a new collection its regions, or checks those of one that is there.
+
+  Args:
+    found: collection.Collection; not written yet where it is new.
+    wanted: RegionSettings, or None for those that it has.
+
+  Returns:
+    RegionSettings, or None for a collection without regions.
+
+  Raises:
+    InputError: If one is there with others.
+  """
+  there = read(found)
+  if collection.exists(found.folder):
+    if wanted not in (None, there):
+      raise errors.InputError(
+        "the regions that the index was made with"
+        f" ({_words(there)}), or another index",
+        _words(wanted),
+        found.folder,
+      )
+    return there
+  if wanted is not None:
+    text = json.dumps(dataclasses.asdict(wanted), indent=1) + "\n"
+    files.write_bytes(found.folder / RECORD, text.encode())
+  elif there is not None:
+    (found.folder / RECORD).unlink()  # Of a run that was ended at its start.
+  return wanted
+
+
+def extract(found, settings, images, config, say, **options):
+  """Extracts the regions of photos into a collection.
+
+  Args:
+    found: collection.Collection.
+    settings: RegionSettings.
+    images: Paths of photos.
+    config: delf_config_pb2.DelfConfig.
+    say: Function of a line: called for each photo that failed.
+    **options: As of `extract_regions.extract_regions`.
+
+  Returns:
+    region_report.RegionReport.
+  """
+  return extract_regions.extract_and_say(
+    images,
+    config,
+    settings.detector,
+    found.features,
+    found.folder / BOXES,
+    None,
+    say=say,
+    threshold=settings.threshold,
+    most=settings.most,
+    **options,
+  )
+
+
+def whole(found, names):
+  """Returns the names of the feature files of whole images.
+
+  Args:
+    found: collection.Collection, with regions or without.
+    names: Names of images.
+  """
+  if read(found) is None:
+    return list(names)
+  return [f"{name}{_WHOLE}" for name in names]
+
+
+def image_of(entry):
+  """Returns the name of the image that a region is of."""
+  return entry.rpartition("_")[0]
+
+
+def images_of(found, entries):
+  """Returns the name of the image of each entry of a collection's index."""
+  if read(found) is None:
+    return list(entries)
+  return list(map(image_of, entries))
+
+
+def is_whole(entry):
+  """Returns whether a region is the whole image."""
+  return entry.endswith(_WHOLE)
+
+
+def boxes(found):
+  """Returns a function from an entry to its box.
+
+  That is (x1, y1, x2, y2) in pixels of the photo, or None for the whole image.
+
+  Args:
+    found: collection.Collection with regions.
+  """
+  return photo_record.PhotoRecord(found.features).box
+
+
+def _words(settings):
+  if settings is None:
+    return "none"
+  most = "" if settings.most is None else f", at most {settings.most}"
+  return f"{settings.detector} from {settings.threshold:g} on{most}"
