@@ -180,6 +180,15 @@ def _mapping_id(folder):
   return _aggregate(folder, index_mapping_path=path)
 
 
+@_case("mapping that names a region without features", "a_7.delf", "none")
+def _mapping_absent(folder):
+  _features(folder)
+  _codebook(folder)
+  path = folder.parent / "mapping.csv"
+  path.write_text("name,index_image_id,box_id\na,0,-1\na_7,0,6\n")
+  return _aggregate(folder, index_mapping_path=path)
+
+
 @_case("mapping of regions without its columns", "index_image_id", "image")
 def _mapping_columns(folder):
   _features(folder)

@@ -47,6 +47,7 @@ import bad_fit  # noqa: E402
 import bad_global_training  # noqa: E402
 import bad_indexes  # noqa: E402
 import bad_records  # noqa: E402
+import bad_regions  # noqa: E402
 import bad_retrieval  # noqa: E402
 import bad_search  # noqa: E402
 import bad_supervised  # noqa: E402
@@ -504,6 +505,7 @@ for _rows in (
   bad_collections.CASES,
   bad_indexes.CASES,
   bad_dense_indexes.CASES,
+  bad_regions.CASES,
   bad_search.CASES,
   bad_training.CASES,
 ):
@@ -603,6 +605,7 @@ def _call(argv):
     bad_aggregation,
     bad_fit,
     bad_records,
+    bad_regions,
     bad_global_training,
     bad_supervised,
   ):

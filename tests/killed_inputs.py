@@ -45,6 +45,15 @@ def _make_photos(folder, seed):
       part.save(folder / f"{image:03}.png")
 
 
+def _make_plain_photos(folder):
+  """Writes small photos of noise."""
+  noise = np.random.default_rng(0)
+  folder.mkdir()
+  for number in range(12):
+    pixels = noise.integers(0, 256, [60, 80, 3], dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / f"{number:03}.png")
+
+
 def _make_many(folder):
   """Writes features enough for a clustering of some seconds."""
   rng = np.random.default_rng(4)
@@ -81,6 +90,7 @@ def make_quick(inputs):
   """Makes features of images and queries, and an index."""
   _make_features(inputs / "features", 24, seed=1)
   _make_features(inputs / "queries", 6, seed=2)
+  _make_plain_photos(inputs / "plain_photos")
   _delf("index", inputs / "features", "--out", inputs / "features.index")
 
 

@@ -29,14 +29,14 @@ class Case:
     compared: Function of the folder and of what was printed: what must be
       equal in the end.
     done: Name of a file that says that all is done: to repeat it is refused.
-    module: What Python runs with the arguments.
+    program: Arguments of Python that the others follow.
   """
 
   arguments: Callable
   template: str | None
   compared: Callable
   done: str | None = None
-  module: str = "delf"
+  program: tuple = ("-m", "delf")
 
 
 class Killer:
@@ -67,7 +67,7 @@ class Killer:
     return work, self._run(work)
 
   def _run(self, work):
-    command = [sys.executable, "-m", self._case.module]
+    command = [sys.executable, *self._case.program]
     command += self._case.arguments(self._inputs, work)
     # A group of its own, so that processes that match are killed too.
     return subprocess.Popen(

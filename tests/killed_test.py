@@ -7,6 +7,7 @@ model and codebooks, and a table of what became of it:
 """
 
 import argparse
+import csv
 import json
 import os
 import pathlib
@@ -29,6 +30,14 @@ def _tree(folder, printed=None):
     for path in folder.rglob("*")
     if path.is_file() and not path.name.endswith(_NOT_COMPARED)
   }
+
+
+def _mapped_tree(folder, printed):
+  """Returns the content of all files, which are those that a mapping lists."""
+  with open(folder / "index_mapping.csv", newline="") as file:
+    mapped = {row["name"] for row in csv.DictReader(file)}
+  assert mapped == {path.stem for path in folder.rglob("*.delf")}
+  return _tree(folder)
 
 
 def _results(folder, printed):
@@ -86,6 +95,12 @@ def _fit(inputs, work):
 _QUICK = {
   "index of features": _index("features"),
   "search --rerank of features": _search("queries", "features.index"),
+  "regions with stand-ins for models": killed_runs.Case(
+    lambda inputs, work: [str(inputs / "plain_photos"), str(work)],
+    None,
+    _mapped_tree,
+    program=(str(checkout.ROOT / "tests" / "killed_regions.py"),),
+  ),
 }
 _WHOLE = {
   "index of photos": _index("photos"),
@@ -94,8 +109,11 @@ _WHOLE = {
   "extract_index_boxes_and_features.py": killed_runs.Case(
     _regions,
     None,
-    _tree,
-    module="delf.python.detect_to_retrieve.extract_index_boxes_and_features",
+    _mapped_tree,
+    program=(
+      "-m",
+      "delf.python.detect_to_retrieve.extract_index_boxes_and_features",
+    ),
   ),
   "detect": killed_runs.Case(_detect, None, _tree),
   "fit codebook": killed_runs.Case(_fit, None, _tree, "codebook.index"),

@@ -6,8 +6,10 @@
 import dataclasses
 import json
 import math
+import os
 
 from delf.python import errors, files
+from delf.python.inference import zoo
 from delf.python.pipelines import collection, extract_regions, photo_record
 
 # Says that a collection has regions, and which.
@@ -35,6 +37,9 @@ class RegionSettings:
   def __post_init__(self):
     if not math.isfinite(self.threshold):
       raise errors.InputError("a finite threshold", f"{self.threshold}")
+    if os.path.exists(self.detector):
+      # The collection may be added to from another folder.
+      object.__setattr__(self, "detector", os.path.abspath(self.detector))
 
 
 def read(found):
@@ -61,7 +66,7 @@ def agree(found, wanted):
     RegionSettings, or None for a collection without regions.
 
   Raises:
-    InputError: If one is there with others.
+    InputError: If one is there with others, or there is no such detector.
   """
   there = read(found)
   if collection.exists(found.folder):
@@ -74,6 +79,7 @@ def agree(found, wanted):
       )
     return there
   if wanted is not None:
+    zoo.resolve(wanted.detector)
     text = json.dumps(dataclasses.asdict(wanted), indent=1) + "\n"
     files.write_bytes(found.folder / RECORD, text.encode())
   elif there is not None:
