@@ -89,7 +89,7 @@ def _other_dimension(folder, model):
   return ["index", str(folder), "--out", out, *_codebook(folder)]
 
 
-@_case("index: no codebook", "none.index", "expected a file")
+@_case("index: no codebook", "none.index", "expected a checkpoint")
 def _no_codebook(folder, model):
   _write(folder, "a")
   out, none = folder.parent / "my.index", folder / "none"
