@@ -15,7 +15,7 @@ IOU = 0.4
 
 # Of the configuration, chosen on held-out photos (docs/EMBEDDED_MODEL.md): few
 # scales, with the finest enlarged, where locations are the most exact.
-SCALES = (0.3, 0.5, 0.85, 1.8)
+SCALES = (0.3, 0.5, 0.85, 1.6)
 GLOBAL_SCALES = (0.5, 0.85)
 THRESHOLD = 0.4
 
@@ -29,7 +29,7 @@ use_local_features: true
 use_global_features: true
 delf_local_config {{
   use_pca: false
-  max_feature_num: 1000
+  max_feature_num: 2000
   score_threshold: {threshold}
 }}
 delf_global_config {{
