@@ -51,6 +51,7 @@ import bad_regions  # noqa: E402
 import bad_retrieval  # noqa: E402
 import bad_search  # noqa: E402
 import bad_supervised  # noqa: E402
+import bad_train_detector  # noqa: E402
 import bad_training  # noqa: E402
 import tiny_model  # noqa: E402
 
@@ -508,6 +509,7 @@ for _rows in (
   bad_regions.CASES,
   bad_search.CASES,
   bad_training.CASES,
+  bad_train_detector.CASES,
 ):
   for _what, (_make, _words) in _rows.items():
     _case(_BAD, _what, *_words)(_make)

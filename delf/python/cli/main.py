@@ -27,6 +27,10 @@ COMMANDS = {
   "eval": ("delf.python.cli.evaluate", "measure a search with ground truth"),
   "fit": ("delf.python.cli.fit", "fit PCA, whitening or codebook to photos"),
   "train": ("delf.python.cli.train", "train a model on your own photos"),
+  "train-detector": (
+    "delf.python.cli.train_detector",
+    "train a detector of landmarks on your own boxes",
+  ),
   "export": (
     "delf.python.cli.export",
     "make a trained model usable, also without TensorFlow",

@@ -112,8 +112,16 @@ class CompactBackbone(keras.Model):
     x = self.blend(self.upsample(x))
     return x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
 
-  def _stages(self, inputs, training):
-    """Returns the maps of stride 2, 4, 8, 16 and 32."""
+  def stages(self, inputs, training):
+    """Returns the maps of all stages.
+
+    Args:
+      inputs: As for `build_call`.
+      training: Whether batch statistics are used.
+
+    Returns:
+      Five floats [B, ceil(H / s), ceil(W / s), C] of stride s 2, 4, 8, 16, 32.
+    """
     grey = ops.mean(inputs, axis=-1, keepdims=True)
     grey = grey - ops.mean(grey, axis=(1, 2), keepdims=True)
     red, green, blue = ops.split(inputs, 3, axis=-1)
@@ -168,7 +176,7 @@ class CompactBackbone(keras.Model):
     Returns:
       [B, D] float, the global descriptor, not normalised.
     """
-    stages = self._stages(inputs, training)
+    stages = self.stages(inputs, training)
     cells, block3, offsets = self._placed(stages, training)
     if intermediates_dict is not None:
       blocks = (*stages[:3], block3, stages[4])
@@ -185,7 +193,7 @@ class CompactBackbone(keras.Model):
       training: As for `build_call`.
       intermediates_dict: None, or a dict that receives `offsets`.
     """
-    _, block3, offsets = self._placed(self._stages(inputs, training), training)
+    _, block3, offsets = self._placed(self.stages(inputs, training), training)
     if intermediates_dict is not None:
       intermediates_dict["offsets"] = offsets
     return block3
@@ -202,7 +210,7 @@ class CompactBackbone(keras.Model):
       ceil(W / 8), C], and float32 [B, ceil(H / 8), ceil(W / 8),
       keypoints.PIXELS], logits of the pixels of each cell.
     """
-    return self._local(self._stages(inputs, training), training)
+    return self._local(self.stages(inputs, training), training)
 
   def pooled(self, inputs, training=True):
     """Returns what the embedding layer gets, [B, C] float."""

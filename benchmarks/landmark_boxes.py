@@ -1,0 +1,116 @@
+"""How well a detector finds landmarks, on photos of Oxford.
+
+`python -m benchmarks.landmark_boxes` runs a detector (`--detector NAME|PATH`)
+on the index photos of `mini_roxford5k` in which the object of a query is
+outlined (`query_regions.json`), and compares its boxes with those around the
+outlines: recall and precision at an overlap of 0.5. Beside it are the whole
+image, and a box in the middle that is as large as the median one of those that
+the embedded detector was trained on. Nothing is chosen on these photos.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from benchmarks import _matching_sets
+from delf.python import boxes, errors, utils
+from delf.python.inference import zoo, zoo_table
+
+# Outlines of one object for two queries overlap by this or more.
+_SAME = 0.9
+
+
+def regions(data, quick=False):
+  """Reads what is outlined.
+
+  Args:
+    data: pathlib.Path of the sets.
+    quick: Whether some photos are enough.
+
+  Returns:
+    dict by photo (path) of [M, 4] float, boxes (ymin, xmin, ymax, xmax) in
+    [0, 1]: one around all outlines of an object, objects of two queries that
+    are the same once.
+  """
+  folder = data / "mini_roxford5k"
+  found = collections.defaultdict(list)
+  for each in json.loads((folder / "query_regions.json").read_text()):
+    points = np.concatenate([np.array(p, float) for p in each["polygons"]])
+    size = np.array([each["width"], each["height"]], float)
+    low, high = (np.clip(f(0) / size, 0, 1) for f in (points.min, points.max))
+    box = np.concatenate([low[::-1], high[::-1]])
+    others = found[folder / "jpg" / f"{each['image']}.jpg"]
+    if boxes.iou(box, others).max(initial=0) < _SAME:
+      others.append(box)
+  kept = list(found.items())[: 12 if quick else None]
+  return {path: np.stack(each) for path, each in kept}
+
+
+def median_size():
+  """Returns height and width, in [0, 1], of the median box of training."""
+  folder = zoo.folder(zoo.artefact(zoo_table.EMBEDDED_DETECTOR))
+  return json.loads((folder / "training.json").read_text())["median_size"]
+
+
+def found_by(name, paths):
+  """Returns of each photo (boxes [N, 4], scores [N]) of a detector."""
+  from delf.python.inference import detector
+
+  model, found = detector.load(name, device="cpu"), []
+  for path in paths:
+    one = model.detect(np.asarray(utils.RgbLoader(path))[None])[0]
+    found.append((one.boxes, one.scores))
+  return found
+
+
+def rows(name, wanted):
+  """Yields (name, scores) of the detector and of the baselines.
+
+  Args:
+    name: Name or folder of the detector.
+    wanted: As of `regions`.
+  """
+  from delf.python.training.detector import measure
+
+  known, number = list(wanted.values()), len(wanted)
+  found = found_by(name, wanted)
+  yield f"{name}, best box", measure.score(found, known, most=1)
+  for threshold in (0.5, 0.3, 0.1):
+    scores = measure.score(found, known, threshold)
+    yield f"{name}, score >= {threshold}", scores
+  yield f"{name}, all boxes", measure.score(found, known)
+  yield "whole image", measure.score(measure.whole_image(number), known)
+  median = measure.middle_box(number, median_size())
+  yield "median box of training", measure.score(median, known)
+
+
+def main():
+  """Runs the benchmark; returns its exit status."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--detector", default="delf-boxes", metavar="NAME|PATH")
+  parser.add_argument("--quick", action="store_true", help="some photos")
+  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  args = parser.parse_args()
+  try:
+    wanted = regions(args.data, args.quick)
+    quick = " (quick)" if args.quick else ""
+    number = sum(map(len, wanted.values()))
+    print(f"{len(wanted)} photos, {number} objects{quick}")
+    print(f"{'':28} {'recall':>7} {'precision':>10} {'AP':>6} {'overlap':>8}")
+    for name, s in rows(args.detector, wanted):
+      print(
+        f"{name:28} {s.recall:7.3f} {s.precision:10.3f} "
+        f"{s.average_precision:6.3f} {s.mean_overlap:8.3f}"
+      )
+  except (errors.InputError, OSError) as error:
+    print(errors.one_line(error), file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""`delf train-detector`: a detector from one's own photos and boxes."""

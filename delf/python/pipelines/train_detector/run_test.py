@@ -1,0 +1,118 @@
+"""From photos and boxes to a detector that is loaded."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from delf.python import errors
+from delf.python.pipelines.train import learning
+from delf.python.pipelines.train_detector import options, run
+from delf.python.training.detector import data, export, network
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+  """A detector of random weights to begin with."""
+  path = tmp_path_factory.mktemp("first") / "boxes"
+  export.export(network.Detector(), path)
+  return path
+
+
+@pytest.fixture
+def given(tmp_path):
+  """CSV file and folder of twelve photos that are bright in their boxes."""
+  rng = np.random.default_rng(0)
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  rows = ["image_id,box"]
+  for i in range(12):
+    image = rng.integers(0, 60, [64, 80, 3], dtype=np.uint8)
+    top, left = rng.integers(0, 24, 2)
+    image[top : top + 40, left : left + 40] += 150
+    PIL.Image.fromarray(image).save(folder / f"p{i}.png")
+    box = [top / 64, left / 80, (top + 40) / 64, (left + 40) / 80]
+    rows.append(f"p{i},{' '.join(map(str, box))}")
+  path = tmp_path / "boxes.csv"
+  path.write_text("\n".join(rows))
+  return str(path), str(folder)
+
+
+def _options(first, steps=3):
+  return options.DetectorOptions(
+    start=str(first), minutes=None, steps=steps, rate=5e-3, batch=2
+  )
+
+
+def _weights(path):
+  return export.load(path).head.get_weights()
+
+
+def test_better_detector_is_kept(first, given, tmp_path, monkeypatch):
+  told = _options(first)
+  report = run.train(given[0], given[1:], tmp_path / "a", told)
+  kept = _weights(tmp_path / "a")
+  same = all(
+    np.array_equal(a, b) for a, b in zip(kept, _weights(first), strict=True)
+  )
+  assert same == (report.kept == run.BEFORE)
+  precisions = {k: s.average_precision for k, s in report.scores.items()}
+  assert precisions[report.kept] >= precisions[run.BEFORE]
+
+
+def test_run_that_breaks_off_ends_as_it_would_have(
+  first, given, tmp_path, monkeypatch
+):
+  # Whatever is measured, the trained one.
+  monkeypatch.setattr(run, "_gained", lambda scores: True)
+  told = _options(first)
+  run.train(given[0], given[1:], tmp_path / "whole", told)
+
+  draw = data.batch
+
+  def break_off(known, drawn, step):
+    if step == 2:
+      raise RuntimeError("broken off")
+    return draw(known, drawn, step)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(data, "batch", break_off)
+    patch.setattr(learning, "_SAVE_INTERVAL", 0)
+    with pytest.raises(RuntimeError, match="broken off"):
+      run.train(given[0], given[1:], tmp_path / "parts", told)
+  assert not (tmp_path / "parts").exists()
+  begun = []
+
+  def watch(known, drawn, step):
+    begun.append(step)
+    return draw(known, drawn, step)
+
+  monkeypatch.setattr(data, "batch", watch)
+  run.train(given[0], given[1:], tmp_path / "parts", told)
+  assert min(begun) > 0
+  for one, two in zip(
+    _weights(tmp_path / "whole"), _weights(tmp_path / "parts"), strict=True
+  ):
+    np.testing.assert_allclose(one, two, rtol=1e-2, atol=1e-3)
+
+
+def test_unfinished_run_of_other_settings_is_refused(first, given, tmp_path):
+  folder = tmp_path / "a.unfinished"
+  folder.mkdir()
+  (folder / "settings.json").write_text(json.dumps({"batch": 7}))
+  told = _options(first)
+  with pytest.raises(errors.InputError, match="batch 7, not 2"):
+    run.train(given[0], given[1:], tmp_path / "a", told)
+  run.train(given[0], given[1:], tmp_path / "a", told, overwrite=True)
+  assert not folder.exists()
+
+
+def test_model_that_is_no_detector_is_refused(given, tmp_path):
+  import tensorflow as tf
+
+  tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+  told = _options(tmp_path / "other")
+  with pytest.raises(errors.InputError, match="expected a detector"):
+    run.train(given[0], given[1:], tmp_path / "a", told)
+  assert not (tmp_path / "a").exists()

@@ -1,0 +1,1 @@
+"""The detector of landmarks that comes with the package, and its training."""

@@ -1,0 +1,63 @@
+"""Views of photos show what their boxes say."""
+
+import numpy as np
+import pytest
+
+from delf.python import boxes as arithmetic
+from delf.python.training.detector import views
+
+_BOX = np.float32([[0.3, 0.2, 0.7, 0.6]])
+
+
+def _photo():
+  """A photo that is bright in its box alone."""
+  image = np.full([120, 160, 3], 20, np.uint8)
+  image[36:84, 32:96] = 220
+  return image
+
+
+def _bright(view):
+  """Returns the box around what is bright, [1, 4] in [0, 1]."""
+  bright = view.mean(-1) > (view.max() / 2 + view.min() / 2)
+  rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+  low, high = [rows[0], columns[0]], [rows[-1] + 1, columns[-1] + 1]
+  return np.float32([[*low, *high]]) / view.shape[0]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_window_keeps_the_box_on_the_thing(seed):
+  rng = np.random.default_rng(seed)
+  view, found = views.window(rng, _photo(), _BOX, 64)
+  assert view.shape == (64, 64, 3) and view.dtype == np.uint8
+  assert arithmetic.iou(found, _bright(view))[0, 0] > 0.9
+
+
+def test_mirrored_box_is_on_the_other_side():
+  view, found = views.mirrored(_photo(), _BOX)
+  np.testing.assert_allclose(found, [[0.3, 0.4, 0.7, 0.8]], atol=1e-6)
+  assert view[60, 140].mean() < 100 < view[60, 100].mean()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pasted_thing_lies_in_its_box(seed):
+  rng = np.random.default_rng(seed)
+  thing = np.full([50, 40, 3], 255, np.uint8)
+  behind = np.zeros([60, 60, 3], np.uint8)
+  image = views.background(np.random.default_rng(seed), behind, 96)
+  view, found = views.pasted(rng, [thing], behind, 96)
+  assert view.shape == image.shape and found.shape == (1, 4)
+  assert (found >= 0).all() and (found <= 1).all()
+  if not image.any():  # Not a plain background, which may be bright.
+    assert arithmetic.iou(found, _bright(view))[0, 0] > 0.8
+
+
+def test_hidden_thing_has_no_box():
+  thing = np.full([50, 50, 3], 255, np.uint8)
+  numbers = set()
+  for seed in range(30):
+    rng = np.random.default_rng(seed)
+    _, found = views.pasted(rng, [thing] * 3, thing, 64)
+    shared = arithmetic.iou(found, found) - np.eye(len(found))
+    assert shared.max() < 0.8
+    numbers.add(len(found))
+  assert numbers == {1, 2, 3}

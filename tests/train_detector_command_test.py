@@ -1,0 +1,61 @@
+"""`delf train-detector` from photos and boxes to a detector that is loaded."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from delf.python.cli import main
+from delf.python.inference import detector as inference
+from delf.python.training.detector import export, network
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+  """A detector of random weights to begin with."""
+  path = tmp_path_factory.mktemp("first") / "boxes"
+  export.export(network.Detector(), path)
+  return path
+
+
+@pytest.fixture
+def given(tmp_path):
+  """CSV file and folder of twelve photos that are bright in their boxes."""
+  rng = np.random.default_rng(0)
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  rows = ["image_id,box"]
+  for i in range(12):
+    image = rng.integers(0, 60, [64, 80, 3], dtype=np.uint8)
+    top, left = rng.integers(0, 24, 2)
+    image[top : top + 40, left : left + 40] += 150
+    PIL.Image.fromarray(image).save(folder / f"p{i}.png")
+    box = [top / 64, left / 80, (top + 40) / 64, (left + 40) / 80]
+    rows.append(f"p{i},{' '.join(map(str, box))}")
+  path = tmp_path / "boxes.csv"
+  path.write_text("\n".join(rows))
+  return str(path), str(folder)
+
+
+def test_command_trains_and_says_what_it_gave(first, given, tmp_path, capsys):
+  out = tmp_path / "my boxes"
+  argv = ["train-detector", *given, "--out", str(out), "--from", str(first)]
+  argv += ["--steps", "2", "--batch", "2"]
+  assert main.main(argv) == 0
+  printed = capsys.readouterr().out
+  for words in ("2 steps on 11 photos", "| whole image |", "kept: "):
+    assert words in printed
+  found = inference.load(out, device="cpu").detect(
+    np.zeros([1, 40, 50, 3], np.uint8)
+  )
+  assert len(found) == 1
+  text = (out / "MODEL_CARD.md").read_text()
+  assert "11 photos to train on, 1 held out" in text
+  assert "--steps 2" in text and "'" in text
+  record = json.loads((out / "training.json").read_text())
+  assert record["report"]["steps"] == 2
+  assert not out.with_name("my boxes.unfinished").exists()
+  # Done already: said, and nothing is lost.
+  assert main.main(argv) == 1
+  assert "finished model of the same settings" in capsys.readouterr().err
