@@ -39,7 +39,7 @@ def test_says_how_it_was_made():
 
 def test_features_are_of_unit_length_and_inside(stereo):
   local = stereo[0].local
-  assert 500 < len(local) <= 1000
+  assert 1000 < len(local) <= 2000
   norms = np.linalg.norm(local.descriptors, axis=1)
   np.testing.assert_allclose(norms, 1, atol=1e-5)
   assert (local.locations >= 0).all()
