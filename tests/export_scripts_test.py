@@ -55,7 +55,7 @@ def test_says_what_it_wrote(checkpoint, tmp_path, capsys):
     ),
     (
       export_global_model,
-      ["--delg_global_features", "--delg_embedding_layer_dim=128"]
+      ["--delg_global_features", "--delg_embedding_layer_dim=256"]
       + ["--input_scales_list=1,inf"],
       "expected positive input scales, received [1.0, inf]",
     ),
