@@ -43,7 +43,7 @@ def test_the_same_comes_out_and_all_is_put_back(backbone):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), weight)
   for one, other, again in zip(before, inside, after, strict=True):
     scale = np.abs(one).max()
-    np.testing.assert_allclose(other / scale, one / scale, atol=1e-4)
+    np.testing.assert_allclose(other / scale, one / scale, atol=5e-5)
     np.testing.assert_array_equal(again, one)
 
 
@@ -58,7 +58,7 @@ def test_folding_twice_is_folding_once():
     outside = _outputs(model, images)
   for one, other, again in zip(before, inside, outside, strict=True):
     scale = np.abs(one).max()
-    np.testing.assert_allclose(other / scale, one / scale, atol=1e-4)
+    np.testing.assert_allclose(other / scale, one / scale, atol=5e-5)
     np.testing.assert_array_equal(again, other)
 
 
