@@ -23,6 +23,8 @@ def _outputs(model, images):
 
 @pytest.mark.parametrize("backbone", ["resnet50", "compact"])
 def test_the_same_comes_out_and_all_is_put_back(backbone):
+  # Rounding is of the random weights: the same ones in every run.
+  keras.utils.set_random_seed(0)
   model = delg_model.Delg(backbone=backbone, block3_strides=False)
   _randomize(model)
   noise = np.random.default_rng(1).normal(size=[1, 64, 96, 3])
@@ -43,11 +45,12 @@ def test_the_same_comes_out_and_all_is_put_back(backbone):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), weight)
   for one, other, again in zip(before, inside, after, strict=True):
     scale = np.abs(one).max()
-    np.testing.assert_allclose(other / scale, one / scale, atol=5e-5)
+    np.testing.assert_allclose(other / scale, one / scale, atol=2e-5)
     np.testing.assert_array_equal(again, one)
 
 
 def test_folding_twice_is_folding_once():
+  keras.utils.set_random_seed(0)
   model = delg_model.Delg(backbone="compact", block3_strides=False)
   _randomize(model)
   images = keras.ops.ones([1, 64, 64, 3])
@@ -58,7 +61,7 @@ def test_folding_twice_is_folding_once():
     outside = _outputs(model, images)
   for one, other, again in zip(before, inside, outside, strict=True):
     scale = np.abs(one).max()
-    np.testing.assert_allclose(other / scale, one / scale, atol=5e-5)
+    np.testing.assert_allclose(other / scale, one / scale, atol=2e-5)
     np.testing.assert_array_equal(again, other)
 
 
