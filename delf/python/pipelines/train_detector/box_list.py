@@ -43,7 +43,10 @@ def read(path, given):
   Args:
     path: CSV file of a row for each box, with a first line that names columns:
       `image_id,box`, where a box is "ymin xmin ymax xmax", or
-      `image_id,ymin,xmin,ymax,xmax`, in any order; all in [0, 1].
+      `image_id,ymin,xmin,ymax,xmax`, in any order; all in [0, 1]. The first is
+      that of `boxes_split1.csv` and `boxes_split2.csv` of Google Landmark
+      Boxes, as it is remembered: the files can no longer be had. Where both are
+      written one behind the other, the second first line is passed over.
     given: Folders, patterns, lists and photos. Photos without a row are left
       out.
 
@@ -82,6 +85,8 @@ def _rows(path):
   name_at, box_at = _columns([value.strip().lower() for value in head], path)
   listed = {}
   for line, row in rows:
+    if row == head:
+      continue
     try:
       name = row[name_at].strip()
       numbers = [float(v) for i in box_at for v in _split(row[i])]

@@ -54,6 +54,25 @@ def test_several_boxes_and_other_photos(photos):
   assert found.missing == ("p7", "gone")
 
 
+def test_files_of_google_landmark_boxes(tmp_path):
+  # Photos lie in folders of the first characters of their ids.
+  folder, head = tmp_path / "train", "image_id,box\r\n"
+  ids = [f"{i:x}0c{i:013x}" for i in range(12)]
+  for each in ids:
+    path = folder / each[0] / each[1] / each[2] / f"{each}.jpg"
+    path.parent.mkdir(parents=True)
+    PIL.Image.new("RGB", (8, 8)).save(path)
+  rows = [f"{each},0.142028 0.20579711 0.800726 1.0\r\n" for each in ids]
+  path = tmp_path / "both.csv"
+  parts = (head, *rows[:6], head, *rows[6:])
+  path.write_bytes(b"\xef\xbb\xbf" + "".join(parts).encode())
+  found = box_list.read(path, [folder])
+  assert [p.split("/")[-1] for p in found.paths] == [f"{i}.jpg" for i in ids]
+  assert found.missing == ()
+  for boxes in found.boxes:
+    np.testing.assert_allclose(boxes, [[0.142028, 0.20579711, 0.800726, 1]])
+
+
 @pytest.mark.parametrize(
   ("head", "row", "words"),
   [
