@@ -79,11 +79,11 @@ _finds(
   image="image_tensor",
 )
 _finds(
-  "detector of images of another size",
+  "detector of three images at a time",
   "a.png",
-  "9, 9, 3",
+  "(3, None, None, 3)",
   "[1, 64, 80, 3]",
-  shape=(None, 9, 9, 3),
+  shape=(3, None, None, 3),
 )
 
 
@@ -175,11 +175,11 @@ _given("box in pixels", (12, 10, 480, 640), "not pixels", "480")
 # -- odd, but good -----------------------------------------------------------
 
 
-def _odd(what, words, found, scores):
+def _odd(what, words, found, scores, **options):
   """Registers a detector that finds the same everywhere, which is read."""
 
   def make(folder):
-    return [*_finding(folder, found, scores), "--json"]
+    return [*_finding(folder, found, scores, **options), "--json"]
 
   _case(what, words, table=ODD)(make)
 
@@ -195,6 +195,13 @@ _odd(
   "1 box: 0.1,0.2,0.6,0.7",
   [[1.1, 0.2, 1.5, 0.7], [0, 0, 0, 0], _BOX, [0.5, 0.2, 0.1, 0.7]],
   [0.9, 0.0, 0.8, 0.7],
+)
+_odd(
+  "detector of images of one size: photos are scaled to it",
+  "1 box: 0.1,0.2,0.6,0.7",
+  [_BOX],
+  [0.9],
+  shape=(1, 9, 9, 3),
 )
 _odd("detector that finds nothing", "0 boxes", [], [])
 _corners = np.random.default_rng(0).random([10_000, 2, 2])

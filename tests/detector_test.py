@@ -89,10 +89,40 @@ def test_a_detector_of_one_image_at_a_time_takes_several(tmp_path):
   np.testing.assert_allclose(found[1].boxes, [[0, 0, 0.5, 1]])
 
 
-def test_a_detector_of_a_fixed_size_says_which(tmp_path):
-  folder = tiny_detector.save_function(tmp_path / "m", shape=(None, 8, 8, 3))
-  with pytest.raises(errors.InputError, match=r"8, 8, 3.*\[1, 9, 8, 3\]"):
-    detector.load(folder).detect(np.zeros([1, 9, 8, 3], np.uint8))
+@pytest.mark.parametrize("kind", ["graph", "function"])
+@pytest.mark.parametrize("number", [1, None])
+def test_a_detector_of_a_fixed_size_gets_images_in_it(tmp_path, kind, number):
+  seen = []
+
+  def find(images):
+    seen.append(tuple(images.shape))
+    return tiny_detector.bright(images)
+
+  save = getattr(tiny_detector, f"save_{kind}")
+  shape = (number, 16, 8, 3)
+  made = detector.load(save(tmp_path / "m", find, shape=shape), "cpu")
+  images = np.stack(
+    [_photo(32, 64, (8, 16, 24, 32)), _photo(32, 64, (0, 0, 32, 64))]
+  )
+  first, second = made.detect(images)
+  assert set(seen) == {shape}
+  # Shares of the image, whose sides were scaled by two different factors.
+  np.testing.assert_allclose(first.boxes, [[0.25, 0.25, 0.75, 0.5]])
+  np.testing.assert_allclose(second.boxes, [[0, 0, 1, 1]])
+
+
+def test_a_detector_of_a_fixed_height_keeps_the_width(tmp_path):
+  shape = (None, 8, None, 3)
+  made = detector.load(tiny_detector.save_function(tmp_path / "m", shape=shape))
+  (found,) = made.detect(_photo(16, 5, (4, 1, 12, 4))[None])
+  np.testing.assert_allclose(found.boxes, [[0.25, 0.2, 0.75, 0.8]])
+
+
+def test_a_detector_of_a_fixed_number_says_which(tmp_path):
+  shape = (3, None, None, 3)
+  made = detector.load(tiny_detector.save_function(tmp_path / "m", shape=shape))
+  with pytest.raises(errors.InputError, match=r"\(3, .*\[1, 9, 8, 3\]"):
+    made.detect(np.zeros([1, 9, 8, 3], np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -90,19 +90,20 @@ def save_function(
   return pathlib.Path(folder)
 
 
-def save_graph(folder, find=bright):
+def save_graph(folder, find=bright, shape=(None, None, None, 3)):
   """Writes a detector as TensorFlow 1 did: a graph whose tensors have names.
 
   Args:
     folder: Path of the SavedModel.
     find: As of `save_function`.
+    shape: As there.
 
   Returns:
     pathlib.Path of the folder.
   """
   graph = tf.Graph()
   with graph.as_default(), v1.Session(graph=graph) as session:
-    images = v1.placeholder(tf.uint8, [None, None, None, 3], "input_images")
+    images = v1.placeholder(tf.uint8, shape, "input_images")
     factor = v1.get_variable("factor", initializer=1.0, use_resource=False)
     found = {
       name: tf.identity(value * factor, name)

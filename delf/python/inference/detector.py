@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from delf.python import detections, errors
 from delf.python.inference import devices, saved_model, tensors, zoo
@@ -31,6 +32,8 @@ class Detector:
   """Finds boxes in images; safe to call from several threads.
 
   Images of any size and number are run by one graph, made when it is loaded.
+  For a model of one fixed size they are scaled to it, whatever their shape:
+  boxes are shares of the image, so they stay those of the image.
 
   Attributes:
     folder: pathlib.Path of the SavedModel.
@@ -79,8 +82,8 @@ class Detector:
       gives them: often filled up with boxes of no area.
 
     Raises:
-      InputError: If they are no such images, or not of a size or number that
-        the model takes.
+      InputError: If they are no such images, or not of a number that the model
+        takes.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
@@ -88,6 +91,7 @@ class Detector:
         "images as uint8 of shape [B, H, W, 3]",
         f"{images.dtype} of shape {list(images.shape)}",
       )
+    images = self._scaled(images)
     if not self._shape.is_compatible_with(images.shape):
       raise errors.InputError(
         f"images of shape {self._shape}, as the detector takes",
@@ -99,6 +103,22 @@ class Detector:
       self._function, self._device, self.folder, **values
     )
     return tuple(found[name].numpy() for name in tensors.DETECTIONS)
+
+  def _scaled(self, images):
+    """Returns images in the height and width that the model is fixed to."""
+    if not self._shape.rank or not images.size:
+      return images
+    size = tuple(
+      fixed or given
+      for fixed, given in zip(self._shape[1:3], images.shape[1:3], strict=True)
+    )
+    if size == images.shape[1:3]:
+      return images
+    scaled = [
+      Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+      for image in images
+    ]
+    return np.stack([np.asarray(image) for image in scaled])
 
   def detect(self, images):
     """Finds the boxes in images of one size.
