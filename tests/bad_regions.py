@@ -104,6 +104,19 @@ def _index_detector(folder, model):
   return list(map(str, argv))
 
 
+@_case(
+  "index --regions: detector that extracts features",
+  "a detector with the tensors",
+  "delf-compact",
+)
+def _index_extraction(folder, model):
+  _photo(folder)
+  argv = ["index", folder, "--out", folder.parent / "my.index"]
+  argv += ["--config", model / "config.pbtxt"]
+  argv += ["--regions", "--detector", "delf-compact"]
+  return list(map(str, argv))
+
+
 @_case("index --regions: threshold that is no number", "finite", "nan")
 def _index_threshold(folder, model):
   _photo(folder)

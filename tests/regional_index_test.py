@@ -144,6 +144,19 @@ def test_another_detector_is_refused(inputs, capsys, tmp_path):
   assert "regions that the index was made with (none)" in words
 
 
+@pytest.mark.parametrize("wrong", ["model", "photos", "detectr"])
+def test_a_wrong_detector_leaves_no_trace(inputs, capsys, tmp_path, wrong):
+  out = tmp_path / "x.index"
+  photo = str(inputs / "photos" / "a.png")
+  options = ["--config", str(inputs / "model" / "config.pbtxt"), "--regions"]
+  words = ["index", photo, "--out", str(out), *options]
+  assert main.main([*words, "--detector", str(inputs / wrong)]) == 1
+  assert "expected" in capsys.readouterr().err
+  assert not out.exists()
+  # The right one is then taken.
+  assert not main.main([*words, "--detector", str(inputs / "detector")])
+
+
 def test_an_evaluation_is_with_and_without_regions(inputs, capsys, tmp_path):
   truth = tmp_path / "truth.csv"
   x1, y1, x2, y2 = _BOX

@@ -109,7 +109,7 @@ def build_photos(images, names, folder, options, say):
 
 
 def _build_photos(found, images, names, config, options, say):
-  regions = collection_regions.agree(found, options.regions)
+  regions = collection_regions.agree(found, options.regions, options.device)
   found = open_to_change.open_or_make(found, config, options)
   names = _add_photos(found, names, images)
   how = {

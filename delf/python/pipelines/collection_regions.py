@@ -9,7 +9,6 @@ import math
 import os
 
 from delf.python import errors, files
-from delf.python.inference import zoo
 from delf.python.pipelines import collection, extract_regions, photo_record
 
 # Says that a collection has regions, and which.
@@ -55,18 +54,20 @@ def read(found):
     ) from None
 
 
-def agree(found, wanted):
+def agree(found, wanted, device=None):
   """Gives a new collection its regions, or checks those of one that is there.
 
   Args:
     found: collection.Collection; not written yet where it is new.
     wanted: RegionSettings, or None for those that it has.
+    device: Device that a detector is tried on, or None for the best.
 
   Returns:
     RegionSettings, or None for a collection without regions.
 
   Raises:
-    InputError: If one is there with others, or there is no such detector.
+    InputError: If one is there with others, or the detector of a new one does
+      not load; nothing is written then.
   """
   there = read(found)
   if collection.exists(found.folder):
@@ -79,7 +80,10 @@ def agree(found, wanted):
       )
     return there
   if wanted is not None:
-    zoo.resolve(wanted.detector)
+    # What is recorded is kept for good, so that it has to be a detector.
+    from delf.python.inference import detector
+
+    detector.load(wanted.detector, device)
     text = json.dumps(dataclasses.asdict(wanted), indent=1) + "\n"
     files.write_bytes(found.folder / RECORD, text.encode())
   elif there is not None:
