@@ -148,6 +148,17 @@ def _other(folder):
   return [*words, "--threshold", "0.5"]
 
 
+@_case("pictures in a folder of those of another threshold", "0.5", "pictures")
+def _other_pictures(folder):
+  argv = _finding(folder, [_BOX], [0.9])
+  pictures = str(folder.parent / "pictures")
+  words = [*argv[:2], *argv[4:], "--pictures", pictures]
+  said = io.StringIO()
+  with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    assert main.main(words) == 0
+  return [*words, "--threshold", "0.5"]
+
+
 @_case("script of boxes with a list that is missing", "no_list.txt")
 def _no_list(folder):
   return [_SCRIPT, f"--list_images_path={folder}/no_list.txt"]

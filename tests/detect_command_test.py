@@ -130,6 +130,71 @@ def test_other_settings_are_refused_until_all_are_done_again(
   assert boxes.shape == (0, 4)
 
 
+def test_pictures_alone_are_drawn_once(photos, model, tmp_path, capsys):
+  pictures = tmp_path / "pictures"
+  words = (photos, "--pictures", pictures, "--detector", model)
+  assert _detect(*words, "--threshold", 0.1) == 0
+  assert capsys.readouterr().out.count(": 1 box") == 3
+  before = _contents(pictures)
+  assert len(before) == 5  # With the records of the detector and the photos.
+  assert _detect(*words, "--threshold", 0.1, "--json") == 0
+  found = json.loads(capsys.readouterr().out)
+  assert len(found["skipped"]) == 3 and found["images"] == []
+  assert _contents(pictures) == before
+  # Cut, gone, of another photo.
+  picture = pictures / "more" / "c_viz.jpg"
+  whole = picture.read_bytes()
+  for damage in (
+    lambda: picture.write_bytes(whole[:-1]),
+    picture.unlink,
+    lambda: Image.new("RGB", (50, 50)).save(photos / "more" / "c.png"),
+  ):
+    damage()
+    assert _detect(*words, "--threshold", 0.1, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["done"] == [str(photos / "more" / "c.png")]
+    assert len(found["skipped"]) == 2
+  assert picture.read_bytes() != whole
+
+
+def test_pictures_of_another_threshold_are_refused(
+  photos, model, tmp_path, capsys
+):
+  pictures = tmp_path / "pictures"
+  words = (photos, "--pictures", pictures, "--detector", model)
+  assert _detect(*words, "--threshold", 0.1) == 0
+  before = _contents(pictures)
+  for more in ((), ("--out", tmp_path / "out")):
+    assert _detect(*words, *more, "--threshold", 0.9) == 1
+    assert (
+      "expected pictures of the same detector and settings, or --overwrite"
+      in (error := capsys.readouterr().err)
+    )
+    assert "threshold 0.1 and not 0.9" in error
+  some = (photos / "more", *words[1:], "--threshold", 0.9, "--overwrite")
+  assert _detect(*some) == 1
+  assert "would stay" in capsys.readouterr().err
+  assert _contents(pictures) == before and not (tmp_path / "out").exists()
+  assert _detect(*words, "--threshold", 0.9, "--overwrite") == 0
+  after = _contents(pictures)
+  assert all(after[name] != before[name] for name in before)
+
+
+def test_boxes_and_pictures_may_lie_in_one_folder(photos, model, tmp_path):
+  words = (photos, "--out", tmp_path / "all", "--pictures", tmp_path / "all")
+  words += ("--detector", model, "--threshold", 0.1)
+  assert _detect(*words) == 0
+  before = _contents(tmp_path / "all")
+  assert _detect(*words) == 0
+  assert _contents(tmp_path / "all") == before
+  Image.new("RGB", (50, 50)).save(photos / "a.png")
+  assert _detect(*words) == 0
+  after = _contents(tmp_path / "all")
+  changed = {str(name) for name in after if after[name] != before[name]}
+  assert {"a.boxes", "a_viz.jpg"} <= changed
+  assert not {"b.boxes", "b_viz.jpg"} & changed
+
+
 def test_bad_images_are_named_and_the_others_done(
   photos, model, tmp_path, capsys
 ):

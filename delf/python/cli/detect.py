@@ -16,7 +16,9 @@ examples:
 
 A box is printed with its score and its left, upper, right and lower edge in
 pixels of the photo, the best first. Files hold shares of the photo.
-With --out, a run that was interrupted goes on where it was when it is repeated.
+With --out or --pictures, a run that was interrupted goes on where it was when
+it is repeated: what is there already is neither made nor printed again. Files
+of another detector or threshold are refused, but with --overwrite.
 Images that fail are named at the end, and the exit status is then 1.
 """
 

@@ -28,7 +28,8 @@ class DetectOptions:
       or None. Boxes do not depend on the unit.
     names: Output name of each image, without extension and relative to the
       folder, or None for their base names.
-    resume: Whether images whose boxes are there and whole are left as they are.
+    resume: Whether images whose boxes and pictures, of what is asked for, are
+      there and whole are left as they are.
     batch_size: Most images to run at once, or None: one on a CPU, and on a GPU
       as many of one size as fit.
     workers: Threads that decode; 0 decodes in between.
@@ -112,8 +113,8 @@ def detect_to_files(images, detector, folder=None, pictures=None, **options):
 
   Images are decoded in the background; an image that fails is reported and the
   others go on. A run that was ended at any moment can be repeated: it does what
-  is missing in `folder`. `detection.json` there says what detector and settings
-  the boxes are of; others are refused.
+  is missing in the folders. `detection.json` in each says what detector and
+  settings the boxes or pictures are of; others are refused.
 
   Args:
     images: Paths of image files.
@@ -128,7 +129,8 @@ def detect_to_files(images, detector, folder=None, pictures=None, **options):
 
   Raises:
     InputError: If nothing can be done: no images, two for one output name, a
-      detector that does not work, a folder of boxes of other settings.
+      detector that does not work, a folder of boxes or pictures of other
+      settings.
     OSError: If files cannot be written. What was done until then is in its
       attribute `report`, a DetectReport, if it was begun.
   """
