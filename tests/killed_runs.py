@@ -102,13 +102,16 @@ class Killer:
 def _pieces(folder):
   """Returns each piece of finished work, and what tells it from another one.
 
-  A piece is a feature file, a line of a record, or an iteration.
+  A piece is a feature file, a picture, a line of a record, or an iteration. A
+  picture whose boxes were not written yet may be drawn again.
   """
   found = {}
   for path in folder.rglob("*"):
     kinds = (".delf", ".delg_global", ".boxes")
     if path.suffix in kinds and path.name[0] != ".":
       found["files", path] = path.stat().st_mtime_ns
+    if path.name.endswith("_viz.jpg") and path.name[0] != ".":
+      found["pictures", path] = path.stat().st_size
     if path.name == "verified_pairs.jsonl":
       lines = path.read_bytes().split(b"\n")[:-1]
       found |= {("pairs", i): line for i, line in enumerate(lines)}

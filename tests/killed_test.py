@@ -86,6 +86,11 @@ def _detect(inputs, work):
   return ["detect", str(inputs / "photos"), *words]
 
 
+def _detect_pictures(inputs, work):
+  words = ["--pictures", str(work), "--detector", str(inputs / "detector")]
+  return ["detect", str(inputs / "photos"), *words]
+
+
 def _fit(inputs, work):
   out = str(work / "codebook")
   options = ["--words", "512", "--iterations", "15"]
@@ -116,6 +121,7 @@ _WHOLE = {
     ),
   ),
   "detect": killed_runs.Case(_detect, None, _tree),
+  "detect --pictures": killed_runs.Case(_detect_pictures, None, _tree),
   "fit codebook": killed_runs.Case(_fit, None, _tree, "codebook.index"),
 }
 

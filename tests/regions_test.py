@@ -144,7 +144,7 @@ def test_the_script_makes_what_the_function_makes(
   assert len(ours) == 3 + 18 + 1 and ours == theirs
 
 
-@pytest.mark.parametrize("kind", ["ASMK", "ASMK_STAR"])
+@pytest.mark.parametrize("kind", ["VLAD", "ASMK", "ASMK_STAR"])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_index_ranks_regions_by_the_pairwise_similarity(
   regions, photos, tmp_path, kind, normalize
@@ -203,12 +203,12 @@ def _pairwise(folder, config):
   compare = feature_aggregation_similarity.SimilarityAggregatedRepresentation(
     config
   )
-  star = "_star" if config.aggregation_type == config.ASMK_STAR else ""
+  ending = aggregate_io.extension(config)  # Of regional aggregates, ".r...".
   query, *images = (
     aggregate_io.read(path, config.feature_dimensionality, _WORDS)
     for path in (
-      folder / "query" / f"first.asmk{star}",
-      *(folder / "index" / f"{name}.rasmk{star}" for name in _NAMES),
+      folder / "query" / f"first.{ending[2:]}",
+      *(folder / "index" / f"{name}{ending}" for name in _NAMES),
     )
   )
   return np.array(
