@@ -3,39 +3,22 @@
 import json
 
 import numpy as np
-import PIL.Image
 import pytest
+import tiny_boxes
 
 from delf.python.cli import main
 from delf.python.inference import detector as inference
-from delf.python.training.detector import export, network
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-  """A detector of random weights to begin with."""
-  path = tmp_path_factory.mktemp("first") / "boxes"
-  export.export(network.Detector(), path)
-  return path
+  return tiny_boxes.write_detector(tmp_path_factory.mktemp("first"))
 
 
 @pytest.fixture
 def given(tmp_path):
-  """CSV file and folder of twelve photos that are bright in their boxes."""
-  rng = np.random.default_rng(0)
-  folder = tmp_path / "photos"
-  folder.mkdir()
-  rows = ["image_id,box"]
-  for i in range(12):
-    image = rng.integers(0, 60, [64, 80, 3], dtype=np.uint8)
-    top, left = rng.integers(0, 24, 2)
-    image[top : top + 40, left : left + 40] += 150
-    PIL.Image.fromarray(image).save(folder / f"p{i}.png")
-    box = [top / 64, left / 80, (top + 40) / 64, (left + 40) / 80]
-    rows.append(f"p{i},{' '.join(map(str, box))}")
-  path = tmp_path / "boxes.csv"
-  path.write_text("\n".join(rows))
-  return str(path), str(folder)
+  """CSV file and folder of photos."""
+  return tiny_boxes.write(tmp_path)
 
 
 def test_command_trains_and_says_what_it_gave(first, given, tmp_path, capsys):

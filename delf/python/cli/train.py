@@ -1,9 +1,8 @@
 """`delf train`: a model of a user's own, from a folder of photos."""
 
 import os
-import sys
 
-from delf.python.cli import arguments, json_output
+from delf.python.cli import arguments, json_output, training
 
 _EXAMPLES = """\
 examples:
@@ -40,136 +39,75 @@ stopped by Ctrl-C or SIGTERM
 
 def add_arguments(parser):
   """Adds the arguments of this command to an `argparse` parser."""
+  from delf.python.pipelines.train import options
+
+  defaults = options.TrainOptions
   parser.epilog = _EXAMPLES
-  parser.add_argument(
-    "sources",
-    nargs="+",
-    metavar="PHOTOS",
-    help="folder, quoted pattern, list (.txt) or photos",
-  )
-  parser.add_argument(
-    "--out", required=True, metavar="MODEL", help="folder of the model to be"
-  )
-  parser.add_argument(
-    "--from",
-    dest="start",
-    default="delf-compact",
-    metavar="MODEL",
-    help="what to begin with: folder of a model that this command made, a "
-    "checkpoint (.npz), or scratch (default: delf-compact, the embedded one)",
+  training.add_photos(parser, "model")
+  training.add_start(
+    parser,
+    defaults.start,
+    "folder of a model that this command made, a checkpoint (.npz), or scratch "
+    f"(default: {defaults.start}, the embedded one)",
   )
   parser.add_argument(
     "--labels",
-    default="auto",
+    default=defaults.labels,
     metavar="WHAT",
     help="folders, none, or a CSV file (rows: photo,class); default: folders, "
     "where all photos lie in sub-folders, else none",
   )
-  budget = parser.add_mutually_exclusive_group()
-  budget.add_argument(
-    "--minutes",
-    type=arguments.positive,
-    metavar="N",
-    help="time to learn (default: 15); reading and measuring come on top",
+  training.add_budget(parser)
+  training.add_rate(parser, defaults.rate, "3e-4; from scratch 1.5e-3")
+  training.add_batch(
+    parser,
+    defaults.batch,
+    "pairs of views in a step, each of another place (default: 8, or as many "
+    "as there are places for)",
   )
-  budget.add_argument(
-    "--steps",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="steps to learn, in place of a time",
-  )
-  _add_learning(parser)
-  parser.add_argument(
-    "--overwrite",
-    action="store_true",
-    help="replace a model at MODEL, and an unfinished one",
-  )
-  arguments.add_rotate(parser)
-  arguments.add_json(parser)
+  _add_sizes(parser, defaults)
+  arguments.add_seed(parser)
+  training.add_rest(parser, "model")
 
 
-def _add_learning(parser):
-  parser.add_argument(
-    "--rate",
-    type=arguments.positive,
-    metavar="R",
-    help="highest learning rate (default: 3e-4; from scratch 1.5e-3)",
-  )
-  parser.add_argument(
-    "--batch",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="pairs of views in a step, each of another place (default: 8, or as "
-    "many as there are places for)",
-  )
+def _add_sizes(parser, defaults):
   parser.add_argument(
     "--view",
     type=arguments.positive_whole,
-    default=192,
+    default=defaults.view,
     metavar="PX",
-    help="side of a view, a multiple of 8 from 64 on (default: 192)",
+    help="side of a view, a multiple of 8 from 64 on (default: "
+    f"{defaults.view})",
   )
   parser.add_argument(
     "--size",
     type=arguments.positive_whole,
-    default=400,
+    default=defaults.size,
     metavar="PX",
-    help="longer side that photos are scaled down to (default: 400)",
+    help=f"longer side that photos are scaled down to (default: "
+    f"{defaults.size})",
   )
-  arguments.add_seed(parser)
 
 
 def run(args):
   """Trains, prints what it gave; returns the exit status."""
-  from delf.python.pipelines.train import learning, options
+  from delf.python.pipelines.train import options
   from delf.python.pipelines.train import run as pipeline
 
-  minutes = 15.0 if args.minutes is None and not args.steps else args.minutes
-  told = options.TrainOptions(
-    start=args.start,
-    labels=args.labels,
-    minutes=minutes,
-    steps=args.steps,
-    rate=args.rate,
-    batch=args.batch,
-    view=args.view,
-    size=args.size,
-    seed=args.seed,
-    rotate=args.rotate,
+  kind = options.TrainOptions
+  return training.run(
+    lambda: pipeline.train(
+      args.sources,
+      args.out,
+      training.told(args, kind),
+      args.overwrite,
+      training.command(["delf", "train"], args, kind),
+    ),
+    lambda report: _print(report, args.json),
   )
-  try:
-    report = pipeline.train(
-      args.sources, args.out, told, args.overwrite, _command(args)
-    )
-  except learning.Stopped as stopped:
-    print(f"delf: {stopped}", file=sys.stderr)
-    return 128 + stopped.number
-  _print(report, args.json)
-  return report.exit_status
-
-
-def _command(args):
-  """Returns the words of a command that does the same."""
-  words = ["delf", "train", *args.sources, "--out", args.out]
-  for name, value, default in (
-    ("from", args.start, "delf-compact"),
-    ("labels", args.labels, "auto"),
-    ("minutes", args.minutes, None),
-    ("steps", args.steps, None),
-    ("rate", args.rate, None),
-    ("batch", args.batch, None),
-    ("view", args.view, 192),
-    ("size", args.size, 400),
-    ("seed", args.seed, 0),
-  ):
-    if value != default:
-      words += [f"--{name}", f"{value:g}" if name == "minutes" else str(value)]
-  return words + (["--rotate"] if args.rotate else [])
 
 
 def _print(report, as_json):
-  for failure in report.failed:
-    print(f"delf: error: {failure}", file=sys.stderr)
   if not as_json:
     for line in report.lines():
       print(line)

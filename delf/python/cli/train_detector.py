@@ -3,7 +3,7 @@
 import os
 import sys
 
-from delf.python.cli import arguments, json_output
+from delf.python.cli import arguments, json_output, training
 
 _EXAMPLES = """\
 examples:
@@ -35,109 +35,48 @@ stopped by Ctrl-C or SIGTERM
 
 def add_arguments(parser):
   """Adds the arguments of this command to an `argparse` parser."""
+  from delf.python.pipelines.train_detector import options
+
+  defaults = options.DetectorOptions
   parser.epilog = _EXAMPLES
   parser.add_argument("boxes", metavar="BOXES.csv", help="file of boxes")
-  parser.add_argument(
-    "sources",
-    nargs="+",
-    metavar="PHOTOS",
-    help="folder, quoted pattern, list (.txt) or photos",
+  training.add_photos(parser, "detector")
+  training.add_start(
+    parser,
+    defaults.start,
+    "a detector that this command made, or scratch (default: "
+    f"{defaults.start}, the embedded one, whose backbone scratch has too)",
   )
-  parser.add_argument(
-    "--out", required=True, metavar="MODEL", help="folder of the detector to be"
-  )
-  parser.add_argument(
-    "--from",
-    dest="start",
-    default="delf-boxes",
-    metavar="MODEL",
-    help="what to begin with: a detector that this command made, or scratch "
-    "(default: delf-boxes, the embedded one, whose backbone scratch has too)",
-  )
-  budget = parser.add_mutually_exclusive_group()
-  budget.add_argument(
-    "--minutes",
-    type=arguments.positive,
-    metavar="N",
-    help="time to learn (default: 15); reading and measuring come on top",
-  )
-  budget.add_argument(
-    "--steps",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="steps to learn, in place of a time",
-  )
-  parser.add_argument(
-    "--rate",
-    type=arguments.positive,
-    default=5e-4,
-    metavar="R",
-    help="highest learning rate (default: 5e-4)",
-  )
-  parser.add_argument(
-    "--batch",
-    type=arguments.positive_whole,
-    default=8,
-    metavar="N",
-    help="views in a step (default: 8)",
+  training.add_budget(parser)
+  training.add_rate(parser, defaults.rate, f"{defaults.rate:g}")
+  training.add_batch(
+    parser, defaults.batch, f"views in a step (default: {defaults.batch})"
   )
   arguments.add_seed(parser)
-  parser.add_argument(
-    "--overwrite",
-    action="store_true",
-    help="replace a detector at MODEL, and an unfinished one",
-  )
-  arguments.add_rotate(parser)
-  arguments.add_json(parser)
+  training.add_rest(parser, "detector")
 
 
 def run(args):
   """Trains, prints what it gave; returns the exit status."""
-  from delf.python.pipelines.train import learning
   from delf.python.pipelines.train_detector import options
   from delf.python.pipelines.train_detector import run as pipeline
 
-  minutes = 15.0 if args.minutes is None and not args.steps else args.minutes
-  told = options.DetectorOptions(
-    start=args.start,
-    minutes=minutes,
-    steps=args.steps,
-    rate=args.rate,
-    batch=args.batch,
-    seed=args.seed,
-    rotate=args.rotate,
+  kind = options.DetectorOptions
+  words = ["delf", "train-detector", args.boxes]
+  return training.run(
+    lambda: pipeline.train(
+      args.boxes,
+      args.sources,
+      args.out,
+      training.told(args, kind),
+      args.overwrite,
+      training.command(words, args, kind),
+    ),
+    lambda report: _print(report, args.json),
   )
-  try:
-    report = pipeline.train(
-      args.boxes, args.sources, args.out, told, args.overwrite, _command(args)
-    )
-  except learning.Stopped as stopped:
-    print(f"delf: {stopped}", file=sys.stderr)
-    return 128 + stopped.number
-  _print(report, args.json)
-  return report.exit_status
-
-
-def _command(args):
-  """Returns the words of a command that does the same."""
-  words = ["delf", "train-detector", args.boxes, *args.sources]
-  words += ["--out", args.out]
-  for name, value, default in (
-    ("from", args.start, "delf-boxes"),
-    ("minutes", args.minutes, None),
-    ("steps", args.steps, None),
-    ("rate", args.rate, 5e-4),
-    ("batch", args.batch, 8),
-    ("seed", args.seed, 0),
-  ):
-    if value != default:
-      words += [f"--{name}", f"{value:g}" if name == "minutes" else str(value)]
-  return words + (["--rotate"] if args.rotate else [])
 
 
 def _print(report, as_json):
-  for failure in report.failed:
-    print(f"delf: error: {failure}", file=sys.stderr)
   if report.missing:
     print(
       f"delf: warning: {len(report.missing)} names in the CSV file have no "
