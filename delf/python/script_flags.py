@@ -129,31 +129,6 @@ def define_global_export(delg_global_features):
   )
 
 
-def define_dataset_extraction(outputs):
-  """Defines the flags of scripts that extract features of a data set.
-
-  Args:
-    outputs: Words for what is written to `output_features_dir`.
-  """
-  flags.DEFINE_string(
-    "delf_config_path",
-    "/tmp/delf_config_example.pbtxt",
-    "DelfConfig: model and settings",
-  )
-  flags.DEFINE_string(
-    "dataset_file_path",
-    "/tmp/gnd_roxford5k.mat",
-    "ground truth of the data set, .mat or .pkl",
-  )
-  flags.DEFINE_string(
-    "images_dir", "/tmp/images", "folder with <name>.jpg of each image"
-  )
-  flags.DEFINE_string("output_features_dir", "/tmp/features", outputs)
-  flags.DEFINE_string(
-    "device", None, "cpu, gpu or gpu:N; the best there is if not set"
-  )
-
-
 def define_retrieval():
   """Defines the flags of all scripts that rank a data set's images."""
   flags.DEFINE_string(
@@ -176,6 +151,20 @@ def define_retrieval():
 def print_problem(line):
   """Prints a line about what failed; results go to standard output."""
   print(line, file=sys.stderr)  # noqa: T201
+
+
+def print_report(folder, report):
+  """Prints what became of work on many images.
+
+  Args:
+    folder: Where its results are.
+    report: Object with `summary()` and `exit_status`.
+
+  Returns:
+    The exit status.
+  """
+  print(f"{folder}: {report.summary()}")  # noqa: T201
+  return report.exit_status
 
 
 def _is_for_people(record):

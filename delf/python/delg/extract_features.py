@@ -2,17 +2,15 @@
 
 from absl import flags
 
-from delf.python import config_io, files, script_flags
-from delf.python.pipelines import dataset_images, extract
+from delf.python import config_io, dataset_flags, files, script_flags
+from delf.python.pipelines import dataset_images
 
 FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Defines the flags."""
-  script_flags.define_dataset_extraction(
-    "folder for <name>.delg_local and <name>.delg_global"
-  )
+  dataset_flags.define("folder for <name>.delg_local and <name>.delg_global")
   flags.DEFINE_enum(
     "image_set",
     dataset_images.QUERY,
@@ -25,24 +23,10 @@ def define_flags():
 def main():
   """Extracts what is missing in the folder; returns the exit status."""
   config = config_io.read_delf_config(FLAGS.delf_config_path)
-  images = dataset_images.read(
-    FLAGS.dataset_file_path,
-    FLAGS.image_set,
-    FLAGS.images_dir,
-    scale_limits=True,
+  found = dataset_flags.images(FLAGS.image_set, scale_limits=True)
+  return dataset_flags.extract_images(
+    config, found, local_extension=files.DELG_LOCAL
   )
-  report = extract.extract_and_say(
-    images.paths,
-    config,
-    FLAGS.output_features_dir,
-    script_flags.print_problem,
-    names=images.names,
-    crops=images.crops,
-    local_extension=files.DELG_LOCAL,
-    device=FLAGS.device,
-  )
-  print(f"{FLAGS.output_features_dir}: {report.summary()}")  # noqa: T201
-  return report.exit_status
 
 
 if __name__ == "__main__":

@@ -64,8 +64,7 @@ def main():
   finally:
     for failure in report.failed if report else ():
       print(failure, file=sys.stderr)  # noqa: T201
-  print(f"{FLAGS.output_aggregation_dir}: {report.summary()}")  # noqa: T201
-  return report.exit_status
+  return script_flags.print_report(FLAGS.output_aggregation_dir, report)
 
 
 if __name__ == "__main__":

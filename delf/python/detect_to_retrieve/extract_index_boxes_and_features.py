@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from delf.python import config_io, script_flags
+from delf.python import config_io, dataset_flags, script_flags
 from delf.python.pipelines import dataset_images, extract_regions
 
 FLAGS = flags.FLAGS
@@ -10,7 +10,7 @@ FLAGS = flags.FLAGS
 
 def define_flags():
   """Defines the flags."""
-  script_flags.define_dataset_extraction(
+  dataset_flags.define(
     "folder for <name>_0.delf of whole images, <name>_1.delf and so on of boxes"
   )
   flags.DEFINE_string(
@@ -34,12 +34,7 @@ def define_flags():
 def main():
   """Extracts what is missing in the folders; returns the exit status."""
   config = config_io.read_local_config(FLAGS.delf_config_path)
-  images = dataset_images.read(
-    FLAGS.dataset_file_path,
-    dataset_images.INDEX,
-    FLAGS.images_dir,
-    scale_limits=False,
-  )
+  images = dataset_flags.images(dataset_images.INDEX)
   report = extract_regions.extract_and_say(
     images.paths,
     config,
@@ -52,8 +47,7 @@ def main():
     threshold=FLAGS.detector_thresh,
     device=FLAGS.device,
   )
-  print(f"{FLAGS.output_features_dir}: {report.summary()}")  # noqa: T201
-  return report.exit_status
+  return script_flags.print_report(FLAGS.output_features_dir, report)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,7 @@ def main():
     threshold=FLAGS.detector_thresh,
     device=FLAGS.device,
   )
-  print(f"{FLAGS.output_dir}: {report.summary()}")  # noqa: T201
-  return report.exit_status
+  return script_flags.print_report(FLAGS.output_dir, report)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,7 @@ def main():
     script_flags.print_problem,
     device=FLAGS.device,
   )
-  print(f"{FLAGS.output_dir}: {report.summary()}")  # noqa: T201
-  return report.exit_status
+  return script_flags.print_report(FLAGS.output_dir, report)
 
 
 if __name__ == "__main__":
