@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from delf.python.pipelines import (
   extract_report,
   image_run,
   jobs,
+  run_options,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectOptions:
-  """How to detect.
+class DetectOptions(run_options.RunOptions):
+  """How to detect: as RunOptions, and more.
 
   Attributes:
     threshold: The least score of a box.
@@ -26,17 +27,6 @@ class DetectOptions:
       or None: the boxes are the detector's, which has chosen already.
     max_size: Pixels that the longer side of an image is scaled down to before,
       or None. Boxes do not depend on the unit.
-    names: Output name of each image, without extension and relative to the
-      folder, or None for their base names.
-    resume: Whether images whose boxes and pictures, of what is asked for, are
-      there and whole are left as they are.
-    batch_size: Most images to run at once, or None: one on a CPU, and on a GPU
-      as many of one size as fit.
-    workers: Threads that decode; 0 decodes in between.
-    device: Device such as "cpu" or "gpu:1", or None for the best there is.
-    apply_rotation: Whether images are turned as their EXIF orientation says.
-      The original does not, and boxes are of the image as it is stored.
-    strict: Whether the first image that fails ends the work.
     see: Function of (jobs.Job, detections.Detections, (height, width) of the
       image), called when an image is done, or None.
   """
@@ -44,13 +34,6 @@ class DetectOptions:
   threshold: float = 0.0
   most_overlap: float | None = None
   max_size: int | None = None
-  names: Sequence[str] | None = None
-  resume: bool = True
-  batch_size: int | None = None
-  workers: int = 1
-  device: str | None = None
-  apply_rotation: bool = False
-  strict: bool = False
   see: Callable | None = None
 
   def __post_init__(self):
@@ -96,16 +79,9 @@ def detect_and_say(images, detector, folder, pictures, say, **options):
   Returns:
     DetectReport.
   """
-  report = None
-  try:
-    report = detect_to_files(images, detector, folder, pictures, **options)
-  except OSError as error:
-    report = getattr(error, "report", None)
-    raise
-  finally:
-    for failure in report.failed if report else ():
-      say(str(failure))
-  return report
+  return extract_report.say_failures(
+    lambda: detect_to_files(images, detector, folder, pictures, **options), say
+  )
 
 
 def detect_to_files(images, detector, folder=None, pictures=None, **options):

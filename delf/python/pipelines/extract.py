@@ -11,39 +11,22 @@ from delf.python.pipelines import (
   jobs,
   output_folder,
   provenance,
+  run_options,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class ExtractOptions:
-  """How to extract; the configuration says what.
+class ExtractOptions(run_options.RunOptions):
+  """How to extract, as RunOptions and more; the configuration says what.
 
   Attributes:
-    names: Output name of each image, without extension and relative to the
-      output folder, or None for their base names.
     crops: cropping.Crop of each image, or None for all of it; None for all of
       each. Locations are then in pixels of the part.
-    resume: Whether images whose files are there and whole are left as they
-      are. If not, all are done again.
-    batch_size: Most images to extract at once, or None: one on a CPU, and on a
-      GPU as many of one size as `batching.MEMORY_BUDGET` allows.
-    workers: Threads that decode; 0 decodes between extractions.
-    device: Device such as "cpu" or "gpu:1", or None for the best there is.
-    apply_rotation: Whether images are turned as their EXIF orientation says.
-      The original does not, and features are in raw coordinates.
-    strict: Whether the first image that fails ends the work.
     local_extension: Extension of local features' files.
     extractor: Extractor to use in place of one made from the configuration.
   """
 
-  names: Sequence[str] | None = None
   crops: Sequence[cropping.Crop | None] | None = None
-  resume: bool = True
-  batch_size: int | None = None
-  workers: int = 1
-  device: str | None = None
-  apply_rotation: bool = False
-  strict: bool = False
   local_extension: str = files.DELF
   extractor: object = None
 
@@ -62,16 +45,9 @@ def extract_and_say(images, config, output_dir, say, **options):
   Returns:
     ExtractReport.
   """
-  report = None
-  try:
-    report = extract_to_files(images, config, output_dir, **options)
-  except OSError as error:
-    report = getattr(error, "report", None)
-    raise
-  finally:
-    for failure in report.failed if report else ():
-      say(str(failure))
-  return report
+  return extract_report.say_failures(
+    lambda: extract_to_files(images, config, output_dir, **options), say
+  )
 
 
 def extract_to_files(images, config, output_dir, **options):

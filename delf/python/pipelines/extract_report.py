@@ -58,3 +58,27 @@ class ExtractReport:
     if self.interrupted:
       return errors.INTERRUPTED
     return 1 if self.failed else 0
+
+
+def say_failures(work, say):
+  """Does work on many images for a program; what failed is said in any case.
+
+  Args:
+    work: Function that returns a report with `failed`; or raises an OSError
+      that has it as `report`, if the work was begun.
+    say: Function of a line: called for each image that failed, also before an
+      error, as of a full disk.
+
+  Returns:
+    The report.
+  """
+  report = None
+  try:
+    report = work()
+  except OSError as error:
+    report = getattr(error, "report", None)
+    raise
+  finally:
+    for failure in report.failed if report else ():
+      say(str(failure))
+  return report
