@@ -146,3 +146,14 @@ def add_work(parser):
     help="do all images again, also those that are done",
   )
   add_json(parser)
+
+
+def work(args):
+  """Returns what `add_work` and `add_rotate` added, as run_options name it."""
+  return {
+    "resume": not args.overwrite,
+    "batch_size": args.batch,
+    "workers": args.workers,
+    "device": args.device,
+    "apply_rotation": args.rotate,
+  }

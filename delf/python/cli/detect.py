@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 
-from delf.python.cli import arguments, json_output
+from delf.python.cli import arguments, json_output, say
 
 _EXAMPLES = """\
 examples:
@@ -79,17 +79,13 @@ def run(args):
     args.detector,
     args.out,
     args.pictures,
-    _say,
+    say.error,
     names=names,
     threshold=args.threshold,
     most_overlap=args.overlap,
     max_size=args.max_size,
-    resume=not args.overwrite,
-    batch_size=args.batch,
-    workers=args.workers,
-    device=args.device,
-    apply_rotation=args.rotate,
     see=None if args.out else _collect(args, found),
+    **arguments.work(args),
   )
   if args.json:
     document = {
@@ -130,7 +126,3 @@ def _collect(args, found):
       progress.say(f"  {row['score']:.3f}  {edges}")
 
   return see
-
-
-def _say(line):
-  print(f"delf: error: {line}", file=sys.stderr)

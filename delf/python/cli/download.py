@@ -2,9 +2,8 @@
 
 import os
 import re
-import sys
 
-from delf.python.cli import arguments, json_output
+from delf.python.cli import arguments, json_output, say
 
 _EXAMPLES = """\
 examples:
@@ -113,10 +112,10 @@ def run(args):
   if args.dry_run:
     return _plan(args, list(download_dataset.plan(wanted, args.out, **options)))
   _warn_of_space(args, wanted)
-  say = progress.say if not args.json else (lambda line: None)
-  report = download_dataset.download(wanted, args.out, say, **options)
+  tell = progress.say if not args.json else (lambda line: None)
+  report = download_dataset.download(wanted, args.out, tell, **options)
   for failure in report.failed:
-    print(f"delf: error: {failure}", file=sys.stderr)
+    say.error(failure)
   missing = _missing(args) if not (report.failed or args.no_images) else ()
   if args.json:
     json_output.print_json(_document(args, report, missing))
@@ -136,10 +135,9 @@ def _warn_of_space(args, wanted):
   size = sum(file.size for file in wanted)
   free = download_dataset.free_bytes(args.out)
   if size > free and not args.only:
-    print(
-      f"delf: warning: {args.out}: about {_human(size)} are wanted in all, and"
-      f" {_human(free)} are free on this disk",
-      file=sys.stderr,
+    say.warning(
+      f"{args.out}: about {_human(size)} are wanted in all, and"
+      f" {_human(free)} are free on this disk"
     )
 
 
@@ -170,10 +168,9 @@ def _missing(args):
   folder = os.path.join(args.out, dataset.IMAGE_FOLDERS[args.dataset])
   number, missing = dataset_images.missing(truth, folder)
   if missing:
-    print(
-      f"delf: error: {folder}: expected the {number} images of the ground"
-      f" truth, received {number - len(missing)}; {missing[0]} is missing",
-      file=sys.stderr,
+    say.error(
+      f"{folder}: expected the {number} images of the ground"
+      f" truth, received {number - len(missing)}; {missing[0]} is missing"
     )
   elif not args.json:
     print(f"{folder}: all {number} images of the ground truth are there")

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from delf.python.cli import arguments, json_output, search
+from delf.python.cli import arguments, json_output, say, search
 
 _EXAMPLES = """\
 examples:
@@ -88,7 +88,7 @@ def run(args):
   asked = _queries(args, found, truth)
   report = evaluate.evaluate(searcher, truth, asked, args.out)
   for failure in report.failed:
-    search.say(str(failure))
+    say.error(failure)
   without = None
   if searcher.has_regions and not args.no_regions:
     without = _without_regions(args, found, truth, asked)
@@ -167,11 +167,9 @@ def _collection(args):
     from delf.python.pipelines import evaluate
 
     images, names = evaluate.find_index_photos(path, source)
-    report = build_index.build_photos(
-      images, names, folder, options, search.say
-    )
+    report = build_index.build_photos(images, names, folder, options, say.error)
   else:
-    report = build_index.build([source], folder, options, search.say)
+    report = build_index.build([source], folder, options, say.error)
   return collection.open_folder(folder), report.failed
 
 
@@ -186,7 +184,7 @@ def _queries(args, found, truth):
   if feature_folder.find([folder]) is not None:
     return evaluate.find_features(truth, folder)
   photos = evaluate.find_photos(truth, folder)
-  asked, extraction = queries.of_photos(found, photos, search.say, args.device)
+  asked, extraction = queries.of_photos(found, photos, say.error, args.device)
   if extraction.failed:
     raise errors.InputError(
       "photos of all queries that can be read",

@@ -2,9 +2,8 @@
 
 import dataclasses
 import os
-import sys
 
-from delf.python.cli import arguments, json_output
+from delf.python.cli import arguments, json_output, say
 
 _EXAMPLES = """\
 examples:
@@ -64,13 +63,9 @@ def run(args):
     images,
     _config(args),
     args.out,
-    _say,
+    say.error,
     names=names,
-    resume=not args.overwrite,
-    batch_size=args.batch,
-    workers=args.workers,
-    device=args.device,
-    apply_rotation=args.rotate,
+    **arguments.work(args),
   )
   if args.json:
     found = {"out": os.path.abspath(args.out)} | dataclasses.asdict(report)
@@ -78,10 +73,6 @@ def run(args):
   else:
     print(f"{args.out}: {report.summary()}")
   return report.exit_status
-
-
-def _say(line):
-  print(f"delf: error: {line}", file=sys.stderr)
 
 
 def _config(args):

@@ -2,9 +2,8 @@
 
 import argparse
 import os
-import sys
 
-from delf.python.cli import arguments, json_output
+from delf.python.cli import arguments, json_output, say
 
 _EXAMPLES = """\
 examples:
@@ -181,7 +180,7 @@ def run(args):
   sources, result = fit_kinds.FIT[args.kind](args)
   failed = [*sources.failed, *result.failed]
   for failure in failed:
-    print(f"delf: error: {failure}", file=sys.stderr)
+    say.error(failure)
   if args.json:
     failures = [{"path": f.path, "reason": f.reason} for f in failed]
     json_output.print_json(

@@ -2,9 +2,8 @@
 
 import dataclasses
 import os
-import sys
 
-from delf.python.cli import arguments, json_output
+from delf.python.cli import arguments, json_output, say
 
 _EXAMPLES = """\
 examples:
@@ -138,7 +137,7 @@ def run(args):
     _say_total(args.out)
   if not args.sources:
     return 0
-  report = build_index.build(args.sources, args.out, _options(args), _say)
+  report = build_index.build(args.sources, args.out, _options(args), say.error)
   if args.json:
     found = {"index": os.path.abspath(args.out)} | dataclasses.asdict(report)
     json_output.print_json(found)
@@ -168,10 +167,6 @@ def _options(args):
     device=args.device,
     apply_rotation=args.rotate,
   )
-
-
-def _say(line):
-  print(f"delf: error: {line}", file=sys.stderr)
 
 
 def _say_total(folder):

@@ -1,8 +1,6 @@
 """`delf info`: what is in a file or a model."""
 
-import sys
-
-from delf.python.cli import json_output
+from delf.python.cli import json_output, say
 
 _EXAMPLES = """\
 examples:
@@ -39,7 +37,7 @@ def run(args):
     try:
       found.append(describe.describe(path))
     except (errors.InputError, OSError) as error:
-      print(f"delf: error: {error}", file=sys.stderr)
+      say.error(error)
       status = 1
       continue
     if not args.json:

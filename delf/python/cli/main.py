@@ -14,7 +14,7 @@ import traceback
 
 import delf
 from delf.python import errors
-from delf.python.cli import quiet
+from delf.python.cli import quiet, say
 
 # Name -> (module, one line of help). Only the module that is asked for is
 # imported, so that help and errors of usage come at once.
@@ -162,7 +162,7 @@ def _version():
 def _fail(message, status, debug):
   if debug:
     traceback.print_exc()
-  print(f"delf: error: {message}", file=sys.stderr)
+  say.error(message)
   return status
 
 

@@ -1,9 +1,8 @@
 """`delf search`: asks a collection with photos."""
 
 import os
-import sys
 
-from delf.python.cli import arguments, json_output
+from delf.python.cli import arguments, json_output, say
 
 _EXAMPLES = """\
 examples:
@@ -134,7 +133,7 @@ def run(args):
   asked, failed = _queries(found, args)
   result = searcher.search(asked, args.top)
   for failure in result.failed:
-    say(str(failure))
+    say.error(failure)
   if args.html:
     say_problems(search_page.write(args.html, found, result))
   if args.json:
@@ -153,7 +152,7 @@ def _queries(found, args):
   if feature_folder.find(args.queries) is not None:
     return queries.of_features(args.queries[0]), ()
   photos = queries.find(args.queries, args.box)
-  asked, extraction = queries.of_photos(found, photos, say, args.device)
+  asked, extraction = queries.of_photos(found, photos, say.error, args.device)
   return asked, extraction.failed
 
 
@@ -174,9 +173,4 @@ def _region(hit):
 def say_problems(report):
   """Says which photos a page lacks."""
   for problem in report.problems:
-    print(f"delf: warning: {problem}", file=sys.stderr)
-
-
-def say(line):
-  """Prints one line on standard error."""
-  print(f"delf: error: {line}", file=sys.stderr)
+    say.warning(problem)

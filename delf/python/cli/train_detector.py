@@ -1,9 +1,8 @@
 """`delf train-detector`: a detector of a user's own, from photos and boxes."""
 
 import os
-import sys
 
-from delf.python.cli import arguments, json_output, training
+from delf.python.cli import arguments, json_output, say, training
 
 _EXAMPLES = """\
 examples:
@@ -78,10 +77,9 @@ def run(args):
 
 def _print(report, as_json):
   if report.missing:
-    print(
-      f"delf: warning: {len(report.missing)} names in the CSV file have no "
-      f"photo, such as {report.missing[0]}",
-      file=sys.stderr,
+    say.warning(
+      f"{len(report.missing)} names in the CSV file have no photo, such as "
+      f"{report.missing[0]}"
     )
   if as_json:
     import dataclasses

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 
-from delf.python.cli import arguments
+from delf.python.cli import arguments, say
 
 # Minutes to learn, where neither a time nor steps are given.
 _MINUTES = 15.0
@@ -144,6 +144,6 @@ def run(train, show):
     print(f"delf: {stopped}", file=sys.stderr)
     return 128 + stopped.number
   for failure in report.failed:
-    print(f"delf: error: {failure}", file=sys.stderr)
+    say.error(failure)
   show(report)
   return report.exit_status
