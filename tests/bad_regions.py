@@ -1,11 +1,14 @@
 """Rows of the table of bad input: regions of index images, and their search."""
 
+import contextlib
+import io
 import pickle
 
 import numpy as np
 import PIL.Image
 
 from delf.python import box_io
+from delf.python.cli import main
 from delf.python.detect_to_retrieve import extract_index_boxes_and_features
 from delf.python.pipelines import sample_detector
 
@@ -129,3 +132,31 @@ def _index_threshold(folder, model):
     "nan",
   ]
   return list(map(str, argv))
+
+
+def _asked(what, box, *words):
+  """A row for a search with a part of a photo that cannot be."""
+
+  def make(folder, model):
+    photo, out = _photo(folder), folder.parent / "my.index"
+    argv = ["index", photo, "--out", out, "--config", model / "config.pbtxt"]
+    with contextlib.redirect_stdout(io.StringIO()):
+      assert main.main(list(map(str, argv))) == 0
+    return ["search", str(out), str(photo), f"--box={box}"]
+
+  CASES[what] = (make, words)
+
+
+_IMAGE = ("a.jpg", "in an image of 80 x 64 pixels")
+_asked("search --box outside the photo", "100,0,140,40", *_IMAGE, "100")
+_asked("search --box of no area", "9,9,9,30", *_IMAGE, "9.0, 9.0, 9.0")
+_asked("search --box whose corners are changed round", "60,40,20,10", *_IMAGE)
+_asked("search --box far larger than the photo", "0,0,99999,64", *_IMAGE)
+_asked("search --box with NaN", "nan,0,40,40", "in pixels", "nan")
+_asked(
+  "search --box in shares of the photo",
+  "0.2,0.2,0.9,1",
+  "a.jpg",
+  "in pixels of an image of 80 x 64",
+  "shares",
+)

@@ -52,10 +52,16 @@ class Crop:
       and a warning is logged.
 
     Raises:
-      InputError: If the box is empty, beside the photo, or far larger.
+      InputError: If the box is empty, beside the photo, or far larger; or
+        within the first pixel, as one that is given in shares of the photo.
     """
     if not isinstance(image, Image.Image):
       image = Image.fromarray(np.asarray(image))
+    if min(self.box) >= 0 and max(self.box) <= 1:
+      raise errors.InputError(
+        f"a box in pixels of an image of {image.width} x {image.height}",
+        f"{list(self.box)}, shares of it",
+      )
     left, upper, right, lower = rounded = tuple(map(round, self.box))
     size = (right - left, lower - upper)
     beside = min(right, lower) <= 0 or left >= image.width
