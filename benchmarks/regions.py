@@ -1,9 +1,12 @@
 """Features of regions: one call per crop against the pipeline; what boxes cost.
 
 One call per crop decodes a photo once, finds its boxes, and extracts the whole
-photo and each box in turn, writing each. The pipeline extracts them side by
-side. Both use one loaded model and do the photos in turns, so that a slow
-moment of the machine meets both.
+photo and each box in turn, writing each, as a script for the original does: by
+the contract's `MakeExtractor`, and by the very extractor that the pipeline has.
+The pipeline extracts them side by side; in a program, where it comes first,
+with one core an operation. All use the model in the package. Each is in a
+process of its own, and they do the photos in turns, so that a slow moment of
+the machine meets all.
 
   python -m benchmarks.regions               photos of scikit-image, five boxes
   python -m benchmarks.regions --photos FOLDER --number 20
@@ -12,7 +15,7 @@ moment of the machine meets both.
 
 import argparse
 import pathlib
-import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -20,31 +23,13 @@ import time
 import numpy as np
 import PIL.Image
 
-from delf.python import aggregation, detections, feature_io, files, utils
-from delf.python import boxes as box_arithmetic
-from delf.python.inference import extractor
-from delf.python.pipelines import (
-  extract_regions,
-  sample_detector,
-  samples,
-  settings,
-)
+from benchmarks import _region_ways
+from delf.python import aggregation, files
+from delf.python.pipelines import sample_detector, samples, side_by_side
 from delf.python.retrieval import asmk_scores, inverted_index
 
 # Longer side of the photos that are made of scikit-image's.
 _SIZE = 800
-
-
-class _Detector:
-  """The boxes of `sample_detector`, without a model to load."""
-
-  def detect(self, images):
-    """Returns detections.Detections of each image."""
-    classes = np.ones(len(sample_detector.SCORES))
-    found = detections.of_model(
-      sample_detector.BOXES, sample_detector.SCORES, classes
-    )
-    return [found] * len(images)
 
 
 def main():
@@ -68,97 +53,69 @@ def main():
 
 
 def _compare(args):
-  config = settings.choose(None, None)
-  config.use_global_features = False
   with tempfile.TemporaryDirectory() as scratch:
     scratch = pathlib.Path(scratch)
-    photos = _photos(args, scratch)
-    model = extractor.make_extractor(config)
-    _in_sequence(photos[:1], model, scratch / "warm-up")
-    times = {"one call per crop": [], "pipeline": []}
-    for turn in range(args.rounds):
-      for name, run in (
-        ("one call per crop", _in_sequence),
-        ("pipeline", _pipeline),
-      ):
-        start, busy = time.perf_counter(), _cpu()
-        run(photos, model, scratch / f"{name}_{turn}")
-        spent = time.perf_counter() - start
-        times[name].append((spent, _cpu() - busy))
-      _check_equal(*(scratch / f"{name}_{turn}" for name in times))
-    _print(times, len(photos))
+    photos = scratch / "photos"
+    photos.mkdir()
+    number = _put_photos(args, photos, scratch)
+    outputs = {way: scratch / str(i) for i, way in enumerate(_region_ways.WAYS)}
+    ways = {w: _region_ways.Way(w, photos, out) for w, out in outputs.items()}
+    try:
+      for way in ways.values():
+        way.turn("warm-up")
+      times = {name: [] for name in ways}
+      for turn in range(args.rounds):
+        for name, way in ways.items():
+          times[name].append(way.turn(turn))
+        _check_equal([outputs[name] / str(turn) for name in ways])
+    finally:
+      for way in ways.values():
+        way.close()
+    _print(times, number)
 
 
-def _photos(args, scratch):
+def _put_photos(args, folder, scratch):
+  """Fills a folder with photos; returns how many."""
   if args.photos:
-    return files.find_images(args.photos)[: args.number]
-  made = []
+    chosen = files.find_images(args.photos)[: args.number]
+    for path in chosen:
+      shutil.copy(path, folder)
+    return len(chosen)
   originals = samples.write_sample_photos(scratch / "originals")
   for number in range(args.number):
     with PIL.Image.open(originals[number % len(originals)]) as photo:
       # Each of another size, as photos of a collection are.
       size = (_SIZE - 4 * number, 3 * _SIZE // 4 - 3 * number)
-      made.append(str(scratch / f"{number}.jpg"))
-      photo.resize(size).save(made[-1], quality=92)
-  return made
+      photo.resize(size).save(folder / f"{number}.jpg", quality=92)
+  return args.number
 
 
-def _in_sequence(photos, model, out):
-  out.mkdir()
-  for path in photos:
-    image = np.asarray(utils.RgbLoader(path))
-    (found,) = _Detector().detect(image[None])
-    corners = box_arithmetic.to_crops(found.boxes, *image.shape[:2])
-    crops = [image]
-    crops += [image[y:y2, x:x2] for y, x, y2, x2 in corners.tolist()]
-    stem = pathlib.Path(path).stem
-    for number, crop in enumerate(crops):
-      local = model.extract(crop).local
-      feature_io.WriteToFile(
-        str(out / f"{stem}_{number}.delf"),
-        local.locations,
-        local.scales,
-        local.descriptors,
-        local.attention,
-        local.orientations,
-      )
-
-
-def _pipeline(photos, model, out):
-  extract_regions.extract_regions(
-    photos,
-    model.config,
-    _Detector(),
-    out,
-    out / "boxes",
-    out / "mapping.csv",
-    extractor=model,
-  )
-
-
-def _check_equal(first, second):
+def _check_equal(folders):
+  first, *others = folders
   names = sorted(path.name for path in first.glob("*.delf"))
   assert names
   for name in names:
-    assert (first / name).read_bytes() == (second / name).read_bytes(), name
-
-
-def _cpu():
-  usage = resource.getrusage(resource.RUSAGE_SELF)
-  return usage.ru_utime + usage.ru_stime
+    data = (first / name).read_bytes()
+    for other in others:
+      assert (other / name).read_bytes() == data, (name, other)
 
 
 def _print(times, number):
-  print(f"{number} photos, {len(sample_detector.BOXES)} boxes each:")
-  print(f"{'':20}{'s / photo':>10}{'CPU s / photo':>15}{'ratio':>8}")
-  base = [spent for spent, _ in times["one call per crop"]]
+  cores = side_by_side.number_of_cores()
+  print(f"{number} photos, {len(sample_detector.BOXES)} boxes each, ", end="")
+  print(f"{cores} cores; medians of turns, and the ratios to the first two:")
+  print(f"{'':42}{'s / photo':>10}{'CPU s':>8}{'ratio':>8}{'ratio':>7}")
+  bases = [times[name] for name in (_region_ways.CALLS, _region_ways.LOADED)]
   for name, turns in times.items():
     spent, busy = (statistics.median(each) for each in zip(*turns, strict=True))
-    ratio = statistics.median(
-      one / this for one, (this, _) in zip(base, turns, strict=True)
-    )
-    print(f"{name:20}{spent / number:10.2f}{busy / number:15.2f}{ratio:8.2f}")
-  print("The files of both are equal, byte by byte.")
+    print(f"{name:42}{spent / number:10.3f}{busy / number:8.3f}", end=" ")
+    for base in bases:
+      ratio = statistics.median(
+        one / this for (one, _), (this, _) in zip(base, turns, strict=True)
+      )
+      print(f"{ratio:7.2f}", end="")
+    print()
+  print("The files of all are equal, byte by byte.")
 
 
 def _grow(number):

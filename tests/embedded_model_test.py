@@ -1,6 +1,9 @@
 """The model that comes with the package: it loads, and tells photos apart."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,19 @@ from delf.python.inference import extractor, zoo
 from delf.python.retrieval import matching
 
 _MOST_BYTES = 12 * 2**20
+
+# Prints whether operations run on one core each, and writes features.
+_ON_CORES = """
+import sys
+import numpy as np
+from skimage import data
+from delf.python.inference import devices, extractor, zoo
+one_core = devices.use_one_core_each("cpu")
+made = extractor.make_extractor(zoo.default_config("delf-compact"), "cpu")
+found = [made.extract(data.coffee()[:200, : 600 - 37 * i]) for i in range(4)]
+np.savez(sys.argv[1], *(f.local.descriptors for f in found))
+print(one_core, devices.use_one_core_each("cpu"))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +101,17 @@ def test_global_descriptor_is_nearer_for_the_same_scene(extract, stereo):
   left, right = (features.global_descriptor for features in stereo)
   other = extract(data.coffee()).global_descriptor
   assert left @ right > left @ other + 0.2
+
+
+def test_features_are_the_same_on_any_number_of_cores(tmp_path):
+  found = []
+  for number, said in (("", "True True"), ("4", "False False")):
+    path = tmp_path / f"{number}.npz"
+    environment = os.environ | {"TF_NUM_INTRAOP_THREADS": number}
+    command = [sys.executable, "-c", _ON_CORES, str(path)]
+    printed = subprocess.check_output(command, env=environment, text=True)
+    assert printed.split("\n")[0] == said
+    with np.load(path) as arrays:
+      found.append([arrays[name] for name in sorted(arrays)])
+  for one, other in zip(*found, strict=True):
+    np.testing.assert_array_equal(one, other)

@@ -166,6 +166,7 @@ def _options(args):
     workers=args.workers,
     device=args.device,
     apply_rotation=args.rotate,
+    one_core_each=True,
   )
 
 

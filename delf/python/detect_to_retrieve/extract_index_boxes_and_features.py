@@ -46,6 +46,7 @@ def main():
     names=images.names,
     threshold=FLAGS.detector_thresh,
     device=FLAGS.device,
+    one_core_each=True,
   )
   return script_flags.print_report(FLAGS.output_features_dir, report)
 

@@ -1,10 +1,14 @@
 """The device that a model runs on."""
 
+import os
 import re
 
 import tensorflow as tf
 
 from delf.python import errors
+
+# TensorFlow's variable for the cores of an operation.
+_THREADS = "TF_NUM_INTRAOP_THREADS"
 
 
 def resolve(device=None):
@@ -43,3 +47,29 @@ def describe(name):
   details = tf.config.experimental.get_device_details(physical[int(index)])
   model = details.get("device_name")
   return f"{kind}:{index} ({model})" if model else f"{kind}:{index}"
+
+
+def use_one_core_each(device=None):
+  """Has each operation of TensorFlow run on one core, in the whole process.
+
+  Many images side by side, one per core, then do not wait for each other inside
+  of operations: two cores do 1.2 times as much (benchmarks/regions.py). What is
+  there already stays: a GPU, TensorFlow that has begun, a number that was set.
+
+  Args:
+    device: As of `resolve`.
+
+  Returns:
+    Whether it is so now.
+  """
+  is_cpu = "cpu" in str(device).lower()
+  if not is_cpu and (device or tf.config.list_physical_devices("GPU")):
+    return False
+  get = tf.config.threading.get_intra_op_parallelism_threads
+  if get() or os.environ.get(_THREADS):
+    return get() == 1
+  try:
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+  except RuntimeError:  # TensorFlow has begun.
+    return False
+  return True

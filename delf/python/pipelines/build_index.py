@@ -36,6 +36,7 @@ class BuildOptions:
     workers: Threads that decode.
     device: Device that extracts, or None for the best.
     apply_rotation: Whether images are turned as their EXIF orientation says.
+    one_core_each: As of `extract_regions.RegionOptions`.
   """
 
   model: str | None = None
@@ -49,6 +50,7 @@ class BuildOptions:
   workers: int = 1
   device: str | None = None
   apply_rotation: bool = False
+  one_core_each: bool = False
 
 
 def build(sources, folder, options, say):
@@ -123,6 +125,7 @@ def _build_photos(found, images, names, config, options, say):
       images, config, found.features, say, **how
     )
   else:
+    how["one_core_each"] = options.one_core_each
     extraction = collection_regions.extract(
       found, regions, images, config, say, **how
     )

@@ -13,6 +13,7 @@ from delf.python.pipelines import (
   provenance,
   region_plan,
   region_run,
+  side_by_side,
 )
 
 
@@ -31,6 +32,9 @@ class RegionOptions:
     device: Device such as "cpu" or "gpu:1", or None for the best there is.
     apply_rotation: Whether photos are turned as their EXIF orientation says.
     extractor: Extractor to use in place of one made from the configuration.
+    one_core_each: Whether operations of TensorFlow are to run on one core each,
+      a region per core; for programs that do nothing else with TensorFlow, as
+      it is for the whole process (`devices.use_one_core_each`).
   """
 
   threshold: float = 0.1
@@ -41,6 +45,7 @@ class RegionOptions:
   device: str | None = None
   apply_rotation: bool = False
   extractor: object = None
+  one_core_each: bool = False
 
   def __post_init__(self):
     if not math.isfinite(self.threshold):
@@ -161,8 +166,11 @@ def _made_with(config, options):
 
 def _make_extractor(config, options):
   # TensorFlow is loaded here, once there is something to do.
-  from delf.python.inference import extractor
+  from delf.python.inference import devices, extractor
 
+  workers = side_by_side.number_of_workers(options.extract_workers)
+  if options.one_core_each and workers >= side_by_side.number_of_cores():
+    devices.use_one_core_each(options.device)
   return extractor.make_extractor(config, device=options.device)
 
 

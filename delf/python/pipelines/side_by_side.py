@@ -13,6 +13,26 @@ from delf.python.pipelines import batching
 # More at once than this gain little, and each takes the memory of its own.
 _MOST_WORKERS = 8
 
+# Images per worker whose results may wait for those of one before them, as the
+# boxes of a photo do for the whole of it, which takes far longer.
+_AHEAD = 4
+
+
+def number_of_cores():
+  """Returns how many cores this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def number_of_workers(asked=None):
+  """Returns how many images a CPU extracts at once.
+
+  Args:
+    asked: That number, or None for one per core.
+  """
+  return asked or min(number_of_cores(), _MOST_WORKERS)
+
 
 def make(extractor, config, device, workers=None):
   """Returns what extracts a stream of images in the way that suits a device.
@@ -31,9 +51,7 @@ def make(extractor, config, device, workers=None):
   limit = batching.memory_limit(config, "GPU")
   if "GPU" in str(device).upper():
     return batching.BatchExtractor(extractor, limit)
-  if workers is None:
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
-  return SideBySide(extractor, limit, workers)
+  return SideBySide(extractor, limit, number_of_workers(workers))
 
 
 class SideBySide:
@@ -63,19 +81,13 @@ class SideBySide:
     """
     pool = concurrent.futures.ThreadPoolExecutor(self._workers, "extract")
     pending = collections.deque()  # (Decoded, future, share of the memory)
-    used = 0.0
     try:
       for decoded in stream:
         share = self._share(decoded)
-        # One more than the threads, so that none waits for the caller.
-        while pending and (
-          len(pending) > self._workers or used + share > 1 + 1e-9
-        ):
-          first, future, its_share = pending.popleft()
-          used -= its_share
+        while len(pending) > _AHEAD * self._workers or _wait(pending, share):
+          first, future, _ = pending.popleft()
           yield first, future.result()
         pending.append((decoded, pool.submit(self._extract, decoded), share))
-        used += share
       while pending:
         first, future, _ = pending.popleft()
         yield first, future.result()
@@ -98,3 +110,24 @@ class SideBySide:
       )
     except Exception as error:  # Whatever it is, it is about this image alone.
       return error
+
+
+def _wait(pending, share):
+  """Waits until there is memory for one image more.
+
+  Args:
+    pending: deque of (Decoded, future, share of the memory).
+    share: That of the image.
+
+  Returns:
+    Whether the first of them is finished, so that its result can be given.
+  """
+  while pending and not pending[0][1].done():
+    running = [(f, held) for _, f, held in pending if not f.done()]
+    if sum(held for _, held in running) + share <= 1 + 1e-9:
+      return False
+    concurrent.futures.wait(
+      [future for future, _ in running],
+      return_when=concurrent.futures.FIRST_COMPLETED,
+    )
+  return bool(pending)

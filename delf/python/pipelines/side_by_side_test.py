@@ -42,6 +42,25 @@ def test_results_come_in_order_and_errors_are_theirs():
   assert values == [(0, 1), (1, 2), (2, 1), (4, 1), (5, 2)]
 
 
+class _First:
+  """Extracts the first image when five others are done."""
+
+  def __init__(self):
+    self._others = threading.Semaphore(0)
+
+  def extract(self, image, resize_factor=1.0):
+    if image[0, 0, 0]:
+      self._others.release()
+      return int(image[0, 0, 0])
+    return all(self._others.acquire(timeout=60) for _ in range(5))
+
+
+def test_others_go_on_beside_one_that_takes_long():
+  many = side_by_side.SideBySide(_First(), lambda shape: 8, 2)
+  found = [value for _, value in many.run(_stream(6))]
+  assert found == [True, 1, 2, 3, 4, 5]
+
+
 def test_no_more_at_once_than_fit_in_memory():
   extractor = _Extractor(1)
   many = side_by_side.SideBySide(extractor, lambda shape: 2, 4)

@@ -123,7 +123,9 @@ class CompactBackbone(keras.Model):
       Five floats [B, ceil(H / s), ceil(W / s), C] of stride s 2, 4, 8, 16, 32.
     """
     grey = ops.mean(inputs, axis=-1, keepdims=True)
-    grey = grey - ops.mean(grey, axis=(1, 2), keepdims=True)
+    # A row after another: the same whatever the number of threads.
+    rows = ops.mean(grey, axis=2, keepdims=True)
+    grey = grey - ops.mean(rows, axis=1, keepdims=True)
     red, green, blue = ops.split(inputs, 3, axis=-1)
     x = ops.concatenate([grey, 0.5 * (red - green), 0.5 * (blue - green)], -1)
     block0 = ops.relu(self.stem(self.stem_pad(x)))
