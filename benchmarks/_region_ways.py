@@ -1,8 +1,9 @@
 """Ways to extract regions, each measured in a process of its own.
 
 How many cores an operation of TensorFlow takes is set once in a process. A
-process does a turn for each line of its input, and answers with a line: seconds
-and CPU seconds. So ways take turns, and only one is at work.
+process does a turn for each line of its input, a folder's name and the most
+photos, and answers with a line: seconds and CPU seconds. So ways take turns,
+and only one is at work.
 
   python -m benchmarks._region_ways WAY PHOTOS OUT
 """
@@ -55,7 +56,7 @@ class Way:
     Args:
       way: One of WAYS.
       photos: Folder of photos.
-      out: Folder to be; each turn has a folder of its number in it.
+      out: Folder to be; each turn has a folder of its name in it.
     """
     command = [sys.executable, "-m", __spec__.name, way, photos, out]
     self._process = subprocess.Popen(
@@ -66,9 +67,9 @@ class Way:
       text=True,
     )
 
-  def turn(self, number):
-    """Does all photos; returns seconds and CPU seconds."""
-    self._process.stdin.write(f"{number}\n")
+  def turn(self, name, most):
+    """Does the first photos; returns seconds and CPU seconds."""
+    self._process.stdin.write(f"{name} {most}\n")
     self._process.stdin.flush()
     answer = self._process.stdout.readline().split()
     if len(answer) != 2:
@@ -85,10 +86,12 @@ def main(way, photos, out):
   """Does turns until the input ends."""
   run = _prepare(way)
   for line in sys.stdin:
-    folder = pathlib.Path(out, line.strip())
+    name, most = line.split()
+    folder = pathlib.Path(out, name)
     folder.mkdir(parents=True)
+    chosen = files.find_images(photos)[: int(most)]
     start, busy = time.perf_counter(), _cpu()
-    run(files.find_images(photos), folder)
+    run(chosen, folder)
     print(time.perf_counter() - start, _cpu() - busy, flush=True)
 
 

@@ -62,11 +62,11 @@ def _compare(args):
     ways = {w: _region_ways.Way(w, photos, out) for w, out in outputs.items()}
     try:
       for way in ways.values():
-        way.turn("warm-up")
+        way.turn("warm-up", 2)
       times = {name: [] for name in ways}
       for turn in range(args.rounds):
         for name, way in ways.items():
-          times[name].append(way.turn(turn))
+          times[name].append(way.turn(turn, number))
         _check_equal([outputs[name] / str(turn) for name in ways])
     finally:
       for way in ways.values():
