@@ -53,7 +53,7 @@ def use_one_core_each(device=None):
   """Has each operation of TensorFlow run on one core, in the whole process.
 
   Many images side by side, one per core, then do not wait for each other inside
-  of operations: two cores do 1.2 times as much (benchmarks/regions.py). What is
+  of operations: two cores do 1.1 times as much (benchmarks/regions.py). What is
   there already stays: a GPU, TensorFlow that has begun, a number that was set.
 
   Args:
