@@ -27,7 +27,7 @@ from delf.python.pipelines import (
   search,
 )
 
-WORDS = 4096
+WORDS, QUICK_WORDS = 4096, 256
 _TRAINING = ("train_pool", "train_pool_more")
 _OPTIONS = search.SearchOptions
 ROWS = {
@@ -76,7 +76,7 @@ def train_codebook(data, work, quick, model="delf-compact"):
   report = cluster.cluster_files(
     paths,
     str(prefix),
-    num_clusters=256 if quick else WORDS,
+    num_clusters=QUICK_WORDS if quick else WORDS,
     num_iterations=15,
     max_features=600_000,
   )

@@ -9,7 +9,7 @@ from delf.python.retrieval import verification
 FLAGS = flags.FLAGS
 
 # Detect-to-Retrieve's: distance of descriptors, pixels.
-_VERIFICATION = verification.VerifyOptions(0.9, 10.0)
+VERIFICATION = verification.VerifyOptions(0.9, 10.0)
 
 
 def define_flags():
@@ -75,7 +75,7 @@ def main():
     FLAGS.index_aggregation_dir,
   )
   report = retrieve.evaluate(
-    truth, found, FLAGS.output_dir, local, _VERIFICATION
+    truth, found, FLAGS.output_dir, local, VERIFICATION
   )
   return retrieve.say(report, print, script_flags.print_problem)
 

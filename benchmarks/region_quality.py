@@ -1,0 +1,226 @@
+"""How good search is with boxes and without, on 143 photos of Oxford.
+
+`python -m benchmarks.region_quality` does with `mini_roxford5k` what the
+Detect-to-Retrieve guide does: boxes of a detector (`--detector`, `--threshold`,
+`--most`), features of photos and boxes, ASMK* of the whole photos and R-ASMK*
+of their regions over a codebook of the training photos, nine queries, with and
+without verification. Then the same by global descriptors, of the whole photos
+and of their regions. Nothing is chosen on these photos. With `--work FOLDER`
+what was done is kept, and a repeated run goes on.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import tempfile
+
+from benchmarks import _matching_sets, retrieval_quality
+from delf.python import config_io, errors, files
+from delf.python.detect_to_retrieve import perform_retrieval
+from delf.python.pipelines import (
+  aggregate,
+  build_index,
+  collection,
+  collection_regions,
+  dataset_images,
+  evaluate,
+  extract,
+  extract_regions,
+  queries,
+  retrieval_files,
+  retrieve,
+  search,
+  search_aggregates,
+)
+
+_SCRIPTS = pathlib.Path(perform_retrieval.__file__).parent
+_MODEL = _SCRIPTS.parent / "examples" / "delf_compact_config.pbtxt"
+_WHOLE, _REGIONS = "whole photos", "regions"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sets:
+  """Where things are: the photos, and what is made of them."""
+
+  photos: pathlib.Path
+  work: pathlib.Path
+
+  @property
+  def truth(self):
+    return str(self.photos / "gnd_mini_roxford5k.mat")
+
+  def images(self, kind):
+    folder = str(self.photos / "jpg")
+    return dataset_images.read(self.truth, kind, folder, scale_limits=False)
+
+
+def _say(line):
+  print(line, file=sys.stderr)
+
+
+def _extract(sets, args):
+  """Extracts features of queries, of photos and of boxes."""
+  config = config_io.read_local_config(str(_MODEL))
+  asked = sets.images(dataset_images.QUERY)
+  extract.extract_and_say(
+    asked.paths,
+    config,
+    sets.work / "query",
+    _say,
+    names=asked.names,
+    crops=asked.crops,
+  )
+  images = sets.images(dataset_images.INDEX)
+  report = extract_regions.extract_and_say(
+    images.paths,
+    config,
+    args.detector,
+    sets.work / "features",
+    sets.work / "boxes",
+    str(sets.work / "mapping.csv"),
+    say=_say,
+    names=images.names,
+    threshold=args.threshold,
+    most=args.most,
+    device="cpu",
+    one_core_each=True,
+  )
+  if report.exit_status:
+    raise errors.InputError("all regions of all photos", report.summary())
+  lines = (sets.work / "mapping.csv").read_text().splitlines()
+  kept = [line for line in lines if line.endswith((",-1", "box_id"))]
+  (sets.work / "whole.csv").write_text("\n".join(kept) + "\n")
+  found, number = len(lines) - len(kept), len(kept) - 1
+  print(f"{found} boxes of {number} photos ({args.detector})")
+
+
+def _aggregation(codebook, kind, words):
+  name = "_regional" if kind == _REGIONS else ""
+  path = _SCRIPTS / f"delf_compact{name}_aggregation_config.pbtxt"
+  config = config_io.read_aggregation_config(str(path))
+  config.codebook_path = codebook
+  config.codebook_size = words
+  return config
+
+
+def _rank(sets, codebook, kind, words):
+  """Aggregates the queries and the photos; returns a ranking.Ranking."""
+  mappings = {_WHOLE: "whole.csv", _REGIONS: "mapping.csv"}
+  query, index = (
+    _aggregation(codebook, each, words) for each in (_WHOLE, kind)
+  )
+  aggregate.aggregate_to_files(
+    sets.images(dataset_images.QUERY).names,
+    sets.work / "query",
+    query,
+    sets.work / "aggregates_query",
+  )
+  aggregate.aggregate_to_files(
+    sets.images(dataset_images.INDEX).names,
+    sets.work / "features",
+    index,
+    sets.work / f"aggregates_{kind}",
+    str(sets.work / mappings[kind]),
+  )
+  return search_aggregates.search(
+    retrieve.read_truth(sets.truth),
+    query,
+    index,
+    sets.work / "aggregates_query",
+    sets.work / f"aggregates_{kind}",
+  )
+
+
+def _scores(evaluation):
+  return {
+    name: (metrics.mean_average_precision, metrics.mean_precisions)
+    for name, metrics in evaluation.protocols.items()
+  }
+
+
+def by_words(sets, codebook, quick=False):
+  """Returns rows of ASMK* and R-ASMK*, with verification unless `quick`."""
+  truth, rows = retrieve.read_truth(sets.truth), {}
+  features = str(sets.work / "features")
+  local = retrieve.LocalFeatureFiles(
+    str(sets.work / "query"),
+    features,
+    files.DELF,
+    retrieval_files.whole_image_paths(truth.index_names, features, files.DELF),
+  )
+  for kind, name in ((_WHOLE, "ASMK*"), (_REGIONS, "R-ASMK*")):
+    words = retrieval_quality.QUICK_WORDS if quick else retrieval_quality.WORDS
+    found = _rank(sets, codebook, kind, words)
+    for verified in (None,) if quick else (None, local):
+      row = name if verified is None else f"{name} + verification"
+      report = retrieve.evaluate(
+        truth,
+        found,
+        str(sets.work / "results" / row.replace("*", "_star")),
+        verified,
+        perform_retrieval.VERIFICATION,
+      )
+      rows[row] = _scores(report.evaluation)
+  return rows
+
+
+def by_global(sets, args):
+  """Returns rows of global descriptors, with and without regions."""
+  truth_path = str(sets.photos / "gnd.json")
+  images, names = evaluate.find_index_photos(truth_path, sets.photos / "jpg")
+  regions = collection_regions.RegionSettings(
+    args.detector, args.threshold, args.most
+  )
+  options = build_index.BuildOptions(regions=regions)
+  build_index.build_photos(images, names, sets.work / "index", options, _say)
+  found, rows, asked = collection.open_folder(sets.work / "index"), {}, None
+  for name, only_whole in (("global", True), ("global, best region", False)):
+    searcher = search.Searcher(
+      found, search.SearchOptions(only_whole=only_whole)
+    )
+    truth = evaluate.read_truth(truth_path, searcher)
+    if asked is None:
+      asked, _ = queries.of_photos(
+        found, evaluate.find_photos(truth, sets.photos / "jpg"), _say
+      )
+    report = evaluate.evaluate(searcher, truth, asked, sets.work / "out")
+    rows[name] = _scores(report.card.evaluation)
+  return rows
+
+
+def main():
+  """Runs the benchmark; returns its exit status."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  parser.add_argument("--detector", default="delf-boxes", metavar="NAME|PATH")
+  parser.add_argument("--threshold", type=float, default=0.1)
+  parser.add_argument("--most", type=int, default=5, help="boxes of a photo")
+  parser.add_argument("--codebook", metavar="PREFIX")
+  parser.add_argument("--work", type=pathlib.Path, metavar="FOLDER")
+  parser.add_argument(
+    "--quick", action="store_true", help="few words, no verification"
+  )
+  args = parser.parse_args()
+  if not args.data.exists():
+    print(f"no photos with ground truth at {args.data}: nothing measured")
+    return 0
+  try:
+    with tempfile.TemporaryDirectory() as temporary:
+      work = args.work or pathlib.Path(temporary)
+      sets = _Sets(args.data / "mini_roxford5k", work)
+      codebook = args.codebook or retrieval_quality.train_codebook(
+        args.data, work, args.quick
+      )
+      _extract(sets, args)
+      rows = retrieval_quality.baselines(args.data)
+      rows |= by_words(sets, codebook, args.quick) | by_global(sets, args)
+      retrieval_quality.print_table(rows)
+  except (errors.InputError, OSError) as error:
+    print(errors.one_line(error), file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
