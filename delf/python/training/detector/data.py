@@ -10,6 +10,8 @@ from delf.python.training.detector import network, trainer, views
 MOST_BOXES = 8
 # How far a pasted view is believed: its box is exact.
 _PASTED_WEIGHT = 1.0
+# A box is a part of another one that covers this share of it.
+_PART_INSIDE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ def batch(known, options, step):
   images, boxes, weights, pools = [], [], [], []
   for _ in range(options.number):
     one = known[rng.integers(len(known))]
-    if rng.random() < options.pasted:
+    if len(one.boxes) and rng.random() < options.pasted:
       view, found, weight = _pasted(rng, one, known, options.side)
     else:
       view, found = views.window(rng, one.image, one.boxes, options.side)
@@ -69,21 +71,26 @@ def padded(boxes):
 
 def _pasted(rng, one, known, side):
   things = [_thing(rng, one)]
-  if rng.random() < 0.25:
-    things.append(_thing(rng, known[rng.integers(len(known))]))
+  other = known[rng.integers(len(known))]
+  if len(other.boxes) and rng.random() < 0.25:
+    things.append(_thing(rng, other))
   behind = known[rng.integers(len(known))].image
   view, boxes = views.pasted(rng, things, behind, side)
   return view, boxes, _PASTED_WEIGHT
 
 
 def _thing(rng, one):
-  """Returns what lies in a box of a photo; the photo if it has none."""
-  if not len(one.boxes):
-    return one.image
-  box = one.boxes[rng.integers(len(one.boxes))]
+  """Returns what lies in one of the boxes of a photo, and its parts.
+
+  Parts are the other boxes in it, float32 [N, 4], in parts of what is returned.
+  """
+  chosen = rng.integers(len(one.boxes))
+  box = one.boxes[chosen]
+  parts = views.inside(np.delete(one.boxes, chosen, 0), box, _PART_INSIDE)
   pixels = np.tile(one.image.shape[:2], 2)
   top, left, bottom, right = np.round(box * pixels).astype(int)
-  return one.image[top : max(bottom, top + 8), left : max(right, left + 8)]
+  cut = one.image[top : max(bottom, top + 8), left : max(right, left + 8)]
+  return cut, parts
 
 
 class Source:

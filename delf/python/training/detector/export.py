@@ -101,28 +101,11 @@ def _variables(detector):
   named = {}
   for part in (detector.backbone, detector.head):
     for variable in part.variables:
-      path = variable.path.partition(f"{part.name}/")[2]
+      path = network.in_part(variable, part)
       layer = path.partition("/")[0]
-      if part is detector.head or layer in _STAGES:
+      if part is detector.head or layer in network.STAGES:
         named[f"{part.name}-{path.replace('/', '-')}"] = variable
   return named
-
-
-# Layers of the backbone that lead to its last stage.
-_STAGES = (
-  "stem",
-  "conv1a",
-  "norm1",
-  "conv1b",
-  "conv2a",
-  "conv2b",
-  "conv2c",
-  "conv3a",
-  "conv3b",
-  "conv3c",
-  "conv4a",
-  "conv4b",
-)
 
 
 def _half(detector):

@@ -6,6 +6,8 @@ loss", 2020), boxes the generalised overlap (Rezatofighi et al., CVPR 2019).
 
 import tensorflow as tf
 
+from delf.python.training.detector import network
+
 # Share of a box, around its middle, whose cells answer for it; cells further
 # out, but inside of the larger share, answer for nothing.
 _ANSWERS, _SPARED = 0.35, 0.7
@@ -21,11 +23,31 @@ def assign(cells, boxes):
     boxes: float32 [B, M, 4]; a box of no area is none.
 
   Returns:
-    answers: float32 [B, N], 1 where a cell answers for a box.
-    spared: float32 [B, N], 1 where a cell is neither right nor wrong.
-    wanted: float32 [B, N, 4], the box of each cell that answers; the smallest
-      of several.
+    answers: float32 [B, N * SIZES], 1 where a cell answers for a box of the
+      size.
+    spared: float32 [B, N * SIZES], 1 where it is neither right nor wrong.
+    wanted: float32 [B, N * SIZES, 4], the box of each that answers; the
+      smallest of several.
   """
+  sides = boxes[..., 2:] - boxes[..., :2]
+  large = sides[..., 0] * sides[..., 1] >= network.LARGE**2
+  of_sizes = [
+    _assign(cells, tf.where(which[..., None], boxes, 0.0))
+    for which in (large, ~large)
+  ]
+  total = len(cells) * network.SIZES
+  answers, spared, wanted = (
+    tf.stack(each, 2) for each in zip(*of_sizes, strict=True)
+  )
+  return (
+    tf.reshape(answers, [-1, total]),
+    tf.reshape(spared, [-1, total]),
+    tf.reshape(wanted, [-1, total, 4]),
+  )
+
+
+def _assign(cells, boxes):
+  """Does for boxes of one size what `assign` does for all."""
   centre = (boxes[..., :2] + boxes[..., 2:]) / 2
   size = boxes[..., 2:] - boxes[..., :2]
   area = size[..., 0] * size[..., 1]
@@ -70,8 +92,8 @@ def loss(logits, found, cells, boxes, weights):
   """Compares what was found with the boxes that are known.
 
   Args:
-    logits: float32 [B, N], of scores.
-    found: float32 [B, N, 4], boxes of the cells.
+    logits: float32 [B, N * SIZES], of scores.
+    found: float32 [B, N * SIZES, 4], boxes of the cells.
     cells: float32 [N, 2], their centres.
     boxes: float32 [B, M, 4], known boxes; those of no area fill up.
     weights: float32 [B], of the photos.

@@ -9,14 +9,25 @@ _CELLS = network.centres()
 _BOXES = np.float32([[[0.2, 0.2, 0.8, 0.8], [0.4, 0.4, 0.6, 0.6], [0] * 4]])
 
 
-def test_smallest_box_around_a_cell_has_it():
+def test_cells_answer_for_a_box_of_either_size():
   answers, spared, wanted = losses.assign(_CELLS, _BOXES)
-  middle = np.argmin(np.abs(_CELLS - 0.5).sum(1))
-  assert answers[0, middle] == 1
-  np.testing.assert_array_equal(wanted[0, middle], _BOXES[0, 1])
-  corner = np.argmin(np.abs(_CELLS - 0.05).sum(1))
-  assert answers[0, corner] == spared[0, corner] == 0
+  large = network.SIZES * np.argmin(np.abs(_CELLS - 0.5).sum(1))
+  for i in range(network.SIZES):
+    assert answers[0, large + i] == 1
+    np.testing.assert_array_equal(wanted[0, large + i], _BOXES[0, i])
+  corner = network.SIZES * np.argmin(np.abs(_CELLS - 0.05).sum(1))
+  assert not np.any(answers[0, corner : corner + network.SIZES])
+  assert not np.any(spared[0, corner : corner + network.SIZES])
   assert not np.any((np.array(answers) > 0) & (np.array(spared) > 0))
+
+
+def test_smallest_box_of_a_size_has_the_cell():
+  boxes = np.float32([[[0.3, 0.3, 0.6, 0.6], [0.4, 0.4, 0.5, 0.5]]])
+  _, _, wanted = losses.assign(_CELLS, boxes)
+  cell = np.argmin(np.abs(_CELLS - 0.45).sum(1))
+  np.testing.assert_array_equal(
+    wanted[0, network.SIZES * cell + 1], boxes[0, 1]
+  )
 
 
 def test_no_boxes_have_no_answers():

@@ -7,13 +7,33 @@ from keras import ops
 from delf.python.training.model import compact, compact_layers
 
 # Side in pixels of the square that every photo is scaled to.
-SIDE = 256
-# Pixels between the cells that each give one box.
+SIDE = 320
+# Pixels between the cells, which each give one box of every size.
 STRIDE = 16
+# Boxes are large or small: the root of the area of large ones is this share of
+# the photo, or more.
+LARGE = 0.4
+SIZES = 2
+# Layers of the backbone that lead to its last stage.
+STAGES = (
+  "stem",
+  "conv1a",
+  "norm1",
+  "conv1b",
+  "conv2a",
+  "conv2b",
+  "conv2c",
+  "conv3a",
+  "conv3b",
+  "conv3c",
+  "conv4a",
+  "conv4b",
+)
 # Channels of the head.
 _CHANNELS = 96
-# Logits of a score and of a side before training: few boxes, of middle size.
-_FIRST_SCORE, _FIRST_SIDE = -3.0, -1.0
+# Logits before training, of a score, and of the sides of a large and of a small
+# box: few boxes, of middle size.
+_FIRST_SCORE, _FIRST_SIDES = -3.0, (-1.0, -2.2)
 
 
 def centres(side=SIDE):
@@ -28,7 +48,7 @@ def centres(side=SIDE):
 
 
 class BoxHead(keras.Model):
-  """A score and a box in each cell of stride 16, from three stages.
+  """Scores and boxes in cells of stride 16, from three stages.
 
   Attributes:
     side: Of the images, in pixels.
@@ -56,16 +76,16 @@ class BoxHead(keras.Model):
       _CHANNELS, residual=True, name="last"
     )
     self.score = keras.layers.Conv2D(
-      1,
+      SIZES,
       1,
       bias_initializer=keras.initializers.Constant(_FIRST_SCORE),
       dtype="float32",
       name="score",
     )
     self.sides = keras.layers.Conv2D(
-      4,
+      4 * SIZES,
       1,
-      bias_initializer=keras.initializers.Constant(_FIRST_SIDE),
+      bias_initializer=_first_sides,
       dtype="float32",
       name="sides",
     )
@@ -83,7 +103,8 @@ class BoxHead(keras.Model):
 
     Returns:
       Logits of scores, float32 [B, N], and boxes, float32 [B, N, 4]: (ymin,
-      xmin, ymax, xmax) in [0, 1], N the number of cells.
+      xmin, ymax, xmax) in [0, 1]. N is the number of cells times SIZES: a
+      large and a small box of each cell, then those of the next.
     """
     fine, middle, coarse = stages
     x = ops.concatenate(
@@ -102,12 +123,19 @@ class BoxHead(keras.Model):
     )
     x = ops.relu(x + self.whole(whole)[:, None, None])
     x = self.last(x, training=training)
-    sides = ops.sigmoid(ops.reshape(self.sides(x), [-1, number**2, 4]))
+    sides = ops.sigmoid(ops.reshape(self.sides(x), [-1, number**2, SIZES, 4]))
     # Up, left, down, right of the centre of the cell, in parts of the photo.
-    middle = np.concatenate([self.cells, self.cells], -1)
+    middle = np.concatenate([self.cells, self.cells], -1)[:, None]
     signs = np.float32([-1, -1, 1, 1])
     boxes = ops.clip(middle + signs * sides, 0.0, 1.0)
-    return ops.reshape(self.score(x), [-1, number**2]), boxes
+    total = number**2 * SIZES
+    scores = ops.reshape(self.score(x), [-1, total])
+    return scores, ops.reshape(boxes, [-1, total, 4])
+
+
+def _first_sides(shape, dtype=None):
+  """Initializes the biases of the sides."""
+  return ops.cast(np.repeat(_FIRST_SIDES, shape[0] // SIZES), dtype)
 
 
 class _Dilated(keras.layers.Layer):
@@ -134,8 +162,13 @@ class _Dilated(keras.layers.Layer):
     return ops.relu(inputs + x)
 
 
+def in_part(variable, part):
+  """Returns the path of a variable below a part, whatever the part is in."""
+  return variable.path.rpartition(f"{part.name}/")[2]
+
+
 class Detector:
-  """The compact backbone, which is not trained, and a head of boxes.
+  """The compact backbone and a head of boxes.
 
   Attributes:
     side: Of the images, in pixels.
@@ -158,11 +191,19 @@ class Detector:
     self.backbone(image, training=False)
     self.head(self.stages(image), training=False)
 
+  def backbone_variables(self):
+    """Returns the trainable variables of the backbone that boxes need."""
+    return [
+      variable
+      for variable in self.backbone.trainable_variables
+      if in_part(variable, self.backbone).partition("/")[0] in STAGES
+    ]
+
   def stages(self, images):
     """Returns what the head takes of [B, side, side, 3] RGB from 0 to 255."""
     pixels = (ops.cast(images, "float32") - 128.0) / 128.0
-    stages = self.backbone.stages(pixels, training=False)[2:]
-    return [ops.stop_gradient(stage) for stage in stages]
+    # Statistics of the backbone stay as they are, also where it learns.
+    return self.backbone.stages(pixels, training=False)[2:]
 
   def __call__(self, images, training=False):
     """Finds boxes; see `BoxHead.call`.

@@ -12,19 +12,18 @@ from absl import logging
 from delf.python import errors
 
 _HELP = """\
-Trains a detector of landmarks on folders of photos, without labels: boxes are
-what photos of one place have in common (RootSIFT and a fundamental matrix say
-what), else what the compact model looks at, and things pasted at known places.
-The backbone is that of the compact model and stays as it is. A run that is
-stopped continues from its checkpoint in --out. At the end, the detector is
-measured on held-out photos and written as a SavedModel.
+Trains a detector of landmarks on folders of photos: boxes were drawn by eye
+(drawn_boxes.csv beside this module), and things are pasted at known places. The
+backbone starts as that of the compact model. A run that is stopped continues
+from its checkpoint in --out. At the end, the detector is measured on held-out
+photos and written as a SavedModel.
 
   python -m delf.python.training.detector.train_boxes \\
       --photos photos_a photos_b --out run --minutes 15 \\
       --export run/delf-boxes
 
 Each folder of photos holds train.csv (id, url, landmark_id; url is the path
-under images/) and perhaps groups.json.
+under images/) and perhaps groups.json. Photos without a drawn box are left out.
 """
 
 _SAVE_SECONDS = 60.0
@@ -39,9 +38,12 @@ def add_arguments(parser):
   parser.add_argument("--export", type=pathlib.Path, metavar="DIR")
   parser.add_argument("--minutes", type=float, default=15)
   parser.add_argument("--rate", type=float, default=2e-3)
+  parser.add_argument(
+    "--backbone-rate", type=float, default=3e-4, help="0: it does not learn"
+  )
   parser.add_argument("--views", type=int, default=16, help="in a batch")
   parser.add_argument(
-    "--pasted", type=float, default=0.5, help="share of views that are pasted"
+    "--pasted", type=float, default=0.25, help="share of views that are pasted"
   )
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--seed", type=int, default=0)
@@ -53,18 +55,15 @@ def run(args):
   import keras
 
   from delf.python.training.detector import data, export, network, trainer
-  from delf.python.training.detector import known_boxes as boxes
 
   keras.utils.set_random_seed(args.seed)
   args.out.mkdir(parents=True, exist_ok=True)
-  model = _compact()
-  known, held_out = _known(args, model, boxes)
+  known, held_out = _known(args.photos)
   if args.bfloat16:
     # Of layers that are made from here on.
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    model = _compact()
-  detector = network.Detector(model.backbone)
-  learner = trainer.DetectorTrainer(detector, args.rate)
+  detector = network.Detector(_compact().backbone)
+  learner = trainer.DetectorTrainer(detector, args.rate, args.backbone_rate)
   checkpoint = args.out / "detector.npz"
   learner.resume(checkpoint)
   options = data.Options(number=args.views, pasted=args.pasted, seed=args.seed)
@@ -120,7 +119,7 @@ def fit(learner, known, options, budget, path):
 
 
 def report(detector, known, held_out):
-  """Measures what is found of held-out boxes, by the kind of box.
+  """Measures what is found of held-out boxes, by the kind of view.
 
   Args:
     detector: network.Detector.
@@ -128,13 +127,13 @@ def report(detector, known, held_out):
     held_out: list of known_boxes.Known.
 
   Returns:
-    dict of plain values: `median_size` of boxes by pairs, (height, width), and
-    by kind and name what is found.
+    dict of plain values: `median_size` of the boxes, (height, width), and by
+    kind and name what is found.
   """
   from delf.python.training.detector import export, measure
 
   find = export.finder(detector)
-  learnt = [each.boxes for each in known if each.weight == 1]
+  learnt = [each.boxes for each in known]
   found = {"median_size": measure.median_size(learnt).tolist()}
   for kind, asked in _asked(held_out).items():
     for name, scores in measure.compare(find, learnt, asked).items():
@@ -150,17 +149,14 @@ def _asked(held_out):
   """Returns (photo, boxes) to be found, lists by their kind."""
   from delf.python.training.detector import data
 
-  asked = {"photos with pairs": [], "other photos": []}
-  for each in held_out:
-    kind = "photos with pairs" if each.weight == 1 else "other photos"
-    asked[kind].append((each.image, each.boxes))
+  asked = {"photos": [(each.image, each.boxes) for each in held_out]}
   for kind, pasted in (("windows", 0.0), ("pasted", 1.0)):
     drawn = data.batch(held_out, data.Options(_VIEWS, pasted, seed=1), 0)
     asked[kind] = [
       (image, boxes[boxes.any(1)])
       for image, boxes in zip(drawn.images, drawn.boxes, strict=True)
     ]
-  return {kind: some for kind, some in asked.items() if some}
+  return asked
 
 
 def copied(detector):
@@ -184,21 +180,17 @@ def _compact():
   return model
 
 
-def _known(args, model, boxes):
+def _known(folders):
   """Returns two lists of known_boxes.Known: to train on, and held out."""
-  from delf.python.training.self_supervised import photos, real_pairs
+  from delf.python.training.detector import known_boxes
+  from delf.python.training.self_supervised import photos
 
-  found = []
-  for name, side in zip(
-    ("pairs", "held_pairs"), photos.split(photos.load(args.photos)), strict=True
-  ):
-    pairs = real_pairs.cached(args.out / f"{name}.npz", side)
-    found.append(boxes.collect(side, pairs, model))
-    common = sum(each.weight == 1 for each in found[-1])
-    logging.info(
-      "%s: %d photos, %d with a box by pairs", name, len(found[-1]), common
-    )
-  return found
+  sides = photos.split(photos.load(folders))
+  known, held_out = map(known_boxes.drawn, sides)
+  for name, side in (("trained on", known), ("held out", held_out)):
+    number = sum(len(each.boxes) for each in side)
+    logging.info("%s: %d photos, %d boxes", name, len(side), number)
+  return known, held_out
 
 
 def main():

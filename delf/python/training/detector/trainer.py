@@ -39,7 +39,7 @@ class Batch:
 
 
 class DetectorTrainer:
-  """A detector whose head learns, its optimizer, and what it remembers.
+  """A detector that learns, its optimizers, and what it remembers.
 
   Attributes:
     detector: network.Detector.
@@ -47,21 +47,22 @@ class DetectorTrainer:
     seconds: Time spent, by whoever counts it.
   """
 
-  def __init__(self, detector, rate):
+  def __init__(self, detector, rate, backbone_rate=0.0):
     """Builds all variables.
 
     Args:
       detector: network.Detector.
-      rate: Highest learning rate; it falls to a hundredth along a cosine.
+      rate: Highest learning rate of the head; it falls to a hundredth along a
+        cosine.
+      backbone_rate: The same of the backbone; 0 leaves it as it is.
     """
     self.detector = detector
     self.step, self.seconds = 0, 0.0
-    self._rate = rate
-    self._trainable = detector.head.trainable_variables
-    self._optimizer = keras.optimizers.AdamW(
-      rate, weight_decay=1e-3, global_clipnorm=5.0
-    )
-    self._optimizer.build(self._trainable)
+    # By part: variables, optimizer, highest rate.
+    self._parts = [_part(detector.head.trainable_variables, rate)]
+    if backbone_rate:
+      variables = detector.backbone_variables()
+      self._parts.append(_part(variables, backbone_rate))
     self._graph = tf.function(self._learn, reduce_retracing=True)
 
   def learn(self, batch, spent):
@@ -76,7 +77,8 @@ class DetectorTrainer:
     """
     rate = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, spent)))
     rate *= min(1.0, (self.step + 1) / _WARM_UP)
-    self._optimizer.learning_rate.assign(self._rate * rate)
+    for _, optimizer, highest in self._parts:
+      optimizer.learning_rate.assign(highest * rate)
     self.step += 1
     return self._graph(batch.images, batch.boxes, batch.weights).numpy()
 
@@ -87,15 +89,20 @@ class DetectorTrainer:
         logits, found, self.detector.head.cells, boxes, weights
       )
       total = terms[0] + _BOX_WEIGHT * terms[1]
-    gradients = tape.gradient(total, self._trainable)
-    self._optimizer.apply_gradients(
-      zip(gradients, self._trainable, strict=True)
-    )
+    gradients = tape.gradient(total, [part[0] for part in self._parts])
+    for (variables, optimizer, _), some in zip(
+      self._parts, gradients, strict=True
+    ):
+      optimizer.apply_gradients(zip(some, variables, strict=True))
     return tf.stack(terms)
 
   def _variables(self):
-    # The backbone is as it was: only the head is kept.
-    every = self.detector.head.variables + self._optimizer.variables
+    # A backbone that does not learn is as it was: it is not kept.
+    every = list(self.detector.head.variables)
+    if len(self._parts) > 1:
+      every += self._parts[1][0]
+    for _, optimizer, _ in self._parts:
+      every += optimizer.variables
     return {f"{i:03d}/{v.path}": v for i, v in enumerate(every)}
 
   def save(self, path):
@@ -118,3 +125,12 @@ class DetectorTrainer:
     checkpoint.assign(list(self._variables().values()), arrays, path)
     self.step = int(arrays["step"])
     self.seconds = float(arrays["seconds"])
+
+
+def _part(variables, rate):
+  """Returns variables, their optimizer and its highest rate."""
+  optimizer = keras.optimizers.AdamW(
+    rate, weight_decay=1e-3, global_clipnorm=5.0
+  )
+  optimizer.build(variables)
+  return variables, optimizer, rate

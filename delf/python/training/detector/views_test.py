@@ -6,6 +6,7 @@ import pytest
 from delf.python import boxes as arithmetic
 from delf.python.training.detector import views
 
+_NO_PARTS = np.zeros([0, 4], np.float32)
 _BOX = np.float32([[0.3, 0.2, 0.7, 0.6]])
 
 
@@ -25,11 +26,26 @@ def _bright(view):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_window_keeps_the_box_on_the_thing(seed):
+def test_window_keeps_the_box_on_the_thing(seed, monkeypatch):
+  # What is around the photo would be bright too.
+  monkeypatch.setattr(
+    views, "background", lambda _, __, side: np.zeros([side, side, 3], np.uint8)
+  )
   rng = np.random.default_rng(seed)
-  view, found = views.window(rng, _photo(), _BOX, 64)
-  assert view.shape == (64, 64, 3) and view.dtype == np.uint8
+  view, found = views.window(rng, _photo(), _BOX, 192)
+  assert view.shape == (192, 192, 3) and view.dtype == np.uint8
   assert arithmetic.iou(found, _bright(view))[0, 0] > 0.9
+
+
+def test_boxes_in_a_frame():
+  boxes = np.float32([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1], [0.4, 0, 0.6, 1]])
+  found = views.inside(boxes, np.float32([0.4, 0, 1, 1]))
+  # A fifth of the first is seen, the others wholly.
+  np.testing.assert_allclose(
+    found, [[1 / 6, 0.5, 1, 1], [0, 0, 1 / 3, 1]], atol=1e-6
+  )
+  around = views.inside(boxes[:1], np.float32([-1, -1, 1, 1]))
+  np.testing.assert_allclose(around, [[0.5, 0.5, 0.75, 0.75]])
 
 
 def test_mirrored_box_is_on_the_other_side():
@@ -44,11 +60,27 @@ def test_pasted_thing_lies_in_its_box(seed):
   thing = np.full([50, 40, 3], 255, np.uint8)
   behind = np.zeros([60, 60, 3], np.uint8)
   image = views.background(np.random.default_rng(seed), behind, 96)
-  view, found = views.pasted(rng, [thing], behind, 96)
+  view, found = views.pasted(rng, [(thing, _NO_PARTS)], behind, 96)
   assert view.shape == image.shape and found.shape == (1, 4)
   assert (found >= 0).all() and (found <= 1).all()
   if not image.any():  # Not a plain background, which may be bright.
     assert arithmetic.iou(found, _bright(view))[0, 0] > 0.8
+
+
+def test_parts_of_a_pasted_thing_have_boxes():
+  thing = np.full([50, 40, 3], 255, np.uint8)
+  parts = np.float32([[0.5, 0.25, 1, 0.5]])
+  view, found = views.pasted(
+    np.random.default_rng(3),
+    [(thing, parts)],
+    np.zeros([60, 60, 3], np.uint8),
+    96,
+  )
+  assert view.shape == (96, 96, 3) and len(found) == 2
+  whole, part = found
+  sizes = (whole[2:] - whole[:2]) * np.float32([0.5, 0.25])
+  np.testing.assert_allclose(part[2:] - part[:2], sizes, atol=1e-6)
+  np.testing.assert_allclose(part[2], whole[2], atol=1e-6)
 
 
 def test_hidden_thing_has_no_box():
@@ -56,7 +88,7 @@ def test_hidden_thing_has_no_box():
   numbers = set()
   for seed in range(30):
     rng = np.random.default_rng(seed)
-    _, found = views.pasted(rng, [thing] * 3, thing, 64)
+    _, found = views.pasted(rng, [(thing, _NO_PARTS)] * 3, thing, 64)
     shared = arithmetic.iou(found, found) - np.eye(len(found))
     assert shared.max() < 0.8
     numbers.add(len(found))
