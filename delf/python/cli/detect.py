@@ -23,7 +23,7 @@ Images that fail are named at the end, and the exit status is then 1.
 """
 
 # Of a box that is more likely right than wrong.
-_THRESHOLD = 0.5
+_THRESHOLD = 0.3
 
 
 def add_arguments(parser):
