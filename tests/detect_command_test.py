@@ -157,6 +157,21 @@ def test_pictures_alone_are_drawn_once(photos, model, tmp_path, capsys):
   assert picture.read_bytes() != whole
 
 
+def test_what_a_killed_run_left_is_removed(photos, model, tmp_path):
+  out, pictures = tmp_path / "boxes", tmp_path / "pictures"
+  words = ("--out", out, "--pictures", pictures, "--detector", model)
+  left = [
+    pictures / "more" / f".c_viz.{'0' * 32}.jpg",
+    pictures / f".a_viz.{'1' * 32}.jpg",
+    out / f".b.{'2' * 32}.boxes",
+  ]
+  for path in left:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"cut")
+  assert _detect(photos, *words) == 0
+  assert not [path for path in left if path.exists()]
+
+
 def test_pictures_of_another_threshold_are_refused(
   photos, model, tmp_path, capsys
 ):

@@ -111,7 +111,7 @@ class DetectedFolder:
     if self._made_with is not None:
       text = json.dumps(self._made_with, indent=2) + "\n"
       files.write_bytes(self.folder / RECORD, text.encode())
-    target_folder.remove_leftovers(self.folder, jobs, RECORD)
+    target_folder.remove_leftovers(self.folder, jobs, RECORD, self.ending)
 
   def remove(self, jobs):
     """Removes the files of photos that are to be done again."""

@@ -38,17 +38,19 @@ def make_and_try(folder):
     raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
 
 
-def remove_leftovers(folder, jobs, record):
+def remove_leftovers(folder, jobs, record, ending=""):
   """Removes temporary files that a killed run left for the same images.
 
   Args:
     folder: Local path.
-    jobs: Images with a `name`, the path of their files without extension.
+    jobs: Images with a `name`, the path of their files without ending.
     record: Name of the record beside them.
+    ending: What follows that name, as `_viz.jpg`, if not an extension alone.
   """
   stems = {"": {pathlib.Path(record).stem}}
+  more = ending.rpartition(".")[0]
   for job in jobs:
-    parent, stem = os.path.split(job.name)
+    parent, stem = os.path.split(f"{job.name}{more}")
     stems.setdefault(parent, set()).add(stem)
   for parent, names in stems.items():
     for path in files.leftovers(folder / parent, names):
