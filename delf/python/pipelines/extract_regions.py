@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from delf.python import errors, files
 from delf.python.pipelines import (
   box_folder,
+  extract_report,
   jobs,
   output_folder,
   provenance,
@@ -128,16 +129,9 @@ def extract_and_say(*args, say, **options):
   Returns:
     region_report.RegionReport.
   """
-  report = None
-  try:
-    report = extract_regions(*args, **options)
-  except OSError as error:
-    report = getattr(error, "report", None)
-    raise
-  finally:
-    for failure in report.failed if report else ():
-      say(str(failure))
-  return report
+  return extract_report.say_failures(
+    lambda: extract_regions(*args, **options), say
+  )
 
 
 def _all_names(images, names):
