@@ -5,6 +5,7 @@ import os
 import pathlib
 import pickle
 
+import full_disk
 import tiny_tuples
 
 from delf.python.datasets import tuples_folder
@@ -14,7 +15,6 @@ from delf.python.training.global_features import (
   fitting,
   train,
 )
-from tests import full_disk
 
 CASES = {}
 _SCRIPT = "global_features/train.py"

@@ -3,13 +3,13 @@
 import functools
 import types
 
+import full_disk
 import tensorflow as tf
 import tiny_training
 
 from delf.python import script_flags
 from delf.python.training import train
 from delf.python.training.supervised import board_file, settings, stepping
-from tests import full_disk
 
 # What -> (function of a folder that returns arguments, words of the line).
 CASES = {}
