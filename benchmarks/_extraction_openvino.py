@@ -6,9 +6,8 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
+from delf.networks import compact, exporting, local_features, signatures
 from delf.python import feature_extractor
-from delf.python.training import exporting
-from delf.python.training.model import folding, multi_scale, network
 
 _OUTPUTS = ("descriptor", "attention", "features")
 
@@ -39,11 +38,11 @@ def ways(model, image, scales):
   """
   openvino = find()
   pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
-  levels = [multi_scale.resize(pixels, scale) for scale in scales]
+  levels = [local_features.resize(pixels, scale) for scale in scales]
   arrays = [level.numpy() for level in levels]
   with tempfile.TemporaryDirectory() as folder:
-    with folding.folded(model):
-      function = _named(network.Network(model).full)
+    with compact.folded(model):
+      function = _named(signatures.Network(model).full)
       exporting.save({"serving_default": function}, folder)
     loaded = tf.saved_model.load(folder)
     call = loaded.signatures["serving_default"]

@@ -5,15 +5,9 @@ import unittest.mock
 
 import tensorflow as tf
 
+from delf.networks import compact, exporting, local_features, signatures
 from delf.python import feature_extractor
-from delf.python.training import exporting
-from delf.python.training.model import (
-  delg_model,
-  folding,
-  multi_scale,
-  network,
-  selecting,
-)
+from delf.python.training.model import delg_model
 
 MOST_FEATURES = 1000
 
@@ -60,7 +54,7 @@ def network_alone(model, scales, indices):
 
   The export's own loop, with a sum in place of the choice of features.
   """
-  calls = network.Network(model)
+  calls = signatures.Network(model)
   specs = [
     tf.TensorSpec([None, None, 3], tf.uint8, "image"),
     tf.TensorSpec([None], tf.float32, "scales"),
@@ -69,7 +63,7 @@ def network_alone(model, scales, indices):
 
   @tf.function(input_signature=specs, autograph=False)
   def run(image, scales, indices):
-    found, descriptors = multi_scale.local_and_global(
+    found, descriptors = local_features.local_and_global(
       feature_extractor.NormalizePixelValues(image)[tf.newaxis],
       scales,
       None,
@@ -81,8 +75,8 @@ def network_alone(model, scales, indices):
 
   with (
     tempfile.TemporaryDirectory() as folder,
-    folding.folded(model),
-    unittest.mock.patch.object(selecting, "candidates", _sum),
+    compact.folded(model),
+    unittest.mock.patch.object(local_features, "candidates", _sum),
   ):
     exporting.save({"serving_default": run.get_concrete_function()}, folder)
     loaded = tf.saved_model.load(folder)
@@ -101,6 +95,6 @@ def _sum(attention, features, *_):
   """Stands in for `selecting.candidates`: one feature, of all values."""
   total = tf.reduce_sum(attention) + tf.reduce_sum(features)
   zero = tf.zeros([1])
-  return selecting.Local(
+  return local_features.Local(
     tf.zeros([1, 4]), total[None, None], zero, zero, tf.zeros([1], tf.int32)
   )

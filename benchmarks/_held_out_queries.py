@@ -8,9 +8,9 @@ import numpy as np
 import tqdm
 
 from benchmarks import _quality_methods, _quality_tables, _retrieval_folds
-from delf.python.datasets.revisited_op import metrics
-from delf.python.retrieval import ranking
-from delf.python.training.self_supervised import warps
+from delf.evaluation import revisited
+from delf.indexes import ranking
+from delf.learning import synthetic_views
 
 _SIFT_FEATURES, _SIFT_WORDS = 500, 1024
 _SAMPLES = 400
@@ -81,8 +81,12 @@ def _view(rng, image):
   size = np.array(image.shape[1::-1])
   side = int(size.min() * rng.uniform(0.5, 0.9))
   middle = size * rng.uniform(0.3, 0.7, 2)
-  homography = warps.random_view(rng, middle, side, rng.uniform(0.7, 1.4), 0.8)
-  return warps.change_pixels(rng, warps.render(image, homography, side), 1.0)
+  homography = synthetic_views.random_view(
+    rng, middle, side, rng.uniform(0.7, 1.4), 0.8
+  )
+  return synthetic_views.change_pixels(
+    rng, synthetic_views.render(image, homography, side), 1.0
+  )
 
 
 def root_sift_rows(asked):
@@ -118,8 +122,10 @@ def _judge(asked, scores):
   rows = []
   ids = ranking.top_k(scores).ids
   for row, good, junk in zip(ids, asked.positives, asked.junk, strict=True):
-    ranks = metrics.positive_ranks(row, good, junk)
-    rows.append((metrics.ComputeAveragePrecision(ranks), float(ranks[0] == 0)))
+    ranks = revisited.positive_ranks(row, good, junk)
+    rows.append(
+      (revisited.ComputeAveragePrecision(ranks), float(ranks[0] == 0))
+    )
   return rows
 
 

@@ -7,12 +7,7 @@ import cv2
 import numpy as np
 
 from benchmarks import _matching_sets
-from delf.python.training.self_supervised import (
-  cells,
-  photos,
-  real_pairs,
-  warps,
-)
+from delf.learning import synthetic_views, view_pairs
 
 SIDE = 320
 _MIN_POINTS = 20
@@ -41,7 +36,9 @@ def read(folder):
   """
   folder = pathlib.Path(folder)
   names = ("train_pool", "train_pool_more")
-  return photos.split(photos.load([folder / name for name in names]))
+  return synthetic_views.split(
+    synthetic_views.load([folder / name for name in names])
+  )
 
 
 def pairs(training, held_out, counts=(100, 200), unrelated=500, seed=7):
@@ -62,7 +59,7 @@ def pairs(training, held_out, counts=(100, 200), unrelated=500, seed=7):
   """
   rng = np.random.default_rng(seed)
   drawn = _Pairs({}, {}, [])
-  found = real_pairs.find(held_out)
+  found = view_pairs.find(held_out)
   _add_real(drawn, held_out, found)
   for number in range(counts[0]):
     _add_synthetic(drawn, rng, held_out, number)
@@ -105,18 +102,24 @@ def _add_synthetic(drawn, rng, held_out, number):
     photo = held_out[rng.integers(len(held_out))]
     size = np.array(photo.image.shape[1::-1])
     maps = [
-      warps.random_view(
+      synthetic_views.random_view(
         rng, size * rng.uniform(0.35, 0.65, 2), SIDE, rng.uniform(0.9, 1.7), 1.0
       )
       for _ in range(2)
     ]
     if (
-      len(cells.correspondences(cells.centres(SIDE), maps, size, SIDE)[0])
+      len(
+        synthetic_views.correspondences(
+          synthetic_views.centres(SIDE), maps, size, SIDE
+        )[0]
+      )
       >= 150
     ):
       break
   views = [
-    warps.change_pixels(rng, warps.render(photo.image, h, SIDE), 0.9)
+    synthetic_views.change_pixels(
+      rng, synthetic_views.render(photo.image, h, SIDE), 0.9
+    )
     for h in maps
   ]
   names = [f"view {number} {k}" for k in range(2)]
@@ -136,15 +139,21 @@ def _add_warped(drawn, rng, held_out, pair, number):
       size = np.array(held_out[i].image.shape[1::-1])
       middle = 0.5 * centre[2 * k : 2 * k + 2] + 0.25 * size
       zoom = SIDE / size.min() * np.exp(rng.uniform(-0.3, 0.5))
-      maps.append(warps.random_view(rng, middle, SIDE, zoom, 1.0))
-      moved.append(warps.project(maps[k], pair.points[:, 2 * k : 2 * k + 2]))
-    seen = cells.inside(moved[0], SIDE) & cells.inside(moved[1], SIDE)
+      maps.append(synthetic_views.random_view(rng, middle, SIDE, zoom, 1.0))
+      moved.append(
+        synthetic_views.project(maps[k], pair.points[:, 2 * k : 2 * k + 2])
+      )
+    seen = synthetic_views.inside(moved[0], SIDE) & synthetic_views.inside(
+      moved[1], SIDE
+    )
     if seen.sum() >= _MIN_POINTS:
       break
   else:
     return
   views = [
-    warps.change_pixels(rng, warps.render(held_out[i].image, h, SIDE), 0.7)
+    synthetic_views.change_pixels(
+      rng, synthetic_views.render(held_out[i].image, h, SIDE), 0.7
+    )
     for i, h in zip((pair.first, pair.second), maps, strict=True)
   ]
   names = [f"warped {number} {k}" for k in range(2)]
@@ -200,18 +209,20 @@ def _add_strong(drawn, rng, held_out, background, number):
     middles = size * rng.uniform(0.35, 0.65, 2), size * rng.uniform(0.4, 0.6, 2)
     ratio = 3 ** rng.uniform(0, 1)
     maps = [
-      warps.random_view(rng, middles[0], SIDE, zoom, 0.3),
+      synthetic_views.random_view(rng, middles[0], SIDE, zoom, 0.3),
       strong_view(rng, middles[1], SIDE, zoom / ratio),
     ]
-    points = cells.correspondences(cells.centres(SIDE), maps, size, SIDE)[1]
+    points = synthetic_views.correspondences(
+      synthetic_views.centres(SIDE), maps, size, SIDE
+    )[1]
     if len(points) >= 150 and _far_side(maps[1], size) > 0:
       break
-  views = [warps.render(photo.image, h, SIDE) for h in maps]
+  views = [synthetic_views.render(photo.image, h, SIDE) for h in maps]
   inside = np.full(photo.image.shape[:2], 255, np.uint8)
   inside = cv2.warpPerspective(inside, maps[1], (SIDE, SIDE))
   behind = cv2.resize(background, (SIDE, SIDE))
   views[1] = np.where(inside[:, :, None] > 127, views[1], behind)
-  views = [warps.change_pixels(rng, view, 1.0) for view in views]
+  views = [synthetic_views.change_pixels(rng, view, 1.0) for view in views]
   if rng.random() < 0.5:
     views, maps = views[::-1], maps[::-1]
   names = [f"strong {number} {k}" for k in range(2)]

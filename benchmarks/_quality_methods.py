@@ -11,9 +11,10 @@ import time
 import numpy as np
 import tqdm
 
-from delf.python import features, files
-from delf.python.retrieval import models
-from delf.python.training.self_supervised import real_pairs
+from delf.base import files
+from delf.formats import features
+from delf.learning import view_pairs
+from delf.matching import geometry
 
 ROOT_SIFT = "RootSIFT"
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -36,14 +37,14 @@ class Estimation:
     ratio: Of the ratio test, or None.
   """
 
-  estimator: str = models.HOMOGRAPHY
+  estimator: str = geometry.HOMOGRAPHY
   share: float = 0.015
   ratio: float | None = 0.95
 
 
 def root_sift(image, number=4096):
   """Returns features.LocalFeatures of a photo uint8 [H, W, 3], as RootSIFT."""
-  keypoints, descriptors = real_pairs.root_sift(image, number, contrast=0.04)
+  keypoints, descriptors = view_pairs.root_sift(image, number, contrast=0.04)
   if not keypoints:
     return features.LocalFeatures.empty(128)
   return features.LocalFeatures(
@@ -60,11 +61,11 @@ def config_of(model):
   Args:
     model: Name of a model, folder of one, or path of a `.pbtxt` file.
   """
-  from delf.python.pipelines import settings
+  from delf.inference import zoo
 
   if str(model).endswith(".pbtxt"):
-    return settings.choose(config_path=model)
-  return settings.choose(model=model)
+    return zoo.choose(config_path=model)
+  return zoo.choose(model=model)
 
 
 def labels(names):
@@ -77,7 +78,7 @@ def labels(names):
 
 def local(model):
   """Returns a function from a photo to the LocalFeatures by a model."""
-  from delf.python.inference import extractor
+  from delf.inference import extractor
 
   config = config_of(model)
   config.use_local_features, config.use_global_features = True, False
@@ -87,7 +88,7 @@ def local(model):
 
 def global_descriptor(model):
   """Returns a function from a photo to its descriptor [D], or None."""
-  from delf.python.inference import extractor
+  from delf.inference import extractor
 
   config = config_of(model)
   config.use_local_features, config.use_global_features = False, True

@@ -8,7 +8,8 @@ import numpy as np
 import tqdm
 
 from benchmarks import _quality_methods
-from delf.python.retrieval import matching, pair_truth
+from delf.evaluation import metrics
+from delf.matching import matcher
 
 _POSE_PIXELS = 1.0
 
@@ -76,7 +77,7 @@ def as_found(rows):
 
 def _match(found, sizes, names, estimation):
   first, second = (found[name] for name in names)
-  result = matching.match(
+  result = matcher.match(
     first,
     second,
     ratio=estimation.ratio,
@@ -97,9 +98,9 @@ def _judge(truth, result, points, sizes):
   """Returns whether a true pair is solved, and the error of its map."""
   if truth is None:
     return None, float("nan")
-  solved = bool(pair_truth.is_solved(truth, *points[:2], sizes[1]))
+  solved = bool(metrics.is_solved(truth, *points[:2], sizes[1]))
   if truth["type"] == "homography" and result.model is not None:
-    error = pair_truth.transfer_error(result.model, truth["H"], *sizes)
+    error = metrics.transfer_error(result.model, truth["H"], *sizes)
     return solved, error / max(sizes[1])
   if truth["type"] == "homography":
     return solved, float("inf")
@@ -120,7 +121,7 @@ def _pose_error(truth, points_1, points_2, seed=0):
   one, two = np.float64(points_1), np.float64(points_2)
   focal = np.mean([np.diag(camera)[:2] for camera in cameras])
   planes = [
-    pair_truth.on_plane(*each) for each in zip((one, two), cameras, strict=True)
+    metrics.on_plane(*each) for each in zip((one, two), cameras, strict=True)
   ]
   cv2.setRNGSeed(seed)
   matrix, mask = cv2.findEssentialMat(
@@ -134,4 +135,4 @@ def _pose_error(truth, points_1, points_2, seed=0):
   if mask is None:
     return float("inf")
   used = mask.ravel().astype(bool)
-  return pair_truth.pose_error(matrix, one[used], two[used], truth)
+  return metrics.pose_error(matrix, one[used], two[used], truth)

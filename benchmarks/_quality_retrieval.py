@@ -9,9 +9,10 @@ import numpy as np
 import tqdm
 
 from benchmarks import _quality_methods, retrieval_quality
+from delf.evaluation import ground_truth, metrics
+from delf.indexes import ranking
+from delf.matching import matcher
 from delf.python import utils
-from delf.python.datasets import ground_truth
-from delf.python.retrieval import evaluation, matching, ranking
 
 ROOT_SIFT = "RootSIFT + RANSAC"
 GLOBAL = "global"
@@ -51,7 +52,7 @@ def measure_root_sift(data, estimation):
   counts = _quality_methods.remembered(
     lambda: _inliers(asked, index, estimation), asked + index, estimation
   )
-  found = evaluation.evaluate(ranking.top_k(counts).ids, truth)
+  found = metrics.evaluate(ranking.top_k(counts).ids, truth)
   return {
     protocol: (each.mean_average_precision, each.mean_precisions)
     for protocol, each in found.protocols.items()
@@ -80,7 +81,7 @@ def _inliers(asked, index, estimation):
   for image in tqdm.tqdm(index, "RootSIFT", file=sys.stderr, mininterval=5):
     features = _quality_methods.root_sift(image)
     for row, query in zip(counts, local, strict=True):
-      found = matching.match(
+      found = matcher.match(
         query,
         features,
         ratio=estimation.ratio,

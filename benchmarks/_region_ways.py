@@ -18,13 +18,12 @@ import time
 
 import numpy as np
 
-from delf.python import boxes as box_arithmetic
-from delf.python import detections, feature_io, files, utils
-from delf.python.pipelines import (
-  extract_regions,
-  sample_detector,
-  settings,
-)
+from delf.base import boxes, files
+from delf.base import boxes as box_arithmetic
+from delf.embedded import samples
+from delf.extraction import regions
+from delf.inference import zoo
+from delf.python import feature_io, utils
 
 # Each with how it extracts.
 CALLS = "a call per crop: MakeExtractor"
@@ -40,10 +39,8 @@ class Detector:
 
   def detect(self, images):
     """Returns detections.Detections of each image."""
-    classes = np.ones(len(sample_detector.SCORES))
-    found = detections.of_model(
-      sample_detector.BOXES, sample_detector.SCORES, classes
-    )
+    classes = np.ones(len(samples.SCORES))
+    found = boxes.of_model(samples.BOXES, samples.SCORES, classes)
     return [found] * len(images)
 
 
@@ -97,12 +94,12 @@ def main(way, photos, out):
 
 def _prepare(way):
   """Returns a function of photos and a folder, with the model loaded."""
+  from delf.inference import extractor, saved_model
   from delf.python.examples import extractor as examples
-  from delf.python.inference import devices, extractor
 
-  config = settings.choose(None, None)
+  config = zoo.choose(None, None)
   config.use_global_features = False
-  if way in (PIPELINE, LOADED_ONE) and not devices.use_one_core_each():
+  if way in (PIPELINE, LOADED_ONE) and not saved_model.use_one_core_each():
     raise RuntimeError("TensorFlow has begun")
   if way == CALLS:
     call = examples.MakeExtractor(config)
@@ -136,7 +133,7 @@ def _in_sequence(extract, photos, out):
 
 
 def _pipeline(model, photos, out):
-  extract_regions.extract_regions(
+  regions.extract_regions(
     photos,
     model.config,
     Detector(),

@@ -6,21 +6,11 @@ import json
 
 import numpy as np
 
-from delf.python import (
-  aggregation,
-  datum_io,
-  feature_io,
-  files,
-  nearest_words,
-)
-from delf.python.datasets import ground_truth
-from delf.python.retrieval import (
-  asmk_scores,
-  clustering,
-  exact_search,
-  inverted_index,
-  ranking,
-)
+from delf.aggregation import aggregate, kmeans, visual_words
+from delf.base import files
+from delf.evaluation import ground_truth
+from delf.indexes import dense, inverted, ranking
+from delf.python import datum_io, feature_io
 
 _POOLS = ("train_pool", "train_pool_more")
 _HELD_OUT = 10  # As training.self_supervised.photos has it.
@@ -84,8 +74,8 @@ def read_photos(data):
 
 def extract(photos, folder):
   """Extracts what is not in the folder yet; returns [N, D] descriptors."""
-  from delf.python.inference import zoo
-  from delf.python.pipelines import extract as extraction
+  from delf.extraction import extract as extraction
+  from delf.inference import zoo
 
   config = zoo.default_config("delf-compact")
   config.use_local_features = config.use_global_features = True
@@ -122,18 +112,18 @@ def word_scores(queries, collection, num_words):
   """
   every = np.concatenate([each for each in collection if len(each)])
   sample = np.random.default_rng(0).permutation(len(every))[:_SAMPLE]
-  state = clustering.train(every[np.sort(sample)], num_words, num_iterations=8)
-  codebook = nearest_words.Words(state.centers)
-  index = inverted_index.InvertedIndex(
-    asmk_scores.AsmkOptions(
+  state = kmeans.train(every[np.sort(sample)], num_words, num_iterations=8)
+  codebook = visual_words.Words(state.centers)
+  index = inverted.InvertedIndex(
+    inverted.AsmkOptions(
       dimension=codebook.dimension, codebook_size=len(codebook)
     )
   )
   index.add(
     [str(i) for i in range(len(collection))],
-    [aggregation.aggregate(codebook, each) for each in collection],
+    [aggregate.aggregate(codebook, each) for each in collection],
   )
-  aggregates = (aggregation.aggregate(codebook, each) for each in queries)
+  aggregates = (aggregate.aggregate(codebook, each) for each in queries)
   return np.stack([index.score_all(each) for each in aggregates])
 
 
@@ -162,7 +152,7 @@ def make_fold(photos, descriptors, scores, seed):
   return Fold(
     queries,
     rest,
-    exact_search.search(queries, [rest], len(others)),
+    dense.search(queries, [rest], len(others)),
     ranking.top_k(scores[np.ix_(chosen, others)]),
     truth,
     photos.pool[chosen] % _HELD_OUT == 7,

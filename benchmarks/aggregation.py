@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from delf.python import aggregation
+from delf.aggregation import aggregate
 
 _DIMENSION = 128
 _FEATURES = 1000
@@ -68,18 +68,18 @@ def _regions(number):
 
 def _ways(words, features):
   """Returns {name: function} of the aggregations that are measured."""
-  options = aggregation.AggregateOptions
+  options = aggregate.AggregateOptions
   ways = {
     "nearest words alone": lambda: words.nearest(features),
-    "ASMK*": lambda: aggregation.aggregate(words, features),
-    "ASMK*, 5 words a feature": lambda: aggregation.aggregate(
+    "ASMK*": lambda: aggregate.aggregate(words, features),
+    "ASMK*, 5 words a feature": lambda: aggregate.aggregate(
       words, features, options(num_assignments=5)
     ),
-    "R-ASMK*, 10 regions": lambda: aggregation.aggregate(
+    "R-ASMK*, 10 regions": lambda: aggregate.aggregate(
       words, features, options(regional=True), _regions(10)
     ),
-    "VLAD": lambda: aggregation.aggregate(
-      words, features, options(aggregation.VLAD)
+    "VLAD": lambda: aggregate.aggregate(
+      words, features, options(aggregate.VLAD)
     ),
   }
   return ways
@@ -88,7 +88,7 @@ def _ways(words, features):
 def against_product(runs):
   """Prints times with 65536 words beside one plain matrix product."""
   centers, features = _data(_LARGE)
-  words = aggregation.Words(centers)
+  words = aggregate.Words(centers)
   ways = _ways(words, features)
   seconds = _fastest({"product": lambda: features @ centers.T, **ways}, runs)
   product = seconds.pop("product")
@@ -107,7 +107,7 @@ def against_product(runs):
 def against_tiled(runs):
   """Prints times with 1024 words beside the tiled computation."""
   centers, features = _data(_SMALL)
-  words = aggregation.Words(centers)
+  words = aggregate.Words(centers)
   same = np.mean(_tiled(features, centers) == words.nearest(features)[:, 0])
   ways = _ways(words, features)
   ways["product"] = lambda: features @ centers.T
@@ -150,7 +150,7 @@ def print_memory(name):
   before = _status("VmRSS")
   with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # Forgets the highest use until now.
-  words = aggregation.Words(centers)
+  words = aggregate.Words(centers)
   _ways(words, features)[name]()
   print(
     f"  {name:26}{_status('VmHWM') - before:9.0f} MB above the codebook of"

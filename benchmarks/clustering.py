@@ -13,8 +13,7 @@ import time
 
 import numpy as np
 
-from delf.python import nearest_words
-from delf.python.retrieval import clustering, word_cells
+from delf.aggregation import kmeans, visual_words
 
 _SIZE = 128
 _TILED_ROWS = 100  # The original's `feature_batch_size`.
@@ -65,7 +64,7 @@ def _means(points, labels, number):
 
 
 def _ours_step(features, centers):
-  return clustering.step(features, clustering.State(centers)).centers
+  return kmeans.step(features, kmeans.State(centers)).centers
 
 
 def _time(step, *arguments):
@@ -101,9 +100,9 @@ def _grow(sizes):
   print("a step as it grows (processor seconds: of all cores together)")
   for number, num_words in sizes:
     features = _clustered(number, max(300, num_words // 2))
-    state = clustering.start(features, num_words)
-    method = clustering.choose_method("auto", number, num_words)
-    seconds, cpu, _ = _time(clustering.step, features, state, method)
+    state = kmeans.start(features, num_words)
+    method = kmeans.choose_method("auto", number, num_words)
+    seconds, cpu, _ = _time(kmeans.step, features, state, method)
     print(
       f"  {number:8} into {num_words:6} words, {method:11} {seconds:8.2f} s,"
       f" {cpu:8.2f} processor s",
@@ -115,12 +114,12 @@ def _lose(number, num_words, steps):
   """Prints what approximate assignment loses against exact."""
   features = _clustered(number, num_words // 2)
   print(f"mean squared distance, {number} into {num_words}, {steps} steps")
-  for method in (clustering.EXACT, clustering.APPROXIMATE):
+  for method in (kmeans.EXACT, kmeans.APPROXIMATE):
     cpu = time.process_time()
-    state = clustering.train(features, num_words, steps, method=method)
+    state = kmeans.train(features, num_words, steps, method=method)
     cpu = time.process_time() - cpu
-    labels = nearest_words.Words(state.centers).nearest(features)[:, 0]
-    true = word_cells.squared_distances(features, state.centers, labels).mean()
+    labels = visual_words.Words(state.centers).nearest(features)[:, 0]
+    true = kmeans.squared_distances(features, state.centers, labels).mean()
     print(f"  {method:11} {true:.5f}, {cpu:6.1f} processor s", flush=True)
 
 

@@ -19,12 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 
-from delf.python.retrieval import (  # noqa: E402
-  approximate,
-  dense_index,
-  exact_search,
-  ranking,
-)
+from delf.indexes import approximate, dense, ranking
 
 _QUERIES, _K = 70, 100
 # Pairs of the loop that are timed; its time grows with their number.
@@ -104,7 +99,7 @@ def exact(sizes):
   for number, dimension in sizes:
     descriptors = make(number, dimension)
     queries = make(_QUERIES, dimension, seed=2)
-    index = dense_index.DenseIndex()
+    index = dense.DenseIndex()
     index.add([str(i) for i in range(number)], descriptors)
     _, product = _timed(lambda q=queries, d=descriptors: q @ d.T)
     found, search = _timed(lambda q=queries, i=index: i.search(q, _K))
@@ -123,12 +118,12 @@ def exact(sizes):
 
 def _from_files(index, queries, expected):
   """Returns the milliseconds of a mapped index and of one of float16."""
-  half = dense_index.DenseIndex("float16")
+  half = dense.DenseIndex("float16")
   half.add(index.names, index.descriptors)
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "a.index"
     index.save(path)
-    loaded = dense_index.DenseIndex.load(path)
+    loaded = dense.DenseIndex.load(path)
     found, mapped = _timed(lambda: loaded.search(queries, _K))
     if ranking.recall(found, expected, _K) < 1:
       raise ValueError("a mapped index finds something else")
@@ -140,7 +135,7 @@ def approximately(number, dimension):
   descriptors = make(number, dimension)
   queries = make(_QUERIES, dimension, seed=2)
   names = [str(i) for i in range(number)]
-  whole = dense_index.DenseIndex()
+  whole = dense.DenseIndex()
   whole.add(names, descriptors)
   best, exactly = _timed(lambda: whole.search(queries, _K))
   print(f"\napproximate, {number} images of {dimension} values, {_QUERIES}")
@@ -161,7 +156,7 @@ def approximately(number, dimension):
     size = _size(index) / number
     ways = {method: lambda i, q, e: i.search(q, _K, e)}
     if method == approximate.IVFPQ:
-      ways["rescored"] = lambda i, q, e: exact_search.rescore(
+      ways["rescored"] = lambda i, q, e: dense.rescore(
         q, i.search(q, 1000, e), whole.descriptors
       )
     for way, effort in itertools.product(ways, efforts):

@@ -62,8 +62,9 @@ def _options():
 
 
 def _photos(options):
-  from delf.python import files, utils
-  from delf.python.pipelines import samples
+  from delf.base import files
+  from delf.embedded import samples
+  from delf.python import utils
 
   with tempfile.TemporaryDirectory() as folder:
     if options.photos:
@@ -76,8 +77,8 @@ def _photos(options):
 
 def _copy(model, folder):
   """Copies a SavedModel, and makes the other formats of it beside."""
-  from delf.python import errors
-  from delf.python.inference import zoo
+  from delf.base import errors
+  from delf.inference import zoo
 
   shutil.copytree(zoo.resolve(model), folder / "model")
   try:
@@ -89,7 +90,7 @@ def _copy(model, folder):
 def _make_resnet(folder):
   import keras
 
-  from delf.python.training import exporting
+  from delf.networks import exporting
   from delf.python.training.model import delg_model
 
   keras.utils.set_random_seed(1)
@@ -99,15 +100,15 @@ def _make_resnet(folder):
 
 
 def _convert(folder):
-  from delf.python.pipelines import export_options
-  from delf.python.training import export_network
+  from delf.learning import export
+  from delf.networks import exporting
 
   form = "local_and_global"
-  options = export_options.ExportOptions()
-  config = export_options.configuration(folder / "model", options, form)
+  options = export.ExportOptions()
+  config = export.configuration(folder / "model", options, form)
   config.model_path = "model"
   (folder / "config.pbtxt").write_text(str(config))
-  network = export_network.NetworkSource(folder / "model")
+  network = exporting.NetworkSource(folder / "model")
   network.write_onnx(folder / _FORMATS["ONNX"], str(config))
   for name in ("TFLite", "TFLite float16", "TFLite dynamic-range"):
     precision = name.partition(" ")[2] or "float32"
@@ -115,20 +116,20 @@ def _convert(folder):
 
 
 def _measure(name, folder, photos, repeats):
-  from delf.python import config_io
-  from delf.python.inference import extractor
-  from delf.python.pipelines import export_check
+  from delf.formats import configs
+  from delf.inference import extractor
+  from delf.learning import export
 
   extractors = {}
   for kind, path in _FORMATS.items():
-    config = config_io.read_delf_config(folder / "config.pbtxt")
+    config = configs.read_delf_config(folder / "config.pbtxt")
     config.model_path = str(folder / path)
     extractors[kind] = extractor.make_extractor(config)
   reference = [extractors["SavedModel"].extract(photo) for photo in photos]
-  differences = {kind: export_check.Differences() for kind in extractors}
+  differences = {kind: export.Differences() for kind in extractors}
   for kind, made in extractors.items():
     for wanted, photo in zip(reference, photos, strict=True):
-      found = export_check.compare(wanted, made.extract(photo))
+      found = export.compare(wanted, made.extract(photo))
       differences[kind] = differences[kind].joined(found)
   ratios = {kind: [] for kind in extractors}
   for _ in range(repeats):

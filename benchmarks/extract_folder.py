@@ -22,9 +22,10 @@ import time
 import numpy as np
 import PIL.Image
 
-from delf.python import files, utils
-from delf.python.inference import extractor
-from delf.python.pipelines import extract, jobs, output_folder, settings
+from delf.base import files
+from delf.extraction import extract, jobs, output_folder
+from delf.inference import extractor, zoo
+from delf.python import utils
 
 _NUMBER = 20
 
@@ -45,7 +46,7 @@ def main():
   parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
   args = parser.parse_args()
   args.rounds = args.rounds or (1 if args.quick else 3)
-  config = settings.choose(args.model, args.config)
+  config = zoo.choose(args.model, args.config)
   if args.peak:
     print(_peak_memory(config, args.peak))
   elif args.memory:

@@ -22,10 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import _extraction_openvino, _extraction_ways
+from delf.inference import extractor
+from delf.networks import compact, exporting
 from delf.protos import delf_config_pb2
-from delf.python.inference import extractor
-from delf.python.training import exporting
-from delf.python.training.model import folding
 
 _SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 _GLOBAL = (3, 4, 5)
@@ -133,7 +132,7 @@ def _measure_single(model, path, image, scales, indices, options):
     ).extract,
     "network of joint": _extraction_ways.network_alone(model, scales, indices),
   }
-  with folding.folded(other):
+  with compact.folded(other):
     times = _take_turns(ways, options.repeats, image)
   print(f"One image of {options.size}, warm")
   _print_table(times)
@@ -159,7 +158,7 @@ def _measure_folder(model, path, scales, indices, options):
   order = list(ways)
   for state in ("the first time, with tracing", "once more, all traced"):
     times = dict.fromkeys(ways, 0.0)
-    with folding.folded(other):
+    with compact.folded(other):
       for image in images:
         for name in order:
           times[name] += _clock(ways[name], image)

@@ -10,7 +10,7 @@ import tracemalloc
 
 import numpy as np
 
-from delf.python.datasets import hard_negatives
+from delf.records import tuples
 
 _NEGATIVES, _BLOCK = 5, 1024
 
@@ -34,7 +34,7 @@ def _whole(queries, own, blocks, clusters):
 
 
 def _blockwise(queries, own, blocks, clusters):
-  nearest = hard_negatives.NearestOfClusters(queries, own, _NEGATIVES)
+  nearest = tuples.NearestOfClusters(queries, own, _NEGATIVES)
   images = np.arange(len(clusters))
   for number, block in enumerate(blocks()):
     part = images[number * _BLOCK :][: len(block)]

@@ -15,10 +15,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 
-from delf.python.retrieval import asmk_scores, inverted_index  # noqa: E402
+from delf.indexes import inverted  # noqa: E402
 
 _CODEBOOK, _BYTES, _WORDS, _TOP = 65536, 16, 900, 100
-_OPTIONS = asmk_scores.AsmkOptions(dimension=8 * _BYTES)
+_OPTIONS = inverted.AsmkOptions(dimension=8 * _BYTES)
 # Images that are made, and added, at once.
 _CHUNK = 1000
 # Images that one of the files has from which a large index is merged.
@@ -102,7 +102,7 @@ def _names(first, number):
 
 def _filled(collection, first, number):
   """Returns an index of so many images, and the seconds that adding took."""
-  index, seconds = inverted_index.InvertedIndex(_OPTIONS), 0.0
+  index, seconds = inverted.InvertedIndex(_OPTIONS), 0.0
   for start in range(0, number, _CHUNK):
     size = min(_CHUNK, number - start)
     images = collection.images(size)
@@ -116,7 +116,7 @@ def _built(collection, number, folder):
   """Returns an index; a large one is merged from files, as it should be."""
   if number <= _PART:
     return _filled(collection, 0, number)
-  index, seconds = inverted_index.InvertedIndex(_OPTIONS), 0.0
+  index, seconds = inverted.InvertedIndex(_OPTIONS), 0.0
   for start in range(0, number, _PART):
     size = min(_PART, number - start)
     part, took = _filled(collection, start, size)
@@ -124,7 +124,7 @@ def _built(collection, number, folder):
     begin = time.perf_counter()
     part.save(path)
     del part
-    index.merge(inverted_index.InvertedIndex.load(path))
+    index.merge(inverted.InvertedIndex.load(path))
     seconds += took + time.perf_counter() - begin
   return index, seconds
 
@@ -161,7 +161,7 @@ def against_pairs(number, sample):
   for skew in _SKEWS:
     collection = Collection(skew, 1)
     images, queries = collection.images(number), collection.images(70)
-    index = inverted_index.InvertedIndex(_OPTIONS)
+    index = inverted.InvertedIndex(_OPTIONS)
     index.add(_names(0, number), images)
     random = np.random.default_rng(2)
     pairs = random.integers([70, number], size=(sample, 2)).tolist()
@@ -190,7 +190,7 @@ def memory(number):
   images = Collection(0, 1).images(number)
   packed = sum(bits.nbytes for bits, _ in images)
   tracemalloc.start()
-  index = inverted_index.InvertedIndex(_OPTIONS)
+  index = inverted.InvertedIndex(_OPTIONS)
   for start in range(0, number, _CHUNK):
     names = _names(start, len(images[start : start + _CHUNK]))
     index.add(names, images[start : start + _CHUNK])
@@ -222,9 +222,9 @@ def growth(sizes, folder):
       del index
       for part in folder.glob("part_*"):
         part.unlink()
-      index = inverted_index.InvertedIndex.load(path)
+      index = inverted.InvertedIndex.load(path)
       loading, begin = time.perf_counter() - begin, time.perf_counter()
-      inverted_index.InvertedIndex.load(path, verify=True)
+      inverted.InvertedIndex.load(path, verify=True)
       verifying = time.perf_counter() - begin
       query = _milliseconds(index, collection.images(20))
       size = path.stat().st_size

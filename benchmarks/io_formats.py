@@ -11,8 +11,9 @@ import time
 
 import numpy as np
 
+from delf.formats import features
 from delf.protos import datum_pb2, feature_pb2
-from delf.python import datum_io, feature_io, features
+from delf.python import datum_io, feature_io
 
 
 def _baseline_datum(array):

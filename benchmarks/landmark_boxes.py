@@ -18,8 +18,9 @@ import sys
 import numpy as np
 
 from benchmarks import _matching_sets
-from delf.python import boxes, errors, utils
-from delf.python.inference import zoo, zoo_table
+from delf.base import boxes, errors
+from delf.inference import zoo
+from delf.python import utils
 
 # Outlines of one object for two queries overlap by this or more.
 _SAME = 0.9
@@ -53,13 +54,13 @@ def regions(data, quick=False):
 
 def median_size():
   """Returns height and width, in [0, 1], of the median box of training."""
-  folder = zoo.folder(zoo.artefact(zoo_table.EMBEDDED_DETECTOR))
+  folder = zoo.folder(zoo.artefact(zoo.EMBEDDED_DETECTOR))
   return json.loads((folder / "training.json").read_text())["median_size"]
 
 
 def found_by(name, paths):
   """Returns of each photo (boxes [N, 4], scores [N]) of a detector."""
-  from delf.python.inference import detector
+  from delf.inference import detector
 
   model, found = detector.load(name, device="cpu"), []
   for path in paths:
@@ -75,20 +76,26 @@ def rows(name, wanted):
     name: Name or folder of the detector.
     wanted: As of `regions`.
   """
-  from delf.python.training.detector import measure
+  from delf.learning import detector_training
 
   known, number = list(wanted.values()), len(wanted)
   found = found_by(name, wanted)
-  yield f"{name}, best box", measure.score(found, known, most=1)
+  yield f"{name}, best box", detector_training.score(found, known, most=1)
   for threshold in (0.5, 0.3, 0.1):
-    scores = measure.score(found, known, threshold)
+    scores = detector_training.score(found, known, threshold)
     yield f"{name}, score >= {threshold}", scores
-  yield f"{name}, all boxes", measure.score(found, known)
-  yield "whole image", measure.score(measure.whole_image(number), known)
-  sizes = {"training": median_size(), "these": measure.median_size(known)}
+  yield f"{name}, all boxes", detector_training.score(found, known)
+  yield (
+    "whole image",
+    detector_training.score(detector_training.whole_image(number), known),
+  )
+  sizes = {
+    "training": median_size(),
+    "these": detector_training.median_size(known),
+  }
   for name, size in sizes.items():
-    found = measure.middle_box(number, size)
-    yield f"median box of {name}", measure.score(found, known)
+    found = detector_training.middle_box(number, size)
+    yield f"median box of {name}", detector_training.score(found, known)
 
 
 def main():

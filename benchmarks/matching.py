@@ -14,14 +14,20 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 from scipy import spatial  # noqa: E402
-from skimage import measure, transform  # noqa: E402
+from skimage import (
+  measure,
+  transform,  # noqa: E402
+)
 
-from delf.python import features  # noqa: E402
-from delf.python.retrieval import matching, models  # noqa: E402
+from delf.formats import features  # noqa: E402
+from delf.matching import (
+  geometry,  # noqa: E402
+  matcher,
+)
 
 _NUMBER, _DIMENSION, _SIDE = 1000, 128, 1000
 # As the original's script, but for the estimator's own search.
-_OPTIONS = matching.MatchOptions(max_distance=0.8, mutual=False)
+_OPTIONS = matcher.MatchOptions(max_distance=0.8, mutual=False)
 
 
 def make_pair(share, noise, seed):
@@ -137,7 +143,7 @@ def speed(draws):
     for seed in range(draws):
       pair = make_pair(share, 1, seed)
       theirs, their_ms = _timed(baseline, *pair, seed)
-      ours, our_ms = _timed(matching.match, *pair, _OPTIONS)
+      ours, our_ms = _timed(matcher.match, *pair, _OPTIONS)
       times.append([their_ms, our_ms])
       rates.append([recall(each, share) for each in (theirs, ours.inliers)])
     theirs, ours = np.median(times, axis=0)
@@ -158,7 +164,7 @@ def recalls(draws):
   for share in (0.3, 0.1, 0.05):
     for noise in (1, 5, 10):
       found = [
-        matching.match(*make_pair(share, noise, 100 + seed), _OPTIONS)
+        matcher.match(*make_pair(share, noise, 100 + seed), _OPTIONS)
         for seed in range(draws)
       ]
       rates = [recall(each.inliers, share) for each in found]
@@ -178,13 +184,13 @@ def noise(draws):
     "random descriptors, mutual": (False, "even", {}),
     "random descriptors, one-way": (False, "even", {"mutual": False}),
   }
-  for estimator in models.ESTIMATORS:
+  for estimator in geometry.ESTIMATORS:
     for layout in ("even", "sizes", "clusters"):
       name = f"all putative, {estimator}, {layout}"
       cases[name] = (True, layout, {"estimator": estimator})
   for name, (alike, layout, changes) in cases.items():
     found = [
-      matching.match(*make_noise(seed, alike, layout), **changes)
+      matcher.match(*make_noise(seed, alike, layout), **changes)
       for seed in range(draws)
     ]
     print(

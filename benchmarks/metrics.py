@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 
-from delf.python.datasets.google_landmarks_dataset import metrics, submission
+from delf.evaluation import submission
+from delf.python.datasets.google_landmarks_dataset import metrics
 from delf.python.datasets.revisited_op import dataset
 
 

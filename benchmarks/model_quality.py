@@ -29,7 +29,7 @@ from benchmarks import (
   _quality_tables,
   retrieval_quality,
 )
-from delf.python import errors
+from delf.base import errors
 
 
 def measure_pairs(pairs, models, estimation, root_sift=True):

@@ -16,22 +16,18 @@ import sys
 import tempfile
 
 from benchmarks import _matching_sets, retrieval_quality
-from delf.python import config_io, errors, files
+from delf.aggregation import aggregate_files
+from delf.base import errors, files
+from delf.evaluation import evaluate, ground_truth, retrieval
+from delf.extraction import extract, feature_files, regions
+from delf.formats import configs
 from delf.python.detect_to_retrieve import perform_retrieval
-from delf.python.pipelines import (
-  aggregate,
-  build_index,
+from delf.search import (
+  building,
   collection,
   collection_regions,
-  dataset_images,
-  evaluate,
-  extract,
-  extract_regions,
   queries,
-  retrieval_files,
-  retrieve,
-  search,
-  search_aggregates,
+  searching,
 )
 
 _SCRIPTS = pathlib.Path(perform_retrieval.__file__).parent
@@ -52,7 +48,9 @@ class _Sets:
 
   def images(self, kind):
     folder = str(self.photos / "jpg")
-    return dataset_images.read(self.truth, kind, folder, scale_limits=False)
+    return ground_truth.read_dataset_images(
+      self.truth, kind, folder, scale_limits=False
+    )
 
 
 def _say(line):
@@ -61,8 +59,8 @@ def _say(line):
 
 def _extract(sets, args):
   """Extracts features of queries, of photos and of boxes."""
-  config = config_io.read_local_config(str(_MODEL))
-  asked = sets.images(dataset_images.QUERY)
+  config = configs.read_local_config(str(_MODEL))
+  asked = sets.images(ground_truth.QUERY)
   extract.extract_and_say(
     asked.paths,
     config,
@@ -71,8 +69,8 @@ def _extract(sets, args):
     names=asked.names,
     crops=asked.crops,
   )
-  images = sets.images(dataset_images.INDEX)
-  report = extract_regions.extract_and_say(
+  images = sets.images(ground_truth.INDEX)
+  report = regions.extract_and_say(
     images.paths,
     config,
     args.detector,
@@ -98,7 +96,7 @@ def _extract(sets, args):
 def _aggregation(codebook, kind, words):
   name = "_regional" if kind == _REGIONS else ""
   path = _SCRIPTS / f"delf_compact{name}_aggregation_config.pbtxt"
-  config = config_io.read_aggregation_config(str(path))
+  config = configs.read_aggregation_config(str(path))
   config.codebook_path = codebook
   config.codebook_size = words
   return config
@@ -110,21 +108,21 @@ def _rank(sets, codebook, kind, words):
   query, index = (
     _aggregation(codebook, each, words) for each in (_WHOLE, kind)
   )
-  aggregate.aggregate_to_files(
-    sets.images(dataset_images.QUERY).names,
+  aggregate_files.aggregate_to_files(
+    sets.images(ground_truth.QUERY).names,
     sets.work / "query",
     query,
     sets.work / "aggregates_query",
   )
-  aggregate.aggregate_to_files(
-    sets.images(dataset_images.INDEX).names,
+  aggregate_files.aggregate_to_files(
+    sets.images(ground_truth.INDEX).names,
     sets.work / "features",
     index,
     sets.work / f"aggregates_{kind}",
     str(sets.work / mappings[kind]),
   )
-  return search_aggregates.search(
-    retrieve.read_truth(sets.truth),
+  return retrieval.search(
+    retrieval.read_truth(sets.truth),
     query,
     index,
     sets.work / "aggregates_query",
@@ -141,20 +139,20 @@ def _scores(evaluation):
 
 def by_words(sets, codebook, quick=False):
   """Returns rows of ASMK* and R-ASMK*, with verification unless `quick`."""
-  truth, rows = retrieve.read_truth(sets.truth), {}
+  truth, rows = retrieval.read_truth(sets.truth), {}
   features = str(sets.work / "features")
-  local = retrieve.LocalFeatureFiles(
+  local = retrieval.LocalFeatureFiles(
     str(sets.work / "query"),
     features,
     files.DELF,
-    retrieval_files.whole_image_paths(truth.index_names, features, files.DELF),
+    feature_files.whole_image_paths(truth.index_names, features, files.DELF),
   )
   for kind, name in ((_WHOLE, "ASMK*"), (_REGIONS, "R-ASMK*")):
     words = retrieval_quality.QUICK_WORDS if quick else retrieval_quality.WORDS
     found = _rank(sets, codebook, kind, words)
     for verified in (None,) if quick else (None, local):
       row = name if verified is None else f"{name} + verification"
-      report = retrieve.evaluate(
+      report = retrieval.evaluate(
         truth,
         found,
         str(sets.work / "results" / row.replace("*", "_star")),
@@ -172,12 +170,12 @@ def by_global(sets, args):
   regions = collection_regions.RegionSettings(
     args.detector, args.threshold, args.most
   )
-  options = build_index.BuildOptions(regions=regions)
-  build_index.build_photos(images, names, sets.work / "index", options, _say)
+  options = building.BuildOptions(regions=regions)
+  building.build_photos(images, names, sets.work / "index", options, _say)
   found, rows, asked = collection.open_folder(sets.work / "index"), {}, None
   for name, only_whole in (("global", True), ("global, best region", False)):
-    searcher = search.Searcher(
-      found, search.SearchOptions(only_whole=only_whole)
+    searcher = searching.Searcher(
+      found, searching.SearchOptions(only_whole=only_whole)
     )
     truth = evaluate.read_truth(truth_path, searcher)
     if asked is None:

@@ -24,9 +24,11 @@ import numpy as np
 import PIL.Image
 
 from benchmarks import _region_ways
-from delf.python import aggregation, files
-from delf.python.pipelines import sample_detector, samples, side_by_side
-from delf.python.retrieval import asmk_scores, inverted_index
+from delf.aggregation import aggregate
+from delf.base import files
+from delf.embedded import samples
+from delf.extraction import engine
+from delf.indexes import inverted
 
 # Longer side of the photos that are made of scikit-image's.
 _SIZE = 800
@@ -101,8 +103,8 @@ def _check_equal(folders):
 
 
 def _print(times, number):
-  cores = side_by_side.number_of_cores()
-  print(f"{number} photos, {len(sample_detector.BOXES)} boxes each, ", end="")
+  cores = engine.number_of_cores()
+  print(f"{number} photos, {len(samples.BOXES)} boxes each, ", end="")
   print(f"{cores} cores; medians of turns, and the ratios to the first two:")
   print(f"{'':42}{'s / photo':>10}{'CPU s':>8}{'ratio':>8}{'ratio':>7}")
   bases = [times[name] for name in (_region_ways.CALLS, _region_ways.LOADED)]
@@ -138,7 +140,7 @@ def _grow(number):
 
 def _index(generator, number, boxes, joined):
   """Returns the bytes of an index, and the ms of a query."""
-  index = inverted_index.InvertedIndex(asmk_scores.AsmkOptions())
+  index = inverted.InvertedIndex(inverted.AsmkOptions())
   names = range(number if joined else number * (boxes + 1))
   images = (_words(generator, boxes if joined else 0) for _ in names)
   index.add([str(name) for name in names], images)
@@ -152,7 +154,7 @@ def _words(generator, boxes, words=65536, most=600):
   """Returns an aggregate: 600 words of the image, and of each box 60 new."""
   chosen = np.unique(generator.integers(0, words, most + 60 * boxes))
   bits = generator.integers(0, 256, [len(chosen), 16], dtype=np.uint8)
-  return aggregation.Aggregated(bits, chosen.astype(np.int32))
+  return aggregate.Aggregated(bits, chosen.astype(np.int32))
 
 
 if __name__ == "__main__":

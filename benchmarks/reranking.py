@@ -18,11 +18,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np  # noqa: E402
 
 from benchmarks import matching as pairwise  # noqa: E402
-from delf.python import feature_io, files  # noqa: E402
-from delf.python.pipelines import side_cache, verify, verify_workers  # noqa: E402
-from delf.python.retrieval import neighbours, verification  # noqa: E402
+from delf.base import files  # noqa: E402
+from delf.matching import (
+  matcher,  # noqa: E402
+  neighbours,
+  verify_files,  # noqa: E402
+)
+from delf.python import feature_io
 
-_OPTIONS = verification.VerifyOptions(1.0, 20.0)
+_OPTIONS = matcher.VerifyOptions(1.0, 20.0)
 _QUERIES, _INDEX = 8, 40
 _NUMBER, _DIMENSION, _SIDE = 1000, 128, 1000
 # Share of points that photos of one scene have in common.
@@ -75,7 +79,7 @@ def _files(folder, pattern):
     for path in pathlib.Path(folder).glob(pattern)
     if path.suffix in (files.DELF, files.DELG_LOCAL)
   )
-  return side_cache.FeatureFiles(
+  return verify_files.FeatureFiles(
     tuple(path.stem for path in found), tuple(map(str, found))
   )
 
@@ -113,7 +117,7 @@ def against_original(queries, index, pairs, draws):
   drawn = np.random.default_rng(1).permutation(len(pairs))[:draws]
   theirs, their_seconds = _timed(_originals_way, queries, index, pairs[drawn])
   report, our_seconds = _timed(
-    verify.verify_pairs, pairs, queries, index, _OPTIONS, workers=1
+    verify_files.verify_pairs, pairs, queries, index, _OPTIONS, workers=1
   )
   ours = report.look_up(*pairs[drawn].T)
   rates = [draws / their_seconds, len(pairs) / our_seconds]
@@ -135,8 +139,8 @@ def against_original(queries, index, pairs, draws):
 
 def floor(queries, index, pairs):
   """Prints where the time of a pair goes, against its matrix product."""
-  verifier = verify_workers.Verifier(
-    queries.paths, index.paths, _OPTIONS, verify.CACHE_BYTES
+  verifier = verify_files.Verifier(
+    queries.paths, index.paths, _OPTIONS, verify_files.CACHE_BYTES
   )
   verifier(pairs)  # All features are in memory from here on.
   sides = [
@@ -154,7 +158,7 @@ def floor(queries, index, pairs):
     "same, nothing prepared": lambda q, i: neighbours.nearest(
       q.descriptors.array, i.descriptors.array, **limit
     ),
-    "all, with the map": lambda q, i: verification.verify(q, i, _OPTIONS),
+    "all, with the map": lambda q, i: matcher.verify(q, i, _OPTIONS),
   }
   print(f"\nmean of {len(pairs)} pairs, features in memory, processor time")
   base = None
@@ -177,7 +181,12 @@ def cores(queries, index, pairs):
   base = expected = None
   for workers in sorted({1, 2, os.cpu_count() or 1}):
     report, seconds = _timed(
-      verify.verify_pairs, pairs, queries, index, _OPTIONS, workers=workers
+      verify_files.verify_pairs,
+      pairs,
+      queries,
+      index,
+      _OPTIONS,
+      workers=workers,
     )
     base = base or seconds[0]
     expected = report.inliers if expected is None else expected
@@ -192,18 +201,21 @@ def cores(queries, index, pairs):
 def cache(queries, index, pairs):
   """Prints how often files are read, by memory and by order of the pairs."""
   image_by_image = pairs[np.lexsort(pairs.T)]
-  one = side_cache.SideCache(queries.paths, 1).get(0).nbytes
+  one = verify_files.SideCache(queries.paths, 1).get(0).nbytes
   print(f"\n{len(queries.paths)} queries, {len(index.paths)} images, one image "
         f"{one / 2**20:.2f} MiB in memory")  # fmt: skip
   print(
     "memory                order             files read   ms for files/pair"
   )
-  for most, memory in ((verify.CACHE_BYTES, "1 GiB"), (1, "one image a side")):
+  for most, memory in (
+    (verify_files.CACHE_BYTES, "1 GiB"),
+    (1, "one image a side"),
+  ):
     for order, name in (
       (image_by_image, "image by image"),
       (pairs, "query by query"),
     ):
-      caches = [side_cache.SideCache(f.paths, most) for f in (queries, index)]
+      caches = [verify_files.SideCache(f.paths, most) for f in (queries, index)]
 
       def load(caches=caches, order=order):
         for query, image in order.tolist():

@@ -24,8 +24,8 @@ import tracemalloc
 import numpy as np
 from PIL import Image
 
+from delf.pictures import results_page
 from delf.python import utils
-from delf.python.page import content, results_page
 
 _RESULTS, _LINES, _FEW, _STORED = 20, 50, 100, 40
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -89,11 +89,11 @@ def _queries(folder, photos, number, distinct):
   for query in range(number):
     first = query * (_RESULTS + 1)
     results = tuple(
-      content.Result(f"photo {first + rank}", path(first + rank), 1 / rank,
-                     _LINES, content.TRUE, lines)
+      results_page.Result(f"photo {first + rank}", path(first + rank), 1 / rank,
+                     _LINES, results_page.TRUE, lines)
       for rank in range(1, _RESULTS + 1)
     )  # fmt: skip
-    yield content.Query(f"query {query}", path(first), results)
+    yield results_page.Query(f"query {query}", path(first), results)
 
 
 def _measure(scratch, photos, number, distinct, browser):

@@ -16,20 +16,15 @@ import sys
 import tempfile
 
 from benchmarks import _matching_sets, _quality_methods
-from delf.python import errors
-from delf.python.pipelines import (
-  build_index,
-  cluster,
-  collection,
-  evaluate,
-  image_names,
-  queries,
-  search,
-)
+from delf.aggregation import clustering
+from delf.base import errors
+from delf.evaluation import evaluate
+from delf.extraction import jobs
+from delf.search import building, collection, queries, searching
 
 WORDS, QUICK_WORDS = 4096, 256
 _TRAINING = ("train_pool", "train_pool_more")
-_OPTIONS = search.SearchOptions
+_OPTIONS = searching.SearchOptions
 ROWS = {
   "global": _OPTIONS(),
   "global + alpha-QE": _OPTIONS(expand=3),
@@ -61,11 +56,9 @@ def train_codebook(data, work, quick, model="delf-compact"):
   prefix = work / "codebook" / "codebook"
   if prefix.with_name("codebook.index").exists():
     return str(prefix)
-  from delf.python.pipelines import extract
+  from delf.extraction import extract
 
-  images, names = image_names.find(
-    [data / pool / "images" for pool in _TRAINING]
-  )
+  images, names = jobs.find([data / pool / "images" for pool in _TRAINING])
   if quick:
     images, names = images[:60], names[:60]
   config = _quality_methods.config_of(model)
@@ -73,7 +66,7 @@ def train_codebook(data, work, quick, model="delf-compact"):
   folder = work / "training_features"
   extract.extract_and_say(images, config, folder, _say, names=names)
   paths = [folder / f"{name}.delf" for name in names]
-  report = cluster.cluster_files(
+  report = clustering.cluster_files(
     paths,
     str(prefix),
     num_clusters=QUICK_WORDS if quick else WORDS,
@@ -135,13 +128,13 @@ def measure(data, work, codebook, rows, model=None):
   truth_path = str(photos / "gnd.json")
   images, names = evaluate.find_index_photos(truth_path, photos / "jpg")
   kind = "config" if str(model).endswith(".pbtxt") else "model"
-  options = build_index.BuildOptions(codebook=codebook, **{kind: model})
+  options = building.BuildOptions(codebook=codebook, **{kind: model})
   folder = work / "index"
-  build_index.build_photos(images, names, folder, options, _say)
+  building.build_photos(images, names, folder, options, _say)
   found = collection.open_folder(folder)
   asked, results = None, {}
   for name, row in rows.items():
-    searcher = search.Searcher(found, row)
+    searcher = searching.Searcher(found, row)
     truth = evaluate.read_truth(truth_path, searcher)
     if asked is None:
       asked, _ = queries.of_photos(

@@ -17,22 +17,19 @@ import tempfile
 import numpy as np
 
 from benchmarks import _matching_sets, _retrieval_folds
-from delf.python import errors
-from delf.python.datasets import ground_truth
-from delf.python.retrieval import (
-  evaluation,
-  exact_search,
-  fusion,
-  query_expansion,
-  refinement,
-)
+from delf.base import errors
+from delf.evaluation import ground_truth
+from delf.evaluation import metrics as evaluation_metrics
+from delf.indexes import dense, ranking, refinement
 
 
 def show(name, folds, function):
   """Prints the mean average precisions of a function of a fold."""
   precisions, held_out, big = [], [], []
   for fold in folds:
-    found = evaluation.evaluate(function(fold).ids, fold.truth, ranks=(1,))
+    found = evaluation_metrics.evaluate(
+      function(fold).ids, fold.truth, ranks=(1,)
+    )
     metrics = found.protocols[ground_truth.PLAIN_PROTOCOL]
     precisions.append(metrics.average_precisions)
     held_out.append(fold.held_out)
@@ -50,21 +47,21 @@ def _refined(method):
 
 def _augmented(options, then=None):
   def function(fold):
-    other = query_expansion.augment(fold.descriptors, options)
+    other = refinement.augment(fold.descriptors, options)
     number = fold.found.ids.shape[1]
-    found = exact_search.search(fold.queries, [other], number)
+    found = dense.search(fold.queries, [other], number)
     return then(fold.queries, found, other) if then else found
 
   return function
 
 
 def _fused(weight, method, first=None):
-  options = fusion.FusionOptions(method)
+  options = ranking.FusionOptions(method)
 
   def function(fold):
     found = first(fold) if first else fold.found
     pair = [fold.words, found]
-    return fusion.fuse(pair, [1 - weight, weight], options=options)
+    return ranking.fuse(pair, [1 - weight, weight], options=options)
 
   return function
 
@@ -78,19 +75,19 @@ def ways(quick):
   found["augmented, default"] = _augmented(None)
   for name, make in refinement.METHODS.items():
     found[f"augmented, then {name}"] = _augmented(None, make())
-  for method in fusion.METHODS:
+  for method in ranking.METHODS:
     for weight in (0.5,) if quick else (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
       found[f"asmk* and {weight} global, {method}"] = _fused(weight, method)
   diffused = _refined(refinement.Diffusion())
-  found["asmk* and 0.5 diffused"] = _fused(0.5, fusion.CONVEX, diffused)
-  found["asmk* and 0.5 diffused, ranks"] = _fused(0.5, fusion.RANKS, diffused)
+  found["asmk* and 0.5 diffused"] = _fused(0.5, ranking.CONVEX, diffused)
+  found["asmk* and 0.5 diffused, ranks"] = _fused(0.5, ranking.RANKS, diffused)
   if quick:
     return found
   for number in (1, 2, 3, 5, 10, 20):
     for alpha in (0.0, 1.0, 3.0, 5.0):
       words_ = f"n {number}, alpha {alpha:g}"
       found[f"expanded, {words_}"] = _refined(expansion(number, alpha))
-      options = query_expansion.Expansion(number, alpha)
+      options = refinement.Expansion(number, alpha)
       found[f"augmented, {words_}"] = _augmented(options)
   for number, least in ((9, 0.0), (9, 0.8), (9, 0.9), (2, 0.0), (4, 0.9)):
     found[f"superglobal, K {number}, least {least}"] = _refined(

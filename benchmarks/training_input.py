@@ -25,16 +25,12 @@ def _write(path, jpegs):
   """Writes one file of records."""
   import tensorflow as tf
 
-  from delf.python.datasets.labelled_records import (
-    image_record,
-    jpeg_header,
-    photo_list,
-  )
+  from delf.records import image_record, photo_list
 
   with tf.io.TFRecordWriter(str(path)) as writer:
     for i, data in enumerate(jpegs):
       photo = photo_list.Photo("", str(i), i)
-      height, width, _ = jpeg_header.read(data)
+      height, width, _ = image_record.read(data)
       writer.write(image_record.serialize(photo, data, height, width))
 
 
@@ -88,7 +84,7 @@ class _Counted:
 
   def __init__(self, path):
     from delf.python.datasets.google_landmarks_dataset import googlelandmarks
-    from delf.python.datasets.labelled_records import stream
+    from delf.records import stream
 
     make = stream.Stream.batch
 

@@ -20,8 +20,8 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from delf.learning import delg_settings, delg_steps
 from delf.python.training.model import delg_model
-from delf.python.training.supervised import momentum, settings, stepping
 
 _EMBEDDING = 2048
 _GIB = 2**30
@@ -65,25 +65,27 @@ def _options():
 
 def _networks(quick):
   """Returns settings.Network by name."""
-  found = {"compact, DELG": settings.Network(backbone="compact", delg=True)}
-  found["ResNet-50, DELG"] = settings.Network(delg=True)
+  found = {
+    "compact, DELG": delg_settings.Network(backbone="compact", delg=True)
+  }
+  found["ResNet-50, DELG"] = delg_settings.Network(delg=True)
   if not quick:
-    found["ResNet-50, DELF"] = settings.Network()
+    found["ResNet-50, DELF"] = delg_settings.Network()
   return found
 
 
 def _measure(network, options):
   """Returns median seconds of the floor and of a step, taking turns."""
-  given = settings.Settings(
+  given = delg_settings.Settings(
     "nowhere",
-    settings.Data(
+    delg_settings.Data(
       num_classes=options.classes,
       batch_size=options.batch,
       image_size=options.size,
     ),
     network,
   )
-  stepper = stepping.Stepper(given, tf.distribute.get_strategy())
+  stepper = delg_steps.Stepper(given, tf.distribute.get_strategy())
   rng = np.random.default_rng(0)
   shape = (options.batch, options.size, options.size, 3)
   images = tf.constant(rng.uniform(-1, 1, shape).astype(np.float32))
@@ -123,7 +125,7 @@ def _measure_arcface(classes, batch):
   before = _resident()
   weights = tf.Variable(tf.zeros([_EMBEDDING, classes]))
   weights.assign_add(tf.fill(weights.shape, 0.01))
-  optimizer = momentum.Momentum([weights], 0.9)
+  optimizer = delg_steps.Momentum([weights], 0.9)
   labels = tf.constant(np.arange(batch) * (classes // batch))
   rng = np.random.default_rng(0)
   embedded = tf.constant(rng.normal(size=(batch, _EMBEDDING)), tf.float32)

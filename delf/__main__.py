@@ -2,7 +2,7 @@
 
 import sys
 
-from delf.python.cli import main
+from delf.cli import main
 
 if __name__ == "__main__":
   sys.exit(main.main())

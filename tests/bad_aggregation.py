@@ -5,9 +5,10 @@ import pickle
 
 import numpy as np
 
-from delf.python import checkpoint_io, codebook_io, config_io, feature_io
+from delf.aggregation import aggregate_files, visual_words
+from delf.formats import checkpoints, configs
+from delf.python import feature_io
 from delf.python.detect_to_retrieve import extract_aggregation
-from delf.python.pipelines import aggregate_folder
 
 # Name of a script -> its module.
 SCRIPTS = {"extract_aggregation.py": extract_aggregation}
@@ -41,7 +42,7 @@ def _features(folder, dimension=_DIMENSION, value=1.0):
 def _codebook(folder):
   """Writes a good codebook; returns its prefix."""
   prefix = folder.parent / "codebook"
-  codebook_io.write_codebook(prefix, _noise(_WORDS, _DIMENSION))
+  visual_words.write_codebook(prefix, _noise(_WORDS, _DIMENSION))
   return prefix
 
 
@@ -93,7 +94,7 @@ def _codebook_nan(folder):
   _features(folder)
   centers = _noise(_WORDS, _DIMENSION)
   centers[3] = np.nan
-  checkpoint_io.write(folder.parent / "codebook", codebook=tf.Variable(centers))
+  checkpoints.write(folder.parent / "codebook", codebook=tf.Variable(centers))
   return _aggregate(folder)
 
 
@@ -102,7 +103,7 @@ def _other_checkpoint(folder):
   import tensorflow as tf
 
   _features(folder)
-  checkpoint_io.write(folder.parent / "codebook", kernel=tf.Variable([1.0]))
+  checkpoints.write(folder.parent / "codebook", kernel=tf.Variable([1.0]))
   return _aggregate(folder)
 
 
@@ -203,9 +204,9 @@ def _other_settings(folder):
   _features(folder)
   _codebook(folder)
   argv = _aggregate(folder, config="num_assignments: 3")
-  config = config_io.read_aggregation_config(argv[1].split("=")[1])
-  record = aggregate_folder.describe(config, _noise(_WORDS, _DIMENSION))
+  config = configs.read_aggregation_config(argv[1].split("=")[1])
+  record = aggregate_files.describe(config, _noise(_WORDS, _DIMENSION))
   out = folder.parent / "out"
   out.mkdir()
-  (out / aggregate_folder.RECORD).write_text(json.dumps({".asmk_star": record}))
+  (out / aggregate_files.RECORD).write_text(json.dumps({".asmk_star": record}))
   return _aggregate(folder)

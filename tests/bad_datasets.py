@@ -6,14 +6,12 @@ import pickle
 
 import numpy as np
 
-from delf.python.datasets import ground_truth
+from delf.evaluation import ground_truth, metrics, report_card
 from delf.python.datasets.google_landmarks_dataset import (
   compute_recognition_metrics,
   compute_retrieval_metrics,
 )
 from delf.python.datasets.revisited_op import dataset
-from delf.python.pipelines import report_card
-from delf.python.retrieval import evaluation
 
 # What -> (function of a folder, words that the line must have). The function
 # returns arguments of a script, or a call of the library.
@@ -121,7 +119,7 @@ def _json_cut(folder):
 def _duplicate(folder):
   found = _table(folder)()
   ids = np.zeros([1, 3], np.int32)
-  return functools.partial(evaluation.evaluate, ids, found, ranks=[1])
+  return functools.partial(metrics.evaluate, ids, found, ranks=[1])
 
 
 @_case(
@@ -130,7 +128,7 @@ def _duplicate(folder):
 def _queries(folder):
   found = _table(folder)()
   ids = np.array([[0, 1, 2]] * 2)
-  return functools.partial(evaluation.evaluate, ids, found, ranks=[1])
+  return functools.partial(metrics.evaluate, ids, found, ranks=[1])
 
 
 @_case("report card of features of two models", "another model")

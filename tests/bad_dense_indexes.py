@@ -4,14 +4,8 @@ import functools
 
 import numpy as np
 
-from delf.python.retrieval import (
-  approximate,
-  dense_index,
-  fusion,
-  index_file,
-  ranking,
-  refinement,
-)
+from delf.formats import array_file
+from delf.indexes import approximate, dense, ranking, refinement
 
 # What -> (function of a folder and a model, words that the line must have). The
 # function returns arguments of `delf`, or a call of the library.
@@ -29,7 +23,7 @@ def _case(what, *words):
 
 
 def _index():
-  index = dense_index.DenseIndex()
+  index = dense.DenseIndex()
   index.add(_NAMES, _ROWS)
   return index
 
@@ -70,7 +64,7 @@ def _unknown(folder, model):
 
 @_case("descriptor too large for float16", "float16")
 def _large(folder, model):
-  index = dense_index.DenseIndex("float16")
+  index = dense.DenseIndex("float16")
   return functools.partial(index.add, ["e.jpg"], np.full([1, 4], 1e9))
 
 
@@ -79,7 +73,7 @@ def _cut(folder, model):
   path = folder / "my.index"
   _index().save(path)
   path.write_bytes(path.read_bytes()[:-1])
-  return functools.partial(dense_index.DenseIndex.load, path)
+  return functools.partial(dense.DenseIndex.load, path)
 
 
 @_case("dense index whose values were changed", "my.index", "checksum")
@@ -89,7 +83,7 @@ def _changed(folder, model):
   data = bytearray(path.read_bytes())
   data[-1] ^= 1
   path.write_bytes(data)
-  return functools.partial(dense_index.DenseIndex.load, path, verify=True)
+  return functools.partial(dense.DenseIndex.load, path, verify=True)
 
 
 @_case("graph whose links lead nowhere", "my.index", "a graph whose links")
@@ -98,9 +92,9 @@ def _links(folder, model):
   index = approximate.ApproximateIndex("hnsw")
   index.add(_NAMES, _ROWS)
   index.save(path)
-  header, arrays = index_file.read(path, "approximate index")
+  header, arrays = array_file.read(path, "approximate index")
   changed = {**arrays, "neighbors": np.array(arrays["neighbors"]) + 9}
-  index_file.write(path, "approximate index", header, changed)
+  array_file.write(path, "approximate index", header, changed)
   return functools.partial(approximate.ApproximateIndex.load, path)
 
 
@@ -119,4 +113,4 @@ def _refinement(folder, model):
 @_case("rankings of other queries to fuse", "rankings of the same queries")
 def _fusion(folder, model):
   pair = [ranking.top_k(_ROWS), ranking.top_k(_ROWS[:1])]
-  return functools.partial(fusion.fuse, pair)
+  return functools.partial(ranking.fuse, pair)

@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 import tiny_detector
 
-from delf.python import boxes
-from delf.python.cli import main
+from delf.base import boxes
+from delf.cli import main
 from delf.python.examples import extract_boxes
 
 # What -> (function of a folder that returns arguments, words of the line).

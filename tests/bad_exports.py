@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from delf.python import network_io, wire
+from delf.formats import network_files, wire
 
 # What -> (function of a folder that returns arguments, words of the line).
 CASES = {}
@@ -47,7 +47,7 @@ def _checkpoint(folder, **shapes):
 def _onnx(folder, settings):
   """Writes the head of an ONNX file with settings, and no network."""
   pair = b""
-  for number, text in ((1, network_io.KEY), (2, settings)):
+  for number, text in ((1, network_files.KEY), (2, settings)):
     pair += wire.delimited(number, len(text)) + text.encode()
   path = folder.parent / "model.onnx"
   path.write_bytes(wire.delimited(14, len(pair)) + pair)

@@ -4,7 +4,8 @@ import pickle
 
 import numpy as np
 
-from delf.python import codebook_io, datum_io, feature_io
+from delf.aggregation import visual_words
+from delf.python import datum_io, feature_io
 from delf.python.detect_to_retrieve import cluster_delf_features
 
 # What -> (function of a folder that returns arguments, words of the line).
@@ -65,7 +66,7 @@ def _cut(folder):
 @_case("codebook where a finished one is", "finished", "codebook")
 def _finished(folder):
   _local(folder / "a.delf")
-  codebook_io.write_codebook(str(folder.parent / "codebook"), np.eye(2))
+  visual_words.write_codebook(str(folder.parent / "codebook"), np.eye(2))
   return _fit(folder, "codebook", out="codebook")
 
 
@@ -76,10 +77,10 @@ def _other_settings(folder):
   record.parent.mkdir()
   path = folder / "a.delf"
   argv = _fit(folder, "codebook", "--words", 8, out="codebook")
-  from delf.python.pipelines import cluster
+  from delf.aggregation import clustering
 
-  cluster._claim(
-    record.parent, [str(path)], cluster.ClusterOptions(num_clusters=7)
+  clustering._claim(
+    record.parent, [str(path)], clustering.ClusterOptions(num_clusters=7)
   )
   return argv
 

@@ -8,13 +8,10 @@ import pickle
 import full_disk
 import tiny_tuples
 
-from delf.python.datasets import tuples_folder
+from delf.learning import pairs
 from delf.python.datasets.sfm120k import sfm120k
-from delf.python.training.global_features import (
-  build_tuples,
-  fitting,
-  train,
-)
+from delf.python.training.global_features import build_tuples, train
+from delf.records import tuples
 
 CASES = {}
 _SCRIPT = "global_features/train.py"
@@ -130,26 +127,26 @@ def _unknown_test(folder):
 def _architecture(folder):
   _data(folder)
   options = tiny_tuples.options(folder, architecture="ResNet7")
-  return functools.partial(fitting.fit, options)
+  return functools.partial(pairs.fit, options)
 
 
 def _run(folder, **changes):
   options = tiny_tuples.options(_data(folder), epochs=1, tests=(), **changes)
-  return fitting.fit(options, tiny_tuples.TinyNet).folder
+  return pairs.fit(options, tiny_tuples.TinyNet).folder
 
 
 @_case("new run where there is one", "--resume", "retrieval-SfM-120k_VGG16")
 def _again(folder):
   _run(folder)
   options = tiny_tuples.options(folder, epochs=2, tests=())
-  return functools.partial(fitting.fit, options, tiny_tuples.TinyNet)
+  return functools.partial(pairs.fit, options, tiny_tuples.TinyNet)
 
 
 @_case("run that goes on with another network", "checkpoint.npz", "variables")
 def _other_network(folder):
   _run(folder)
   options = tiny_tuples.options(folder, epochs=2, tests=(), resume=True)
-  return functools.partial(fitting.fit, options)
+  return functools.partial(pairs.fit, options)
 
 
 @_case("global training whose loss is no number", "nan in epoch 1, batch ")
@@ -198,10 +195,10 @@ def _singles(folder):
   (folder / "a.jpg").write_bytes(b"a")
   groups = [("a", [str(folder / "a.jpg")]), ("b", [str(folder / "a.jpg")])]
   return functools.partial(
-    tuples_folder.write,
+    tuples.write,
     groups,
     sfm120k.NAME,
     folder,
-    tuples_folder.Options(validation_share=0.0),
+    tuples.Options(validation_share=0.0),
     lambda _: None,
   )

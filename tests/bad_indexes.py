@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-from delf.python.retrieval import asmk_scores, dense_index, inverted_index
+from delf.indexes import dense, inverted
 
 # What -> (function of a folder and a model, words that the line must have). The
 # function returns arguments of `delf`, or a call of the library.
@@ -22,8 +22,8 @@ def _case(what, *words):
 
 
 def _index(packed=True):
-  options = asmk_scores.AsmkOptions(packed, dimension=32, codebook_size=9)
-  return inverted_index.InvertedIndex(options)
+  options = inverted.AsmkOptions(packed, dimension=32, codebook_size=9)
+  return inverted.InvertedIndex(options)
 
 
 def _saved(folder):
@@ -34,7 +34,7 @@ def _saved(folder):
 
 
 def _load(path, verify=False):
-  return functools.partial(inverted_index.InvertedIndex.load, path, verify)
+  return functools.partial(inverted.InvertedIndex.load, path, verify)
 
 
 def _adding(words, bits=_BITS, names=("b.jpg",), index=None):
@@ -90,7 +90,7 @@ def _changed(folder, model):
 
 @_case("index of another kind", "my.index", "inverted", "dense")
 def _other_kind(folder, model):
-  dense_index.DenseIndex().save(folder / "my.index")
+  dense.DenseIndex().save(folder / "my.index")
   return _load(folder / "my.index")
 
 
@@ -121,7 +121,7 @@ def _vlad(folder, model):
 
 @_case("image that is in the index already", "a.jpg")
 def _known(folder, model):
-  index = inverted_index.InvertedIndex.load(_saved(folder))
+  index = inverted.InvertedIndex.load(_saved(folder))
   return _adding([1, 5], names=["a.jpg"], index=index)
 
 
@@ -132,12 +132,12 @@ def _duplicates(folder, model):
 
 @_case("removing an image that the index lacks", "c.jpg")
 def _unknown(folder, model):
-  index = inverted_index.InvertedIndex.load(_saved(folder))
+  index = inverted.InvertedIndex.load(_saved(folder))
   return functools.partial(index.remove, ["a.jpg", "c.jpg"])
 
 
 @_case("merging indexes of other settings", "dimension=40", "dimension=32")
 def _other_settings(folder, model):
-  options = asmk_scores.AsmkOptions(dimension=40)
-  other = inverted_index.InvertedIndex(options)
+  options = inverted.AsmkOptions(dimension=40)
+  other = inverted.InvertedIndex(options)
   return functools.partial(_index().merge, other)

@@ -19,21 +19,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from delf.python import (
-  box_io,
-  datum_io,
-  errors,
-  feature_io,
-  files,
-  script_flags,
-)
-from delf.python.cli import main
+from delf.aggregation import aggregate_files
+from delf.base import errors, files
+from delf.cli import main
+from delf.cli import scripts as cli_scripts
+from delf.extraction import output_folder
+from delf.python import box_io, datum_io, feature_io
 from delf.python.examples import extract_features
-from delf.python.pipelines import (
-  aggregate_folder,
-  output_folder,
-  photo_record,
-)
 
 # The module beside this one, also where this one is run as a script.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -614,7 +606,7 @@ def _call(argv):
     scripts |= more.SCRIPTS
   if argv[0] in scripts:
     script = scripts[argv[0]]
-    return script_flags.run(script.main, script.define_flags, argv)
+    return cli_scripts.run(script.main, script.define_flags, argv)
   return main.main(argv)
 
 
@@ -641,8 +633,8 @@ def _partial_outputs(folder):
     return []
   records = (
     output_folder.RECORD,
-    photo_record.RECORD,
-    aggregate_folder.RECORD,
+    output_folder.PHOTO_RECORD_RECORD,
+    aggregate_files.RECORD,
   )
   return [p.name for p in out.rglob("*") if p.name not in records]
 

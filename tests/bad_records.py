@@ -130,12 +130,12 @@ def _share(folder):
 
 @_case("folder with records of other settings", "num_shards 3", "overwrite")
 def _other_settings(folder):
-  from delf.python.datasets.labelled_records import build, class_lists
+  from delf.records import photo_list, shards
 
   _photo(folder / "a" / "a.jpg")
-  listed = class_lists.of_folders(folder)
+  listed = photo_list.of_folders(folder)
   out = folder.parent / "records"
-  build.build(out, listed, None, build.Options(num_shards=3), lambda _: None)
+  shards.build(out, listed, None, shards.Options(num_shards=3), lambda _: None)
   return _build(folder, f"--class_folders={folder}")
 
 
@@ -166,7 +166,7 @@ def _draw(folder, records, num_classes=2, damage=None):
 
 
 def _record(identity, label, data=None):
-  from delf.python.datasets.labelled_records import image_record, photo_list
+  from delf.records import image_record, photo_list
 
   if data is None:
     encoded = io.BytesIO()

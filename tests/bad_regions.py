@@ -7,10 +7,10 @@ import pickle
 import numpy as np
 import PIL.Image
 
+from delf.cli import main
+from delf.embedded import samples
 from delf.python import box_io
-from delf.python.cli import main
 from delf.python.detect_to_retrieve import extract_index_boxes_and_features
-from delf.python.pipelines import sample_detector
 
 # Name of a script -> its module.
 _NAME = "extract_index_boxes_and_features.py"
@@ -43,7 +43,7 @@ def _script(folder, model, **flags):
   truth = [{"easy": [0], "hard": [], "junk": [], "bbx": [0, 0, 9, 9]}]
   content = {"imlist": ["a"], "qimlist": ["q"], "gnd": truth}
   (folder.parent / "gnd.pkl").write_bytes(pickle.dumps(content))
-  sample_detector.write(folder.parent / "detector")
+  samples.write_sample_detector(folder.parent / "detector")
   flags = {
     "delf_config_path": model / "config.pbtxt",
     "detector_model_dir": folder.parent / "detector",

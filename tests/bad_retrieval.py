@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 
-from delf.python import aggregate_io, aggregation, datum_io, feature_io
+from delf.aggregation import aggregate
+from delf.python import datum_io, feature_io
 from delf.python.delg import perform_retrieval as delg_retrieval
 from delf.python.detect_to_retrieve import perform_retrieval as d2r_retrieval
 
@@ -73,8 +74,8 @@ def _d2r(folder, kinds=("ASMK", "ASMK"), *more):
   """Writes all that the script reads; returns its arguments."""
   one = np.ones([1, 8], np.float32)
   for name in _NAMES:
-    found = aggregation.Aggregated(one, np.array([2], np.int32))
-    aggregate_io.write(folder / f"{name}.asmk", found)
+    found = aggregate.Aggregated(one, np.array([2], np.int32))
+    aggregate.write(folder / f"{name}.asmk", found)
     _local(folder / f"{name}.delf")
   arguments = [_D2R, f"--dataset_file_path={_truth(folder)}", *more]
   for side, kind in zip(("query", "index"), kinds, strict=True):
@@ -216,20 +217,20 @@ def _no_aggregate(folder):
 @_case("retrieval with an aggregate of another size", "b.asmk", "8")
 def _aggregate_size(folder):
   argv = _d2r(folder)
-  wide = aggregation.Aggregated(
+  wide = aggregate.Aggregated(
     np.ones([1, 9], np.float32), np.array([2], np.int32)
   )
-  aggregate_io.write(folder / "b.asmk", wide)
+  aggregate.write(folder / "b.asmk", wide)
   return argv
 
 
 @_case("retrieval with an aggregate of another codebook", "b.asmk", "4")
 def _aggregate_word(folder):
   argv = _d2r(folder)
-  other = aggregation.Aggregated(
+  other = aggregate.Aggregated(
     np.ones([1, 8], np.float32), np.array([4], np.int32)
   )
-  aggregate_io.write(folder / "b.asmk", other)
+  aggregate.write(folder / "b.asmk", other)
   return argv
 
 

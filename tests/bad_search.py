@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import PIL.Image
 
-from delf.python import codebook_io, datum_io, feature_io
-from delf.python.cli import main
+from delf.aggregation import visual_words
+from delf.cli import main
+from delf.python import datum_io, feature_io
 
 # What -> (function of a folder and a model, words that the line must have).
 CASES = {}
@@ -53,7 +54,7 @@ def _index(folder, *more, names=_NAMES):
 def _codebook(folder, dimension=8):
   prefix = str(folder.parent / "codebook" / "codebook")
   centers = np.random.default_rng(2).random([4, dimension])
-  codebook_io.write_codebook(prefix, centers.astype(np.float32))
+  visual_words.write_codebook(prefix, centers.astype(np.float32))
   return ["--codebook", prefix]
 
 

@@ -7,9 +7,9 @@ import full_disk
 import tensorflow as tf
 import tiny_training
 
-from delf.python import script_flags
+from delf.cli import scripts
+from delf.learning import delg_settings, delg_steps, loop
 from delf.python.training import train
-from delf.python.training.supervised import board_file, settings, stepping
 
 # What -> (function of a folder that returns arguments, words of the line).
 CASES = {}
@@ -100,7 +100,7 @@ def _full_disk(folder):
   def run():
     # More than pictures and tables take, and less than a checkpoint.
     with full_disk.limit(1 << 20):
-      script_flags.run(train.main, train.define_flags, argv)
+      scripts.run(train.main, train.define_flags, argv)
 
   return run
 
@@ -121,7 +121,7 @@ class _FullWriter:
 def _full_board(folder):
   # TensorFlow tells of no space, but not of a limit on the size of files.
   def write():
-    file = board_file.BoardFile(folder / "logs")
+    file = loop.BoardFile(folder / "logs")
     file.close()
     file._writer = _FullWriter()
     file.flush()
@@ -141,13 +141,13 @@ def _device(folder):
 
 @_case("XLA and statistics of two devices", "XLA", '"frozen"', "synchronized")
 def _xla(folder):
-  given = settings.Settings(
+  given = delg_settings.Settings(
     str(folder),
-    network=settings.Network(normalization="synchronized"),
-    execution=settings.Execution(xla=True),
+    network=delg_settings.Network(normalization="synchronized"),
+    execution=delg_settings.Execution(xla=True),
   )
   two = types.SimpleNamespace(num_replicas_in_sync=2)
-  return functools.partial(stepping.Stepper, given, two)
+  return functools.partial(delg_steps.Stepper, given, two)
 
 
 @_case("training with a learning rate below 0", "initial_lr", "-1")

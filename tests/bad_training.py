@@ -7,7 +7,7 @@ import types
 import numpy as np
 import PIL.Image
 
-from delf.python.pipelines.train import learning
+from delf.learning.finetune import training_run
 
 # What -> (function of a folder and a model that returns arguments, words).
 CASES = {}
@@ -119,11 +119,11 @@ def _view(folder, model):
 @_case("training whose loss is nan", "--rate", "nan", "step 0", "places 3, 5")
 def _not_finite(folder, model):
   return functools.partial(
-    learning.learn,
+    training_run.learn,
     _Diverging(),
     ["loss"],
     lambda step: types.SimpleNamespace(pools=[3, 5]),
-    learning.Budget(steps=2),
+    training_run.Budget(steps=2),
     folder,
     lambda: 0.0,
   )
@@ -168,11 +168,11 @@ def _other_file(folder, model):
 
 def _settings(folder, model):
   """Returns what a training of this folder records of itself."""
-  from delf.python.pipelines.train import options, records, sources, start
+  from delf.learning.finetune import data, records, training_run
 
-  told = options.TrainOptions(steps=2, start=options.SCRATCH)
-  found = sources.find([str(folder)])
-  return records.settings_of(found, told, start.check(told.start))
+  told = records.TrainOptions(steps=2, start=records.SCRATCH)
+  found = data.find([str(folder)])
+  return records.settings_of(found, told, training_run.check(told.start))
 
 
 @_case("training where a model of other settings is", "steps 9, not 2", "out")

@@ -16,10 +16,12 @@ import PIL.Image
 import pytest
 from skimage import data
 
-from delf.python import config_io, datum_io, feature_io, script_flags
+from delf.cli import scripts
+from delf.formats import configs
+from delf.inference import extractor
+from delf.python import datum_io, feature_io
 from delf.python.delg import extract_features
 from delf.python.detect_to_retrieve import extract_query_features
-from delf.python.inference import extractor
 
 # The module beside this one.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -71,7 +73,7 @@ def _run(script, folder, config_path, **flags):
     contextlib.redirect_stderr(err),
     pytest.raises(SystemExit) as end,
   ):
-    script_flags.run(script.main, script.define_flags, argv)
+    scripts.run(script.main, script.define_flags, argv)
   return end.value.code or 0, out.getvalue(), err.getvalue()
 
 
@@ -100,7 +102,7 @@ def test_delg_queries_are_cropped_and_keep_their_scale(dataset, config_path):
     *(f"query_{i}.delg_{kind}" for i in "ab" for kind in ("global", "local")),
   ]
   extract = extractor.make_extractor(
-    config_io.read_delf_config(config_path)
+    configs.read_delf_config(config_path)
   ).extract
   path = dataset / "images" / "query_a.jpg"
   expected = extract(_pixels(path, _ROUNDED), 199 / 512)
@@ -122,7 +124,7 @@ def test_delg_index_images_are_whole(dataset, config_path):
   )
   assert (status, err) == (0, "")
   extract = extractor.make_extractor(
-    config_io.read_delf_config(config_path)
+    configs.read_delf_config(config_path)
   ).extract
   for name in ("index_a", "index_b"):
     expected = extract(_pixels(dataset / "images" / f"{name}.jpg"))
@@ -139,7 +141,7 @@ def test_d2r_queries_are_cropped_and_have_the_whole_limit(dataset, config_path):
     "query_b.delf",
   ]
   extract = extractor.make_extractor(
-    config_io.read_delf_config(config_path)
+    configs.read_delf_config(config_path)
   ).extract
   path = dataset / "images" / "query_a.jpg"
   _check_local(
@@ -196,6 +198,6 @@ def test_a_real_query_with_its_box(shared_data, config_path, tmp_path):
   factor = max(part.shape[:2]) / max(pixels.shape[:2])
   assert factor < 1
   expected = extractor.make_extractor(
-    config_io.read_delf_config(config_path)
+    configs.read_delf_config(config_path)
   ).extract(part, factor)
   _check_local(tmp_path / "out" / f"{name}.delg_local", expected)

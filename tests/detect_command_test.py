@@ -8,10 +8,11 @@ import tensorflow as tf
 import tiny_detector
 from PIL import Image
 
-from delf.python import box_io, errors, script_flags
-from delf.python.cli import main
+from delf.base import errors
+from delf.cli import main, scripts
+from delf.extraction import detect
+from delf.python import box_io
 from delf.python.examples import detector, extract_boxes
-from delf.python.pipelines import detect
 
 _BOX = [0.25, 0.5, 0.75, 0.75]
 
@@ -252,7 +253,7 @@ def test_large_photos_are_scaled_down_before(tmp_path, capsys):
 
 def _script(*words):
   with pytest.raises(SystemExit) as end:
-    script_flags.run(
+    scripts.run(
       extract_boxes.main, extract_boxes.define_flags, ["x.py", *words]
     )
   return end.value.code

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tiny_detector
 
-from delf.python import errors
-from delf.python.inference import detector
+from delf.base import errors
+from delf.inference import detector
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import time
 import checkout
 import pytest
 
-from delf.python.datasets import downloads
+from delf.downloads import published
 from tests import faulty_server
 
 _SCRIPT = checkout.ROOT / "delf" / "python" / "training" / "download_dataset.sh"
@@ -43,7 +43,7 @@ def _add(site, split, number, archive):
 def site():
   """A site with two parts of train, one of index and one of test."""
   with faulty_server.serve() as site:
-    texts = [t for split in downloads.SPLITS.values() for t in split.texts]
+    texts = [t for split in published.SPLITS.values() for t in split.texts]
     site.files = {f"/{text}": b"id,x\n" for text in texts}
     for split, count in (("train", 2), ("index", 1), ("test", 1)):
       for number in range(count):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from delf.python.inference import detector, zoo
-from delf.python.training.detector import export
+from delf.inference import detector, zoo
+from delf.learning import detector_network
 
 _MOST_BYTES = 4_000_000
 
@@ -40,7 +40,7 @@ def test_says_how_it_was_made(folder):
 
 def test_boxes_are_in_the_photo_best_first(model):
   found = model.detect(data.coffee()[None])[0]
-  assert 0 < len(found.boxes) <= export.MOST_BOXES
+  assert 0 < len(found.boxes) <= detector_network.MOST_BOXES
   assert (found.boxes >= 0).all() and (found.boxes <= 1).all()
   assert (found.boxes[:, :2] < found.boxes[:, 2:]).all()
   assert (np.diff(found.scores) <= 0).all()
@@ -59,7 +59,7 @@ def test_box_goes_where_the_thing_is(model):
 
 def test_training_can_begin_with_it(folder, model):
   image = data.coffee()
-  boxes, scores = export.finder(export.load(folder))(image)
+  boxes, scores = detector_network.finder(detector_network.load(folder))(image)
   found = model.detect(image[None])[0]
   np.testing.assert_allclose(found.boxes, boxes, atol=1e-4)
   np.testing.assert_allclose(found.scores, scores, atol=1e-4)

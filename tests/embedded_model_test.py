@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from delf.python.inference import extractor, zoo
-from delf.python.retrieval import matching
+from delf.inference import extractor, zoo
+from delf.matching import matcher
 
 _MOST_BYTES = 12 * 2**20
 
@@ -19,7 +19,7 @@ _ON_CORES = """
 import sys
 import numpy as np
 from skimage import data
-from delf.python.inference import devices, extractor, zoo
+from delf.inference import saved_model, extractor, zoo
 one_core = devices.use_one_core_each("cpu")
 made = extractor.make_extractor(zoo.default_config("delf-compact"), "cpu")
 found = [made.extract(data.coffee()[:200, : 600 - 37 * i]) for i in range(4)]
@@ -65,7 +65,7 @@ def test_features_are_of_unit_length_and_inside(stereo):
 
 def test_stereo_pair_matches_along_its_rows(stereo):
   left, right = (features.local for features in stereo)
-  result = matching.match(left, right)
+  result = matcher.match(left, right)
   assert result.is_match and result.score >= 100
   # The pair is rectified: what corresponds lies in the same row.
   rows = (
@@ -77,7 +77,7 @@ def test_stereo_pair_matches_along_its_rows(stereo):
 
 def test_unrelated_photos_do_not_match(extract, stereo):
   for other in (data.astronaut(), data.coffee()):
-    result = matching.match(stereo[0].local, extract(other).local)
+    result = matcher.match(stereo[0].local, extract(other).local)
     assert not result.is_match
 
 
@@ -93,8 +93,8 @@ def test_blank_images_do_not_match(extract, size):
   blanks.append(_grey(90, 200, 300))
   found = [extract(np.ascontiguousarray(blank)).local for blank in blanks]
   for one in found[:-1]:
-    assert not matching.match(found[1], one).is_match
-    assert not matching.match(one, found[-1]).is_match
+    assert not matcher.match(found[1], one).is_match
+    assert not matcher.match(one, found[-1]).is_match
 
 
 def test_global_descriptor_is_nearer_for_the_same_scene(extract, stereo):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from delf.python import script_flags
+from delf.cli import scripts
+from delf.networks import model_checkpoints
 from delf.python.training.model import (
-  checkpoints,
   delg_model,
   export_global_model,
   export_local_and_global_model,
@@ -16,14 +16,14 @@ from delf.python.training.model import (
 def checkpoint(tmp_path_factory):
   model = delg_model.Delg(backbone="compact", block3_strides=False)
   path = tmp_path_factory.mktemp("checkpoint") / "weights"
-  return checkpoints.save_weights(model, path)
+  return model_checkpoints.save_weights(model, path)
 
 
 def _run(script, checkpoint, *options):
   """Runs a script; returns its exit status."""
   flags = [f"--ckpt_path={checkpoint}", "--backbone=compact", *options]
   with pytest.raises(SystemExit) as end:
-    script_flags.run(script.main, script.define_flags, ["name", *flags])
+    scripts.run(script.main, script.define_flags, ["name", *flags])
   return end.value.code or 0
 
 

@@ -15,9 +15,9 @@ import PIL.Image
 import pytest
 
 import delf
+from delf.cli import main
+from delf.extraction import output_folder
 from delf.python import datum_io, feature_io
-from delf.python.cli import main
-from delf.python.pipelines import photo_record
 
 # The module beside this one.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -149,9 +149,9 @@ def test_killed_at_any_moment_and_repeated_gives_the_same_files(
   assert killed
   assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
   found, expected = _read_all(tmp_path), _read_all(whole)
-  recorded = set(found.pop(photo_record.RECORD).splitlines())
+  recorded = set(found.pop(output_folder.PHOTO_RECORD_RECORD).splitlines())
   # A run may have been killed between an image's files and its line.
-  every = set(expected.pop(photo_record.RECORD).splitlines())
+  every = set(expected.pop(output_folder.PHOTO_RECORD_RECORD).splitlines())
   assert len(every - recorded) <= killed
   assert found == expected
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
+from delf.cli import scripts
+from delf.inference import extractor, saved_model
+from delf.networks import exporting
 from delf.protos import delf_config_pb2
-from delf.python import datum_io, script_flags
+from delf.python import datum_io
 from delf.python.examples import extractor as examples_extractor
-from delf.python.inference import extractor, saved_model
-from delf.python.training import exporting
 from delf.python.training.model import (
   delf_model,
   delg_model,
@@ -45,7 +46,7 @@ def exported(original, tmp_path_factory):
   def run(script, path, *options):
     arguments = [f"--ckpt_path={checkpoint}", f"--export_path={path}", *options]
     with pytest.raises(SystemExit) as end:
-      script_flags.run(script.main, script.define_flags, ["name", *arguments])
+      scripts.run(script.main, script.define_flags, ["name", *arguments])
     assert not end.value.code
 
   def export(kind):

@@ -8,11 +8,12 @@ import keras
 import numpy as np
 import pytest
 
+from delf.base import errors
+from delf.inference import extractor, zoo
+from delf.networks import exporting
 from delf.protos import delf_config_pb2
-from delf.python import datum_io, errors
+from delf.python import datum_io
 from delf.python.examples import extractor as examples_extractor
-from delf.python.inference import extractor, zoo
-from delf.python.training import exporting
 from tests import tiny_backbone
 
 # What `extract_batch` promises, of the largest value.

@@ -9,8 +9,10 @@ import PIL.Image
 import pytest
 from skimage import data
 
-from delf.python import codebook_io, config_io, whiten
-from delf.python.cli import main
+from delf.aggregation import visual_words
+from delf.cli import main
+from delf.formats import configs
+from delf.python import whiten
 
 # The module beside this one.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -49,7 +51,7 @@ def test_a_codebook_of_photos(photos, model, tmp_path, capsys):
   argv = ["codebook", photos, "--out", out, "--model", model, "--words", 8]
   status, report, err = _fit(capsys, *argv, "--iterations", 3)
   assert status == 0, err
-  assert codebook_io.read_codebook(str(out)).shape == (8, report["dimension"])
+  assert visual_words.read_codebook(str(out)).shape == (8, report["dimension"])
   assert report["num_clusters"] == 8
   assert report["features"] <= 8 * 256
   assert len(report["objectives"]) <= 3
@@ -59,7 +61,7 @@ def test_a_codebook_of_photos(photos, model, tmp_path, capsys):
   argv = ["codebook", features, "--out", other, "--words", 8]
   assert _fit(capsys, *argv, "--iterations", 3)[0] == 0
   np.testing.assert_array_equal(
-    codebook_io.read_codebook(str(other)), codebook_io.read_codebook(str(out))
+    visual_words.read_codebook(str(other)), visual_words.read_codebook(str(out))
   )
 
 
@@ -71,7 +73,7 @@ def test_a_pca_of_photos_that_extraction_applies(
   status, report, err = _fit(capsys, *argv)
   assert status == 0, err
   assert report["pca_dim"] == 3
-  config = config_io.read_delf_config(pathlib.Path(model) / "config.pbtxt")
+  config = configs.read_delf_config(pathlib.Path(model) / "config.pbtxt")
   config.model_path = model
   config.use_global_features = False
   local = config.delf_local_config

@@ -87,7 +87,7 @@ def test_every_module_imports_without_the_rare_packages():
 
 def test_help_loads_no_tensorflow():
   code = (
-    "import sys; from delf.python.cli import main\n"
+    "import sys; from delf.cli import main\n"
     "try: main.main(['--help'])\n"
     "except SystemExit: pass\n"
     "print('tensorflow' in sys.modules, 'keras' in sys.modules)"

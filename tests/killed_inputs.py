@@ -8,8 +8,8 @@ import sys
 import numpy as np
 from PIL import Image
 
+from delf.embedded import samples
 from delf.python import datum_io, feature_io
-from delf.python.pipelines import sample_detector, samples
 
 _IMAGES = 24
 
@@ -78,7 +78,7 @@ def _make_regions(inputs):
   truth = [{"easy": [0], "hard": [], "junk": [], "bbx": [0, 0, 99, 99]}]
   content = {"imlist": names, "qimlist": names[:1], "gnd": truth}
   (inputs / "gnd.pkl").write_bytes(pickle.dumps(content))
-  sample_detector.write(inputs / "detector")
+  samples.write_sample_detector(inputs / "detector")
 
 
 def _delf(*arguments):

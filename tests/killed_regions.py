@@ -9,9 +9,11 @@ import time
 
 import numpy as np
 
+from delf.base import boxes
+from delf.embedded import samples
+from delf.extraction import regions
+from delf.formats import features
 from delf.protos import delf_config_pb2
-from delf.python import detections, features
-from delf.python.pipelines import extract_regions, sample_detector
 
 # Seconds that a region takes, so that there are moments to be killed at.
 _TIME = 0.02
@@ -37,10 +39,10 @@ class _Extractor:
 class _Detector:
   def detect(self, images):
     """Returns five boxes of each image."""
-    found = detections.of_model(
-      sample_detector.BOXES,
-      sample_detector.SCORES,
-      np.ones(len(sample_detector.SCORES)),
+    found = boxes.of_model(
+      samples.BOXES,
+      samples.SCORES,
+      np.ones(len(samples.SCORES)),
     )
     return [found] * len(images)
 
@@ -48,7 +50,7 @@ class _Detector:
 def main(photos, out):
   """Extracts what is missing; returns the exit status."""
   out = pathlib.Path(out)
-  report = extract_regions.extract_regions(
+  report = regions.extract_regions(
     sorted(pathlib.Path(photos).iterdir()),
     delf_config_pb2.DelfConfig(image_scales=[1.0], use_local_features=True),
     _Detector(),

@@ -9,8 +9,8 @@ import PIL.Image
 import pytest
 from skimage import data
 
-from delf.python.cli import main
-from delf.python.pipelines import match
+from delf.cli import main
+from delf.matching import pairs
 
 # The module beside this one.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
@@ -51,14 +51,14 @@ def test_two_photos(photos, model, tmp_path, capsys):
 
 
 def test_a_photo_with_itself_through_python(photos, model):
-  result = match.match_images(photos[0], photos[0], model)
+  result = pairs.match_images(photos[0], photos[0], model)
   assert result.score == len(result.features[0])
   assert result.features[0].descriptors.shape == (50, 8)
 
 
 def test_a_photo_that_is_too_small_matches_nothing(photos, model, tmp_path):
   PIL.Image.new("RGB", (9, 30)).save(tmp_path / "small.png")
-  result = match.match_images(
+  result = pairs.match_images(
     photos[0], tmp_path / "small.png", model, output=tmp_path / "m.png"
   )
   assert result.score == 0

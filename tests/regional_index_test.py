@@ -7,9 +7,9 @@ import PIL.Image
 import pytest
 import tiny_model
 
-from delf.python import codebook_io
-from delf.python.cli import main
-from delf.python.pipelines import sample_detector
+from delf.aggregation import visual_words
+from delf.cli import main
+from delf.embedded import samples
 
 _SIZE = (200, 160)  # Width and height; a box is 0.6 of each.
 _NAMES = ("a", "b", "sub/c")
@@ -36,9 +36,9 @@ def inputs(tmp_path_factory):
     path.parent.mkdir(parents=True, exist_ok=True)
     _photo(seed).save(path)
   tiny_model.save(folder / "model")
-  sample_detector.write(folder / "detector")
+  samples.write_sample_detector(folder / "detector")
   centers = np.random.default_rng(0).standard_normal([16, 8])
-  codebook_io.write_codebook(folder / "words", np.float32(centers))
+  visual_words.write_codebook(folder / "words", np.float32(centers))
   assert not _index(folder, folder / "my.index", folder / "photos")
   return folder
 

@@ -11,23 +11,18 @@ import pytest
 import tiny_detector
 import tiny_model
 
-from delf.python import (
-  aggregate_io,
-  box_io,
-  codebook_io,
-  config_io,
-  feature_aggregation_similarity,
-  feature_io,
-  script_flags,
-)
-from delf.python.datasets import ground_truth
+from delf.aggregation import aggregate, visual_words
+from delf.cli import scripts
+from delf.embedded import samples
+from delf.evaluation import ground_truth, retrieval
+from delf.formats import configs as formats_configs
+from delf.inference import extractor
+from delf.python import box_io, feature_aggregation_similarity, feature_io
 from delf.python.detect_to_retrieve import (
   boxes_and_features_extraction,
   extract_aggregation,
   extract_index_boxes_and_features,
 )
-from delf.python.inference import extractor
-from delf.python.pipelines import sample_detector, search_aggregates
 
 _NAMES = ("first", "second", "third")
 _WORDS = 12
@@ -76,7 +71,7 @@ def test_features_are_those_of_the_crop(photos, config, tmp_path, save):
   report = _extract(photos, config, detector, tmp_path)
   assert not report.failed and report.regions == 6
   features, boxes, mapping = _outputs(tmp_path)
-  extract = extractor.make_extractor(config_io.read_local_config(config))
+  extract = extractor.make_extractor(formats_configs.read_local_config(config))
   for name in _NAMES:
     pixels = np.asarray(PIL.Image.open(photos / f"{name}.jpg"))
     ((ymin, xmin, ymax, xmax),), _, _ = box_io.ReadFromFile(
@@ -103,9 +98,7 @@ def test_features_are_those_of_the_crop(photos, config, tmp_path, save):
 def _script(module, **options):
   flags = [f"--{name}={value}" for name, value in options.items()]
   with pytest.raises(SystemExit) as end:
-    script_flags.run(
-      module.main, module.define_flags, [module.__name__, *flags]
-    )
+    scripts.run(module.main, module.define_flags, [module.__name__, *flags])
   return end.value.code
 
 
@@ -113,7 +106,7 @@ def _script(module, **options):
 def regions(photos, config, tmp_path_factory):
   """Folder with what the script makes with five boxes a photo."""
   folder = tmp_path_factory.mktemp("regions")
-  sample_detector.write(folder / "detector")
+  samples.write_sample_detector(folder / "detector")
   features, boxes, mapping = _outputs(folder)
   status = _script(
     extract_index_boxes_and_features,
@@ -150,7 +143,7 @@ def test_the_index_ranks_regions_by_the_pairwise_similarity(
   regions, photos, tmp_path, kind, normalize
 ):
   codebook = np.random.default_rng(1).standard_normal([_WORDS, 8])
-  codebook_io.write_codebook(tmp_path / "codebook", np.float32(codebook))
+  visual_words.write_codebook(tmp_path / "codebook", np.float32(codebook))
   features, _, mapping = _outputs(regions)
   configs = {}
   for side, regional in (("index", True), ("query", False)):
@@ -182,8 +175,10 @@ def test_the_index_ranks_regions_by_the_pairwise_similarity(
     output_aggregation_dir=tmp_path / "query",
     **common,
   )
-  read = {s: config_io.read_aggregation_config(p) for s, p in configs.items()}
-  found = search_aggregates.search(
+  read = {
+    s: formats_configs.read_aggregation_config(p) for s, p in configs.items()
+  }
+  found = retrieval.search(
     ground_truth.read(photos / "gnd.pkl"),
     read["query"],
     read["index"],
@@ -203,9 +198,9 @@ def _pairwise(folder, config):
   compare = feature_aggregation_similarity.SimilarityAggregatedRepresentation(
     config
   )
-  ending = aggregate_io.extension(config)  # Of regional aggregates, ".r...".
+  ending = aggregate.extension(config)  # Of regional aggregates, ".r...".
   query, *images = (
-    aggregate_io.read(path, config.feature_dimensionality, _WORDS)
+    aggregate.read(path, config.feature_dimensionality, _WORDS)
     for path in (
       folder / "query" / f"first.{ending[2:]}",
       *(folder / "index" / f"{name}{ending}" for name in _NAMES),
@@ -229,7 +224,7 @@ def test_numbers_that_differ_are_refused(photos, config, tmp_path):
 
 def test_importing_the_pipeline_loads_no_tensorflow():
   code = (
-    "import sys, delf.python.pipelines.extract_regions as _;"
+    "import sys, delf.extraction.regions as _;"
     "sys.exit('tensorflow' in sys.modules)"
   )
   assert not subprocess.run([sys.executable, "-c", code]).returncode

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf.python.page import content, results_page
+from delf.pictures import results_page
 
 _NAMES = (
   "chromium",
@@ -35,10 +35,10 @@ def page(tmp_path_factory):
     path = folder / f"{number}.jpg"
     Image.new("RGB", (120, 90), (8 * number, 90, 90)).save(path)
     results = tuple(
-      content.Result(_HOSTILE, path, rank, 30, content.FALSE, lines)
+      results_page.Result(_HOSTILE, path, rank, 30, results_page.FALSE, lines)
       for rank in range(20)
     )
-    queries.append(content.Query(f"query {number}", path, results))
+    queries.append(results_page.Query(f"query {number}", path, results))
   results_page.write(folder / "page.html", "Title", queries)
   return folder / "page.html"
 

@@ -6,8 +6,8 @@ import pathlib
 import pytest
 from google.protobuf import text_format
 
+from delf.inference import saved_model, zoo
 from delf.protos import aggregation_config_pb2, delf_config_pb2
-from delf.python.inference import saved_model, zoo
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _MESSAGES = {

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf.python import errors, network_io
-from delf.python.inference import pyramid, saved_model, single_file, tensors
-from delf.python.training import export_network, exporting
+from delf.base import errors
+from delf.formats import network_files
+from delf.inference import saved_model, single_file, tensors
+from delf.networks import exporting
 from tests import tiny_backbone
 
 _SCALES = (0.5, 1.0, 1.5)
@@ -30,7 +31,7 @@ def models(tmp_path_factory):
 
 
 def _both(path):
-  source = export_network.NetworkSource(path)
+  source = exporting.NetworkSource(path)
   settings = source.settings
 
   def run(images, names):
@@ -105,7 +106,7 @@ def test_what_a_runtime_raises_is_one_line(models):
   def run(images, names):
     raise RuntimeError("shapes\nof it")
 
-  settings = network_io.Settings("global", input_scales=(1.0,))
+  settings = network_files.Settings("global", input_scales=(1.0,))
   model = single_file.SingleFileModel("m.onnx", settings, run)
   with pytest.raises(errors.InputError, match=r"m.onnx: .*\(shapes of it\)"):
     model.prepare(_request("fixed"))(tiny_backbone.image())
@@ -116,7 +117,7 @@ def test_what_a_runtime_raises_is_one_line(models):
 def test_maps_that_do_not_fit_are_named(name, shape):
   maps = {"attention": np.ones([1, 2, 3, 1]), "features": np.ones([1, 2, 3, 4])}
   maps[name] = np.ones(shape, np.float32)
-  settings = network_io.Settings("local", receptive=(4, 4, 0))
+  settings = network_files.Settings("local", receptive=(4, 4, 0))
   model = single_file.SingleFileModel("m.onnx", settings, lambda *_: maps)
   with pytest.raises(errors.InputError, match="m.onnx: expected .* of shape"):
     model.prepare(_request("local"))(tiny_backbone.image())
@@ -133,7 +134,7 @@ def _boxes(generator, kind):
     maps = [np.zeros([1, 30, 40, n], np.float32) for n in (1, 1)]
     # Where cells overlap by just 0.4 at a side of 28 and a distance of 12.
     receptive = (29, 4, 14)
-    levels.append(pyramid.candidates(maps, scale, 0.0, receptive).boxes)
+    levels.append(single_file.candidates(maps, scale, 0.0, receptive).boxes)
   return np.concatenate(levels)
 
 
@@ -144,13 +145,13 @@ def test_suppression_is_that_of_tensorflow(kind, iou):
   boxes = _boxes(generator, kind)
   number = len(boxes)
   scores = generator.integers(0, 500, number).astype(np.float32)
-  local = pyramid.Candidates(
+  local = single_file.Candidates(
     boxes, scores, np.arange(number), np.arange(number)[:, None], np.float32(1)
   )
   for most in (20, number):
     kept = tf.image.non_max_suppression(boxes, scores, most, iou).numpy()
     assert 20 <= len(kept) < number or iou == 0.9
-    found = pyramid.select([local], most, iou)
+    found = single_file.select([local], most, iou)
     np.testing.assert_array_equal(found.features[:, 0], kept)
     np.testing.assert_array_equal(found.boxes, boxes[kept])
 
@@ -162,8 +163,8 @@ def test_features_of_all_scales_are_selected(iou):
   for scale in (0.5, 1.0, 2.0):
     shapes = [1, 9, 11, 1], [1, 9, 11, 5]
     maps = [generator.uniform(size=s).astype(np.float32) for s in shapes]
-    found.append(pyramid.candidates(maps, scale, 0.3, (30, 8, 12)))
-  best = pyramid.select(found, 60, iou)
+    found.append(single_file.candidates(maps, scale, 0.3, (30, 8, 12)))
+  best = single_file.select(found, 60, iou)
   assert 10 < len(best.scores) <= 60
   assert set(best.scales) == {0.5, 1.0, 2.0}
   scores = np.concatenate([each.scores for each in found])
@@ -180,15 +181,15 @@ def test_features_of_all_scales_are_selected(iou):
 def test_what_is_no_number_is_kept_and_first():
   scores = np.float32([1, np.nan, 3, 2]).reshape(1, 2, 2, 1)
   features = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
-  found = pyramid.candidates([scores, features], 1.0, 2.0, (4, 4, 0))
-  best = pyramid.select([found], 2, 1.0)
+  found = single_file.candidates([scores, features], 1.0, 2.0, (4, 4, 0))
+  best = single_file.select([found], 2, 1.0)
   np.testing.assert_array_equal(best.scores, [np.nan, 3])
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.70710677, 1.0, 1.4142135])
 def test_images_are_resized_as_tensorflow_does(scale):
-  pixels = pyramid.normalised(tiny_backbone.image(61, 83))
-  found = pyramid.resize(pixels, scale)
+  pixels = single_file.normalised(tiny_backbone.image(61, 83))
+  found = single_file.resize(pixels, scale)
   size = np.round(np.float32([61, 83]) * np.float32(scale)).astype(int)
   np.testing.assert_allclose(found[0], tf.image.resize(pixels, size), atol=1e-4)
 
@@ -196,6 +197,6 @@ def test_images_are_resized_as_tensorflow_does(scale):
 def test_offsets_move_features_inside_their_cells():
   maps = [np.ones([1, 2, 2, n], np.float32) for n in (1, 3, 2)]
   maps[2] *= np.float32([2, -1])
-  one = pyramid.candidates(maps[:2], 0.5, 0.0, (4, 8, 2))
-  other = pyramid.candidates(maps, 0.5, 0.0, (4, 8, 2))
+  one = single_file.candidates(maps[:2], 0.5, 0.0, (4, 8, 2))
+  other = single_file.candidates(maps, 0.5, 0.0, (4, 8, 2))
   np.testing.assert_allclose(other.boxes - one.boxes, [[4, -2, 4, -2]] * 4)

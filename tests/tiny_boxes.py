@@ -31,7 +31,7 @@ def write(folder):
 
 def write_detector(folder):
   """Writes a detector of random weights; returns its folder."""
-  from delf.python.training.detector import export, network
+  from delf.learning import detector_network
 
-  export.export(network.Detector(), folder / "boxes")
+  detector_network.export(detector_network.Detector(), folder / "boxes")
   return folder / "boxes"

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
+from delf.networks import backbones
 from delf.python.normalization_layers import normalization
-from delf.python.training.model import backbones
 
 
 @contextlib.contextmanager

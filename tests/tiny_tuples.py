@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from delf.python.datasets import tuples_folder
+from delf.learning import pairs_settings
 from delf.python.datasets.sfm120k import sfm120k
 from delf.python.normalization_layers import normalization
-from delf.python.training.global_features import settings
+from delf.records import tuples
 
 
 class TinyNet(keras.Model):
@@ -60,8 +60,8 @@ def write(root, clusters=8, photos=3, side=32):
       Image.fromarray(pixels).resize((side, height)).save(path)
       paths.append(str(path))
     groups.append((str(cluster), paths))
-  options = tuples_folder.Options(validation_share=0.5)
-  tuples_folder.write(groups, sfm120k.NAME, root, options)
+  options = tuples.Options(validation_share=0.5)
+  tuples.write(groups, sfm120k.NAME, root, options)
   _write_searched(root, groups)
 
 
@@ -110,13 +110,13 @@ def options(root, **changes):
     known = [n for n, kind in _KINDS.items() if name in _fields(kind)]
     (parts[known[0]] if known else rest)[name] = value
   made = {name: _KINDS[name](**part) for name, part in parts.items()}
-  return settings.Settings(**made, **rest)
+  return pairs_settings.Settings(**made, **rest)
 
 
 _KINDS = {
-  "data": settings.Data,
-  "network": settings.Network,
-  "learning": settings.Learning,
+  "data": pairs_settings.Data,
+  "network": pairs_settings.Network,
+  "learning": pairs_settings.Learning,
 }
 
 
@@ -128,8 +128,8 @@ if __name__ == "__main__":  # So that a test can kill it.
   import pathlib
   import sys
 
-  from delf.python.training.global_features import fitting
+  from delf.learning import pairs
 
   root, changes = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
-  report = fitting.fit(options(root, **changes), TinyNet)
+  report = pairs.fit(options(root, **changes), TinyNet)
   print(json.dumps(report.history))

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from delf.python.cli import main
-from delf.python.pipelines.train import pair_sets
-from delf.python.training.self_supervised import class_head
+from delf.cli import main
+from delf.learning import compact_heads
+from delf.learning.finetune import measuring
 
 _MORE = ["--view", "64", "--size", "96"]
 
@@ -37,8 +37,8 @@ def trained(tmp_path_factory):
   _things(folder / "photos")
   with pytest.MonkeyPatch.context() as patch:
     for name, number in (("SYNTHETIC_OF_ONE", 2), ("MOST_UNRELATED", 5)):
-      patch.setattr(pair_sets, f"_{name}", number)
-    patch.setattr(class_head, "_MOST_VIEWS", 20)
+      patch.setattr(measuring, f"_{name}", number)
+    patch.setattr(compact_heads, "_MOST_VIEWS", 20)
     patch.chdir(folder)
     budget = ["--steps", "2", "--from", "scratch"]
     status = main.main(["train", "photos", "--out", "model", *budget, *_MORE])
@@ -120,8 +120,8 @@ def test_what_is_unfinished_stays_unless_it_became_the_model(trained, capsys):
 
 
 def test_training_goes_on_from_the_model(trained):
-  from delf.python.pipelines.train import start
+  from delf.learning.finetune import training_run
 
   model = trained[0] / "model"
-  assert start.check(str(model)) == model / "weights.npz"
-  start.make(model / "weights.npz", 0)
+  assert training_run.check(str(model)) == model / "weights.npz"
+  training_run.make(model / "weights.npz", 0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny_boxes
 
-from delf.python.cli import main
-from delf.python.inference import detector as inference
+from delf.cli import main
+from delf.inference import detector as inference
 
 
 @pytest.fixture(scope="module")

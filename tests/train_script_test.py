@@ -2,22 +2,22 @@
 
 import pytest
 
-from delf.python import script_flags
-from delf.python.training import flag_settings, train
+from delf.cli import scripts
+from delf.learning import delg, delg_settings, watchers
+from delf.python.training import train
 from delf.python.training.global_features import train as global_train
-from delf.python.training.supervised import data_source, one_batch
 
 
 @pytest.mark.parametrize(("last", "status"), [(0.1, 0), (1.9, 1)])
 def test_the_self_test_says_whether_it_learns(
   last, status, monkeypatch, capsys
 ):
-  verdict = one_batch.Verdict(9, {"loss/desc/crossentropy": (2.0, last)})
-  monkeypatch.setattr(one_batch, "overfit", lambda *given: verdict)
-  monkeypatch.setattr(data_source, "Source", lambda *given: None)
+  verdict = watchers.Verdict(9, {"loss/desc/crossentropy": (2.0, last)})
+  monkeypatch.setattr(watchers, "overfit", lambda *given: verdict)
+  monkeypatch.setattr(delg, "Source", lambda *given: None)
   argv = ["train.py", "--overfit_one_batch"]
   with pytest.raises(SystemExit) as end:
-    script_flags.run(train.main, train.define_flags, argv)
+    scripts.run(train.main, train.define_flags, argv)
   assert (end.value.code or 0) == status
   out, err = capsys.readouterr()
   line = err if status else out
@@ -34,13 +34,13 @@ def _settings(module, settings_of_flags, *argv):
     found.append(settings_of_flags())
 
   with pytest.raises(SystemExit):
-    script_flags.run(main, module.define_flags, ["train.py", *argv])
+    scripts.run(main, module.define_flags, ["train.py", *argv])
   return found[0]
 
 
 def test_debug_sets_what_is_not_given():
   def of(*argv):
-    made = _settings(train, flag_settings.settings_of_flags, *argv)
+    made = _settings(train, delg_settings.settings_of_flags, *argv)
     return (
       made.data.batch_size,
       made.learning.max_iters,

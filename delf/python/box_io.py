@@ -3,8 +3,9 @@
 import numpy as np
 from google.protobuf import message
 
+from delf.base import errors, files
+from delf.formats import wire
 from delf.protos import box_pb2
-from delf.python import errors, files, wire
 
 _INT32 = np.iinfo(np.int32)
 

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from delf.python import box_io, errors
+from delf.base import errors
+from delf.python import box_io
 from tests import npz
 
 # Where the original is wrong and this library differs, with the reason.

@@ -10,8 +10,9 @@ import math
 import numpy as np
 from google.protobuf import message
 
+from delf.base import errors, files
+from delf.formats import wire
 from delf.protos import datum_pb2
-from delf.python import datum_bytes, errors, files, wire
 
 _KINDS = {"float_list": np.float32, "uint32_list": np.uint32}
 # Field numbers of datum.proto.
@@ -64,7 +65,7 @@ def DatumPairToArrays(datum_pair):
 
 def SerializeToString(arr):
   """Converts an array, as in `ArrayToDatum`, to bytes of a DatumProto."""
-  return b"".join(datum_bytes.pack(arr))
+  return b"".join(wire.pack(arr))
 
 
 def SerializePairToString(arr_1, arr_2):
@@ -104,7 +105,7 @@ def ReadFromFile(file_path):
     InputError: If it is cut, or is not a DatumProto.
   """
   if not files.is_remote(file_path):
-    array = datum_bytes.read_floats(file_path)
+    array = wire.read_floats(file_path)
     if array is not None:
       return array
   return _parse(files.read_bytes(file_path), file_path)
@@ -117,7 +118,7 @@ def ReadPairFromFile(file_path):
 
 def WriteToFile(data, file_path):
   """Writes an array, as in `ArrayToDatum`, to a file; note the order."""
-  files.write_bytes(file_path, *datum_bytes.pack(data))
+  files.write_bytes(file_path, *wire.pack(data))
 
 
 def WritePairToFile(arr_1, arr_2, file_path):
@@ -137,7 +138,7 @@ def from_proto(datum, path=None):
 def _parse(data, path):
   """Converts bytes of a DatumProto to an array; `path` is for errors."""
   try:
-    shape, values = datum_bytes.unpack_floats(data)
+    shape, values = wire.unpack_floats(data)
   except ValueError:
     datum = datum_pb2.DatumProto()
     _merge(datum, data, path)
@@ -173,7 +174,7 @@ def _merge(proto, data, path):
 
 def _shaped(values, shape, path):
   """Returns values in the shape that a file states, if it can be."""
-  datum_bytes.check_dimensions(len(shape), path)
+  wire.check_dimensions(len(shape), path)
   if min(shape, default=0) < 0 or math.prod(shape) != values.size:
     raise errors.InputError(
       f"as many values as the shape {shape} states", f"{values.size}", path

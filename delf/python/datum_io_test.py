@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 
+from delf.base import errors
+from delf.formats import wire
 from delf.protos import datum_pb2
-from delf.python import datum_bytes, datum_io, errors, wire
+from delf.python import datum_io
 from tests import npz
 
 # Where the original is wrong and this library differs, with the reason.
@@ -181,8 +183,8 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
   datum_io.WriteToFile(np.ones([1000], dtype=np.float32), path)
   status = os.stat(path)
   path.write_bytes(path.read_bytes()[:2000])
-  monkeypatch.setattr(datum_bytes.os, "fstat", lambda _: status)
-  assert datum_bytes.read_floats(path) is None
+  monkeypatch.setattr(wire.os, "fstat", lambda _: status)
+  assert wire.read_floats(path) is None
   with pytest.raises(errors.InputError, match="a.datum"):
     datum_io.ReadFromFile(path)
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from delf.python import aggregate_io, aggregation, codebook_io, config_io
+from delf.aggregation import aggregate, visual_words
+from delf.formats import configs
 
 
 class ExtractAggregatedRepresentation:
@@ -20,10 +21,10 @@ class ExtractAggregatedRepresentation:
       InputError: If the configuration has a value that cannot be, or the
         codebook is of another shape.
     """
-    config_io.check_aggregation_config(aggregation_config)
-    self._options = aggregate_io.options(aggregation_config)
-    self._words = aggregation.Words(
-      codebook_io.read_codebook(
+    configs.check_aggregation_config(aggregation_config)
+    self._options = aggregate.options(aggregation_config)
+    self._words = aggregate.Words(
+      visual_words.read_codebook(
         aggregation_config.codebook_path,
         aggregation_config.codebook_size,
         aggregation_config.feature_dimensionality,
@@ -48,7 +49,7 @@ class ExtractAggregatedRepresentation:
       InputError: If features are of another dimension than the codebook or not
         finite, or the regions do not have as many features in all.
     """
-    found = aggregation.aggregate(
+    found = aggregate.aggregate(
       self._words, features, self._options, num_features_per_region
     )
     if found.words is None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from delf.python import aggregate_io, aggregation, asmk_kernel, errors
+from delf.aggregation import aggregate
+from delf.base import errors
 
 # What an image without words has with any other.
 _NO_WORDS = -1.0
@@ -50,9 +51,9 @@ class SimilarityAggregatedRepresentation:
       InputError: If a type or size is not that of the configuration, or words
         are missing. It is a ValueError.
     """
-    kind = aggregate_io.kind_of(self._config)
+    kind = aggregate.kind_of(self._config)
     both = (aggregated_descriptors_1, aggregated_descriptors_2)
-    if kind == aggregation.VLAD:
+    if kind == aggregate.VLAD:
       return _dot(*both)
     words = [
       _check_words(each)
@@ -68,14 +69,12 @@ class SimilarityAggregatedRepresentation:
       *words, assume_unique=True, return_indices=True
     )
     one, two = rows[0][first], rows[1][second]
-    if kind == aggregation.ASMK_STAR:
-      bits = asmk_kernel.compared_bits(self._config.feature_dimensionality)
+    if kind == aggregate.ASMK_STAR:
+      bits = aggregate.compared_bits(self._config.feature_dimensionality)
       shared = 1 - 2 * _hamming(one, two) / bits
     else:
       shared = np.einsum("ij,ij->i", one, two)
-    values = asmk_kernel.selectivity(
-      shared, self._config.alpha, self._config.tau
-    )
+    values = aggregate.selectivity(shared, self._config.alpha, self._config.tau)
     total = float(values.sum())
     if self._config.use_l2_normalization:
       total /= np.sqrt(float(len(words[0])) * len(words[1]))
@@ -84,7 +83,7 @@ class SimilarityAggregatedRepresentation:
   def _rows(self, descriptors, words, kind, which):
     """Returns descriptors as [M, width], checked."""
     array = np.asarray(descriptors)
-    wanted = np.uint8 if kind == aggregation.ASMK_STAR else np.floating
+    wanted = np.uint8 if kind == aggregate.ASMK_STAR else np.floating
     if array.size and not np.issubdtype(array.dtype, wanted):
       raise errors.InputError(
         f"aggregated descriptors {which} of type {wanted.__name__}",

@@ -5,7 +5,8 @@ Everything takes arrays or tensors, returns tensors, and works in graphs.
 
 import tensorflow as tf
 
-from delf.python import errors, pca
+from delf.base import errors
+from delf.inference import extractor
 
 
 def NormalizePixelValues(
@@ -85,7 +86,7 @@ def ApplyPcaAndWhitening(
   """
   if use_whitening and pca_variances is None:
     raise errors.InputError("pca_variances, to whiten by", "none")
-  return pca.project(
+  return extractor.project(
     tf.convert_to_tensor(data),
     pca_mean,
     tf.transpose(tf.convert_to_tensor(pca_matrix)[:output_dim]),
@@ -112,7 +113,7 @@ class Projection:
 
   def __call__(self, descriptors):
     """Returns [N, dim] float32 of descriptors, [N, size] float32."""
-    return pca.project(
+    return extractor.project(
       descriptors, self._mean, self._components, self._variances
     )
 
@@ -138,7 +139,7 @@ def PostProcessDescriptors(descriptors, use_pca, pca_parameters=None):
     return descriptors
   if pca_parameters is None:
     raise errors.InputError("pca_parameters, as use_pca is set", "none")
-  if isinstance(pca_parameters, pca.PcaParameters):
+  if isinstance(pca_parameters, extractor.PcaParameters):
     pca_parameters = Projection(pca_parameters)
   if isinstance(pca_parameters, Projection):
     projected = pca_parameters(descriptors)

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf.python import errors, feature_extractor, pca
+from delf.base import errors
+from delf.inference import extractor
+from delf.python import feature_extractor
 from tests import npz
 
 
@@ -60,7 +62,7 @@ def test_goldens_of_pca(whiten, goldens):
     atol=2e-6,
   )
   dim = parameters["dim"]
-  frozen = pca.PcaParameters(
+  frozen = extractor.PcaParameters(
     mean=parameters["mean"],
     matrix=parameters["matrix"][:dim],
     variances=parameters["variances"][:dim] if whiten else None,
@@ -116,7 +118,9 @@ def test_all_works_in_a_graph_of_unknown_sizes():
       boxes,
       descriptors,
       True,
-      pca.PcaParameters(mean=np.zeros(3, "f"), matrix=np.eye(3, dtype="f")[:2]),
+      extractor.PcaParameters(
+        mean=np.zeros(3, "f"), matrix=np.eye(3, dtype="f")[:2]
+      ),
     )
 
   locations, descriptors = graph(2, np.ones([4, 3], dtype=np.float32))

@@ -7,16 +7,10 @@ module and the original write, they are written and read as one array.
 import numpy as np
 from google.protobuf import message
 
+from delf.base import errors, files
+from delf.formats import features, wire
 from delf.protos import feature_pb2
-from delf.python import (
-  datum_bytes,
-  datum_io,
-  errors,
-  features,
-  files,
-  records,
-  wire,
-)
+from delf.python import datum_io
 
 
 def ArraysToDelfFeatures(
@@ -167,9 +161,9 @@ def _serialize(local_features):
     return b""
   columns = _columns(local_features)
   descriptors = np.asarray(local_features.descriptors)
-  if descriptors.dtype.type in datum_bytes.FLOATS:
-    return records.pack(descriptors, columns)
-  return _serialize_integers(columns, datum_bytes.to_uint32(descriptors))
+  if descriptors.dtype.type in wire.FLOATS:
+    return wire.pack_records(descriptors, columns)
+  return _serialize_integers(columns, wire.to_uint32(descriptors))
 
 
 def _serialize_integers(columns, descriptors):
@@ -189,7 +183,7 @@ def _parse(data, path):
   """Converts bytes to features.LocalFeatures; `path` is for errors."""
   if not data:
     return features.LocalFeatures.empty()
-  found = records.unpack(data)
+  found = wire.unpack(data)
   if found is not None:
     return features.LocalFeatures(
       locations=np.stack([found["y"], found["x"]], axis=1, dtype=np.float32),

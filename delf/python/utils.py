@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageOps
 
-from delf.python import errors, files
+from delf.base import errors, files
 
 # Images with more pixels are refused before they are decoded.
 MAX_PIXELS = 30_000 * 30_000

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, features
 
+from delf.base import errors
 from delf.protos import delf_config_pb2
-from delf.python import errors, utils
+from delf.python import utils
 from tests import npz
 
 # Where the original is wrong and this library differs, with the reason.

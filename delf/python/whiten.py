@@ -8,7 +8,8 @@ which all of them differ most.
 
 import numpy as np
 
-from delf.python import datum_io, errors
+from delf.base import errors
+from delf.python import datum_io
 
 # Added to lengths before dividing by them, as in the original.
 _EPSILON = 1e-6

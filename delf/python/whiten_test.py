@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from delf.python import datum_io, errors, whiten
+from delf.base import errors
+from delf.python import datum_io, whiten
 from tests import npz
 
 

@@ -7,7 +7,8 @@ import pytest
 import tables
 from google.protobuf import descriptor
 
-from delf.python import box_io, datum_io, feature_io, files
+from delf.base import files
+from delf.python import box_io, datum_io, feature_io
 
 _FORMATS = tables.load("formats")
 _MESSAGES = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf.python import errors
+from delf.base import errors
 from delf.python.datasets import generic_dataset
 
 

@@ -4,15 +4,10 @@ import math
 
 import numpy as np
 
-from delf.python import errors
-from delf.python.datasets import (
-  generic_dataset,
-  hard_negatives,
-  image_blocks,
-  tuples_file,
-  tuples_paths,
-)
+from delf.base import errors
+from delf.python.datasets import generic_dataset
 from delf.python.datasets.utils import default_loader
+from delf.records import tuples
 
 # What each place of a tuple is.
 QUERY, POSITIVE, NEGATIVE = -1, 1, 0
@@ -75,13 +70,11 @@ class TuplesDataset:
     """
     if mode not in _MODES:
       raise errors.InputError("the mode 'train' or 'val'", repr(mode))
-    path = tuples_paths.database_path(name, data_root, eccv2020)
-    pairs = tuples_file.read(path, mode)
-    folder = tuples_paths.images_folder(path, data_root, name)
+    path = tuples.database_path(name, data_root, eccv2020)
+    pairs = tuples.read(path, mode)
+    folder = tuples.images_folder(path, data_root, name)
     self.name, self.mode, self.imsize = name, mode, imsize
-    self.images = [
-      tuples_paths.image_path(each, folder) for each in pairs.names
-    ]
+    self.images = [tuples.image_path(each, folder) for each in pairs.names]
     self.clusters = pairs.clusters
     self.query_pool, self.positive_pool = pairs.queries, pairs.positives
     self.workers = workers
@@ -182,12 +175,12 @@ class TuplesDataset:
     queries = np.concatenate(list(self._describe(qidxs, describe, "queries")))
     readable = np.isfinite(queries).all(axis=1)
     qidxs, pidxs = qidxs[readable], pidxs[readable]
-    nearest = hard_negatives.NearestOfClusters(
+    nearest = tuples.NearestOfClusters(
       queries[readable], self.clusters[qidxs], self._negatives
     )
     blocks = self._describe(pool, describe, "possible negatives")
     for number, descriptors in enumerate(blocks):
-      images = pool[number * image_blocks.SIZE :][: len(descriptors)]
+      images = pool[number * tuples.SIZE :][: len(descriptors)]
       nearest.add(images, descriptors, self.clusters[images])
     found = nearest.images()
     whole = (found >= 0).all(axis=1)
@@ -200,7 +193,7 @@ class TuplesDataset:
 
   def _describe(self, places, describe, words):
     """Yields descriptors of images in blocks, as `image_blocks.describe`."""
-    return image_blocks.describe(
+    return tuples.describe(
       [self.images[place] for place in places],
       lambda path: self._loader(path, self.imsize),
       describe,

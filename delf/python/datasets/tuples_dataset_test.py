@@ -5,13 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from delf.python import errors
-from delf.python.datasets import (
-  image_blocks,
-  tuples_file,
-  tuples_folder,
-)
+from delf.base import errors
 from delf.python.datasets.sfm120k import sfm120k
+from delf.records import tuples
 
 
 def _net(images):
@@ -34,12 +30,10 @@ def root(tmp_path):
       Image.new("RGB", (24, 20), shade).save(path)
       paths.append(str(path))
     groups.append((str(cluster), paths))
-  assert tuples_folder.groups_of_folder(tmp_path / "photos") == [
+  assert tuples.groups_of_folder(tmp_path / "photos") == [
     (str(tmp_path / "photos" / name), paths) for name, paths in groups
   ]
-  counts = tuples_folder.write(
-    groups, sfm120k.NAME, tmp_path, tuples_folder.Options(0.25)
-  )
+  counts = tuples.write(groups, sfm120k.NAME, tmp_path, tuples.Options(0.25))
   assert counts["train"] == {"photos": 18, "clusters": 6, "pairs": 24}
   assert counts["val"] == {"photos": 6, "clusters": 2, "pairs": 8}
   return tmp_path
@@ -106,7 +100,7 @@ def test_all_queries_and_no_negatives(root):
 def test_small_blocks_give_the_same(root, monkeypatch):
   whole, parts = _train(root), _train(root)
   whole.create_epoch_tuples(_net)
-  monkeypatch.setattr(image_blocks, "SIZE", 4)
+  monkeypatch.setattr(tuples, "SIZE", 4)
   parts.create_epoch_tuples(_net)
   np.testing.assert_array_equal(whole.nidxs, parts.nidxs)
 
@@ -161,7 +155,7 @@ _GOOD = {
 def _read(tmp_path, change, mode="train"):
   path = tmp_path / "db.pkl"
   path.write_bytes(pickle.dumps({"train": _GOOD | change}))
-  return tuples_file.read(path, mode)
+  return tuples.read(path, mode)
 
 
 def test_ids_and_arrays_are_read_too(tmp_path):
@@ -171,11 +165,11 @@ def test_ids_and_arrays_are_read_too(tmp_path):
   content = _GOOD | change
   del content["cids"]
   path.write_bytes(pickle.dumps({"val": content}))
-  found = tuples_file.read(path, "val")
+  found = tuples.read(path, "val")
   assert found.names == ["aaaaaa", "bbbbbb"]
   assert found.clusters.tolist() == [4, 5]
   path.write_bytes(pickle.dumps(_GOOD))
-  assert tuples_file.read(path).queries.tolist() == [0]
+  assert tuples.read(path).queries.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -207,26 +201,24 @@ def test_files_without_the_mode_or_a_list(tmp_path):
   path = tmp_path / "db.pkl"
   path.write_bytes(pickle.dumps([1]))
   with pytest.raises(errors.InputError, match="a list"):
-    tuples_file.read(path, "train")
+    tuples.read(path, "train")
   path.write_bytes(pickle.dumps({"train": {"cids": ["aaaaaa"]}}))
   with pytest.raises(errors.InputError, match="'qidxs'"):
-    tuples_file.read(path, "train")
+    tuples.read(path, "train")
 
 
 def test_groups_of_a_table(tmp_path):
   table = tmp_path / "train.csv"
   table.write_text("id,url,landmark_id\n1,a/b.jpg,4\n2,c.jpg,5\n3,d.jpg,4\n")
-  assert tuples_folder.groups_of_csv(table, "x") == [
+  assert tuples.groups_of_csv(table, "x") == [
     ("4", ["x/a/b.jpg", "x/d.jpg"]),
     ("5", ["x/c.jpg"]),
   ]
   table.write_text("id,url\n1,a\n")
   with pytest.raises(errors.InputError, match="landmark_id"):
-    tuples_folder.groups_of_csv(table, "x")
+    tuples.groups_of_csv(table, "x")
   with pytest.raises(errors.InputError, match="two photos"):
-    tuples_folder.write(
-      [("a", [str(table)])], "b", tmp_path, say=lambda _: None
-    )
+    tuples.write([("a", [str(table)])], "b", tmp_path, say=lambda _: None)
 
 
 def test_a_photo_that_cannot_be_read_is_left_out(tmp_path):
@@ -235,11 +227,11 @@ def test_a_photo_that_cannot_be_read_is_left_out(tmp_path):
     Image.new("RGB", (8, 8), color).save(path)
   paths[2].write_bytes(b"no image")
   said = []
-  options = tuples_folder.Options(validation_share=0)
+  options = tuples.Options(validation_share=0)
   groups = [("a", list(map(str, paths)))]
-  counts = tuples_folder.write(groups, "b", tmp_path, options, said.append)
+  counts = tuples.write(groups, "b", tmp_path, options, said.append)
   assert counts["train"] == {"photos": 2, "clusters": 1, "pairs": 2}
   assert len(said) == 2
   assert "2.png" in said[0] and "3.png" in said[1]
   with pytest.raises(errors.InputError, match="--overwrite.*b.pkl"):
-    tuples_folder.write(groups, "b", tmp_path, options, said.append)
+    tuples.write(groups, "b", tmp_path, options, said.append)

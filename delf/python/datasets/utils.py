@@ -3,7 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from delf.python import errors, utils
+from delf.base import errors
+from delf.python import utils
 
 # Mean of ImageNet's training images, BGR; the 'caffe' mode of Keras'
 # `imagenet_utils.preprocess_input`.

@@ -5,8 +5,10 @@ import sys
 
 from absl import flags
 
-from delf.python import config_io, files, script_flags
-from delf.python.pipelines import latency
+from delf.base import files
+from delf.cli import scripts
+from delf.extraction import extract
+from delf.formats import configs
 
 FLAGS = flags.FLAGS
 
@@ -38,11 +40,11 @@ def define_flags():
 
 def main():
   """Measures and prints; returns the exit status."""
-  from delf.python.inference import extractor
+  from delf.inference import extractor
 
   images = files.read_lines(FLAGS.list_images_path)
-  config = config_io.read_delf_config(FLAGS.delf_config_path)
-  measured = latency.measure(
+  config = configs.read_delf_config(FLAGS.delf_config_path)
+  measured = extract.measure(
     images,
     extractor.make_extractor(config, device=FLAGS.device),
     FLAGS.repeat_per_image,
@@ -75,4 +77,4 @@ def _print(measured):
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -2,16 +2,17 @@
 
 from absl import flags
 
-from delf.python import files, script_flags
-from delf.python.pipelines import retrieve
-from delf.python.retrieval import verification
+from delf.base import files
+from delf.cli import scripts
+from delf.evaluation import retrieval
+from delf.matching import matcher
 
 FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Defines the flags."""
-  script_flags.define_retrieval()
+  scripts.define_retrieval()
   flags.DEFINE_string(
     "query_features_dir",
     "/tmp/features/query",
@@ -40,7 +41,7 @@ def define_flags():
 
 def main():
   """Ranks, verifies if asked to, and measures; returns the exit status."""
-  options = verification.VerifyOptions(
+  options = matcher.VerifyOptions(
     FLAGS.local_descriptor_matching_threshold,
     FLAGS.ransac_residual_threshold,
     FLAGS.use_ratio_test,
@@ -48,12 +49,12 @@ def main():
   folders = FLAGS.query_features_dir, FLAGS.index_features_dir
   local = None
   if FLAGS.use_geometric_verification:
-    local = retrieve.LocalFeatureFiles(*folders, files.DELG_LOCAL)
-  truth = retrieve.read_truth(FLAGS.dataset_file_path)
-  found = retrieve.search_global(truth, *folders)
-  report = retrieve.evaluate(truth, found, FLAGS.output_dir, local, options)
-  return retrieve.say(report, print, script_flags.print_problem)
+    local = retrieval.LocalFeatureFiles(*folders, files.DELG_LOCAL)
+  truth = retrieval.read_truth(FLAGS.dataset_file_path)
+  found = retrieval.search_global(truth, *folders)
+  report = retrieval.evaluate(truth, found, FLAGS.output_dir, local, options)
+  return retrieval.say(report, print, scripts.print_problem)
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

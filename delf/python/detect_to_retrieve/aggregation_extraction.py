@@ -2,8 +2,8 @@
 
 from absl import logging
 
-from delf.python import config_io
-from delf.python.pipelines import aggregate
+from delf.aggregation import aggregate_files
+from delf.formats import configs
 
 
 def ExtractAggregatedRepresentationsToFiles(
@@ -34,10 +34,10 @@ def ExtractAggregatedRepresentationsToFiles(
     FileNotFoundError: If something that is named is missing.
     InputError: As `pipelines.aggregate.aggregate_to_files`.
   """
-  report = aggregate.aggregate_to_files(
+  report = aggregate_files.aggregate_to_files(
     image_names,
     features_dir,
-    config_io.read_aggregation_config(aggregation_config_path),
+    configs.read_aggregation_config(aggregation_config_path),
     output_aggregation_dir,
     mapping_path,
   )

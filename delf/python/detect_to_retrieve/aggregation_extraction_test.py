@@ -3,14 +3,10 @@ import pickle
 import numpy as np
 import pytest
 
-from delf.python import (
-  aggregate_io,
-  codebook_io,
-  config_io,
-  feature_aggregation_extractor,
-  feature_io,
-  script_flags,
-)
+from delf.aggregation import aggregate, visual_words
+from delf.cli import scripts
+from delf.formats import configs
+from delf.python import feature_aggregation_extractor, feature_io
 from delf.python.detect_to_retrieve import (
   aggregation_extraction,
   extract_aggregation,
@@ -27,7 +23,7 @@ use_regional_aggregation: {regional}
 @pytest.fixture(autouse=True)
 def _inputs(tmp_path):
   generator = np.random.default_rng(0)
-  codebook_io.write_codebook(
+  visual_words.write_codebook(
     tmp_path / "codebook", generator.standard_normal([20, 6])
   )
   for name in ("q", "a", "b", "a_0", "a_1", "b_0"):
@@ -56,7 +52,7 @@ def _run(tmp_path, config, *more):
     *more,
   ]
   with pytest.raises(SystemExit) as error:
-    script_flags.run(
+    scripts.run(
       extract_aggregation.main, extract_aggregation.define_flags, argv
     )
   return error.value.code
@@ -85,12 +81,12 @@ def test_index_images_with_regions(tmp_path):
     feature_io.ReadFromFile(tmp_path / "features" / f"{name}.delf")[2]
     for name in ("a_0", "a_1")
   ]
-  config = config_io.read_aggregation_config(tmp_path / "regional.pbtxt")
+  config = configs.read_aggregation_config(tmp_path / "regional.pbtxt")
   extractor = feature_aggregation_extractor.ExtractAggregatedRepresentation(
     config
   )
   descriptors, words = extractor.Extract(np.concatenate(parts), [8, 8])
-  found = aggregate_io.read(tmp_path / "out" / "a.rasmk_star", 6, 20)
+  found = aggregate.read(tmp_path / "out" / "a.rasmk_star", 6, 20)
   np.testing.assert_array_equal(found.descriptors.reshape(-1), descriptors)
   np.testing.assert_array_equal(found.words, words)
 

@@ -2,8 +2,9 @@
 
 from absl import logging
 
-from delf.python import config_io, errors
-from delf.python.pipelines import extract_regions
+from delf.base import errors
+from delf.extraction import regions
+from delf.formats import configs
 
 
 def ExtractBoxesAndFeaturesToFiles(  # noqa: PLR0913 (the contract's signature)
@@ -47,9 +48,9 @@ def ExtractBoxesAndFeaturesToFiles(  # noqa: PLR0913 (the contract's signature)
       "as many image_names as image_paths",
       f"{len(image_names)} and {len(image_paths)}",
     )
-  report = extract_regions.extract_regions(
+  report = regions.extract_regions(
     image_paths,
-    config_io.read_local_config(delf_config_path),
+    configs.read_local_config(delf_config_path),
     detector_model_dir,
     output_features_dir,
     output_boxes_dir,

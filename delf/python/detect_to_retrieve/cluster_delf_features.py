@@ -10,9 +10,10 @@ import sys
 
 from absl import flags
 
-from delf.python import files, script_flags
+from delf.aggregation import clustering
+from delf.base import files
+from delf.cli import scripts
 from delf.python.datasets.revisited_op import dataset
-from delf.python.pipelines import cluster
 
 FLAGS = flags.FLAGS
 
@@ -50,9 +51,9 @@ def define_flags():
 def main():
   """Clusters; returns the exit status."""
   prefix = os.path.join(FLAGS.output_cluster_dir, _CODEBOOK)
-  cluster.refuse_finished(prefix)
+  clustering.refuse_finished(prefix)
   _, index_names, _ = dataset.ReadDatasetFile(FLAGS.dataset_file_path)
-  report = cluster.cluster_files(
+  report = clustering.cluster_files(
     [_whole_image(FLAGS.features_dir, name) for name in index_names],
     prefix,
     num_clusters=FLAGS.num_clusters,
@@ -75,4 +76,4 @@ def _whole_image(folder, name):
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -3,9 +3,10 @@ import pickle
 import numpy as np
 import pytest
 
-from delf.python import codebook_io, feature_io, script_flags
+from delf.aggregation import kmeans, visual_words
+from delf.cli import scripts
+from delf.python import feature_io
 from delf.python.detect_to_retrieve import cluster_delf_features as script
-from delf.python.retrieval import clustering
 
 
 def _write(path, descriptors):
@@ -45,14 +46,14 @@ def _run(tmp_path, *more):
     *more,
   ]
   with pytest.raises(SystemExit) as error:
-    script_flags.run(script.main, script.define_flags, argv)
+    scripts.run(script.main, script.define_flags, argv)
   return error.value.code
 
 
 def test_whole_images_of_the_index(features, tmp_path, capsys):
   assert not _run(tmp_path, "--num_clusters=5", "--num_iterations=7")
-  wanted = clustering.train(features, 5, 7)
-  found = codebook_io.read_codebook(str(tmp_path / "out" / "codebook"))
+  wanted = kmeans.train(features, 5, 7)
+  found = visual_words.read_codebook(str(tmp_path / "out" / "codebook"))
   np.testing.assert_array_equal(found, wanted.centers)
   assert "5 words of 6 values from 90 features" in capsys.readouterr().out
   # As in the original, a finished folder is not touched again.
@@ -70,7 +71,7 @@ def test_a_missing_file_is_named_and_the_rest_clustered(
   out, err = capsys.readouterr()
   assert "from 40 of 60 features" in out
   assert err.startswith(str(tmp_path / "features" / "c.delf"))
-  assert codebook_io.read_codebook(str(tmp_path / "out")).shape == (5, 6)
+  assert visual_words.read_codebook(str(tmp_path / "out")).shape == (5, 6)
 
 
 def test_more_words_than_features(features, tmp_path, capsys):

@@ -4,9 +4,11 @@ import sys
 
 from absl import flags
 
-from delf.python import config_io, errors, script_flags
+from delf.aggregation import aggregate_files
+from delf.base import errors
+from delf.cli import scripts
+from delf.formats import configs
 from delf.python.datasets.revisited_op import dataset
-from delf.python.pipelines import aggregate
 
 FLAGS = flags.FLAGS
 
@@ -51,10 +53,10 @@ def main():
   queries, index, _ = dataset.ReadDatasetFile(FLAGS.dataset_file_path)
   report = None
   try:
-    report = aggregate.aggregate_to_files(
+    report = aggregate_files.aggregate_to_files(
       queries if FLAGS.use_query_images else index,
       FLAGS.features_dir,
-      config_io.read_aggregation_config(FLAGS.aggregation_config_path),
+      configs.read_aggregation_config(FLAGS.aggregation_config_path),
       FLAGS.output_aggregation_dir,
       FLAGS.index_mapping_path,
     )
@@ -64,8 +66,8 @@ def main():
   finally:
     for failure in report.failed if report else ():
       print(failure, file=sys.stderr)  # noqa: T201
-  return script_flags.print_report(FLAGS.output_aggregation_dir, report)
+  return scripts.print_report(FLAGS.output_aggregation_dir, report)
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -2,15 +2,17 @@
 
 from absl import flags
 
-from delf.python import config_io, dataset_flags, script_flags
-from delf.python.pipelines import dataset_images, extract_regions
+from delf.cli import scripts
+from delf.evaluation import ground_truth
+from delf.extraction import regions
+from delf.formats import configs
 
 FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Defines the flags."""
-  dataset_flags.define(
+  scripts.define(
     "folder for <name>_0.delf of whole images, <name>_1.delf and so on of boxes"
   )
   flags.DEFINE_string(
@@ -33,23 +35,23 @@ def define_flags():
 
 def main():
   """Extracts what is missing in the folders; returns the exit status."""
-  config = config_io.read_local_config(FLAGS.delf_config_path)
-  images = dataset_flags.images(dataset_images.INDEX)
-  report = extract_regions.extract_and_say(
+  config = configs.read_local_config(FLAGS.delf_config_path)
+  images = scripts.images(ground_truth.INDEX)
+  report = regions.extract_and_say(
     images.paths,
     config,
     FLAGS.detector_model_dir,
     FLAGS.output_features_dir,
     FLAGS.output_boxes_dir,
     FLAGS.output_index_mapping,
-    say=script_flags.print_problem,
+    say=scripts.print_problem,
     names=images.names,
     threshold=FLAGS.detector_thresh,
     device=FLAGS.device,
     one_core_each=True,
   )
-  return script_flags.print_report(FLAGS.output_features_dir, report)
+  return scripts.print_report(FLAGS.output_features_dir, report)
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

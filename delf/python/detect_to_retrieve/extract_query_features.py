@@ -2,23 +2,24 @@
 
 from absl import flags
 
-from delf.python import config_io, dataset_flags, script_flags
-from delf.python.pipelines import dataset_images
+from delf.cli import scripts
+from delf.evaluation import ground_truth
+from delf.formats import configs
 
 FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Defines the flags."""
-  dataset_flags.define("folder for <name>.delf")
+  scripts.define("folder for <name>.delf")
 
 
 def main():
   """Extracts what is missing in the folder; returns the exit status."""
-  config = config_io.read_local_config(FLAGS.delf_config_path)
-  found = dataset_flags.images(dataset_images.QUERY)
-  return dataset_flags.extract_images(config, found)
+  config = configs.read_local_config(FLAGS.delf_config_path)
+  found = scripts.images(ground_truth.QUERY)
+  return scripts.extract_images(config, found)
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -4,8 +4,11 @@ import os
 
 import numpy as np
 
-from delf.python import errors, feature_io, features, files
-from delf.python.retrieval import matching, reranking, verification
+from delf.base import errors, files
+from delf.formats import features
+from delf.indexes import ranking
+from delf.matching import matcher
+from delf.python import feature_io
 
 _DELF_EXTENSION = files.DELF
 
@@ -58,26 +61,24 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
     InputError: If dimensions differ or values are not finite. It is a
       ValueError.
   """
-  options = verification.VerifyOptions(
+  options = matcher.VerifyOptions(
     descriptor_matching_threshold,
     ransac_residual_threshold,
     use_ratio_test,
     0 if ransac_seed is None else ransac_seed,
   )
-  query = verification.prepare(
-    query_locations, query_descriptors, "the query image"
-  )
-  index = verification.prepare(
+  query = matcher.prepare(query_locations, query_descriptors, "the query image")
+  index = matcher.prepare(
     index_image_locations, index_image_descriptors, "the index image"
   )
-  found = verification.verify(query, index, options)
+  found = matcher.verify(query, index, options)
   if not found.inliers or query_im_array is None or index_im_array is None:
     return found.inliers, b""
-  match = matching.from_estimate(
+  match = matcher.from_estimate(
     found.putatives,
     found.estimate,
-    *verification.pair_points(query, index, found.putatives),
-    matching.MatchOptions(residual_threshold=ransac_residual_threshold),
+    *matcher.pair_points(query, index, found.putatives),
+    matcher.MatchOptions(residual_threshold=ransac_residual_threshold),
   )
   return found.inliers, _picture(
     (query_im_array, index_im_array),
@@ -134,7 +135,7 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
   ranks = np.asarray(input_ranks, np.int64)
   scores = np.asarray(initial_scores, np.float64)
   _check_ranking(ranks, scores, len(index_names))
-  options = verification.VerifyOptions(
+  options = matcher.VerifyOptions(
     descriptor_matching_threshold,
     ransac_residual_threshold,
     use_ratio_test,
@@ -144,19 +145,19 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
   def load(folder, name):
     path = os.path.join(folder, f"{name}{local_feature_extension}")
     found = feature_io.read_local_features(path)
-    return verification.prepare(found.locations, found.descriptors, path)
+    return matcher.prepare(found.locations, found.descriptors, path)
 
   def verify(_, images):
     query = load(query_features_dir, query_name)
     return [
-      verification.verify(
+      matcher.verify(
         query, load(index_features_dir, index_names[image]), options
       ).inliers
       for image in images.tolist()
     ]
 
   junk = np.fromiter(junk_ids, np.int64)
-  found = reranking.rerank(ranks[None], scores[ranks][None], verify, [junk])
+  found = ranking.rerank(ranks[None], scores[ranks][None], verify, [junk])
   return found.ids[0].tolist()
 
 
@@ -173,10 +174,10 @@ def _check_ranking(ranks, scores, number):
 
 def _picture(images, locations, match):
   """Returns JPEG bytes of a match."""
-  from delf.python import viz
+  from delf.pictures import figures
 
   both = [_as_features(each) for each in locations]
-  return viz.matches_jpeg(*images, *both, match)
+  return figures.matches_jpeg(*images, *both, match)
 
 
 def _as_features(locations):

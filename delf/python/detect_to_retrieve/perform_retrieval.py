@@ -2,19 +2,22 @@
 
 from absl import flags
 
-from delf.python import config_io, files, script_flags
-from delf.python.pipelines import retrieval_files, retrieve, search_aggregates
-from delf.python.retrieval import verification
+from delf.base import files
+from delf.cli import scripts
+from delf.evaluation import retrieval
+from delf.extraction import feature_files
+from delf.formats import configs
+from delf.matching import matcher
 
 FLAGS = flags.FLAGS
 
 # Detect-to-Retrieve's: distance of descriptors, pixels.
-VERIFICATION = verification.VerifyOptions(0.9, 10.0)
+VERIFICATION = matcher.VerifyOptions(0.9, 10.0)
 
 
 def define_flags():
   """Defines the flags."""
-  script_flags.define_retrieval()
+  scripts.define_retrieval()
   flags.DEFINE_string(
     "index_aggregation_config_path",
     "/tmp/index_aggregation_config.pbtxt",
@@ -50,35 +53,35 @@ def define_flags():
 def main():
   """Ranks, verifies if asked to, and measures; returns the exit status."""
   query_config, index_config = (
-    config_io.read_aggregation_config(path)
+    configs.read_aggregation_config(path)
     for path in (
       FLAGS.query_aggregation_config_path,
       FLAGS.index_aggregation_config_path,
     )
   )
-  truth = retrieve.read_truth(FLAGS.dataset_file_path)
+  truth = retrieval.read_truth(FLAGS.dataset_file_path)
   local = None
   if FLAGS.use_geometric_verification:
-    local = retrieve.LocalFeatureFiles(
+    local = retrieval.LocalFeatureFiles(
       FLAGS.query_features_dir,
       FLAGS.index_features_dir,
       files.DELF,
-      retrieval_files.whole_image_paths(
+      feature_files.whole_image_paths(
         truth.index_names, FLAGS.index_features_dir, files.DELF
       ),
     )
-  found = search_aggregates.search(
+  found = retrieval.search(
     truth,
     query_config,
     index_config,
     FLAGS.query_aggregation_dir,
     FLAGS.index_aggregation_dir,
   )
-  report = retrieve.evaluate(
+  report = retrieval.evaluate(
     truth, found, FLAGS.output_dir, local, VERIFICATION
   )
-  return retrieve.say(report, print, script_flags.print_problem)
+  return retrieval.say(report, print, scripts.print_problem)
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

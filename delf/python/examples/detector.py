@@ -17,6 +17,6 @@ def MakeDetector(model_dir):
     FileNotFoundError: As `inference.detector.load`.
     InputError: As `inference.detector.load`.
   """
-  from delf.python.inference import detector
+  from delf.inference import detector
 
   return detector.load(model_dir).run

@@ -2,8 +2,9 @@
 
 from absl import flags
 
-from delf.python import files, script_flags
-from delf.python.pipelines import detect
+from delf.base import files
+from delf.cli import scripts
+from delf.extraction import detect
 
 FLAGS = flags.FLAGS
 
@@ -35,12 +36,12 @@ def main():
     FLAGS.detector_path,
     FLAGS.output_dir,
     FLAGS.output_viz_dir or None,
-    script_flags.print_problem,
+    scripts.print_problem,
     threshold=FLAGS.detector_thresh,
     device=FLAGS.device,
   )
-  return script_flags.print_report(FLAGS.output_dir, report)
+  return scripts.print_report(FLAGS.output_dir, report)
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -2,8 +2,10 @@
 
 from absl import flags
 
-from delf.python import config_io, files, script_flags
-from delf.python.pipelines import extract
+from delf.base import files
+from delf.cli import scripts
+from delf.extraction import extract
+from delf.formats import configs
 
 FLAGS = flags.FLAGS
 
@@ -29,16 +31,16 @@ def define_flags():
 def main():
   """Extracts what is missing in the folder; returns the exit status."""
   images = files.read_lines(FLAGS.list_images_path)
-  config = config_io.read_delf_config(FLAGS.config_path)
+  config = configs.read_delf_config(FLAGS.config_path)
   report = extract.extract_and_say(
     images,
     config,
     FLAGS.output_dir,
-    script_flags.print_problem,
+    scripts.print_problem,
     device=FLAGS.device,
   )
-  return script_flags.print_report(FLAGS.output_dir, report)
+  return scripts.print_report(FLAGS.output_dir, report)
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from delf.python.inference import extractor
+from delf.inference import extractor
 
 
 def MakeExtractor(config):

@@ -2,8 +2,8 @@
 
 from absl import flags
 
-from delf.python import script_flags
-from delf.python.pipelines import match
+from delf.cli import scripts
+from delf.matching import pairs
 
 FLAGS = flags.FLAGS
 
@@ -31,12 +31,12 @@ def define_flags():
 
 def main():
   """Matches and draws; images without any match have a picture too."""
-  result = match.match_feature_files(
+  result = pairs.match_feature_files(
     FLAGS.features_1_path,
     FLAGS.features_2_path,
     (FLAGS.image_1_path, FLAGS.image_2_path),
     output=FLAGS.output_image,
-    options=match.SCRIPT_OPTIONS,
+    options=pairs.SCRIPT_OPTIONS,
   )
   one, two = result.features
   print(  # noqa: T201
@@ -48,4 +48,4 @@ def main():
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -1,9 +1,9 @@
 """Older path of the script of this name in `datasets`."""
 
-from delf.python import script_flags
+from delf.cli import scripts
 from delf.python.datasets.google_landmarks_dataset import (
   compute_recognition_metrics as script,
 )
 
 if __name__ == "__main__":
-  script_flags.run(script.main, script.define_flags)
+  scripts.run(script.main, script.define_flags)

@@ -28,7 +28,8 @@ as is needed when such photos are mended.
 
 from absl import flags
 
-from delf.python import errors, script_flags
+from delf.base import errors
+from delf.cli import scripts
 
 FLAGS = flags.FLAGS
 
@@ -88,12 +89,12 @@ def _define_own():
 
 def main():
   """Writes the records; returns 1 if a photo is missing or was left out."""
-  from delf.python.datasets.labelled_records import build
+  from delf.records import shards
 
   own = [name for name in _TRAIN_SOURCES if FLAGS[name].value]
   if len(own) > 1:
     raise errors.InputError(f"one of --{own[0]} and --{own[1]}", "both")
-  options = build.Options(
+  options = shards.Options(
     num_shards=FLAGS.num_shards,
     validation_share=(
       FLAGS.validation_split_size
@@ -103,8 +104,8 @@ def main():
     seed=FLAGS.seed,
     overwrite=FLAGS.overwrite,
   )
-  say = script_flags.print_problem
-  built = build.build(
+  say = scripts.print_problem
+  built = shards.build(
     FLAGS.output_directory, _training(own), _testing(), options, say
   )
   for split, number in built.written.items():
@@ -114,27 +115,25 @@ def main():
 
 def _training(own):
   """Returns the photo_list.PhotoList of the training photos."""
-  from delf.python.datasets.labelled_records import class_lists, landmark_lists
+  from delf.records import photo_list
 
   if "class_folders" in own:
-    return class_lists.of_folders(FLAGS.class_folders)
+    return photo_list.of_folders(FLAGS.class_folders)
   if "images_csv_path" in own:
-    return class_lists.of_csv(FLAGS.images_csv_path, FLAGS.images_directory)
+    return photo_list.of_csv(FLAGS.images_csv_path, FLAGS.images_directory)
   if FLAGS.train_clean_csv_path:
-    return landmark_lists.clean(
-      FLAGS.train_directory, FLAGS.train_clean_csv_path
-    )
-  return landmark_lists.train(FLAGS.train_directory, FLAGS.train_csv_path)
+    return photo_list.clean(FLAGS.train_directory, FLAGS.train_clean_csv_path)
+  return photo_list.train(FLAGS.train_directory, FLAGS.train_csv_path)
 
 
 def _testing():
   """Returns the photo_list.PhotoList of the test photos, or None."""
-  from delf.python.datasets.labelled_records import landmark_lists
+  from delf.records import photo_list
 
   if FLAGS.test_directory is None:
     return None
-  return landmark_lists.test(FLAGS.test_directory, FLAGS.test_csv_path)
+  return photo_list.test(FLAGS.test_directory, FLAGS.test_csv_path)
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from absl import logging
 
-from delf.python import errors
+from delf.base import errors
 from delf.python.datasets.revisited_op import dataset
 
 _RANKS = (1, 5, 10)

@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from delf.python import errors
+from delf.base import errors
 from delf.python.training import global_features_utils as utils
 
 

@@ -13,12 +13,12 @@ import sys
 
 from absl import flags, logging
 
-from delf.python import script_flags
-from delf.python.training import flag_settings, train_flags
+from delf.cli import scripts
+from delf.learning import delg_settings
 
 FLAGS = flags.FLAGS
 
-define_flags = train_flags.define_flags
+define_flags = delg_settings.define_flags
 
 # Exit status after a signal: this and its number, as shells have it.
 _SIGNALLED = 128
@@ -34,29 +34,28 @@ def create_model(num_classes):
     delf_model.Delf, or delg_model.Delg, with its classifiers. Where no flags
     are defined, as in another program, it is that of their defaults.
   """
-  from delf.python.training.supervised import networks, settings
+  from delf.learning import delg_settings, delg_steps
 
   defined = "delg_global_features" in FLAGS and FLAGS.is_parsed()
-  network = flag_settings.network(settings) if defined else settings.Network()
-  return networks.make(network, num_classes)
+  network = delg_settings.network() if defined else delg_settings.Network()
+  return delg_steps.make(network, num_classes)
 
 
 def main():
   """Trains; returns 0, or 128 and the number of the signal that stopped it."""
   import tensorflow as tf
 
-  from delf.python.pipelines import watch_training
-  from delf.python.training.supervised import fitting
+  from delf.learning import delg, watchers
 
   logging.set_verbosity(logging.INFO)
   if FLAGS.deterministic:
     tf.config.experimental.enable_op_determinism()
-  settings = flag_settings.settings_of_flags()
+  settings = delg_settings.settings_of_flags()
   if FLAGS.overfit_one_batch:
     return _overfit(settings)
-  report = fitting.fit(settings, watch_training.watching(settings))
+  report = delg.fit(settings, watchers.watching(settings))
   if report.signal is not None:
-    script_flags.print_problem(
+    scripts.print_problem(
       f"{sys.argv[0]}: stopped after step {report.step}; the same command goes "
       f"on from {report.checkpoint}"
     )
@@ -67,16 +66,16 @@ def main():
 
 def _overfit(settings):
   """Tests whether one batch is learnt; returns 1 where it is not."""
-  from delf.python.training.supervised import data_source, live, one_batch
+  from delf.learning import delg, watchers
 
   settings.check()
-  source = data_source.Source(settings.data, settings.learning.seed)
-  watching = [live.Live(settings.reporting.report_every)]
-  verdict = one_batch.overfit(settings, source, watching)
+  source = delg.Source(settings.data, settings.learning.seed)
+  watching = [watchers.Live(settings.reporting.report_every)]
+  verdict = watchers.overfit(settings, source, watching)
   if verdict.learns:
     print(verdict)  # noqa: T201
     return 0
-  script_flags.print_problem(
+  scripts.print_problem(
     f"{verdict}. Try --initial_lr ten times as low, then as high; with weights "
     "to start from and without"
   )
@@ -84,4 +83,4 @@ def _overfit(settings):
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from delf.python import script_flags
+from delf.cli import scripts
 from delf.python.datasets.google_landmarks_dataset import (
   dataset_file_io,
   metrics,
@@ -53,4 +53,4 @@ def _print(found, solution):
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

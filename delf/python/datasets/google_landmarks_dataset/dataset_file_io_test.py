@@ -3,8 +3,7 @@ import json
 
 import pytest
 
-from delf.python import errors
-from delf.python.datasets import csv_file
+from delf.base import errors, files
 from delf.python.datasets.google_landmarks_dataset import dataset_file_io
 
 _CASES = (
@@ -88,7 +87,7 @@ def test_long_lists_of_images_are_read(tmp_path):
 
 @pytest.mark.parametrize("part", [",", '"\n",'], ids=["line", "quoted lines"])
 def test_a_row_without_end_is_refused(part, tmp_path, monkeypatch):
-  monkeypatch.setattr(csv_file, "_MAX_ROW", 1000)
+  monkeypatch.setattr(files, "_MAX_ROW", 1000)
   whole = f"id,images,Usage\n{'a' * 600},b,Public\n{'b' * 600},b,Public\n"
   path = _write(tmp_path / "s.csv", whole)
   assert len(dataset_file_io.ReadSolution(path, "retrieval")[0]) == 2

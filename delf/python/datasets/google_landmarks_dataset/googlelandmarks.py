@@ -4,9 +4,9 @@ import dataclasses
 
 import tensorflow as tf
 
-from delf.python import errors
-from delf.python.datasets.labelled_records import record_files, stream
-from delf.python.datasets.labelled_records.clear_errors import clear_errors
+from delf.base import errors
+from delf.records import stream, tfrecord
+from delf.records.tfrecord import clear_errors
 
 __all__ = [
   "CreateDataset",
@@ -99,7 +99,7 @@ def CreateDataset(
   )
   if start_batch < 0:
     raise errors.InputError("a start_batch from 0", start_batch)
-  batches = stream.Stream(record_files.RecordFiles(file_pattern), options)
+  batches = stream.Stream(tfrecord.RecordFiles(file_pattern), options)
   end = tf.int64.max if repeat else len(batches)
   shape = [batch_size if repeat else None, image_size, image_size, 3]
 

@@ -7,13 +7,9 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from delf.python import errors
+from delf.base import errors
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
-from delf.python.datasets.labelled_records import (
-  crops,
-  record_files,
-  stream,
-)
+from delf.records import stream, tfrecord
 
 
 def _jpeg(seed, size=(48, 36), mode="RGB"):
@@ -100,7 +96,7 @@ def test_the_resize_is_that_of_tensorflow():
   image = np.random.default_rng(0).integers(0, 256, [40, 57, 3], np.uint8)
   for size in (17, 41, 96):
     out = np.empty([size, size, 3], np.float32)
-    crops.to_network(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), size, out)
+    stream.to_network(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), size, out)
     normalised = googlelandmarks.NormalizeImages(image, 128, 128)
     expected = tf.image.resize(normalised, [size, size])
     np.testing.assert_allclose(out, expected, atol=2e-5)
@@ -156,8 +152,8 @@ def _tensorflow_s_crop(size):
 def test_crops_are_drawn_as_by_tensorflow():
   height, width, number = 300, 400, 2000
   ours = np.array([
-    crops.window(height, width, random)
-    for random in crops.draw(0, 0, number)
+    stream.window(height, width, random)
+    for random in stream.draw(0, 0, number)
   ])  # fmt: skip
   theirs = tf.function(tf.map_fn)(
     _tensorflow_s_crop([height, width, 3]), tf.range(number)
@@ -173,8 +169,8 @@ def test_crops_are_drawn_as_by_tensorflow():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2)])
 def test_any_photo_can_be_cropped(size):
-  for random in np.append(crops.draw(0, 0, 50), [[1 - 1e-16] * 4], axis=0):
-    y, x, height, width = crops.window(*size, random)
+  for random in np.append(stream.draw(0, 0, 50), [[1 - 1e-16] * 4], axis=0):
+    y, x, height, width = stream.window(*size, random)
     assert 0 <= y < y + height <= size[0]
     assert 0 <= x < x + width <= size[1]
 
@@ -269,7 +265,7 @@ def test_batches_are_divided_among_replicas(pattern):
 def test_no_thread_is_left_behind(pattern, monkeypatch):
   monkeypatch.setattr(stream, "cores", lambda: 3)
   options = stream.Options(image_size=33, batch_size=12)
-  batches = stream.Stream(record_files.RecordFiles(pattern), options)
+  batches = stream.Stream(tfrecord.RecordFiles(pattern), options)
   used, image = set(), batches._image
 
   def watched(*args):

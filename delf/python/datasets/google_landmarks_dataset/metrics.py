@@ -7,7 +7,7 @@ average precision at 100 for retrieval.
 
 import numpy as np
 
-from delf.python import errors
+from delf.base import errors
 
 
 def GlobalAveragePrecision(

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from delf.python import errors
+from delf.base import errors
 from delf.python.datasets.google_landmarks_dataset import metrics
 
 _RECOGNITION = ("random40_ties", "all_correct", "empty_pred", "no_positives",

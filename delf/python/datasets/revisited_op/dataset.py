@@ -4,15 +4,13 @@ import os
 
 import numpy as np
 
-from delf.python import errors
-from delf.python.datasets.revisited_op import ground_truth_files
-from delf.python.datasets.revisited_op.metrics import (
+from delf.base import errors
+from delf.evaluation import revisited
+from delf.evaluation.revisited import (
   AdjustPositiveRanks,
   ComputeAveragePrecision,
   ComputeMetrics,
   ComputePRAtRanks,
-)
-from delf.python.datasets.revisited_op.metrics_file import (
   ReadMetricsFile,
   SaveMetricsFile,
 )
@@ -55,7 +53,7 @@ def ReadDatasetFile(dataset_file_path):
     FileNotFoundError: If there is no such file.
     InputError: If it is no such file, or names images that it does not list.
   """
-  return ground_truth_files.read(dataset_file_path)
+  return revisited.read(dataset_file_path)
 
 
 def ParseEasyMediumHardGroundTruth(ground_truth):
@@ -82,8 +80,7 @@ def ParseEasyMediumHardGroundTruth(ground_truth):
         f"'easy' and 'hard' of query {i + 1}", ", ".join(truth) or "nothing"
       )
     easy, hard, junk = (
-      ground_truth_files.ids(truth.get(label, ()))
-      for label in ground_truth_files.LABELS
+      revisited.ids(truth.get(label, ())) for label in revisited.LABELS
     )
     for protocol, ok, more in (
       ("easy", [easy], [hard]),
@@ -117,7 +114,7 @@ def CreateConfigForTestDataset(dataset, dir_main):
   if dataset not in DATASET_NAMES:
     raise errors.InputError(f"one of {', '.join(DATASET_NAMES)}", dataset)
   path = os.path.join(dir_main, f"gnd_{dataset}.pkl")
-  config = ground_truth_files.read_pickle(path)
+  config = revisited.read_pickle(path)
   config.update(
     gnd_fname=path,
     ext=".jpg",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from delf.python import errors
-from delf.python.datasets import matlab
+from delf.base import errors
+from delf.formats import untrusted
 from delf.python.datasets.revisited_op import dataset
 from tests import npz
 
@@ -220,7 +220,7 @@ def test_damaged_bytes_of_a_matlab_file_end_in_one_line(tmp_path):
 
 
 def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(matlab, "_MAX_UNPACKED", 2**20)
+  monkeypatch.setattr(untrusted, "_MAX_UNPACKED", 2**20)
   path = tmp_path / "gnd.mat"
   header = _mat(path).read_bytes()[:128]
   packed = zlib.compress(bytes(2**21))
@@ -233,6 +233,6 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
 def test_a_file_of_too_many_cells_is_refused(tmp_path, monkeypatch):
   path = _mat(tmp_path / "gnd.mat", images=6)
   dataset.ReadDatasetFile(path)
-  monkeypatch.setattr(matlab, "_MAX_CELLS", 8)
+  monkeypatch.setattr(untrusted, "_MAX_CELLS", 8)
   with pytest.raises(errors.InputError, match="more than 8 cells"):
     dataset.ReadDatasetFile(path)

@@ -1,7 +1,8 @@
 """retrieval-SfM-120k (Radenovic et al., arXiv:1711.02512) to train with."""
 
-from delf.python.datasets import tuples_dataset, tuples_paths
+from delf.python.datasets import tuples_dataset
 from delf.python.datasets.utils import default_loader
+from delf.records import tuples
 
 NAME = "retrieval-SfM-120k"
 
@@ -63,4 +64,4 @@ def id2filename(image_id, prefix):
   Returns:
     str, `<prefix>/<last two>/<two before>/<two before>/<image_id>`.
   """
-  return tuples_paths.image_path(image_id, prefix)
+  return tuples.image_path(image_id, prefix)

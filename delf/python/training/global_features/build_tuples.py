@@ -8,9 +8,9 @@ Photos that cannot be read are left out and reported; the exit status is 1 then.
 
 from absl import flags
 
-from delf.python import script_flags
-from delf.python.datasets import tuples_folder
+from delf.cli import scripts
 from delf.python.datasets.sfm120k import sfm120k
+from delf.records import tuples
 
 FLAGS = flags.FLAGS
 
@@ -45,21 +45,17 @@ def define_flags():
 def main():
   """Writes photos and pairs; returns 1 if a photo was left out."""
   if FLAGS.csv:
-    groups = tuples_folder.groups_of_csv(FLAGS.csv, FLAGS.images)
+    groups = tuples.groups_of_csv(FLAGS.csv, FLAGS.images)
   else:
-    groups = tuples_folder.groups_of_folder(FLAGS.images)
-  options = tuples_folder.Options(
-    FLAGS.validation_share, FLAGS.seed, FLAGS.overwrite
-  )
+    groups = tuples.groups_of_folder(FLAGS.images)
+  options = tuples.Options(FLAGS.validation_share, FLAGS.seed, FLAGS.overwrite)
   problems = []
 
   def say(line):
     problems.append(line)
-    script_flags.print_problem(line)
+    scripts.print_problem(line)
 
-  counts = tuples_folder.write(
-    groups, sfm120k.NAME, FLAGS.data_root, options, say
-  )
+  counts = tuples.write(groups, sfm120k.NAME, FLAGS.data_root, options, say)
   for mode, found in counts.items():
     words = ", ".join(f"{number} {name}" for name, number in found.items())
     print(f"{mode}: {words}")  # noqa: T201
@@ -67,4 +63,4 @@ def main():
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from delf.python import script_flags
+from delf.cli import scripts
 
 FLAGS = flags.FLAGS
 
@@ -27,10 +27,10 @@ def define_flags():
 
 def main():
   """Reads the weights and writes the SavedModel."""
-  from delf.python.training.global_features import saved_net
+  from delf.learning import pairs
 
   path = pathlib.Path(FLAGS.export_path)
-  size = saved_net.export(
+  size = pairs.export(
     pathlib.Path(FLAGS.model_directory), path, FLAGS.overwrite
   )
   print(  # noqa: T201
@@ -39,4 +39,4 @@ def main():
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

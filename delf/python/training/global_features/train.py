@@ -12,8 +12,9 @@ import sys
 
 from absl import flags, logging
 
-from delf.python import errors, script_flags
-from delf.python.training.model import architectures
+from delf.base import errors
+from delf.cli import scripts
+from delf.networks import backbones
 
 FLAGS = flags.FLAGS
 
@@ -75,7 +76,7 @@ def _define_data():
 
 def _define_network():
   flags.DEFINE_enum(
-    "arch", "ResNet101", list(architectures.ARCHITECTURES), "network of Keras"
+    "arch", "ResNet101", list(backbones.ARCHITECTURES), "network of Keras"
   )
   flags.DEFINE_enum("pool", "gem", ["mac", "spoc", "gem"], "pooling")
   flags.DEFINE_boolean(
@@ -130,9 +131,9 @@ def _define_run():
 
 def settings_of_flags():
   """Returns the settings.Settings that the flags say."""
-  from delf.python.training.global_features import scale_list, settings
+  from delf.learning import pairs_settings
 
-  data = settings.Data(
+  data = pairs_settings.Data(
     data_root=FLAGS.data_root,
     image_size=FLAGS.image_size,
     negatives=FLAGS.neg_num,
@@ -141,11 +142,11 @@ def settings_of_flags():
     validation=FLAGS.val,
     validation_2020=FLAGS.val_eccv2020,
     tests=tuple(filter(None, FLAGS.test_datasets)),
-    scales=scale_list.parse(FLAGS.multiscale),
+    scales=pairs_settings.parse(FLAGS.multiscale),
     whitening=FLAGS.precompute_whitening,
     workers=FLAGS.workers,
   )
-  learning = settings.Learning(
+  learning = pairs_settings.Learning(
     loss=FLAGS.loss,
     margin=FLAGS.loss_margin,
     optimizer=FLAGS.optimizer,
@@ -157,10 +158,10 @@ def settings_of_flags():
     epochs=FLAGS.epochs,
     seed=FLAGS.seed,
   )
-  network = settings.Network(
+  network = pairs_settings.Network(
     FLAGS.arch, FLAGS.pool, FLAGS.whitening, FLAGS.pretrained
   )
-  return settings.Settings(
+  return pairs_settings.Settings(
     directory=FLAGS.directory,
     data=data,
     network=network,
@@ -198,7 +199,7 @@ def main():
   """Trains; returns the exit status."""
   import tensorflow as tf
 
-  from delf.python.training.global_features import fitting
+  from delf.learning import pairs
 
   logging.set_verbosity(logging.INFO)
   _use_gpus()
@@ -208,12 +209,12 @@ def main():
     command = ["-m", "tensorboard.main", "--logdir", FLAGS.directory]
     board = subprocess.Popen([sys.executable, *command])
   try:
-    report = fitting.fit(settings_of_flags())
+    report = pairs.fit(settings_of_flags())
   finally:
     if board is not None:
       board.terminate()
   if report.signal is not None:
-    script_flags.print_problem(
+    scripts.print_problem(
       f"{sys.argv[0]}: stopped in epoch {report.epochs + 1}; --resume goes on"
     )
     return _SIGNALLED + report.signal
@@ -225,4 +226,4 @@ def main():
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -8,10 +8,10 @@ import keras
 from absl import logging
 from keras import layers, ops
 
-from delf.python.training.model import backbones, local_heads
+from delf.networks import backbones, local_features
 
-AttentionModel = local_heads.AttentionModel
-AutoencoderModel = local_heads.AutoencoderModel
+AttentionModel = local_features.AttentionModel
+AutoencoderModel = local_features.AutoencoderModel
 
 # Size that `embedding_layer_dim` has unless it is given: that of ResNets.
 _RESNET_EMBEDDING = 2048

@@ -2,15 +2,16 @@
 
 from absl import flags
 
-from delf.python import errors, script_flags
+from delf.base import errors
+from delf.cli import scripts
 
 FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Defines the flags."""
-  script_flags.define_export()
-  script_flags.define_global_export(delg_global_features=False)
+  scripts.define_export()
+  scripts.define_global_export(delg_global_features=False)
   flags.DEFINE_list(
     "input_scales_list",
     None,
@@ -29,7 +30,7 @@ def define_flags():
 
 def main():
   """Reads the checkpoint and writes the SavedModel."""
-  from delf.python.training import exporting
+  from delf.networks import exporting
 
   try:
     scales = [float(scale) for scale in FLAGS.input_scales_list or ()]
@@ -58,4 +59,4 @@ def main():
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

@@ -2,20 +2,20 @@
 
 from absl import flags
 
-from delf.python import script_flags
+from delf.cli import scripts
 
 FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Defines the flags."""
-  script_flags.define_export()
-  script_flags.define_local_export()
+  scripts.define_export()
+  scripts.define_local_export()
 
 
 def main():
   """Reads the checkpoint and writes the SavedModel."""
-  from delf.python.training import exporting
+  from delf.networks import exporting
 
   model = exporting.load_model(
     FLAGS.ckpt_path,
@@ -33,4 +33,4 @@ def main():
 
 
 if __name__ == "__main__":
-  script_flags.run(main, define_flags)
+  scripts.run(main, define_flags)

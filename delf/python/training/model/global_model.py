@@ -7,14 +7,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from delf.python import errors, progress
+from delf.base import errors, progress
+from delf.networks import backbones, local_features
 from delf.python.datasets import generic_dataset
 from delf.python.datasets.utils import MEAN_BGR
 from delf.python.normalization_layers import normalization
 from delf.python.pooling_layers import pooling as pooling_layers
-from delf.python.training.model import architectures, multi_scale
 
-ARCHITECTURES = architectures.ARCHITECTURES
+ARCHITECTURES = backbones.ARCHITECTURES
 POOLING = {
   "mac": pooling_layers.MAC,
   "spoc": pooling_layers.SPoC,
@@ -62,7 +62,7 @@ class GlobalFeatureNet(keras.Model):
     _require("architecture", architecture, ARCHITECTURES)
     _require("pooling", pooling, POOLING)
     size, self._trained_on = ARCHITECTURES[architecture]
-    self.feature_extractor = architectures.network(
+    self.feature_extractor = backbones.network(
       architecture, pretrained, data_root
     )
     for layer in self.feature_extractor._flatten_layers():
@@ -196,7 +196,7 @@ def extract_multi_scale_descriptor(net, input, scales, multi_scale_power):
   describe = getattr(net, "describe", net)
   total = 0.0
   for scale in scales:
-    scaled = input if scale == 1 else multi_scale.resize(input, scale)
+    scaled = input if scale == 1 else local_features.resize(input, scale)
     total += ops.power(describe(scaled)[0], multi_scale_power)
   mean = ops.power(total / len(scales), 1.0 / multi_scale_power)
   found = normalization.l2_normalize(mean, 0)

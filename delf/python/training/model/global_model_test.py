@@ -4,9 +4,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from delf.python import errors
+from delf.base import errors
+from delf.networks import backbones, model_checkpoints
 from delf.python.datasets import utils
-from delf.python.training.model import architectures, checkpoints, global_model
+from delf.python.training.model import global_model
 
 _SIZES = {
   "VGG16": 512,
@@ -78,9 +79,9 @@ def test_batch_normalisation_is_frozen():
 @pytest.mark.parametrize(
   ("mode", "trained_on"),
   [
-    ("caffe", architectures.CAFFE),
-    ("torch", architectures.TORCH),
-    ("tf", architectures.TF),
+    ("caffe", backbones.CAFFE),
+    ("torch", backbones.TORCH),
+    ("tf", backbones.TF),
   ],
 )
 def test_networks_get_what_they_were_trained_on(net, mode, trained_on):
@@ -115,10 +116,10 @@ def test_whitening_layer_begins_as_none(net):
 
 
 def test_weights_are_written_and_read(net, tmp_path):
-  checkpoints.save_weights(net, tmp_path / "weights")
+  model_checkpoints.save_weights(net, tmp_path / "weights")
   other = global_model.GlobalFeatureNet("VGG16", "gem", pretrained=False)
   assert not np.array_equal(other(_images()), net(_images()))
-  checkpoints.load_weights(other, tmp_path / "weights")
+  model_checkpoints.load_weights(other, tmp_path / "weights")
   np.testing.assert_array_equal(other(_images()), net(_images()))
 
 

@@ -10,9 +10,9 @@ import keras
 from absl import logging
 from keras import layers, ops
 
-from delf.python import errors
+from delf.base import errors
+from delf.networks import backbones
 from delf.python.pooling_layers import pooling as pooling_layers
-from delf.python.training.model import imagenet_weights, resnet_blocks
 
 # What may be made of the last feature map.
 _POOLINGS = ("avg", "max", "gem")
@@ -34,7 +34,7 @@ class ResNet50(keras.Model):
   # but its positions have the same centres.
   receptive_field = 291
   receptive_padding = 145
-  local_channels = resnet_blocks.FILTERS[4][1]
+  local_channels = backbones.FILTERS[4][1]
 
   def __init__(  # noqa: PLR0913
     self,
@@ -78,14 +78,14 @@ class ResNet50(keras.Model):
     self.receptive_stride = 32 if block3_strides else 16
     self._make_stages(data_format)
     self.avg_pool = self.fc1000 = self.embedding_layer = None
-    self.global_channels = resnet_blocks.FILTERS[5][1]
+    self.global_channels = backbones.FILTERS[5][1]
     if average_pooling:
       self.avg_pool = layers.AveragePooling2D(7, 7, data_format=data_format)
     if include_top:
       self.fc1000 = self._dense(classes, "fc1000")
     elif pooling and embedding_layer:
       self.embedding_layer = self._dense(embedding_layer_dim, "embedding_layer")
-    self.build(resnet_blocks.map_shape(3, data_format))
+    self.build(backbones.map_shape(3, data_format))
 
   def _dense(self, size, name):
     """Returns the last layer, whose size is that of what comes out."""
@@ -97,7 +97,7 @@ class ResNet50(keras.Model):
     self.conv1 = layers.Conv2D(
       64, 7, 2, padding="same", data_format=data_format, name="conv1"
     )
-    self.bn_conv1 = resnet_blocks.batch_norm("bn_conv1", data_format)
+    self.bn_conv1 = backbones.batch_norm("bn_conv1", data_format)
     self.max_pool = layers.MaxPooling2D(3, 2, data_format=data_format)
     self.subsampling_layer = None
     if self.block3_strides:
@@ -112,7 +112,7 @@ class ResNet50(keras.Model):
         setattr(
           self,
           f"l{stage}{block}",
-          resnet_blocks.Bottleneck(stage, block, stride, data_format),
+          backbones.Bottleneck(stage, block, stride, data_format),
         )
 
   def _stage(self, stage):
@@ -124,18 +124,18 @@ class ResNet50(keras.Model):
 
   def build(self, input_shape):
     """Makes the variables for images of this shape."""
-    shape = resnet_blocks.build_pair(
+    shape = backbones.build_pair(
       self.conv1, self.bn_conv1, input_shape, self._data_format
     )
     for stage in range(2, 6):
       for block in self._stage(stage):
         block.build(shape)
-        shape = resnet_blocks.map_shape(
-          resnet_blocks.FILTERS[stage][1], self._data_format
+        shape = backbones.map_shape(
+          backbones.FILTERS[stage][1], self._data_format
         )
     for dense in (self.fc1000, self.embedding_layer):
       if dense is not None:
-        dense.build((None, resnet_blocks.FILTERS[5][1]))
+        dense.build((None, backbones.FILTERS[5][1]))
 
   def __call__(self, inputs, training=True, intermediates_dict=None):
     """Returns what `build_call` returns."""
@@ -217,7 +217,7 @@ class ResNet50(keras.Model):
       InputError: If it is no such file, or if it lacks weights, holds others,
         or holds some of another shape; then nothing has changed.
     """
-    imagenet_weights.restore(self, filepath)
+    backbones.restore(self, filepath)
 
   def log_weights(self):
     """Logs the mean and the spread of every weight."""

@@ -1,0 +1,1 @@
+"""Visual words: codebooks, VLAD, ASMK and ASMK*."""

@@ -1,0 +1,1 @@
+"""Errors, files, arrays, boxes and progress: what every package may import."""

@@ -1,0 +1,1 @@
+"""The command `delf`, one module a subcommand."""

@@ -1,0 +1,77 @@
+import json
+import pathlib
+
+import pytest
+from PIL import Image
+
+from delf.base import errors
+from delf.cli import demo, main
+from delf.inference import zoo
+from delf.python import feature_io
+
+
+def test_demo_as_json(tmp_path, capsys):
+  if not zoo.is_present(zoo.artefact(zoo.EMBEDDED)):
+    pytest.skip("the embedded model is not in this checkout")
+  argv = ["demo", "--out", str(tmp_path / "out"), "--json", "--device", "cpu"]
+  assert main.main(argv) == 0
+  made = json.loads(capsys.readouterr().out)
+  assert made["as_expected"]
+  assert pathlib.Path(made["picture"]) == tmp_path / "out" / "matches.png"
+  for path in [made["picture"], *made["photos"], *made["features"]]:
+    assert pathlib.Path(path).stat().st_size > 1000
+
+
+def test_an_unknown_model_is_one_line(tmp_path, capsys):
+  argv = ["demo", "--out", str(tmp_path / "out"), "--model", "delf_compact"]
+  assert main.main(argv) == 1
+  out, err = capsys.readouterr()
+  assert (out, err.count("\n")) == ("", 1)
+  assert "delf-compact" in err
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+  if not zoo.is_present(zoo.artefact(zoo.EMBEDDED)):
+    pytest.skip("the embedded model is not in this checkout")
+  folder = tmp_path_factory.mktemp("demo")
+  # The second run finds what the first one left.
+  (folder / "features").mkdir()
+  (folder / "features" / "coffee.delf").write_bytes(b"cut")
+  return demo.run_demo(folder, device="cpu")
+
+
+def test_one_scene_matches_and_another_does_not(report):
+  assert report.as_expected
+  assert report.same.score > 3 * report.different.score
+
+
+def test_the_pictures_and_features_are_there(report):
+  with Image.open(report.same.picture) as picture:
+    assert picture.width > picture.height > 200
+  assert report.different.picture is None
+  for path in report.features:
+    locations, *_ = feature_io.ReadFromFile(str(path))
+    assert len(locations) > 50
+
+
+def test_the_map_between_the_photos_is_that_of_a_stereo_pair(report):
+  model = report.same.match.model
+  # Rectified: points stay on their row, and move left by 7 to 70 pixels.
+  x, y = model @ [370, 250, 1]
+  assert abs(y - 250) < 15
+  assert 0 < 370 - x < 90
+
+
+@pytest.mark.parametrize(
+  ("model", "words"),
+  [("no-such-model", "known model"), ("r50delg_gld", "delf models download")],
+)
+def test_nothing_is_written_for_a_model_that_is_not_there(
+  tmp_path, monkeypatch, model, words
+):
+  monkeypatch.setenv("DELF_CACHE", str(tmp_path / "cache"))
+  with pytest.raises(errors.InputError, match=words):
+    demo.run_demo(tmp_path / "out", model=model)
+  assert not (tmp_path / "out").exists()

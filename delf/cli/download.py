@@ -1,0 +1,233 @@
+"""`delf download`: the published data sets, with what is done left alone."""
+
+import os
+import re
+
+from delf.cli import arguments, output
+
+_EXAMPLES = """\
+examples:
+  delf download roxford5k --out data          photos and ground truth
+  delf download revisited-1m --parts 1-10     a tenth of the distractors
+  delf download gldv2 --split index --parts 0-9 --dry-run
+  delf download gldv2 --split train --only train_clean.csv
+  delf download rparis6k --mirror /mnt/usb    from a folder, without a network
+
+What is downloaded is laid out as the scripts and guides look for it: photos in
+oxford5k_images/ or paris6k_images/ with gnd_<name>.mat and .pkl beside, the
+distractors in revisitop1m/jpg/, pairs to train with and their photos in
+train/retrieval-SfM-120k/, Google Landmarks in gldv2_dataset/<split>/. An
+archive is deleted once it is unpacked. A run that was interrupted goes on where
+it was when it is repeated; several may run side by side for different parts.
+"""
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  parser.epilog = _EXAMPLES
+  parser.add_argument(
+    "dataset",
+    metavar="DATASET",
+    help="roxford5k, rparis6k, revisited-1m, sfm120k or gldv2",
+  )
+  parser.add_argument(
+    "--out", default="data", metavar="DIR", help="folder (default: data)"
+  )
+  parser.add_argument(
+    "--split",
+    action="append",
+    default=[],
+    metavar="NAME",
+    help="of gldv2: train (500 parts of 1 GB), index (100 of 0.85 GB) or test "
+    "(20 of 0.5 GB); may be repeated",
+  )
+  parser.add_argument(
+    "--parts",
+    type=_parts,
+    metavar="A-B",
+    help="of gldv2 (from 0) or revisited-1m (from 1): which archives, such as "
+    "0-9 or 3,7 (default: all)",
+  )
+  parser.add_argument(
+    "--no-images",
+    action="store_true",
+    help="ground truth, CSV files and lists alone",
+  )
+  parser.add_argument(
+    "--only",
+    metavar="FILE",
+    help="of gldv2: keep the images alone whose ids are in this file, a list "
+    "or a CSV such as train_clean.csv",
+  )
+  _add_source_arguments(parser)
+
+
+def _add_source_arguments(parser):
+  parser.add_argument(
+    "--mirror",
+    metavar="URL|FOLDER",
+    help="where to get the files in place of the published addresses; a local "
+    "folder needs no network",
+  )
+  parser.add_argument(
+    "--at-once",
+    type=arguments.positive_whole,
+    default=1,
+    metavar="N",
+    help="files that are on their way at a time (default: 1)",
+  )
+  parser.add_argument(
+    "--ignore-checksum",
+    action="store_true",
+    help="use files of another MD5 than published as well; else they are kept, "
+    "named, and not used",
+  )
+  parser.add_argument(
+    "--force", action="store_true", help="download what is there already"
+  )
+  parser.add_argument(
+    "--dry-run", action="store_true", help="say what there is to do, and stop"
+  )
+  arguments.add_json(parser)
+
+
+def run(args):
+  """Downloads; returns the exit status."""
+  from delf.base import errors, progress
+  from delf.downloads import archives, datasets, published
+
+  if args.only and args.dataset != "gldv2":
+    raise errors.InputError("--only with gldv2", args.dataset)
+  wanted = published.files_of(
+    args.dataset, tuple(args.split), args.parts, images=not args.no_images
+  )
+  options = {
+    "mirror": args.mirror,
+    "force": args.force,
+    "only": archives.read_ids(args.only) if args.only else None,
+    "ignore_checksum": args.ignore_checksum,
+    "at_once": args.at_once,
+  }
+  if args.dry_run:
+    return _plan(args, list(datasets.plan(wanted, args.out, **options)))
+  _warn_of_space(args, wanted)
+  tell = progress.say if not args.json else (lambda line: None)
+  report = datasets.download(wanted, args.out, tell, **options)
+  for failure in report.failed:
+    output.error(failure)
+  missing = _missing(args) if not (report.failed or args.no_images) else ()
+  if args.json:
+    output.print_json(_document(args, report, missing))
+  else:
+    print(
+      f"{args.out}: {len(report.done)} files downloaded"
+      f" ({_human(report.bytes)}), {len(report.skipped)} already there,"
+      f" {len(report.failed)} failed"
+    )
+  return 1 if missing else report.exit_status
+
+
+def _warn_of_space(args, wanted):
+  """Warns where a disk is too small for all that is wanted of Landmarks."""
+  from delf.downloads import datasets
+
+  size = sum(file.size for file in wanted)
+  free = datasets.free_bytes(args.out)
+  if size > free and not args.only:
+    output.warning(
+      f"{args.out}: about {_human(size)} are wanted in all, and"
+      f" {_human(free)} are free on this disk"
+    )
+
+
+def _document(args, report, missing):
+  """Returns a report as a dict for JSON."""
+  return {
+    "dataset": args.dataset,
+    "out": os.path.abspath(args.out),
+    "done": list(report.done),
+    "skipped": list(report.skipped),
+    "failed": [
+      {"name": failure.path, "reason": failure.reason}
+      for failure in report.failed
+    ],
+    "bytes": report.bytes,
+    "missing_images": list(missing),
+  }
+
+
+def _missing(args):
+  """Returns images that the ground truth names and are not there; says so."""
+  from delf.evaluation import ground_truth
+  from delf.python.datasets.revisited_op import dataset
+
+  if args.dataset not in dataset.IMAGE_FOLDERS:
+    return []
+  truth = os.path.join(args.out, f"gnd_{args.dataset}.pkl")
+  folder = os.path.join(args.out, dataset.IMAGE_FOLDERS[args.dataset])
+  number, missing = ground_truth.missing(truth, folder)
+  if missing:
+    output.error(
+      f"{folder}: expected the {number} images of the ground"
+      f" truth, received {number - len(missing)}; {missing[0]} is missing"
+    )
+  elif not args.json:
+    print(f"{folder}: all {number} images of the ground truth are there")
+  return missing
+
+
+def _plan(args, entries):
+  """Prints what there is to do."""
+  from delf.downloads import datasets
+
+  known = sum(size for _, _, size in entries if size)
+  free = datasets.free_bytes(args.out)
+  if args.json:
+    output.print_json(
+      {
+        "dataset": args.dataset,
+        "out": os.path.abspath(args.out),
+        "bytes": known,
+        "free_bytes": free,
+        "files": [
+          {"name": f.name, "url": f.urls[0], "state": state, "bytes": size}
+          for f, state, size in entries
+        ],
+      }
+    )
+    return 0
+  for file, state, size in entries:
+    words = "size not known" if size is None else _human(size)
+    print(f"{state:<9} {words:>15}  {file.name}")
+  unknown = sum(size is None for _, _, size in entries)
+  more = f", and {unknown} files of unknown size" if unknown else ""
+  print(
+    f"{args.out}: about {_human(known)} to download{more}; free on this disk: "
+    f"{_human(free)} (unpacking needs one archive's size more)"
+  )
+  return 0
+
+
+def _parts(text):
+  """Returns the numbers of `0-9` or `3,7,10-12`."""
+  numbers = []
+  for word in text.split(","):
+    match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", word.strip())
+    if not match:
+      raise ValueError
+    numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+  if not numbers:
+    raise ValueError
+  return numbers
+
+
+_parts.__name__ = "range of parts, such as 0-9 or 3,7"
+
+
+def _human(size):
+  """Returns a number of bytes for people."""
+  for unit in ("bytes", "kB", "MB", "GB"):
+    if size < 1000 or unit == "GB":
+      break
+    size /= 1000
+  return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -1,0 +1,92 @@
+"""`delf extract`: features of many images."""
+
+import dataclasses
+import os
+
+from delf.cli import arguments, output
+
+_EXAMPLES = """\
+examples:
+  delf extract photos/ --out features/            every image under a folder
+  delf extract 'photos/*.jpg' --out features/     those of a pattern
+  delf extract list.txt --out features/           those that a list names
+  delf extract photos/ --out features/ --model r50delg_gldv2clean
+  delf extract photos/ --out features/ --local-only --max-size 640 --json
+
+Images of a folder keep their sub-folder in the output folder; others go by base
+name. Where two names are equal, more of the path, and then the extension, is in
+them.
+A run that was interrupted goes on where it was when it is repeated. Images that
+fail are named at the end, and the exit status is then 1.
+"""
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  parser.epilog = _EXAMPLES
+  parser.add_argument(
+    "images",
+    nargs="+",
+    metavar="FOLDER|GLOB|LIST",
+    help="folder (searched with its sub-folders), quoted pattern, image, or "
+    "text file of image paths",
+  )
+  parser.add_argument(
+    "--out", required=True, metavar="DIR", help="folder for the features"
+  )
+  arguments.add_model(parser)
+  arguments.add_config(parser)
+  heads = parser.add_mutually_exclusive_group()
+  heads.add_argument(
+    "--local-only", action="store_true", help="no global descriptors"
+  )
+  heads.add_argument(
+    "--global-only", action="store_true", help="no local features"
+  )
+  arguments.add_max_size(parser)
+  parser.add_argument(
+    "--max-features",
+    type=arguments.positive_whole,
+    metavar="N",
+    help="most local features per image",
+  )
+  arguments.add_rotate(parser)
+  arguments.add_work(parser)
+
+
+def run(args):
+  """Extracts, prints a summary; returns the exit status."""
+  from delf.extraction import extract, jobs
+
+  images, names = jobs.find(args.images)
+  report = extract.extract_and_say(
+    images,
+    _config(args),
+    args.out,
+    output.error,
+    names=names,
+    **arguments.work(args),
+  )
+  if args.json:
+    found = {"out": os.path.abspath(args.out)} | dataclasses.asdict(report)
+    output.print_json(found)
+  else:
+    print(f"{args.out}: {report.summary()}")
+  return report.exit_status
+
+
+def _config(args):
+  """Returns the configuration that the arguments ask for."""
+  from delf.formats import configs
+  from delf.inference import zoo
+
+  config = zoo.choose(args.model, args.config)
+  if args.local_only or args.global_only:
+    config.use_local_features = args.local_only
+    config.use_global_features = args.global_only
+  if args.max_size:
+    config.max_image_size = args.max_size
+  if args.max_features:
+    config.delf_local_config.max_feature_num = args.max_features
+  configs.check_delf_config(config, args.config)
+  return config

@@ -1,0 +1,175 @@
+"""`delf index`: makes a collection that can be searched, or changes it."""
+
+import dataclasses
+import os
+
+from delf.cli import arguments, output
+
+_EXAMPLES = """\
+examples:
+  delf index photos/ --out my.index              every image under a folder
+  delf index more/ --out my.index                adds those to it
+  delf index photos/ --out my.index --codebook codebook   visual words as well
+  delf index features/ --out my.index --photos photos/    of `delf extract`
+  delf index photos/ --out my.index --regions    finds what is small in a photo
+  delf index --out my.index --remove old/cat     takes an image out
+  delf index --out my.index --merge other.index  takes in another index
+
+The index is a folder: features, one file per index, and what it was made with.
+A run that was interrupted goes on where it was when it is repeated. Images that
+fail are named, the others are indexed, and the exit status is then 1.
+`delf search my.index photo.jpg` asks it.
+"""
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  parser.epilog = _EXAMPLES
+  parser.add_argument(
+    "sources",
+    nargs="*",
+    metavar="PHOTOS|FEATURES",
+    help="folder, quoted pattern, list or image; or a folder of feature files",
+  )
+  parser.add_argument(
+    "--out", required=True, metavar="INDEX", help="folder of the index"
+  )
+  arguments.add_model(
+    parser,
+    "that of --config, of the index that is there, else the embedded one",
+  )
+  arguments.add_config(parser)
+  parser.add_argument(
+    "--codebook",
+    metavar="PREFIX",
+    help="codebook (`delf fit codebook`): local features are indexed as "
+    "visual words too",
+  )
+  parser.add_argument(
+    "--aggregation",
+    metavar="FILE",
+    help=".pbtxt of aggregation; default: ASMK*, as the original's",
+  )
+  parser.add_argument(
+    "--whitening",
+    metavar="FILE",
+    help="whitening of global descriptors (`delf fit whitening`)",
+  )
+  parser.add_argument(
+    "--photos",
+    metavar="DIR",
+    help="with FEATURES: the photos that they are of, for pictures",
+  )
+  _add_regions(parser)
+  _add_changes(parser)
+  arguments.add_rotate(parser)
+  arguments.add_device(parser)
+  arguments.add_json(parser)
+
+
+def _add_regions(parser):
+  parser.add_argument(
+    "--regions",
+    action="store_true",
+    help="index the boxes that a detector finds in each photo, beside the "
+    "whole; an image is as similar as its best region",
+  )
+  parser.add_argument(
+    "--detector",
+    metavar="NAME|PATH",
+    default="delf-boxes",
+    help="with --regions: detector (default: delf-boxes)",
+  )
+  parser.add_argument(
+    "--detector-threshold",
+    type=float,
+    default=0.1,
+    metavar="X",
+    help="with --regions: least score of a box (default: 0.1)",
+  )
+  parser.add_argument(
+    "--max-regions",
+    type=arguments.positive_whole,
+    default=5,
+    metavar="N",
+    help="with --regions: most boxes of a photo, the best (default: 5)",
+  )
+
+
+def _add_changes(parser):
+  arguments.add_max_size(parser)
+  parser.add_argument(
+    "--remove",
+    nargs="+",
+    default=[],
+    metavar="NAME",
+    help="take images out of the index, until their photos are indexed again",
+  )
+  parser.add_argument(
+    "--merge", metavar="INDEX", help="take in all images of another index"
+  )
+  parser.add_argument(
+    "--workers",
+    type=arguments.whole,
+    default=1,
+    metavar="N",
+    help="threads that decode (default: 1)",
+  )
+
+
+def run(args):
+  """Indexes, prints a summary; returns the exit status."""
+  from delf.base import errors
+  from delf.search import building, collection
+
+  if not (args.sources or args.remove or args.merge):
+    raise errors.InputError("PHOTOS, FEATURES, --remove or --merge", "none")
+  if args.remove:
+    building.remove(collection.open_folder(args.out), args.remove)
+    _say_total(args.out)
+  if args.merge:
+    building.merge(args.out, args.merge)
+    _say_total(args.out)
+  if not args.sources:
+    return 0
+  report = building.build(args.sources, args.out, _options(args), output.error)
+  if args.json:
+    found = {"index": os.path.abspath(args.out)} | dataclasses.asdict(report)
+    output.print_json(found)
+  else:
+    print(f"{args.out}: {report.summary()}")
+  return report.exit_status
+
+
+def _options(args):
+  from delf.search import building, collection_regions
+
+  regions = None
+  if args.regions:
+    regions = collection_regions.RegionSettings(
+      args.detector, args.detector_threshold, args.max_regions
+    )
+  return building.BuildOptions(
+    model=args.model,
+    config=args.config,
+    codebook=args.codebook,
+    aggregation=args.aggregation,
+    whitening=args.whitening,
+    regions=regions,
+    photos=args.photos,
+    max_size=args.max_size,
+    workers=args.workers,
+    device=args.device,
+    apply_rotation=args.rotate,
+    one_core_each=True,
+  )
+
+
+def _say_total(folder):
+  from delf.search import collection, collection_regions, index_parts
+
+  found = collection.open_folder(folder)
+  parts = index_parts.parts(found)
+  entries = set().union(*(part.index.names for part in parts))
+  total = set(collection_regions.images_of(found, entries))
+  print(f"{folder}: {len(total)} images")

@@ -1,0 +1,205 @@
+"""`delf match`: two images, a score and a picture."""
+
+import os
+
+from delf.cli import arguments, output
+
+_EXAMPLES = """\
+examples:
+  delf match a.jpg b.jpg                        score, and matches.png
+  delf match a.jpg b.jpg --out pairs/ab.jpg     a picture of that name
+  delf match a.jpg b.jpg --model r50delg_gldv2clean --max-size 1024
+  delf match a.jpg b.jpg --estimator homography --ratio 0.9
+  delf match a.delf b.delf --images a.jpg b.jpg
+  delf match a.jpg b.jpg --no-picture --json | jq .score
+
+The score is the number of inliers: matches of local features that agree with
+one map between the images. How many make a match depends on how many agree by
+chance, which is measured; --min-inliers sets it. The exit status is 0 whether
+the images match or not.
+"""
+
+_FEATURES = (".delf", ".delg_local")
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  parser.epilog = _EXAMPLES
+  parser.add_argument("first", metavar="A", help="image, or its .delf file")
+  parser.add_argument("second", metavar="B", help="image, or its .delf file")
+  arguments.add_model(parser)
+  arguments.add_config(parser)
+  arguments.add_max_size(parser)
+  arguments.add_rotate(parser)
+  arguments.add_device(parser)
+  _add_matching_arguments(parser)
+  _add_output_arguments(parser)
+
+
+def _add_matching_arguments(parser):
+  parser.add_argument(
+    "--estimator",
+    choices=("affine", "homography", "fundamental"),
+    default="affine",
+    help="kind of map that matches agree with (default: affine)",
+  )
+  parser.add_argument(
+    "--ratio",
+    type=arguments.positive,
+    metavar="R",
+    help="keep matches nearer than R times the second nearest",
+  )
+  parser.add_argument(
+    "--distance",
+    type=arguments.positive,
+    metavar="D",
+    help="keep matches of descriptors nearer than D",
+  )
+  parser.add_argument(
+    "--one-way",
+    action="store_true",
+    help="do not ask that matches be nearest both ways",
+  )
+  parser.add_argument(
+    "--threshold",
+    type=arguments.positive,
+    metavar="PX",
+    help="most pixels that an inlier is off (default: 20 for affine, 10 for "
+    "homography, 3 for fundamental)",
+  )
+  parser.add_argument(
+    "--min-inliers",
+    type=arguments.positive_whole,
+    metavar="N",
+    help="inliers that make a match (default: more than chance explains)",
+  )
+  arguments.add_seed(parser)
+
+
+def _add_output_arguments(parser):
+  parser.add_argument(
+    "--out",
+    default="matches.png",
+    metavar="FILE",
+    help="picture: .png, .jpg, .pdf, ... (default: matches.png)",
+  )
+  parser.add_argument(
+    "--no-picture", action="store_true", help="write no picture"
+  )
+  parser.add_argument(
+    "--images",
+    nargs=2,
+    metavar=("A", "B"),
+    help="images of two .delf files, for the picture",
+  )
+  arguments.add_json(parser)
+
+
+def run(args):
+  """Matches and prints; returns the exit status."""
+  result = _match(args)
+  if args.json:
+    output.print_json(_as_dict(args, result))
+    return 0
+  one, two = result.features
+  verdict = "match" if result.is_match else "no match"
+  print(f"score:     {result.score} inliers")
+  print(f"verdict:   {verdict} ({result.match.min_inliers} make a match)")
+  print(f"features:  {len(one)} and {len(two)}")
+  print(f"putative:  {len(result.match.putative)} matches by descriptor")
+  steps = ", ".join(f"{k} {v:.2f} s" for k, v in result.timings.items())
+  print(f"time:      {steps}{f' on {result.device}' if result.device else ''}")
+  if result.picture:
+    print(f"picture:   {result.picture}")
+  return 0
+
+
+def _match(args):
+  """Returns the pipelines.match.MatchResult that the arguments ask for."""
+  from delf.base import errors
+  from delf.matching import matcher, pairs
+
+  output = None if args.no_picture else args.out
+  options = matcher.MatchOptions(
+    max_distance=args.distance,
+    ratio=args.ratio,
+    mutual=not args.one_way,
+    estimator=args.estimator,
+    residual_threshold=args.threshold,
+    seed=args.seed,
+    min_inliers=args.min_inliers,
+  )
+  are_features = [
+    path.lower().endswith(_FEATURES) for path in (args.first, args.second)
+  ]
+  if all(are_features):
+    _refuse_unused(args)
+    return pairs.match_feature_files(
+      args.first,
+      args.second,
+      args.images,
+      output=output,
+      options=options,
+      apply_rotation=args.rotate,
+    )
+  if any(are_features) or args.images:
+    raise errors.InputError(
+      "two images, or two .delf files (--images goes with these)",
+      f"{args.first} and {args.second}",
+    )
+  return pairs.match_images(
+    args.first,
+    args.second,
+    _config(args),
+    output=output,
+    options=options,
+    device=args.device,
+    apply_rotation=args.rotate,
+  )
+
+
+def _refuse_unused(args):
+  """Refuses options that say nothing about two files of features."""
+  from delf.base import errors
+
+  unused = [
+    f"--{name.replace('_', '-')}"
+    for name in ("model", "config", "max_size", "device")
+    if getattr(args, name) is not None
+  ]
+  if args.images and args.no_picture:
+    unused.append("--images with --no-picture")
+  if args.rotate and not args.images:
+    unused.append("--rotate without --images")
+  if unused:
+    expected = "only options that two .delf files have a use for"
+    raise errors.InputError(expected, ", ".join(unused))
+
+
+def _config(args):
+  from delf.inference import zoo
+
+  config = zoo.choose(args.model, args.config)
+  if args.max_size:
+    config.max_image_size = args.max_size
+  return config
+
+
+def _as_dict(args, result):
+  """Returns what is printed as JSON."""
+  match = result.match
+  return {
+    "images": [args.first, args.second],
+    "score": match.score,
+    "is_match": match.is_match,
+    "min_inliers": match.min_inliers,
+    "features": [len(each) for each in result.features],
+    "putative": len(match.putative),
+    "estimator": args.estimator,
+    "residual_threshold": match.residual_threshold,
+    "model": None if match.model is None else match.model.tolist(),
+    "inliers": match.inliers.tolist(),
+    "picture": result.picture and os.path.abspath(result.picture),
+    "device": result.device,
+    "seconds": result.timings,
+  }

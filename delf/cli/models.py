@@ -1,0 +1,213 @@
+"""`delf models`: lists known models, says where they are, downloads them."""
+
+import argparse
+import functools
+import os
+
+from delf.cli import output
+
+_EXAMPLES = """\
+examples:
+  delf models                                  all, with their addresses
+  delf models download r50delg_gldv2clean      get one (goes on if interrupted)
+  delf models path r50delg_gldv2clean          its folder, for scripts
+  delf models info r50delg_gldv2clean          its settings and its checksum
+  delf models list --json
+
+Downloads go to $DELF_CACHE, or to delf in the user's folder of caches
+(~/.cache). The SHA-256 of each is recorded there at the first download, and
+later ones must have the same. A name may be given without its date.
+"""
+
+_LIST_EXAMPLES = """\
+examples:
+  delf models list
+  delf models list --json | jq '.[] | select(.present) | .name'
+"""
+
+_INFO_EXAMPLES = """\
+examples:
+  delf models info delf-compact
+  delf models info r50delg_gldv2clean --json | jq -r .configuration
+"""
+
+_PATH_EXAMPLES = """\
+examples:
+  delf info "$(delf models path delf-compact)"
+"""
+
+_DOWNLOAD_EXAMPLES = """\
+examples:
+  delf models download r50delg_gldv2clean
+  delf models download r50delg_gldv2clean --url https://mirror/of/it.tar.gz
+  delf models download r50delg_gldv2clean --force --sha256 0123...
+
+Without a network on this machine: download the archive (see `delf models info`)
+on another one, unpack it anywhere, and use the path of its folder in place of
+the name.
+"""
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  parser.epilog = _EXAMPLES
+  _add_json(parser, default=False)
+  actions = parser.add_subparsers(metavar="ACTION")
+  parser.set_defaults(act=_list)
+  add = functools.partial(_add_action, actions)
+  add("list", _list, "list known models (the default)", _LIST_EXAMPLES)
+  info = add("info", _info, "say all about one", _INFO_EXAMPLES)
+  path = add(
+    "path", _path, "print where one is on this machine", _PATH_EXAMPLES
+  )
+  download = add("download", _download, "download one", _DOWNLOAD_EXAMPLES)
+  for action in (info, path, download):
+    action.add_argument("name", metavar="NAME", help="name of a model")
+  _add_download_options(download)
+
+
+def run(args):
+  """Does what is asked; returns the exit status."""
+  return args.act(args)
+
+
+def _add_download_options(download):
+  download.add_argument(
+    "--url", metavar="URL", help="address of the archive (default: published)"
+  )
+  download.add_argument(
+    "--sha256",
+    metavar="HEX",
+    help="what the archive must have (default: as at the first download)",
+  )
+  download.add_argument(
+    "--force", action="store_true", help="download what is there already"
+  )
+
+
+def _add_action(actions, name, act, summary, examples):
+  parser = actions.add_parser(
+    name,
+    help=summary,
+    description=f"{summary[0].upper()}{summary[1:]}.",
+    epilog=examples,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.set_defaults(act=act)
+  _add_json(parser, default=argparse.SUPPRESS)
+  return parser
+
+
+def _add_json(parser, default):
+  parser.add_argument(
+    "--json",
+    action="store_true",
+    default=default,
+    help="print one JSON document on standard output",
+  )
+
+
+def _list(args):
+  from delf.inference import zoo
+
+  entries = [_describe(known) for known in zoo.ARTEFACTS.values()]
+  if args.json:
+    output.print_json(entries)
+    return
+  kind = None
+  for entry in entries:
+    if entry["kind"] != kind:
+      kind = entry["kind"]
+      print(f"\n{kind.upper()}" if entry is not entries[0] else kind.upper())
+    print(f"  {entry['name']:<30} {_state(entry)}")
+    print(f"    {entry['purpose']}")
+    if entry["url"] or entry["present"]:
+      print(f"    {entry['path'] if entry['present'] else entry['url']}")
+
+
+def _info(args):
+  from delf.inference import zoo
+
+  known = zoo.artefact(args.name)
+  entry = _describe(known) | {"configuration": _configuration(known)}
+  if args.json:
+    output.print_json(entry)
+    return
+  print(f"{entry['name']}: {entry['purpose']}")
+  print(f"  kind    {entry['kind']}")
+  print(f"  state   {_state(entry)}")
+  for key in ("url", "path", "size", "sha256"):
+    if entry[key] is not None:
+      print(f"  {key:<7} {entry[key]}")
+  if entry["configuration"]:
+    print("  configuration\n    ", end="")
+    print(entry["configuration"].rstrip().replace("\n", "\n    "))
+
+
+def _path(args):
+  from delf.inference import zoo
+
+  known = zoo.artefact(args.name)
+  path = os.path.abspath(zoo.locate(known))
+  if args.json:
+    output.print_json({"name": known.name, "path": path})
+  else:
+    print(path)
+
+
+def _download(args):
+  from delf.downloads import published
+  from delf.inference import zoo
+
+  known = zoo.artefact(args.name)
+  folder = published.install(
+    known, url=args.url, sha256=args.sha256, force=args.force
+  )
+  entry = _describe(known)
+  if args.json:
+    output.print_json(entry)
+    return
+  print(f"{known.name}: {os.path.abspath(folder)}")
+  if entry["sha256"]:
+    print(f"  {entry['size']:,} bytes, SHA-256 {entry['sha256']}")
+
+
+def _describe(known):
+  """Returns what is known of an artefact, as a dict for JSON."""
+  from delf.downloads import published
+  from delf.inference import zoo
+
+  record = published.recorded(known.name)
+  return {
+    "name": known.name,
+    "alias": known.alias,
+    "kind": known.kind,
+    "purpose": known.purpose,
+    "url": known.url,
+    "unavailable": known.unavailable or None,
+    "present": zoo.is_present(known),
+    "path": os.path.abspath(zoo.folder(known)),
+    "size": record.size if record else None,
+    "sha256": record.sha256 if record else None,
+  }
+
+
+def _state(entry):
+  if entry["unavailable"]:
+    return f"not to be had: {entry['unavailable']}"
+  if entry["url"] is None:
+    return "in the package" if entry["present"] else "missing in this package"
+  return "downloaded" if entry["present"] else "not downloaded"
+
+
+def _configuration(known):
+  """Returns the default settings as text, or None if there are none."""
+  from google.protobuf import text_format
+
+  from delf.base import errors
+  from delf.inference import zoo
+
+  try:
+    return text_format.MessageToString(zoo.default_config(known.name))
+  except errors.InputError:
+    return None

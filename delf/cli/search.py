@@ -1,0 +1,179 @@
+"""`delf search`: asks a collection with photos."""
+
+import os
+
+from delf.cli import arguments, output
+
+_EXAMPLES = """\
+examples:
+  delf search my.index photo.jpg                    the 20 most similar images
+  delf search my.index photo.jpg --rerank           the best, matched to be sure
+  delf search my.index queries/ --rerank --html page.html     to look at
+  delf search my.index photo.jpg --box 80,60,400,300    a part of the photo
+  delf search my.index photo.jpg --method fusion --top 5 --json
+
+Scores: with --method global the cosine of global descriptors, with words the
+similarity of visual words, with fusion both. With --rerank the first images are
+matched point by point, and come by the number of inliers. Of an index with
+regions each image is as similar as its best region, whose x1,y1,x2,y2 in
+pixels stand behind its name, but for the whole image. What was extracted and
+matched is kept in the index: asking again, or going on after an interrupt,
+does not do it twice.
+"""
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  parser.epilog = _EXAMPLES
+  parser.add_argument(
+    "index", metavar="INDEX", help="folder that `delf index` has made"
+  )
+  parser.add_argument(
+    "queries",
+    nargs="+",
+    metavar="PHOTO",
+    help="image, folder, quoted pattern or list; or one folder of feature "
+    "files",
+  )
+  parser.add_argument(
+    "--top",
+    type=arguments.positive_whole,
+    default=20,
+    metavar="N",
+    help="results per query (default: 20)",
+  )
+  add_method_arguments(parser)
+  parser.add_argument(
+    "--box",
+    type=arguments.box,
+    metavar="X1,Y1,X2,Y2",
+    help="ask with this part of the only photo, in pixels",
+  )
+  parser.add_argument(
+    "--html", metavar="FILE", help="write a page with the results, to look at"
+  )
+  add_work_arguments(parser)
+
+
+def add_method_arguments(parser):
+  """Adds how to search, as `delf eval` has it too."""
+  from delf.indexes import refinement
+
+  parser.add_argument(
+    "--method",
+    choices=["global", "words", "fusion"],
+    help="what is compared (default: global, or words where there is no "
+    "global descriptor)",
+  )
+  parser.add_argument(
+    "--rerank",
+    action="store_true",
+    help="match the first images point by point",
+  )
+  parser.add_argument(
+    "--rerank-top",
+    type=arguments.positive_whole,
+    default=100,
+    metavar="N",
+    help="how many are matched (default: 100)",
+  )
+  parser.add_argument(
+    "--expand",
+    type=arguments.whole,
+    default=0,
+    metavar="N",
+    help="average each query with its first N images (alpha query expansion)",
+  )
+  parser.add_argument(
+    "--refine",
+    choices=sorted(refinement.METHODS),
+    help="re-rank by the global descriptors of the first images",
+  )
+  parser.add_argument(
+    "--no-regions",
+    action="store_true",
+    help="compare whole images alone, of an index that has regions",
+  )
+
+
+def add_work_arguments(parser):
+  """Adds how the work is done."""
+  parser.add_argument(
+    "--workers",
+    type=arguments.positive_whole,
+    metavar="N",
+    help="processes that match (default: one per core)",
+  )
+  arguments.add_device(parser)
+  arguments.add_json(parser)
+
+
+def search_options(args):
+  """Returns search.SearchOptions of the arguments."""
+  from delf.search import searching
+
+  return searching.SearchOptions(
+    method=args.method,
+    rerank=args.rerank_top if args.rerank else 0,
+    expand=args.expand,
+    refine=args.refine,
+    only_whole=args.no_regions,
+    workers=args.workers,
+  )
+
+
+def run(args):
+  """Searches, prints the results; returns the exit status."""
+  from delf.search import collection, searching
+
+  if args.html:
+    searching.check_path(args.html)
+  found = collection.open_folder(args.index)
+  searcher = searching.Searcher(found, search_options(args))
+  asked, failed = _queries(found, args)
+  result = searcher.search(asked, args.top)
+  for failure in result.failed:
+    output.error(failure)
+  if args.html:
+    say_problems(searching.write(args.html, found, result))
+  if args.json:
+    output.print_json(result.document())
+  else:
+    _print(result)
+    if args.html:
+      print(f"page: {os.path.abspath(args.html)}")
+  return 1 if failed or result.failed else 0
+
+
+def _queries(found, args):
+  """Returns the queries, and those photos of which there are no features."""
+  from delf.extraction import feature_files
+  from delf.search import queries
+
+  if feature_files.find(args.queries) is not None:
+    return queries.of_features(args.queries[0]), ()
+  photos = queries.find(args.queries, args.box)
+  asked, extraction = queries.of_photos(
+    found, photos, output.error, args.device
+  )
+  return asked, extraction.failed
+
+
+def _print(result):
+  for query, hits in result.hits():
+    print(f"{query.name}:")
+    for rank, hit in enumerate(hits, 1):
+      inliers = "" if hit.inliers is None else f"  {hit.inliers} inliers"
+      print(f"  {rank:3}  {hit.score:.4f}{inliers}  {hit.name}{_region(hit)}")
+
+
+def _region(hit):
+  if hit.box is None:
+    return ""
+  return f"  [{','.join(f'{edge:g}' for edge in hit.box)}]"
+
+
+def say_problems(report):
+  """Says which photos a page lacks."""
+  for problem in report.problems:
+    output.warning(problem)

@@ -1,0 +1,98 @@
+"""`delf train-detector`: a detector of a user's own, from photos and boxes."""
+
+import os
+
+from delf.cli import arguments, output, train
+
+_EXAMPLES = """\
+examples:
+  delf train-detector boxes.csv photos/ --out my_boxes
+  delf train-detector boxes.csv photos/ --out my_boxes --minutes 60
+  delf train-detector boxes.csv photos/ --out my_boxes --steps 2000
+  delf train-detector boxes.csv photos/ --out my_boxes --from scratch
+  delf train-detector more.csv more/ --out better --from my_boxes
+  delf detect photos/ --detector my_boxes --out boxes/
+
+BOXES.csv has a row for each box, below a line that names the columns: image_id
+and box, where a box is four numbers with spaces between, "ymin xmin ymax xmax",
+as in Google Landmark Boxes; or image_id,ymin,xmin,ymax,xmax. All are in [0, 1],
+of the height and the width of the photo. image_id is the name of a photo, with
+or without its folder and extension. Photos without a row are left out.
+
+One photo in ten is held out. The detector is measured with them before and
+after, beside the whole image and a box of median size in the middle, and the
+better one is kept; MODEL_CARD.md in MODEL says which.
+
+A run that is stopped, even by kill -9, goes on when it is repeated: from
+MODEL.unfinished, at the last checkpoint (one a minute, and one at SIGTERM or
+Ctrl-C). With --steps it ends with the weights that it would have had.
+
+exit status: 0 done, 1 not done or some photos could not be used, 130 or 143
+stopped by Ctrl-C or SIGTERM
+"""
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command to an `argparse` parser."""
+  from delf.learning.finetune import detector
+
+  defaults = detector.DetectorOptions
+  parser.epilog = _EXAMPLES
+  parser.add_argument("boxes", metavar="BOXES.csv", help="file of boxes")
+  train.add_photos(parser, "detector")
+  train.add_start(
+    parser,
+    defaults.start,
+    "a detector that this command made, or scratch (default: "
+    f"{defaults.start}, the embedded one, whose backbone scratch has too)",
+  )
+  train.add_budget(parser)
+  train.add_rate(parser, defaults.rate, f"{defaults.rate:g}")
+  train.add_batch(
+    parser, defaults.batch, f"views in a step (default: {defaults.batch})"
+  )
+  arguments.add_seed(parser)
+  train.add_rest(parser, "detector")
+
+
+def run(args):
+  """Trains, prints what it gave; returns the exit status."""
+  from delf.learning.finetune import detector
+  from delf.learning.finetune import detector as pipeline
+
+  kind = detector.DetectorOptions
+  words = ["delf", "train-detector", args.boxes]
+  return train.run_training(
+    lambda: pipeline.train(
+      args.boxes,
+      args.sources,
+      args.out,
+      train.told(args, kind),
+      args.overwrite,
+      train.command(words, args, kind),
+    ),
+    lambda report: _print(report, args.json),
+  )
+
+
+def _print(report, as_json):
+  if report.missing:
+    output.warning(
+      f"{len(report.missing)} names in the CSV file have no photo, such as "
+      f"{report.missing[0]}"
+    )
+  if as_json:
+    import dataclasses
+
+    found = dataclasses.asdict(report)
+    found["out"] = os.path.abspath(report.out)
+    output.print_json(found)
+    return
+  from delf.learning.finetune import detector
+
+  print(
+    f"{report.steps} steps on {report.photos} photos in {report.seconds:.0f} s"
+  )
+  for line in detector.table(report.scores):
+    print(line)
+  print(f"kept: {report.kept}; written to {report.out}")

@@ -1,0 +1,1 @@
+"""Published files: models, data sets and archives."""

@@ -1,0 +1,262 @@
+"""Fetches a file over HTTP, going on where an earlier try ended.
+
+It is written on `urllib` of the standard library. What is needed is one GET
+with a range, and a check that all of it came: `requests` would do the first
+half no shorter and be one dependency more, and `pooch`, made for this purpose,
+begins anew after every broken connection.
+"""
+
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import pathlib
+import re
+import time
+import urllib.error
+import urllib.request
+
+from absl import logging
+
+import delf
+from delf.base import errors, files, progress
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialFile:
+  """The file `<target>.part`, and beside it what its bytes are a part of.
+
+  Attributes:
+    target: pathlib.Path of the whole file to be.
+    url: Address that it comes from.
+    max_bytes: Size from which on a file is refused.
+  """
+
+  target: pathlib.Path
+  url: str
+  max_bytes: int
+
+  @property
+  def path(self):
+    """Where it lies."""
+    return self.target.with_name(f"{self.target.name}.part")
+
+  @property
+  def _note(self):
+    return self.target.with_name(f"{self.target.name}.part.json")
+
+  def size(self):
+    """Returns how many bytes are there."""
+    return self.path.stat().st_size if self.path.exists() else 0
+
+  def version(self):
+    """Returns the server's name of the version that was begun, or ''."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      note = json.loads(self._note.read_text(encoding="utf-8"))
+      if note.get("url") == self.url:
+        return note.get("version", "")
+    return ""
+
+  def begin(self, version):
+    """Makes it empty, to be a part of this version."""
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self.path.write_bytes(b"")
+    note = json.dumps({"url": self.url, "version": version})
+    files.write_bytes(self._note, note.encode())
+
+  def finish(self):
+    """Puts it in place of the target."""
+    os.replace(self.path, self.target)
+    self._note.unlink(missing_ok=True)
+
+
+_CHUNK = 2**18
+_TIMEOUT = 30  # Seconds without a byte.
+_ATTEMPTS = 5  # In a row without a single byte.
+_WAIT = 1.0  # Seconds before the second attempt, doubled for each next one.
+_MAX_BYTES = 2**33  # A bound against servers that never end.
+
+# Statuses that may pass: timeout, too many requests, and all of 5xx.
+_PASSING = {408, 425, 429}
+
+
+class _Interrupted(Exception):  # noqa: N818 (never leaves this module)
+  """The transfer ended early; another attempt may go on."""
+
+
+def fetch(
+  url,
+  path,
+  *,
+  attempts=_ATTEMPTS,
+  wait=_WAIT,
+  timeout=_TIMEOUT,
+  max_bytes=_MAX_BYTES,
+):
+  """Downloads a file whole, or leaves `<path>.part` for a later call.
+
+  Args:
+    url: Address, `https://` or `http://`.
+    path: Path of the file to be. A file that is there is replaced.
+    attempts: How many attempts in a row may bring nothing.
+    wait: Seconds before the second attempt, doubled for each next one.
+    timeout: Seconds without a byte after which an attempt has failed.
+    max_bytes: Size from which on a file is refused.
+
+  Raises:
+    InputError: If the address is not one, or the server says no, or the file
+      is too large or cannot be had in so many attempts.
+  """
+  if not re.match(r"https?://[^/]", url):
+    raise errors.InputError("an address, https://...", repr(url))
+  part = PartialFile(pathlib.Path(path), url, max_bytes)
+  failures = 0
+  while True:
+    size_before = part.size()
+    try:
+      _fetch_rest(url, part, timeout)
+      break
+    except _Interrupted as error:
+      failures = 1 if part.size() > size_before else failures + 1
+      if failures >= attempts:
+        raise errors.InputError(
+          "the whole of a file",
+          f"{part.size()} bytes of it in the end ({error}); the same command "
+          "goes on from there",
+          url,
+        ) from None
+      seconds = wait * 2 ** (failures - 1)
+      logging.warning("%s; trying again in %g s", error, seconds)
+      time.sleep(seconds)
+  part.finish()
+
+
+def size(url, timeout=_TIMEOUT):
+  """Returns the size of a file in bytes, or None if the server does not say.
+
+  Args:
+    url: Address, `https://` or `http://`.
+    timeout: Seconds to wait.
+  """
+  with (
+    contextlib.suppress(OSError, ValueError, _Interrupted),
+    _request(url, 0, "", timeout, method="HEAD") as response,
+  ):
+    return _total(response)
+  return None
+
+
+def _fetch_rest(url, part, timeout):
+  """Fetches what is missing of a part.
+
+  Raises:
+    _Interrupted: If it ended early.
+    InputError: If the server says no.
+  """
+  offset, version = part.size(), part.version()
+  # Without the name of its version, what is there may be of another file.
+  if not version:
+    offset = 0
+  try:
+    with _request(url, offset, version, timeout) as response:
+      total = _total(response)
+      if response.status != 206 or _range_start(response) != offset:
+        # The server sends the whole: it knows no ranges, or has a new version.
+        offset = 0
+      if offset == 0:
+        part.begin(_version(response))
+        if response.status == 206:
+          raise _Interrupted("the server sent a range that was not asked for")
+      _copy(response, part, offset, total)
+  except urllib.error.HTTPError as error:
+    _judge_status(error, part, offset)
+
+
+def _request(url, offset, version, timeout, method="GET"):
+  headers = {
+    "User-Agent": f"delf/{delf.__version__}",
+    # The bytes as they lie there: ranges and lengths are counted in those.
+    "Accept-Encoding": "identity",
+  }
+  if offset:
+    headers |= {"Range": f"bytes={offset}-", "If-Range": version}
+  request = urllib.request.Request(url, headers=headers, method=method)
+  with _network_errors():
+    return urllib.request.urlopen(request, timeout=timeout)
+
+
+def _copy(response, part, offset, total):
+  """Appends the body of a response, and checks that all of it came."""
+  done = offset
+  label = part.target.name
+  with (
+    open(part.path, "ab") as sink,
+    progress.count_bytes(label, total, done) as bar,
+  ):
+    while chunk := _read(response):
+      done += len(chunk)
+      if max(done, total or 0) > part.max_bytes:
+        raise errors.InputError(
+          f"a file of at most {part.max_bytes} bytes", "a larger one", part.url
+        )
+      sink.write(chunk)
+      bar.update(len(chunk))
+  if total is not None and done != total:
+    raise _Interrupted(f"{done} of {total} bytes came")
+
+
+def _read(response):
+  with _network_errors():
+    return response.read(_CHUNK)
+
+
+@contextlib.contextmanager
+def _network_errors():
+  """Turns an error of the connection into _Interrupted."""
+  try:
+    yield
+  except urllib.error.HTTPError:
+    raise
+  except (OSError, http.client.HTTPException) as error:
+    words = f"{type(error).__name__}: {error}"
+    raise _Interrupted(words) from None
+
+
+def _judge_status(error, part, offset):
+  """Turns a status that is an error into what to do about it."""
+  if error.code == 416 and offset:
+    # The range begins at or after the end of what the server has.
+    content_range = error.headers.get("Content-Range", "")
+    if content_range == f"bytes */{offset}":
+      return
+    part.begin("")
+    raise _Interrupted("what was there was too long")
+  if error.code in _PASSING or error.code >= 500:
+    raise _Interrupted(f"HTTP status {error.code}")
+  raise errors.InputError(
+    "a file", f"HTTP status {error.code} ({error.reason})", error.url
+  ) from None
+
+
+def _version(response):
+  """Returns a name of the file's version for `If-Range`, or ''."""
+  tag = response.headers.get("ETag", "")
+  if tag and not tag.startswith("W/"):  # Weak tags may not be used for it.
+    return tag
+  return response.headers.get("Last-Modified", "")
+
+
+def _range_start(response):
+  text = response.headers.get("Content-Range", "")
+  match = re.match(r"bytes (\d{1,18})-", text)
+  return int(match.group(1)) if match else None
+
+
+def _total(response):
+  """Returns the size of the whole file, or None if the server does not say."""
+  match = re.search(r"/(\d{1,18})$", response.headers.get("Content-Range", ""))
+  if match:
+    return int(match.group(1))
+  length = response.headers.get("Content-Length", "")
+  return int(length) if re.fullmatch(r"\d{1,18}", length) else None

@@ -1,0 +1,1 @@
+"""Ground truth in, metrics and reports out."""

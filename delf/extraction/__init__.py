@@ -1,0 +1,1 @@
+"""Photos to feature files: a resumable run for features, boxes and regions."""

@@ -1,0 +1,207 @@
+"""The images to extract, each with an output name of its own."""
+
+import collections
+import dataclasses
+import math
+import os
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from delf.base import errors, files
+
+# How often a box may be as long as the photo, per side. What reaches out of the
+# photo is filled; a bound against boxes that would fill the memory.
+_MOST_OF_A_SIDE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+  """A part of a photo, and whether the size limits shrink with it.
+
+  Attributes:
+    box: (x_min, y_min, x_max, y_max) in pixels of the photo; floats are rounded
+      half to even. The upper corner is not part of it.
+    scale_limits: Whether `max_image_size` and `min_image_size` are those of the
+      whole photo, so that the part is extracted at the scale that it has there.
+      DELG does this with query images, Detect-to-Retrieve does not, and the
+      published figures of each depend on it.
+  """
+
+  box: tuple
+  scale_limits: bool = False
+
+  def __post_init__(self):
+    """Checks the box as far as it can be without the photo."""
+    box = tuple(map(float, self.box))
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+      raise errors.InputError(
+        "a box of x_min, y_min, x_max, y_max in pixels", list(box)
+      )
+    object.__setattr__(self, "box", box)
+
+  def cut(self, image):
+    """Cuts the part out of a photo.
+
+    Args:
+      image: [H, W, 3] uint8 array or PIL.Image.Image of mode RGB.
+
+    Returns:
+      [h, w, 3] uint8, and the factor for the size limits: 1, or with
+      `scale_limits` the longer side of the part over that of the photo. Where
+      the box reaches out of the photo the part is black, as in the original,
+      and a warning is logged.
+
+    Raises:
+      InputError: If the box is empty, beside the photo, or far larger; or
+        within the first pixel, as one that is given in shares of the photo.
+    """
+    if not isinstance(image, Image.Image):
+      image = Image.fromarray(np.asarray(image))
+    if min(self.box) >= 0 and max(self.box) <= 1:
+      raise errors.InputError(
+        f"a box in pixels of an image of {image.width} x {image.height}",
+        f"{list(self.box)}, shares of it",
+      )
+    left, upper, right, lower = rounded = tuple(map(round, self.box))
+    size = (right - left, lower - upper)
+    beside = min(right, lower) <= 0 or left >= image.width
+    if beside or upper >= image.height or min(size) <= 0:
+      self._refuse(image)
+    if any(
+      ours > _MOST_OF_A_SIDE * theirs
+      for ours, theirs in zip(size, image.size, strict=True)
+    ):
+      self._refuse(image)
+    if min(left, upper) < 0 or right > image.width or lower > image.height:
+      logging.warning(
+        "Box %s reaches out of an image of %d x %d: black is added.",
+        rounded,
+        *image.size,
+      )
+    factor = max(size) / max(image.size) if self.scale_limits else 1.0
+    return np.asarray(image.crop(rounded)), factor
+
+  def _refuse(self, image):
+    raise errors.InputError(
+      f"a box in an image of {image.width} x {image.height} pixels",
+      f"{list(self.box)}",
+    )
+
+
+def find(sources):
+  """Finds the images that a user means, and gives each a name of its own.
+
+  Images under a folder keep their sub-folder there; others go by base name.
+  Where names are equal, these images are named from the common parent of all,
+  and where that is not enough with their extension.
+
+  Args:
+    sources: Folders, patterns, lists and images, as `files.find_images` takes.
+
+  Returns:
+    list of paths and list of names, without extension unless two differ by it
+    alone.
+
+  Raises:
+    FileNotFoundError: If a source is not there.
+    InputError: If there is no image in a source.
+  """
+  found, roots = {}, set()  # Absolute path -> (path, name).
+  for source in map(os.fspath, sources):
+    is_folder = os.path.isdir(source)
+    for path in map(os.fspath, files.find_images(source)):
+      root = source if is_folder else os.path.dirname(path)
+      name = os.path.splitext(os.path.relpath(path, root or "."))[0]
+      found.setdefault(_absolute(path), (path, name))
+      roots.add(_absolute(root))
+  parent = os.path.commonpath(roots)
+  longer = [os.path.relpath(path, parent) for path in found]
+  images, names = (list(each) for each in zip(*found.values(), strict=True))
+  names = _replace_equal(names, [os.path.splitext(name)[0] for name in longer])
+  # Each round leaves fewer equal ones; `longer` has none.
+  while len(set(names)) < len(names):
+    names = _replace_equal(names, longer)
+  return images, names
+
+
+def _replace_equal(names, others):
+  """Returns names, with others for those that several images have."""
+  number = collections.Counter(names)
+  return [
+    other if number[name] > 1 else name
+    for name, other in zip(names, others, strict=True)
+  ]
+
+
+def _absolute(path):
+  """Returns an absolute path; a remote one as if it were a local one."""
+  if "://" in path:
+    return "/" + path.replace("://", "/")
+  return os.path.abspath(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One image to extract.
+
+  Attributes:
+    path: Path of the image.
+    name: Path of its outputs in the folder, without extension.
+    size: Size of the file in bytes, or None if it is remote or missing.
+    crop: cropping.Crop of the part to extract, or None for the whole image.
+  """
+
+  path: str
+  name: str
+  size: int | None = None
+  crop: Crop | None = None
+
+
+def plan(images, names=None, crops=None):
+  """Returns jobs, after checking that each has an output name of its own.
+
+  Args:
+    images: Paths of images. One that is repeated is done once.
+    names: Output name of each, without extension and below the output folder,
+      or None: base names.
+    crops: cropping.Crop or None of each, or None: all are extracted whole.
+
+  Returns:
+    list of Job.
+
+  Raises:
+    InputError: If there are no images, or two (or two parts of one) would be
+      written to one name, or one outside of the output folder.
+  """
+  images = [os.fspath(path) for path in images]
+  if not images:
+    raise errors.InputError("at least one image", "none")
+  if names is None:
+    names = [os.path.splitext(os.path.basename(path))[0] for path in images]
+  if crops is None:
+    crops = [None] * len(images)
+  owners = {}
+  for path, name, crop in zip(images, names, crops, strict=True):
+    files.check_inside(name)
+    other = owners.setdefault(name, (path, crop))
+    if other != (path, crop):
+      raise errors.InputError(
+        "a different output name for each image",
+        f"{name!r} for both {_words(*other)} and {_words(path, crop)}",
+      )
+  return [
+    Job(path, name, _size(path), crop) for name, (path, crop) in owners.items()
+  ]
+
+
+def _words(path, crop):
+  return path if crop is None else f"{path} {list(crop.box)}"
+
+
+def _size(path):
+  try:
+    return os.stat(path).st_size
+  except (OSError, ValueError):
+    return None

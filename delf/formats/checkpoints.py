@@ -1,0 +1,183 @@
+"""TensorFlow checkpoints: opening, errors as one line, writing whole."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import tempfile
+
+from delf.base import errors, files
+
+# Key in an object-based checkpoint: path of the variable, and this.
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+# Key of the graph of objects that TensorFlow stores besides.
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+
+# Bytes of an index that have its header in them.
+_START = 64
+# What TensorFlow adds to a message.
+_INTERNALS = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]")
+# Ends of the names of a checkpoint's files, behind its prefix.
+_FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
+
+
+def open_reader(path):
+  """Opens a checkpoint.
+
+  Args:
+    path: Prefix of a TensorFlow checkpoint, or its `.index` file, or a folder
+      with a `checkpoint` file, whose newest one is opened.
+
+  Returns:
+    A reader (`tf.train.load_checkpoint`), and the prefix, a str. What is read
+    from it is to be read within `reading(prefix)`.
+
+  Raises:
+    FileNotFoundError: If there is no checkpoint.
+    InputError: If it cannot be read.
+  """
+  import tensorflow as tf
+
+  prefix = _FILE_OF.sub("", os.fspath(path))
+  if tf.io.gfile.isdir(prefix):
+    with reading(prefix):
+      newest = tf.train.latest_checkpoint(prefix)
+    if newest is None:
+      raise FileNotFoundError(f"{path}: expected a checkpoint, found none")
+    prefix = newest
+  if not tf.io.gfile.exists(f"{prefix}.index"):
+    raise FileNotFoundError(
+      f"{path}: expected a checkpoint, with its {prefix}.index; found none"
+    )
+  with reading(prefix):
+    return tf.train.load_checkpoint(prefix), prefix
+
+
+@contextlib.contextmanager
+def reading(prefix):
+  """Turns what TensorFlow raises of a checkpoint into an InputError."""
+  import tensorflow as tf
+
+  try:
+    yield
+  # What it raises for files that are cut, damaged, or of another kind.
+  except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0]
+    raise errors.InputError(
+      "a whole TensorFlow checkpoint",
+      f"one that cannot be read ({reason})",
+      prefix,
+    ) from None
+
+
+@contextlib.contextmanager
+def writing(what, path):
+  """Turns what TensorFlow raises as it writes, as on a full disk, into OSError.
+
+  Args:
+    what: Words for what is written.
+    path: Path of it, or of its folder, which the error names.
+  """
+  import tensorflow as tf
+
+  try:
+    yield
+  except tf.errors.OpError as error:
+    # "{{node of a graph}} path of a temporary file; reason [Op:...]", and more.
+    first = _INTERNALS.sub("", error.message).strip().splitlines()[0]
+    words = f"{what} cannot be written ({first.rpartition('; ')[2].strip()})"
+    raise OSError(errno.EIO, words, os.fspath(path)) from None
+
+
+def write(path, **trackables):
+  """Writes a checkpoint; one that is there is read until the new one is whole.
+
+  Both are a file of data and an index, which cannot be replaced at once. The
+  data are in one part, or, where they are already, in two: a name of their own.
+
+  Args:
+    path: Its prefix. `path`.index is written last, so that one that exists is
+      whole. Missing folders are made.
+    **trackables: What `tf.train.Checkpoint` takes, such as tf.Variable.
+
+  Returns:
+    str, `path`.
+
+  Raises:
+    OSError: If it cannot be written; what was there stays.
+  """
+  import tensorflow as tf
+
+  path = os.fspath(path)
+  checkpoint = tf.train.Checkpoint(**trackables)
+  parts = 2 if _count_parts(path) == 1 else 1
+  options = tf.train.CheckpointOptions(
+    experimental_sharding_callback=_in_parts(parts)
+  )
+  with writing("the checkpoint", path):
+    if files.is_remote(path):
+      checkpoint.write(path, options)
+    else:
+      _write_local(checkpoint, pathlib.Path(path), options)
+  _remove_other_parts(path, parts)
+  return path
+
+
+def _write_local(checkpoint, path, options):
+  folder = path.parent
+  folder.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=folder, prefix=".weights.") as temporary:
+    checkpoint.write(os.path.join(temporary, path.name), options)
+    for file in sorted(pathlib.Path(temporary).glob("*")):
+      # "...data-00000-of-00001" sorts before "...index".
+      os.replace(file, folder / file.name)
+
+
+def _count_parts(prefix):
+  """Returns the number of data files of a checkpoint; 0 if there is none.
+
+  Its index is a table as LevelDB has it, whose first entry is a header: no
+  bytes of key, the length of the header, the header.
+  """
+  import tensorflow as tf
+  from google.protobuf import message
+  from tensorflow.core.protobuf import tensor_bundle_pb2
+
+  if not tf.io.gfile.exists(f"{prefix}.index"):
+    return 0
+  with tf.io.gfile.GFile(f"{prefix}.index", "rb") as file:
+    start = file.read(_START)
+  try:
+    header = start[3 : 3 + start[2]]
+    return tensor_bundle_pb2.BundleHeaderProto.FromString(header).num_shards
+  except (IndexError, message.DecodeError):
+    return 0  # Damaged: nothing to keep.
+
+
+def _in_parts(number):
+  """Returns what divides tensors among so many files, by turns."""
+  import tensorflow as tf
+
+  class InParts(tf.train.experimental.ShardingCallback):
+    description = f"{number} parts"
+
+    def __call__(self, shardable_tensors):
+      parts = [{} for _ in range(number)]
+      for i, each in enumerate(shardable_tensors):
+        slices = parts[i % number].setdefault(each.checkpoint_key, {})
+        slices[each.slice_spec] = each.tensor
+      return [part for part in parts if part]
+
+  return InParts()
+
+
+def _remove_other_parts(path, number):
+  """Removes data files of a checkpoint that was in other parts."""
+  import tensorflow as tf
+
+  folder, name = os.path.split(path)
+  for file in tf.io.gfile.listdir(folder or "."):
+    beginning, _, count = file.rpartition("-of-")
+    if beginning.startswith(f"{name}.data-") and count != f"{number:05d}":
+      tf.io.gfile.remove(os.path.join(folder, file))

@@ -1,0 +1,77 @@
+"""What was found in an image: local features and a global descriptor."""
+
+import dataclasses
+
+import numpy as np
+
+from delf.base import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalFeatures:
+  """The local features of one image; shapes are checked once, here.
+
+  Attributes:
+    locations: [N, 2] float, (y, x) of each feature's centre, in pixels.
+    scales: [N] float, inverse of the image scale each was found at.
+    descriptors: [N, D] float.
+    attention: [N] float, score of each feature.
+    orientations: [N] float, radians; zeros where the model has none.
+  """
+
+  locations: np.ndarray
+  scales: np.ndarray
+  descriptors: np.ndarray
+  attention: np.ndarray
+  orientations: np.ndarray | None = None
+
+  def __post_init__(self):
+    number = len(self.locations)
+    if self.orientations is None:
+      zeros = np.zeros([number], dtype=np.float32)
+      object.__setattr__(self, "orientations", zeros)
+    shapes = {
+      "locations": (number, 2),
+      "scales": (number,),
+      "attention": (number,),
+      "orientations": (number,),
+    }
+    for name, shape in shapes.items():
+      if np.shape(getattr(self, name)) != shape:
+        raise errors.InputError(
+          f"{name} of shape {list(shape)}",
+          f"shape {list(np.shape(getattr(self, name)))}",
+        )
+    if np.ndim(self.descriptors) != 2 or len(self.descriptors) != number:
+      raise errors.InputError(
+        f"descriptors of shape [{number}, D]",
+        f"shape {list(np.shape(self.descriptors))}",
+      )
+
+  def __len__(self):
+    return len(self.locations)
+
+  @classmethod
+  def empty(cls, dimension=0):
+    """Returns no features, of descriptors with `dimension` values."""
+    none = np.zeros([0], dtype=np.float32)
+    return cls(
+      locations=np.zeros([0, 2], dtype=np.float32),
+      scales=none,
+      descriptors=np.zeros([0, dimension], dtype=np.float32),
+      attention=none,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFeatures:
+  """What was extracted from one image.
+
+  Attributes:
+    local: LocalFeatures, or None where only a global descriptor was asked for.
+    global_descriptor: [D] float32, or None where none was asked for or the
+      image is too small for one.
+  """
+
+  local: LocalFeatures | None = None
+  global_descriptor: np.ndarray | None = None

@@ -1,0 +1,231 @@
+"""What a network in one file (.onnx, .tflite) is for: settings kept inside it.
+
+An ONNX file has them in its metadata, under the key `delf`. A TFLite file has
+them in `delf.json` of a ZIP archive at its end, which is where TFLite's own
+metadata keep files; runtimes do not look there.
+"""
+
+import dataclasses
+import json
+import math
+import mmap
+import os
+import pathlib
+import zipfile
+
+from delf.base import errors
+from delf.formats import wire
+
+ONNX, TFLITE = ".onnx", ".tflite"
+
+# The forms of exports.
+LOCAL, GLOBAL, JOINT = "local", "global", "local_and_global"
+FORMS = (LOCAL, GLOBAL, JOINT)
+
+# Names of a network's tensors.
+IMAGES = "images"
+ATTENTION, FEATURES, DESCRIPTOR = "attention", "features", "descriptor"
+OFFSETS = "offsets"
+_OUTPUTS = {
+  LOCAL: (ATTENTION, FEATURES),
+  GLOBAL: (DESCRIPTOR,),
+  JOINT: (ATTENTION, DESCRIPTOR, FEATURES),
+}
+
+POOLINGS = ("None", "average", "sum")
+
+KEY = "delf"
+MEMBER = "delf.json"
+
+# Of the settings, in bytes: a configuration takes some hundreds.
+_MOST_SETTINGS = 2**20
+
+# Number of fields of `ModelProto`, and of its key-value pairs
+# (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
+_METADATA, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2
+# Fields of numbers in front of them: its version, and that of the model.
+_VARINT, _DELIMITED = 0, 2
+_MAX_FIELD = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What is around a network.
+
+  Attributes:
+    form: One of FORMS, which says the outputs of the network.
+    receptive: (size, stride, padding) of the receptive field of a cell of the
+      feature map, in pixels, or None without local features.
+    iou: Overlap of two receptive boxes over which the weaker feature goes; from
+      1.0 on, all stay.
+    input_scales: Image scales that are fixed, or None if they are an input.
+    pool_type: Pooling of global descriptors over the scales; one of POOLINGS.
+    normalize: Whether what global descriptors are then L2-normalised.
+    local_size: Number of values of a local feature, or None without.
+    global_size: Number of values of the global descriptor, or None without.
+    has_offsets: Whether the network says where in its cell a local feature is.
+    precision: Words for how weights are kept, such as "float32".
+    config: Text of the DelfConfig to use unless another one is given, or "".
+  """
+
+  form: str
+  receptive: tuple[float, float, float] | None = None
+  iou: float = 1.0
+  input_scales: tuple[float, ...] | None = None
+  pool_type: str = "None"
+  normalize: bool = False
+  local_size: int | None = None
+  global_size: int | None = None
+  has_offsets: bool = False
+  precision: str = "float32"
+  config: str = ""
+
+  @property
+  def outputs(self):
+    """Names of the network's outputs: tuple of str."""
+    names = _OUTPUTS[self.form]
+    return (*names, OFFSETS) if self.has_offsets else names
+
+  def text(self):
+    """Returns it as JSON."""
+    return json.dumps(dataclasses.asdict(self))
+
+
+def is_network(path):
+  """Returns whether a path is, by its name, of a network in one file."""
+  return pathlib.Path(path).suffix.lower() in (ONNX, TFLITE)
+
+
+def parse(text, path=None):
+  """Returns the Settings of JSON as `Settings.text` writes it.
+
+  Args:
+    text: str or bytes.
+    path: Where it comes from, for the error, or None.
+
+  Raises:
+    InputError: If it is not that.
+  """
+  try:
+    found = json.loads(text)
+    known = {field.name for field in dataclasses.fields(Settings)}
+    # Of a later version, which may say more.
+    settings = Settings(**{k: v for k, v in found.items() if k in known})
+    return _checked(settings)
+  except (ValueError, TypeError, AttributeError, RecursionError):
+    raise errors.InputError(
+      "settings of a network that delf exported", "others", path
+    ) from None
+
+
+def _checked(settings):
+  """Returns settings with tuples for lists; ValueError if a value cannot be."""
+  receptive, scales = settings.receptive, settings.input_scales
+  if settings.form != GLOBAL:
+    size, stride, padding = map(float, receptive)
+    receptive = (size, stride, padding)
+  if scales is not None:
+    scales = tuple(map(float, scales))
+  numbers = [*(receptive or ()), *(scales or ()), float(settings.iou)]
+  is_right = (
+    settings.form in FORMS
+    and settings.pool_type in POOLINGS
+    and all(map(math.isfinite, numbers))
+    and (scales is None or (scales and min(scales) > 0))
+    and isinstance(settings.local_size, int | None)
+    and isinstance(settings.global_size, int | None)
+    and isinstance(settings.config, str)
+    and isinstance(settings.precision, str)
+  )
+  if not is_right:
+    raise ValueError
+  return dataclasses.replace(
+    settings,
+    receptive=receptive,
+    input_scales=scales,
+    iou=float(settings.iou),
+    normalize=bool(settings.normalize),
+    has_offsets=bool(settings.has_offsets) and settings.form != GLOBAL,
+  )
+
+
+def read_settings(path):
+  """Reads the settings of a network, and no more of the file than that.
+
+  Args:
+    path: Local path of a `.onnx` or `.tflite` file.
+
+  Returns:
+    Settings.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If it is none of this library's.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise FileNotFoundError(f"{path}: expected a file, found none")
+  if not path.is_file():
+    raise errors.InputError("a file", "a folder", path)
+  is_onnx = path.suffix.lower() == ONNX
+  text = _onnx_text(path) if is_onnx else _tflite_text(path)
+  if text is None:
+    kind = "an ONNX" if is_onnx else "a TFLite"
+    raise errors.InputError(
+      f"{kind} file that `delf export` wrote",
+      "a file of another kind, or of another program",
+      path,
+    )
+  return parse(text, path)
+
+
+def add_tflite_settings(path, settings):
+  """Adds settings to a TFLite file that has none."""
+  with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+    archive.writestr(zipfile.ZipInfo(MEMBER), settings.text())
+
+
+def _tflite_text(path):
+  try:
+    with zipfile.ZipFile(path) as archive:
+      info = archive.getinfo(MEMBER)
+      is_small = info.file_size <= _MOST_SETTINGS
+      return archive.read(info) if is_small else None
+  except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError):
+    return None
+
+
+def _onnx_text(path):
+  if not os.path.getsize(path):
+    return None
+  with (
+    open(path, "rb") as file,
+    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+  ):
+    try:
+      return _metadata(data)
+    except ValueError:
+      return None
+
+
+def _metadata(data):
+  """Returns the value of KEY in a serialised ModelProto, or None."""
+  position = 0
+  while position < len(data):
+    key, position = wire.read_varint(data, position)
+    number, kind = key >> 3, key & 7
+    if not 0 < number <= _MAX_FIELD or kind not in (_VARINT, _DELIMITED):
+      raise ValueError
+    length, position = wire.read_varint(data, position)
+    if kind == _VARINT:
+      continue
+    end = position + length
+    if end > len(data):
+      raise ValueError
+    if number == _METADATA and length <= _MOST_SETTINGS:
+      pair = data[position:end]
+      fields = {n: pair[a:b] for n, a, b in wire.delimited_fields(pair)}
+      if fields.get(_KEY_FIELD) == KEY.encode():
+        return fields.get(_VALUE_FIELD, b"")
+    position = end
+  return None

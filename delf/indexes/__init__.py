@@ -1,0 +1,1 @@
+"""Arrays in, rankings out: dense, approximate and inverted indexes."""

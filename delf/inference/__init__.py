@@ -1,0 +1,1 @@
+"""Models ready to run: TensorFlow, ONNX and TFLite."""

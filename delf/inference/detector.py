@@ -1,0 +1,163 @@
+"""Detectors of boxes in images, whichever way they were exported."""
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from delf.base import boxes, errors
+from delf.inference import saved_model, tensors, zoo
+
+
+def load(path_or_name, device=None):
+  """Loads a detector.
+
+  Args:
+    path_or_name: Folder of a SavedModel, or a name (see `zoo.resolve`). Whether
+      it is a graph of TensorFlow 1, run by the names of its tensors, or has a
+      `serving_default` signature shows in the model.
+    device: Device such as "cpu" or "gpu:1", or None for the best there is.
+
+  Returns:
+    Detector.
+
+  Raises:
+    FileNotFoundError: If there is no such folder.
+    InputError: If it is no detector, cannot be read or is not on this machine.
+  """
+  folder = zoo.resolve(path_or_name)
+  return Detector(folder, *saved_model.read(folder, device))
+
+
+class Detector:
+  """Finds boxes in images; safe to call from several threads.
+
+  Images of any size and number are run by one graph, made when it is loaded.
+  For a model of one fixed size they are scaled to it, whatever their shape:
+  boxes are shares of the image, so they stay those of the image.
+
+  Attributes:
+    folder: pathlib.Path of the SavedModel.
+    device: Words for the device in use, such as "CPU" or "GPU:0 (name)".
+    is_tf2: Whether it is run by a signature; else by the names of its tensors.
+  """
+
+  def __init__(self, folder, loaded, device):
+    """Prepares what `saved_model.read` returned."""
+    self.folder = folder
+    self.device = saved_model.describe(device)
+    self._device = device
+    names = (tensors.IMAGES, *tensors.DETECTIONS)
+    found = saved_model.graph_tensors(loaded, names)
+    self.is_tf2 = set(found) != set(names)
+    if self.is_tf2:
+      function = loaded.signatures.get(saved_model.DEFAULT)
+      found = saved_model.inputs_of(function)
+      others = set(found) - {tensors.IMAGES}
+      found |= saved_model.outputs_of(function)
+      if set(names) - set(found) or others:
+        raise errors.InputError(
+          f"a detector with the tensors {', '.join(names)}",
+          ", ".join(sorted(found)) or "one with none of them",
+          folder,
+        )
+      self._function = function
+    else:
+      self._function = _prune(loaded)
+    self._shape = found[tensors.IMAGES].shape
+    if self._shape.rank not in (None, 4):
+      raise errors.InputError(
+        f"a detector whose {tensors.IMAGES} is [B, H, W, 3]",
+        f"{self._shape}",
+        folder,
+      )
+
+  def run(self, images):
+    """Runs the model.
+
+    Args:
+      images: [B, H, W, 3] uint8, RGB.
+
+    Returns:
+      boxes [B, M, 4] float32, scores [B, M] and classes [B, M], as the model
+      gives them: often filled up with boxes of no area.
+
+    Raises:
+      InputError: If they are no such images, or not of a number that the model
+        takes.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+      raise errors.InputError(
+        "images as uint8 of shape [B, H, W, 3]",
+        f"{images.dtype} of shape {list(images.shape)}",
+      )
+    images = self._scaled(images)
+    if not self._shape.is_compatible_with(images.shape):
+      raise errors.InputError(
+        f"images of shape {self._shape}, as the detector takes",
+        f"shape {list(images.shape)}",
+        self.folder,
+      )
+    values = {tensors.IMAGES: tf.constant(images)}
+    found = saved_model.call(
+      self._function, self._device, self.folder, **values
+    )
+    return tuple(found[name].numpy() for name in tensors.DETECTIONS)
+
+  def _scaled(self, images):
+    """Returns images in the height and width that the model is fixed to."""
+    if not self._shape.rank or not images.size:
+      return images
+    size = tuple(
+      fixed or given
+      for fixed, given in zip(self._shape[1:3], images.shape[1:3], strict=True)
+    )
+    if size == images.shape[1:3]:
+      return images
+    scaled = [
+      Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+      for image in images
+    ]
+    return np.stack([np.asarray(image) for image in scaled])
+
+  def detect(self, images):
+    """Finds the boxes in images of one size.
+
+    Args:
+      images: [B, H, W, 3] uint8, RGB.
+
+    Returns:
+      list of B detections.Detections, in the model's order; what cannot be a
+      box is left out, as `detections.of_model` says.
+
+    Raises:
+      InputError: As `run`, or if the model gives what is no detection.
+    """
+    images = np.asarray(images)
+    if self._shape.rank and self._shape[0] == 1 and len(images) > 1:
+      # A model of one image at a time.
+      return [self.detect(image[None])[0] for image in images]
+    found = self.run(images)
+    if any(array.shape[:1] != images.shape[:1] for array in found):
+      shapes = ", ".join(f"{list(array.shape)}" for array in found)
+      raise errors.InputError(
+        f"{', '.join(tensors.DETECTIONS)} of each of {len(images)} images",
+        f"shapes {shapes}",
+        self.folder,
+      )
+    return [
+      boxes.of_model(*each, self.folder) for each in zip(*found, strict=True)
+    ]
+
+
+def _prune(loaded):
+  """Returns a function that runs a graph of TensorFlow 1."""
+  pruned = loaded.prune(
+    f"{tensors.IMAGES}:0", [f"{name}:0" for name in tensors.DETECTIONS]
+  )
+
+  def call(**values):
+    found = pruned(values[tensors.IMAGES])
+    return dict(zip(tensors.DETECTIONS, found, strict=True))
+
+  return call

@@ -1,0 +1,467 @@
+"""Known models by name: where each is on this machine, with which settings."""
+
+import dataclasses
+import difflib
+import importlib.resources
+import os
+import pathlib
+import re
+
+from delf.base import errors
+from delf.formats import configs, network_files
+from delf.protos import delf_config_pb2
+
+EXTRACTION = "extraction model"
+DETECTOR = "detector"
+CODEBOOK = "codebook"
+WEIGHTS = "weights"
+
+# Pattern of the file that each kind is loaded by.
+_WANTED = {
+  EXTRACTION: "saved_model.pb",
+  DETECTOR: "saved_model.pb",
+  CODEBOOK: "[!.]*.index",
+  WEIGHTS: "[!.]*.h5",
+}
+
+EMBEDDED = "delf-compact"
+EMBEDDED_DETECTOR = "delf-boxes"
+
+_BUCKET = "https://storage.googleapis.com/delf/"
+
+# As the published configurations write them; 0.3536 and 1.4142 are of the
+# older ones (DELF), the longer forms of the newer ones (DELG).
+_DELF_SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+_DELG_SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Published extraction settings of a model, in terms of `DelfConfig`."""
+
+  image_scales: tuple
+  score_threshold: float | None = None  # None: no local features.
+  global_scales: tuple | None = None  # None: no global descriptor.
+  pca_dim: int | None = None  # None: no PCA of local features.
+  layer_name: str = ""
+  max_image_size: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+  """A model or file that is known by name."""
+
+  name: str
+  kind: str
+  purpose: str
+  settings: Settings | None = None
+  # Why it cannot be had, and what to use instead; empty if it can.
+  unavailable: str = ""
+
+  @property
+  def url(self):
+    """Address of the archive, or None where there is none to download."""
+    if self.is_embedded or self.unavailable:
+      return None
+    return f"{_BUCKET}{self.name}.tar.gz"
+
+  @property
+  def is_embedded(self):
+    """Whether it comes in the package."""
+    return self.name in (EMBEDDED, EMBEDDED_DETECTOR)
+
+  @property
+  def wanted(self):
+    """Pattern of the file that it is loaded by, somewhere in its folder."""
+    return _WANTED[self.kind]
+
+  @property
+  def alias(self):
+    """The name without its date: `r50delg_gld` of `r50delg_gld_20200814`."""
+    return re.sub(r"_\d{8}$", "", self.name)
+
+
+def _delf(pca_dim):
+  return Settings(
+    _DELF_SCALES, 100.0, pca_dim=pca_dim, layer_name="resnet_v1_50/block3"
+  )
+
+
+def _delg(score_threshold):
+  return Settings(_DELG_SCALES, score_threshold, (3, 4, 5), max_image_size=1024)
+
+
+def _codebook(photos, words):
+  other = {"RParis6k": "ROxford5k", "ROxford5k": "RParis6k"}[photos]
+  return Artefact(
+    f"{photos.lower()}_codebook_{words}",
+    CODEBOOK,
+    f"{words} words of 128-D DELF features of {photos}, for use on {other}",
+  )
+
+
+_ARTEFACTS = (
+  Artefact(EMBEDDED, EXTRACTION, "local and global, small, in the package"),
+  Artefact(
+    "delf_gld_20190411",
+    EXTRACTION,
+    "DELF of 2019, Google Landmarks v1: matching (PCA to 40), "
+    "Detect-to-Retrieve (PCA to 128)",
+    _delf(40),
+  ),
+  Artefact(
+    "delf_v1_20171026",
+    EXTRACTION,
+    "DELF of 2017, Landmarks Clean and Full: the model of the first paper",
+    _delf(40),
+  ),
+  Artefact(
+    "r50delg_gld_20200814",
+    EXTRACTION,
+    "DELG, ResNet-50, Google Landmarks v1: local and global",
+    _delg(175.0),
+  ),
+  Artefact(
+    "r101delg_gld_20200814",
+    EXTRACTION,
+    "DELG, ResNet-101, Google Landmarks v1: local and global",
+    _delg(166.1),
+  ),
+  Artefact(
+    "r50delg_gldv2clean_20200914",
+    EXTRACTION,
+    "DELG, ResNet-50, Google Landmarks v2 clean: local and global",
+    _delg(454.6),
+  ),
+  Artefact(
+    "r101delg_gldv2clean_20200914",
+    EXTRACTION,
+    "DELG, ResNet-101, Google Landmarks v2 clean: local and global",
+    _delg(357.48),
+  ),
+  Artefact(
+    "rn101_af_gldv2clean_20200814",
+    EXTRACTION,
+    "ResNet-101 with ArcFace, Google Landmarks v2 clean: global only",
+    Settings(
+      (0.70710677, 1.0, 1.4142135), global_scales=(), max_image_size=1024
+    ),
+  ),
+  Artefact(
+    "delg_gld_20200520",
+    EXTRACTION,
+    "DELG of May 2020, ResNet-50, Google Landmarks v1: retired",
+    unavailable="retired by its authors; use r50delg_gld_20200814",
+  ),
+  Artefact(
+    "google/delf/1",
+    EXTRACTION,
+    "DELF as a TensorFlow 1 Hub module (tfhub.dev/google/delf/1)",
+    unavailable="a TensorFlow 1 Hub module, whose form and fixed PCA are not "
+    "supported; use delf_gld_20190411",
+  ),
+  Artefact(
+    EMBEDDED_DETECTOR, DETECTOR, "boxes of landmarks, small, in the package"
+  ),
+  Artefact(
+    "d2r_frcnn_20190411",
+    DETECTOR,
+    "boxes of landmarks, Faster R-CNN: Detect-to-Retrieve",
+  ),
+  Artefact(
+    "d2r_mnetssd_20190411",
+    DETECTOR,
+    "boxes of landmarks, MobileNet SSD: the lighter one",
+  ),
+  _codebook("RParis6k", 65536),
+  _codebook("ROxford5k", 65536),
+  _codebook("RParis6k", 1024),
+  _codebook("ROxford5k", 1024),
+  Artefact(
+    "resnet50_imagenet_weights",
+    WEIGHTS,
+    "ResNet-50 of ImageNet without its top (Keras .h5): start of a training",
+  ),
+)
+
+ARTEFACTS = {artefact.name: artefact for artefact in _ARTEFACTS}
+ALIASES = {
+  artefact.alias: artefact.name
+  for artefact in _ARTEFACTS
+  if artefact.alias != artefact.name
+}
+
+
+def cache_folder():
+  """Returns the folder of everything downloaded, `$DELF_CACHE` if it is set.
+
+  Else it is `delf` in the user's folder of caches: `$XDG_CACHE_HOME` or
+  `~/.cache`, on Windows `%LOCALAPPDATA%`.
+  """
+  if os.environ.get("DELF_CACHE"):
+    return pathlib.Path(os.environ["DELF_CACHE"]).expanduser()
+  base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+  return pathlib.Path(base or "~/.cache").expanduser() / "delf"
+
+
+def models_folder():
+  """Returns the folder that holds a folder per downloaded artefact."""
+  return cache_folder() / "models"
+
+
+def artefact(name):
+  """Returns what is known by a name.
+
+  Args:
+    name: Name of an artefact, with or without its date.
+
+  Returns:
+    zoo_table.Artefact.
+
+  Raises:
+    InputError: If no artefact has the name; it lists near ones.
+  """
+  found = find(name)
+  if found is None:
+    raise errors.InputError(_names_like(name), repr(os.fspath(name)))
+  return found
+
+
+def find(name):
+  """Returns the zoo_table.Artefact of a name, or None if there is none."""
+  name = os.fspath(name)
+  return ARTEFACTS.get(ALIASES.get(name, name))
+
+
+def resolve(name_or_path):
+  """Returns the folder of a SavedModel, or another file that is a model.
+
+  Args:
+    name_or_path: An existing path; else the name of a known model; else a path
+      that ends in (a folder of) a known model, as `parameters/<name>/model/` of
+      the published configurations, which is then looked for in the cache.
+
+  Returns:
+    pathlib.Path of what exists.
+
+  Raises:
+    InputError: If it is none of these, or a model that is not downloaded yet,
+      or not a model; it says what to do.
+  """
+  path = pathlib.Path(name_or_path)
+  if os.fspath(name_or_path) and path.exists():
+    return path
+  known = find(name_or_path) or _split(path)[0]
+  if known is None:
+    raise errors.InputError(
+      f"a folder or {_names_like(path.name)}", repr(os.fspath(name_or_path))
+    )
+  if known.kind not in (EXTRACTION, DETECTOR):
+    raise errors.InputError("a model", f"the {known.kind} {known.name}")
+  return locate(known)
+
+
+def folder(known):
+  """Returns the folder of a zoo_table.Artefact, whether it is there or not."""
+  if known.is_embedded:
+    # A real folder, as TensorFlow needs: the package is not run from a zip.
+    package = importlib.resources.files("delf.embedded")
+    return pathlib.Path(str(package)) / known.name
+  return models_folder() / known.name
+
+
+def is_present(known):
+  """Returns whether an artefact is on this machine."""
+  return folder(known).is_dir()
+
+
+def locate(known):
+  """Returns the part of an artefact that is to be loaded.
+
+  Args:
+    known: zoo_table.Artefact.
+
+  Returns:
+    pathlib.Path: of a model its SavedModel folder, of a codebook the prefix of
+    its checkpoint, of weights the file.
+
+  Raises:
+    InputError: If it is not on this machine, or not what it should be.
+  """
+  _require_present(known)
+  root = folder(known)
+  # The published archives differ in how deep it lies.
+  found = sorted(root.rglob(known.wanted), key=lambda p: (len(p.parts), p))
+  if not found:
+    raise errors.InputError(f"{known.wanted} below it", "none", root)
+  if known.kind == WEIGHTS:
+    return found[0]
+  if known.kind == CODEBOOK:
+    return found[0].with_suffix("")
+  return found[0].parent
+
+
+def local_path(path):
+  """Returns where a file is that a published configuration names.
+
+  Args:
+    path: Path of a file, for example `parameters/delf_gld_20190411/pca/
+      mean.datum`.
+
+  Returns:
+    pathlib.Path: `path` if it exists or belongs to nothing known, else the same
+    file of the downloaded artefact.
+
+  Raises:
+    InputError: If it belongs to an artefact that is not downloaded yet.
+  """
+  path = pathlib.Path(path)
+  known, inside = _split(path)
+  if path.exists() or known is None:
+    return path
+  _require_present(known)
+  return folder(known).joinpath(*inside)
+
+
+def default_config(name):
+  """Returns the published settings of a model.
+
+  Args:
+    name: Name of an extraction model.
+
+  Returns:
+    DelfConfig, a new one; its `model_path` is the name.
+
+  Raises:
+    InputError: If the name is not that of an extraction model.
+  """
+  known = artefact(name)
+  if known.name == EMBEDDED:
+    _require_present(known)
+    config = configs.read_delf_config(folder(known) / "config.pbtxt")
+    config.model_path = known.name
+    return config
+  if known.unavailable:
+    raise errors.InputError("a model that can be had", _unavailable(known))
+  if known.settings is None:
+    raise errors.InputError("a model", f"the {known.kind} {known.name}")
+  return _make_config(known)
+
+
+def _make_config(known):
+  settings = known.settings
+  config = delf_config_pb2.DelfConfig(
+    model_path=known.name,
+    image_scales=settings.image_scales,
+    max_image_size=settings.max_image_size,
+    use_local_features=settings.score_threshold is not None,
+    use_global_features=settings.global_scales is not None,
+  )
+  if config.use_local_features:
+    local = config.delf_local_config
+    local.max_feature_num = 1000
+    local.score_threshold = settings.score_threshold
+    local.layer_name = settings.layer_name
+    local.use_pca = settings.pca_dim is not None
+    if local.use_pca:
+      pca = folder(known) / "pca"
+      local.pca_parameters.pca_dim = settings.pca_dim
+      local.pca_parameters.mean_path = os.fspath(pca / "mean.datum")
+      local.pca_parameters.projection_matrix_path = os.fspath(
+        pca / "pca_proj_mat.datum"
+      )
+  if config.use_global_features:
+    config.delf_global_config.use_pca = False
+    config.delf_global_config.image_scales_ind.extend(settings.global_scales)
+  return config
+
+
+def _split(path):
+  """Returns the artefact that a path names a part of, and the parts inside."""
+  parts = path.parts
+  for i in reversed(range(len(parts))):
+    if parts[i] in ARTEFACTS:
+      return ARTEFACTS[parts[i]], parts[i + 1 :]
+  return None, ()
+
+
+def _require_present(known):
+  if known.unavailable:
+    raise errors.InputError("a model that can be had", _unavailable(known))
+  if is_present(known):
+    return
+  if known.is_embedded:
+    raise errors.InputError(
+      f"the embedded {known.kind} {known.name}",
+      "a package without it",
+      folder(known),
+    )
+  raise errors.InputError(
+    f"the {known.kind} {known.name} on this machine (`delf models download "
+    f"{known.name}` gets it)",
+    "nothing",
+    folder(known),
+  )
+
+
+def _unavailable(known):
+  return f"{known.name}, {known.unavailable}"
+
+
+def _names_like(name):
+  """Returns words that say which names there are, near ones if there are."""
+  names = [*ARTEFACTS, *ALIASES]
+  bare = re.sub(r"[^a-z0-9]+", "", os.fspath(name).lower())
+  by_bare = {re.sub(r"[^a-z0-9]+", "", each): each for each in names}
+  near = difflib.get_close_matches(bare, by_bare, n=4, cutoff=0.5)
+  if not near:
+    return "the name of a known model (`delf models` lists them)"
+  return (
+    f"the name of a known model, such as {', '.join(map(by_bare.get, near))}"
+  )
+
+
+def choose(model=None, config_path=None):
+  """Returns the configuration that a model, a file or neither stands for.
+
+  Args:
+    model: Name of a known model, or path of a SavedModel folder or of a `.onnx`
+      or `.tflite` file, or None.
+    config_path: Path of a `.pbtxt` configuration, or None.
+
+  Returns:
+    delf_config_pb2.DelfConfig: that of the file, with the model in place of its
+    own where one is named; without a file that of the model (`config.pbtxt` in
+    its folder, or what is known of it); without both that of the embedded one.
+
+  Raises:
+    InputError: If the file or the name is not right, or a folder comes without
+      settings.
+  """
+  if config_path is not None:
+    config = configs.read_delf_config(config_path)
+    if model is not None:
+      config.model_path = os.fspath(model)
+    return config
+  if model is None:
+    return default_config(EMBEDDED)
+  config = _own(pathlib.Path(model))
+  if config is not None:
+    config.model_path = os.fspath(model)
+    return config
+  if find(model) is None and pathlib.Path(model).exists():
+    raise errors.InputError(
+      "settings for this model (--config, or config.pbtxt in its folder)",
+      "none",
+      model,
+    )
+  return default_config(model)
+
+
+def _own(model):
+  """Returns the configuration that a model has with it, or None."""
+  if network_files.is_network(model) and model.is_file():
+    text = network_files.read_settings(model).config
+    return configs.parse_delf_config(text, model) if text else None
+  beside = model / "config.pbtxt"
+  return configs.read_delf_config(beside) if beside.exists() else None

@@ -1,0 +1,1 @@
+"""Training: data, loop, and what each kind of network learns."""

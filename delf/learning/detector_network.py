@@ -1,0 +1,495 @@
+"""A detector as a SavedModel, from which its training can go on too."""
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from delf.base import errors
+from delf.formats import checkpoints
+from delf.networks import compact, exporting
+
+# Side in pixels of the square that every photo is scaled to.
+SIDE = 320
+# Pixels between the cells, which each give one box of every size.
+STRIDE = 16
+# Boxes are large or small: the root of the area of large ones is this share of
+# the photo, or more.
+LARGE = 0.4
+SIZES = 2
+# Layers of the backbone that lead to its last stage.
+STAGES = (
+  "stem",
+  "conv1a",
+  "norm1",
+  "conv1b",
+  "conv2a",
+  "conv2b",
+  "conv2c",
+  "conv3a",
+  "conv3b",
+  "conv3c",
+  "conv4a",
+  "conv4b",
+)
+# Channels of the head.
+_CHANNELS = 96
+# Logits before training, of a score, and of the sides of a large and of a small
+# box: few boxes, of middle size.
+_FIRST_SCORE, _FIRST_SIDES = -3.0, (-1.0, -2.2)
+
+
+def centres(side=SIDE):
+  """Returns where the cells look, [N, 2] float32: (y, x) in [0, 1].
+
+  Args:
+    side: Of the images, in pixels; a multiple of 32.
+  """
+  # Cell i of the backbone is centred on pixel 16 i.
+  one = (np.arange(side // STRIDE, dtype=np.float32) * STRIDE + 0.5) / side
+  return np.stack(np.meshgrid(one, one, indexing="ij"), -1).reshape(-1, 2)
+
+
+class BoxHead(keras.Model):
+  """Scores and boxes in cells of stride 16, from three stages.
+
+  Attributes:
+    side: Of the images, in pixels.
+  """
+
+  def __init__(self, side=SIDE, name="head"):
+    """Creates the head with random weights.
+
+    Args:
+      side: Of the images, in pixels; a multiple of 32.
+      name: Its name.
+    """
+    super().__init__(name=name)
+    self.side = side
+    self.finer = keras.layers.AveragePooling2D(2, name="finer")
+    self.coarser = keras.layers.UpSampling2D(2, name="coarser")
+    self.mix = compact.Convolution(_CHANNELS, size=1, name="mix")
+    self.place = compact.Convolution(_CHANNELS, name="place")
+    self.wide = [
+      _Dilated(_CHANNELS, dilation, name=f"wide{dilation}")
+      for dilation in (2, 4)
+    ]
+    self.whole = keras.layers.Dense(_CHANNELS, name="whole")
+    self.last = compact.Convolution(_CHANNELS, residual=True, name="last")
+    self.score = keras.layers.Conv2D(
+      SIZES,
+      1,
+      bias_initializer=keras.initializers.Constant(_FIRST_SCORE),
+      dtype="float32",
+      name="score",
+    )
+    self.sides = keras.layers.Conv2D(
+      4 * SIZES,
+      1,
+      bias_initializer=_first_sides,
+      dtype="float32",
+      name="sides",
+    )
+    self.cells = centres(side)
+
+  def build(self, input_shape):
+    """Does nothing: `call` builds the layers."""
+
+  def call(self, stages, training=False):
+    """Finds boxes.
+
+    Args:
+      stages: Maps of stride 8, 16 and 32 of the backbone.
+      training: Whether batch statistics are used.
+
+    Returns:
+      Logits of scores, float32 [B, N], and boxes, float32 [B, N, 4]: (ymin,
+      xmin, ymax, xmax) in [0, 1]. N is the number of cells times SIZES: a
+      large and a small box of each cell, then those of the next.
+    """
+    fine, middle, coarse = stages
+    x = ops.concatenate(
+      [self.finer(fine), middle, self.coarser(coarse)], axis=-1
+    )
+    x = self.mix(x, training=training)
+    number = self.side // STRIDE
+    where = ops.reshape(2.0 * self.cells - 1.0, [1, number, number, 2])
+    where = ops.cast(where, x.dtype) + 0 * x[..., :2]
+    x = self.place(ops.concatenate([x, where], -1), training=training)
+    for layer in self.wide:
+      x = layer(x, training=training)
+    # What the whole photo is like: a box is more than its own texture.
+    whole = ops.concatenate(
+      [ops.mean(x, axis=(1, 2)), ops.max(x, axis=(1, 2))], -1
+    )
+    x = ops.relu(x + self.whole(whole)[:, None, None])
+    x = self.last(x, training=training)
+    sides = ops.sigmoid(ops.reshape(self.sides(x), [-1, number**2, SIZES, 4]))
+    # Up, left, down, right of the centre of the cell, in parts of the photo.
+    middle = np.concatenate([self.cells, self.cells], -1)[:, None]
+    signs = np.float32([-1, -1, 1, 1])
+    boxes = ops.clip(middle + signs * sides, 0.0, 1.0)
+    total = number**2 * SIZES
+    scores = ops.reshape(self.score(x), [-1, total])
+    return scores, ops.reshape(boxes, [-1, total, 4])
+
+
+def _first_sides(shape, dtype=None):
+  """Initializes the biases of the sides."""
+  return ops.cast(np.repeat(_FIRST_SIDES, shape[0] // SIZES), dtype)
+
+
+class _Dilated(keras.layers.Layer):
+  """A residual convolution that looks further, with batch normalisation."""
+
+  def __init__(self, filters, dilation, **kwargs):
+    super().__init__(**kwargs)
+    self.convolution = keras.layers.Conv2D(
+      filters,
+      3,
+      padding="same",
+      dilation_rate=dilation,
+      use_bias=False,
+      kernel_initializer="he_normal",
+      name="convolution",
+    )
+    self.normalization = compact.normalization.BatchNormalization(
+      momentum=0.97, gamma_initializer="zeros", name="normalization"
+    )
+
+  def call(self, inputs, training=False):
+    """Returns a map of the same shape."""
+    x = self.normalization(self.convolution(inputs), training=training)
+    return ops.relu(inputs + x)
+
+
+def in_part(variable, part):
+  """Returns the path of a variable below a part, whatever the part is in."""
+  return variable.path.rpartition(f"{part.name}/")[2]
+
+
+class Detector:
+  """The compact backbone and a head of boxes.
+
+  Attributes:
+    side: Of the images, in pixels.
+    backbone: compact.CompactBackbone.
+    head: BoxHead.
+  """
+
+  def __init__(self, backbone=None, side=SIDE):
+    """Creates the detector; its head has random weights.
+
+    Args:
+      backbone: compact.CompactBackbone, or None for one of random weights.
+      side: Of the images, in pixels; a multiple of 32.
+    """
+    self.side = side
+    self.backbone = backbone or compact.CompactBackbone()
+    self.head = BoxHead(side)
+    image = np.zeros([1, side, side, 3], np.float32)
+    # Variables have their names by the models that are called, so one by one.
+    self.backbone(image, training=False)
+    self.head(self.stages(image), training=False)
+
+  def backbone_variables(self):
+    """Returns the trainable variables of the backbone that boxes need."""
+    return [
+      variable
+      for variable in self.backbone.trainable_variables
+      if in_part(variable, self.backbone).partition("/")[0] in STAGES
+    ]
+
+  def stages(self, images):
+    """Returns what the head takes of [B, side, side, 3] RGB from 0 to 255."""
+    pixels = (ops.cast(images, "float32") - 128.0) / 128.0
+    # Statistics of the backbone stay as they are, also where it learns.
+    return self.backbone.stages(pixels, training=False)[2:]
+
+  def __call__(self, images, training=False):
+    """Finds boxes; see `BoxHead.call`.
+
+    Args:
+      images: [B, side, side, 3], RGB from 0 to 255.
+      training: Whether the head uses batch statistics.
+    """
+    return self.head(self.stages(images), training=training)
+
+
+# Boxes of a photo at most, and the overlap above which the lower one goes.
+MOST_BOXES, OVERLAP = 20, 0.5
+# Boxes of a lower score are none.
+_LEAST_SCORE = 0.02
+
+_VARIABLES = "variables/variables"
+_KIND = "a detector of this library, with its variables"
+
+
+def export(detector, folder, overwrite=False, extra=()):
+  """Writes a detector as a SavedModel; kernels are kept in half precision.
+
+  Its signature is that of detectors: `input_images` uint8 [B, H, W, 3] to
+  `detection_boxes` [B, 20, 4], `detection_scores` [B, 20] and
+  `detection_classes` [B, 20], all float32, best first; what is left is 0.
+
+  Args:
+    detector: network.Detector.
+    folder: Folder to be; see `export_folder.destination`.
+    overwrite: Whether a finished export there is replaced.
+    extra: (name, bytes) of files that lie in it too.
+
+  Raises:
+    InputError: If there is something that is not to be replaced.
+    OSError: If it cannot be written.
+  """
+  half = _half(detector)
+  with exporting.destination(folder, overwrite) as new:
+    _save(_function(detector, half), half, new)
+    for name, data in extra:
+      pathlib.Path(new, name).write_bytes(data)
+
+
+def finder(detector):
+  """Returns a function that finds boxes as an export does.
+
+  Args:
+    detector: network.Detector, as it is now.
+
+  Returns:
+    Function from a photo, uint8 [H, W, 3], to boxes float32 [N, 4] and scores
+    float32 [N], best first.
+  """
+  function = _function(detector, _half(detector))
+
+  def find(image):
+    found = function(tf.constant(image[None]))
+    scores = found["detection_scores"][0].numpy()
+    return found["detection_boxes"][0].numpy()[scores > 0], scores[scores > 0]
+
+  return find
+
+
+def load(folder):
+  """Reads a detector that `export` wrote, for training.
+
+  Args:
+    folder: Folder of its SavedModel.
+
+  Returns:
+    network.Detector.
+
+  Raises:
+    FileNotFoundError: If there is none.
+    InputError: If it is another model, or damaged.
+  """
+  reader, prefix = checkpoints.open_reader(pathlib.Path(folder, _VARIABLES))
+  detector = Detector()
+  shapes = reader.get_variable_to_shape_map()
+  values = {}
+  for name, variable in _variables(detector).items():
+    key = f"{name}{checkpoints.SUFFIX}"
+    if shapes.get(key) != list(variable.shape):
+      raise errors.InputError(
+        f"{_KIND}, {name} {list(variable.shape)}",
+        f"one with {shapes.get(key, 'none')}",
+        folder,
+      )
+    with checkpoints.reading(prefix):
+      values[name] = reader.get_tensor(key)
+  for name, variable in _variables(detector).items():
+    variable.assign(values[name])
+  return detector
+
+
+def _variables(detector):
+  """Returns the variables that finding boxes needs, by name."""
+  named = {}
+  for part in (detector.backbone, detector.head):
+    for variable in part.variables:
+      path = in_part(variable, part)
+      layer = path.partition("/")[0]
+      if part is detector.head or layer in STAGES:
+        named[f"{part.name}-{path.replace('/', '-')}"] = variable
+  return named
+
+
+def _half(detector):
+  """Returns variables with the values that an export has, by name."""
+  return {
+    name: tf.Variable(_stored(keras.ops.convert_to_numpy(variable)))
+    for name, variable in _variables(detector).items()
+  }
+
+
+def _stored(array):
+  """Returns kernels in half precision; statistics may not fit into it."""
+  return array.astype(np.float16 if array.ndim > 1 else np.float32)
+
+
+def _function(detector, half):
+  """Returns the function of the signature, with the weights `half`."""
+  variables = _variables(detector)
+
+  @tf.function(
+    input_signature=[
+      tf.TensorSpec([None, None, None, 3], tf.uint8, name="input_images")
+    ]
+  )
+  def detect(input_images):
+    weights = [(v, tf.cast(half[n], v.dtype)) for n, v in variables.items()]
+    images = _scaled(input_images, detector.side)
+    with keras.StatelessScope(state_mapping=weights):
+      logits, boxes = detector(images, training=False)
+    found = tf.image.combined_non_max_suppression(
+      boxes[:, :, None],
+      tf.sigmoid(logits)[..., None],
+      max_output_size_per_class=MOST_BOXES,
+      max_total_size=MOST_BOXES,
+      iou_threshold=OVERLAP,
+      score_threshold=_LEAST_SCORE,
+      clip_boxes=True,
+    )
+    # One class, by the number that detectors of landmarks give it.
+    classes = tf.cast(found.nmsed_scores > 0, tf.float32)
+    return {
+      "detection_boxes": found.nmsed_boxes,
+      "detection_scores": found.nmsed_scores,
+      "detection_classes": classes,
+    }
+
+  return detect
+
+
+def _scaled(images, side):
+  """Returns images scaled to a square, float32 [B, side, side, 3]."""
+  return tf.image.resize(
+    tf.cast(images, tf.float32), [side, side], antialias=True
+  )
+
+
+def _save(function, half, folder):
+  module = tf.Module()
+  for name, variable in half.items():
+    setattr(module, name, variable)
+  with checkpoints.writing("the SavedModel", folder):
+    tf.saved_model.save(
+      module,
+      os.fspath(folder),
+      signatures={"serving_default": function.get_concrete_function()},
+    )
+
+
+# Share of a box, around its middle, whose cells answer for it; cells further
+# out, but inside of the larger share, answer for nothing.
+_ANSWERS, _SPARED = 0.35, 0.7
+# At least so far from the middle, in parts of the photo: a cell and a half.
+_NEAREST = 0.05
+
+
+def assign(cells, boxes):
+  """Says which cells answer for which boxes.
+
+  Args:
+    cells: float32 [N, 2], centres (y, x) in [0, 1].
+    boxes: float32 [B, M, 4]; a box of no area is none.
+
+  Returns:
+    answers: float32 [B, N * SIZES], 1 where a cell answers for a box of the
+      size.
+    spared: float32 [B, N * SIZES], 1 where it is neither right nor wrong.
+    wanted: float32 [B, N * SIZES, 4], the box of each that answers; the
+      smallest of several.
+  """
+  sides = boxes[..., 2:] - boxes[..., :2]
+  large = sides[..., 0] * sides[..., 1] >= LARGE**2
+  of_sizes = [
+    _assign(cells, tf.where(which[..., None], boxes, 0.0))
+    for which in (large, ~large)
+  ]
+  total = len(cells) * SIZES
+  answers, spared, wanted = (
+    tf.stack(each, 2) for each in zip(*of_sizes, strict=True)
+  )
+  return (
+    tf.reshape(answers, [-1, total]),
+    tf.reshape(spared, [-1, total]),
+    tf.reshape(wanted, [-1, total, 4]),
+  )
+
+
+def _assign(cells, boxes):
+  """Does for boxes of one size what `assign` does for all."""
+  centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+  size = boxes[..., 2:] - boxes[..., :2]
+  area = size[..., 0] * size[..., 1]
+  away = tf.abs(cells[None, :, None] - centre[:, None])
+  there = (area > 0)[:, None]
+
+  def within(share):
+    reach = tf.maximum(share * size / 2, _NEAREST)[:, None]
+    return tf.reduce_all(away <= reach, -1) & there
+
+  near = within(_ANSWERS)
+  smallest = tf.argmin(tf.where(near, area[:, None], 9.0), -1)
+  wanted = tf.gather(boxes, smallest, batch_dims=1)
+  answers = tf.reduce_any(near, -1)
+  spared = tf.reduce_any(within(_SPARED), -1) & ~answers
+  return tf.cast(answers, tf.float32), tf.cast(spared, tf.float32), wanted
+
+
+def overlaps(one, two):
+  """Returns overlap and generalised overlap of boxes, pair by pair.
+
+  Args:
+    one: float32 [..., 4], (ymin, xmin, ymax, xmax).
+    two: The same shape.
+
+  Returns:
+    Two float32 [...], in [0, 1] and in [-1, 1].
+  """
+  low = tf.maximum(one[..., :2], two[..., :2])
+  high = tf.minimum(one[..., 2:], two[..., 2:])
+  common = tf.reduce_prod(tf.nn.relu(high - low), -1)
+  areas = [tf.reduce_prod(b[..., 2:] - b[..., :2], -1) for b in (one, two)]
+  union = areas[0] + areas[1] - common
+  low = tf.minimum(one[..., :2], two[..., :2])
+  high = tf.maximum(one[..., 2:], two[..., 2:])
+  hull = tf.reduce_prod(high - low, -1)
+  overlap = tf.math.divide_no_nan(common, union)
+  return overlap, overlap - tf.math.divide_no_nan(hull - union, hull)
+
+
+def loss(logits, found, cells, boxes, weights):
+  """Compares what was found with the boxes that are known.
+
+  Args:
+    logits: float32 [B, N * SIZES], of scores.
+    found: float32 [B, N * SIZES, 4], boxes of the cells.
+    cells: float32 [N, 2], their centres.
+    boxes: float32 [B, M, 4], known boxes; those of no area fill up.
+    weights: float32 [B], of the photos.
+
+  Returns:
+    Loss of scores, loss of boxes, and mean overlap of the boxes of cells that
+    answer: three float32.
+  """
+  answers, spared, wanted = assign(cells, boxes)
+  overlap, general = overlaps(found, wanted)
+  number = tf.maximum(tf.reduce_sum(answers, -1), 1.0)
+  target = tf.stop_gradient(answers * overlap)
+  entropy = tf.nn.sigmoid_cross_entropy_with_logits(target, logits)
+  # Sure and right counts little, so that many empty cells do not outweigh few.
+  hard = tf.square(tf.stop_gradient(tf.sigmoid(logits)) - target)
+  scores = tf.reduce_sum(hard * entropy * (1 - spared), -1) / number
+  apart = tf.reduce_sum(tf.abs(found - wanted), -1)
+  fit = tf.reduce_sum(answers * (1 - general + apart), -1) / number
+  total = tf.maximum(tf.reduce_sum(weights), 1e-6)
+  per_photo = tf.reduce_sum(answers * overlap, -1) / number
+
+  def mean(values):
+    return tf.reduce_sum(values * weights) / total
+
+  return mean(scores), mean(fit), mean(per_photo)

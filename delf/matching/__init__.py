@@ -1,0 +1,1 @@
+"""Two images, lists of pairs, and verification of rankings."""

@@ -1,0 +1,269 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from delf.base import errors
+from delf.matching import matcher, verify_files
+from delf.python import feature_io
+from tests import checkout
+
+_OPTIONS = matcher.VerifyOptions(0.9, 10.0)
+_QUERIES, _INDEX = 3, 8
+
+
+def _write_collection(folder, number=60, dimension=16):
+  """Writes queries and index images that share points; returns both."""
+  random = np.random.default_rng(0)
+  locations = random.uniform(0, 500, (_QUERIES, number, 2))
+  descriptors = random.normal(size=(_QUERIES, number, dimension))
+  descriptors /= np.linalg.norm(descriptors, axis=2, keepdims=True)
+  for query in range(_QUERIES):
+    _write(folder, f"q{query}", locations[query], descriptors[query])
+  for image in range(_INDEX):
+    shared = 7 * image
+    where = random.uniform(0, 500, (number, 2))
+    what = random.permutation(descriptors[2])
+    where[:shared] = 0.8 * locations[image % 2, :shared] + 30
+    what[:shared] = descriptors[image % 2, :shared]
+    _write(folder, f"i{image}", where, what)
+  return _files(folder, "q", _QUERIES), _files(folder, "i", _INDEX)
+
+
+def _write(folder, name, locations, descriptors):
+  ones = np.ones([len(locations)])
+  path = str(folder / f"{name}.delf")
+  feature_io.WriteToFile(path, locations, ones, descriptors, ones)
+
+
+def _files(folder, letter, number):
+  names = tuple(f"{letter}{i}" for i in range(number))
+  paths = tuple(str(folder / f"{name}.delf") for name in names)
+  return verify_files.FeatureFiles(names, paths)
+
+
+@pytest.fixture
+def collection(tmp_path):
+  return _write_collection(tmp_path)
+
+
+_ALL = np.stack(np.indices((_QUERIES, _INDEX)).reshape([2, -1]), axis=1)
+
+
+def _expected(query_path, image_path):
+  read = [feature_io.ReadFromFile(path) for path in (query_path, image_path)]
+  sides = [matcher.prepare(arrays[0], arrays[2]) for arrays in read]
+  return matcher.verify(*sides, _OPTIONS).inliers
+
+
+def test_finds_what_matching_pair_by_pair_finds(collection):
+  queries, index = collection
+  report = verify_files.verify_pairs(_ALL[::-1], queries, index, _OPTIONS)
+  assert report.pairs.tolist() == _ALL.tolist()
+  expected = [_expected(queries.paths[q], index.paths[i]) for q, i in _ALL]
+  assert report.inliers.tolist() == expected
+  assert report.inliers.max() >= 40
+  assert report.failed == ()
+  wanted = np.array([[2, 0], [0, 6], [0, 6]])
+  assert report.look_up(*wanted.T).tolist() == [
+    expected[2 * _INDEX],
+    expected[6],
+    expected[6],
+  ]
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_processes_finds_the_same(
+  collection, workers, monkeypatch
+):
+  monkeypatch.setattr(verify_files, "_CHUNK", 5)
+  alone = verify_files.verify_pairs(_ALL, *collection, _OPTIONS, workers=1)
+  shared = verify_files.verify_pairs(
+    _ALL, *collection, _OPTIONS, workers=workers
+  )
+  assert alone.inliers.tolist() == shared.inliers.tolist()
+
+
+@pytest.mark.parametrize("cache_bytes", [1, 10**9])
+def test_memory_for_features_changes_nothing(collection, cache_bytes):
+  expected = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  found = verify_files.verify_pairs(
+    _ALL, *collection, _OPTIONS, cache_bytes=cache_bytes
+  )
+  assert found.inliers.tolist() == expected.inliers.tolist()
+
+
+def test_each_file_is_read_once_where_memory_allows(collection, monkeypatch):
+  read = []
+  original = feature_io.read_local_features
+
+  def count(path):
+    read.append(path)
+    return original(path)
+
+  monkeypatch.setattr(feature_io, "read_local_features", count)
+  verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  assert sorted(read) == sorted(collection[0].paths + collection[1].paths)
+
+
+def test_cache_stays_within_its_bytes(collection):
+  paths = collection[1].paths
+  one = verify_files.SideCache(paths, 10**9).get(0).nbytes
+  cache = verify_files.SideCache(paths, 2 * one)
+  for number in (0, 1, 0, 2, 0, 1):
+    cache.get(number)
+  assert cache.reads == 4  # 1 went when 2 came, and is read again.
+
+
+def _run(collection, folder, pairs=_ALL, options=_OPTIONS, **more):
+  return verify_files.verify_pairs(pairs, *collection, options, folder, **more)
+
+
+def test_a_repeat_takes_over_what_is_recorded(collection, tmp_path):
+  out = tmp_path / "out"
+  first = _run(collection, out, _ALL[:10])
+  assert first.resumed == 0
+  second = _run(collection, out)
+  assert second.resumed == 10
+  third = _run(collection, out)
+  assert third.resumed == len(_ALL)
+  expected = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  for found in (second, third):
+    assert found.inliers.tolist() == expected.inliers.tolist()
+
+
+def test_other_settings_or_files_are_verified_anew(collection, tmp_path):
+  out = tmp_path / "out"
+  _run(collection, out)
+  for other in (
+    matcher.VerifyOptions(0.8, 10.0),
+    matcher.VerifyOptions(0.9, 11.0),
+    matcher.VerifyOptions(0.9, 10.0, use_ratio_test=True),
+    matcher.VerifyOptions(0.9, 10.0, seed=1),
+  ):
+    assert _run(collection, out, options=other).resumed == 0
+  assert _run(collection, out).resumed == len(_ALL)
+  # As large as before, but later.
+  os.utime(collection[1].paths[3], ns=(1, 1))
+  assert _run(collection, out).resumed == len(_ALL) - _QUERIES
+
+
+def test_lines_that_are_cut_or_odd_are_done_again(collection, tmp_path):
+  expected = _run(collection, tmp_path / "out").inliers
+  path = tmp_path / "out" / verify_files.RECORD
+  lines = path.read_bytes().splitlines(keepends=True)
+  large = json.dumps([*json.loads(lines[0])[:-1], 10**12]).encode()
+  odd = [b"\n", b"[]\n", b'{"a": 1}\n', b"\xff\n", large + b"\n", lines[0][:-3]]
+  path.write_bytes(b"".join([*lines[3:], *odd]))
+  found = _run(collection, tmp_path / "out")
+  assert found.resumed == len(_ALL) - 3
+  assert found.inliers.tolist() == expected.tolist()
+  assert _run(collection, tmp_path / "out").resumed == len(_ALL)
+
+
+def test_files_that_cannot_be_used_are_reported_once(collection, tmp_path):
+  queries, index = collection
+  os.remove(index.paths[5])
+  with open(index.paths[6], "r+b") as file:
+    file.truncate(100)
+  _write(tmp_path, "i7", np.zeros([9, 2]), np.eye(9))
+  whole = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  assert [failure.path for failure in whole.failed] == list(index.paths[5:])
+  for failure, word in zip(whole.failed, ("none", "cut", "16"), strict=True):
+    assert word in failure.reason
+    assert str(failure).count(failure.path) == 1
+  assert not whole.look_up([0, 1, 2], [5, 6, 7]).any()
+  # Not recorded: once the file is right, its pairs are verified.
+  _run(collection, tmp_path / "out")
+  _write_collection(tmp_path)
+  assert _run(collection, tmp_path / "out").failed == ()
+
+
+def test_an_image_without_features_has_no_inliers(collection, tmp_path):
+  _write(tmp_path, "i0", np.zeros([0, 2]), np.zeros([0, 16]))
+  report = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  assert report.failed == ()
+  assert not report.look_up([0, 1, 2], [0, 0, 0]).any()
+
+
+def test_no_pairs():
+  none = verify_files.FeatureFiles((), ())
+  report = verify_files.verify_pairs([], none, none, _OPTIONS)
+  assert report.inliers.shape == (0,)
+  assert report.look_up([], []).shape == (0,)
+  with pytest.raises(KeyError):
+    report.look_up([0], [0])
+
+
+@pytest.mark.parametrize("workers", [0, True, 1.5])
+def test_number_of_processes_is_checked(collection, workers):
+  with pytest.raises(errors.InputError, match="processes"):
+    verify_files.verify_pairs(_ALL, *collection, _OPTIONS, workers=workers)
+
+
+@pytest.mark.parametrize(
+  "options", [{"descriptor_threshold": 0}, {"seed": 0.5}]
+)
+def test_options_are_checked(options):
+  with pytest.raises(errors.InputError):
+    matcher.VerifyOptions(**options)
+
+
+def test_a_process_that_is_killed_is_an_error(collection, monkeypatch):
+  original = verify_files._start
+
+  def start_and_kill():
+    pipe, process = original()
+    process.kill()
+    return pipe, process
+
+  monkeypatch.setattr(verify_files, "_start", start_and_kill)
+  with pytest.raises(OSError, match="ended"):
+    verify_files.verify_pairs(_ALL, *collection, _OPTIONS, workers=2)
+
+
+def test_a_process_ends_with_the_program_that_started_it():
+  pipe, process = verify_files._start()
+  pipe.close()  # As the system does when that program is killed.
+  assert process.wait(timeout=60) == 0
+
+
+_SLOW = """
+import sys, time, pathlib
+from delf.matching import verify_files, verify_files_test
+
+class Slow(verify_workers.Verifier):
+  def __call__(self, pairs):
+    time.sleep(0.1)
+    return super().__call__(pairs)
+
+verify_workers.Verifier = Slow
+verify._CHUNK = 2
+folder = pathlib.Path(sys.argv[1])
+files = [verify_test._files(folder, "q", 3), verify_test._files(folder, "i", 8)]
+verify_test._run(files, folder / "out", workers=1)
+"""
+
+
+def test_a_kill_loses_only_the_pairs_of_the_moment(collection, tmp_path):
+  command = [sys.executable, "-c", _SLOW, str(tmp_path)]
+  process = subprocess.Popen(command, cwd=checkout.ROOT)
+  record = tmp_path / "out" / verify_files.RECORD
+  deadline = time.monotonic() + 60
+  while time.monotonic() < deadline:
+    if record.exists() and record.read_bytes().count(b"\n") >= 6:
+      break
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  done = record.read_bytes().count(b"\n")
+  assert 6 <= done < len(_ALL)
+  found = _run(collection, tmp_path / "out")
+  assert found.resumed == done
+  expected = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  assert found.inliers.tolist() == expected.inliers.tolist()

@@ -1,0 +1,1 @@
+"""What a model is: layers, backbones, heads, weights and SavedModels."""

@@ -1,0 +1,409 @@
+"""The compact backbone of the embedded model, for processors."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from delf.networks import local_features
+from delf.python.normalization_layers import normalization
+
+# Of the scale of what a residual layer adds.
+_RESIDUAL_START = keras.initializers.Constant(0.3)
+
+
+def stem_kernel(shape, dtype=None):
+  """Returns oriented gradients and spots as the first kernel, zero in sum.
+
+  Args:
+    shape: (3, 3, 3, number of filters).
+    dtype: Its dtype.
+
+  Returns:
+    Tensor of that shape.
+  """
+  rng = np.random.default_rng(11)
+  kernel = 0.05 * rng.standard_normal(shape)
+  y, x = np.mgrid[-1:2, -1:2]
+  weights = np.exp(-0.5 * (x**2 + y**2))
+  for i in range(shape[3] * 3 // 4):
+    angle = 2 * np.pi * i / (shape[3] * 3 // 4)
+    gradient = (np.cos(angle) * x + np.sin(angle) * y) * weights
+    kernel[:, :, :, i] += gradient[:, :, None] * 2
+  kernel -= kernel.mean(axis=(0, 1), keepdims=True)
+  return ops.convert_to_tensor(kernel, dtype=dtype or "float32")
+
+
+class Convolution(keras.layers.Layer):
+  """Convolution, batch normalisation and ReLU, centred on every 2nd pixel.
+
+  Padding is the same on both sides whatever the size, so that output (i, j)
+  of stride 2 is centred on input (2 i, 2 j).
+  """
+
+  foldable = (("convolution", "normalization"),)
+
+  def __init__(
+    self, filters, size=3, strides=1, plain=False, residual=False, **kwargs
+  ):
+    super().__init__(**kwargs)
+    self.residual = residual
+    self.pad = (
+      keras.layers.ZeroPadding2D(size // 2, name="pad") if strides > 1 else None
+    )
+    self.convolution = keras.layers.Conv2D(
+      filters,
+      size,
+      strides=strides,
+      padding="valid" if strides > 1 else "same",
+      use_bias=False,
+      kernel_initializer="he_normal",
+      name="convolution",
+    )
+    self.normalization = (
+      None
+      if plain
+      else normalization.BatchNormalization(
+        momentum=0.97,
+        # A residual layer starts near the identity.
+        gamma_initializer=_RESIDUAL_START if residual else "ones",
+        name="normalization",
+      )
+    )
+
+  def call(self, inputs, training=False):
+    """Returns [B, ceil(H / strides), ceil(W / strides), filters] float."""
+    x = inputs if self.pad is None else self.pad(inputs)
+    x = self.convolution(x)
+    if self.normalization is not None:
+      x = self.normalization(x, training=training)
+      x = ops.relu(inputs + x if self.residual else x)
+    return x
+
+
+# Below this length a direction is noise.
+_EPSILON = 1e-6
+
+
+class SoftVLAD(keras.layers.Layer):
+  """Sums, for each word, how the features near it differ from it.
+
+  Each feature, at unit length, is shared out between the words by the softmax
+  of its cosines, and counts as much as it was long. The sum of each word gets
+  unit length (Arandjelovic and Zisserman, CVPR 2013), so that a texture that
+  fills a photo counts as one thing.
+
+  Attributes:
+    words: [number, channels] weights, of unit length.
+  """
+
+  def __init__(self, number, temperature=0.1, name="soft_vlad"):
+    """Creates the layer.
+
+    Args:
+      number: Of words.
+      temperature: What cosines are divided by; towards 0, a feature belongs to
+        its nearest word alone.
+      name: Name of the layer.
+    """
+    super().__init__(name=name, dtype="float32")
+    self.number = number
+    self.temperature = temperature
+
+  def build(self, shape):
+    """Makes random words for features of shape (B, H, W, channels)."""
+    self.words = self.add_weight(
+      shape=(self.number, shape[-1]),
+      initializer=keras.initializers.OrthogonalInitializer(),
+      name="words",
+    )
+
+  def call(self, features):
+    """Pools maps of features.
+
+    Args:
+      features: [B, H, W, C] float, of any lengths.
+
+    Returns:
+      [B, number * C] float32 of unit length, word by word; where no feature is
+      near a word, its part is near 0.
+    """
+    batch, channels = ops.shape(features)[0], self.words.shape[1]
+    x = ops.reshape(features, (batch, -1, channels))
+    lengths = ops.sqrt(ops.sum(ops.square(x), axis=-1, keepdims=True))
+    units = x / (lengths + _EPSILON)
+    cosines = ops.matmul(units, ops.transpose(self.words))
+    shares = ops.softmax(cosines / self.temperature, axis=-1) * lengths
+    totals = ops.expand_dims(ops.sum(shares, axis=1), -1)
+    sums = ops.matmul(ops.transpose(shares, (0, 2, 1)), units)
+    sums = sums - totals * self.words
+    lengths = ops.sqrt(ops.sum(ops.square(sums), axis=-1, keepdims=True))
+    rows = sums / ((lengths + _EPSILON) * self.number**0.5)
+    return ops.reshape(rows, (batch, self.number * channels))
+
+
+# Added to what contrast is divided by: flat areas stay flat.
+_LEAST_CONTRAST = 0.01
+
+
+class CompactBackbone(keras.Model):
+  """A small convolutional network with a local map of stride 8.
+
+  Stages of stride 2, 4, 8, 16 and 32. Contrast is divided out at stride 4, so
+  that shade and exposure matter little. The local map, a linear one for
+  descriptors that are L2-normalised later, sums the stages of stride 8, 16
+  and 32. Each cell chooses the pixel of its keypoint, and its descriptor is
+  interpolated there. The global descriptor is what the local map has of some
+  words, embedded by one dense layer.
+
+  Attributes:
+    receptive_field: Nominal side of the box of a local feature, in pixels. It
+      is the neighbourhood that suppression works with, smaller than what the
+      network sees.
+    receptive_stride: Pixels between features.
+    receptive_padding: Pixels from the left side of the first box to the
+      image's; cell (i, j) is centred on pixel (8 i, 8 j).
+    local_channels: Number of values of a local feature.
+    global_channels: Number of values of the global descriptor.
+  """
+
+  receptive_field = 33
+  receptive_stride = 8
+  receptive_padding = 16
+
+  def __init__(
+    self,
+    name="compact",
+    local_channels=96,
+    embedding_layer_dim=256,
+    words=12,
+  ):
+    """Creates the backbone.
+
+    Args:
+      name: Its name.
+      local_channels: Number of values of a local feature.
+      embedding_layer_dim: Number of values of the global descriptor.
+      words: Number of words that the local map is pooled by.
+    """
+    super().__init__(name=name)
+    self.local_channels = local_channels
+    self.global_channels = embedding_layer_dim
+    self._make_stages()
+    self._make_keypoints()
+    self.local = keras.layers.Conv2D(local_channels, 1, name="local")
+    self.pool = SoftVLAD(words, name="pool")
+    self.embedding_layer = keras.layers.Dense(
+      embedding_layer_dim, name="embedding_layer"
+    )
+    self.upsample = keras.layers.UpSampling2D(2, name="upsample")
+    self.blend = keras.layers.AveragePooling2D(
+      2, strides=1, padding="same", name="blend"
+    )
+    self.contrast = keras.layers.AveragePooling2D(
+      9, strides=1, padding="same", name="contrast"
+    )
+
+  def _make_stages(self):
+    self.stem = keras.layers.Conv2D(
+      16,
+      3,
+      strides=2,
+      use_bias=False,
+      kernel_initializer=stem_kernel,
+      name="stem",
+    )
+    self.stem_pad = keras.layers.ZeroPadding2D(1, name="stem_pad")
+    self.conv1a = Convolution(48, strides=2, plain=True, name="conv1a")
+    self.norm1 = normalization.BatchNormalization(momentum=0.97, name="norm1")
+    self.conv1b = Convolution(48, residual=True, name="conv1b")
+    self.conv2a = Convolution(96, strides=2, name="conv2a")
+    self.conv2b = Convolution(96, residual=True, name="conv2b")
+    self.conv2c = Convolution(96, residual=True, name="conv2c")
+    self.conv3a = Convolution(144, strides=2, name="conv3a")
+    self.conv3b = Convolution(144, residual=True, name="conv3b")
+    self.conv3c = Convolution(144, residual=True, name="conv3c")
+    self.conv4a = Convolution(192, strides=2, name="conv4a")
+    self.conv4b = Convolution(192, residual=True, name="conv4b")
+    self.lateral3 = Convolution(96, size=1, name="lateral3")
+    self.lateral4 = Convolution(96, size=1, name="lateral4")
+    self.fuse = Convolution(128, name="fuse")
+
+  def _make_keypoints(self):
+    self.detail = Convolution(64, strides=2, name="detail")
+    self.corner = Convolution(64, size=1, name="corner")
+    self.keypoint = keras.layers.Conv2D(
+      local_features.PIXELS, 1, dtype="float32", name="keypoint"
+    )
+
+  def _double(self, x, like):
+    """Returns `x` at twice the resolution, aligned with and sized as `like`.
+
+    Repeating, then averaging two neighbours, is linear interpolation that
+    keeps (i, j) of `x` at (2 i, 2 j).
+    """
+    x = self.blend(self.upsample(x))
+    return x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
+
+  def stages(self, inputs, training):
+    """Returns the maps of all stages.
+
+    Args:
+      inputs: As for `build_call`.
+      training: Whether batch statistics are used.
+
+    Returns:
+      Five floats [B, ceil(H / s), ceil(W / s), C] of stride s 2, 4, 8, 16, 32.
+    """
+    grey = ops.mean(inputs, axis=-1, keepdims=True)
+    # A row after another: the same whatever the number of threads.
+    rows = ops.mean(grey, axis=2, keepdims=True)
+    grey = grey - ops.mean(rows, axis=1, keepdims=True)
+    red, green, blue = ops.split(inputs, 3, axis=-1)
+    x = ops.concatenate([grey, 0.5 * (red - green), 0.5 * (blue - green)], -1)
+    block0 = ops.relu(self.stem(self.stem_pad(x)))
+    x = self.conv1a(block0)
+    energy = self.contrast(ops.mean(ops.abs(x), axis=-1, keepdims=True))
+    x = x / (energy + _LEAST_CONTRAST)
+    x = ops.relu(self.norm1(x, training=training))
+    block1 = self.conv1b(x, training=training)
+    x = self.conv2a(block1, training=training)
+    x = self.conv2b(x, training=training)
+    block2 = self.conv2c(x, training=training)
+    x = self.conv3a(block2, training=training)
+    x = self.conv3b(x, training=training)
+    stage3 = self.conv3c(x, training=training)
+    x = self.conv4a(stage3, training=training)
+    stage4 = self.conv4b(x, training=training)
+    return block0, block1, block2, stage3, stage4
+
+  def _local(self, stages, training):
+    """Returns the maps of descriptors and of `keypoint_logits`."""
+    _, block1, block2, stage3, stage4 = stages
+    lateral = self.lateral3(stage3, training=training)
+    coarse = self.lateral4(stage4, training=training)
+    lateral = lateral + self._double(coarse, lateral)
+    x = block2 + self._double(lateral, block2)
+    fused = self.fuse(x, training=training)
+    detail = self.detail(block1, training=training)
+    corner = self.corner(
+      ops.concatenate([detail, fused], -1), training=training
+    )
+    return self.local(fused), self.keypoint(corner)
+
+  def _placed(self, stages, training):
+    """Returns the map, descriptors at their keypoints, and their offsets."""
+    cells, logits = self._local(stages, training)
+    offsets = local_features.offsets(logits)
+    return cells, local_features.sample(cells, offsets), offsets
+
+  def build_call(self, inputs, training=True, intermediates_dict=None):
+    """Runs the network.
+
+    Args:
+      inputs: [B, H, W, 3] float, RGB as (value - 128) / 128.
+      training: Whether batch statistics are used.
+      intermediates_dict: None, or a dict that receives `block0` ... `block4`;
+        `block3` is the local map [B, ceil(H / 8), ceil(W / 8), C]; and
+        `offsets`, float [B, ceil(H / 8), ceil(W / 8), 2], of each feature from
+        the centre of its cell, (y, x) in pixels.
+
+    Returns:
+      [B, D] float, the global descriptor, not normalised.
+    """
+    stages = self.stages(inputs, training)
+    cells, block3, offsets = self._placed(stages, training)
+    if intermediates_dict is not None:
+      blocks = (*stages[:3], block3, stages[4])
+      for i, block in enumerate(blocks):
+        intermediates_dict[f"block{i}"] = block
+      intermediates_dict["offsets"] = offsets
+    return self.embedding_layer(self.pool(cells))
+
+  def local_call(self, inputs, training=True, intermediates_dict=None):
+    """Returns `block3` alone, as `build_call` has it.
+
+    Args:
+      inputs: As for `build_call`.
+      training: As for `build_call`.
+      intermediates_dict: None, or a dict that receives `offsets`.
+    """
+    _, block3, offsets = self._placed(self.stages(inputs, training), training)
+    if intermediates_dict is not None:
+      intermediates_dict["offsets"] = offsets
+    return block3
+
+  def cells_call(self, inputs, training=True):
+    """Returns what training needs of the local map.
+
+    Args:
+      inputs: As for `build_call`.
+      training: As for `build_call`.
+
+    Returns:
+      Descriptors of the centres of the cells, float [B, ceil(H / 8),
+      ceil(W / 8), C], and float32 [B, ceil(H / 8), ceil(W / 8),
+      keypoints.PIXELS], logits of the pixels of each cell.
+    """
+    return self._local(self.stages(inputs, training), training)
+
+  def pooled(self, inputs, training=True):
+    """Returns what the embedding layer gets, [B, C] float."""
+    return self.pool(self.cells_call(inputs, training)[0])
+
+  def call(self, inputs, training=True, intermediates_dict=None):
+    """Runs the network; see `build_call`."""
+    return self.build_call(inputs, training, intermediates_dict)
+
+
+@contextlib.contextmanager
+def folded(model):
+  """Folds batch normalisations into convolutions while the block runs.
+
+  A normalisation with fixed statistics is a scale and a shift by channel. The
+  scale goes into the kernel and, with the shift, into the bias, so that the
+  feature map is not gone over twice. What is traced and saved meanwhile gives
+  the same to rounding, without batch statistics; afterwards all weights are as
+  they were. Nobody else may use the model meanwhile: training beside it would
+  be lost. What is folded already stays so.
+
+  Args:
+    model: Model whose layers name their pairs in `foldable`, a tuple of
+      attribute names (convolution, normalization). Others stay as they are.
+  """
+  kept = []
+  try:
+    for convolution, norm in _pairs(model):
+      kept.append((convolution, convolution.get_weights(), norm))
+      _fold(convolution, norm)
+    yield
+  finally:
+    for convolution, weights, norm in kept:
+      convolution.set_weights(weights)
+      norm.folded, norm.folded_shift = False, None
+
+
+def _pairs(model):
+  """Yields each convolution and its normalisation that is not folded yet."""
+  if not isinstance(model, keras.layers.Layer):
+    return
+  for layer in model._flatten_layers():
+    for names in getattr(layer, "foldable", ()):
+      convolution, norm = (getattr(layer, name) for name in names)
+      if convolution is not None and norm is not None and not norm.folded:
+        yield convolution, norm
+
+
+def _fold(convolution, norm):
+  gamma, beta, mean, variance = (np.asarray(w) for w in norm.get_weights())
+  scale = gamma / np.sqrt(variance + norm.epsilon)
+  shift = beta - mean * scale
+  # Kernels have the output channels last, whatever the layout of the images.
+  kernel, *bias = convolution.get_weights()
+  if bias:
+    convolution.set_weights([kernel * scale, bias[0] * scale + shift])
+  else:
+    convolution.set_weights([kernel * scale])
+    norm.folded_shift = shift
+  norm.folded = True

@@ -1,0 +1,1 @@
+"""Figures and pages: the only importers of matplotlib."""

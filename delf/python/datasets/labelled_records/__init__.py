@@ -1,1 +1,0 @@
-"""Photos with class labels in TFRecord files: written, and drawn."""

@@ -1,1 +1,0 @@
-"""From an exported model to the features of an image."""

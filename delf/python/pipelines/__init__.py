@@ -1,1 +1,0 @@
-"""Whole tasks: files in, files out."""

@@ -1,1 +1,0 @@
-"""`delf train-detector`: a detector from one's own photos and boxes."""

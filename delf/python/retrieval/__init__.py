@@ -1,1 +1,0 @@
-"""Matching and searching with features, without TensorFlow."""

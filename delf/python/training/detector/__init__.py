@@ -1,1 +1,0 @@
-"""The detector of landmarks that comes with the package, and its training."""

@@ -1,1 +1,0 @@
-"""Training on plain photos, and the model that comes with the package."""

@@ -1,1 +1,0 @@
-"""Training of DELF and DELG on labelled photos."""

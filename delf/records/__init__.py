@@ -1,0 +1,1 @@
+"""Photos with class labels in TFRecord files, and tuples of photos."""

@@ -1,0 +1,321 @@
+"""A stream of batches of photos in which each batch is a pure function."""
+
+import dataclasses
+import os
+import threading
+from concurrent import futures
+
+import cv2
+import numpy as np
+
+from delf.base import errors
+from delf.records import image_record
+
+# TensorFlow takes over arrays that start at a multiple of it, else copies them.
+_ALIGNMENT = 64
+# The most pieces of memory that are kept: what is made ahead, and what a
+# trainer holds.
+_KEPT = 8
+
+
+class Buffers:
+  """Arrays of one shape.
+
+  New memory is handed out by the system page by page and cleared, which takes
+  as long as resizing the photos that go there.
+  """
+
+  def __init__(self, shape):
+    """Creates it; `shape` is that of the arrays, of float32."""
+    self._shape = tuple(shape)
+    self._bytes = 4 * int(np.prod(shape))
+    self._free = []
+    self._lock = threading.RLock()  # A thread may end a loan while it has it.
+
+  def get(self):
+    """Returns a float32 array whose values are any.
+
+    It is the caller's for as long as anything refers to it or to a part of it.
+    """
+    with self._lock:
+      memory = self._free.pop() if self._free else None
+    if memory is None:
+      memory = np.empty([self._bytes + _ALIGNMENT], np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    array = np.ndarray(self._shape, np.float32, memory, start)
+    return np.asarray(_Loan(self, memory, array))
+
+  def take_back(self, memory):
+    """Keeps memory that nobody has any more, if there is not enough of it."""
+    with self._lock:
+      if len(self._free) < _KEPT:
+        self._free.append(memory)
+
+
+class _Loan:
+  """What arrays that are handed out refer to; the memory returns with it.
+
+  NumPy goes through it to what it is of, so that each array and each part of
+  one refers to this object, not to the memory.
+  """
+
+  def __init__(self, buffers, memory, array):
+    self._buffers, self._memory = buffers, memory
+    self.__array_interface__ = array.__array_interface__
+
+  def __del__(self):
+    self._buffers.take_back(self._memory)
+
+
+# Of a crop: its share of the photo's area, and width to height. Source: the
+# settings of DELF's training; C. Szegedy et al., "Going deeper with
+# convolutions", CVPR 2015.
+_AREA = (0.08, 1.0)
+_ASPECT = (3 / 4, 4 / 3)
+# (x - 128) / 128, source: DELF's extraction and training. Exact in float32.
+_NORMALISED = ((np.arange(256) - 128) / 128).astype(np.float32)
+
+
+def draw(seed, first, number):
+  """Draws the random numbers of images that follow each other in a stream.
+
+  Those of one image depend on the seed and its position alone.
+
+  Args:
+    seed: int from 0, under 2^64.
+    first: Position in the stream of the first image.
+    number: Number of images.
+
+  Returns:
+    [number, 4] float64 in [0, 1).
+  """
+  # A block of this generator is four numbers, and its counter counts blocks.
+  generator = np.random.Philox(key=seed, counter=first)
+  return np.random.Generator(generator).random([number, 4])
+
+
+def window(height, width, random):
+  """Chooses a crop: its aspect, then its height, then its place, uniformly.
+
+  As TensorFlow's `sample_distorted_bounding_box` does, by which the original
+  crops.
+
+  Args:
+    height: Of the photo, in pixels.
+    width: Of the photo, in pixels.
+    random: [4] float in [0, 1).
+
+  Returns:
+    (y, x, height, width) in pixels; the whole photo where it is too long for
+    any such crop.
+  """
+  aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * random[0]
+  least, most = (np.sqrt(a * height * width / aspect) for a in _AREA)
+  least = max(1, int(np.ceil(least)))
+  most = int(min(most, height, width / aspect))
+  if most < least:
+    return 0, 0, height, width
+  crop_height = least + int((most - least + 1) * random[1])
+  crop_width = min(max(1, round(crop_height * aspect)), width)
+  y = int((height - crop_height + 1) * random[2])
+  x = int((width - crop_width + 1) * random[3])
+  return y, x, crop_height, crop_width
+
+
+def to_network(image, size, out):
+  """Turns a photo into a network's input.
+
+  Normalised, then resized, bilinear with pixel centres at halves and without
+  smoothing, as by `tf.image.resize`.
+
+  Args:
+    image: [H, W, 3] uint8, BGR.
+    size: Pixels of a side.
+    out: [size, size, 3] float32, contiguous, that is filled: RGB, from -1,
+      under 1.
+  """
+  image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+  image = cv2.LUT(image, _NORMALISED)
+  cv2.resize(image, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+
+
+# Images that a thread makes before it takes others.
+_PIECE = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the batches are made of.
+
+  Attributes:
+    image_size: Pixels of a side of each image.
+    batch_size: Images of a batch.
+    augmentation: Whether random crops are taken, else whole photos.
+    seed: Of the order and of the crops, an int from 0.
+    num_classes: Labels must be below it; None if they may be any.
+    repeat: Whether the stream is endless, each epoch in a random order of its
+      own; else it is one epoch, in the order of the files.
+  """
+
+  image_size: int = 321
+  batch_size: int = 32
+  augmentation: bool = False
+  seed: int = 0
+  num_classes: int | None = None
+  repeat: bool = True
+
+  def __post_init__(self):
+    """Raises InputError if a number is not one that can be."""
+    for name in ("image_size", "batch_size"):
+      if getattr(self, name) < 1:
+        raise errors.InputError(f"{name} of 1 or more", getattr(self, name))
+    if not 0 <= self.seed < 2**64:
+      raise errors.InputError("a seed from 0, under 2^64", self.seed)
+
+
+class Stream:
+  """Batches of a list of records.
+
+  The image at a position is a function of the records, the seed and the
+  position: of no other image, nor of the number of threads. Batches can be
+  made in any order and by several threads at once.
+
+  Attributes:
+    options: Options.
+  """
+
+  def __init__(self, records, options):
+    """Creates the stream.
+
+    Args:
+      records: record_files.RecordFiles.
+      options: Options.
+    """
+    self.options = options
+    self._records = records
+    self._order = _Order(len(records), options)
+    side = options.image_size
+    self._buffers = Buffers([options.batch_size, side, side, 3])
+
+  def __len__(self):
+    """Returns the batches of an epoch; the last may be short."""
+    return -(-len(self._records) // self.options.batch_size)
+
+  def identities(self, number):
+    """Returns the ids of the records of a batch, list of str.
+
+    Args:
+      number: Its number in the stream, from 0.
+    """
+    return [
+      image_record.parse(self._records.read(i), self._records.path(i))[2]
+      for i in self._chosen(int(number))
+    ]
+
+  def _chosen(self, number):
+    """Returns which records a batch is of, [B] int."""
+    size = self.options.batch_size
+    first = number * size
+    if not self.options.repeat:
+      size = min(size, len(self._records) - first)
+    return self._order.records(np.arange(first, first + size))
+
+  def batch(self, number):
+    """Makes a batch.
+
+    Args:
+      number: Its number in the stream, from 0.
+
+    Returns:
+      images [B, S, S, 3] float32, RGB, from -1, under 1, and labels [B] int64.
+
+    Raises:
+      InputError: If a record is damaged, of another kind, cannot be decoded, or
+        has a label out of range; it names the file and the record.
+    """
+    first = int(number) * self.options.batch_size
+    chosen = self._chosen(int(number))
+    size = len(chosen)
+    images = self._buffers.get()[:size]
+    labels = np.empty([size], np.int64)
+    random = draw(self.options.seed, first, size)
+
+    def fill(start):
+      for i in range(start, min(start + _PIECE, size)):
+        labels[i] = self._image(chosen[i], random[i], images[i])
+
+    _in_threads(fill, range(0, size, _PIECE))
+    return images, labels
+
+  def _image(self, record, random, out):
+    """Fills one image; returns its label."""
+    path = self._records.path(record)
+    data, label, identity = image_record.parse(
+      self._records.read(record), path, self.options.num_classes
+    )
+    image = image_record.decode(data, path, identity)
+    if self.options.augmentation:
+      y, x, height, width = window(*image.shape[:2], random)
+      image = image[y : y + height, x : x + width]
+    to_network(image, self.options.image_size, out)
+    return label
+
+
+def _in_threads(function, items):
+  """Calls a function for each item, in a thread of each core.
+
+  The threads end with the call: TensorFlow keeps the function of a data set,
+  and with it the stream, for as long as the process runs.
+
+  Args:
+    function: Function of an item; what it raises is raised here, when no thread
+      is at work any more.
+    items: Sequence.
+  """
+  threads = min(cores(), len(items))
+  if threads < 2:
+    for item in items:
+      function(item)
+    return
+  with futures.ThreadPoolExecutor(threads) as pool:
+    for _ in pool.map(function, items):
+      pass
+
+
+class _Order:
+  """Which record stands at a position: of each epoch an order of its own."""
+
+  def __init__(self, number, options):
+    self._number, self._options = number, options
+    self._lock = threading.Lock()
+    self._orders = {}
+
+  def records(self, positions):
+    """Returns the record at each position, [N] int."""
+    epochs, places = np.divmod(positions, self._number)
+    if not self._options.repeat:
+      return places
+    chosen = np.empty_like(places)
+    for epoch in np.unique(epochs):
+      here = epochs == epoch
+      chosen[here] = self._permutation(int(epoch))[places[here]]
+    return chosen
+
+  def _permutation(self, epoch):
+    with self._lock:
+      if epoch not in self._orders:
+        for old in sorted(self._orders)[:-1]:
+          del self._orders[old]  # Of four million records each is 16 MB.
+        generator = np.random.Generator(
+          np.random.Philox(key=[self._options.seed, epoch])
+        )
+        order = generator.permutation(self._number)
+        self._orders[epoch] = order.astype(np.uint32)
+      return self._orders[epoch]
+
+
+def cores():
+  """Returns the number of cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

@@ -1,0 +1,412 @@
+"""What is wrong with a record, out of what TensorFlow makes of it."""
+
+import contextlib
+import functools
+import glob
+import os
+import re
+import threading
+from concurrent import futures
+
+import cv2
+import numpy as np
+from absl import logging
+
+from delf.base import errors, files
+from delf.records import photo_list
+
+# The one line of an InputError in the text of a TensorFlow error.
+_LINE = re.compile(
+  r"^.*?InputError: (?:(?P<path>.*?): )?"
+  r"expected (?P<expected>.*), received (?P<received>.*)$",
+  re.MULTILINE,
+)
+
+
+@contextlib.contextmanager
+def clear_errors():
+  """Gives the InputError that was raised where a batch was made.
+
+  Around what draws batches of a tf.data.Dataset, which raises its own errors
+  with the text of ours in them.
+
+  Raises:
+    InputError: In place of such an error.
+  """
+  import tensorflow as tf
+
+  try:
+    yield
+  except tf.errors.OpError as error:
+    found = _LINE.search(error.message)
+    if not found:
+      raise
+    raise errors.InputError(
+      found["expected"], found["received"], found["path"]
+    ) from None
+
+
+_POLYNOMIAL = 0x82F63B78
+_ONES = 0xFFFFFFFF
+_MASK = 0xA282EAD8
+# Four bytes after which a sum that began with zero is of ones, which is what
+# it is to begin with: zeros before them change nothing.
+_BEFORE = bytes.fromhex("54641f64")
+
+
+def masked(data):
+  """Returns the checksum as TFRecord files have it: int under 2^32."""
+  crc = crc32c(data)
+  return ((crc >> 15 | crc << 17) + _MASK) & _ONES
+
+
+def crc32c(data):
+  """Returns the checksum: int under 2^32.
+
+  A word adds the same to the sum as another one that is nearer to the end by
+  some power of two. So the second half takes over the first, until one word is
+  left; about 1 GB/s.
+
+  Args:
+    data: bytes.
+  """
+  words = np.zeros([len(data) // 4 + 2], "<u4")
+  ends = np.frombuffer(_BEFORE + data, np.uint8)
+  words.view(np.uint8)[-len(ends) :] = ends
+  while len(words) > 1:
+    level = (len(words) - 1).bit_length() - 1
+    far, words = words[: -(1 << level)], words[-(1 << level) :]
+    words[len(words) - len(far) :] ^= _nearer(far, _tables(level))
+  return int(_nearer(words, _tables(0))[0]) ^ _ONES
+
+
+def _nearer(words, tables):
+  """Returns what words amount to, [N] uint32, after those of `tables`."""
+  pixels = words.view(np.uint8).reshape(1, -1, 4)
+  parts = cv2.LUT(pixels, tables.view(np.int32)[None])
+  pairs = parts.view(np.uint64)[0]
+  parts = (pairs[:, 0] ^ pairs[:, 1]).view(np.uint32)
+  return parts[::2] ^ parts[1::2]
+
+
+@functools.cache
+def _tables(level):
+  """Returns [256, 4] uint32: what each byte of a word amounts to.
+
+  After 2^level words of zeros.
+  """
+  if level:
+    half = _tables(level - 1)
+    return _nearer(half.reshape(-1), half).reshape(256, 4)
+  words = np.arange(256, dtype=np.uint32)[:, None] << np.uint32([0, 8, 16, 24])
+  for _ in range(32):
+    words = words >> 1 ^ (words & 1) * np.uint32(_POLYNOMIAL)
+  return words
+
+
+# Bytes before and behind the data.
+HEAD, FOOT = 12, 4
+_LENGTH = 8
+
+
+def pack(data):
+  """Returns the bytes of a record in a file.
+
+  Args:
+    data: bytes.
+  """
+  length = len(data).to_bytes(_LENGTH, "little")
+  return b"".join([length, _checksum(length), data, _checksum(data)])
+
+
+def length(head):
+  """Returns how many bytes of data follow a head."""
+  return int.from_bytes(head[:_LENGTH], "little")
+
+
+def are_whole(head, data, foot):
+  """Returns whether the checksums of a record are right."""
+  return head[_LENGTH:] == _checksum(head[:_LENGTH]) and foot == _checksum(data)
+
+
+def _checksum(data):
+  return masked(data).to_bytes(FOOT, "little")
+
+
+_MOST_OPEN = 200  # Systems allow a program 256 files or more.
+
+
+class RecordReader:
+  """Reads records by file and place; safe to use from several threads."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._open = {}
+
+  def read(self, path, start, check=True):
+    """Reads one record.
+
+    Args:
+      path: Path of the file.
+      start: Where it starts, in bytes.
+      check: Whether its checksums are compared.
+
+    Returns:
+      bytes.
+
+    Raises:
+      InputError: If a checksum is wrong, or the file is gone or cannot be read;
+        it names the file and the place.
+    """
+    try:
+      record = self._read(self._file(path), start, check)
+    except OSError as error:
+      reason = error.strerror or str(error)
+      raise errors.InputError("a file that can be read", reason, path) from None
+    if record is None:
+      raise errors.InputError(
+        "a whole record", f"a damaged one at byte {start}", path
+      )
+    return record
+
+  def _read(self, file, start, check):
+    """Returns a record, or None if it is damaged."""
+    head = file.read(start, HEAD)
+    size = length(head) + FOOT
+    if start + HEAD + size > file.size():
+      return None
+    body = file.read(start + HEAD, size)
+    if len(body) < size:
+      return None
+    data, foot = body[:-FOOT], body[-FOOT:]
+    if check and not are_whole(head, data, foot):
+      return None
+    return data
+
+  def _file(self, path):
+    with self._lock:
+      if path not in self._open:
+        if len(self._open) >= _MOST_OPEN:
+          del self._open[next(iter(self._open))]
+        self._open[path] = _open(path)
+      return self._open[path]
+
+
+def _open(path):
+  if files.is_remote(path):
+    import tensorflow as tf
+
+    return _Locked(tf.io.gfile.GFile(path, "rb"))
+  return _Local(path) if hasattr(os, "pread") else _Locked(open(path, "rb"))
+
+
+class _Local:
+  """A file that any number of threads read; closed when nothing refers to it.
+
+  The next file that is opened may get its number, so that no thread that still
+  reads may find it closed.
+  """
+
+  def __init__(self, path):
+    self._number = os.open(path, os.O_RDONLY)
+
+  def __del__(self, close=os.close):
+    if hasattr(self, "_number"):
+      close(self._number)
+
+  def size(self):
+    return os.fstat(self._number).st_size
+
+  def read(self, start, number):
+    return os.pread(self._number, number, start)
+
+
+class _Locked:
+  """A file that one thread reads at a time; closed in the same way."""
+
+  def __init__(self, file):
+    self._file, self._lock = file, threading.Lock()
+
+  def __del__(self):
+    self._file.close()
+
+  def size(self):
+    with self._lock:
+      self._file.seek(0, os.SEEK_END)
+      return self._file.tell()
+
+  def read(self, start, number):
+    with self._lock:
+      self._file.seek(start)
+      return self._file.read(number)
+
+
+_THREADS = 16
+# `<split>-<place>-of-<number>`, as all writers of TFRecords name shards.
+_SHARD = re.compile(r"(.+)-\d+-of-(\d+)", re.DOTALL)
+# A number of shards that is larger is a part of another name.
+_MOST_SHARDS = 100_000
+
+
+class RecordFiles:
+  """The records of several files, numbered from 0 in the files' order.
+
+  Takes 13 bytes of memory for each record.
+
+  Attributes:
+    paths: list of str, the files.
+  """
+
+  def __init__(self, pattern):
+    """Finds the files and where their records start.
+
+    Args:
+      pattern: Pattern of the files' paths, such as `data/train*`, or a list of
+        these.
+
+    Raises:
+      FileNotFoundError: If no file is found.
+      InputError: If a file is no TFRecord file or is cut, or if there is no
+        record in all.
+    """
+    self.paths = _find(pattern)
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      starts = list(pool.map(_starts, self.paths))
+    numbers = [len(each) for each in starts]
+    self._starts = np.concatenate(starts)
+    self._files = np.repeat(np.arange(len(starts), dtype=np.int32), numbers)
+    self._checked = np.zeros([len(self._starts)], bool)
+    self._reader = RecordReader()
+    if not len(self._starts):
+      raise errors.InputError("records", "files of none", pattern)
+
+  def __len__(self):
+    return len(self._starts)
+
+  def path(self, number):
+    """Returns the path of the file that a record is in."""
+    return self.paths[self._files[number]]
+
+  def read(self, number):
+    """Reads one record; safe to call from several threads.
+
+    Its checksums are compared when it is read for the first time.
+
+    Args:
+      number: Its number, from 0.
+
+    Returns:
+      bytes.
+
+    Raises:
+      InputError: If its checksum is wrong, or the file is gone or cannot be
+        read; it names the file and the place.
+    """
+    path, start = self.path(number), int(self._starts[number])
+    record = self._reader.read(path, start, not self._checked[number])
+    self._checked[number] = True
+    return record
+
+
+def _find(pattern):
+  patterns = [pattern] if isinstance(pattern, (str, os.PathLike)) else pattern
+  found = {
+    path for one in patterns for path in _glob(os.fspath(one)) if _is_file(path)
+  }
+  if not found:
+    words = ", ".join(map(os.fspath, patterns))
+    raise FileNotFoundError(f"{words}: expected TFRecord files, found none")
+  missing = missing_shards(found)
+  if missing:
+    _warn_of(tuple(missing))
+  return sorted(found)
+
+
+def missing_shards(paths):
+  """Finds shards that should lie beside those that are there.
+
+  Args:
+    paths: Paths of shards. Of `train-00001-of-00008` and others of eight, all
+      eight belong together; other names say nothing.
+
+  Returns:
+    Sorted list of str, paths of those that are not there. What is there, and
+    not among `paths`, was left out on purpose.
+  """
+  matches = [
+    match
+    for path in paths
+    if (match := _SHARD.fullmatch(path)) and int(match[2]) <= _MOST_SHARDS
+  ]
+  whole = {
+    f"{start}-{i:0{len(number)}d}-of-{number}"
+    for start, number in {match.group(1, 2) for match in matches}
+    for i in range(int(number))
+  }
+  return sorted(p for p in whole.difference(paths) if not _glob(glob.escape(p)))
+
+
+# A run opens its files for each validation anew.
+@functools.cache
+def _warn_of(missing):
+  logging.warning(
+    "shards of records are missing, and the photos in them: %s",
+    photo_list.some(missing),
+  )
+
+
+def _glob(pattern):
+  if not files.is_remote(pattern):
+    return glob.glob(pattern)
+  import tensorflow as tf
+
+  return tf.io.gfile.glob(pattern)
+
+
+def _is_file(path):
+  return files.is_remote(path) or os.path.isfile(path)
+
+
+def _starts(path):
+  """Returns where the records of a file start, [N] int64."""
+  starts = []
+  with _open_bytes(path) as file:
+    size, start = file.seek(0, os.SEEK_END), 0
+    while start < size:
+      file.seek(start)
+      head = file.read(HEAD)
+      record = HEAD + length(head) + FOOT
+      if len(head) < HEAD or start + record > size:
+        where = "at its start" if not start else f"at byte {start} of {size}"
+        raise errors.InputError(
+          "a whole TFRecord file", f"one that is cut or damaged {where}", path
+        )
+      starts.append(start)
+      start += record
+  return np.array(starts, np.int64)
+
+
+def _open_bytes(path):
+  if files.is_remote(path):
+    return _Remote(path)
+  return open(path, "rb", buffering=HEAD)
+
+
+class _Remote:
+  """A remote file, with `seek` as local ones have it."""
+
+  def __init__(self, path):
+    import tensorflow as tf
+
+    self._file = tf.io.gfile.GFile(path, "rb")
+    self.read = self._file.read
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self._file.close()
+
+  def seek(self, offset, whence=os.SEEK_SET):
+    self._file.seek(offset, whence)
+    return self._file.tell()
