@@ -43,7 +43,7 @@ def _script(folder, model, **flags):
   truth = [{"easy": [0], "hard": [], "junk": [], "bbx": [0, 0, 9, 9]}]
   content = {"imlist": ["a"], "qimlist": ["q"], "gnd": truth}
   (folder.parent / "gnd.pkl").write_bytes(pickle.dumps(content))
-  samples.write_sample_detector(folder.parent / "detector")
+  samples.write_detector(folder.parent / "detector")
   flags = {
     "delf_config_path": model / "config.pbtxt",
     "detector_model_dir": folder.parent / "detector",

@@ -34,7 +34,7 @@ def _make_features(folder, number, seed):
 
 def _make_photos(folder, seed):
   """Writes parts of the sample photos."""
-  originals = samples.write_sample_photos(folder.parent / "originals")
+  originals = samples.write_photos(folder.parent / "originals")
   chance = random.Random(seed)
   folder.mkdir()
   for image in range(_IMAGES):
@@ -78,7 +78,7 @@ def _make_regions(inputs):
   truth = [{"easy": [0], "hard": [], "junk": [], "bbx": [0, 0, 99, 99]}]
   content = {"imlist": names, "qimlist": names[:1], "gnd": truth}
   (inputs / "gnd.pkl").write_bytes(pickle.dumps(content))
-  samples.write_sample_detector(inputs / "detector")
+  samples.write_detector(inputs / "detector")
 
 
 def _delf(*arguments):

@@ -36,7 +36,7 @@ def inputs(tmp_path_factory):
     path.parent.mkdir(parents=True, exist_ok=True)
     _photo(seed).save(path)
   tiny_model.save(folder / "model")
-  samples.write_sample_detector(folder / "detector")
+  samples.write_detector(folder / "detector")
   centers = np.random.default_rng(0).standard_normal([16, 8])
   visual_words.write_codebook(folder / "words", np.float32(centers))
   assert not _index(folder, folder / "my.index", folder / "photos")

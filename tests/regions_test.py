@@ -106,7 +106,7 @@ def _script(module, **options):
 def regions(photos, config, tmp_path_factory):
   """Folder with what the script makes with five boxes a photo."""
   folder = tmp_path_factory.mktemp("regions")
-  samples.write_sample_detector(folder / "detector")
+  samples.write_detector(folder / "detector")
   features, boxes, mapping = _outputs(folder)
   status = _script(
     extract_index_boxes_and_features,

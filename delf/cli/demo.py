@@ -137,7 +137,7 @@ def run_demo(folder, model=None, device=None):
   # First what may be wrong: nothing is written for a model that is not there.
   config = zoo.choose(model)
   zoo.resolve(config.model_path)
-  photos = samples.write_sample_photos(folder / "photos")
+  photos = samples.write_photos(folder / "photos")
   report = extract.extract_to_files(
     photos,
     config,

@@ -216,7 +216,7 @@ def check_matching():
   config.use_global_features = False
   extract = extractor.make_extractor(config).extract
   with tempfile.TemporaryDirectory() as folder:
-    paths = samples.write_sample_photos(folder)
+    paths = samples.write_photos(folder)
     left, right, other = (
       extract(utils.RgbLoader(str(path))).local for path in paths
     )

@@ -1,7 +1,10 @@
-"""Sample photos that come with scikit-image."""
+"""Sample photos, data sets and a detector, written without any download.
+
+All photos lie in the wheel of scikit-image itself (0.24 and later), which takes
+a third of a second to load and is therefore imported where it is used.
+"""
 
 import hashlib
-import io
 import os
 import pathlib
 import pickle
@@ -12,126 +15,7 @@ from PIL import Image, ImageEnhance
 
 from delf.base import files
 
-
-class SamplePhotos(typing.NamedTuple):
-  """Paths of two photos of one scene, and of one of something else.
-
-  Attributes:
-    left: A motorcycle in a workshop, 741 x 500 pixels.
-    right: The same from 19 cm further right: the other half of a stereo pair of
-      the Middlebury benchmark of 2014.
-    other: A cup of coffee, 600 x 400 pixels, by Rachel Michetti (CC0).
-  """
-
-  left: pathlib.Path
-  right: pathlib.Path
-  other: pathlib.Path
-
-
-def write_sample_photos(folder):
-  """Writes the sample photos as JPEG files.
-
-  They lie in the wheel of scikit-image itself (0.24 and later, measured), so
-  that nothing is downloaded.
-
-  Args:
-    folder: Path of a folder, made if need be.
-
-  Returns:
-    SamplePhotos, a tuple of three pathlib.Path.
-  """
-  # scikit-image takes a third of a second to load.
-  from skimage import data
-
-  left, right, _ = data.stereo_motorcycle()
-  photos = {
-    "motorcycle_left": left,
-    "motorcycle_right": right,
-    "coffee": data.coffee(),
-  }
-  folder = pathlib.Path(folder)
-  paths = [folder / f"{name}.jpg" for name in photos]
-  for path, pixels in zip(paths, photos.values(), strict=True):
-    with files.atomic_path(path) as temporary:
-      Image.fromarray(pixels).save(temporary, quality=92)
-  return SamplePhotos(*paths)
-
-
-# The motorcycle's engine and front wheel, x_min, y_min, x_max, y_max in pixels.
-_BOX = [230.4, 120.6, 690.0, 460.2]
-_WHOLE = [0.0, 0.0, 600.0, 400.0]  # The coffee's photo.
-
-# Photos that show neither query's subject; all in the wheel of scikit-image.
-_OTHERS = ("astronaut", "chelsea", "rocket", "brick", "hubble_deep_field")
-
-
-class SampleDataset(typing.NamedTuple):
-  """Paths of what was written.
-
-  Attributes:
-    images: Folder of `<name>.jpg`: two queries and eleven others.
-    ground_truth: `gnd_sample.pkl`, in the form of Revisited Oxford's: each
-      query has two easy and one hard image, and the motorcycle a box.
-  """
-
-  images: pathlib.Path
-  ground_truth: pathlib.Path
-
-
-def write(folder):
-  """Writes the data set; nothing is downloaded.
-
-  Args:
-    folder: Path of a folder, made if need be.
-
-  Returns:
-    SampleDataset.
-  """
-  from skimage import data
-
-  folder = pathlib.Path(folder)
-  images = folder / "sample_images"
-  left, right, coffee = write_sample_photos(images)
-  index = {right.stem: right}
-  with Image.open(right) as photo:
-    index |= _save(images, "motorcycle_small", _smaller(photo, 0.5))
-    index |= _save(images, "motorcycle_wheel", photo.crop((330, 150, 690, 460)))
-  with Image.open(coffee) as photo:
-    index |= _save(images, "coffee_small", _smaller(photo, 0.6))
-    dark = ImageEnhance.Brightness(photo).enhance(0.6)
-    index |= _save(images, "coffee_dark", dark)
-    turned = photo.rotate(30).crop((130, 90, 470, 310))
-    index |= _save(images, "coffee_turned", turned)
-  for name in _OTHERS:
-    photo = Image.fromarray(getattr(data, name)()).convert("RGB")
-    index |= _save(images, name, photo)
-  names = list(index)
-  content = {
-    "imlist": names,
-    "qimlist": [left.stem, coffee.stem],
-    "gnd": [
-      {"easy": [0, 1], "hard": [2], "junk": [], "bbx": _BOX},
-      {"easy": [3, 4], "hard": [5], "junk": [], "bbx": _WHOLE},
-    ],
-  }
-  truth = folder / "gnd_sample.pkl"
-  files.write_bytes(truth, pickle.dumps(content))
-  return SampleDataset(images, truth)
-
-
-def _smaller(photo, factor):
-  return photo.resize([round(side * factor) for side in photo.size])
-
-
-def _save(folder, name, photo):
-  """Writes a photo; returns {name: path}."""
-  path, buffer = folder / f"{name}.jpg", io.BytesIO()
-  photo.save(buffer, "JPEG", quality=92)
-  files.write_bytes(path, buffer.getvalue())
-  return {name: path}
-
-
-# The middle of the image and its four corners, each 0.6 of a side, as (ymin,
+# The middle of an image and its four corners, each 0.6 of a side, as (ymin,
 # xmin, ymax, xmax) in [0, 1]; the middle is surest.
 BOXES = (
   (0.2, 0.2, 0.8, 0.8),
@@ -142,114 +26,176 @@ BOXES = (
 )
 SCORES = (0.9, 0.5, 0.5, 0.5, 0.5)
 
+# The motorcycle's engine and front wheel, x_min, y_min, x_max, y_max in pixels.
+_MOTORCYCLE_BOX = [230.4, 120.6, 690.0, 460.2]
+_COFFEE_BOX = [0.0, 0.0, 600.0, 400.0]  # The whole photo.
+# Photos that show neither query's subject.
+_UNRELATED = ("astronaut", "chelsea", "rocket", "brick", "hubble_deep_field")
 
-def write_sample_detector(folder):
-  """Writes a SavedModel that a detector is loaded from.
-
-  With it regional search can be tried, and a detector compared: regions on a
-  fixed grid are what it has to be better than (R-MAC, Tolias et al., ICLR
-  2016).
-
-  Args:
-    folder: Path of the SavedModel to be; one that is there stays, as boxes may
-      be of it.
-  """
-  if os.path.isdir(folder):
-    return
-  import tensorflow as tf
-
-  module = tf.Module()
-
-  @tf.function(
-    input_signature=[
-      tf.TensorSpec([None, None, None, 3], tf.uint8, "input_images")
-    ]
-  )
-  def find(input_images):
-    found = {
-      "detection_boxes": tf.constant(BOXES),
-      "detection_scores": tf.constant(SCORES),
-      "detection_classes": tf.ones([len(SCORES)]),
-    }
-    number = tf.shape(input_images)[0]
-    return {
-      name: tf.repeat(value[tf.newaxis], number, axis=0)
-      for name, value in found.items()
-    }
-
-  module.find = find
-  signatures = {"serving_default": find}
-  tf.saved_model.save(module, os.fspath(folder), signatures=signatures)
+_LANDMARKS = ("astronaut", "chelsea", "coffee", "rocket")
+_FIRST_LANDMARK = 100  # Lower numbers have no photos, as in the clean part.
+_LANDMARK_SIDE = 240  # Longer side in pixels before a view is cropped.
+_VIEW_SHARES = (0.6, 0.9)  # Of the sides of the photo.
+_VIEW_DEGREES = 10.0  # To either side.
 
 
-# In the wheel of scikit-image; each is one landmark.
-_THINGS = ("astronaut", "chelsea", "coffee", "rocket")
-_FIRST_LANDMARK = 100  # Of others there are no photos, as in the clean part.
-_LONGER = 240  # Pixels of the longer side before a photo is cut out.
-_SHARES = (0.6, 0.9)  # Of the sides, that is cut out.
-_TURN = 10.0  # Degrees to either side.
+class SamplePhotos(typing.NamedTuple):
+  """Paths of two photos of one scene, and of an unrelated one."""
+
+  # A motorcycle, 741 x 500 pixels: a stereo pair with a baseline of 19 cm from
+  # the Middlebury benchmark of 2014.
+  left: pathlib.Path
+  right: pathlib.Path
+  # A cup of coffee, 600 x 400 pixels, by Rachel Michetti (CC0).
+  other: pathlib.Path
+
+
+class SampleDataset(typing.NamedTuple):
+  """Paths of a data set with two queries and eleven other images."""
+
+  images: pathlib.Path  # Folder of `<name>.jpg`.
+  # `gnd_sample.pkl`, in the form of Revisited Oxford's: each query has two easy
+  # images, a hard one and a box.
+  ground_truth: pathlib.Path
 
 
 class SampleLandmarks(typing.NamedTuple):
-  """Paths of what was written.
+  """Paths of photos in the layout of Google Landmarks."""
 
-  Attributes:
-    train: Folder with `a/b/c/<id>.jpg`, `train.csv` and `train_clean.csv`.
-    list_path: Text file with the paths of two photos of one thing, a line each.
-  """
-
+  # Folder of `a/b/c/<id>.jpg`, `train.csv` and `train_clean.csv`.
   train: pathlib.Path
-  list_path: pathlib.Path
+  list_path: pathlib.Path  # Names two photos of one landmark, one a line.
 
 
-def write_sample_landmarks(folder, photos=10):
-  """Writes the photos; nothing is downloaded.
+def write_photos(folder: str | os.PathLike) -> SamplePhotos:
+  """Write the sample photos as JPEG files; the folder is made if missing."""
+  from skimage import data
 
-  They are views of four photos, cut out and turned a little: enough to see
-  whether training runs, not to learn anything of use.
+  folder = pathlib.Path(folder)
+  left, right, _ = data.stereo_motorcycle()
+  return SamplePhotos(
+    _save(folder / "motorcycle_left.jpg", Image.fromarray(left)),
+    _save(folder / "motorcycle_right.jpg", Image.fromarray(right)),
+    _save(folder / "coffee.jpg", Image.fromarray(data.coffee())),
+  )
 
-  Args:
-    folder: Path of a folder, made if need be.
-    photos: Number of photos of each thing.
 
-  Returns:
-    SampleLandmarks.
+def write_dataset(folder: str | os.PathLike) -> SampleDataset:
+  """Write a small retrieval data set with ground truth."""
+  from skimage import data
+
+  folder = pathlib.Path(folder)
+  images = folder / "sample_images"
+  left, right, coffee = write_photos(images)
+  with Image.open(right) as photo:
+    index = {
+      "motorcycle_small": _scaled(photo, 0.5),
+      "motorcycle_wheel": photo.crop((330, 150, 690, 460)),
+    }
+  with Image.open(coffee) as photo:
+    index["coffee_small"] = _scaled(photo, 0.6)
+    index["coffee_dark"] = ImageEnhance.Brightness(photo).enhance(0.6)
+    index["coffee_turned"] = photo.rotate(30).crop((130, 90, 470, 310))
+  for name in _UNRELATED:
+    index[name] = Image.fromarray(getattr(data, name)()).convert("RGB")
+  for name, photo in index.items():
+    _save(images / f"{name}.jpg", photo)
+  content = {
+    "imlist": [right.stem, *index],
+    "qimlist": [left.stem, coffee.stem],
+    "gnd": [
+      {"easy": [0, 1], "hard": [2], "junk": [], "bbx": _MOTORCYCLE_BOX},
+      {"easy": [3, 4], "hard": [5], "junk": [], "bbx": _COFFEE_BOX},
+    ],
+  }
+  truth = folder / "gnd_sample.pkl"
+  files.write_bytes(truth, pickle.dumps(content))
+  return SampleDataset(images, truth)
+
+
+def write_landmarks(
+  folder: str | os.PathLike, photos: int = 10
+) -> SampleLandmarks:
+  """Write a training set of four landmarks, `photos` of each.
+
+  They are slightly rotated crops of four pictures: enough to see whether
+  training runs, not to learn anything useful.
   """
   from skimage import data
 
   folder = pathlib.Path(folder)
   train, random = folder / "train", np.random.default_rng(0)
   rows, groups = ["id,url,landmark_id"], ["landmark_id,images"]
-  for landmark, thing in enumerate(_THINGS, start=_FIRST_LANDMARK):
-    whole = Image.fromarray(getattr(data, thing)())
-    whole.thumbnail((_LONGER, _LONGER))
-    names = [_id(thing, number) for number in range(photos)]
-    for name in names:
-      buffer = io.BytesIO()
-      _view(whole, random).save(buffer, "JPEG", quality=92)
-      files.write_bytes(_path(train, name), buffer.getvalue())
-      rows.append(f"{name},https://scikit-image.org/{thing},{landmark}")
-    groups.append(f"{landmark},{' '.join(names)}")
-  for name, lines in (("train.csv", rows), ("train_clean.csv", groups)):
-    files.write_bytes(train / name, ("\n".join(lines) + "\n").encode())
-  pair = [str(_path(train, _id("coffee", number))) for number in range(2)]
-  files.write_bytes(folder / "pair.txt", ("\n".join(pair) + "\n").encode())
+  for landmark, subject in enumerate(_LANDMARKS, start=_FIRST_LANDMARK):
+    whole = Image.fromarray(getattr(data, subject)())
+    whole.thumbnail((_LANDMARK_SIDE, _LANDMARK_SIDE))
+    ids = [_landmark_id(subject, number) for number in range(photos)]
+    for image_id in ids:
+      _save(_landmark_path(train, image_id), _random_view(whole, random))
+      rows.append(f"{image_id},https://scikit-image.org/{subject},{landmark}")
+    groups.append(f"{landmark},{' '.join(ids)}")
+  pair = [
+    str(_landmark_path(train, _landmark_id("coffee", number)))
+    for number in range(2)
+  ]
+  for path, lines in (
+    (train / "train.csv", rows),
+    (train / "train_clean.csv", groups),
+    (folder / "pair.txt", pair),
+  ):
+    files.write_bytes(path, ("\n".join(lines) + "\n").encode())
   return SampleLandmarks(train, folder / "pair.txt")
 
 
-def _id(thing, number):
-  """Returns a name as those of Google Landmarks: 16 hexadecimal digits."""
-  return hashlib.sha256(f"{thing} {number}".encode()).hexdigest()[:16]
+def write_detector(folder: str | os.PathLike) -> None:
+  """Write a SavedModel that finds the same `BOXES` in every image.
+
+  Regions on a fixed grid are the baseline that a detector has to beat (R-MAC,
+  Tolias et al., ICLR 2016). An existing folder is kept, since boxes on disk may
+  have been made with it.
+  """
+  if os.path.isdir(folder):
+    return
+  import tensorflow as tf
+
+  def detect(input_images):
+    batch = tf.shape(input_images)[0]
+    return {
+      "detection_boxes": tf.tile([BOXES], [batch, 1, 1]),
+      "detection_scores": tf.tile([SCORES], [batch, 1]),
+      "detection_classes": tf.ones([batch, len(SCORES)]),
+    }
+
+  spec = tf.TensorSpec([None, None, None, 3], tf.uint8, "input_images")
+  module = tf.Module()
+  module.detect = tf.function(detect, input_signature=[spec])
+  signatures = {"serving_default": module.detect}
+  tf.saved_model.save(module, os.fspath(folder), signatures=signatures)
 
 
-def _path(train, name):
-  return train / name[0] / name[1] / name[2] / f"{name}.jpg"
+def _save(path, photo):
+  with files.atomic_path(path) as temporary:
+    photo.save(temporary, quality=92)
+  return path
 
 
-def _view(photo, random):
-  """Returns a part of a photo, turned a little."""
-  turned = photo.rotate(random.uniform(-_TURN, _TURN), Image.BILINEAR)
-  share = random.uniform(*_SHARES)
+def _scaled(photo, factor):
+  return photo.resize([round(side * factor) for side in photo.size])
+
+
+def _landmark_id(subject, number):
+  """16 hexadecimal digits, as the ids of Google Landmarks."""
+  return hashlib.sha256(f"{subject} {number}".encode()).hexdigest()[:16]
+
+
+def _landmark_path(train, image_id):
+  return train.joinpath(*image_id[:3], f"{image_id}.jpg")
+
+
+def _random_view(photo, random):
+  angle = random.uniform(-_VIEW_DEGREES, _VIEW_DEGREES)
+  turned = photo.rotate(angle, Image.BILINEAR)
+  share = random.uniform(*_VIEW_SHARES)
   width, height = (round(share * side) for side in photo.size)
   left = random.integers(0, photo.width - width + 1)
   top = random.integers(0, photo.height - height + 1)

@@ -1,7 +1,6 @@
 import csv
 
 import numpy as np
-import PIL.Image
 from PIL import Image
 from skimage import data
 
@@ -15,7 +14,7 @@ def test_photos_are_written_without_a_download(tmp_path, monkeypatch):
 
   # What scikit-image downloads comes by pooch, which asks urllib3 or urllib.
   monkeypatch.setattr("socket.socket.connect", refuse)
-  photos = samples.write_sample_photos(tmp_path / "new")
+  photos = samples.write_photos(tmp_path / "new")
   assert [path.name for path in photos] == [
     "motorcycle_left.jpg",
     "motorcycle_right.jpg",
@@ -30,7 +29,7 @@ def test_photos_are_written_without_a_download(tmp_path, monkeypatch):
 
 
 def test_photos_are_those_of_scikit_image(tmp_path):
-  photos = samples.write_sample_photos(tmp_path)
+  photos = samples.write_photos(tmp_path)
   left, right, _ = data.stereo_motorcycle()
   for path, pixels in zip(photos, [left, right, data.coffee()], strict=True):
     with Image.open(path) as image:
@@ -44,7 +43,7 @@ def test_ground_truth_is_of_the_photos_that_are_there(tmp_path, monkeypatch):
     raise AssertionError("a download")
 
   monkeypatch.setattr("socket.socket.connect", refuse)
-  images, path = samples.write(tmp_path / "new")
+  images, path = samples.write_dataset(tmp_path / "new")
   queries, index, truth = dataset.ReadDatasetFile(str(path))
   assert queries == ["motorcycle_left", "coffee"]
   stems = {image.stem for image in images.iterdir()}
@@ -54,14 +53,14 @@ def test_ground_truth_is_of_the_photos_that_are_there(tmp_path, monkeypatch):
     first = query.split("_")[0]
     meant = [index[int(i)] for key in ("easy", "hard") for i in labels[key]]
     assert sorted(meant) == sorted(n for n in index if n.startswith(first))
-    with PIL.Image.open(images / f"{query}.jpg") as image:
+    with Image.open(images / f"{query}.jpg") as image:
       left, upper, right, lower = labels["bbx"]
       assert 0 <= left < right <= image.width
       assert 0 <= upper < lower <= image.height
 
 
 def test_photos_lie_as_the_tables_say(tmp_path):
-  found = samples.write_sample_landmarks(tmp_path, photos=3)
+  found = samples.write_landmarks(tmp_path, photos=3)
   with open(found.train / "train.csv") as file:
     rows = list(csv.DictReader(file))
   assert len(rows) == 12
@@ -81,7 +80,7 @@ def test_photos_lie_as_the_tables_say(tmp_path):
 
 def test_photos_are_the_same_each_time(tmp_path):
   one, two = (
-    samples.write_sample_landmarks(tmp_path / name, photos=1) for name in "ab"
+    samples.write_landmarks(tmp_path / name, photos=1) for name in "ab"
   )
   names = [p.relative_to(one.train) for p in one.train.glob("*/*/*/*.jpg")]
   assert len(names) == 4

@@ -610,7 +610,7 @@ def _sample_photos(stack):
   from delf.embedded import samples
 
   folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="delf"))
-  return list(samples.write_sample_photos(folder))
+  return list(samples.write_photos(folder))
 
 
 def _export_saved_model(source, out, options, photos):
