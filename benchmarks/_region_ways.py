@@ -40,7 +40,7 @@ class Detector:
   def detect(self, images):
     """Returns detections.Detections of each image."""
     classes = np.ones(len(samples.SCORES))
-    found = boxes.of_model(samples.BOXES, samples.SCORES, classes)
+    found = boxes.make_detections(samples.BOXES, samples.SCORES, classes)
     return [found] * len(images)
 
 

@@ -25,9 +25,8 @@ import PIL.Image
 
 from benchmarks import _region_ways
 from delf.aggregation import aggregate
-from delf.base import files
+from delf.base import concurrency, files
 from delf.embedded import samples
-from delf.extraction import engine
 from delf.indexes import inverted
 
 # Longer side of the photos that are made of scikit-image's.
@@ -103,7 +102,7 @@ def _check_equal(folders):
 
 
 def _print(times, number):
-  cores = engine.number_of_cores()
+  cores = concurrency.core_count()
   print(f"{number} photos, {len(samples.BOXES)} boxes each, ", end="")
   print(f"{cores} cores; medians of turns, and the ratios to the first two:")
   print(f"{'':42}{'s / photo':>10}{'CPU s':>8}{'ratio':>8}{'ratio':>7}")

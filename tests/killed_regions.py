@@ -39,7 +39,7 @@ class _Extractor:
 class _Detector:
   def detect(self, images):
     """Returns five boxes of each image."""
-    found = boxes.of_model(
+    found = boxes.make_detections(
       samples.BOXES,
       samples.SCORES,
       np.ones(len(samples.SCORES)),

@@ -124,7 +124,7 @@ def _sum_residuals(words, descriptors, nearest, keys):
     features.
   """
   number = nearest.shape[1]
-  order = arrays.stable(keys.reshape(-1))
+  order = arrays.stable_argsort(keys.reshape(-1))
   residuals = descriptors[order // number]
   residuals -= words.centers[nearest.reshape(-1)[order]]
   return _sum_rows(keys.reshape(-1)[order], residuals)
@@ -167,7 +167,7 @@ def _regional_sums(words, descriptors, nearest, region):
   squares = np.einsum("ij,ij->i", rows, rows)
   lengths = _lengths(np.bincount(region, weights=squares))
   rows /= lengths[region, None]
-  order = arrays.stable(word)
+  order = arrays.stable_argsort(word)
   return _Sums(*_sum_rows(word[order], rows[order]))
 
 

@@ -135,7 +135,7 @@ class AggregateFolder:
     self.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(self._record, indent=2) + "\n"
     files.write_bytes(self.folder / RECORD, text.encode())
-    for path in files.leftovers(self.folder, {*names, RECORD[:-5]}):
+    for path in files.find_leftovers(self.folder, {*names, RECORD[:-5]}):
       path.unlink(missing_ok=True)
 
   def write(self, name, aggregated):

@@ -107,7 +107,7 @@ class Scores:
         yield from self._of_many(of, centred[half], slack[half], number)
       return
     found = self._again(centred, group, feature, least)
-    order = arrays.stable(found[1])
+    order = arrays.stable_argsort(found[1])
     word, feature, score = (each[order] for each in found)
     best = score[np.lexsort([-score, feature])]
     first = np.searchsorted(feature, np.arange(len(centred)))
@@ -240,7 +240,7 @@ class Words:
       if number > 1 or len(word) > len(some):
         # Words at the same distance stay ascending, as they come.
         order = np.argsort(self._distances(some, word, of), kind="stable")
-        order = order[arrays.stable(of[order])]
+        order = order[arrays.stable_argsort(of[order])]
         word, of = word[order], of[order]
       first = np.searchsorted(of, np.arange(len(some)))
       found[rows] = word[first[:, np.newaxis] + np.arange(number)]

@@ -1,68 +1,122 @@
-"""Orders of whole numbers."""
+"""Checks, orders and files of arrays."""
 
+import os
 import zipfile
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from delf.base import errors
 
+# Descriptors are shorter, so that their products are float32 still.
+_LONGEST = 1e15
 
-def stable(keys):
-  """Returns what puts numbers in order; equal ones stay as they are.
 
-  Args:
-    keys: [N] int, none under 0.
-
-  Returns:
-    [N] intp, places in `keys`, as np.argsort.
-  """
+def stable_argsort(keys: np.ndarray) -> np.ndarray:
+  """Stable argsort of [N] non-negative integers, [N] intp."""
   # NumPy sorts 16 bits by digits, ten times as fast as more bits.
   if not keys.size or keys.max() < 1 << 16:
     keys = keys.astype(np.uint16)
   return np.argsort(keys, kind="stable")
 
 
-# Descriptors are shorter, so that their products are float32 still.
-_LONGEST = 1e15
-
-
-def stack(descriptors, dimension=None, what="descriptors"):
-  """Puts descriptors into one array.
+def check_finite(
+  array: np.ndarray, name: str, path: str | os.PathLike | None = None
+) -> np.ndarray:
+  """Return a floating-point array; raise InputError if it has NaN or infinity.
 
   Args:
-    descriptors: [N, D] array of numbers, or a sequence of N arrays [D]. Those
-      of images that were too small for one are None or [0].
-    dimension: D that is asked for, or None for any.
-    what: Words for them in errors.
+    array: [N, ...]; the error says in how many of N there are any.
+    name: Label of the array in the error.
+    path: File that it was read from.
+  """
+  if not np.isfinite(array).all():
+    rows = np.isfinite(array).reshape(len(array) if array.ndim else 1, -1)
+    bad = np.flatnonzero(~rows.all(axis=1))
+    raise errors.InputError(
+      f"finite {name}",
+      f"NaN or infinity in {bad.size} of {len(rows)} (first: {bad[0]})",
+      path,
+    )
+  return array
 
-  Returns:
-    [N, D] float32, with zeros where there is none (D is 0 if there are none at
-    all and `dimension` is None), and [N] bool: where there is none.
+
+def check_descriptors(
+  array: np.ndarray, dimension: int | None = None, name: str = "descriptors"
+) -> np.ndarray:
+  """Return descriptors as [N, D] float32, checked.
+
+  Args:
+    array: [N, D] of numbers.
+    dimension: Required D, or None for any; [N, 0] passes for any, as zeros.
+    name: Label in errors.
 
   Raises:
-    InputError: If they are not numbers, differ in D or have another than the
-      one asked for, or if a value is NaN, infinite or over 1e15.
+    InputError: If they are not numbers, have another shape or dimension, or if
+      one has NaN or is longer than 1e15.
   """
-  if not isinstance(descriptors, np.ndarray):
-    descriptors, empty = _joined(descriptors, dimension, what)
-  else:
-    empty = np.full([len(descriptors)], not descriptors.size)
-  array = _numbers(descriptors, what)
+  if array.ndim != 2 or array.dtype.kind not in "fiu":
+    raise errors.InputError(
+      f"{name} as an array of numbers of shape [N, D]",
+      f"{array.dtype} of shape {list(array.shape)}",
+    )
   if not array.shape[1]:
     array = np.zeros([len(array), dimension or 0], np.float32)
   if dimension is not None and array.shape[1] != dimension:
     raise errors.InputError(
-      f"{what} of dimension {dimension}", f"dimension {array.shape[1]}"
+      f"{name} of dimension {dimension}", f"dimension {array.shape[1]}"
     )
-  return _finite(array, what), empty
+  with np.errstate(over="ignore", invalid="ignore"):
+    array = array.astype(np.float32)
+    squares = np.einsum("ij,ij->i", array, array)
+  bad = np.flatnonzero(~(squares < _LONGEST**2))
+  if bad.size:
+    raise errors.InputError(
+      f"finite {name}",
+      f"NaN, infinity or over {_LONGEST:g} in {bad.size} of {len(array)}"
+      f" (first: {bad[0]})",
+    )
+  return array
 
 
-def check_same(dimension, other):
-  """Raises an InputError if indexes of these D are not to be merged.
+def stack_descriptors(
+  descriptors: np.ndarray | Sequence[np.ndarray | None],
+  dimension: int | None = None,
+  name: str = "descriptors",
+) -> tuple[np.ndarray, np.ndarray]:
+  """Put global descriptors into one array, checked as by `check_descriptors`.
 
   Args:
-    dimension: D of an index, or None while it has no descriptor.
-    other: The same of the one that is added to it.
+    descriptors: [N, D], or a sequence of N arrays [D]. Images that were too
+      small for a descriptor have None or [0].
+    dimension: Required D, or None for any.
+    name: Label in errors.
+
+  Returns:
+    [N, D] float32, zeros where there is no descriptor (D is 0 if there is none
+    at all and `dimension` is None), and [N] bool: where there is none.
+  """
+  if isinstance(descriptors, np.ndarray):
+    empty = np.full([len(descriptors)], not descriptors.size)
+    return check_descriptors(descriptors, dimension, name), empty
+  rows = [np.zeros([0]) if r is None else np.asarray(r) for r in descriptors]
+  empty = np.array([row.size == 0 for row in rows], dtype=bool)
+  shapes = sorted({row.shape for row in rows if row.size})
+  if len(shapes) > 1 or (shapes and len(shapes[0]) != 1):
+    raise errors.InputError(
+      f"{name} of one dimension", f"shapes {[list(s) for s in shapes]}"
+    )
+  none = np.zeros(shapes[0] if shapes else [dimension or 0], np.float32)
+  joined = none.reshape(1, -1)[:0]
+  if rows:
+    joined = np.stack([row if row.size else none for row in rows])
+  return check_descriptors(joined, dimension, name), empty
+
+
+def check_same_dimension(dimension: int | None, other: int | None) -> None:
+  """Raise InputError if indexes of these dimensions cannot be merged.
+
+  None stands for an index that has no descriptor yet.
   """
   if None not in (dimension, other) and dimension != other:
     raise errors.InputError(
@@ -70,59 +124,20 @@ def check_same(dimension, other):
     )
 
 
-def _joined(descriptors, dimension, what):
-  """Returns the rows of a sequence as one array, and which are none."""
-  rows = [np.zeros([0]) if r is None else np.asarray(r) for r in descriptors]
-  empty = np.array([row.size == 0 for row in rows], dtype=bool)
-  shapes = sorted({row.shape for row in rows if row.size})
-  if len(shapes) > 1 or (shapes and len(shapes[0]) != 1):
-    raise errors.InputError(
-      f"{what} of one dimension", f"shapes {[list(s) for s in shapes]}"
-    )
-  none = np.zeros(shapes[0] if shapes else [dimension or 0], np.float32)
-  if not rows:
-    return none.reshape(0, len(none)), empty
-  return np.stack([row if row.size else none for row in rows]), empty
-
-
-def _numbers(array, what):
-  if array.ndim != 2 or array.dtype.kind not in "fiu":
-    raise errors.InputError(
-      f"{what} as an array of numbers of shape [N, D]",
-      f"{array.dtype} of shape {list(array.shape)}",
-    )
-  with np.errstate(over="ignore"):
-    return array.astype(np.float32)
-
-
-def _finite(array, what):
-  with np.errstate(over="ignore", invalid="ignore"):
-    squares = np.einsum("ij,ij->i", array, array)
-  bad = np.flatnonzero(~(squares < _LONGEST**2))
-  if bad.size:
-    raise errors.InputError(
-      f"finite {what}",
-      f"NaN, infinity or over {_LONGEST:g} in {bad.size} of {len(array)}"
-      f" (first: {bad[0]})",
-    )
-  return array
-
-
-def read(path, kind, names):
-  """Returns the arrays of a file by name.
+def read_npz(
+  path: str | os.PathLike, kind: str, names: Iterable[str]
+) -> dict[str, np.ndarray]:
+  """Read the arrays of an `.npz` file by name, without unpickling objects.
 
   Args:
-    path: Path of an `.npz` file.
-    kind: Words for what it should be.
-    names: Names that must be in it.
-
-  Raises:
-    InputError: If it is another file. Objects in it are not unpickled.
+    path: Path of the file.
+    kind: What the file should be, for the error.
+    names: Required names; InputError if one is missing.
   """
   try:
     # Opened here, as NumPy leaves a file open that is cut.
-    with open(path, "rb") as file, np.load(file) as found:
-      arrays = dict(found)
+    with open(path, "rb") as file, np.load(file) as archive:
+      arrays = dict(archive)
   except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
     raise errors.InputError(kind, f"another kind ({error})", path) from None
   missing = [name for name in names if name not in arrays]

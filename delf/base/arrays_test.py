@@ -11,13 +11,13 @@ from delf.base import arrays as base_arrays
 def test_equal_numbers_stay_in_order(limit):
   keys = np.random.default_rng(0).integers(0, limit, 3000)
   keys[[5, 70]] = limit - 1
-  order = arrays.stable(keys)
+  order = arrays.stable_argsort(keys)
   pairs = list(zip(keys[order].tolist(), order.tolist(), strict=True))
   assert pairs == sorted(zip(keys.tolist(), range(3000), strict=True))
 
 
 def test_nothing_to_order():
-  assert arrays.stable(np.zeros([0], np.int64)).shape == (0,)
+  assert arrays.stable_argsort(np.zeros([0], np.int64)).shape == (0,)
 
 
 def _npz(**arrays):
@@ -35,7 +35,7 @@ def _npy():
 def test_arrays_come_back(tmp_path):
   path = tmp_path / "a.npz"
   path.write_bytes(_npz(a=np.arange(3), b=np.ones(2)))
-  arrays = base_arrays.read(path, "numbers", ["a"])
+  arrays = base_arrays.read_npz(path, "numbers", ["a"])
   assert set(arrays) == {"a", "b"}
   assert arrays["a"].tolist() == [0, 1, 2]
 
@@ -56,5 +56,5 @@ def test_other_files_are_named(tmp_path, data):
   path = tmp_path / "a.npz"
   path.write_bytes(data)
   with pytest.raises(errors.InputError, match="expected numbers") as error:
-    base_arrays.read(path, "numbers", ["a"])
+    base_arrays.read_npz(path, "numbers", ["a"])
   assert str(path) in str(error.value)

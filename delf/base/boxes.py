@@ -116,7 +116,7 @@ def to_pixels(boxes, height, width):
   return np.asarray(boxes, np.float64).reshape([-1, 4]) * sides
 
 
-def to_shares(boxes, height, width):
+def to_normalized(boxes, height, width):
   """Returns boxes in pixels, as of `to_pixels`, as shares: [N, 4] float32."""
   sides = np.array([height, width, height, width], np.float64)
   return (np.asarray(boxes, np.float64).reshape([-1, 4]) / sides).astype(
@@ -249,7 +249,7 @@ class Detections:
     return self.take(np.sort(kept))
 
 
-def of_model(found, scores, classes, path=None):
+def make_detections(found, scores, classes, path=None):
   """Returns what a detector gave for one image, with what can be no box gone.
 
   What reaches out of the image is cut off. Boxes of no area, which is what many

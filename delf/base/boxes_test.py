@@ -82,7 +82,7 @@ def test_suppression_refuses_scores_that_are_none():
 def test_pixels_and_back():
   found = _random(5).astype(np.float32)
   pixels = boxes.to_pixels(found, 480, 640)
-  np.testing.assert_allclose(boxes.to_shares(pixels, 480, 640), found, 1e-6)
+  np.testing.assert_allclose(boxes.to_normalized(pixels, 480, 640), found, 1e-6)
   np.testing.assert_array_equal(
     boxes.to_pixels([[0, 0, 1, 1]], 480, 640), [[0, 0, 480, 640]]
   )
@@ -133,7 +133,7 @@ def test_other_shapes_are_refused(shape):
 
 
 def test_what_can_be_no_box_is_dropped_and_the_rest_kept_in_order():
-  found = boxes.of_model(
+  found = boxes.make_detections(
     [
       [0.5, 0.5, 0.9, 0.9],
       [0, 0, 0, 0],
@@ -153,21 +153,25 @@ def test_what_can_be_no_box_is_dropped_and_the_rest_kept_in_order():
 
 def test_nothing_found():
   for shape in ((0, 4), (0,)):
-    found = boxes.of_model(np.zeros(shape), [], [])
+    found = boxes.make_detections(np.zeros(shape), [], [])
     assert found.boxes.shape == (0, 4) and len(found) == 0
     assert len(found.at_least(0.5)) == len(found.apart(0.5)) == 0
 
 
 def test_a_score_at_the_threshold_counts():
   scores = np.float32([0.1, 0.7, 0.69])
-  found = boxes.of_model(np.tile([0, 0, 1, 1], [3, 1]), scores, [1, 1, 1])
+  found = boxes.make_detections(
+    np.tile([0, 0, 1, 1], [3, 1]), scores, [1, 1, 1]
+  )
   np.testing.assert_array_equal(found.at_least(0.7).scores, scores[1:2])
   np.testing.assert_array_equal(found.at_least(0).scores, scores)
 
 
 def test_apart_keeps_the_order():
   whole, part = [0, 0, 1, 1], [0, 0, 0.2, 0.2]
-  found = boxes.of_model([part, whole, whole], [0.1, 0.5, 0.9], [1, 1, 1])
+  found = boxes.make_detections(
+    [part, whole, whole], [0.1, 0.5, 0.9], [1, 1, 1]
+  )
   np.testing.assert_allclose(found.apart(0.5).scores, [0.1, 0.9])
 
 
@@ -183,10 +187,10 @@ def test_apart_keeps_the_order():
 )
 def test_what_is_no_detection_is_one_line(box, score, kind, words):
   with pytest.raises(errors.InputError, match=words) as error:
-    boxes.of_model([box], [score], [kind], "model")
+    boxes.make_detections([box], [score], [kind], "model")
   assert str(error.value).startswith("model: ")
 
 
 def test_numbers_of_boxes_and_scores_must_agree():
   with pytest.raises(errors.InputError, match="each of 2 boxes"):
-    boxes.of_model(np.ones([2, 4]), [1, 1, 1], [1, 1])
+    boxes.make_detections(np.ones([2, 4]), [1, 1, 1], [1, 1])

@@ -139,7 +139,7 @@ def atomic_path(path):
     temporary.unlink(missing_ok=True)
 
 
-def leftovers(folder, stems):
+def find_leftovers(folder, stems):
   """Finds temporary files of `atomic_path` that a killed program left.
 
   Args:
@@ -254,7 +254,7 @@ def _remote(path):
 
 
 @contextlib.contextmanager
-def alone(folder, wait=False):
+def lock_folder(folder, wait=False):
   """Keeps other runs out of a folder that ask for it in this way.
 
   The system ends it with the process, whatever ends that. Where it knows no
@@ -344,7 +344,7 @@ def local_folder(folder):
   return path
 
 
-def make_and_try(folder):
+def make_writable_folder(folder):
   """Makes a folder, and sees whether files can be written in it.
 
   Args:
@@ -376,7 +376,7 @@ def remove_leftovers(folder, jobs, record, ending=""):
     parent, stem = os.path.split(f"{job.name}{more}")
     stems.setdefault(parent, set()).add(stem)
   for parent, names in stems.items():
-    for path in leftovers(folder / parent, names):
+    for path in find_leftovers(folder / parent, names):
       path.unlink(missing_ok=True)
 
 
@@ -384,7 +384,7 @@ def remove_leftovers(folder, jobs, record, ending=""):
 _MAX_ROW = 2**24
 
 
-def rows(path, header=False, strict=False):
+def read_csv(path, header=False, strict=False):
   """Reads a CSV file.
 
   Args:

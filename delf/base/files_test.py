@@ -118,8 +118,8 @@ def test_names_as_long_as_the_disk_takes(letter, tmp_path):
     temporary.write_bytes(b"half")
     other = temporary.with_name(temporary.name.replace(letter, "b", 1))
     other.write_bytes(b"half")
-    assert files.leftovers(tmp_path, ["c", stem]) == [temporary]
-  assert not files.leftovers(tmp_path, [stem])
+    assert files.find_leftovers(tmp_path, ["c", stem]) == [temporary]
+  assert not files.find_leftovers(tmp_path, [stem])
 
 
 def test_a_pipe_is_not_replaced(tmp_path):
@@ -135,8 +135,8 @@ def test_leftovers_are_of_the_same_names_alone(tmp_path):
   others = [f".a.{mark}.delf", "a.b.delf", ".a.b.delf", f".a.b.{mark[1:]}"]
   for path in (*left, *(tmp_path / name for name in others)):
     path.write_bytes(b"")
-  assert sorted(files.leftovers(tmp_path, ["a.b", "b"])) == left
-  assert files.leftovers(tmp_path / "none", ["a.b"]) == []
+  assert sorted(files.find_leftovers(tmp_path, ["a.b", "b"])) == left
+  assert files.find_leftovers(tmp_path / "none", ["a.b"]) == []
 
 
 def test_errors_of_writing_name_the_file_to_be(tmp_path):
@@ -188,7 +188,7 @@ def test_lines_of_a_list(tmp_path):
 _HOLD = """
 import sys, time
 from delf.base import files
-with files.alone(sys.argv[1]):
+with files.lock_folder(sys.argv[1]):
   print("held", flush=True)
   time.sleep(60)
 """
@@ -196,12 +196,12 @@ with files.alone(sys.argv[1]):
 
 def test_one_run_at_a_time(tmp_path):
   with (
-    files.alone(tmp_path),
+    files.lock_folder(tmp_path),
     pytest.raises(errors.InputError, match="no other run is changing"),
-    files.alone(tmp_path),
+    files.lock_folder(tmp_path),
   ):
     pass
-  with files.alone(tmp_path):
+  with files.lock_folder(tmp_path):
     pass
 
 
@@ -209,8 +209,8 @@ def test_a_killed_run_does_not_count(tmp_path):
   command = [sys.executable, "-c", _HOLD, str(tmp_path)]
   with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(errors.InputError), files.alone(tmp_path):
+    with pytest.raises(errors.InputError), files.lock_folder(tmp_path):
       pass
     other.kill()
-  with files.alone(tmp_path, wait=True):
+  with files.lock_folder(tmp_path, wait=True):
     pass

@@ -115,7 +115,7 @@ def read_csv(path):
     InputError: If a line is not as it should be; it says which.
   """
   queries = {}
-  rows = files.rows(path, header=True, strict=True)
+  rows = files.read_csv(path, header=True, strict=True)
   header = [column.strip().lower() for column in next(rows)[1]]
   if header not in (_COLUMNS, _COLUMNS + _BOX):
     raise errors.InputError(

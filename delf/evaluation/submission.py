@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from delf.base import errors, files
+from delf.base import arrays, errors, files
 from delf.evaluation import ground_truth
 
 # How many index images of a query the retrieval contest counts.
@@ -42,7 +42,7 @@ def read_landmarks(path):
     InputError: If a line is not as it should be, or has an image of another
       line and another landmark; it says which.
   """
-  rows = files.rows(path, header=True)
+  rows = files.read_csv(path, header=True)
   _, header = next(rows)
   if "landmark_id" not in header or not {"id", "images"} & set(header):
     raise errors.InputError(
@@ -153,8 +153,7 @@ def write_recognition(path, queries, predicted, scores):
   """
   if len(predicted) != len(scores):
     raise errors.InputError(f"{len(predicted)} scores", f"{len(scores)}")
-  if not np.isfinite(scores).all():
-    raise errors.InputError("finite scores", "NaN or infinity")
+  arrays.check_finite(np.asarray(scores), "scores")
   pairs = zip(predicted, scores, strict=True)
   rows = (
     f"{label} {score:.9g}" if label >= 0 else "" for label, score in pairs

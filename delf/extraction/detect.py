@@ -187,7 +187,7 @@ class BoxFolder(DetectedFolder):
       return None
     if self._photos.has(job) and not self._photos.is_whole(job, path):
       return None
-    return boxes.of_model(*box_io.ReadFromFile(path), path)
+    return boxes.make_detections(*box_io.ReadFromFile(path), path)
 
   def write(self, job, found):
     """Writes the boxes of a photo, whole or not at all.
@@ -291,7 +291,7 @@ class DetectionFiles:
       OSError: If not; it names the folder.
     """
     for each in self._folders:
-      files.make_and_try(each.folder)
+      files.make_writable_folder(each.folder)
 
   def claim(self, jobs, overwrite):
     """Records what the files will be made with, and removes what is stale.

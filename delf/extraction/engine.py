@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import os
 import time
 import typing
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from delf.base import errors, progress
+from delf.base import concurrency, errors, progress
 from delf.python import utils
 
 # Errors of TensorFlow go on for pages; the first words say what happened.
@@ -221,20 +220,13 @@ _MOST_WORKERS = 8
 _AHEAD = 4
 
 
-def number_of_cores():
-  """Returns how many cores this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 def number_of_workers(asked=None):
   """Returns how many images a CPU extracts at once.
 
   Args:
     asked: That number, or None for one per core.
   """
-  return asked or min(number_of_cores(), _MOST_WORKERS)
+  return asked or min(concurrency.core_count(), _MOST_WORKERS)
 
 
 def make(extractor, config, device, workers=None):

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from delf.base import errors, files, progress
+from delf.base import arrays, errors, files, progress
 from delf.python import datum_io, feature_io
 
 
@@ -74,8 +74,7 @@ def read_local(path):
   """
   found = feature_io.read_local_features(path)
   for name in ("locations", "descriptors"):
-    if not np.isfinite(getattr(found, name)).all():
-      raise errors.InputError(f"finite {name}", "NaN or infinity", path)
+    arrays.check_finite(getattr(found, name), name, path)
   return found
 
 
@@ -154,8 +153,7 @@ def read_globals(wanted, what, dimension=None):
         f"{descriptor.dtype} {list(descriptor.shape)}",
         path,
       )
-    if not np.isfinite(descriptor).all():
-      raise errors.InputError("a finite descriptor", "NaN or infinity", path)
+    arrays.check_finite(descriptor, "descriptor", path)
     if descriptor.size:
       dimension = dimension or descriptor.size
       if descriptor.size != dimension:

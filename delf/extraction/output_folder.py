@@ -419,7 +419,7 @@ class OutputFolder:
     Raises:
       OSError: If not; it names the folder.
     """
-    files.make_and_try(self.folder)
+    files.make_writable_folder(self.folder)
 
   def claim(self, jobs, overwrite):
     """Records what the files will be made with, and removes what is stale.

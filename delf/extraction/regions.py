@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from delf.base import boxes, errors, files, progress
+from delf.base import boxes, concurrency, errors, files, progress
 from delf.extraction import detect, engine, jobs, output_folder
 from delf.python import utils
 
@@ -61,7 +61,7 @@ def read(path, image_names):
     FileNotFoundError: If there is no such file.
     InputError: If it is no such file, or has an image id that cannot be.
   """
-  rows = files.rows(path, header=True)
+  rows = files.read_csv(path, header=True)
   _, header = next(rows)
   if not {NAME, IMAGE} <= set(header):
     raise errors.InputError(
@@ -575,7 +575,7 @@ def _make_extractor(config, options):
   from delf.inference import extractor, saved_model
 
   workers = engine.number_of_workers(options.extract_workers)
-  if options.one_core_each and workers >= engine.number_of_cores():
+  if options.one_core_each and workers >= concurrency.core_count():
     saved_model.use_one_core_each(options.device)
   return extractor.make_extractor(config, device=options.device)
 

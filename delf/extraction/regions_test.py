@@ -48,7 +48,7 @@ class _Detector:
 
   def detect(self, images):
     self.images += len(images)
-    return [boxes.of_model(*self._found) for _ in images]
+    return [boxes.make_detections(*self._found) for _ in images]
 
 
 _BOXES = [[0, 0, 0.5, 0.5], [0.111, 0.25, 0.999, 0.75], [0.2, 0.2, 0.4, 0.4]]

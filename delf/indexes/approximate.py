@@ -503,7 +503,7 @@ class ApproximateIndex:
     """
     if len(self):
       raise errors.InputError("an empty index to train", f"{len(self)} images")
-    stacked, empty = arrays.stack(descriptors, self._dimension)
+    stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
     self._prepare(stacked[~empty], train=True)
 
   def add(self, names, descriptors):
@@ -513,7 +513,7 @@ class ApproximateIndex:
       InputError: As there, or if "ivfpq" is not trained and there are fewer
         than 256.
     """
-    stacked, empty = arrays.stack(descriptors, self._dimension)
+    stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
     names = self._names.check(names, len(stacked))
     if not empty.all():
       self._prepare(stacked[~empty])
@@ -538,7 +538,9 @@ class ApproximateIndex:
     k = ranking.check_k(k)
     if effort is not None and (type(effort) is not int or effort < 1):
       raise errors.InputError("an effort over 0", repr(effort))
-    queries, none = arrays.stack(queries, self._dimension, "queries")
+    queries, none = arrays.stack_descriptors(
+      queries, self._dimension, "queries"
+    )
     ids = np.full([len(queries), k], -1, np.int64)
     scores = np.full([len(queries), k], -np.inf, np.float32)
     some = min(k, len(self._vectors or ()))
@@ -580,7 +582,7 @@ class ApproximateIndex:
       raise errors.InputError(
         f"an index of {self._method} with the same options", "another"
       )
-    arrays.check_same(self._dimension, other.dimension)
+    arrays.check_same_dimension(self._dimension, other.dimension)
     names = self._names.check(other.names)
     if other._vectors is not None and self._vectors is None:
       self._dimension = other.dimension

@@ -230,7 +230,7 @@ class DenseIndex:
       InputError: If a name is there already or comes twice, D is another than
         the index's, or a value is not finite.
     """
-    stacked, empty = arrays.stack(descriptors, self._dimension)
+    stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
     names = self._names.check(names, len(stacked))
     with np.errstate(over="ignore"):
       stored = stacked.astype(self._dtype, copy=False)
@@ -253,7 +253,9 @@ class DenseIndex:
       InputError: If D is another than the index's, a value is not finite, or k
         is not over 0.
     """
-    queries, none = arrays.stack(queries, self._dimension, "queries")
+    queries, none = arrays.stack_descriptors(
+      queries, self._dimension, "queries"
+    )
     empty = np.flatnonzero(self._empty)
     parts = self._parts(queries.shape[1])
     found = search(queries, parts, k, empty)
@@ -289,7 +291,7 @@ class DenseIndex:
     """
     if not isinstance(other, DenseIndex) or other.storage != self.storage:
       raise errors.InputError(f"a dense index of {self.storage}", f"{other!r}")
-    arrays.check_same(self._dimension, other.dimension)
+    arrays.check_same_dimension(self._dimension, other.dimension)
     names = self._names.check(other.names)
     self._extend(names, other._parts(self._dimension), other.empty)
 

@@ -110,7 +110,7 @@ def build(words, descriptors):
   """
   lengths = [len(each) for each in words]
   together = np.concatenate(words)
-  order = arrays.stable(together)
+  order = arrays.stable_argsort(together)
   ids = np.repeat(np.arange(len(words), dtype=np.uint32), lengths)[order]
   ordered = together[order]
   first = np.flatnonzero(np.diff(ordered, prepend=-1))

@@ -6,7 +6,7 @@ import numbers
 
 import numpy as np
 
-from delf.base import errors
+from delf.base import arrays, errors
 from delf.indexes import dense, ranking
 
 # Images whose nearest are gathered at once, as values: 64 MB of float32.
@@ -312,8 +312,7 @@ def refine(name, queries, found, descriptors, empty=()):
       f"queries of shape {[len(found), descriptors.shape[1]]}",
       f"shape {list(queries.shape)}",
     )
-  if not np.isfinite(queries).all():
-    raise errors.InputError("finite queries", "NaN or infinity")
+  arrays.check_finite(queries, "queries")
   if found.ids.max(initial=-1) >= len(descriptors):
     raise errors.InputError(
       f"a ranking of {len(descriptors)} images", f"id {found.ids.max()}"

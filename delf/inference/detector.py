@@ -146,7 +146,8 @@ class Detector:
         self.folder,
       )
     return [
-      boxes.of_model(*each, self.folder) for each in zip(*found, strict=True)
+      boxes.make_detections(*each, self.folder)
+      for each in zip(*found, strict=True)
     ]
 
 

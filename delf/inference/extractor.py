@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from delf.base import errors
+from delf.base import arrays, errors
 from delf.formats import configs, features, network_files
 from delf.inference import tensors, zoo
 from delf.python import datum_io, utils
@@ -193,9 +193,7 @@ def _read(path, what, shape):
     raise errors.InputError(
       f"{what}, shape [{wanted}]", f"shape {list(array.shape)}", path
     )
-  if not np.isfinite(array).all():
-    raise errors.InputError(f"{what} in finite numbers", "NaN or inf", path)
-  return array
+  return arrays.check_finite(array, f"numbers of {what}", path)
 
 
 # Images that are smaller in a dimension have no features.

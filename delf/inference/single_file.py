@@ -13,7 +13,7 @@ import typing
 import cv2
 import numpy as np
 
-from delf.base import errors
+from delf.base import concurrency, errors
 from delf.formats import network_files
 from delf.inference import tensors
 
@@ -411,13 +411,6 @@ def _names(settings):
   return inputs, outputs
 
 
-def number_of_threads():
-  """Returns how many processors a runtime may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 _CPU, _GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 # Of ONNX Runtime's levels: errors alone, which it raises as well.
@@ -465,7 +458,7 @@ def load(path, device=None):
 
 def _open(runtime, path, provider):
   options = runtime.SessionOptions()
-  options.intra_op_num_threads = number_of_threads()
+  options.intra_op_num_threads = concurrency.core_count()
   options.log_severity_level = _ERRORS
   # Threads that wait while they run are a loss where processors are shared:
   # twice the time beside a training (benchmarks/export_formats.py).
@@ -545,7 +538,7 @@ def _open_tflite_model(runtime, path):
   """Returns (function, names of its outputs), least work first."""
   try:
     interpreter = runtime.Interpreter(
-      model_path=os.fspath(path), num_threads=number_of_threads()
+      model_path=os.fspath(path), num_threads=concurrency.core_count()
     )
     signatures = interpreter.get_signature_list()
     return sorted(

@@ -13,7 +13,6 @@ import tensorflow as tf
 from absl import logging
 
 from delf.base import arrays, errors, files
-from delf.base import arrays as base_arrays
 from delf.inference import zoo
 from delf.learning import compact_heads
 from delf.networks import exporting, local_features
@@ -207,7 +206,7 @@ def _parts(batch):
 
 def read(path):
   """Returns the arrays of a checkpoint by name; a bad one is an InputError."""
-  return arrays.read(path, "a checkpoint of training", ["step", "seconds"])
+  return arrays.read_npz(path, "a checkpoint of training", ["step", "seconds"])
 
 
 def assign(variables, arrays, path):
@@ -274,15 +273,15 @@ def load(model, path):
     path = path / NAME
   if not path.exists():
     raise FileNotFoundError(f"{path}: expected {_KIND}, found none")
-  arrays = base_arrays.read(path, _KIND, [_ARCHITECTURE])
-  found = arrays.pop(_ARCHITECTURE)
+  weights = arrays.read_npz(path, _KIND, [_ARCHITECTURE])
+  found = weights.pop(_ARCHITECTURE)
   if str(found) != _COMPACT:
     raise errors.InputError(_KIND, f"those of {str(found)[:40]!r}", path)
   variables = _variables(model)
-  for name in sorted(set(arrays) | set(variables)):
-    _compare(variables.get(name), arrays.get(name), name, path)
+  for name in sorted(set(weights) | set(variables)):
+    _compare(variables.get(name), weights.get(name), name, path)
   for name, variable in variables.items():
-    variable.assign(arrays[name])
+    variable.assign(weights[name])
 
 
 def _stored(array):
@@ -303,8 +302,7 @@ def _compare(variable, array, name, path):
     )
   if not np.issubdtype(array.dtype, np.floating):
     raise errors.InputError(f"numbers as {name}", str(array.dtype), path)
-  if not np.isfinite(array).all():
-    raise errors.InputError(f"finite numbers as {name}", "others", path)
+  arrays.check_finite(array, f"numbers as {name}", path)
 
 
 def _variables(model):

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from delf.base import errors, files
+from delf.base import concurrency, errors, files
 from delf.formats import checkpoints
 from delf.learning import delg_steps, loop
 from delf.networks import model_checkpoints
@@ -434,7 +434,7 @@ def fit(settings, watching=None, source=None):
   # Observers draw batches of their own.
   with googlelandmarks.clear_errors(), contextlib.ExitStack() as closing:
     run.begin(closing)
-    with loop.on_signals() as stop:
+    with concurrency.stop_on_signals() as stop:
       run.go_on(stop)
   return run.report(stop.signal)
 

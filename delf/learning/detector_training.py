@@ -263,7 +263,7 @@ class DetectorTrainer:
     """
     if not path.exists():
       return
-    arrays = base_arrays.read(path, "a checkpoint of a detector", _NUMBERS)
+    arrays = base_arrays.read_npz(path, "a checkpoint of a detector", _NUMBERS)
     checkpoint.assign(list(self._variables().values()), arrays, path)
     self.step = int(arrays["step"])
     self.seconds = float(arrays["seconds"])

@@ -1,12 +1,9 @@
 """The devices of a run, by names, and how they share its work."""
 
 import contextlib
-import signal
-import threading
 import time
 
 import tensorflow as tf
-from absl import logging
 
 from delf.base import errors
 from delf.formats import checkpoints
@@ -67,49 +64,6 @@ class StepRate:
     number, seconds = step - self._step, now - self._time
     self._step, self._time = step, now
     return number / max(seconds, 1e-9)
-
-
-class Stop:
-  """Which signal has asked for an end.
-
-  Attributes:
-    signal: Number of the signal, or None.
-  """
-
-  def __init__(self):
-    self.signal = None
-
-
-@contextlib.contextmanager
-def on_signals():
-  """Has SIGTERM and SIGINT end a run after the step that is running.
-
-  A second one ends the program as it would without. Only the main thread can
-  catch signals; in others nothing changes.
-
-  Yields:
-    Stop.
-  """
-  stop = Stop()
-  if threading.current_thread() is not threading.main_thread():
-    yield stop
-    return
-  numbers = (signal.SIGTERM, signal.SIGINT)
-  before = {number: signal.getsignal(number) for number in numbers}
-
-  def ask(number, _):
-    name = signal.Signals(number).name
-    logging.info("%s: saves and stops after this step", name)
-    stop.signal = number
-    signal.signal(number, before[number])
-
-  try:
-    for number in numbers:
-      signal.signal(number, ask)
-    yield stop
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
 
 
 class BoardFile:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from delf.base import arrays as base_arrays
-from delf.base import errors, files
+from delf.base import concurrency, errors, files
 from delf.learning import loop, pairs_data, pairs_settings
 from delf.networks import exporting, model_checkpoints, signatures
 from delf.python import whiten
@@ -235,7 +235,7 @@ def restore(folder, data, learner):
   path = folder / FILE
   if not path.exists():
     return Place()
-  arrays = base_arrays.read(path, _KIND, ["place", *_TUPLES])
+  arrays = base_arrays.read_npz(path, _KIND, ["place", *_TUPLES])
   try:
     place = Place(**json.loads(str(arrays["place"])))
   except (TypeError, ValueError):
@@ -361,7 +361,7 @@ def fit(settings, make_net=global_model.GlobalFeatureNet):
   folder = settings.open_folder()
   learner = Learner(net, settings.learning)
   place = restore(folder, data.train, learner)
-  with loop.on_signals() as stop, loop.Curves(folder) as writer:
+  with concurrency.stop_on_signals() as stop, loop.Curves(folder) as writer:
     run = pairs_data.Epochs(settings, data, learner, folder, place, writer)
     ended = run.train(stop)
   whitened = _whiten(run.describer, net, data, folder) if ended else None

@@ -386,7 +386,7 @@ def save(path, pairs, photos):
 def load(path, photos):
   """Returns the list of Pair that `save` wrote; None if of other photos."""
   names = ["digest", "photos", "numbers", "points"]
-  arrays = base_arrays.read(path, "pairs of photos", names)
+  arrays = base_arrays.read_npz(path, "pairs of photos", names)
   if arrays["digest"] != _digest(photos):
     return None
   points = np.split(arrays["points"], np.cumsum(arrays["numbers"])[:-1])

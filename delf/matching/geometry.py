@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from scipy import spatial, special
 
-from delf.base import errors
+from delf.base import arrays, errors
 
 AFFINE = "affine"
 HOMOGRAPHY = "homography"
@@ -396,12 +396,7 @@ def _none(number):
 
 def _checked(points, name):
   points = np.asarray(points, np.float64).reshape([-1, 2])
-  bad = np.count_nonzero(~np.isfinite(points).all(axis=1))
-  if bad:
-    raise errors.InputError(
-      f"finite {name}", f"NaN or infinity in {bad} of {len(points)}"
-    )
-  return points
+  return arrays.check_finite(points, name)
 
 
 def _check(estimator, threshold, seed):

@@ -5,7 +5,7 @@ import numbers
 
 import numpy as np
 
-from delf.base import errors
+from delf.base import arrays, errors
 from delf.matching import geometry, neighbours
 
 # Fewest inliers of a match, however small the chance of fewer.
@@ -227,13 +227,7 @@ def points(locations, descriptors, name):
       f"locations of shape [{len(descriptors)}, 2] of {name}",
       f"shape {list(locations.shape)}",
     )
-  bad = np.count_nonzero(~np.isfinite(locations).all(axis=1))
-  if bad:
-    raise errors.InputError(
-      f"finite locations of {name}",
-      f"NaN or infinity in {bad} of {len(locations)}",
-    )
-  return locations[:, ::-1]
+  return arrays.check_finite(locations, f"locations of {name}")[:, ::-1]
 
 
 def _check_min_inliers(number):

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from delf.base import errors
+from delf.base import arrays, errors
 from delf.formats import features
 from delf.matching import matcher
 from delf.python import feature_io, utils
@@ -215,8 +215,7 @@ def _read_features(path):
   """Returns the local features of a file, checked to be numbers."""
   found = feature_io.read_local_features(path)
   for name in ("locations", "descriptors"):
-    if not np.isfinite(getattr(found, name)).all():
-      raise errors.InputError(f"finite {name}", "NaN or infinity", path)
+    arrays.check_finite(getattr(found, name), name, path)
   return found
 
 

@@ -16,7 +16,7 @@ from multiprocessing import connection
 import numpy as np
 
 import delf
-from delf.base import errors, files, progress
+from delf.base import concurrency, errors, files, progress
 from delf.extraction import engine
 from delf.matching import matcher
 from delf.python import feature_io
@@ -533,13 +533,7 @@ class _Work:
 
 def _number_of_workers(workers, pairs):
   if workers is None:
-    return max(1, min(_cores(), pairs // _WORTH_A_PROCESS))
+    return max(1, min(concurrency.core_count(), pairs // _WORTH_A_PROCESS))
   if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
     raise errors.InputError("a number of processes over 0", repr(workers))
   return workers
-
-
-def _cores():
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

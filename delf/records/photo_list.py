@@ -165,7 +165,7 @@ def of_csv(csv_path, folder=None):
 
 def _rows(path):
   """Iterates over (place, image, class) of a table."""
-  rows = files.rows(path, header=True)
+  rows = files.read_csv(path, header=True)
   _, header = next(rows)
   lower = [name.strip().lower() for name in header]
   columns = []
@@ -416,7 +416,7 @@ def test(directory, csv_path=None):
 
 
 def _ids(path):
-  rows = files.rows(path, header=True)
+  rows = files.read_csv(path, header=True)
   _, header = next(rows)
   if "id" not in header:
     raise errors.InputError("a column id", ",".join(header)[:80], path)

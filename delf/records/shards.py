@@ -12,8 +12,8 @@ from concurrent import futures
 
 import numpy as np
 
-from delf.base import errors, files, progress
-from delf.records import image_record, photo_list, stream, tfrecord
+from delf.base import concurrency, errors, files, progress
+from delf.records import image_record, photo_list, tfrecord
 
 # What the shards are made of; and a line for each that is finished.
 SETTINGS = "records.json"
@@ -56,7 +56,7 @@ class ShardFolder:
   def __enter__(self):
     self.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-      stack.enter_context(files.alone(self.folder))
+      stack.enter_context(files.lock_folder(self.folder))
       self._claim()
       self._done = self._read_done()
       path = self.folder / SHARDS
@@ -113,7 +113,7 @@ class ShardFolder:
       for stale in (path, *derived, *shards):
         stale.unlink(missing_ok=True)
     stems = [pathlib.Path(SETTINGS).stem, *self._names()]
-    for stale in files.leftovers(self.folder, stems):
+    for stale in files.find_leftovers(self.folder, stems):
       stale.unlink(missing_ok=True)
     text = json.dumps(self._settings, indent=2) + "\n"
     files.write_bytes(path, text.encode())
@@ -225,7 +225,7 @@ def write(folder, splits, num_shards, num_classes, overwrite=False):
     todo = [shard for shard in shards if not out.is_done(shard[1])]
     number = sum(len(part) for *_, part in todo)
     with (
-      futures.ThreadPoolExecutor(stream.cores()) as pool,
+      futures.ThreadPoolExecutor(concurrency.core_count()) as pool,
       progress.count("writing records", number) as bar,
     ):
       for _, name, part in todo:
@@ -275,7 +275,7 @@ def _ahead(pool, function, items):
   waiting = collections.deque()
   for item in items:
     waiting.append(pool.submit(function, item))
-    if len(waiting) > _AHEAD * stream.cores():
+    if len(waiting) > _AHEAD * concurrency.core_count():
       yield waiting.popleft().result()
   while waiting:
     yield waiting.popleft().result()

@@ -1,14 +1,13 @@
 """A stream of batches of photos in which each batch is a pure function."""
 
 import dataclasses
-import os
 import threading
 from concurrent import futures
 
 import cv2
 import numpy as np
 
-from delf.base import errors
+from delf.base import concurrency, errors
 from delf.records import image_record
 
 # TensorFlow takes over arrays that start at a multiple of it, else copies them.
@@ -272,7 +271,7 @@ def _in_threads(function, items):
       is at work any more.
     items: Sequence.
   """
-  threads = min(cores(), len(items))
+  threads = min(concurrency.core_count(), len(items))
   if threads < 2:
     for item in items:
       function(item)
@@ -312,10 +311,3 @@ class _Order:
         order = generator.permutation(self._number)
         self._orders[epoch] = order.astype(np.uint32)
       return self._orders[epoch]
-
-
-def cores():
-  """Returns the number of cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

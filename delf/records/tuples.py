@@ -367,7 +367,7 @@ def groups_of_csv(path, images):
     FileNotFoundError: If there is no such file.
     InputError: If a column is missing.
   """
-  rows = files.rows(path, header=True)
+  rows = files.read_csv(path, header=True)
   _, columns = next(rows)
   try:
     url, landmark = columns.index("url"), columns.index("landmark_id")

@@ -216,7 +216,7 @@ def test_one_run_at_a_time(features, tmp_path):
   out = tmp_path / "index"
   _build(features, out)
   before = {path: path.read_bytes() for path in out.iterdir()}
-  with files.alone(out):
+  with files.lock_folder(out):
     for change in (
       lambda: _build(features, out),
       lambda: building.remove(collection.open_folder(out), ["a"]),

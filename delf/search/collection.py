@@ -183,8 +183,8 @@ def changing(folder):
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  with files.alone(folder):
-    for path in files.leftovers(folder, _STEMS):
+  with files.lock_folder(folder):
+    for path in files.find_leftovers(folder, _STEMS):
       path.unlink(missing_ok=True)
     try:
       yield

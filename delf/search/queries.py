@@ -103,7 +103,7 @@ def of_photos(found, photos, say, device=None):
   keys = list(map(_key, photos.paths, photos.boxes))
   folder = found.make_queries()
   # Two runs may ask with one photo.
-  with files.alone(folder, wait=True):
+  with files.lock_folder(folder, wait=True):
     extraction = _extract(found, photos, keys, folder, config, say, device)
   failed = {failure.path for failure in extraction.failed}
   rows = zip(photos.names, photos.paths, keys, photos.boxes, strict=True)

@@ -433,7 +433,7 @@ def _listed(path, paths, names):
     places.setdefault(os.path.basename(each), i)
     places.setdefault(os.path.splitext(os.path.basename(each))[0], i)
   found = [None] * len(names)
-  for line, row in files.rows(path, header=True):
+  for line, row in files.read_csv(path, header=True):
     photo, label = _row(row, line, path)
     place = places.get(photo, places.get(os.path.splitext(photo)[0]))
     if place is None and line == 1 and photo.lower() in _HEADS:

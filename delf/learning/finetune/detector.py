@@ -88,7 +88,7 @@ def read(path, given):
 
 def _rows(path):
   """Returns dict by name of a photo of its boxes, list of [4] float32."""
-  rows = files.rows(path, header=True)
+  rows = files.read_csv(path, header=True)
   _, head = next(rows)
   name_at, box_at = _columns([value.strip().lower() for value in head], path)
   listed = {}
@@ -377,7 +377,7 @@ def _settings(found, told, start):
 def _working(folder, settings, overwrite):
   """Claims the folder of the unfinished run for this run."""
   folder.mkdir(parents=True, exist_ok=True)
-  with files.alone(folder):
+  with files.lock_folder(folder):
     try:
       records.claim(folder, settings)
     except errors.InputError:

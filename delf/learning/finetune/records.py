@@ -1,8 +1,7 @@
 """The record of what a training is of, and how another one differs."""
 
-import collections
-import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from delf.base import errors, files, progress
+from delf.base import concurrency, errors, files, progress
 from delf.extraction import engine
 from delf.python import utils
 
@@ -108,15 +107,9 @@ def _is_bad(image):
 
 def _decoded(paths, size, rotate):
   """Yields each photo in turn, or the exception that came in its place."""
-  workers = os.cpu_count() or 1
-  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-    waiting = collections.deque()
-    for path in paths:
-      waiting.append(pool.submit(_decode, path, size, rotate))
-      if len(waiting) > 2 * workers:
-        yield waiting.popleft().result()
-    while waiting:
-      yield waiting.popleft().result()
+  workers = concurrency.core_count()
+  decode = functools.partial(_decode, size=size, rotate=rotate)
+  return concurrency.map_ahead(decode, paths, workers, 2 * workers + 1)
 
 
 def _decode(path, size, rotate):

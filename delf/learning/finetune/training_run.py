@@ -1,20 +1,18 @@
 """Trains on photos: from the photos to a model, measured and described."""
 
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
 import shutil
-import signal
-import threading
 import time
 
 import numpy as np
 
-from delf.base import errors, files, progress
+from delf.base import concurrency, errors, files, progress
 from delf.learning.finetune import data, finishing, measuring, records
 
 
@@ -152,7 +150,7 @@ def learn(trainer, terms, draw, budget, folder, check):
   saved = time.monotonic()
   with (
     bar,
-    _signals() as signals,
+    concurrency.stop_on_signals() as stop,
     contextlib.closing(_ahead(draw, trainer.step)) as batches,
   ):
     spent = budget.share(trainer)
@@ -167,11 +165,11 @@ def learn(trainer, terms, draw, budget, folder, check):
       bar.update((min(1.0, spent) - min(1.0, before)) * total)
       curve.add(values, spent)
       bar.set_postfix_str(curve.words())
-      if signals or spent >= 1 or time.monotonic() - saved > _SAVE_INTERVAL:
+      if stop.signal or spent >= 1 or time.monotonic() - saved > _SAVE_INTERVAL:
         saved = time.monotonic()
         _save(trainer, curve, folder)
-      if signals and spent < 1:
-        raise Stopped(signals[0], trainer.step)
+      if stop.signal and spent < 1:
+        raise Stopped(stop.signal, trainer.step)
   return curve.rows
 
 
@@ -248,44 +246,11 @@ class _Curve:
     files.write_bytes(self._path, json.dumps(self.rows).encode())
 
 
-@contextlib.contextmanager
-def _signals():
-  """Gives a list that fills with signals in place of their ending the run.
-
-  A second SIGINT ends it at once.
-  """
-  caught = []
-
-  def catch(number, frame):
-    if caught and number == signal.SIGINT:
-      raise KeyboardInterrupt
-    caught.append(number)
-
-  if threading.current_thread() is not threading.main_thread():
-    yield caught
-    return
-  numbers = (signal.SIGINT, signal.SIGTERM)
-  before = {number: signal.signal(number, catch) for number in numbers}
-  try:
-    yield caught
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-
 def _ahead(draw, start):
-  """Yields the batches from step `start` on, made by threads ahead of time."""
-  workers = max(1, (os.cpu_count() or 1) // 2)
-  pool = concurrent.futures.ThreadPoolExecutor(workers)
-  try:
-    waiting = collections.deque()
-    while True:
-      while len(waiting) < workers + 2:
-        waiting.append(pool.submit(draw, start))
-        start += 1
-      yield waiting.popleft().result()
-  finally:
-    pool.shutdown(cancel_futures=True)
+  """Returns the batches from step `start` on, made by threads ahead of time."""
+  workers = max(1, concurrency.core_count() // 2)
+  steps = itertools.count(start)
+  return concurrency.map_ahead(draw, steps, workers, workers + 2)
 
 
 # The folder of an unfinished run, after the name of the model.
@@ -364,7 +329,7 @@ def _check_batch(batch, number, what):
 def _working(folder, settings, overwrite):
   """Claims the folder of the unfinished run for this run."""
   folder.mkdir(parents=True, exist_ok=True)
-  with files.alone(folder):
+  with files.lock_folder(folder):
     try:
       records.claim(folder, settings)
     except errors.InputError:

@@ -32,7 +32,7 @@ def ReadSolution(file_path, task):
   _check_task(task)
   solutions, ignored_ids = {"Public": {}, "Private": {}}, []
   seen = set()
-  for line, row in files.rows(file_path):
+  for line, row in files.read_csv(file_path):
     if len(row) != 3:
       raise _bad(file_path, line, "3 columns", f"{len(row)}")
     test_id, expected, usage = row
@@ -73,7 +73,7 @@ def ReadPredictions(file_path, public_ids, private_ids, ignored_ids, task):
   _check_task(task)
   parts = (set(public_ids), {}), (set(private_ids), {})
   ignored_ids = set(ignored_ids)
-  for line, row in files.rows(file_path):
+  for line, row in files.read_csv(file_path):
     if len(row) != 2:
       raise _bad(file_path, line, "2 columns", f"{len(row)}")
     test_id, words = row[0], row[1].split()

@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from delf.base import errors
+from delf.base import concurrency, errors
 from delf.records import stream, tfrecord
 from delf.records.tfrecord import clear_errors
 
@@ -109,7 +109,7 @@ def CreateDataset(
     )
     return tf.ensure_shape(images, shape), tf.ensure_shape(labels, shape[:1])
 
-  at_once = min(_AT_ONCE, stream.cores())
+  at_once = min(_AT_ONCE, concurrency.core_count())
   numbers = tf.data.Dataset.range(min(start_batch, end), end)
   made = numbers.map(make, num_parallel_calls=at_once, deterministic=True)
   return made.prefetch(1)
