@@ -1,12 +1,456 @@
-"""The devices of a run, by names, and how they share its work."""
+"""The training loop of the package, and what its learners share.
 
+A learner knows what a step is; `run` knows when to make one. A learner derives
+from `Learner` and writes
+
+- `learn(batch, spent)`: one step. It counts `step` up and returns the metrics
+  of the step by name;
+- `batches()`: the batches from `step` on: without end, or those that are left
+  of an epoch;
+- `save()` and `resume()`: write and read all that later steps depend on;
+- `measure()`: metrics on held-out data, or the end of an epoch.
+
+`run` resumes the newest checkpoint, makes steps until a `Budget` of steps,
+seconds or epochs is spent, saves and measures when they are due (`Every`),
+saves before it returns, stops after the running step on SIGTERM or SIGINT, and
+ends with an InputError, and without saving, where a metric is not finite.
+Observers see each step, measurement and checkpoint: `Live` shows progress,
+others draw or write. An epoch ends where `batches()` does: `run` then measures,
+and asks for the batches of the next one.
+
+Learners: supervised training (`delg`), global descriptors (`pairs`), the
+compact model (`compact_training`), detectors (`detector_training`).
+"""
+
+import collections
 import contextlib
+import dataclasses
+import math
+import os
+import pathlib
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import tensorflow as tf
+import numpy as np
+from absl import logging
 
-from delf.base import errors
+from delf.base import arrays as base_arrays
+from delf.base import concurrency, errors, files, progress
 from delf.formats import checkpoints
+
+_LEARNING_RATE_FLOOR = 0.01
+
+# Steps whose mean the live line shows.
+_MEAN_OF = 20
+
+
+class Learner:
+  """Base class of what `run` trains.
+
+  Attributes:
+    step: Steps made, over all runs that continue one another.
+    seconds: Time spent on them; `run` counts it.
+    epoch: Epochs that are over, where training has epochs.
+    checkpoint: The newest checkpoint that was written or read, for messages.
+    details: What observers get of the last step besides metrics.
+    checked: Names of the metrics that must be finite; None for all.
+    rate_flag: Flag of the learning rate, for the message if they are not.
+  """
+
+  step: int = 0
+  seconds: float = 0.0
+  epoch: int = 0
+  checkpoint: str | os.PathLike | None = None
+  details: Any = None
+  checked: Sequence[str] | None = None
+  rate_flag: str = "--rate"
+
+  def resume(self) -> None:
+    """Restore the newest checkpoint, if there is one, and set `checkpoint`."""
+
+  def batches(self) -> Iterable:
+    """Return the batches from `step` on: endless, or the rest of an epoch."""
+    raise NotImplementedError
+
+  def learn(self, batch, spent: float) -> Mapping[str, float]:
+    """Make one step, count it and return its metrics.
+
+    Args:
+      batch: One of `batches`.
+      spent: Share of the budget that was spent before the step, in [0, 1].
+    """
+    raise NotImplementedError
+
+  def save(self) -> str | os.PathLike:
+    """Write a checkpoint, whole or not at all, and return its path."""
+    raise NotImplementedError
+
+  def measure(self) -> Mapping[str, float]:
+    """Return metrics on held-out data; where there are epochs, end one."""
+    return {}
+
+  def describe(self, batch) -> str:
+    """Return which batch this is, for error messages."""
+    return f"batch {self.step - 1}"
+
+
+class Observer:
+  """Watches a run. Methods do nothing; subclasses override what they need."""
+
+  def start(self, learner: Learner) -> None:
+    """The run starts, or resumes, with this learner."""
+
+  def on_step(
+    self, step: int, metrics: Mapping[str, float], details: Any
+  ) -> None:
+    """A step was made; `details` are those of the learner."""
+
+  def on_measure(self, step: int, metrics: Mapping[str, float]) -> None:
+    """A measurement was made."""
+
+  def on_save(self, step: int, path: str | os.PathLike) -> None:
+    """A checkpoint was written."""
+
+  def close(self) -> None:
+    """Release resources; called however the run ends, even if `start` fails."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """How long to train, over all runs that continue one another: one of three.
+
+  Attributes:
+    steps: Steps.
+    seconds: Seconds of making steps; measurements do not count.
+    epochs: Epochs.
+  """
+
+  steps: int | None = None
+  seconds: float | None = None
+  epochs: int | None = None
+
+  def share(self, learner: Learner) -> float:
+    """Return the share that is spent: 0 to 1, or a little over."""
+    if self.steps is not None:
+      return learner.step / max(1, self.steps)
+    if self.seconds is not None:
+      return learner.seconds / max(1e-9, self.seconds)
+    return learner.epoch / self.epochs
+
+
+class Every:
+  """Tells when something that is done now and then is due.
+
+  Give one of `steps`, `seconds` (since the last time, or since the run began)
+  and `parts`: so many times in a whole budget, and at its end.
+  """
+
+  def __init__(
+    self,
+    steps: int | None = None,
+    seconds: float | None = None,
+    parts: int | None = None,
+  ):
+    self._steps, self._seconds, self._parts = steps, seconds, parts
+    self._last = time.monotonic()
+
+  def __call__(self, learner: Learner, before: float, spent: float) -> bool:
+    """Return whether it is due after a step.
+
+    Args:
+      learner: Has made the step.
+      before: Share of the budget that was spent before the step.
+      spent: Share that is spent now.
+    """
+    if self._steps is not None:
+      return learner.step % self._steps == 0
+    if self._parts is not None:
+      return spent >= 1 or int(before * self._parts) < int(spent * self._parts)
+    if time.monotonic() - self._last < self._seconds:
+      return False
+    self._last = time.monotonic()
+    return True
+
+
+def run(
+  learner: Learner,
+  budget: Budget,
+  observers: Iterable[Observer] = (),
+  save_when=None,
+  measure_when=None,
+) -> int | None:
+  """Train from the newest checkpoint, if any, until the budget is spent.
+
+  Args:
+    learner: What is trained.
+    budget: How long.
+    observers: Watch the run; they are closed however it ends.
+    save_when: `Every`, or a function with its arguments: whether a checkpoint
+      is due after a step. None saves at the end alone.
+    measure_when: The same for measurements besides those at the end of epochs.
+
+  Returns:
+    Number of the signal that stopped the run, or None.
+
+  Raises:
+    InputError: If a metric is not finite; the last checkpoint stays.
+    OSError: If a checkpoint cannot be written; the one before stays.
+  """
+  with contextlib.ExitStack() as stack:
+    learner.resume()
+    for observer in observers:
+      stack.callback(observer.close)
+      observer.start(learner)
+    stop = stack.enter_context(concurrency.stop_on_signals())
+    _Run(learner, budget, tuple(observers), save_when, measure_when).go(stop)
+  return stop.signal
+
+
+class _Run:
+  def __init__(self, learner, budget, observers, save_when, measure_when):
+    self._learner, self._budget = learner, budget
+    self._observers = observers
+    self._save_when = save_when or (lambda *_: False)
+    self._measure_when = measure_when or (lambda *_: False)
+    # A run that makes no step may follow one that was killed as it saved.
+    self._unsaved = True
+
+  def go(self, stop):
+    learner, budget = self._learner, self._budget
+    while budget.share(learner) < 1 and stop.signal is None:
+      with contextlib.ExitStack() as stack:
+        batches = learner.batches()
+        if hasattr(batches, "close"):
+          stack.callback(batches.close)
+        if self._steps(iter(batches), stop):
+          if budget.epochs is None:
+            received = f"{learner.step} batches"
+            raise errors.InputError("batches without end", received)
+          self._measure()
+    if self._unsaved:
+      self._save()
+
+  def _steps(self, batches, stop):
+    """Make the steps of an epoch; return whether it came to its end."""
+    learner, budget = self._learner, self._budget
+    spent = budget.share(learner)
+    while spent < 1 and stop.signal is None:
+      begin = time.monotonic()
+      try:
+        batch = next(batches)
+      except StopIteration:
+        return True
+      if stop.signal is not None:
+        return False
+      metrics = learner.learn(batch, min(1.0, spent))
+      _check_finite(metrics, batch, learner)
+      learner.seconds += time.monotonic() - begin
+      self._unsaved = True
+      before, spent = spent, budget.share(learner)
+      for observer in self._observers:
+        observer.on_step(learner.step, metrics, learner.details)
+      if self._save_when(learner, before, spent):
+        self._save()
+      if self._measure_when(learner, before, spent):
+        self._measure()
+    return False
+
+  def _save(self):
+    learner = self._learner
+    learner.checkpoint = learner.save()
+    self._unsaved = False
+    for observer in self._observers:
+      observer.on_save(learner.step, learner.checkpoint)
+
+  def _measure(self):
+    metrics = self._learner.measure()
+    if metrics:
+      for observer in self._observers:
+        observer.on_measure(self._learner.step, metrics)
+
+
+def _check_finite(metrics, batch, learner):
+  names = metrics if learner.checked is None else learner.checked
+  wrong = {n: metrics[n] for n in names if not math.isfinite(metrics[n])}
+  if wrong:
+    raise diverged(learner, wrong, learner.describe(batch))
+
+
+def diverged(learner: Learner, wrong: Mapping[str, float], where: str):
+  """Return the error of a training in which something is not finite.
+
+  Args:
+    learner: What was trained.
+    wrong: Values that are not finite, by name.
+    where: The batch.
+  """
+  kept = "no checkpoint yet"
+  if learner.checkpoint is not None:
+    kept = f"the last good checkpoint is {os.fspath(learner.checkpoint)}"
+  values = ", ".join(f"{value:g}" for value in wrong.values())
+  return errors.InputError(
+    f"finite {', '.join(wrong)} in step {learner.step} (a lower "
+    f"{learner.rate_flag} may help)",
+    f"{values} in {where}; {kept}",
+  )
+
+
+class Live(Observer):
+  """Shows step, means over the last steps, speed and the time that is left.
+
+  On a terminal that is a bar; elsewhere, as in a log, a line at each report or,
+  without a number of steps between reports, each minute.
+  """
+
+  def __init__(self, budget: Budget, every: int | None = None):
+    """Show a budget; `every` is the number of steps between log lines."""
+    self._budget, self._every = budget, every
+    self._recent = collections.deque(maxlen=_MEAN_OF)
+    self._bar = self._learner = None
+
+  def start(self, learner):
+    """Show where the run is."""
+    self._learner = learner
+    self._times = collections.deque([time.monotonic()], maxlen=50)
+    if self._every is None or progress.is_terminal():
+      budget = self._budget
+      total = budget.steps or budget.seconds or budget.epochs
+      self._bar, self._shown = progress.spend("training", total), 0.0
+      self._total = total
+      self._update()
+
+  def on_step(self, step, metrics, details):
+    """Show a step."""
+    self._recent.append(metrics)
+    self._times.append(time.monotonic())
+    if self._bar is not None:
+      self._bar.set_postfix_str(self._line(), refresh=False)
+      self._update()
+    elif step % self._every == 0:
+      spent = self._budget.share(self._learner)
+      left = progress.duration(self._seconds_left(spent))
+      logging.info("%s, %s left", self._line(), left)
+
+  def close(self):
+    """Leave the line as it is."""
+    if self._bar is not None:
+      self._bar.close()
+
+  def describe(self, means: Mapping[str, float]) -> str:
+    """Return the text for the means of metrics over the last steps."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in means.items())
+
+  def _update(self):
+    spent = min(1.0, self._budget.share(self._learner))
+    self._bar.update((spent - self._shown) * self._total)
+    self._shown = spent
+
+  def _speed(self):
+    return (len(self._times) - 1) / max(self._times[-1] - self._times[0], 1e-9)
+
+  def _seconds_left(self, spent):
+    budget, learner = self._budget, self._learner
+    if budget.seconds is not None:
+      return max(0.0, budget.seconds - learner.seconds)
+    if budget.steps is not None:
+      return (budget.steps - learner.step) / max(self._speed(), 1e-9)
+    return learner.seconds * (1 / max(spent, 1e-9) - 1)
+
+  def _line(self):
+    step = f"step {self._learner.step}"
+    if self._budget.steps is not None:
+      step = f"{step} of {self._budget.steps}"
+    names = self._recent[-1]
+    means = {
+      name: sum(each[name] for each in self._recent) / len(self._recent)
+      for name in names
+    }
+    return f"{step}: {self.describe(means)}, {self._speed():.3g} steps/s"
+
+
+def cosine_rate(spent: float, step: int, warm_up: int) -> float:
+  """Return the share of the highest learning rate that a step has.
+
+  It falls along a cosine to a hundredth, and rises linearly in the first steps.
+
+  Args:
+    spent: Share of the budget that is spent, in [0, 1].
+    step: Steps made before.
+    warm_up: Steps until the highest rate.
+  """
+  cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, spent))
+  rate = _LEARNING_RATE_FLOOR + (1 - _LEARNING_RATE_FLOOR) * cosine
+  return rate * min(1.0, (step + 1) / warm_up)
+
+
+def write_state(
+  path: pathlib.Path, variables: Sequence, digits: int = 3, **extra
+) -> None:
+  """Write variables to an `.npz` file, whole or not at all.
+
+  Args:
+    path: Of the file.
+    variables: Keras variables; the keys are `<number>/<path of the variable>`.
+    digits: Of the numbers.
+    **extra: Further arrays by name.
+  """
+  arrays = {
+    f"{i:0{digits}d}/{variable.path}": np.asarray(variable.value)
+    for i, variable in enumerate(variables)
+  }
+  with files.atomic_path(path) as temporary:
+    np.savez(temporary, **arrays, **extra)
+
+
+def read_state(
+  path: pathlib.Path, kind: str, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Read the arrays of a state; InputError if it lacks one of `names`.
+
+  Args:
+    path: Of the file.
+    kind: What it should be, for messages.
+    names: Of the arrays besides variables.
+  """
+  return base_arrays.read(path, kind, names)
+
+
+def assign_state(
+  variables: Sequence,
+  arrays: Mapping[str, np.ndarray],
+  path: str | os.PathLike,
+  named: int | None = None,
+) -> None:
+  """Give variables the values of a state, all of them or none.
+
+  Args:
+    variables: The first ones of those that were written, in that order.
+    arrays: Of `read_state`.
+    path: Of the file, for messages.
+    named: How many of the variables must have the name that is in the file;
+      None for all. Names of optimizers and of layers without one count up.
+
+  Raises:
+    InputError: If a variable is missing, or of another shape or name.
+  """
+  stored = {
+    int(name.partition("/")[0]): name for name in arrays if name[:1].isdigit()
+  }
+  for i, variable in enumerate(variables):
+    name = stored.get(i, "nothing")
+    shape = tuple(arrays[name].shape) if name in arrays else None
+    leaf = variable.path.rpartition("/")[2]
+    fits = named is not None and i >= named
+    fits = fits or name.rpartition("/")[2] == leaf
+    if not fits or shape != tuple(variable.shape):
+      raise errors.InputError(
+        f"{variable.path} {tuple(variable.shape)} as variable {i}",
+        name if shape is None else f"{name} {shape}",
+        path,
+      )
+  for i, variable in enumerate(variables):
+    variable.assign(arrays[stored[i]])
 
 
 def strategy(execution):
@@ -21,6 +465,8 @@ def strategy(execution):
   Raises:
     InputError: If there is no such device.
   """
+  import tensorflow as tf
+
   logical = tf.config.list_logical_devices()
   known = [device.name.removeprefix("/device:") for device in logical]
   names = [name for name in known if name.startswith("GPU:")]
@@ -78,9 +524,11 @@ class BoardFile:
     Args:
       folder: Path; need not exist.
     """
-    self._folder = str(folder)
+    import tensorflow as tf
+
+    self._folder, self._summary = str(folder), tf.summary
     with self._errors():
-      self._writer = tf.summary.create_file_writer(self._folder)
+      self._writer = self._summary.create_file_writer(self._folder)
 
   def write(self, step, scalars, images=None):
     """Writes a point of each curve, and pictures.
@@ -92,9 +540,9 @@ class BoardFile:
     """
     with self._errors(), self._writer.as_default(step=step):
       for tag, value in scalars.items():
-        tf.summary.scalar(tag, value)
+        self._summary.scalar(tag, value)
       for tag, pictures in (images or {}).items():
-        tf.summary.image(tag, pictures, max_outputs=len(pictures))
+        self._summary.image(tag, pictures, max_outputs=len(pictures))
 
   def flush(self):
     """Writes out what is waiting."""
