@@ -35,7 +35,6 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from delf.base import arrays as base_arrays
 from delf.base import concurrency, errors, files, progress
 from delf.formats import checkpoints
 
@@ -403,19 +402,6 @@ def write_state(
     np.savez(temporary, **arrays, **extra)
 
 
-def read_state(
-  path: pathlib.Path, kind: str, names: Sequence[str]
-) -> dict[str, np.ndarray]:
-  """Read the arrays of a state; InputError if it lacks one of `names`.
-
-  Args:
-    path: Of the file.
-    kind: What it should be, for messages.
-    names: Of the arrays besides variables.
-  """
-  return base_arrays.read(path, kind, names)
-
-
 def assign_state(
   variables: Sequence,
   arrays: Mapping[str, np.ndarray],
@@ -426,7 +412,7 @@ def assign_state(
 
   Args:
     variables: The first ones of those that were written, in that order.
-    arrays: Of `read_state`.
+    arrays: Of the file, by name.
     path: Of the file, for messages.
     named: How many of the variables must have the name that is in the file;
       None for all. Names of optimizers and of layers without one count up.

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from delf.base import errors
+from delf.base import arrays, errors
 from delf.learning import loop
 
 
@@ -271,32 +271,32 @@ def _variables(shapes=((2, 3), (4,))):
 def test_states_come_back(tmp_path):
   path = tmp_path / "a.npz"
   loop.write_state(path, _variables(), step=np.int64(7))
-  arrays = loop.read_state(path, "a state", ["step"])
-  assert arrays["step"] == 7 and "000/v0" in arrays
+  stored = arrays.read_npz(path, "a state", ["step"])
+  assert stored["step"] == 7 and "000/v0" in stored
   others = _variables()
   for variable in others:
     variable.assign(variable * 0)
-  loop.assign_state(others, arrays, path)
+  loop.assign_state(others, stored, path)
   assert float(others[1].value[0]) == 2.0
-  loop.assign_state(others[:1], arrays, path)
+  loop.assign_state(others[:1], stored, path)
 
 
 def test_other_states_are_refused_whole(tmp_path):
   path = tmp_path / "a.npz"
   loop.write_state(path, _variables(), digits=4)
-  arrays = loop.read_state(path, "a state", [])
+  stored = arrays.read_npz(path, "a state", [])
   others = _variables(((2, 3), (5,)))
   others[0].assign(np.zeros([2, 3]))
   message = r"a.npz: expected v1 \(5,\) as variable 1, received 0001/v1 \(4,\)"
   with pytest.raises(errors.InputError, match=message):
-    loop.assign_state(others, arrays, path)
+    loop.assign_state(others, stored, path)
   assert not np.any(others[0].numpy())
   renamed = [_variables()[0], keras.Variable(np.zeros(4), name="other")]
   with pytest.raises(errors.InputError, match="other.*0001/v1"):
-    loop.assign_state(renamed, arrays, path)
-  loop.assign_state(renamed, arrays, path, named=1)
+    loop.assign_state(renamed, stored, path)
+  loop.assign_state(renamed, stored, path, named=1)
   assert float(renamed[1].value[0]) == 2.0
   with pytest.raises(errors.InputError, match="received nothing"):
-    loop.assign_state([*_variables(), renamed[1]], arrays, path)
+    loop.assign_state([*_variables(), renamed[1]], stored, path)
   with pytest.raises(errors.InputError, match="a state"):
-    loop.read_state(path, "a state", ["step"])
+    arrays.read_npz(path, "a state", ["step"])
