@@ -5,8 +5,10 @@ A box is (ymin, xmin, ymax, xmax), as shares of the image's height and width, in
 """
 
 import dataclasses
+import os
 
 import numpy as np
+from numpy import typing as npt
 
 from delf.base import errors
 
@@ -19,25 +21,17 @@ _PIXELS = 10.0
 
 _EXPECTED = "boxes of ymin, xmin, ymax, xmax in [0, 1]"
 
-# Boxes that are compared with each other at once.
-_BLOCK = 256
 
-
-def areas(boxes):
-  """Returns the areas of boxes, [N] float64; 0 where a corner is reversed."""
+def areas(boxes: npt.ArrayLike) -> np.ndarray:
+  """Return the areas of boxes, [N] float64; 0 where a corner is reversed."""
   boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
   return np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
 
 
-def iou(first, second):
-  """Returns how much boxes overlap: what two share, over what both cover.
+def iou(first: npt.ArrayLike, second: npt.ArrayLike) -> np.ndarray:
+  """Return the intersection over union of [N, 4] and [M, 4] boxes.
 
-  Args:
-    first: [N, 4].
-    second: [M, 4], in the same unit.
-
-  Returns:
-    [N, M] float64 in [0, 1]; 0 where neither box has an area.
+  [N, M] float64 in [0, 1]; 0 where neither box has an area.
   """
   first = np.asarray(first, np.float64).reshape([-1, 4])
   second = np.asarray(second, np.float64).reshape([-1, 4])
@@ -50,65 +44,58 @@ def iou(first, second):
   return np.divide(shared, either, out=shared, where=either > 0)
 
 
-def suppress(boxes, scores, most_overlap=0.5, most=None, classes=None):
-  """Chooses boxes, the best first, that do not overlap a better one too much.
+def suppress(
+  boxes: npt.ArrayLike,
+  scores: npt.ArrayLike,
+  most_overlap: float = 0.5,
+  most: int | None = None,
+  classes: npt.ArrayLike | None = None,
+) -> np.ndarray:
+  """Choose boxes greedily, the best first (non-maximum suppression).
 
   Args:
-    boxes: [N, 4].
+    boxes: [N, 4], each of some area.
     scores: [N].
     most_overlap: IoU up to which a box may overlap a better one that is kept.
-    most: Largest number of boxes, or None.
-    classes: [N], or None. Boxes of two classes may overlap.
+    most: Largest number of boxes.
+    classes: [N] integers; boxes of two classes may overlap.
 
   Returns:
-    [K] int64, indices in descending order of score; of equal scores the earlier
-    comes first.
+    [K] indices in descending order of score; of equal scores the earlier first.
 
   Raises:
-    InputError: If the overlap is not in [0, 1], or a score is no number.
+    InputError: If the overlap is not in [0, 1], or a score is NaN.
   """
+  import cv2
+
   if not 0 <= most_overlap <= 1:
     raise errors.InputError("an overlap in [0, 1]", f"{most_overlap}")
   scores = np.asarray(scores)
   if np.isnan(scores).any():
     raise errors.InputError("numbers as scores", "NaN")
-  boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
-  classes = np.zeros(len(scores)) if classes is None else np.asarray(classes)
-
-  def clash(first, second):
-    too_close = iou(boxes[first], boxes[second]) > most_overlap
-    return too_close & (classes[first][:, None] == classes[second])
-
-  left = np.argsort(-scores, kind="stable")
-  kept, number = [left[:0]], 0
-  while len(left) and (most is None or number < most):
-    head, left = left[:_BLOCK], left[_BLOCK:]
-    chosen = head[_best(clash(head, head))]
-    left = left[~clash(left, chosen).any(axis=1)]
-    kept.append(chosen)
-    number += len(chosen)
-  return np.concatenate(kept)[:most]
+  order = np.argsort(-scores, kind="stable")
+  boxes = np.asarray(boxes, np.float64).reshape([-1, 4])[order]
+  if classes is None:
+    classes = np.zeros(len(order))
+  # OpenCV takes no score below 0, and keeps only scores above the threshold.
+  ranks = np.arange(len(order), 0, -1, dtype=np.float32)
+  sides = boxes[:, 2:] - boxes[:, :2]
+  rectangles = np.concatenate([boxes[:, :2], sides], axis=1)
+  classes = np.asarray(classes, np.int32)[order]
+  kept = cv2.dnn.NMSBoxesBatched(rectangles, ranks, classes, 0.0, most_overlap)
+  return order[np.asarray(kept, np.intp)][:most]
 
 
-def _best(clash):
-  """Returns a mask of those, best first, that clash with no better one kept."""
-  kept = np.ones(len(clash), bool)
-  for i in range(len(clash)):
-    if kept[i]:
-      kept[i + 1 :] &= ~clash[i, i + 1 :]
-  return kept
-
-
-def clip(boxes):
-  """Returns the parts of boxes that are in the image, [N, 4] float32.
+def clip(boxes: npt.ArrayLike) -> np.ndarray:
+  """Return the parts of boxes inside the image, [N, 4] float32.
 
   A box beside the image has no area then.
   """
   return np.clip(np.asarray(boxes, np.float32).reshape([-1, 4]), 0, 1)
 
 
-def to_pixels(boxes, height, width):
-  """Returns boxes in pixels of an image, [N, 4] float64.
+def to_pixels(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
+  """Return boxes in pixels of an image, [N, 4] float64.
 
   Corners are edges of pixels: the whole image is (0, 0, height, width).
   """
@@ -116,21 +103,13 @@ def to_pixels(boxes, height, width):
   return np.asarray(boxes, np.float64).reshape([-1, 4]) * sides
 
 
-def to_normalized(boxes, height, width):
-  """Returns boxes in pixels, as of `to_pixels`, as shares: [N, 4] float32."""
-  sides = np.array([height, width, height, width], np.float64)
-  return (np.asarray(boxes, np.float64).reshape([-1, 4]) / sides).astype(
-    np.float32
-  )
-
-
-def to_crops(boxes, height, width):
-  """Returns the whole pixels that boxes cover, as Detect-to-Retrieve cuts them.
+def to_crops(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
+  """Return the pixels that boxes cover, as Detect-to-Retrieve cuts them.
 
   Args:
     boxes: [N, 4] in [0, 1].
-    height: Of the image, in pixels.
-    width: Of the image, in pixels.
+    height: Height of the image in pixels.
+    width: Width of the image in pixels.
 
   Returns:
     [N, 4] int64 (ymin, xmin, ymax, xmax): the floor of the smaller corner and
@@ -141,12 +120,14 @@ def to_crops(boxes, height, width):
   return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def check(boxes, path=None):
-  """Checks boxes that a user gave.
+def check(
+  boxes: npt.ArrayLike, path: str | os.PathLike | None = None
+) -> np.ndarray:
+  """Check boxes that a user gave.
 
   Args:
-    boxes: [N, 4], (ymin, xmin, ymax, xmax).
-    path: File that they are of, for the error.
+    boxes: [N, 4].
+    path: File that they are from, for the error.
 
   Returns:
     [N, 4] float32 in [0, 1].
@@ -155,27 +136,16 @@ def check(boxes, path=None):
     InputError: If they have another shape, are no numbers, are in pixels,
       reach out of the image or have no area; it says which box.
   """
-  boxes = check_unit(boxes, path)
+  boxes = _check_coordinates(boxes, path)
   beyond = (boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)
-  refuse(beyond.any(axis=1), boxes, f"{_EXPECTED}, inside the image", path)
+  _refuse(beyond.any(axis=1), boxes, f"{_EXPECTED}, inside the image", path)
   inside = clip(boxes)
-  refuse(areas(inside) <= 0, boxes, f"{_EXPECTED}, of some area", path)
+  _refuse(areas(inside) <= 0, boxes, f"{_EXPECTED}, of some area", path)
   return inside
 
 
-def check_unit(boxes, path=None):
-  """Checks boxes as far as they may reach out of the image, or have no area.
-
-  Args:
-    boxes: [N, 4].
-    path: File that they are of, for the error.
-
-  Returns:
-    [N, 4] float32, [0, 4] for none.
-
-  Raises:
-    InputError: If they have another shape, are no numbers or are in pixels.
-  """
+def _check_coordinates(boxes, path):
+  """Return [N, 4] float32 boxes that may reach out of the image."""
   boxes = np.asarray(boxes, np.float32)
   if not boxes.size:
     boxes = boxes.reshape([0, 4])
@@ -183,33 +153,25 @@ def check_unit(boxes, path=None):
     raise errors.InputError(
       "boxes of shape [N, 4]", f"shape {list(boxes.shape)}", path
     )
-  refuse(~np.isfinite(boxes).all(axis=1), boxes, _EXPECTED, path)
+  _refuse(~np.isfinite(boxes).all(axis=1), boxes, _EXPECTED, path)
   far = np.abs(boxes).max(axis=1, initial=0) > _PIXELS
-  refuse(far, boxes, f"{_EXPECTED}, not pixels", path)
+  _refuse(far, boxes, f"{_EXPECTED}, not pixels", path)
   return boxes
 
 
-def refuse(wrong, values, expected, path):
-  """Raises InputError about the first value that is wrong, if there is one.
-
-  Args:
-    wrong: [N] bool.
-    values: [N, ...] numbers.
-    expected: Words for what each should be.
-    path: File that they are of, or None.
-  """
+def _refuse(wrong, values, expected, path):
+  """Raise InputError about the first of the [N, ...] values that is wrong."""
   if wrong.any():
     index = int(np.argmax(wrong))
-    which = (
-      f" as number {index + 1} of {len(values)}" if len(values) > 1 else ""
-    )
-    words = [f"{each:.6g}" for each in np.ravel(values[index])]
-    raise errors.InputError(expected, f"{', '.join(words)}{which}", path)
+    text = ", ".join(f"{value:.6g}" for value in np.ravel(values[index]))
+    if len(values) > 1:
+      text += f" as number {index + 1} of {len(values)}"
+    raise errors.InputError(expected, text, path)
 
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-  """What a detector found in one image, in the detector's order.
+  """Boxes that a detector found in one image, in the detector's order.
 
   Attributes:
     boxes: [N, 4] float32 (ymin, xmin, ymax, xmax) in [0, 1], each of some area.
@@ -221,65 +183,57 @@ class Detections:
   scores: np.ndarray
   classes: np.ndarray
 
-  def __len__(self):
-    """Returns the number of boxes."""
+  def __len__(self) -> int:
     return len(self.scores)
 
-  def take(self, indices):
-    """Returns the Detections of some indices, or of a mask."""
+  def take(self, indices: np.ndarray) -> "Detections":
+    """Return the detections of some indices, or of a mask."""
     return Detections(
       self.boxes[indices], self.scores[indices], self.classes[indices]
     )
 
-  def at_least(self, threshold):
-    """Returns those with at least a score, in order.
-
-    Args:
-      threshold: float; compared in float32, as scores are stored.
-    """
+  def at_least(self, threshold: float) -> "Detections":
+    """Return those of at least a score, compared in float32 as it is stored."""
     return self.take(self.scores >= np.float32(threshold))
 
-  def apart(self, most_overlap):
-    """Returns those left when each box has dropped weaker ones that it covers.
-
-    Args:
-      most_overlap: As in `boxes.suppress`; boxes of two classes may overlap.
-    """
+  def apart(self, most_overlap: float) -> "Detections":
+    """Return those that `suppress` keeps, in their order."""
     kept = suppress(self.boxes, self.scores, most_overlap, classes=self.classes)
     return self.take(np.sort(kept))
 
 
-def make_detections(found, scores, classes, path=None):
-  """Returns what a detector gave for one image, with what can be no box gone.
+def make_detections(
+  boxes: npt.ArrayLike,
+  scores: npt.ArrayLike,
+  classes: npt.ArrayLike,
+  path: str | os.PathLike | None = None,
+) -> Detections:
+  """Check a detector's output for one image.
 
-  What reaches out of the image is cut off. Boxes of no area, which is what many
+  What reaches out of the image is cut off. Boxes of no area, which many
   detectors fill up with, and boxes beside the image are dropped.
 
   Args:
-    found: [N, 4] boxes.
+    boxes: [N, 4].
     scores: [N].
     classes: [N], integers or floats that hold them.
-    path: Of the detector, for errors.
-
-  Returns:
-    Detections, in the order given.
+    path: Path of the detector, for errors.
 
   Raises:
-    InputError: If shapes do not fit together, or there are boxes that are no
-      numbers or in pixels, scores that are no numbers, or classes that are no
-      integers.
+    InputError: If shapes do not fit together, boxes are no numbers or in
+      pixels, scores are no numbers, or classes no integers.
   """
-  found = check_unit(found, path)
+  boxes = _check_coordinates(boxes, path)
   scores, classes = np.asarray(scores, np.float32), np.asarray(classes)
-  if not scores.shape == classes.shape == found.shape[:1]:
+  if not scores.shape == classes.shape == boxes.shape[:1]:
     raise errors.InputError(
-      f"a score and a class of each of {len(found)} boxes",
+      f"a score and a class of each of {len(boxes)} boxes",
       f"shapes {list(scores.shape)} and {list(classes.shape)}",
       path,
     )
-  refuse(~np.isfinite(scores), scores, "scores that are numbers", path)
+  _refuse(~np.isfinite(scores), scores, "scores that are numbers", path)
   with np.errstate(invalid="ignore"):  # NaN, which is refused next.
-    numbers = np.rint(classes).astype(np.int32)
-  refuse(numbers != classes, classes, "whole numbers as classes", path)
-  inside = clip(found)
-  return Detections(inside, scores, numbers).take(areas(inside) > 0)
+    integers = np.rint(classes).astype(np.int32)
+  _refuse(integers != classes, classes, "whole numbers as classes", path)
+  inside = clip(boxes)
+  return Detections(inside, scores, integers).take(areas(inside) > 0)

@@ -1,76 +1,70 @@
-"""What is wrong with what the user gave, in one line."""
+"""Errors and warnings that a user reads, in one line each."""
 
 import importlib
 import logging
+import os
+import types
 import warnings
 
-# Exit status of a program that the user has interrupted: 128 + SIGINT, as
-# shells have it.
+# Exit status of an interrupted program: 128 + SIGINT, as shells have it.
 INTERRUPTED = 130
 
 
 class InputError(ValueError):
-  """Something the user gave (a file, a value) is not what is expected.
+  """Reports that something the user gave is not as expected.
 
-  The text is one line that says what was expected, what was received and, where
-  there is one, which file. Command lines print it without a traceback.
+  The text is one line with what was expected and what was received, each as
+  they follow these words, and the file or folder that it is about, if any.
+  Command lines print it without a traceback.
   """
 
-  def __init__(self, expected, received, path=None):
-    """Creates the error.
-
-    Args:
-      expected: What was expected, as words that follow "expected".
-      received: What was received, as words that follow "received".
-      path: File or folder that it is about, or None.
-    """
+  def __init__(
+    self,
+    expected: object,
+    received: object,
+    path: str | os.PathLike | None = None,
+  ):
     where = f"{path}: " if path is not None else ""
     super().__init__(f"{where}expected {expected}, received {received}")
     self.expected, self.received, self.path = expected, received, path
 
 
-def one_line(error):
-  """Returns an error as one line: which file, what is wrong."""
+def one_line(error: BaseException | Warning | str) -> str:
+  """Return an error as one line: which file, what is wrong."""
   if isinstance(error, OSError) and error.strerror:
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{error.strerror}"
   return " ".join(str(error).split()) or type(error).__name__
 
 
-def log_warnings():
-  """Has what other packages warn of logged, in one line; for programs.
+def log_warnings() -> None:
+  """Log warnings in one line each; for programs.
 
-  What Pillow warns of in a broken file is left out: it does not name the file,
-  and where the image cannot be read the loader's error does.
+  Pillow's warnings of broken files are left out: they do not name the file, and
+  where the image cannot be read the loader's error does.
   """
+
+  def log(message, *_, **__):
+    logging.getLogger("py.warnings").warning("%s", one_line(message))
+
   warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-  warnings.showwarning = _log_warning
+  warnings.showwarning = log
 
 
-def _log_warning(message, *_, **__):
-  logging.getLogger("py.warnings").warning("%s", one_line(message))
-
-
-def load(module, extra):
-  """Imports a module of a package that an extra brings.
-
-  Args:
-    module: Its name.
-    extra: Name of the extra, as in `pip install delf[extra]`.
-
-  Returns:
-    The module.
+def load(module: str, extra: str) -> types.ModuleType:
+  """Import a module that `pip install delf[<extra>]` brings.
 
   Raises:
     InputError: If the package is not installed; it says how to.
   """
-  package = module.partition(".")[0]
   try:
     return importlib.import_module(module)
   except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] == "delf":
+    missing = error.name or module
+    if missing.partition(".")[0] == "delf":
       raise
-    missing = error.name or package
+    if not error.name:
+      missing = module.partition(".")[0]
     raise InputError(
       f"the Python package {missing} (`pip install delf[{extra}]`)", "none"
     ) from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import glob
 import io
 import os
@@ -10,82 +11,203 @@ import re
 import stat
 import tempfile
 import uuid
+from collections.abc import Iterable, Iterator
+from typing import IO
 
 from delf.base import errors
 
-# What each extension holds; the one place where they are spelt.
+Path = str | os.PathLike
+
+# File name extensions by what the files hold.
 DELF = ".delf"
 DELG_LOCAL = ".delg_local"
 DELG_GLOBAL = ".delg_global"
 DATUM = ".datum"
 BOXES = ".boxes"
-
-# Image file names that a folder is searched for.
 IMAGES = (
-  ".jpg",
-  ".jpeg",
-  ".png",
-  ".webp",
-  ".bmp",
-  ".gif",
-  ".tif",
-  ".tiff",
-  ".ppm",
+  ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
   ".pgm",
-)
+)  # fmt: skip
 
 # Bytes of a name that its temporary file takes over: of the 255 that a name may
 # have, 34 are the temporary's own, and an extension needs some.
 _STEM_BYTES = 180
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}(\.[a-z_]+)?")
 
+# Characters of a row: some landmarks have ten thousand images, of 17 each.
+_MAX_ROW = 2**24
 
-def is_remote(path):
-  """Returns whether a path is of an object store (`gs://...`)."""
+
+def is_remote(path: Path) -> bool:
+  """Return whether a path is of an object store (`gs://...`)."""
   return "://" in os.fspath(path)
 
 
-def read_bytes(path, limit=None):
-  """Returns the content of a file.
-
-  Args:
-    path: Local path, or one that TensorFlow reads (`gs://...`).
-    limit: The most bytes that it may have, or None. No more is read.
-
-  Returns:
-    bytes.
-
-  Raises:
-    FileNotFoundError: If there is no such file; it names the path.
-    InputError: If the path is a folder, or a remote one that cannot be read, or
-      if the file is larger than the limit.
-  """
-  data = _read_up_to(path, -1 if limit is None else limit + 1)
-  if limit is not None and len(data) > limit:
-    raise errors.InputError(f"at most {limit} bytes", "more", path)
-  return data
+def is_image(name: str) -> bool:
+  """Return whether a file is named like an image, and is not hidden."""
+  return name.lower().endswith(IMAGES) and not name.startswith(".")
 
 
-def _read_up_to(path, number):
-  if is_remote(path):
-    with _remote(path) as gfile:
-      return gfile.GFile(os.fspath(path), "rb").read(number)
+@contextlib.contextmanager
+def _remote(path):
+  """Give tf.io.gfile, with its errors about `path` turned into ours."""
+  import tensorflow as tf
+
   try:
-    with open(path, "rb") as file:
-      return file.read(number)
+    yield tf.io.gfile
+  except tf.errors.NotFoundError:
+    raise FileNotFoundError(f"{path}: expected a file, found none") from None
+  except tf.errors.OpError as error:
+    reason = " ".join(error.message.split()) or type(error).__name__
+    raise errors.InputError(
+      "a local file, or one that TensorFlow can reach (gs://)", reason, path
+    ) from None
+
+
+def _open_local(path, mode, **options):
+  try:
+    return open(path, mode, **options)
   except FileNotFoundError:
     raise FileNotFoundError(f"{path}: expected a file, found none") from None
   except IsADirectoryError:
     raise errors.InputError("a file", "a folder", path) from None
 
 
-def write_bytes(path, *data):
-  """Writes a file whole or not at all.
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+  """Read a file.
+
+  Args:
+    path: Local path, or one that TensorFlow reads (`gs://...`).
+    limit: Largest allowed size in bytes; no more is read.
+
+  Raises:
+    FileNotFoundError: If there is no such file; it names the path.
+    InputError: If the path is a folder, or a remote one that cannot be read, or
+      if the file is larger than the limit.
+  """
+  number = -1 if limit is None else limit + 1
+  if is_remote(path):
+    with _remote(path) as gfile:
+      data = gfile.GFile(os.fspath(path), "rb").read(number)
+  else:
+    with _open_local(path, "rb") as file:
+      data = file.read(number)
+  if limit is not None and len(data) > limit:
+    raise errors.InputError(f"at most {limit} bytes", "more", path)
+  return data
+
+
+def read_lines(path: Path) -> list[str]:
+  """Read the lines of a UTF-8 text file, stripped, without the empty ones."""
+  try:
+    text = read_bytes(path).decode("utf-8-sig")
+  except UnicodeDecodeError:
+    raise errors.InputError("a UTF-8 text file", "binary data", path) from None
+  return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_csv(
+  path: Path, header: bool = False, strict: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+  """Read a CSV file row by row.
+
+  Args:
+    path: Path of the file.
+    header: Whether the first line is yielded too.
+    strict: Whether unclosed quotes and the like are refused.
+
+  Yields:
+    Line number and columns of each row that is not empty.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If it is not a CSV file in UTF-8, or has a row of over 16
+      million characters.
+  """
+  size = 0
+
+  def lines(file):
+    nonlocal size
+    while line := file.readline(_MAX_ROW + 1):
+      size += len(line)
+      if size > _MAX_ROW:
+        raise csv.Error(f"a row of over {_MAX_ROW} characters")
+      yield line
+
+  before = csv.field_size_limit(_MAX_ROW)
+  try:
+    if is_remote(path):
+      file = io.StringIO(read_bytes(path).decode("utf-8-sig"), newline="")
+    else:
+      file = _open_local(path, "r", encoding="utf-8-sig", newline="")
+    with file:
+      reader = csv.reader(lines(file), strict=strict)
+      first = next(reader, [])
+      if header:
+        yield 1, first
+      size = 0
+      for row in reader:
+        size = 0
+        if row:
+          yield reader.line_num, row
+  except UnicodeDecodeError:
+    raise errors.InputError("a UTF-8 text file", "binary data", path) from None
+  except csv.Error as error:
+    raise errors.InputError("a CSV file", str(error), path) from None
+  finally:
+    csv.field_size_limit(before)
+
+
+def find_images(source: Path) -> list[str]:
+  """Find the images that a user means, sorted.
+
+  Args:
+    source: A folder, searched with all folders in it for names of images; a
+      pattern such as `photos/*.jpg` (`**` for all folders); a `.txt` file with
+      one path a line, relative to the working directory or else to the list,
+      of files that need not exist; or one image.
+
+  Raises:
+    FileNotFoundError: If there is no such file or folder.
+    InputError: If there is no image in it.
+  """
+  source = os.fspath(source)
+  if os.path.isdir(source):
+    expected = f"images ({', '.join(IMAGES)})"
+    paths = [
+      os.path.join(folder, name)
+      for folder, _, names in os.walk(source)
+      for name in filter(is_image, names)
+    ]
+  elif not os.path.exists(source) and glob.has_magic(source):
+    expected = "a file"
+    matches = glob.glob(source, recursive=True)
+    paths = [path for path in matches if os.path.isfile(path)]
+  elif source.lower().endswith(".txt"):
+    expected = "paths, one a line"
+    paths = []
+    for name in read_lines(source):
+      beside = os.path.join(os.path.dirname(source), name)
+      use_list = not os.path.exists(name) and os.path.exists(beside)
+      paths.append(beside if use_list else name)
+  elif is_remote(source) or os.path.exists(source):
+    return [source]
+  else:
+    raise FileNotFoundError(
+      f"{source}: expected an image, a folder, a pattern or a list, found none"
+    )
+  if not paths:
+    raise errors.InputError(expected, "none", source)
+  return sorted(paths)
+
+
+def write_bytes(path: Path, *data: bytes) -> None:
+  """Write a file whole or not at all.
 
   Args:
     path: Local path, or one that TensorFlow writes (`gs://...`). Missing
       folders are made.
-    *data: bytes-like objects, written one after the other.
+    *data: Bytes-like objects, written one after the other.
 
   Raises:
     InputError: If the path is a remote one that cannot be written.
@@ -104,15 +226,15 @@ def write_bytes(path, *data):
 
 
 @contextlib.contextmanager
-def atomic_path(path):
-  """Gives a temporary path beside `path`, renamed to it if all goes well.
+def atomic_path(path: Path) -> Iterator[pathlib.Path]:
+  """Give a temporary path beside `path` that is renamed to it on success.
 
   Args:
     path: Local path of the file to be. Missing folders are made. A link stays
-      one, and what it leads to is written; a file that is there keeps its mode.
+      one, and its target is written; an existing file keeps its mode.
 
   Yields:
-    pathlib.Path of a file with the same extension that does not exist yet.
+    Path with the same extension that does not exist yet.
 
   Raises:
     InputError: If the path is of a device or pipe.
@@ -139,174 +261,48 @@ def atomic_path(path):
     temporary.unlink(missing_ok=True)
 
 
-def find_leftovers(folder, stems):
-  """Finds temporary files of `atomic_path` that a killed program left.
-
-  Args:
-    folder: Local path.
-    stems: Names, without extension, of the files that were to be.
-
-  Returns:
-    list of pathlib.Path.
-  """
-  short = {_short(stem) for stem in stems}
-  found = pathlib.Path(folder).glob(".*")
-  matches = [(path, _TEMPORARY.fullmatch(path.name)) for path in found]
-  return [path for path, match in matches if match and match[1] in short]
-
-
-def read_lines(path):
-  """Returns the lines of a text file, stripped, without the empty ones.
-
-  Args:
-    path: Path of a UTF-8 text file, for example a list of image paths.
-
-  Returns:
-    list of str.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is not text.
-  """
-  try:
-    text = read_bytes(path).decode("utf-8-sig")
-  except UnicodeDecodeError:
-    raise errors.InputError("a UTF-8 text file", "binary data", path) from None
-  return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def find_images(source):
-  """Finds the images that a user means.
-
-  Args:
-    source: A folder, searched with all folders in it; a pattern such as
-      `photos/*.jpg` (`**` for all folders); a `.txt` file with one path a line,
-      as they stand or else beside the list; or one image.
-
-  Returns:
-    Sorted list of str paths; of a folder, what is called like an image. Files
-    in a list need not exist.
-
-  Raises:
-    FileNotFoundError: If there is no such file or folder.
-    InputError: If there is no image in it.
-  """
-  source = os.fspath(source)
-  if os.path.isdir(source):
-    found = [
-      os.path.join(folder, name)
-      for folder, _, names in os.walk(source)
-      for name in filter(is_image, names)
-    ]
-    return _not_empty(found, f"images ({', '.join(IMAGES)})", source)
-  if not os.path.exists(source) and glob.has_magic(source):
-    found = glob.glob(source, recursive=True)
-    return _not_empty(filter(os.path.isfile, found), "a file", source)
-  if source.lower().endswith(".txt"):
-    return _not_empty(_listed(source), "paths, one a line", source)
-  if not is_remote(source) and not os.path.exists(source):
-    raise FileNotFoundError(
-      f"{source}: expected an image, a folder, a pattern or a list, found none"
-    )
-  return [source]
-
-
-def is_image(name):
-  """Returns whether a file is called like an image, and is not hidden."""
-  return name.lower().endswith(IMAGES) and not name.startswith(".")
-
-
-def _listed(source):
-  """Returns the paths of a list; relative ones may be beside the list."""
-  folder = os.path.dirname(source)
-  beside = [(name, os.path.join(folder, name)) for name in read_lines(source)]
-  return [
-    other if not os.path.exists(name) and os.path.exists(other) else name
-    for name, other in beside
-  ]
-
-
-def _not_empty(paths, expected, source):
-  paths = sorted(paths)
-  if not paths:
-    raise errors.InputError(expected, "none", source)
-  return paths
-
-
 def _short(stem):
   return os.fsencode(stem)[:_STEM_BYTES].decode(errors="ignore")
 
 
-@contextlib.contextmanager
-def _remote(path):
-  """Gives tf.io.gfile; what it says of `path` becomes one of our errors."""
-  import tensorflow as tf
-
-  try:
-    yield tf.io.gfile
-  except tf.errors.NotFoundError:
-    raise FileNotFoundError(f"{path}: expected a file, found none") from None
-  except tf.errors.OpError as error:
-    reason = " ".join(error.message.split()) or type(error).__name__
-    raise errors.InputError(
-      "a local file, or one that TensorFlow can reach (gs://)", reason, path
-    ) from None
-
-
-@contextlib.contextmanager
-def lock_folder(folder, wait=False):
-  """Keeps other runs out of a folder that ask for it in this way.
-
-  The system ends it with the process, whatever ends that. Where it knows no
-  such locks, nothing is kept out.
+def find_leftovers(folder: Path, stems: Iterable[str]) -> list[pathlib.Path]:
+  """Find temporary files of `atomic_path` that a killed program left.
 
   Args:
-    folder: Local path of a folder that is there.
-    wait: Whether to wait for another run, rather than to refuse.
-
-  Yields:
-    None.
-
-  Raises:
-    InputError: If another run is at it, and is not waited for.
+    folder: Local path.
+    stems: Names, without extension, of the files that were to be.
   """
-  if os.name != "posix":
-    yield
-    return
-  handle = os.open(folder, os.O_RDONLY)
-  try:
-    _lock(handle, wait, folder)
-    yield
-  finally:
-    os.close(handle)
+  short = {_short(stem) for stem in stems}
+  paths = pathlib.Path(folder).glob(".*")
+  matches = [(path, _TEMPORARY.fullmatch(path.name)) for path in paths]
+  return [path for path, match in matches if match and match[1] in short]
 
 
-def _lock(handle, wait, folder):
-  import fcntl
-
-  try:
-    fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-  except BlockingIOError:
-    raise errors.InputError(
-      "a folder that no other run is changing",
-      "one that is being changed",
-      folder,
-    ) from None
-  except OSError:
-    return  # A file system without locks.
-
-
-def open_to_append(path):
-  """Opens a file of lines to append whole ones.
-
-  A last line that a killed program left without its end gets one, so that what
-  follows does not run into it.
+def remove_leftovers(
+  folder: pathlib.Path, jobs: Iterable, record: str, ending: str = ""
+) -> None:
+  """Remove temporary files that a killed run left for the same images.
 
   Args:
-    path: Local path; the folder must exist.
+    folder: Folder of the run's files.
+    jobs: Images with a `name`, the path of their files without ending.
+    record: Name of the run's record.
+    ending: What follows the names, as `_viz.jpg`, if not an extension alone.
+  """
+  stems = {"": {pathlib.Path(record).stem}}
+  more = ending.rpartition(".")[0]
+  for job in jobs:
+    parent, stem = os.path.split(f"{job.name}{more}")
+    stems.setdefault(parent, set()).add(stem)
+  for parent, group in stems.items():
+    for path in find_leftovers(folder / parent, group):
+      path.unlink(missing_ok=True)
 
-  Returns:
-    Binary file, which the caller closes.
+
+def open_to_append(path: Path) -> IO[bytes]:
+  """Open a file of lines to append whole ones; the caller closes it.
+
+  A last line that a killed program left without its end gets one.
   """
   file = open(path, "ab+")  # noqa: SIM115 (the caller closes it)
   if file.tell():
@@ -316,26 +312,63 @@ def open_to_append(path):
   return file
 
 
-def check_inside(name):
-  """Checks that a name, as ground truth has it, is of a file in a folder.
+@contextlib.contextmanager
+def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
+  """Hold an advisory lock on an existing local folder.
+
+  The system frees it when the process ends, however it ends. A file system
+  without locks locks nothing.
 
   Args:
-    name: str, path below the folder that something is written to.
-
-  Raises:
-    InputError: If it leads out of that folder, or is of no file.
+    folder: Local path.
+    wait: Whether to wait for another run, rather than to raise InputError.
   """
+  # POSIX locks the folder itself, so that no lock file is left in it, and
+  # also where nothing can be written. Windows locks files alone.
+  lock = _lock_posix if os.name == "posix" else _lock_in_file
+  with contextlib.ExitStack() as stack:
+    try:
+      lock(folder, wait, stack)
+    except BlockingIOError:
+      raise errors.InputError(
+        "a folder that no other run is changing",
+        "one that is being changed",
+        folder,
+      ) from None
+    yield
+
+
+def _lock_posix(folder, wait, stack):
+  import fcntl
+
+  handle = os.open(folder, os.O_RDONLY)
+  stack.callback(os.close, handle)
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+  except OSError as error:
+    if isinstance(error, BlockingIOError):
+      raise
+
+
+def _lock_in_file(folder, wait, stack):
+  import filelock
+
+  try:
+    lock = filelock.FileLock(os.path.join(folder, ".lock"))
+    stack.enter_context(lock.acquire(blocking=wait))
+  except filelock.Timeout:
+    raise BlockingIOError(errno.EWOULDBLOCK, "locked") from None
+
+
+def check_inside(name: str) -> None:
+  """Raise InputError if a relative path leads out of its folder."""
   parts = os.path.normpath(name).split(os.sep)
   if os.path.isabs(name) or parts[0] in ("..", ".") or "\0" in name:
     raise errors.InputError("output names below the output folder", repr(name))
 
 
-def local_folder(folder):
-  """Returns a folder to write to, which need not exist, as pathlib.Path.
-
-  Raises:
-    InputError: If it is not a local one, or is a file.
-  """
+def local_folder(folder: Path) -> pathlib.Path:
+  """Return a folder to write to; raise InputError if it is remote or a file."""
   if is_remote(folder):
     raise errors.InputError("a local folder", "a remote one", folder)
   path = pathlib.Path(folder)
@@ -344,119 +377,11 @@ def local_folder(folder):
   return path
 
 
-def make_writable_folder(folder):
-  """Makes a folder, and sees whether files can be written in it.
-
-  Args:
-    folder: pathlib.Path.
-
-  Raises:
-    OSError: If not; it names the folder.
-  """
+def make_writable_folder(folder: pathlib.Path) -> None:
+  """Make a folder; raise OSError if no file can be written in it."""
   folder.mkdir(parents=True, exist_ok=True)
   try:
     with tempfile.TemporaryFile(dir=folder) as probe:
       probe.write(b"probe")
   except OSError as error:
     raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
-
-
-def remove_leftovers(folder, jobs, record, ending=""):
-  """Removes temporary files that a killed run left for the same images.
-
-  Args:
-    folder: Local path.
-    jobs: Images with a `name`, the path of their files without ending.
-    record: Name of the record beside them.
-    ending: What follows that name, as `_viz.jpg`, if not an extension alone.
-  """
-  stems = {"": {pathlib.Path(record).stem}}
-  more = ending.rpartition(".")[0]
-  for job in jobs:
-    parent, stem = os.path.split(f"{job.name}{more}")
-    stems.setdefault(parent, set()).add(stem)
-  for parent, names in stems.items():
-    for path in find_leftovers(folder / parent, names):
-      path.unlink(missing_ok=True)
-
-
-# Characters of a row: some landmarks have ten thousand images, of 17 each.
-_MAX_ROW = 2**24
-
-
-def read_csv(path, header=False, strict=False):
-  """Reads a CSV file.
-
-  Args:
-    path: Path of the file. It is read as it is needed, where it is local.
-    header: Whether the first line is given too.
-    strict: Whether quotes that are not closed and the like are refused.
-
-  Yields:
-    (number of the line, list of str columns), without empty lines.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is no such file, or has a row of over 16 million
-      characters.
-  """
-  try:
-    with _open(path) as file, _long_fields():
-      lines = _Lines(file)
-      reader = csv.reader(lines, strict=strict)
-      first = next(reader, [])
-      if header:
-        yield 1, first
-      lines.row = 0
-      for row in reader:
-        lines.row = 0
-        if row:
-          yield reader.line_num, row
-  except UnicodeDecodeError:
-    raise errors.InputError("a UTF-8 text file", "binary data", path) from None
-  except csv.Error as error:
-    raise errors.InputError("a CSV file", str(error), path) from None
-
-
-class _Lines:
-  """The lines of a file; of one row, no more than it may take.
-
-  Attributes:
-    row: Characters of the row that is read.
-  """
-
-  def __init__(self, file):
-    self._file = file
-    self.row = 0
-
-  def __iter__(self):
-    return self
-
-  def __next__(self):
-    line = self._file.readline(_MAX_ROW + 1)
-    if not line:
-      raise StopIteration
-    self.row += len(line)
-    if self.row > _MAX_ROW:
-      raise csv.Error(f"a row of over {_MAX_ROW} characters")
-    return line
-
-
-def _open(path):
-  if is_remote(path):
-    return io.StringIO(read_bytes(path).decode("utf-8-sig"), newline="")
-  try:
-    return open(path, encoding="utf-8-sig", newline="")
-  except FileNotFoundError:
-    raise FileNotFoundError(f"{path}: expected a file, found none") from None
-  except IsADirectoryError:
-    raise errors.InputError("a file", "a folder", path) from None
-
-
-@contextlib.contextmanager
-def _long_fields():
-  before = csv.field_size_limit(_MAX_ROW)
-  try:
-    yield
-  finally:
-    csv.field_size_limit(before)

@@ -194,14 +194,22 @@ with files.lock_folder(sys.argv[1]):
 """
 
 
-def test_one_run_at_a_time(tmp_path):
+@pytest.fixture(params=["posix", "file"])
+def folder(request, tmp_path, monkeypatch):
+  """A folder that is locked itself, or by a file as on Windows."""
+  if request.param == "file":
+    monkeypatch.setattr(files, "_lock_posix", files._lock_in_file)
+  return tmp_path
+
+
+def test_one_run_at_a_time(folder):
   with (
-    files.lock_folder(tmp_path),
+    files.lock_folder(folder),
     pytest.raises(errors.InputError, match="no other run is changing"),
-    files.lock_folder(tmp_path),
+    files.lock_folder(folder),
   ):
     pass
-  with files.lock_folder(tmp_path):
+  with files.lock_folder(folder):
     pass
 
 

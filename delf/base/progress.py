@@ -1,7 +1,13 @@
-"""Progress of long work, on one line for people and in lines for logs."""
+"""Progress of long work: a bar for people, lines for logs.
+
+On a terminal standard error has a bar; elsewhere, as in a log, a line each
+minute, and none for work that is shorter.
+"""
 
 import sys
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import tqdm
 
@@ -11,85 +17,58 @@ _LINE_INTERVAL = 60
 _LONGEST = 10**9
 
 
-def track(iterable, label, total=None):
-  """Iterates while showing progress on standard error.
-
-  On a terminal that is a bar; elsewhere, as in a log, a line each minute, and
-  none for work that is shorter.
+def track(iterable: Iterable, label: str, total: int | None = None) -> Any:
+  """Iterate while showing progress.
 
   Args:
-    iterable: What to iterate over.
-    label: Words for what is being done.
+    iterable: Items of the work.
+    label: Description of the work.
     total: Number of items, where `iterable` does not know it.
 
   Returns:
-    An iterable with `set_postfix_str` for a word on the last item.
+    An iterable with `set_postfix_str` for a remark on the last item.
   """
   if total is None and hasattr(iterable, "__len__"):
     total = len(iterable)
   return _show(iterable=iterable, desc=label, total=total)
 
 
-def count_bytes(label, total=None, done=0):
-  """Shows the progress of a transfer on standard error, as `track` does.
-
-  Args:
-    label: Words for what is being transferred.
-    total: Number of bytes, or None if it is not known.
-    done: Number of bytes that are there already.
+def count(label: str, total: int, done: int = 0) -> Any:
+  """Show how many steps are made, `done` of them before.
 
   Returns:
-    A context manager with `update(number of bytes)`.
+    A context manager with `update(steps)`, `set_postfix_str` and `close`.
   """
+  return _show(desc=label, total=total, initial=done)
+
+
+def count_bytes(label: str, total: int | None = None, done: int = 0) -> Any:
+  """Show the progress of a transfer as `count` does; total may be unknown."""
   # Of several at once, those that are done go off the screen.
   units = {"unit": "B", "unit_scale": True, "leave": None}
   return _show(desc=label, total=total, initial=done, **units)
 
 
-def count(label, total, done=0):
-  """Shows how many of a number of steps are made, as `track` does.
-
-  Args:
-    label: Words for what is being done.
-    total: Number of steps.
-    done: Number of those that were made before.
-
-  Returns:
-    A context manager with `update(number of steps)`, `set_postfix_str(words)`
-    and `close()`.
-  """
-  return _show(desc=label, total=total, initial=done)
+def spend(label: str, total: float) -> Any:
+  """Show, as `count` does, how much of a budget in any unit is spent."""
+  form = "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}{postfix}]"
+  return _show(desc=label, total=total, bar_format=form)
 
 
-def is_terminal():
-  """Returns whether standard error is where a person looks at a bar."""
+def is_terminal() -> bool:
+  """Return whether standard error is a terminal."""
   # None where a program is started without one.
   return sys.stderr is not None and sys.stderr.isatty()
 
 
-def duration(seconds):
-  """Returns a time for people, as 59:59 or 100:00:00."""
+def duration(seconds: float) -> str:
+  """Return a time for people, as 59:59 or 100:00:00."""
   return tqdm.tqdm.format_interval(min(seconds, _LONGEST))
 
 
-def say(line):
-  """Prints a line on standard output, above what shows progress."""
+def say(line: str) -> None:
+  """Print a line on standard output, above any bar."""
   tqdm.tqdm.write(line, file=sys.stdout)
-
-
-def spend(label, total):
-  """Shows how much of a budget is spent, on standard error, as `track` does.
-
-  Args:
-    label: Words for what is being done.
-    total: The budget, in any unit.
-
-  Returns:
-    A context manager with `update(what was spent since)`, and
-    `set_postfix_str` for words on how it goes.
-  """
-  form = "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}{postfix}]"
-  return _show(desc=label, total=total, bar_format=form)
 
 
 def _show(**options):
@@ -99,15 +78,15 @@ def _show(**options):
 
 
 class _Lines:
-  """Writes now and then a line that says how far the work is."""
+  """Stands in for a bar; now and then writes a line."""
 
   def __init__(self, desc, total, iterable=(), initial=0, **units):
     units.pop("leave", None)
     self._iterable = iterable
     self._done = self._initial = initial
-    self._words = {"prefix": desc, "total": total, "ncols": 0, **units}
+    self._format = {"prefix": desc, "total": total, "ncols": 0, **units}
     if "bar_format" in units:
-      del self._words["ncols"]  # With it there would be no other form.
+      del self._format["ncols"]  # With it there would be no other form.
     self._start = self._last = time.monotonic()
 
   def __iter__(self):
@@ -122,25 +101,18 @@ class _Lines:
     pass
 
   def close(self):
-    """Does nothing: lines stay."""
+    pass
 
-  def set_postfix_str(self, words, refresh=True):
-    """Sets what the next lines end with."""
-    self._words["postfix"] = words
+  def set_postfix_str(self, text, refresh=True):
+    self._format["postfix"] = text
 
   def update(self, number):
-    """Counts what was done, and writes a line if the last one is long ago."""
     self._done += number
     now = time.monotonic()
-    if now - self._last < _LINE_INTERVAL:
+    if now - self._last < _LINE_INTERVAL or sys.stderr is None:
       return
     self._last = now
-    line = tqdm.tqdm.format_meter(
-      self._done,
-      elapsed=now - self._start,
-      initial=self._initial,
-      **self._words,
-    )
-    if sys.stderr is not None:
-      sys.stderr.write(f"{line}\n")
-      sys.stderr.flush()
+    times = {"elapsed": now - self._start, "initial": self._initial}
+    line = tqdm.tqdm.format_meter(self._done, **times, **self._format)
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

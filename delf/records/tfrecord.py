@@ -8,7 +8,7 @@ import re
 import threading
 from concurrent import futures
 
-import cv2
+import google_crc32c
 import numpy as np
 from absl import logging
 
@@ -46,91 +46,30 @@ def clear_errors():
     ) from None
 
 
-_POLYNOMIAL = 0x82F63B78
-_ONES = 0xFFFFFFFF
 _MASK = 0xA282EAD8
-# Four bytes after which a sum that began with zero is of ones, which is what
-# it is to begin with: zeros before them change nothing.
-_BEFORE = bytes.fromhex("54641f64")
-
-
-def masked(data):
-  """Returns the checksum as TFRecord files have it: int under 2^32."""
-  crc = crc32c(data)
-  return ((crc >> 15 | crc << 17) + _MASK) & _ONES
-
-
-def crc32c(data):
-  """Returns the checksum: int under 2^32.
-
-  A word adds the same to the sum as another one that is nearer to the end by
-  some power of two. So the second half takes over the first, until one word is
-  left; about 1 GB/s.
-
-  Args:
-    data: bytes.
-  """
-  words = np.zeros([len(data) // 4 + 2], "<u4")
-  ends = np.frombuffer(_BEFORE + data, np.uint8)
-  words.view(np.uint8)[-len(ends) :] = ends
-  while len(words) > 1:
-    level = (len(words) - 1).bit_length() - 1
-    far, words = words[: -(1 << level)], words[-(1 << level) :]
-    words[len(words) - len(far) :] ^= _nearer(far, _tables(level))
-  return int(_nearer(words, _tables(0))[0]) ^ _ONES
-
-
-def _nearer(words, tables):
-  """Returns what words amount to, [N] uint32, after those of `tables`."""
-  pixels = words.view(np.uint8).reshape(1, -1, 4)
-  parts = cv2.LUT(pixels, tables.view(np.int32)[None])
-  pairs = parts.view(np.uint64)[0]
-  parts = (pairs[:, 0] ^ pairs[:, 1]).view(np.uint32)
-  return parts[::2] ^ parts[1::2]
-
-
-@functools.cache
-def _tables(level):
-  """Returns [256, 4] uint32: what each byte of a word amounts to.
-
-  After 2^level words of zeros.
-  """
-  if level:
-    half = _tables(level - 1)
-    return _nearer(half.reshape(-1), half).reshape(256, 4)
-  words = np.arange(256, dtype=np.uint32)[:, None] << np.uint32([0, 8, 16, 24])
-  for _ in range(32):
-    words = words >> 1 ^ (words & 1) * np.uint32(_POLYNOMIAL)
-  return words
-
-
-# Bytes before and behind the data.
+# Bytes of a record before and behind its data.
 HEAD, FOOT = 12, 4
 _LENGTH = 8
 
 
-def pack(data):
-  """Returns the bytes of a record in a file.
-
-  Args:
-    data: bytes.
-  """
-  length = len(data).to_bytes(_LENGTH, "little")
-  return b"".join([length, _checksum(length), data, _checksum(data)])
+def masked_crc32c(data: bytes) -> int:
+  """Return the checksum as TFRecord files have it, under 2^32."""
+  crc = google_crc32c.value(data)
+  return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
 
 
-def length(head):
-  """Returns how many bytes of data follow a head."""
+def pack(data: bytes) -> bytes:
+  """Return the bytes of a record in a file."""
+  size = len(data).to_bytes(_LENGTH, "little")
+  return b"".join([size, _checksum(size), data, _checksum(data)])
+
+
+def _data_size(head):
   return int.from_bytes(head[:_LENGTH], "little")
 
 
-def are_whole(head, data, foot):
-  """Returns whether the checksums of a record are right."""
-  return head[_LENGTH:] == _checksum(head[:_LENGTH]) and foot == _checksum(data)
-
-
 def _checksum(data):
-  return masked(data).to_bytes(FOOT, "little")
+  return masked_crc32c(data).to_bytes(FOOT, "little")
 
 
 _MOST_OPEN = 200  # Systems allow a program 256 files or more.
@@ -172,16 +111,17 @@ class RecordReader:
   def _read(self, file, start, check):
     """Returns a record, or None if it is damaged."""
     head = file.read(start, HEAD)
-    size = length(head) + FOOT
+    size = _data_size(head) + FOOT
     if start + HEAD + size > file.size():
       return None
     body = file.read(start + HEAD, size)
     if len(body) < size:
       return None
     data, foot = body[:-FOOT], body[-FOOT:]
-    if check and not are_whole(head, data, foot):
-      return None
-    return data
+    if not check:
+      return data
+    whole = head[_LENGTH:] == _checksum(head[:_LENGTH])
+    return data if whole and foot == _checksum(data) else None
 
   def _file(self, path):
     with self._lock:
@@ -375,7 +315,7 @@ def _starts(path):
     while start < size:
       file.seek(start)
       head = file.read(HEAD)
-      record = HEAD + length(head) + FOOT
+      record = HEAD + _data_size(head) + FOOT
       if len(head) < HEAD or start + record > size:
         where = "at its start" if not start else f"at byte {start} of {size}"
         raise errors.InputError(
