@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 
 from benchmarks import _quality_methods, _quality_tables, _retrieval_folds
-from delf.evaluation import revisited
+from delf.evaluation import metrics
 from delf.indexes import ranking
 from delf.learning import synthetic_views
 
@@ -122,10 +122,8 @@ def _judge(asked, scores):
   rows = []
   ids = ranking.top_k(scores).ids
   for row, good, junk in zip(ids, asked.positives, asked.junk, strict=True):
-    ranks = revisited.positive_ranks(row, good, junk)
-    rows.append(
-      (revisited.ComputeAveragePrecision(ranks), float(ranks[0] == 0))
-    )
+    ranks = metrics.positive_ranks(row, good, junk)
+    rows.append((metrics.average_precision(ranks), float(ranks[0] == 0)))
   return rows
 
 

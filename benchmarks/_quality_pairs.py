@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 
 from benchmarks import _quality_methods
-from delf.evaluation import metrics
+from delf.evaluation import pair_metrics
 from delf.matching import matcher
 
 _POSE_PIXELS = 1.0
@@ -98,9 +98,9 @@ def _judge(truth, result, points, sizes):
   """Returns whether a true pair is solved, and the error of its map."""
   if truth is None:
     return None, float("nan")
-  solved = bool(metrics.is_solved(truth, *points[:2], sizes[1]))
+  solved = bool(pair_metrics.is_solved(truth, *points[:2], sizes[1]))
   if truth["type"] == "homography" and result.model is not None:
-    error = metrics.transfer_error(result.model, truth["H"], *sizes)
+    error = pair_metrics.transfer_error(result.model, truth["H"], *sizes)
     return solved, error / max(sizes[1])
   if truth["type"] == "homography":
     return solved, float("inf")
@@ -121,7 +121,8 @@ def _pose_error(truth, points_1, points_2, seed=0):
   one, two = np.float64(points_1), np.float64(points_2)
   focal = np.mean([np.diag(camera)[:2] for camera in cameras])
   planes = [
-    metrics.on_plane(*each) for each in zip((one, two), cameras, strict=True)
+    pair_metrics.on_plane(*each)
+    for each in zip((one, two), cameras, strict=True)
   ]
   cv2.setRNGSeed(seed)
   matrix, mask = cv2.findEssentialMat(
@@ -135,4 +136,4 @@ def _pose_error(truth, points_1, points_2, seed=0):
   if mask is None:
     return float("inf")
   used = mask.ravel().astype(bool)
-  return metrics.pose_error(matrix, one[used], two[used], truth)
+  return pair_metrics.pose_error(matrix, one[used], two[used], truth)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from delf.evaluation import metrics
+from delf.evaluation import pair_metrics
 
 # Shares of a view's side, and degrees.
 TRANSFER = (0.01, 0.02, 0.05)
@@ -50,7 +50,7 @@ def summary(found, group, seed=0):
   inliers, negative = found.inliers[rows], found.inliers[others]
   result = {
     "AP": Value(
-      metrics.average_precision(inliers, negative),
+      pair_metrics.average_precision(inliers, negative),
       _precisions(inliers, negative, *weights),
     ),
     "inliers": Value(
@@ -64,7 +64,7 @@ def summary(found, group, seed=0):
   if not np.isnan(error).any():
     limits = POSE if group in POSE_GROUPS else TRANSFER
     for limit in limits:
-      area = metrics.area_under_recall
+      area = pair_metrics.area_under_recall
       samples = np.array([area(error[d], limit) for d in drawn])
       result[f"AUC {limit:g}"] = Value(area(error, limit), samples)
   return result

@@ -165,7 +165,7 @@ def _missing(args):
     return []
   truth = os.path.join(args.out, f"gnd_{args.dataset}.pkl")
   folder = os.path.join(args.out, dataset.IMAGE_FOLDERS[args.dataset])
-  number, missing = ground_truth.missing(truth, folder)
+  number, missing = ground_truth.missing_images(truth, folder)
   if missing:
     output.error(
       f"{folder}: expected the {number} images of the ground"

@@ -78,10 +78,11 @@ def add_arguments(parser):
 def run(args):
   """Evaluates, prints the report card; returns the exit status."""
   from delf.evaluation import evaluate, report_card
+  from delf.pictures import results_page
   from delf.search import searching
 
   if args.html:
-    report_card.check_path(args.html)
+    results_page.check_path(args.html)
   found, failed = _collection(args)
   searcher = searching.Searcher(found, search.search_options(args))
   truth = evaluate.read_truth(_truth_path(args), searcher)
@@ -93,7 +94,7 @@ def run(args):
   if searcher.has_regions and not args.no_regions:
     without = _without_regions(args, found, truth, asked)
   if args.html:
-    page = report_card.write_evaluate_page(report, searcher, args.html, without)
+    page = evaluate.write_page(report, searcher, args.html, without)
     search.say_problems(page)
   if args.json:
     output.print_json(report_card.document(report.card))

@@ -1,30 +1,31 @@
 """Measuring a collection with ground truth, as the papers do."""
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Sequence
+
+import numpy as np
 
 from delf.base import errors
 from delf.evaluation import ground_truth, metrics, report_card
 from delf.extraction import engine, feature_files, output_folder
 from delf.indexes import ranking
+from delf.pictures import results_page
 from delf.search import queries, searching
 
 METRICS = "metrics.txt"
 CARD = "report.json"
-# Results a query on the page.
-_SHOWN = 20
+_SHOWN = 20  # Results a query on the page.
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateReport:
-  """What was measured.
+  """Result of an evaluation.
 
   Attributes:
-    card: report_card.ReportCard.
-    result: search_result.SearchResult of the protocol that is shown.
-    truth: ground_truth.GroundTruth.
-    shown: The protocol whose order the result has: "medium", or "all".
-    failed: Each index image whose features could not be used.
+    result: Of the protocol `shown`: "medium", or "all".
+    failed: Index images whose features could not be used.
   """
 
   card: report_card.ReportCard
@@ -34,88 +35,57 @@ class EvaluateReport:
   failed: tuple[engine.Failure, ...]
 
 
-def read_truth(path, searcher):
-  """Reads ground truth for the images of a collection.
-
-  Args:
-    path: Path of a file, see `ground_truth.read`.
-    searcher: search.Searcher.
-
-  Returns:
-    ground_truth.GroundTruth whose ids are places in `searcher.names`.
-
-  Raises:
-    InputError: If the collection lacks images that the file names, or is
-      another data set's.
-  """
+def read_truth(
+  path: str | os.PathLike, searcher: searching.Searcher
+) -> ground_truth.GroundTruth:
+  """Read ground truth whose ids are positions in `searcher.names`."""
   return ground_truth.read(path, tuple(searcher.names))
 
 
-def find_index_photos(path, folder):
-  """Finds the photos of the collection that ground truth is about.
-
-  Args:
-    path: Path of a file, see `ground_truth.read`.
-    folder: Folder of photos.
+def find_index_photos(
+  path: str | os.PathLike, folder: str | os.PathLike
+) -> tuple[list[str], list[str]]:
+  """Find the photos of the collection that ground truth is about.
 
   Returns:
-    list of paths and list of names: of ground truth that lists its collection
-    those that it lists; of one's own all in the folder.
+    Paths and names of the photos that the file `path` lists as its collection;
+    if it labels images by name, of all photos in the folder.
 
   Raises:
-    InputError: If one is not there.
+    InputError: If a photo is missing.
   """
-  found = queries.find([folder])
+  photos = queries.find([folder])
   truth = ground_truth.read(path)
   if not truth.lists_collection:
-    return found.paths, found.names
-  places = ground_truth.ImagePlaces(found.names)
-  chosen = [places.find(name, folder) for name in truth.index_names]
-  return [found.paths[place] for place in chosen], list(truth.index_names)
+    return photos.paths, photos.names
+  return _pick(truth.index_names, photos, folder), list(truth.index_names)
 
 
-def find_photos(truth, folder):
-  """Finds the photos of the queries, with their boxes.
-
-  Args:
-    truth: ground_truth.GroundTruth.
-    folder: Folder of photos.
-
-  Returns:
-    queries.Photos, in the order of the ground truth.
-
-  Raises:
-    InputError: If one is not there.
-  """
-  found = queries.find([folder])
-  places = ground_truth.ImagePlaces(found.names)
-  chosen = [places.find(name, folder) for name in truth.query_names]
+def find_photos(
+  truth: ground_truth.GroundTruth, folder: str | os.PathLike
+) -> queries.Photos:
+  """Find the photos of the queries, in order, with their boxes."""
+  paths = _pick(truth.query_names, queries.find([folder]), folder)
   boxes = [
     None if box is None else tuple(map(float, box)) for box in truth.boxes
   ]
-  return queries.Photos(
-    [found.paths[place] for place in chosen], list(truth.query_names), boxes
-  )
+  return queries.Photos(paths, list(truth.query_names), boxes)
 
 
-def find_features(truth, folder):
-  """Finds the features of the queries, whose names may have an ending.
+def find_features(
+  truth: ground_truth.GroundTruth, folder: str | os.PathLike
+) -> list[queries.Query]:
+  """Find the features of the queries, whose names may have an extension.
 
-  Args:
-    truth: ground_truth.GroundTruth.
-    folder: Folder of feature files.
-
-  Returns:
-    list of queries.Query, in the order of the ground truth; some may lack
-    files.
+  Queries are in order; files of some may be missing.
 
   Raises:
-    InputError: If two could be meant.
+    InputError: If a name fits two files.
   """
-  names = sorted(feature_files.find([folder])[0])
-  places = ground_truth.ImagePlaces(names)
+  stems = sorted(feature_files.find([folder])[0])
+  places = ground_truth.ImagePlaces(stems)
   chosen = [
-    names[places.find(name, folder)] if name in places else name
+    stems[places.find(name, folder)] if name in places else name
     for name in truth.query_names
   ]
   return [
@@ -126,24 +96,24 @@ def find_features(truth, folder):
   ]
 
 
-def evaluate(searcher, truth, asked, out):
-  """Searches with all queries, and writes the metrics and a report card.
+def evaluate(
+  searcher: searching.Searcher,
+  truth: ground_truth.GroundTruth,
+  asked: Sequence[queries.Query],
+  out: str | os.PathLike,
+) -> EvaluateReport:
+  """Search with all queries, and write metrics and a report card.
 
   With re-ranking, the first images of each protocol that are not its junk are
   matched; a pair that several protocols need is matched once.
 
   Args:
-    searcher: search.Searcher.
-    truth: ground_truth.GroundTruth, as `read_truth` gives it.
-    asked: list of queries.Query, one for each query of the ground truth.
+    truth: As `read_truth` returns it.
+    asked: The queries of the ground truth, in order.
     out: Folder for `metrics.txt` and `report.json`.
-
-  Returns:
-    EvaluateReport.
 
   Raises:
     InputError: If a query has no features.
-    OSError: If files cannot be written.
   """
   good, entries, failed = searcher.read(asked)
   if failed:
@@ -151,80 +121,127 @@ def evaluate(searcher, truth, asked, out):
       "features of each query", f"{len(failed)} without; first {failed[0]}"
     )
   first = searcher.rank(entries)
-  ids, orders, lost = _protocols(searcher, truth, good, first)
-  found = metrics.evaluate(ids, truth)
+  rankings, inliers, failed = _rank_protocols(searcher, truth, good, first)
+  ids = {protocol: ranked.ids for protocol, ranked in rankings.items()}
+  measured = metrics.evaluate(ids, truth)
+  read_record = output_folder.read
   card = report_card.make(
-    found,
+    measured,
     _method(searcher),
-    _made_with(pathlib.Path(good[0].features).parent),
-    _made_with(searcher.collection.features),
+    read_record(pathlib.Path(good[0].features).parent / output_folder.RECORD),
+    read_record(searcher.collection.features / output_folder.RECORD),
     _settings(searcher.options),
   )
   out = pathlib.Path(out)
-  metrics.save(found, out / METRICS)
+  metrics.save(measured, out / METRICS)
   report_card.write(card, out / CARD)
   shown = "medium" if truth.graded else ground_truth.PLAIN_PROTOCOL
-  order, inliers = orders[shown]
+  best = rankings[shown].ids[:, :_SHOWN]
   result = searching.SearchResult(
     queries=tuple(good),
     names=tuple(searcher.names),
-    ranking=ranking.Ranking(order.ids[:, :_SHOWN], order.scores[:, :_SHOWN]),
-    inliers=None if inliers is None else inliers[:, :_SHOWN],
+    ranking=ranking.Ranking(best, rankings[shown].scores[:, :_SHOWN]),
+    inliers=inliers[shown][:, :_SHOWN] if inliers else None,
     method=searcher.method,
     verify=searcher.options.verify,
-    failed=lost,
-    boxes=searcher.boxes(first, order.ids[:, :_SHOWN]),
+    failed=failed,
+    boxes=searcher.boxes(first, best),
   )
-  return EvaluateReport(card, result, truth, shown, lost)
+  return EvaluateReport(card, result, truth, shown, failed)
 
 
-def _protocols(searcher, truth, good, first):
-  """Returns ids by protocol, (Ranking, inliers) by protocol, and failures."""
+def write_page(
+  report: EvaluateReport,
+  searcher: searching.Searcher,
+  path: str | os.PathLike,
+  without_regions: EvaluateReport | None = None,
+) -> results_page.Report:
+  """Write a page with the metrics, the curves, and the results of each query.
+
+  Args:
+    path: Page to be, `.html`.
+    without_regions: Report of whole images alone, to compare with.
+  """
+  labels = report.truth.protocols()[report.shown]
+  places = {name: place for place, name in enumerate(report.result.names)}
+
+  def label(row, name):
+    if places[name] in labels[row]["ok"]:
+      return results_page.TRUE
+    is_junk = places[name] in labels[row]["junk"]
+    return results_page.JUNK if is_junk else results_page.FALSE
+
+  measured = report.card.evaluation.protocols[report.shown]
+  notes = [
+    "no positives"
+    if np.isnan(value)
+    else f"AP {100 * value:.1f} ({report.shown})"
+    for value in measured.average_precisions
+  ]
+  return searching.write(
+    path,
+    searcher.collection,
+    report.result,
+    label,
+    notes,
+    report_card.page_section(
+      report.card, without_regions and without_regions.card
+    ),
+    f"{report.card.evaluation.dataset}: {report.card.method}",
+  )
+
+
+def _pick(names, photos, folder):
+  """Paths of the photos of that name."""
+  places = ground_truth.ImagePlaces(photos.names)
+  return [photos.paths[places.find(name, folder)] for name in names]
+
+
+def _rank_protocols(searcher, truth, good, first):
+  """Ranking and inliers by protocol, and failures."""
   protocols = truth.protocols()
   if not searcher.options.rerank:
-    orders = dict.fromkeys(protocols, (first, None))
-    return dict.fromkeys(protocols, first.ids), orders, ()
+    return dict.fromkeys(protocols, first), {}, ()
   junk = {
-    name: [entry["junk"] for entry in entries]
-    for name, entries in protocols.items()
+    protocol: [entry["junk"] for entry in labels]
+    for protocol, labels in protocols.items()
   }
-  chosen = [searcher.shortlist(first, each) for each in junk.values()]
-  report = searcher.verify(good, first, *chosen)
-  ids, orders = {}, {}
-  for name, left_out in junk.items():
+  shortlists = [searcher.shortlist(first, each) for each in junk.values()]
+  verified = searcher.verify(good, first, *shortlists)
+  rankings, inliers = {}, {}
+  for protocol, left_out in junk.items():
     new = ranking.rerank(
-      first.ids, first.scores, report.look_up, left_out, searcher.options.rerank
+      first.ids,
+      first.scores,
+      verified.look_up,
+      left_out,
+      searcher.options.rerank,
     )
-    ids[name] = new.ids
-    orders[name] = (ranking.Ranking(new.ids, new.scores), new.inliers)
-  return ids, orders, report.failed
+    rankings[protocol] = ranking.Ranking(new.ids, new.scores)
+    inliers[protocol] = new.inliers
+  return rankings, inliers, verified.failed
 
 
 def _method(searcher):
   options = searcher.options
-  words = [searcher.method]
+  parts = [searcher.method]
   if searcher.has_regions:
-    words.append("whole images" if options.only_whole else "regions")
+    parts.append("whole images" if options.only_whole else "regions")
   if options.expand:
-    words.append(f"alpha query expansion ({options.expand})")
+    parts.append(f"alpha query expansion ({options.expand})")
   if options.refine:
-    words.append(options.refine)
+    parts.append(options.refine)
   if options.rerank:
-    words.append(f"verification of {options.rerank}")
-  return " + ".join(words)
+    parts.append(f"verification of {options.rerank}")
+  return " + ".join(parts)
 
 
 def _settings(options):
   if not options.rerank:
     return {}
-  test = "ratio" if options.verify.use_ratio_test else "distance"
+  verify = options.verify
+  test = "ratio" if verify.use_ratio_test else "distance"
   return {
-    "verification": f"{test} {options.verify.descriptor_threshold},"
-    f" residual {options.verify.residual_threshold} px, seed"
-    f" {options.verify.seed}"
+    "verification": f"{test} {verify.descriptor_threshold},"
+    f" residual {verify.residual_threshold} px, seed {verify.seed}"
   }
-
-
-def _made_with(folder):
-  """Returns what the features of a folder were made with, or None."""
-  return output_folder.read(folder / output_folder.RECORD)

@@ -1,53 +1,59 @@
-"""Which images of a collection are right for each query."""
+"""Ground truth: which images of a collection are right for each query.
+
+Revisited Oxford and Paris publish files (`.mat`, `.pkl`; the same lists as
+`.json`) that list their collection. Users label images by name, in CSV or JSON;
+docs/GROUND_TRUTH.md describes these forms.
+"""
 
 import dataclasses
 import json
 import math
 import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from delf.base import errors, files
 from delf.evaluation import revisited
 from delf.extraction import jobs
-from delf.python.datasets.revisited_op import dataset as revisited_op_dataset
 
-_ENDINGS = (*files.IMAGES, files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)
+PROTOCOLS = ("easy", "medium", "hard")
+# The only protocol of ground truth that does not grade images.
+PLAIN_PROTOCOL = "all"
+QUERY, INDEX = "query", "index"
+
+_GRADED = ("easy", "hard", "junk")
+_LABELS = ("positive", *_GRADED)
+_LISTS = ("imlist", "qimlist", "gnd")
+_COLUMNS = ["query", "image", "label"]
+_BOX_COLUMNS = ["x1", "y1", "x2", "y2"]
+_EXTENSIONS = (*files.IMAGES, files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)
+_MAX_BYTES = 2**28
 
 
 class ImagePlaces:
-  """Where the images of a collection are, by name.
+  """Positions of the images of a collection, by name.
 
-  A name may be written as it is in the collection, without its ending, or
-  without its folders and ending, where that leaves one image only.
+  A name may be written as in the collection, without its extension, or without
+  its folders and extension, where only one image fits.
   """
 
-  def __init__(self, names):
-    """Starts with the names of a collection."""
+  def __init__(self, names: Sequence[str]):
     self._levels = []
-    for shorten in (str, _without_ending, _base):
-      found = {}
-      for i, name in enumerate(names):
-        # None where two have it.
+    for shorten in (str, _without_extension, _base_name):
+      places = {}
+      for place, name in enumerate(names):
         key = shorten(name)
-        found[key] = i if key not in found else None
-      self._levels.append((shorten, found))
+        places[key] = None if key in places else place  # None: ambiguous.
+      self._levels.append((shorten, places))
 
-  def __contains__(self, name):
-    return any(shorten(name) in found for shorten, found in self._levels)
+  def __contains__(self, name: str) -> bool:
+    return any(shorten(name) in places for shorten, places in self._levels)
 
-  def find(self, name, where):
-    """Returns the place of an image.
-
-    Args:
-      name: Its name.
-      where: File and place in it that the name is from, for the error.
-
-    Raises:
-      InputError: If there is none, or more than one.
-    """
-    for shorten, found in self._levels:
-      place = found.get(shorten(name), -1)
+  def find(self, name: str, where: str | os.PathLike) -> int:
+    """Return the position of the one image that `name`, from `where`, fits."""
+    for shorten, places in self._levels:
+      place = places.get(shorten(name), -1)
       if place is None:
         raise errors.InputError(
           "a name of one image", f"'{name}' of two", where
@@ -57,8 +63,74 @@ class ImagePlaces:
     raise errors.InputError("an image of the collection", f"'{name}'", where)
 
 
-def first_twice(names):
-  """Returns the first of some names that was there before, or None."""
+@dataclasses.dataclass(frozen=True)
+class GroundTruth:
+  """Ground truth of Q queries on a collection.
+
+  Ids of images, [n] int64 for each query, are positions in `index_names`.
+  """
+
+  dataset: str
+  index_names: tuple[str, ...]
+  query_names: tuple[str, ...]
+  easy: tuple[np.ndarray, ...]  # All positives, if they are not graded.
+  hard: tuple[np.ndarray, ...]
+  junk: tuple[np.ndarray, ...]  # Count neither way.
+  # Part of the query's photo, [4] float64 (x1, y1, x2, y2, pixels).
+  boxes: tuple[np.ndarray | None, ...]
+  graded: bool = True
+  distractors: int = 0  # Images that the file does not list.
+  lists_collection: bool = False  # As files of the Revisited data sets do.
+
+  def protocols(self) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Return for each protocol Q dicts with "ok" and "junk", [n] int64."""
+    labels = [
+      {"easy": easy, "hard": hard, "junk": junk}
+      for easy, hard, junk in zip(self.easy, self.hard, self.junk, strict=True)
+    ]
+    by_protocol = revisited.split_protocols(labels)
+    if not self.graded:
+      return {PLAIN_PROTOCOL: by_protocol[0]}
+    return dict(zip(PROTOCOLS, by_protocol, strict=True))
+
+
+def read(
+  path: str | os.PathLike, index_names: Sequence[str] | None = None
+) -> GroundTruth:
+  """Read ground truth, published or a user's own.
+
+  A query that is itself an image of the collection is junk for itself, unless
+  it is labelled (in files that label images by name).
+
+  Args:
+    path: `.mat`, `.pkl`, `.csv` or `.json` file.
+    index_names: Collection that is searched, in the order of its ids. By
+      default the images that the file names.
+
+  Raises:
+    FileNotFoundError: If the file does not exist.
+    InputError: If it is malformed, names an image that the collection lacks,
+      labels one twice for a query, or is of another data set.
+  """
+  extension = os.path.splitext(path)[1].lower()
+  if extension == ".csv":
+    return _from_labels(_read_csv(path), path, index_names)
+  if extension == ".json":
+    content = _read_json(path)
+    if set(_LISTS) <= set(content):
+      parsed = revisited.parse(content, 0, path)
+      return _from_lists(parsed, path, index_names, content.get("dataset"))
+    queries = [_parse_query(name, content[name], path) for name in content]
+    return _from_labels(queries, path, index_names)
+  if extension not in (".mat", ".pkl", ".pickle"):
+    raise errors.InputError(
+      "ground truth, .mat, .pkl, .json or .csv", f"'{extension}'", path
+    )
+  return _from_lists(revisited.read(path), path, index_names, None)
+
+
+def first_duplicate(names: Iterable[str]) -> str | None:
+  """Return the first name that occurs a second time, or None."""
   seen = set()
   for name in names:
     if name in seen:
@@ -67,278 +139,55 @@ def first_twice(names):
   return None
 
 
-def _without_ending(name):
-  stem, ending = os.path.splitext(name)
-  return stem if ending.lower() in _ENDINGS else name
+def _without_extension(name):
+  stem, extension = os.path.splitext(name)
+  return stem if extension.lower() in _EXTENSIONS else name
 
 
-def _base(name):
-  return _without_ending(os.path.basename(name))
+def _base_name(name):
+  return _without_extension(os.path.basename(name))
 
 
-GRADED = ("easy", "hard", "junk")
-PLAIN = ("positive", "junk")
-LABELS = ("positive", *GRADED)
-LISTS = ("imlist", "qimlist", "gnd")
-
-_COLUMNS = ["query", "image", "label"]
-_BOX = ["x1", "y1", "x2", "y2"]
-_MAX_BYTES = 2**28
+def _dataset_name(path):
+  """The data set's name in `gnd_roxford5k.mat` and the like."""
+  stem = os.path.splitext(os.path.basename(path))[0]
+  return stem.removeprefix("gnd_")
 
 
-@dataclasses.dataclass
-class Query:
-  """What a file says of one query.
-
-  Attributes:
-    name: Name of the query.
-    images: dict by label of list of (name, file and place in it).
-    box: (x1, y1, x2, y2) in pixels, or None.
-  """
-
-  name: str
-  images: dict = dataclasses.field(default_factory=dict)
-  box: tuple = None
-
-
-def read_csv(path):
-  """Reads a CSV file.
-
-  Args:
-    path: Path of it.
-
-  Returns:
-    list of Query, in the file's order.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If a line is not as it should be; it says which.
-  """
-  queries = {}
-  rows = files.read_csv(path, header=True, strict=True)
-  header = [column.strip().lower() for column in next(rows)[1]]
-  if header not in (_COLUMNS, _COLUMNS + _BOX):
-    raise errors.InputError(
-      f"the header {','.join(_COLUMNS)}", f"'{','.join(header)[:80]}'", path
-    )
-  for line, row in rows:
-    _add_row(queries, row, header, f"{path}, line {line}")
-  return list(queries.values())
-
-
-def read_json(path):
-  """Reads a JSON file.
-
-  Args:
-    path: Path of it.
-
-  Returns:
-    list of Query; or, of the Revisited form, the dict.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is not as it should be; it says where.
-  """
-  data = files.read_bytes(path, _MAX_BYTES)
-  try:
-    found = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique)
-  except _TwiceError as error:
-    raise errors.InputError("each name once", f"{error} twice", path) from None
-  except (ValueError, RecursionError) as error:
-    raise errors.InputError(
-      "a JSON file", errors.one_line(error), path
-    ) from None
-  if not isinstance(found, dict):
-    raise errors.InputError("a JSON object", type(found).__name__, path)
-  if set(LISTS) <= set(found):
-    if not all(isinstance(found[name], list) for name in LISTS):
-      raise errors.InputError(f"lists {', '.join(LISTS)}", "others", path)
-    return found
-  return [_query(name, value, path) for name, value in found.items()]
-
-
-def _add_row(queries, row, header, where):
-  if len(row) not in (len(_COLUMNS), len(header)):
-    raise errors.InputError(",".join(header), f"{len(row)} columns", where)
-  name, image, label, *box = (word.strip() for word in row)
-  if label.lower() not in LABELS:
-    raise errors.InputError(
-      f"a label of {', '.join(LABELS)}", f"'{label[:80]}'", where
-    )
-  if not name or not image:
-    raise errors.InputError("a query and an image", "an empty name", where)
-  query = queries.setdefault(name, Query(name))
-  query.images.setdefault(label.lower(), []).append((image, where))
-  if any(box):
-    box = _box(box, where)
-    if query.box not in (None, box):
-      raise errors.InputError(f"one box for {name}", "two", where)
-    query.box = box
-
-
-def _query(name, value, path):
-  where = f"{path}, query '{name[:80]}'"
-  if not isinstance(value, dict):
-    raise errors.InputError("labels and their images", "something else", where)
-  unknown = set(value) - {*LABELS, "bbx"}
-  if unknown:
-    raise errors.InputError(
-      f"labels of {', '.join(LABELS)}", f"'{min(unknown)[:80]}'", where
-    )
-  query = Query(name)
-  for label in set(LABELS) & set(value):
-    images = value[label]
-    if not (isinstance(images, list) and all(_is_name(i) for i in images)):
-      raise errors.InputError(f"names in '{label}'", "something else", where)
-    query.images[label] = [(image, where) for image in images]
-  if value.get("bbx") is not None:
-    query.box = _box(value["bbx"], where)
-  return query
-
-
-def _is_name(value):
-  return isinstance(value, str) and bool(value)
-
-
-def _box(values, where):
-  try:
-    x1, y1, x2, y2 = map(float, values)
-  except (TypeError, ValueError):
-    x1 = y1 = x2 = y2 = math.nan
-  if not (0 <= x1 < x2 < math.inf and 0 <= y1 < y2 < math.inf):
-    raise errors.InputError(
-      "a box x1, y1, x2, y2 in pixels", f"{values!r:.80}", where
-    )
-  return x1, y1, x2, y2
-
-
-class _TwiceError(Exception):
-  """A name stands twice in a JSON object; says which."""
-
-
-def _unique(pairs):
-  found = dict(pairs)
-  if len(found) < len(pairs):
-    raise _TwiceError(first_twice(name for name, _ in pairs))
-  return found
-
-
-PROTOCOLS = ("easy", "medium", "hard")
-# The one protocol of ground truth that does not say how hard an image is.
-PLAIN_PROTOCOL = "all"
-
-
-@dataclasses.dataclass(frozen=True)
-class GroundTruth:
-  """Ground truth of Q queries on a collection.
-
-  Attributes:
-    dataset: Name of the data set.
-    index_names: tuple of str, the collection; ids are places in it.
-    query_names: tuple of Q str.
-    easy: tuple of Q [n] int64, ids of images that are right and easy to find;
-      of ground truth that is not graded, of all that are right.
-    hard: tuple of Q [n] int64, of those that are right and hard to find.
-    junk: tuple of Q [n] int64, of those that count neither way.
-    boxes: tuple of Q: the query's part of its photo, [4] float64 (x1, y1, x2,
-      y2, pixels), or None for all of it.
-    graded: Whether it says how hard an image is to find.
-    distractors: How many of the collection the data set does not list.
-    lists_collection: Whether the file lists its collection, as those of the
-      Revisited data sets do, and one's own by name do not.
-  """
-
-  dataset: str
-  index_names: tuple
-  query_names: tuple
-  easy: tuple
-  hard: tuple
-  junk: tuple
-  boxes: tuple
-  graded: bool = True
-  distractors: int = 0
-  lists_collection: bool = False
-
-  def protocols(self):
-    """Returns dict by protocol of Q dicts with "ok" and "junk", [n] int64."""
-    labels = [
-      {"easy": easy, "hard": hard, "junk": junk}
-      for easy, hard, junk in zip(self.easy, self.hard, self.junk, strict=True)
-    ]
-    parsed = revisited_op_dataset.ParseEasyMediumHardGroundTruth(labels)
-    if not self.graded:
-      return {PLAIN_PROTOCOL: parsed[0]}
-    return dict(zip(PROTOCOLS, parsed, strict=True))
-
-
-def read(path, index_names=None):
-  """Reads ground truth, published or one's own.
-
-  Where one's own ground truth (by name) has a query that is itself an image of
-  the collection, it is junk for itself unless it is labelled.
-
-  Args:
-    path: Path of a file: `.mat` or `.pkl` of the Revisited data sets, or
-      `.csv` or `.json` as `own_ground_truth` describes.
-    index_names: Names of the collection that is searched, in its order; the
-      ids are places in it. None for what the file lists.
-
-  Returns:
-    GroundTruth.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is not as it should be, names an image that the collection
-      does not have, labels one twice for a query, or if the collection is
-      another data set's.
-  """
-  extension = os.path.splitext(path)[1].lower()
-  if extension == ".csv":
-    return _own(read_csv(path), path, index_names)
-  if extension == ".json":
-    found = read_json(path)
-    if isinstance(found, list):
-      return _own(found, path, index_names)
-    parsed = revisited.parse(found, 0, path)
-    name = found.get("dataset")
-    return _listed(parsed, path, index_names, name)
-  if extension not in (".mat", ".pkl", ".pickle"):
-    raise errors.InputError(
-      "ground truth, .mat, .pkl, .json or .csv", f"'{extension}'", path
-    )
-  return _listed(
-    revisited_op_dataset.ReadDatasetFile(path), path, index_names, None
-  )
-
-
-def _listed(parsed, path, index_names, name):
-  """Makes ground truth of a file that lists its collection."""
-  queries, listed, truth = parsed
-  _require_unique(queries, "query", path)
-  _require_unique(listed, "image", path)
+def _from_lists(parsed, path, index_names, dataset):
+  """Ground truth of a file that lists its collection."""
+  queries, listed, entries = parsed
+  for kind, names in (("query", queries), ("image", listed)):
+    twice = first_duplicate(names)
+    if twice is not None:
+      raise errors.InputError(f"each {kind} once", f"'{twice}' twice", path)
   ids, distractors = np.arange(len(listed)), 0
   if index_names is not None:
     ids = _place_listed(listed, queries, index_names, path)
     distractors = len(index_names) - len(listed)
-  images = {
-    label: tuple(ids[_whole(entry.get(label, ()))] for entry in truth)
-    for label in revisited.LABELS
-  }
-  for i, query in enumerate(queries):
-    _require_once([images[label][i] for label in images], query, path)
+  images = {label: [] for label in _GRADED}
+  for query, entry in zip(queries, entries, strict=True):
+    for label in _GRADED:
+      own = np.asarray(entry.get(label, ())).astype(np.int64)
+      images[label].append(ids[own])
+    labelled = np.concatenate([images[label][-1] for label in _GRADED])
+    if len(np.unique(labelled)) < len(labelled):
+      raise errors.InputError(
+        f"one label for each image of query '{query}'", "two", path
+      )
   return GroundTruth(
-    name if isinstance(name, str) else _name(path),
+    dataset if isinstance(dataset, str) else _dataset_name(path),
     tuple(listed if index_names is None else index_names),
     tuple(queries),
-    boxes=tuple(entry.get("bbx") for entry in truth),
+    boxes=tuple(entry.get("bbx") for entry in entries),
     distractors=distractors,
     lists_collection=True,
-    **images,
+    **{label: tuple(arrays) for label, arrays in images.items()},
   )
 
 
 def _place_listed(listed, queries, index_names, path):
-  """Returns [N] int64, places of the listed images in the collection."""
+  """Positions of the listed images in the collection, [N] int64."""
   places = ImagePlaces(index_names)
   missing = [name for name in listed if name not in places]
   if missing:
@@ -359,8 +208,113 @@ def _place_listed(listed, queries, index_names, path):
   return np.array([places.find(name, path) for name in listed], np.int64)
 
 
-def _own(queries, path, index_names):
-  """Makes ground truth of a file that labels images by name."""
+@dataclasses.dataclass
+class _LabelledQuery:
+  """Labels of one query, by name: (image, where it stands) of each label."""
+
+  name: str
+  images: dict[str, list[tuple[str, str]]] = dataclasses.field(
+    default_factory=dict
+  )
+  box: tuple[float, float, float, float] | None = None
+
+
+def _read_csv(path):
+  queries = {}
+  rows = files.read_csv(path, header=True, strict=True)
+  header = [column.strip().lower() for column in next(rows)[1]]
+  if header not in (_COLUMNS, _COLUMNS + _BOX_COLUMNS):
+    raise errors.InputError(
+      f"the header {','.join(_COLUMNS)}", f"'{','.join(header)[:80]}'", path
+    )
+  for line, row in rows:
+    _add_row(queries, row, header, f"{path}, line {line}")
+  return list(queries.values())
+
+
+def _add_row(queries, row, header, where):
+  if len(row) not in (len(_COLUMNS), len(header)):
+    raise errors.InputError(",".join(header), f"{len(row)} columns", where)
+  name, image, label, *box = (cell.strip() for cell in row)
+  if label.lower() not in _LABELS:
+    raise errors.InputError(
+      f"a label of {', '.join(_LABELS)}", f"'{label[:80]}'", where
+    )
+  if not name or not image:
+    raise errors.InputError("a query and an image", "an empty name", where)
+  query = queries.setdefault(name, _LabelledQuery(name))
+  query.images.setdefault(label.lower(), []).append((image, where))
+  if any(box):
+    box = _parse_box(box, where)
+    if query.box not in (None, box):
+      raise errors.InputError(f"one box for {name}", "two", where)
+    query.box = box
+
+
+def _read_json(path):
+  """Content of a JSON file: an object, with lists under the names of _LISTS."""
+
+  def unique(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
+      twice = first_duplicate(name for name, _ in pairs)
+      raise errors.InputError("each name once", f"{twice} twice", path)
+    return content
+
+  text = files.read_bytes(path, _MAX_BYTES)
+  try:
+    content = json.loads(text.decode("utf-8-sig"), object_pairs_hook=unique)
+  except errors.InputError:
+    raise
+  except (ValueError, RecursionError) as error:
+    raise errors.InputError(
+      "a JSON file", errors.one_line(error), path
+    ) from None
+  if not isinstance(content, dict):
+    raise errors.InputError("a JSON object", type(content).__name__, path)
+  if set(_LISTS) <= set(content) and not all(
+    isinstance(content[name], list) for name in _LISTS
+  ):
+    raise errors.InputError(f"lists {', '.join(_LISTS)}", "others", path)
+  return content
+
+
+def _parse_query(name, labels, path):
+  where = f"{path}, query '{name[:80]}'"
+  if not isinstance(labels, dict):
+    raise errors.InputError("labels and their images", "something else", where)
+  unknown = set(labels) - {*_LABELS, "bbx"}
+  if unknown:
+    raise errors.InputError(
+      f"labels of {', '.join(_LABELS)}", f"'{min(unknown)[:80]}'", where
+    )
+  query = _LabelledQuery(name)
+  for label in set(_LABELS) & set(labels):
+    images = labels[label]
+    if not isinstance(images, list) or not all(
+      isinstance(image, str) and image for image in images
+    ):
+      raise errors.InputError(f"names in '{label}'", "something else", where)
+    query.images[label] = [(image, where) for image in images]
+  if labels.get("bbx") is not None:
+    query.box = _parse_box(labels["bbx"], where)
+  return query
+
+
+def _parse_box(values, where):
+  try:
+    x1, y1, x2, y2 = map(float, values)
+  except (TypeError, ValueError):
+    x1 = y1 = x2 = y2 = math.nan
+  if not (0 <= x1 < x2 < math.inf and 0 <= y1 < y2 < math.inf):
+    raise errors.InputError(
+      "a box x1, y1, x2, y2 in pixels", f"{values!r:.80}", where
+    )
+  return x1, y1, x2, y2
+
+
+def _from_labels(queries, path, index_names):
+  """Ground truth of a file that labels images by name."""
   if not queries:
     raise errors.InputError("labelled images", "none", path)
   if index_names is None:
@@ -373,28 +327,27 @@ def _own(queries, path, index_names):
   index_names = tuple(index_names)
   places = ImagePlaces(index_names)
   graded = not any("positive" in query.images for query in queries)
-  images = {label: [] for label in GRADED}
+  images = {label: [] for label in _GRADED}
   for query in queries:
     if not graded and {"easy", "hard"} & set(query.images):
       raise errors.InputError(
         "'easy' and 'hard', or 'positive'", f"both, for '{query.name}'", path
       )
-    for label, ids in _ids(query, places).items():
-      images[label].append(ids)
+    label_of = _label_images(query, places)
+    for label in _GRADED:
+      own = [place for place in label_of if label_of[place] == label]
+      images[label].append(np.array(own, np.int64))
   return GroundTruth(
-    _name(path),
+    _dataset_name(path),
     index_names,
     tuple(query.name for query in queries),
-    boxes=tuple(
-      None if query.box is None else np.array(query.box) for query in queries
-    ),
+    boxes=tuple(query.box and np.array(query.box) for query in queries),
     graded=graded,
-    **{label: tuple(ids) for label, ids in images.items()},
+    **{label: tuple(arrays) for label, arrays in images.items()},
   )
 
 
-def _ids(query, places):
-  """Returns {label: [n] int64} of one query."""
+def _label_images(query, places):
   label_of = {}
   for label, images in query.images.items():
     for name, where in images:
@@ -406,82 +359,35 @@ def _ids(query, places):
       label_of[place] = "easy" if label == "positive" else label
   if query.name in places:
     label_of.setdefault(places.find(query.name, query.name), "junk")
-  return {
-    label: np.array(
-      [i for i, own in label_of.items() if own == label], np.int64
-    )
-    for label in GRADED
-  }
-
-
-def _whole(ids):
-  return np.asarray(ids).astype(np.int64)
-
-
-def _name(path):
-  """Returns the data set's name in `gnd_roxford5k.mat` and the like."""
-  stem = os.path.splitext(os.path.basename(path))[0]
-  return stem.removeprefix("gnd_")
-
-
-def _require_unique(names, what, path):
-  twice = first_twice(names)
-  if twice is not None:
-    raise errors.InputError(f"each {what} once", f"'{twice}' twice", path)
-
-
-def _require_once(ids, query, path):
-  ids = np.concatenate(ids)
-  if len(np.unique(ids)) < len(ids):
-    raise errors.InputError(
-      f"one label for each image of query '{query}'", "two", path
-    )
-
-
-QUERY = "query"
-INDEX = "index"
-
-_EXTENSION = ".jpg"
+  return label_of
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetImages:
-  """Images of one set; the lists are of one length.
+  """Images of a data set whose features are extracted."""
 
-  Attributes:
-    paths: Paths of the image files.
-    names: Their names in the data set, which are those of their outputs.
-    crops: cropping.Crop of each query, None where there is no box, and of each
-      index image None: all of it.
-  """
-
-  paths: list
-  names: list
-  crops: list
+  paths: list[str]
+  names: list[str]  # In the data set, without extension; outputs have them too.
+  crops: list[jobs.Crop | None]  # Part of a query's photo; None: all of it.
 
 
-def read_dataset_images(dataset_file_path, image_set, images_dir, scale_limits):
-  """Reads which images a data set has.
+def read_dataset_images(
+  dataset_file_path: str | os.PathLike,
+  image_set: str,
+  images_dir: str | os.PathLike,
+  scale_limits: bool,
+) -> DatasetImages:
+  """Read the images of one set of Revisited Oxford or Paris.
 
   Args:
-    dataset_file_path: Path of the ground truth, `.mat` or `.pkl`.
-    image_set: "query" or "index".
-    images_dir: Folder with `<name>.jpg` of each; they need not be there.
-    scale_limits: Whether size limits are scaled by the query's box; see
-      `cropping.Crop`.
-
-  Returns:
-    DatasetImages.
-
-  Raises:
-    FileNotFoundError: If there is no such ground truth, or folder.
-    InputError: If it is not ground truth, or has no images in the set.
+    dataset_file_path: Ground truth, `.mat` or `.pkl`.
+    image_set: QUERY or INDEX.
+    images_dir: Folder of `<name>.jpg`, which need not exist.
+    scale_limits: See `jobs.Crop`.
   """
-  from delf.python.datasets.revisited_op import dataset
-
   if not os.path.isdir(images_dir):
     raise FileNotFoundError(f"{images_dir}: expected a folder, found none")
-  queries, index, ground_truth = dataset.ReadDatasetFile(dataset_file_path)
+  queries, index, entries = revisited.read(dataset_file_path)
   names = list(map(str, queries if image_set == QUERY else index))
   if not names:
     raise errors.InputError(
@@ -489,35 +395,22 @@ def read_dataset_images(dataset_file_path, image_set, images_dir, scale_limits):
     )
   crops = [None] * len(names)
   if image_set == QUERY:
-    crops = [_crop(truth, scale_limits) for truth in ground_truth]
-  paths = [os.path.join(images_dir, f"{n}{_EXTENSION}") for n in names]
+    boxes = [entry.get("bbx") for entry in entries]
+    crops = [
+      None if box is None else jobs.Crop(tuple(box), scale_limits)
+      for box in boxes
+    ]
+  paths = [os.path.join(images_dir, f"{name}.jpg") for name in names]
   return DatasetImages(paths, names, crops)
 
 
-def _crop(truth, scale_limits):
-  box = truth.get("bbx")
-  return None if box is None else jobs.Crop(tuple(box), scale_limits)
-
-
-def missing(dataset_file_path, images_dir):
-  """Finds images that ground truth names and a folder does not have.
-
-  Args:
-    dataset_file_path: As in `read`.
-    images_dir: As there.
-
-  Returns:
-    Number of images that are named, and list of the paths that are missing.
-
-  Raises:
-    FileNotFoundError: As in `read`.
-    InputError: As there.
-  """
+def missing_images(
+  dataset_file_path: str | os.PathLike, images_dir: str | os.PathLike
+) -> tuple[int, list[str]]:
+  """Return the number of images that ground truth names, and missing paths."""
   paths = set()
   for image_set in (QUERY, INDEX):
     paths.update(
-      read_dataset_images(
-        dataset_file_path, image_set, images_dir, scale_limits=True
-      ).paths
+      read_dataset_images(dataset_file_path, image_set, images_dir, True).paths
     )
   return len(paths), sorted(p for p in paths if not os.path.isfile(p))

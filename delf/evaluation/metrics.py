@@ -1,18 +1,240 @@
-"""Metrics of a search, by the protocols of its ground truth."""
+"""Retrieval metrics of Revisited Oxford and Paris, and their file."""
 
 import dataclasses
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 
-import cv2
 import numpy as np
 
-from delf.base import errors
-from delf.evaluation import revisited
-from delf.matching import geometry
-from delf.python.datasets.revisited_op import dataset
+from delf.base import errors, files
+from delf.evaluation import ground_truth
+
+# Where precision and recall are measured, as in the papers.
+RANKS = (1, 5, 10)
+
+# Ids may exceed the number of results this many times for a table of all ids.
+_SPARSE = 64
+_MAX_FILE_BYTES = 2**24
+_AT_RANKS = re.compile(r"  (m[PR])@k\[([\d\s]*)\]\s+\[([^\[\]]*)\]")
 
 
-def mean_curve(rankings, positives, junk=None, levels=101):
-  """Returns the mean precision at levels of recall.
+@dataclasses.dataclass(frozen=True)
+class ProtocolMetrics:
+  """Metrics of Q queries under one protocol, at R ranks; all in [0, 1]."""
+
+  mean_average_precision: float  # NaN if no query has positives.
+  mean_precisions: np.ndarray  # [R] float64
+  mean_recalls: np.ndarray  # [R] float64
+  average_precisions: np.ndarray  # [Q] float64, NaN without positives
+  precisions: np.ndarray  # [Q, R] float64
+  recalls: np.ndarray  # [Q, R] float64
+  curve_recalls: np.ndarray  # [101] float64, see `mean_curve`
+  curve_precisions: np.ndarray  # [101] float64
+  left_out: tuple[str, ...]  # Names of the queries without positives.
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Metrics of a search in a collection, by protocol."""
+
+  dataset: str
+  query_names: tuple[str, ...]
+  num_images: int
+  distractors: int  # Images that the data set does not list.
+  depth: int  # Of each ranking; positives beyond it count as never found.
+  ranks: tuple[int, ...]  # Where precision and recall are measured.
+  protocols: dict[str, ProtocolMetrics]
+
+
+def evaluate(
+  ids: np.ndarray | Mapping[str, np.ndarray],
+  truth: ground_truth.GroundTruth,
+  ranks: Iterable[int] = RANKS,
+) -> Evaluation:
+  """Measure a search.
+
+  Args:
+    ids: [Q, k] int, positions in the collection, best first, -1 for none; or
+      such an array for each protocol, where rankings differ by protocol, as
+      after re-ranking without the junk of each.
+    truth: Ground truth of the same collection.
+    ranks: Where precision and recall are measured; those beyond the size of the
+      collection are dropped.
+  """
+  protocols = truth.protocols()
+  if not isinstance(ids, Mapping):
+    ids = dict.fromkeys(protocols, ids)
+  size = len(truth.index_names)
+  ranks = tuple(int(rank) for rank in ranks if rank <= size)
+  measured = {}
+  for protocol, ranking in ids.items():
+    if protocol not in protocols:
+      raise errors.InputError(
+        f"a protocol of {', '.join(protocols)}", str(protocol)
+      )
+    ranking = np.asarray(ranking)
+    if ranking.ndim == 2 and ranking.size and ranking.max() >= size:
+      raise errors.InputError(
+        f"rankings of a collection of {size} images", f"image {ranking.max()}"
+      )
+    labels = protocols[protocol]
+    values = compute_metrics(ranking, labels, ranks)
+    curve = mean_curve(
+      ranking,
+      [entry["ok"] for entry in labels],
+      [entry["junk"] for entry in labels],
+    )
+    without = np.flatnonzero(np.isnan(values[3]))
+    left_out = tuple(truth.query_names[i] for i in without)
+    measured[protocol] = ProtocolMetrics(*values, *curve, left_out)
+  return Evaluation(
+    dataset=truth.dataset,
+    query_names=truth.query_names,
+    num_images=size,
+    distractors=truth.distractors,
+    depth=min((np.shape(r)[1] for r in ids.values()), default=0),
+    ranks=ranks,
+    protocols=measured,
+  )
+
+
+def compute_metrics(
+  sorted_index_ids: np.ndarray,
+  ground_truth: Sequence[dict],
+  desired_pr_ranks: Sequence[int],
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """Compute the metrics of rankings under one protocol.
+
+  Args:
+    sorted_index_ids: [Q, N] whole numbers, ids of index images, best first. A
+      positive that is not among them counts as never found; -1 stands for no
+      image.
+    ground_truth: Q dicts with "ok" and "junk", [n] int ids.
+    desired_pr_ranks: [R], from 1 to N.
+
+  Returns:
+    (mean_average_precision, mean_precisions [R], mean_recalls [R],
+    average_precisions [Q], precisions [Q, R], recalls [Q, R]), float64 in
+    [0, 1]. A query without positives has NaN, and is left out of the means;
+    these are NaN where no query has positives.
+  """
+  ids = _check_rankings(sorted_index_ids)
+  ranks = _check_ranks(ids, ground_truth, desired_pr_ranks)
+  average_precisions = np.full([len(ids)], np.nan)
+  precisions = np.full([len(ids), len(ranks)], np.nan)
+  recalls = np.full([len(ids), len(ranks)], np.nan)
+  for i, labels in enumerate(ground_truth):
+    positives = np.unique(_check_ids(labels["ok"], i))
+    if not positives.size:
+      continue
+    junk = _check_ids(labels["junk"], i)
+    at = positive_ranks(ids[i], positives, junk, i)
+    average_precisions[i] = average_precision(at, len(positives))
+    precisions[i], recalls[i] = precision_recall(at, ranks, len(positives))
+  known = ~np.isnan(average_precisions)
+  means = [
+    values[known].mean(axis=0)
+    if known.any()
+    else np.full(values.shape[1:], np.nan)
+    for values in (average_precisions, precisions, recalls)
+  ]
+  return float(means[0]), *means[1:], average_precisions, precisions, recalls
+
+
+def average_precision(
+  positive_ranks: np.ndarray, number: int | None = None
+) -> float:
+  """Average the precision of one query over recall, by the trapezoidal rule.
+
+  Args:
+    positive_ranks: [p] int, ascending ranks from 0 of the positives that were
+      found, without junk.
+    number: Number of all positives; by default p.
+  """
+  ranks = np.asarray(positive_ranks)
+  number = len(ranks) if number is None else number
+  hits = np.arange(len(ranks))
+  # Precision before and after each positive.
+  before = np.divide(hits, ranks, out=np.ones(len(ranks)), where=ranks > 0)
+  after = (hits + 1) / (ranks + 1)
+  return float((before + after).sum() / 2 / number) if number else 0.0
+
+
+def precision_recall(
+  positive_ranks: np.ndarray,
+  desired_pr_ranks: Sequence[int],
+  number: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return precisions and recalls of one query at ranks from 1, [R] each.
+
+  A rank beyond the last positive counts as the last positive's, so that a query
+  with few positives can have a precision of 1. See `average_precision`.
+  """
+  ranks, desired = np.asarray(positive_ranks), np.asarray(desired_pr_ranks)
+  number = len(ranks) if number is None else number
+  if not number:
+    return np.zeros(len(desired)), np.zeros(len(desired))
+  last = ranks.max() + 1 if len(ranks) == number else desired
+  depth = np.minimum(desired, last)
+  hits = (ranks[:, None] < depth).sum(axis=0)
+  return hits / depth, hits / number
+
+
+def adjust_positive_ranks(
+  positive_ranks: np.ndarray, junk_ranks: np.ndarray
+) -> np.ndarray:
+  """Return the ranks of positives after the junk is removed, [P] int64.
+
+  Both arrays have ascending ranks from 0. (The original changes the first in
+  place; here it stays as it is.)
+  """
+  positive_ranks = np.asarray(positive_ranks, np.int64)
+  junk_ranks = np.sort(np.asarray(junk_ranks, np.int64))
+  return positive_ranks - np.searchsorted(junk_ranks, positive_ranks)
+
+
+def positive_ranks(
+  ids: np.ndarray, positives: np.ndarray, junk: np.ndarray, query: int = 0
+) -> np.ndarray:
+  """Return the ranks of the positives that a ranking has, without junk.
+
+  Args:
+    ids: [N] int, ids of index images, best first; negative ids stand for none.
+    positives: [P] int ids.
+    junk: [J] int ids.
+    query: Number of the query, for the error if an image is ranked twice.
+
+  Returns:
+    [p <= P] int64, ascending, from 0.
+  """
+  ids = ids[ids >= 0].astype(np.int64)
+  size = ids.max(initial=-1) + 1
+  if size > _SPARSE * len(ids):  # Few of many images: sorting is faster.
+    unique = len(np.unique(ids))
+    members = [np.isin(ids, labelled) for labelled in (positives, junk)]
+  else:
+    ranked, *tables = np.zeros([3, size], bool)
+    ranked[ids] = True
+    unique = np.count_nonzero(ranked)
+    for table, labelled in zip(tables, (positives, junk), strict=True):
+      table[labelled[labelled < size]] = True
+    members = [table[ids] for table in tables]
+  if unique != len(ids):
+    raise errors.InputError(
+      f"each image once in the ranking of query {query}", "one twice"
+    )
+  return adjust_positive_ranks(*map(np.flatnonzero, members))
+
+
+def mean_curve(
+  rankings: Sequence[np.ndarray],
+  positives: Sequence[np.ndarray],
+  junk: Sequence[np.ndarray] | None = None,
+  levels: int = 101,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return the mean precision at levels of recall.
 
   Of each query it is the interpolated precision: the highest at that recall or
   a higher one, and 0 at recalls that its ranking does not reach (Manning et
@@ -20,18 +242,14 @@ def mean_curve(rankings, positives, junk=None, levels=101):
   it is near mAP, not equal to it.
 
   Args:
-    rankings: [k] int arrays, one for each query: ids of the images, best
-      first. A negative id stands for none.
-    positives: int arrays, one for each query: ids that are right.
-    junk: int arrays, one for each query: ids that count as not there; or None.
+    rankings: Of each query [k] int ids, best first; negative: none.
+    positives: Of each query int ids.
+    junk: Of each query int ids that are removed first.
     levels: Number of recalls, from 0 to 1.
 
   Returns:
-    (recalls [levels] float64, precisions [levels] float64), in [0, 1]; mean of
-    the queries that have a positive, NaN where none has.
-
-  Raises:
-    InputError: If the lists differ in length or an image is ranked twice.
+    (recalls [levels] float64, precisions [levels] float64), the mean over the
+    queries that have a positive, NaN where none has.
   """
   junk = [()] * len(rankings) if junk is None else junk
   if not len(rankings) == len(positives) == len(junk):
@@ -40,350 +258,197 @@ def mean_curve(rankings, positives, junk=None, levels=101):
       f"{len(positives)} and {len(junk)}",
     )
   recalls = np.linspace(0, 1, levels)
-  rows = [
-    _interpolated(np.asarray(ids), right, left_out, recalls)
-    for ids, right, left_out in zip(rankings, positives, junk, strict=True)
-    if len(right)
-  ]
+  rows = []
+  for ids, right, left_out in zip(rankings, positives, junk, strict=True):
+    right = np.unique(np.asarray(right, np.int64))
+    if not right.size:
+      continue
+    left_out = np.asarray(left_out, np.int64)
+    ranks = positive_ranks(np.asarray(ids, np.int64), right, left_out)
+    precisions = np.arange(1, len(ranks) + 1) / (ranks + 1)
+    # From each positive on the highest precision; 0 past the last one.
+    best = np.append(np.maximum.accumulate(precisions[::-1])[::-1], 0.0)
+    needed = np.maximum(np.ceil(recalls * len(right) - 1e-9), 1).astype(int)
+    rows.append(best[np.minimum(needed - 1, len(ranks))])
   if not rows:
     return recalls, np.full([levels], np.nan)
   return recalls, np.mean(rows, axis=0)
 
 
-def _interpolated(ids, positives, junk, recalls):
-  """Returns the interpolated precision of one query at `recalls`."""
-  positives = np.unique(np.asarray(positives, np.int64))
-  ids, junk = ids.astype(np.int64), np.asarray(junk, np.int64)
-  ranks = revisited.positive_ranks(ids, positives, junk)
-  precisions = np.arange(1, len(ranks) + 1) / (ranks + 1)
-  # From each positive on the highest precision; 0 past the last one.
-  best = np.append(np.maximum.accumulate(precisions[::-1])[::-1], 0.0)
-  needed = np.maximum(np.ceil(recalls * len(positives) - 1e-9), 1)
-  return best[np.minimum(needed.astype(int) - 1, len(ranks))]
+def _check_rankings(ids):
+  """Ids as int [Q, N]; those of users may be float."""
+  ids = np.asarray(ids)
+  if ids.ndim == 2 and ids.dtype.kind == "f":
+    with np.errstate(invalid="ignore"):  # NaN is no whole number.
+      whole = ids.astype(np.int64)
+    ids = whole if np.array_equal(whole, ids) else ids
+  if ids.ndim != 2 or ids.dtype.kind not in "iu":
+    raise errors.InputError(
+      "ids of images, int [queries, images]", f"{ids.dtype} {list(ids.shape)}"
+    )
+  return ids
 
 
-# Where precision and recall are measured: those of the papers.
-RANKS = (1, 5, 10)
+def _check_ranks(ids, ground_truth, desired):
+  if len(ids) != len(ground_truth):
+    raise errors.InputError(
+      f"ground truth of {len(ids)} queries, as ranked",
+      f"that of {len(ground_truth)}",
+    )
+  desired = np.asarray(desired, np.int64)
+  if desired.ndim != 1 or (desired < 1).any():
+    raise errors.InputError("ranks from 1", f"{desired.tolist()}")
+  if desired.max(initial=1) > ids.shape[1]:
+    raise errors.InputError(
+      f"ranks up to {ids.shape[1]}, the number of images", f"{desired.max()}"
+    )
+  return desired
 
 
-@dataclasses.dataclass(frozen=True)
-class ProtocolMetrics:
-  """Metrics of Q queries under one protocol; all in [0, 1].
-
-  Attributes:
-    mean_average_precision: float, NaN where no query has positives.
-    mean_precisions: [R] float64, mean precision at each rank.
-    mean_recalls: [R] float64.
-    average_precisions: [Q] float64, NaN for a query without positives.
-    precisions: [Q, R] float64.
-    recalls: [Q, R] float64.
-    curve_recalls: [101] float64, levels of recall.
-    curve_precisions: [101] float64, mean interpolated precision there.
-    left_out: Names of the queries without positives.
-  """
-
-  mean_average_precision: float
-  mean_precisions: np.ndarray
-  mean_recalls: np.ndarray
-  average_precisions: np.ndarray
-  precisions: np.ndarray
-  recalls: np.ndarray
-  curve_recalls: np.ndarray
-  curve_precisions: np.ndarray
-  left_out: tuple
+def _check_ids(ids, query):
+  ids = np.asarray(ids)
+  whole = ids.astype(np.int64)
+  wrong = (whole != ids) | (whole < 0)
+  if wrong.any():
+    raise errors.InputError(
+      f"ids from 0 in the ground truth of query {query}", f"{ids[wrong][0]}"
+    )
+  return whole
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """Metrics of a search.
-
-  Attributes:
-    dataset: Name of the data set.
-    query_names: tuple of Q str.
-    num_images: Size of the collection.
-    distractors: How many of these the data set does not list.
-    depth: How many images of each ranking were given; positives beyond count
-      as never found.
-    ranks: [R] int, where precision and recall are measured.
-    protocols: dict by protocol of ProtocolMetrics.
-  """
-
-  dataset: str
-  query_names: tuple
-  num_images: int
-  distractors: int
-  depth: int
-  ranks: tuple
-  protocols: dict
-
-
-def evaluate(ids, truth, ranks=RANKS):
-  """Measures a search.
-
-  Args:
-    ids: [Q, k] int, places of images in the collection, best first, -1 for
-      none; or dict by protocol of such arrays, where rankings differ by
-      protocol, as after re-ranking without the junk of each.
-    truth: ground_truth.GroundTruth of the collection.
-    ranks: Where precision and recall are measured; those beyond the size of
-      the collection are left out.
-
-  Returns:
-    Evaluation; of a dict, with its protocols only.
-
-  Raises:
-    InputError: If a ranking has other queries, images that are not in the
-      collection, one twice, or fewer images than the ranks ask for; or if a
-      protocol is not one of the ground truth's.
-  """
-  protocols = truth.protocols()
-  if not isinstance(ids, dict):
-    ids = dict.fromkeys(protocols, ids)
-  number = len(truth.index_names)
-  ranks = tuple(int(rank) for rank in ranks if rank <= number)
-  found = {}
-  for protocol, ranking in ids.items():
-    if protocol not in protocols:
-      raise errors.InputError(
-        f"a protocol of {', '.join(protocols)}", str(protocol)
-      )
-    ranking = _checked(ranking, number)
-    found[protocol] = _measure(ranking, protocols[protocol], ranks, truth)
-  return Evaluation(
-    dataset=truth.dataset,
-    query_names=truth.query_names,
-    num_images=number,
-    distractors=truth.distractors,
-    depth=min((np.shape(r)[1] for r in ids.values()), default=0),
-    ranks=ranks,
-    protocols=found,
-  )
-
-
-def save(evaluation, path):
-  """Writes the metrics file of the original, whole or not at all.
-
-  Args:
-    evaluation: Evaluation.
-    path: Path of the text file.
-  """
-  by_protocol = evaluation.protocols.items()
-  dataset.SaveMetricsFile(
-    {name: found.mean_average_precision for name, found in by_protocol},
-    {name: found.mean_precisions for name, found in by_protocol},
-    {name: found.mean_recalls for name, found in by_protocol},
+def save(evaluation: Evaluation, path: str | os.PathLike) -> None:
+  """Write the original's metrics file, whole or not at all."""
+  protocols = evaluation.protocols.items()
+  write_file(
+    {name: values.mean_average_precision for name, values in protocols},
+    {name: values.mean_precisions for name, values in protocols},
+    {name: values.mean_recalls for name, values in protocols},
     evaluation.ranks,
     path,
   )
 
 
-def _checked(ids, number):
-  ids = np.asarray(ids)
-  if ids.ndim == 2 and ids.size and ids.max() >= number:
+def write_file(
+  mean_average_precision: Mapping[str, float],
+  mean_precisions: Mapping[str, np.ndarray],
+  mean_recalls: Mapping[str, np.ndarray],
+  pr_ranks: Sequence[int],
+  output_path: str | os.PathLike,
+) -> None:
+  """Write metrics by protocol, whole or not at all, in percent.
+
+  Values, in [0, 1], get two decimals; precisions and recalls are [R]. Long
+  lists stay on one line. (The original's wrap, and its own reader then rejects
+  them.)
+  """
+  lines = []
+  for protocol in sorted(mean_average_precision):
+    mean = _percent(mean_average_precision[protocol])
+    lines += [f"{protocol}\n", f"  mAP={mean!s}\n"]
+    for name, values in (("mP", mean_precisions), ("mR", mean_recalls)):
+      if protocol not in values:
+        raise errors.InputError(f"{name} of {protocol}", "none")
+      at_ranks = _one_line(_percent(values[protocol]))
+      lines.append(f"  {name}@k{_one_line(pr_ranks)} {at_ranks}\n")
+  files.write_bytes(output_path, "".join(lines).encode())
+
+
+def read_file(
+  metrics_path: str | os.PathLike,
+) -> tuple[dict, np.ndarray, dict, dict]:
+  """Read a metrics file, the original's too, also where its lists wrap.
+
+  Returns:
+    (mean_average_precision, pr_ranks, mean_precisions, mean_recalls): by
+    protocol float; [R] int64; by protocol [R] float64. All but the ranks are in
+    [0, 1].
+  """
+  lines = _unwrapped_lines(metrics_path)
+  if not lines or len(lines) % 4:
     raise errors.InputError(
-      f"rankings of a collection of {number} images", f"image {ids.max()}"
+      "four lines for each protocol", f"{len(lines)} lines", metrics_path
     )
-  return ids
+  means, ranks, by_name = {}, None, {"mP": {}, "mR": {}}
+  for start in range(0, len(lines), 4):
+    protocol, mean_line, *rank_lines = lines[start : start + 4]
+    if protocol in means:
+      raise errors.InputError("each protocol once", protocol, metrics_path)
+    prefix, _, value = mean_line.partition("=")
+    if prefix != "  mAP":
+      raise _bad_line("  mAP=", mean_line, metrics_path)
+    means[protocol] = float(_fractions([value], mean_line, metrics_path)[0])
+    for name, line in zip(by_name, rank_lines, strict=True):
+      own_ranks, values = _parse_at_ranks(line, name, metrics_path)
+      if ranks is not None and not np.array_equal(own_ranks, ranks):
+        raise errors.InputError(
+          f"the same ranks everywhere, {_one_line(ranks)}",
+          _one_line(own_ranks),
+          metrics_path,
+        )
+      ranks = own_ranks
+      by_name[name][protocol] = values
+  return means, ranks, by_name["mP"], by_name["mR"]
 
 
-def _measure(ids, truth, ranks, names):
-  mean, precisions, recalls, *by_query = dataset.ComputeMetrics(
-    ids, truth, ranks
+def _percent(values):
+  return np.around(np.asarray(values, np.float64) * 100, decimals=2)
+
+
+def _one_line(array):
+  """An array as NumPy prints it by default, whatever is set, on one line."""
+  return np.array2string(
+    np.asarray(array),
+    max_line_width=sys.maxsize,
+    threshold=sys.maxsize,
+    precision=8,
+    floatmode="maxprec",
+    suppress_small=False,
+    sign="-",
+    formatter={},
+    legacy=False,
   )
-  curve = mean_curve(
-    ids, [entry["ok"] for entry in truth], [entry["junk"] for entry in truth]
-  )
-  without = np.flatnonzero(np.isnan(by_query[0]))
-  return ProtocolMetrics(
-    mean,
-    precisions,
-    recalls,
-    *by_query,
-    *curve,
-    left_out=tuple(names.query_names[i] for i in without),
-  )
 
 
-# Shares of the longer side of the second image (as the table's own text says).
-HOMOGRAPHY_SHARE = 0.02
-EPIPOLAR_SHARE = 0.01
-# A pair is solved by so many inliers, of which this share agrees.
-SOLVED_INLIERS = 15
-SOLVED_SHARE = 0.7
+def _unwrapped_lines(path):
+  """Lines of a metrics file, those within brackets joined."""
+  try:
+    text = files.read_bytes(path, _MAX_FILE_BYTES).decode()
+  except UnicodeDecodeError:
+    raise errors.InputError("a metrics file", "binary data", path) from None
+  lines, depth = [], 0
+  for line in text.splitlines():
+    if depth > 0:
+      lines[-1].append(line)
+    else:
+      lines.append([line.rstrip()])
+      depth = 0
+    depth += line.count("[") - line.count("]")
+  return ["".join(parts) for parts in lines]
 
 
-def agreeing(truth, points_1, points_2, size_2):
-  """Returns which matches agree with the ground truth of a pair.
-
-  Args:
-    truth: dict with `type` "homography" (`H`), "pose" (`K0`, `K1`, `R`, `t`),
-      "points" (`points`, rows of x1, y1, x2, y2) or "fundamental" (`F`).
-    points_1: [N, 2] float, (x, y) pixels.
-    points_2: [N, 2] float, (x, y) pixels.
-    size_2: (width, height) of the second image.
-
-  Returns:
-    [N] bool: within 2 % of the longer side of where the homography sends a
-    point, or within 1 % of it from its epipolar line.
-  """
-  side = max(size_2)
-  if truth["type"] == "homography":
-    homography = np.asarray(truth["H"], np.float64)
-    mapped = _homogeneous(points_1) @ homography.T
-    mapped = mapped[:, :2] / mapped[:, 2:]
-    errors = np.hypot(*(mapped - points_2).T)
-    return errors <= HOMOGRAPHY_SHARE * side
-  best = np.zeros([len(points_1)], bool)
-  for matrix in _fundamentals(truth):
-    lines = _homogeneous(points_1) @ matrix.T
-    distances = np.abs((lines * _homogeneous(points_2)).sum(1))
-    distances = distances / np.maximum(np.hypot(*lines[:, :2].T), 1e-12)
-    good = distances <= EPIPOLAR_SHARE * side
-    best = good if good.sum() > best.sum() else best
-  return best
+def _parse_at_ranks(line, name, path):
+  """([R] int64 ranks, [R] float64 values) of a line."""
+  match = _AT_RANKS.fullmatch(line)
+  if not match or match[1] != name:
+    raise _bad_line(f"  {name}@k[ranks] [values]", line, path)
+  try:
+    ranks = np.array(match[2].split(), np.int64)
+  except (ValueError, OverflowError):
+    raise _bad_line("ranks", line, path) from None
+  values = _fractions(match[3].split(), line, path)
+  if len(ranks) != len(values):
+    raise errors.InputError(
+      f"{len(ranks)} values in '{line.strip()}'", f"{len(values)}", path
+    )
+  return ranks, values
 
 
-def _fundamentals(truth):
-  """Returns the fundamental matrices of a truth; three where 7 points leave it.
-
-  Eight points and more are fitted by least squares (normalised 8-point).
-  """
-  if truth["type"] == "fundamental":
-    return [np.asarray(truth["F"], np.float64)]
-  if truth["type"] == "pose":
-    rotation, shift = np.asarray(truth["R"]), np.ravel(truth["t"])
-    x, y, z = shift
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    inverse_1 = np.linalg.inv(truth["K1"]).T
-    return [inverse_1 @ cross @ rotation @ np.linalg.inv(truth["K0"])]
-  points = np.asarray(truth["points"], np.float64)
-  method = cv2.FM_8POINT if len(points) >= 8 else cv2.FM_7POINT
-  matrix, _ = cv2.findFundamentalMat(points[:, :2], points[:, 2:], method)
-  return list(matrix.reshape(-1, 3, 3))
+def _fractions(percents, line, path):
+  try:
+    return np.array(percents, np.float64) / 100
+  except ValueError:
+    raise _bad_line("numbers", line, path) from None
 
 
-def _homogeneous(points):
-  return np.hstack([points, np.ones([len(points), 1])])
-
-
-def is_solved(truth, points_1, points_2, size_2):
-  """Returns whether these inliers solve a pair: enough, and most agree."""
-  if len(points_1) < SOLVED_INLIERS:
-    return False
-  return agreeing(truth, points_1, points_2, size_2).mean() >= SOLVED_SHARE
-
-
-def average_precision(positive, negative):
-  """Returns how well scores tell positives from negatives.
-
-  Args:
-    positive: Scores of the positives.
-    negative: Scores of the negatives.
-
-  Returns:
-    Average precision: the sum over thresholds of precision times the recall
-    that is gained; equal scores share one threshold.
-  """
-  positive, negative = np.asarray(positive), np.asarray(negative)
-  precision_sum = 0.0
-  for score in np.unique(positive):
-    true, false = (positive >= score).sum(), (negative >= score).sum()
-    precision_sum += (positive == score).sum() * true / (true + false)
-  return precision_sum / max(1, len(positive))
-
-
-def transfer_error(model, truth, size_1, size_2, steps=16):
-  """Returns how far a homography is from the true one, where both images are.
-
-  Args:
-    model: [2, 3] or [3, 3], from (x, y) pixels of image 1 to image 2, or None.
-    truth: [3, 3], the true homography.
-    size_1: (width, height) of image 1.
-    size_2: (width, height) of image 2.
-    steps: Points of a grid per side of image 1.
-
-  Returns:
-    Mean distance in pixels of image 2 over the points of the grid that the
-    true homography sends into image 2; infinity without a model.
-  """
-  if model is None:
-    return float("inf")
-  sides = [np.linspace(0, length - 1, steps) for length in size_1]
-  grid = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
-  mapped = _homogeneous(grid) @ np.asarray(truth, np.float64).T
-  grid, mapped = grid[mapped[:, 2] > 0], mapped[mapped[:, 2] > 0]
-  mapped = mapped[:, :2] / mapped[:, 2:]
-  seen = ((mapped >= 0) & (mapped <= np.subtract(size_2, 1))).all(axis=1)
-  if not seen.any():
-    return float("inf")
-  distances = geometry.residuals(model, grid[seen], mapped[seen])
-  return float(distances.mean())
-
-
-def pose_error(essential, points_1, points_2, truth):
-  """Returns how far the pose of an essential matrix is from the true one.
-
-  Args:
-    essential: [3, 3], or [3 n, 3] of n candidates, or None.
-    points_1: [N, 2] float, (x, y) pixels of what agrees with it in image 1.
-    points_2: [N, 2] float, the same in image 2.
-    truth: dict with `K0`, `K1`, `R` and `t`: X_2 = R X_1 + t.
-
-  Returns:
-    Degrees: the larger of the angles of rotation and of the direction of the
-    translation, whose sign an essential matrix leaves open (Sarlin et al.,
-    SuperGlue, CVPR 2020). Of several candidates, that of the pose with most
-    points before both cameras. Infinity without one.
-  """
-  if essential is None or len(points_1) < 5:
-    return float("inf")
-  ones = on_plane(points_1, truth["K0"]), on_plane(points_2, truth["K1"])
-  best, found = 0, None
-  for candidate in np.asarray(essential).reshape(-1, 3, 3):
-    number, rotation, shift, _ = cv2.recoverPose(candidate, *ones, np.eye(3))
-    if number > best:
-      best, found = number, (rotation, shift)
-  if found is None:
-    return float("inf")
-  rotation, shift = found
-  turn = np.trace(rotation.T @ np.asarray(truth["R"], np.float64))
-  turn = np.degrees(np.arccos(np.clip((turn - 1) / 2, -1, 1)))
-  true_shift = np.ravel(truth["t"])
-  cosine = shift.ravel() @ true_shift / np.linalg.norm(true_shift)
-  angle = np.degrees(np.arccos(np.clip(abs(cosine), 0, 1)))
-  return float(max(turn, angle))
-
-
-def on_plane(points, camera):
-  """Returns pixels (x, y) on the plane at distance 1 of a camera.
-
-  Args:
-    points: [N, 2] float, (x, y) pixels.
-    camera: [3, 3], calibration.
-
-  Returns:
-    [N, 2] float64, (x, y).
-  """
-  rays = _homogeneous(points) @ np.linalg.inv(camera).T
-  return np.ascontiguousarray(rays[:, :2] / rays[:, 2:])
-
-
-def area_under_recall(errors, threshold):
-  """Returns the area under the curve of recall over error, up to a threshold.
-
-  Args:
-    errors: [N] float; infinity for failures.
-    threshold: Largest error.
-
-  Returns:
-    Float in [0, 1]: the area by the trapezoidal rule over the threshold, as
-    the pose AUC of Sarlin et al. (SuperGlue, CVPR 2020) is computed.
-  """
-  errors = np.sort(np.asarray(errors, np.float64))
-  number = int(np.searchsorted(errors, threshold))
-  if not number:
-    return 0.0
-  recall = np.arange(number + 1) / len(errors)
-  x = np.concatenate([[0.0], errors[:number], [threshold]])
-  y = np.append(recall, recall[-1])
-  return float(((x[1:] - x[:-1]) * (y[1:] + y[:-1])).sum() / 2 / threshold)
+def _bad_line(expected, line, path):
+  return errors.InputError(f"'{expected}'", f"'{line[:80]}'", path)

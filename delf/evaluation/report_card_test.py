@@ -6,6 +6,7 @@ import pytest
 import delf
 from delf.base import errors
 from delf.evaluation import ground_truth, metrics, report_card
+from delf.pictures import results_page
 
 _MADE = {
   "global": {
@@ -38,8 +39,9 @@ def _evaluation(dataset="roxford5k", distractors=0, depth=10, graded=True):
 
 @pytest.fixture
 def whole(monkeypatch):
-  """Takes the small data set of these tests for a published one."""
-  monkeypatch.setattr(report_card, "WHOLE", {"roxford5k": (2, 12)})
+  """Takes the small data sets of these tests for published ones."""
+  sizes = {"roxford5k": (2, 12), "rparis6k": (2, 4)}
+  monkeypatch.setattr(report_card, "WHOLE", sizes)
 
 
 def _card(*arguments, **options):
@@ -105,7 +107,7 @@ def test_published_rows_are_those_of_the_collection():
   whole = report_card.WHOLE
 
   def find(name, *distractors):
-    rows = report_card.rows(name, whole[name], *distractors)
+    rows = report_card.published(name, whole[name], *distractors)
     method = "R101-DELG global + verification (GLDv2-clean)"
     (row,) = [row for row in rows if row.method == method]
     return row.medium, row.hard
@@ -114,8 +116,8 @@ def test_published_rows_are_those_of_the_collection():
   assert find("rparis6k") == (87.2, 72.8)
   assert find("roxford5k", 1_001_001) == (69.1, 47.5)
   assert find("rparis6k", 1_001_001) == (71.5, 48.7)
-  assert len(report_card.rows("roxford5k", (70, 4993))) == 15
-  assert len(report_card.rows("rparis6k", (70, 6322))) == 11
+  assert len(report_card.published("roxford5k", (70, 4993))) == 15
+  assert len(report_card.published("rparis6k", (70, 6322))) == 11
 
 
 def test_ungraded_ground_truth_has_a_card():
@@ -144,13 +146,7 @@ def test_features_that_were_made_otherwise_are_refused():
   assert card.made_with == _MADE
 
 
-@pytest.fixture(autouse=True)
-def _whole(monkeypatch):
-  """Takes the small data set of these tests for a published one."""
-  monkeypatch.setattr(report_card, "WHOLE", {"rparis6k": (2, 4)})
-
-
-def _card_report_page(dataset):
+def _small_card(dataset):
   none = np.zeros([0], np.int64)
   truth = ground_truth.GroundTruth(
     dataset=dataset,
@@ -167,8 +163,8 @@ def _card_report_page(dataset):
 
 
 def test_a_page_has_the_numbers_of_the_card():
-  card = _card_report_page("mine")
-  page = report_card.make_report_page(card)
+  card = _small_card("mine")
+  page = report_card.page_section(card)
   (protocols,) = page.tables
   assert protocols.title == "mine, global (%)"
   assert protocols.columns == ("protocol", "queries", "mAP", "mP@1", "mR@1")
@@ -180,18 +176,18 @@ def test_a_page_has_the_numbers_of_the_card():
   assert page.report == report_card.text(card)
 
 
+@pytest.mark.usefixtures("whole")
 def test_what_is_published_is_on_the_page():
-  table = report_card.make_report_page(_card_report_page("rparis6k")).tables[1]
+  table = report_card.page_section(_small_card("rparis6k")).tables[1]
   assert table.rows[0] == ("this result", 25, 25)
   assert ("R50-DELG global (GLDv1)", 81.6, 63.4) in table.rows
   assert len(table.rows) == 12
 
 
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("dataset", ["mine", "rparis6k"])
 def test_a_page_is_written_with_it(dataset, tmp_path):
-  from delf.pictures import results_page
-
-  page = report_card.make_report_page(_card_report_page(dataset))
+  page = report_card.page_section(_small_card(dataset))
   path = tmp_path / "page.html"
   results_page.write(path, "Mine", [], evaluation=page)
   assert "global (%)" in path.read_text()

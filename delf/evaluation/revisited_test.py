@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from delf.base import errors
-from delf.evaluation import revisited
 from delf.python.datasets.revisited_op import dataset
 from tests import npz
 
@@ -147,7 +146,7 @@ def test_ids_that_are_not_whole_are_refused(wrong):
 )
 def test_what_cannot_be_measured_is_refused(ids, truth, ranks, words):
   with pytest.raises(errors.InputError) as error:
-    revisited.ComputeMetrics(np.array(ids), truth, ranks)
+    dataset.ComputeMetrics(np.array(ids), truth, ranks)
   assert words in str(error.value)
 
 

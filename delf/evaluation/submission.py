@@ -1,46 +1,37 @@
-"""Files to submit to the Google Landmarks contests, from a search result."""
+"""Files to submit to the Google Landmarks contests, from search results."""
 
 import os
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from delf.base import arrays, errors, files
 from delf.evaluation import ground_truth
 
-# How many index images of a query the retrieval contest counts.
-MAX_RETRIEVED = 100
-# Neighbours that vote for a landmark.
-NEIGHBOURS = 5
-# Digits of a landmark's number: those of an int64.
-_DIGITS = 18
+MAX_RETRIEVED = 100  # Index images a query that the retrieval contest counts.
+NEIGHBOURS = 5  # Most similar images that vote for a landmark.
+
+_MAX_DIGITS = 18  # Of a landmark's number, an int64.
 _SEPARATORS = re.compile(r"""[\s,"']""")
 
 
-def image_id(name):
-  """Returns the contest's id of an image: its name without folder and ending.
-
-  Args:
-    name: Name or path of an image.
-  """
+def image_id(name: str) -> str:
+  """Return the contest's id of an image: its base name without extension."""
   return os.path.splitext(os.path.basename(name))[0]
 
 
-def read_landmarks(path):
-  """Reads which landmark images show.
+def read_landmarks(path: str | os.PathLike) -> dict[str, int]:
+  """Read the landmark of each image, by image id.
 
   Args:
-    path: Path of a CSV file with a header: `train.csv` (`id,url,landmark_id`),
+    path: CSV file with a header: `train.csv` (`id,url,landmark_id`),
       `index_image_to_landmark.csv` (`id,landmark_id`) or `train_clean.csv`
       (`landmark_id,images`, these separated by spaces).
 
-  Returns:
-    dict by image id of int.
-
   Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If a line is not as it should be, or has an image of another
-      line and another landmark; it says which.
+    FileNotFoundError: If the file does not exist.
+    InputError: If a line is malformed or gives an image a second landmark.
   """
   rows = files.read_csv(path, header=True)
   _, header = next(rows)
@@ -53,7 +44,7 @@ def read_landmarks(path):
   landmarks = {}
   for line, row in rows:
     where = f"{path}, line {line}"
-    if len(row) != len(header) or not _is_number(row[label]):
+    if len(row) != len(header) or not _is_landmark(row[label]):
       raise errors.InputError(",".join(header), ",".join(row)[:80], where)
     landmark = int(row[label])
     for name in row[images].split():
@@ -64,21 +55,21 @@ def read_landmarks(path):
   return landmarks
 
 
-def _is_number(text):
-  return text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+def vote(
+  ids: np.ndarray,
+  scores: np.ndarray,
+  landmarks: Sequence[int],
+  neighbours: int = NEIGHBOURS,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Predict a landmark for each query from its most similar images.
 
-
-def vote(ids, scores, landmarks, neighbours=NEIGHBOURS):
-  """Predicts a landmark for each query from its most similar images.
-
-  Each of the neighbours votes for its landmark with its similarity; the sum is
-  the score. Equal sums go to the lower landmark.
+  Each neighbour votes for its landmark with its similarity. Of equal sums the
+  lower landmark wins.
 
   Args:
     ids: [Q, k] int, index images, best first; -1 stands for none.
-    scores: [Q, k] float, their similarities; those below 0 have no vote.
+    scores: [Q, k] float, similarities; negative ones have no vote.
     landmarks: [N] int, landmark of each index image.
-    neighbours: How many of the k vote.
 
   Returns:
     (predicted [Q] int64, sums [Q] float64); -1 and 0 where nothing has a vote.
@@ -88,17 +79,71 @@ def vote(ids, scores, landmarks, neighbours=NEIGHBOURS):
   votes = (ids >= 0) & (weights > 0)
   landmarks = np.append(np.asarray(landmarks, np.int64), -1)
   labels = np.where(votes, landmarks[np.where(votes, ids, -1)], -1)
-  return _best_sums(labels, np.where(votes, weights, 0))
+  return _largest_sums(labels, np.where(votes, weights, 0))
 
 
-def _best_sums(labels, weights):
-  """Returns the label of each row whose weights add up to most, and that."""
+def write_retrieval(
+  path: str | os.PathLike,
+  queries: Sequence[str],
+  index: Sequence[str],
+  ids: np.ndarray,
+) -> None:
+  """Write a submission to the retrieval contest, whole or not at all.
+
+  Args:
+    path: CSV file to be, `id,images`.
+    queries: Names of the Q queries.
+    index: Names of the index images.
+    ids: [Q, k] int, index images, best first; -1 stands for none. The first 100
+      are written.
+  """
+  names = np.array(_contest_ids(index, "index image"), object)
+  ids = np.asarray(ids)
+  if ids.ndim != 2 or ids.max(initial=-1) >= len(names):
+    raise errors.InputError(
+      f"ids of {len(names)} index images, [queries, results]",
+      f"shape {list(ids.shape)}, up to {ids.max(initial=-1)}",
+    )
+  rows = [" ".join(names[row[row >= 0]]) for row in ids[:, :MAX_RETRIEVED]]
+  _write(path, "images", queries, rows)
+
+
+def write_recognition(
+  path: str | os.PathLike,
+  queries: Sequence[str],
+  predicted: Sequence[int],
+  scores: Sequence[float],
+) -> None:
+  """Write a submission to the recognition contest, whole or not at all.
+
+  Args:
+    path: CSV file to be, `id,landmarks`.
+    queries: Names of the Q queries.
+    predicted: [Q], landmarks; -1 stands for none.
+    scores: [Q], finite.
+  """
+  if len(predicted) != len(scores):
+    raise errors.InputError(f"{len(predicted)} scores", f"{len(scores)}")
+  arrays.check_finite(np.asarray(scores), "scores")
+  rows = [
+    f"{label} {score:.9g}" if label >= 0 else ""
+    for label, score in zip(predicted, scores, strict=True)
+  ]
+  _write(path, "landmarks", queries, rows)
+
+
+def _is_landmark(text):
+  return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
+
+
+def _largest_sums(labels, weights):
+  """The label of each row whose weights add up to most, and the sum."""
   number, size = labels.shape
   if not labels.size:
     return np.full([number], -1, np.int64), np.zeros([number])
   order = np.argsort(labels, axis=1, kind="stable")
   labels = np.take_along_axis(labels, order, axis=1)
-  # Runs of one label, each row beginning with a new one.
+  # Runs of one label; each row begins with a new one.
   begins = np.ones([number, size], bool)
   begins[:, 1:] = labels[:, 1:] != labels[:, :-1]
   runs = np.flatnonzero(begins)
@@ -112,59 +157,10 @@ def _best_sums(labels, weights):
   return np.where(best > 0, predicted, -1), best
 
 
-def write_retrieval(path, queries, index, ids):
-  """Writes a submission to the retrieval contest, whole or not at all.
-
-  Args:
-    path: Path of the CSV file, `id,images`.
-    queries: list of Q str, names of the queries.
-    index: list of N str, names of the index images.
-    ids: [Q, k] int, index images, best first; -1 stands for none. The first 100
-      are written.
-
-  Raises:
-    InputError: If the numbers of queries differ, two images have one id, an id
-      cannot stand in the file, or a result is of no index image.
-  """
-  names = np.array(_ids(index, "index image"), object)
-  ids = np.asarray(ids)
-  if ids.ndim != 2 or ids.max(initial=-1) >= len(names):
-    raise errors.InputError(
-      f"ids of {len(names)} index images, [queries, results]",
-      f"shape {list(ids.shape)}, up to {ids.max(initial=-1)}",
-    )
-  found = ids[:, :MAX_RETRIEVED]
-  rows = (" ".join(names[row[row >= 0]]) for row in found)
-  _write(path, "images", queries, rows, len(ids))
-
-
-def write_recognition(path, queries, predicted, scores):
-  """Writes a submission to the recognition contest, whole or not at all.
-
-  Args:
-    path: Path of the CSV file, `id,landmarks`.
-    queries: list of Q str, names of the queries.
-    predicted: [Q] int, landmarks; -1 stands for none.
-    scores: [Q] float, finite.
-
-  Raises:
-    InputError: If the numbers of queries differ, two have one id, an id cannot
-      stand in the file, or a score is not finite.
-  """
-  if len(predicted) != len(scores):
-    raise errors.InputError(f"{len(predicted)} scores", f"{len(scores)}")
-  arrays.check_finite(np.asarray(scores), "scores")
-  pairs = zip(predicted, scores, strict=True)
-  rows = (
-    f"{label} {score:.9g}" if label >= 0 else "" for label, score in pairs
-  )
-  _write(path, "landmarks", queries, rows, len(predicted))
-
-
-def _write(path, column, queries, rows, number):
-  ids = _ids(queries, "query")
-  if len(ids) != number:
-    raise errors.InputError(f"results of {len(ids)} queries", f"{number}")
+def _write(path, column, queries, rows):
+  ids = _contest_ids(queries, "query")
+  if len(ids) != len(rows):
+    raise errors.InputError(f"results of {len(ids)} queries", f"{len(rows)}")
   with (
     files.atomic_path(path) as temporary,
     open(temporary, "w", encoding="utf-8", newline="\n") as file,
@@ -173,13 +169,12 @@ def _write(path, column, queries, rows, number):
     file.writelines(f"{i},{row}\n" for i, row in zip(ids, rows, strict=True))
 
 
-def _ids(names, what):
-  """Returns the ids of images, each once and such as the file separates."""
+def _contest_ids(names, kind):
   ids = [image_id(name) for name in names]
   for one in ids:
     if not one or _SEPARATORS.search(one):
       raise errors.InputError("ids without spaces, commas or quotes", repr(one))
-  twice = ground_truth.first_twice(ids)
+  twice = ground_truth.first_duplicate(ids)
   if twice is not None:
-    raise errors.InputError(f"each {what} once", f"{twice} twice")
+    raise errors.InputError(f"each {kind} once", f"{twice} twice")
   return ids

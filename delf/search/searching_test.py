@@ -6,7 +6,7 @@ import pytest
 
 from delf.aggregation import visual_words
 from delf.base import errors
-from delf.evaluation import evaluate, report_card, submission
+from delf.evaluation import evaluate, submission
 from delf.matching import matcher
 from delf.pictures import results_page
 from delf.python import datum_io, feature_io, whiten
@@ -257,7 +257,7 @@ def test_evaluation(folders, tmp_path, rerank):
   for metrics in report.card.evaluation.protocols.values():
     assert metrics.mean_average_precision == 1.0
   assert (tmp_path / "out" / "metrics.txt").read_text().startswith("easy\n")
-  report_card.write_evaluate_page(report, searcher, tmp_path / "page.html")
+  evaluate.write_page(report, searcher, tmp_path / "page.html")
   text = (tmp_path / "page.html").read_text()
   assert "Report card" in text
   assert "<title>truth: global" in text

@@ -57,7 +57,7 @@ def measure(config, pairs, picture=None):
   Returns:
     Scores, without those of searching.
   """
-  from delf.evaluation import metrics
+  from delf.evaluation import pair_metrics
 
   extract = _extractor(config, use_local=True)
   local = [
@@ -76,14 +76,16 @@ def measure(config, pairs, picture=None):
   ]
   solved = np.array(
     [
-      metrics.is_solved(truth, *points, pairs.images[second].shape[1::-1])
+      pair_metrics.is_solved(truth, *points, pairs.images[second].shape[1::-1])
       for (_, second, _, truth), points in zip(pairs.true, found, strict=True)
     ]
   )
   is_real = np.array([real for _, _, real, _ in pairs.true])
   counts = [len(points[0]) for points in found]
   return Scores(
-    float(metrics.average_precision(counts, negative)) if negative else None,
+    float(pair_metrics.average_precision(counts, negative))
+    if negative
+    else None,
     (int(solved[is_real].sum()), int(is_real.sum())),
     (int(solved[~is_real].sum()), int((~is_real).sum())),
     float(np.median(counts)),
