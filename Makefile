@@ -1,6 +1,6 @@
 # make demo: all set-up, then two sample photos are matched and drawn.
 # make test: all set-up, then the tests, in a process of each core (to 4).
-# Both need only Python 3.10 to 3.12, git, make and pip's usual connection.
+# Both need only Python 3.11 to 3.13, git, make and pip's usual connection.
 
 VENV ?= .venv
 OUT ?= demo_output
@@ -10,15 +10,15 @@ PROTOS_VENV := $(VENV)-protos
 PACKAGE := pyproject.toml setup.py
 
 # The first of these that is a Python that TensorFlow supports.
-PYTHONS := $(PYTHON) python3.12 python3.11 python3.10 python3
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
 FIND_PYTHON := for p in $(PYTHONS); do \
     $$p -c 'import sys, ensurepip, venv; \
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
       >/dev/null 2>&1 && { echo $$p; exit 0; }; \
   done
 
 # Those that the wheel is tried on: all that are there, unless named.
-WHEEL_PYTHONS ?= $(shell for p in python3.10 python3.11 python3.12; do \
+WHEEL_PYTHONS ?= $(shell for p in python3.11 python3.12 python3.13; do \
     $$p -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$p; done)
 
 .PHONY: demo test check bench wheel wheel-test protos format clean
@@ -44,7 +44,7 @@ wheel: $(VENV)/.installed-dev
 
 wheel-test: $(VENV)/.installed-dev
 	@test -n "$(WHEEL_PYTHONS)" || { \
-	  echo "Expected python3.10, python3.11 or python3.12, found none;" \
+	  echo "Expected python3.11, python3.12 or python3.13, found none;" \
 	    "name some: make wheel-test WHEEL_PYTHONS=/path/to/python3" >&2; \
 	  exit 1; }
 	DELF_WHEEL_TEST_PYTHONS="$(WHEEL_PYTHONS)" \
@@ -65,7 +65,7 @@ clean:
 $(VENV)/.created:
 	@python="$$($(FIND_PYTHON))"; \
 	if [ -z "$$python" ]; then \
-	  echo "delf needs Python 3.10 to 3.12 with its venv module;" \
+	  echo "delf needs Python 3.11 to 3.13 with its venv module;" \
 	    "none of these is one: $(PYTHONS)." >&2; \
 	  echo "Install one, or name it: make PYTHON=/path/to/python3" >&2; \
 	  exit 1; \

@@ -27,25 +27,25 @@ from delf.extraction import output_folder
 from delf.python import box_io, datum_io, feature_io
 from delf.python.examples import extract_features
 
-# The module beside this one, also where this one is run as a script.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import bad_aggregation  # noqa: E402
-import bad_collections  # noqa: E402
-import bad_datasets  # noqa: E402
-import bad_dense_indexes  # noqa: E402
-import bad_detection  # noqa: E402
-import bad_exports  # noqa: E402
-import bad_fit  # noqa: E402
-import bad_global_training  # noqa: E402
-import bad_indexes  # noqa: E402
-import bad_records  # noqa: E402
-import bad_regions  # noqa: E402
-import bad_retrieval  # noqa: E402
-import bad_search  # noqa: E402
-import bad_supervised  # noqa: E402
-import bad_train_detector  # noqa: E402
-import bad_training  # noqa: E402
-import tiny_model  # noqa: E402
+# The checkout, also where this is run as a script.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from tests.bad_input import aggregation as bad_aggregation  # noqa: E402
+from tests.bad_input import collections as bad_collections  # noqa: E402
+from tests.bad_input import datasets as bad_datasets  # noqa: E402
+from tests.bad_input import dense_indexes as bad_dense_indexes  # noqa: E402
+from tests.bad_input import detection as bad_detection  # noqa: E402
+from tests.bad_input import exports as bad_exports  # noqa: E402
+from tests.bad_input import fit as bad_fit  # noqa: E402
+from tests.bad_input import global_training as bad_global_training  # noqa: E402
+from tests.bad_input import indexes as bad_indexes  # noqa: E402
+from tests.bad_input import records as bad_records  # noqa: E402
+from tests.bad_input import regions as bad_regions  # noqa: E402
+from tests.bad_input import retrieval as bad_retrieval  # noqa: E402
+from tests.bad_input import search as bad_search  # noqa: E402
+from tests.bad_input import supervised as bad_supervised  # noqa: E402
+from tests.bad_input import train_detector as bad_train_detector  # noqa: E402
+from tests.bad_input import training as bad_training  # noqa: E402
+from tests.stand_ins import tiny_model  # noqa: E402
 
 _BAD = {}
 _ODD = {}

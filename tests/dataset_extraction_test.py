@@ -7,9 +7,7 @@ of images that Pillow has cropped.
 import contextlib
 import io
 import json
-import pathlib
 import pickle
-import sys
 
 import numpy as np
 import PIL.Image
@@ -22,10 +20,7 @@ from delf.inference import extractor
 from delf.python import datum_io, feature_io
 from delf.python.delg import extract_features
 from delf.python.detect_to_retrieve import extract_query_features
-
-# The module beside this one.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import tiny_model  # noqa: E402
+from tests.stand_ins import tiny_model
 
 _BOX = [60.5, 31.5, 259.2, 180.7]
 _ROUNDED = (60, 32, 259, 181)

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-import tiny_detector
 from PIL import Image
 
 from delf.base import errors
@@ -13,6 +12,7 @@ from delf.cli import main, scripts
 from delf.extraction import detect
 from delf.python import box_io
 from delf.python.examples import detector, extract_boxes
+from tests.stand_ins import tiny_detector
 
 _BOX = [0.25, 0.5, 0.75, 0.75]
 

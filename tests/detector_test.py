@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-import tiny_detector
 
 from delf.base import errors
 from delf.inference import detector
+from tests.stand_ins import tiny_detector
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ import sys
 import tarfile
 import time
 
-import checkout
 import pytest
 
 from delf.downloads import published
-from tests import faulty_server
+from tests.stand_ins import checkout, faulty_server
 
 _SCRIPT = checkout.ROOT / "delf" / "python" / "training" / "download_dataset.sh"
 _PHOTO = os.urandom(500_000)

@@ -18,10 +18,7 @@ import delf
 from delf.cli import main
 from delf.extraction import output_folder
 from delf.python import datum_io, feature_io
-
-# The module beside this one.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import tiny_model  # noqa: E402
+from tests.stand_ins import tiny_model
 
 _EXAMPLES = pathlib.Path(delf.__file__).parent / "python" / "examples"
 

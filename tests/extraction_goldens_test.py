@@ -4,7 +4,6 @@ import functools
 import json
 import tarfile
 
-import golden_weights
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -21,6 +20,7 @@ from delf.python.training.model import (
   export_global_model,
   export_local_model,
 )
+from tests.stand_ins import golden_weights
 
 
 def _unpack(archive, folder):

@@ -14,7 +14,7 @@ from delf.networks import exporting
 from delf.protos import delf_config_pb2
 from delf.python import datum_io
 from delf.python.examples import extractor as examples_extractor
-from tests import tiny_backbone
+from tests.stand_ins import tiny_backbone
 
 # What `extract_batch` promises, of the largest value.
 _TOLERANCE = 1e-5

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 import PIL.Image
@@ -13,10 +12,7 @@ from delf.aggregation import visual_words
 from delf.cli import main
 from delf.formats import configs
 from delf.python import whiten
-
-# The module beside this one.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import tiny_model  # noqa: E402
+from tests.stand_ins import tiny_model
 
 
 @pytest.fixture(scope="module")

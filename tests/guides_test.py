@@ -13,10 +13,10 @@ import shlex
 import subprocess
 import sys
 
-import checkout
 import pytest
-import warm_python
 from absl import flags
+
+from tests.stand_ins import checkout, warm_python
 
 _GUIDES = [
   "README.md",

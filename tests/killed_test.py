@@ -14,10 +14,11 @@ import pathlib
 import sys
 import tempfile
 
-import checkout
-import killed_inputs
-import killed_runs
 import pytest
+
+from tests.killed import inputs as killed_inputs
+from tests.killed import runs as killed_runs
+from tests.stand_ins import checkout
 
 # Files that have times of other files in them, or lines in the order of work.
 _NOT_COMPARED = (".files.json", "extraction_images.jsonl", "codebook.json")
@@ -104,7 +105,7 @@ _QUICK = {
     lambda inputs, work: [str(inputs / "plain_photos"), str(work)],
     None,
     _mapped_tree,
-    program=(str(checkout.ROOT / "tests" / "killed_regions.py"),),
+    program=(str(checkout.ROOT / "tests" / "killed" / "regions.py"),),
   ),
 }
 _WHOLE = {

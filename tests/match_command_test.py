@@ -1,8 +1,6 @@
 """`delf match` of two photos, from image files through a model to a picture."""
 
 import json
-import pathlib
-import sys
 
 import numpy as np
 import PIL.Image
@@ -11,10 +9,7 @@ from skimage import data
 
 from delf.cli import main
 from delf.matching import pairs
-
-# The module beside this one.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import tiny_model  # noqa: E402
+from tests.stand_ins import tiny_model
 
 
 @pytest.fixture(scope="module")

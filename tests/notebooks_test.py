@@ -1,9 +1,10 @@
 """Each notebook runs from top to bottom, as a reader would run it."""
 
-import checkout
 import nbclient
 import nbformat
 import pytest
+
+from tests.stand_ins import checkout
 
 _NOTEBOOKS = sorted((checkout.ROOT / "notebooks").glob("*.ipynb"))
 _SEARCH = checkout.ROOT / "notebooks" / "search_your_photos.ipynb"

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
-import tiny_model
 
 from delf.aggregation import visual_words
 from delf.cli import main
 from delf.embedded import samples
+from tests.stand_ins import tiny_model
 
 _SIZE = (200, 160)  # Width and height; a box is 0.6 of each.
 _NAMES = ("a", "b", "sub/c")

@@ -8,8 +8,6 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
-import tiny_detector
-import tiny_model
 
 from delf.aggregation import aggregate, visual_words
 from delf.cli import scripts
@@ -23,6 +21,7 @@ from delf.python.detect_to_retrieve import (
   extract_aggregation,
   extract_index_boxes_and_features,
 )
+from tests.stand_ins import tiny_detector, tiny_model
 
 _NAMES = ("first", "second", "third")
 _WORDS = 12

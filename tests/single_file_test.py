@@ -6,7 +6,7 @@ from delf.base import errors
 from delf.formats import network_files
 from delf.inference import saved_model, single_file, tensors
 from delf.networks import exporting
-from tests import tiny_backbone
+from tests.stand_ins import tiny_backbone
 
 _SCALES = (0.5, 1.0, 1.5)
 # What is asked for -> the model that it is asked of.

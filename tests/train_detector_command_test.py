@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import tiny_boxes
 
 from delf.cli import main
 from delf.inference import detector as inference
+from tests.stand_ins import tiny_boxes
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@ import subprocess
 import sys
 
 import pytest
-import warm_python
+
+from tests.stand_ins import warm_python
 
 _SHOW = """
 import os, sys

@@ -16,8 +16,9 @@ import tarfile
 import venv
 import zipfile
 
-import checkout
 import pytest
+
+from tests.stand_ins import checkout
 
 # What the checkout holds and the wheel does not.
 _NOT_PACKAGED = re.compile(r"_test\.py$")

@@ -13,7 +13,7 @@ from delf.python import (
   feature_aggregation_extractor,
   feature_aggregation_similarity,
 )
-from tests import npz
+from tests.stand_ins import npz
 
 _TAGS = (
   "k64d16",

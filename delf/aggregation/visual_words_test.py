@@ -7,7 +7,7 @@ import tensorflow as tf
 from delf.aggregation import visual_words
 from delf.base import errors
 from delf.formats import checkpoints
-from tests import npz
+from tests.stand_ins import npz
 
 
 def _nearest(centers, descriptors, number):

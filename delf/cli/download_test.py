@@ -12,7 +12,7 @@ import scipy.io
 from delf.cli import main
 from delf.downloads import datasets, transfer
 from delf.python.datasets.revisited_op import dataset
-from tests import faulty_server
+from tests.stand_ins import faulty_server
 
 
 def _tar(names, mode="w:gz"):

@@ -7,7 +7,7 @@ import pytest
 from delf.cli import main
 from delf.downloads import transfer
 from delf.inference import zoo
-from tests import faulty_server
+from tests.stand_ins import faulty_server
 
 NAME = "r50delg_gld_20200814"
 

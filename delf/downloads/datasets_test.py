@@ -10,7 +10,7 @@ import pytest
 from delf.base import errors
 from delf.downloads import archives, datasets, published, transfer
 from delf.python.datasets.sfm120k import sfm120k
-from tests import faulty_server
+from tests.stand_ins import faulty_server
 
 A, B = "0a1b" * 4, "c2d3" * 4  # Ids of two images.
 

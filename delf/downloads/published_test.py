@@ -8,7 +8,7 @@ import pytest
 from delf.base import errors
 from delf.downloads import published, transfer
 from delf.inference import zoo
-from tests import faulty_server
+from tests.stand_ins import faulty_server
 
 
 def _archives(files):

@@ -2,7 +2,7 @@ import pytest
 
 from delf.base import errors
 from delf.downloads import transfer
-from tests import faulty_server
+from tests.stand_ins import faulty_server
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB, four reads.
 

@@ -6,7 +6,7 @@ import pytest
 
 from delf.base import errors
 from delf.python.datasets.revisited_op import dataset
-from tests import npz
+from tests.stand_ins import npz
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from delf.base import errors
 from delf.formats import array_file
 from delf.indexes import inverted, postings
 from delf.protos import aggregation_config_pb2
-from tests import npz
+from tests.stand_ins import npz
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _GOLDENS = _ROOT.parent / "shared" / "goldens"

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from delf.base import errors
 from delf.learning import delg, delg_settings
-from tests import tiny_training
-from tests.tiny_training import tiny  # noqa: F401
+from tests.stand_ins import tiny_training
+from tests.stand_ins.tiny_training import tiny  # noqa: F401
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from delf.base import errors
 from delf.learning import delg_settings, delg_steps, loop
 from delf.networks import model_checkpoints
-from tests import golden_weights, tiny_training
-from tests.tiny_training import tiny  # noqa: F401
+from tests.stand_ins import golden_weights, tiny_training
+from tests.stand_ins.tiny_training import tiny  # noqa: F401
 
 _GIVEN = delg_settings.Settings(
   "nowhere",

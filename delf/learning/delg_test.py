@@ -14,8 +14,8 @@ import tensorflow as tf
 from delf.base import errors
 from delf.learning import delg, delg_settings, delg_steps
 from delf.networks import exporting, model_checkpoints
-from tests import full_disk, tiny_training
-from tests.tiny_training import tiny  # noqa: F401
+from tests.stand_ins import full_disk, tiny_training
+from tests.stand_ins.tiny_training import tiny  # noqa: F401
 
 _COUNTER = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
 

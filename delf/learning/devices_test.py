@@ -97,7 +97,7 @@ def _main():
   import tensorflow as tf
 
   from delf.learning import delg_settings
-  from tests import tiny_training
+  from tests.stand_ins import tiny_training
 
   processor = tf.config.list_physical_devices("CPU")[0]
   tf.config.set_logical_device_configuration(

@@ -16,7 +16,7 @@ from delf.learning import export
 from delf.networks import exporting, model_checkpoints
 from delf.python import feature_io
 from delf.python.training.model import delf_model
-from tests import tiny_backbone
+from tests.stand_ins import tiny_backbone
 
 _CONFIG = """\
 model_path: "x"

@@ -10,7 +10,7 @@ import tensorflow as tf
 from delf.base import errors
 from delf.learning import delg, delg_settings, watchers
 from delf.records import photo_list
-from tests import tiny_training
+from tests.stand_ins import tiny_training
 
 _TAGS = (
   *("image_range/min", "image_range/max", "batch_images", "batch_attention"),

@@ -21,7 +21,7 @@ from delf.python import whiten
 from delf.python.datasets import utils
 from delf.python.datasets.sfm120k import sfm120k
 from delf.python.training.losses import ranking_losses
-from tests import tiny_tuples
+from tests.stand_ins import tiny_tuples
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -123,7 +123,7 @@ def test_a_killed_run_that_is_repeated_ends_as_any_other(root):
   changes = {"directory": str(root / "killed"), "resume": True}
   command = [
     sys.executable,
-    str(_ROOT / "tests" / "tiny_tuples.py"),
+    str(_ROOT / "tests" / "stand_ins" / "tiny_tuples.py"),
     str(root),
     json.dumps(changes),
   ]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from delf.learning import delg, delg_settings, watchers
 from delf.pictures import figures
-from tests import tiny_training
+from tests.stand_ins import tiny_training
 
 
 @pytest.fixture(scope="module")

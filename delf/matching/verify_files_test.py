@@ -11,7 +11,7 @@ import pytest
 from delf.base import errors
 from delf.matching import matcher, verify_files
 from delf.python import feature_io
-from tests import checkout
+from tests.stand_ins import checkout
 
 _OPTIONS = matcher.VerifyOptions(0.9, 10.0)
 _QUERIES, _INDEX = 3, 8

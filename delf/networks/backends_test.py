@@ -30,7 +30,7 @@ import keras
 import numpy as np
 from delf.python.pooling_layers import pooling
 from delf.python.training.model import delg_model
-from tests import golden_weights
+from tests.stand_ins import golden_weights
 
 assert keras.backend.backend() == "jax"
 model = delg_model.Delg(use_dim_reduction=True)

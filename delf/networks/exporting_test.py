@@ -7,7 +7,7 @@ import tensorflow as tf
 from delf.base import errors
 from delf.networks import exporting, model_checkpoints, signatures
 from delf.python.training.model import delf_model
-from tests import tiny_backbone
+from tests.stand_ins import tiny_backbone
 
 _SCALES = (0.5, 1.0, 1.5)
 # Values of a batch against those of single images: other float32 sums.

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from delf.networks import model_checkpoints
 from delf.python.training.model import delf_model, delg_model
-from tests import golden_weights
+from tests.stand_ins import golden_weights
 
 _IMAGES = ("image64", "image65", "image96")
 _BLOCKS = ("block0", "block0mp", "block1", "block2", "block3", "block4")

@@ -5,7 +5,7 @@ import pytest
 
 from delf.base import errors
 from delf.python import box_io
-from tests import npz
+from tests.stand_ins import npz
 
 # Where the original is wrong and this library differs, with the reason.
 _OVERRIDDEN = {

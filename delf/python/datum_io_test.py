@@ -9,7 +9,7 @@ from delf.base import errors
 from delf.formats import wire
 from delf.protos import datum_pb2
 from delf.python import datum_io
-from tests import npz
+from tests.stand_ins import npz
 
 # Where the original is wrong and this library differs, with the reason.
 _OVERRIDDEN = {"datum/u64_wrap": "uint64 that does not fit is refused"}

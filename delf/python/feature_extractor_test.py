@@ -5,7 +5,7 @@ import tensorflow as tf
 from delf.base import errors
 from delf.inference import extractor
 from delf.python import feature_extractor
-from tests import npz
+from tests.stand_ins import npz
 
 
 def test_goldens_of_pixels(goldens):

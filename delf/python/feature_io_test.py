@@ -7,7 +7,7 @@ from delf.base import errors
 from delf.formats import features, wire
 from delf.protos import datum_pb2, feature_pb2
 from delf.python import feature_io
-from tests import npz
+from tests.stand_ins import npz
 
 _NAMES = ("locations", "scales", "descriptors", "attention", "orientations")
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, features
 from delf.base import errors
 from delf.protos import delf_config_pb2
 from delf.python import utils
-from tests import npz
+from tests.stand_ins import npz
 
 # Where the original is wrong and this library differs, with the reason.
 _OVERRIDDEN_IMAGES = {

@@ -3,7 +3,7 @@ import pytest
 
 from delf.base import errors
 from delf.python import datum_io, whiten
-from tests import npz
+from tests.stand_ins import npz
 
 
 @pytest.fixture

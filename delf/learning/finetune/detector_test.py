@@ -9,7 +9,7 @@ import pytest
 from delf.base import errors
 from delf.learning import detector_network, detector_training
 from delf.learning.finetune import detector, training_run
-from tests import tiny_boxes
+from tests.stand_ins import tiny_boxes
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from PIL import Image
 
 from delf.base import errors
 from delf.python.datasets import utils
-from tests import npz
+from tests.stand_ins import npz
 
 # The original returns the image as it was, whatever `preprocess` says; here
 # `preprocess` has its effect, so those goldens hold for the image before it.

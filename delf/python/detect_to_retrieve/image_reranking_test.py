@@ -7,7 +7,7 @@ from PIL import Image
 
 from delf.python import feature_io
 from delf.python.detect_to_retrieve import image_reranking
-from tests import npz
+from tests.stand_ins import npz
 
 _CASES = [
   "n1000_d128_inl5",

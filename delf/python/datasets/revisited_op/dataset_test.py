@@ -11,7 +11,7 @@ import scipy.io
 from delf.base import errors
 from delf.formats import untrusted
 from delf.python.datasets.revisited_op import dataset
-from tests import npz
+from tests.stand_ins import npz
 
 _LABELS = ("easy", "hard", "junk", "bbx")
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from delf.base import errors
 from delf.networks import local_features
 from delf.python.training.model import delf_model, resnet50
-from tests import golden_weights
+from tests.stand_ins import golden_weights
 
 
 @pytest.fixture(scope="module")

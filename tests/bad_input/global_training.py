@@ -5,13 +5,11 @@ import os
 import pathlib
 import pickle
 
-import full_disk
-import tiny_tuples
-
 from delf.learning import pairs
 from delf.python.datasets.sfm120k import sfm120k
 from delf.python.training.global_features import build_tuples, train
 from delf.records import tuples
+from tests.stand_ins import full_disk, tiny_tuples
 
 CASES = {}
 _SCRIPT = "global_features/train.py"

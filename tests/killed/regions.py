@@ -1,6 +1,6 @@
 """Extracts regions of a folder's photos, with stand-ins for both models.
 
-python tests/killed_regions.py PHOTOS OUT
+python tests/killed/regions.py PHOTOS OUT
 """
 
 import pathlib

@@ -3,13 +3,12 @@
 import functools
 import types
 
-import full_disk
 import tensorflow as tf
-import tiny_training
 
 from delf.cli import scripts
 from delf.learning import delg_settings, delg_steps, loop
 from delf.python.training import train
+from tests.stand_ins import full_disk, tiny_training
 
 # What -> (function of a folder that returns arguments, words of the line).
 CASES = {}

@@ -5,11 +5,11 @@ import io
 
 import numpy as np
 import PIL.Image
-import tiny_detector
 
 from delf.base import boxes
 from delf.cli import main
 from delf.python.examples import extract_boxes
+from tests.stand_ins import tiny_detector
 
 # What -> (function of a folder that returns arguments, words of the line).
 CASES = {}

@@ -1,0 +1,1 @@
+"""What tests share: tiny models and data, a faulty server, a warm Python."""
