@@ -10,8 +10,11 @@ from delf.matching import matcher
 from delf.pictures import figures
 
 
+_GREY = 120
+
+
 def _photo(height=200, width=300):
-  return np.full([height, width, 3], 120, np.uint8)
+  return np.full([height, width, 3], _GREY, np.uint8)
 
 
 def _read(path):
@@ -100,19 +103,6 @@ def test_what_cannot_be_drawn_leaves_no_file(tmp_path, name, scores, words):
   assert not list(tmp_path.iterdir())
 
 
-def test_lines_are_capped_and_spread():
-  random = np.random.default_rng(0)
-  points = random.uniform(0, 1, (5000, 2))
-  points[:4000] *= 0.1  # A crowd of strong ones in a corner.
-  strengths = np.where(np.arange(5000) < 4000, 0.9, 0.3).astype(np.float32)
-  chosen = figures.choose(points, strengths, 1.0)
-  assert len(chosen) == len(set(chosen.tolist())) == figures.MAX_LINES
-  assert (chosen >= 4000).sum() > 50
-
-
-_GREY = 120
-
-
 def _features(number, height=200, width=300, seed=0):
   random = np.random.default_rng(seed)
   return features.LocalFeatures(
@@ -123,15 +113,6 @@ def _features(number, height=200, width=300, seed=0):
   )
 
 
-def _photo_viz(height=200, width=300):
-  return np.full([height, width, 3], _GREY, np.uint8)
-
-
-def _read_viz(path):
-  with Image.open(path) as image:
-    return np.asarray(image.convert("RGB"), np.int16)
-
-
 def _coloured(picture):
   """Share of the pixels that are neither grey nor white nor text."""
   return (np.ptp(picture, axis=2) > 60).mean()
@@ -139,7 +120,7 @@ def _coloured(picture):
 
 def _draw(path, some, match=None, photos=None):
   match = match or matcher.match(some, some)
-  one, two = photos or (_photo_viz(), _photo_viz())
+  one, two = photos or (_photo(), _photo())
   figures.draw_matches(path, one, two, some, some, match)
 
 
@@ -167,7 +148,7 @@ def test_an_unknown_format_is_refused_and_nothing_written(tmp_path, name):
 
 def test_lines_are_drawn_between_the_photos(tmp_path):
   _draw(tmp_path / "some.png", _features(40))
-  picture = _read_viz(tmp_path / "some.png")
+  picture = _read(tmp_path / "some.png")
   middle = picture[picture.shape[0] // 2 - 100 :][:200, 870:930]
   assert _coloured(middle) > 0.02
 
@@ -175,10 +156,8 @@ def test_lines_are_drawn_between_the_photos(tmp_path):
 def test_where_nothing_matches_the_picture_has_both_photos(tmp_path):
   none = features.LocalFeatures.empty(16)
   match = matcher.match(none, none)
-  _draw(
-    tmp_path / "none.png", none, match, (_photo_viz(), _photo_viz(400, 250))
-  )
-  picture = _read_viz(tmp_path / "none.png")
+  _draw(tmp_path / "none.png", none, match, (_photo(), _photo(400, 250)))
+  picture = _read(tmp_path / "none.png")
   assert _coloured(picture) == 0
   assert (picture == _GREY).all(axis=2).mean() > 0.5
 
@@ -197,7 +176,7 @@ def test_a_folder_is_no_picture(tmp_path):
 @pytest.mark.parametrize("width", [40, 300, 900])
 def test_words_stay_on_the_page(title, width):
   some = _features(500, width=width)
-  photos, match = (_photo_viz(width=width),) * 2, matcher.match(some, some)
+  photos, match = (_photo(width=width),) * 2, matcher.match(some, some)
   drawing = figures._matches_figure(photos, (some, some), match, title)
   heading, caption = (text.get_window_extent() for text in drawing.texts)
   first, _ = (text.get_window_extent() for text in drawing.axes[1].texts)
@@ -214,9 +193,7 @@ def test_words_stay_on_the_page(title, width):
 def test_short_titles_are_written_large(title):
   some = _features(50)
   match = matcher.match(some, some)
-  drawing = figures._matches_figure(
-    (_photo_viz(),) * 2, (some,) * 2, match, title
-  )
+  drawing = figures._matches_figure((_photo(),) * 2, (some,) * 2, match, title)
   heading = drawing.texts[0]
   assert heading.get_text() == " ".join(title.split())
   assert heading.get_size() == 14
@@ -225,8 +202,8 @@ def test_short_titles_are_written_large(title):
 def test_a_photo_of_one_row_leaves_room_for_both(tmp_path):
   row, some = np.full([1, 3000, 3], 9, np.uint8), _features(9, 1, 3000)
   match = matcher.match(some, some)
-  figures.draw_matches(tmp_path / "a.png", row, _photo_viz(), some, some, match)
-  picture = _read_viz(tmp_path / "a.png")
+  figures.draw_matches(tmp_path / "a.png", row, _photo(), some, some, match)
+  picture = _read(tmp_path / "a.png")
   shares = [(picture == grey).all(axis=2).mean() for grey in (9, _GREY)]
   assert min(shares) > 0.1
 
@@ -245,14 +222,14 @@ def test_unusual_images_are_drawn(tmp_path, image):
   figures.draw_matches(
     tmp_path / "a.png",
     image,
-    _photo_viz(),
+    _photo(),
     some,
     some,
     matcher.match(some, some),
   )
   figures.draw_features(tmp_path / "b.png", image, some)
-  assert max(_read_viz(tmp_path / "a.png").shape) <= 2000
-  assert max(_read_viz(tmp_path / "b.png").shape) <= 2000
+  assert max(_read(tmp_path / "a.png").shape) <= 2000
+  assert max(_read(tmp_path / "b.png").shape) <= 2000
 
 
 @pytest.mark.parametrize(
@@ -267,9 +244,9 @@ def test_what_is_no_image_is_refused(tmp_path, image):
 @pytest.mark.parametrize("number", [0, 1, 900])
 def test_features_are_drawn(tmp_path, number):
   figures.draw_features(
-    tmp_path / "f.png", _photo_viz(), _features(number), "$1 _x^"
+    tmp_path / "f.png", _photo(), _features(number), "$1 _x^"
   )
-  assert (_coloured(_read_viz(tmp_path / "f.png")) > 0.001) == (number > 0)
+  assert (_coloured(_read(tmp_path / "f.png")) > 0.001) == (number > 0)
 
 
 def test_no_display_and_no_state_is_used(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def test_each_query_has_its_results_in_rank_order(tmp_path):
 
 def test_scores_stay_short():
   texts = [
-    results_page.number_text(value) for value in (0.36281, -0.0059312, 70.0)
+    results_page._score_text(value) for value in (0.36281, -0.0059312, 70.0)
   ]
   assert texts == ["0.3628", "-0.00593", "70"]
 

@@ -11,22 +11,17 @@ from delf.base import errors
 from delf.python import utils
 
 _QUALITY = 72
-# Long enough for any pixel of a copy to be one: 2 to 1 at least when it is made
-# smaller, so that a JPEG decoded at a fraction looks the same.
+# Photos are decoded at this multiple of the copy's size at least, so that a
+# JPEG decoded at a fraction looks the same.
 _OVERSAMPLING = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How photos are held.
+  """Sizes of copies in pixels of the longer side, and the photos' rotation.
 
-  Attributes:
-    side: Longest side of a copy, in pixels.
-    large_side: Longest side while the copies are few.
-    large_bytes: Bytes of JPEG up to which copies are large: the first photos of
-      a page, and all of one with few queries.
-    apply_rotation: Whether photos are turned as their EXIF orientation says,
-      which must be as it was when their features were extracted.
+  The first copies of a page are large, until they have `large_bytes` of JPEG.
+  `apply_rotation` (EXIF) must be as it was when features were extracted.
   """
 
   side: int = 160
@@ -37,36 +32,30 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Thumbnail:
-  """A small copy of a photo.
+  """A copy: its number in the page, and the size of the photo itself."""
 
-  Attributes:
-    number: Which copy of the page it is; None where the photo cannot be shown.
-    width: Width of the photo itself, in pixels.
-    height: Height of the photo itself, in pixels.
-  """
-
-  number: int | None = None
+  number: int | None = None  # None: the photo cannot be shown.
   width: int = 4
   height: int = 3
 
 
 class Thumbnails:
-  """Makes copies; remembers for each path which copy it was, not the copy.
+  """Makes copies, and remembers the number of each but not its content.
 
   Attributes:
     number: Number of copies made.
-    problems: List of one line for each photo that cannot be shown.
+    problems: One line for each photo that cannot be shown.
   """
 
-  def __init__(self, options):
+  def __init__(self, options: Options):
     self._options = options
     self._known = {None: Thumbnail()}
     self._bytes = 0
     self.number = 0
     self.problems = []
 
-  def add(self, path):
-    """Returns (Thumbnail, its JPEG as base64 str or None if it is known)."""
+  def add(self, path: str | os.PathLike | None) -> tuple[Thumbnail, str | None]:
+    """Return the copy of a photo, and its JPEG in base64 if it is new."""
     key = None if path is None else os.fspath(path)
     if key in self._known:
       return self._known[key], None
@@ -82,26 +71,26 @@ class Thumbnails:
     return self._known[key], base64.b64encode(data).decode("ascii")
 
   def _make(self, path):
-    """Returns the photo's (width, height) and the copy as JPEG bytes."""
+    """(width, height) of a photo, and the copy as JPEG."""
     options = self._options
     large = self._bytes < options.large_bytes
     side = max(options.large_side if large else 0, options.side)
     height, width = utils.image_size(path)
-    shrunk = _fitted(width, height, side * _OVERSAMPLING)
     photo = utils.RgbLoader(
-      path, apply_rotation=options.apply_rotation, at_least=shrunk
+      path,
+      apply_rotation=options.apply_rotation,
+      at_least=_fit(width, height, side * _OVERSAMPLING),
     )
     if (photo.width > photo.height) != (width > height):  # Turned by EXIF.
       width, height = height, width
-    copy = photo.resize(
-      _fitted(width, height, side), resample=Image.Resampling.LANCZOS
-    )
+    size = _fit(width, height, side)
+    copy = photo.resize(size, resample=Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     copy.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     return (width, height), buffer.getvalue()
 
 
-def _fitted(width, height, side):
-  """Returns (width, height) shrunk, if need be, to a longest side."""
+def _fit(width, height, side):
+  """(width, height) shrunk, if need be, to a longest side."""
   share = min(1.0, side / max(width, height))
   return max(1, round(width * share)), max(1, round(height * share))
