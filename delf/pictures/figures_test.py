@@ -9,7 +9,6 @@ from delf.formats import features
 from delf.matching import matcher
 from delf.pictures import figures
 
-
 _GREY = 120
 
 
