@@ -35,7 +35,7 @@ def read(
   path = dataset_file_path
   if os.fspath(path).lower().endswith((".pkl", ".pickle")):
     return parse(read_pickle(path), 0, path)
-  content = untrusted.read(path, _LISTS)
+  content = untrusted.read_mat(path, _LISTS)
   for name in _LISTS:
     if not isinstance(content.get(name), list):
       received = "another kind" if name in content else "none"

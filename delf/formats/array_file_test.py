@@ -120,12 +120,12 @@ def test_cut_anywhere(tmp_path):
 
 def test_changed_anywhere(tmp_path):
   data = bytearray(_write(tmp_path / "a").read_bytes())
-  table, size = array_file.read_index_header(tmp_path / "a")
+  table, size = array_file.read_table(tmp_path / "a")
   padding = set(range(size))
   header_end = 32 + struct.unpack("<Q", data[16:24])[0]
   padding -= set(range(header_end))
   for entry in table["arrays"]:
-    end = entry["offset"] + array_file.size_index_header(entry)
+    end = entry["offset"] + array_file.array_bytes(entry)
     padding -= set(range(entry["offset"], end))
   path = tmp_path / "changed"
   for place in [*range(0, header_end, 5), *range(header_end, size, 41)]:

@@ -1,27 +1,30 @@
-"""Reading variables of Matlab files: numbers, text, cells and structs.
+"""Readers of Matlab files and of pickles that trust nothing in them.
 
-`scipy.io.loadmat` ends the whole program on some damaged files; this reader
+`scipy.io.loadmat` ends the whole program on some damaged files; `read_mat`
 checks each size before it uses it. Source: The MathWorks, "MAT-File Format",
-level 5 (files of Matlab 5 to 7.2).
+level 5 (files of Matlab 5 to 7.2). `read_plain_pickle` runs nothing.
 """
 
 import io
 import math
+import os
 import pickle
 import pickletools
 import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from delf.base import errors, files
 
 # Published ground truth has 30 kB, and no more than 1 MB unpacked.
-_MAX_BYTES = 2**26
+_MAX_MAT_BYTES = 2**26
 _MAX_UNPACKED = 2**28
-_MAX_DEPTH = 10
+_MAX_MAT_DEPTH = 10
 # Each takes 100 bytes here and may take 8 in the file, which packs well.
 _MAX_CELLS = 2**22
 _HEADER = 128
@@ -39,23 +42,25 @@ _CLASSES = {
 _TEXT = {1: "utf-8", 2: "utf-8", 16: "utf-8", 4: "utf-16", 17: "utf-16"}
 
 
-def read(path, names):
-  """Reads variables of a Matlab file.
+def read_mat(
+  path: str | os.PathLike, names: Iterable[str]
+) -> dict[str, np.ndarray | str | list]:
+  """Read variables of a Matlab file: numbers, text, cells and structs.
 
   Args:
     path: Path of a file of Matlab 5 to 7.2 (`save -v7`).
-    names: Names of the variables that are wanted; others are passed over.
+    names: Names of the required variables; others are passed over.
 
   Returns:
-    dict by name, those that are there: [n] numbers of the file's type in column
-    order, str, list (a cell array), or list of dicts (a struct array).
+    Existing variables by name: [n] numbers of the file's type in column order,
+    text, a list (a cell array), or a list of dicts (a struct array).
 
   Raises:
     FileNotFoundError: If there is no such file.
     InputError: If it is another file, damaged, larger than 64 MB, 256 MB
-      unpacked or four million cells, or a wanted variable is of another kind.
+      unpacked or four million cells, or a variable is of another kind.
   """
-  data = files.read_bytes(path, _MAX_BYTES)
+  data = files.read_bytes(path, _MAX_MAT_BYTES)
   if data[:10] == b"MATLAB 7.3":
     raise errors.InputError(
       "a Matlab file of version 5 to 7", "version 7.3 (save it with -v7)", path
@@ -64,7 +69,7 @@ def read(path, names):
   if order is None:
     raise errors.InputError("a Matlab file", "something else", path)
   try:
-    return _Reader(order, frozenset(names)).variables(data[_HEADER:])
+    return _MatReader(order, frozenset(names)).variables(data[_HEADER:])
   except (_DamagedError, zlib.error, struct.error, UnicodeDecodeError) as error:
     raise errors.InputError(
       "a Matlab file of numbers, text, cells and structs",
@@ -76,8 +81,11 @@ def read(path, names):
 class _DamagedError(Exception):
   """The file is not as it should be; says what."""
 
+  def __init__(self, received="a damaged one"):
+    super().__init__(received)
 
-class _Reader:
+
+class _MatReader:
   """Reads the elements of one file."""
 
   def __init__(self, order, names):
@@ -86,36 +94,33 @@ class _Reader:
     self._cells = 0
 
   def variables(self, data):
-    found, position = {}, 0
+    variables, position = {}, 0
     while position < len(data):
       kind, content, position = self._element(data, position)
       if kind == _COMPRESSED:
-        kind, content, _ = self._element(self._unpack(content), 0)
+        content = zlib.decompressobj().decompress(content, self._left + 1)
+        self._left -= len(content)
+        if self._left < 0:
+          raise _DamagedError(f"more than {_MAX_UNPACKED} bytes unpacked")
+        kind, content, _ = self._element(content, 0)
       if kind != _MATRIX:
         raise _DamagedError(f"an element of type {kind}")
       _, _, name, _ = self._matrix_header(content)
       if name in self._names:
-        found[name] = self._matrix(content, 0)
-    return found
-
-  def _unpack(self, content):
-    data = zlib.decompressobj().decompress(content, self._left + 1)
-    self._left -= len(data)
-    if self._left < 0:
-      raise _DamagedError(f"more than {_MAX_UNPACKED} bytes unpacked")
-    return data
+        variables[name] = self._matrix(content, 0)
+    return variables
 
   def _element(self, data, position):
-    """Returns (type, content, where the next one starts)."""
-    (word,) = struct.unpack_from(f"{self._order}I", data, position)
-    if word >> 16:  # A small one: its size, type and content in 8 bytes.
-      kind, size = word & 0xFFFF, word >> 16
+    """Return (type, content, start of the next element)."""
+    (tag,) = struct.unpack_from(f"{self._order}I", data, position)
+    if tag >> 16:  # A small one: its size, type and content in 8 bytes.
+      kind, size = tag & 0xFFFF, tag >> 16
       start, following = position + 4, position + 8
       if size > 4:
-        raise _DamagedError("a damaged one")
+        raise _DamagedError
     else:
       (size,) = struct.unpack_from(f"{self._order}I", data, position + 4)
-      kind, start = word, position + 8
+      kind, start = tag, position + 8
       following = start + size
       if kind != _COMPRESSED:
         following += -size % 8
@@ -124,55 +129,48 @@ class _Reader:
     return kind, data[start : start + size], following
 
   def _numbers(self, data, position, expected=None):
-    """Returns ([n] numbers, their type, where the next element starts)."""
+    """Return ([n] numbers, their type, start of the next element)."""
     kind, content, position = self._element(data, position)
     dtype = np.dtype(self._order + _TYPES.get(kind, "u1"))
     if kind not in _TYPES or len(content) % dtype.itemsize:
-      raise _DamagedError("a damaged one")
+      raise _DamagedError
     if expected is not None and kind != expected:
-      raise _DamagedError("a damaged one")
+      raise _DamagedError
     return np.frombuffer(content, dtype), kind, position
 
   def _matrix_header(self, data):
-    """Returns (class, number of items, name, where its content starts)."""
+    """Return (class, number of items, name, start of the content)."""
     flags, _, position = self._numbers(data, 0, expected=6)
     shape, _, position = self._numbers(data, position, expected=5)
     name, _, position = self._numbers(data, position, expected=1)
     if len(flags) != 2 or (shape < 0).any():
-      raise _DamagedError("a damaged one")
+      raise _DamagedError
     count = math.prod(shape.tolist())
     return int(flags[0]) & 0xFF, count, name.tobytes().decode(), position
 
   def _matrix(self, data, depth):
     if not data:  # How an empty field is written.
       return np.zeros([0])
-    if depth > _MAX_DEPTH:
-      raise _DamagedError(f"more than {_MAX_DEPTH} levels")
+    if depth > _MAX_MAT_DEPTH:
+      raise _DamagedError(f"more than {_MAX_MAT_DEPTH} levels")
     kind, count, _, position = self._matrix_header(data)
-    if kind in _CLASSES:
-      return self._array(data, position, count, _CLASSES[kind])
-    if kind == _CHAR:
-      return self._text(data, position)
     if kind == _CELL:
       return self._matrices(data, position, count, depth)
     if kind == _STRUCT:
       return self._structs(data, position, count, depth)
-    raise _DamagedError(f"an array of class {kind}")
-
-  def _array(self, data, position, count, dtype):
-    values, _, _ = self._numbers(data, position)
+    if kind != _CHAR and kind not in _CLASSES:
+      raise _DamagedError(f"an array of class {kind}")
+    values, stored, _ = self._numbers(data, position)
+    if kind == _CHAR:
+      if stored not in _TEXT:
+        raise _DamagedError("text of another kind")
+      order = {"<": "-le", ">": "-be"}[self._order]
+      encoding = _TEXT[stored] + (order if values.itemsize > 1 else "")
+      return values.tobytes().decode(encoding)
     if len(values) != count:
-      raise _DamagedError("a damaged one")
+      raise _DamagedError
     with np.errstate(all="ignore"):  # Numbers may be stored as smaller ones.
-      return values.astype(dtype)
-
-  def _text(self, data, position):
-    values, kind, _ = self._numbers(data, position)
-    if kind not in _TEXT:
-      raise _DamagedError("text of another kind")
-    order = {"<": "-le", ">": "-be"}[self._order]
-    encoding = _TEXT[kind] + (order if values.itemsize > 1 else "")
-    return values.tobytes().decode(encoding)
+      return values.astype(_CLASSES[kind])
 
   def _matrices(self, data, position, count, depth):
     if count > (len(data) - position) // 8:
@@ -180,19 +178,19 @@ class _Reader:
     self._cells += count
     if self._cells > _MAX_CELLS:
       raise _DamagedError(f"more than {_MAX_CELLS} cells")
-    found = []
+    matrices = []
     for _ in range(count):
       kind, content, position = self._element(data, position)
       if kind != _MATRIX:
         raise _DamagedError(f"an element of type {kind}")
-      found.append(self._matrix(content, depth + 1))
-    return found
+      matrices.append(self._matrix(content, depth + 1))
+    return matrices
 
   def _structs(self, data, position, count, depth):
     (length, *rest), _, position = self._numbers(data, position, expected=5)
     names, _, position = self._numbers(data, position, expected=1)
     if rest or length < 1 or len(names) % length:
-      raise _DamagedError("a damaged one")
+      raise _DamagedError
     raw = names.tobytes()
     fields = [
       raw[start : start + length].split(b"\0")[0].decode()
@@ -208,7 +206,7 @@ class _Reader:
 # Ground truth of Revisited Oxford has 100 kB, the retrieval-SfM-120k tuples
 # 50 MB.
 MAX_BYTES = 2**28
-_PLAIN_PICKLE_MAX_DEPTH = 100
+_MAX_PICKLE_DEPTH = 100
 _PLAIN = (str, bytes, bool, int, float, type(None))
 _NUMBERS = re.compile(r"[<>|=]?([biuf][1248]|[SU]\d{1,6})")
 # Opcodes that call by other ways than a name, or that reserve memory by a
@@ -218,16 +216,13 @@ _REFUSED = {
   "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER",
 }  # fmt: skip
 _ARRAY_MODULES = {
-  "numpy",
-  "numpy.core.multiarray",
-  "numpy._core.multiarray",
-  "numpy.core.numeric",
-  "numpy._core.numeric",
-}
+  "numpy", "numpy.core.multiarray", "numpy._core.multiarray",
+  "numpy.core.numeric", "numpy._core.numeric",
+}  # fmt: skip
 
 
-def read_plain_pickle(path):
-  """Reads a pickle of plain data.
+def read_plain_pickle(path: str | os.PathLike) -> Any:
+  """Read a pickle of plain data without running anything in it.
 
   Args:
     path: Path of a pickle of any protocol, Python 2's too (its strings are
@@ -240,15 +235,15 @@ def read_plain_pickle(path):
   Raises:
     FileNotFoundError: If there is no such file.
     InputError: If it is no whole pickle, is over `MAX_BYTES`, or holds anything
-      else, such as code; nothing of that is run.
+      else, such as code.
   """
   data = files.read_bytes(path, MAX_BYTES)
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # Of damaged escapes.
-      _check(data)
-      found = _Unpickler(io.BytesIO(data), encoding="latin1").load()
-    return _Plain().convert(found)
+      _check_opcodes(data)
+      content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+    return _to_plain(content, {})
   except _NotPlainError as error:
     raise errors.InputError(
       "a pickle of plain data (lists, dicts, text, numbers, arrays)",
@@ -265,33 +260,28 @@ class _NotPlainError(Exception):
   """The pickle holds what is not plain; says what."""
 
 
-def _check(data):
-  """Refuses opcodes, and places in the memo, that plain data does not need."""
-  for opcode, argument in _opcodes(io.BytesIO(data)):
-    if opcode.name in _REFUSED:
-      raise _NotPlainError(f"the opcode {opcode.name}")
-    if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):
-      raise _NotPlainError("a memo larger than the file")
-
-
-def _opcodes(file):
-  """Yields (opcode, argument); sizes are checked by reading.
+def _check_opcodes(data):
+  """Refuse opcodes, and places in the memo, that plain data does not need.
 
   `pickletools.genops` stops at byte strings of Python 2 that are not ASCII.
   """
-  name = None
+  file, name = io.BytesIO(data), None
   while name != "STOP":
     opcode = pickletools.code2op[file.read(1).decode("latin1")]
-    name = opcode.name
+    name, argument = opcode.name, None
     if name == "STRING":
-      yield opcode, file.readline()
-    else:
-      yield opcode, opcode.arg.reader(file) if opcode.arg else None
+      file.readline()
+    elif opcode.arg:
+      argument = opcode.arg.reader(file)
+    if name in _REFUSED:
+      raise _NotPlainError(f"the opcode {name}")
+    if name in ("PUT", "LONG_BINPUT") and argument > len(data):
+      raise _NotPlainError("a memo larger than the file")
 
 
 class _Unpickler(pickle.Unpickler):
   def find_class(self, module, name):
-    """Gives what stands for the few names that are known.
+    """Return a stand-in for one of the few known names.
 
     Functions are new each time, so that what a pickle does to one stays there.
     """
@@ -299,24 +289,22 @@ class _Unpickler(pickle.Unpickler):
       return lambda text, encoding="latin1": _latin1(text)
     if (module, name) == ("__builtin__", "bytes"):
       return lambda: b""
-    if module in _ARRAY_MODULES:
-      if name == "_reconstruct":
-        return lambda *_: _Array()
-      if name == "scalar":
-        return lambda dtype, data: _Array((), dtype, data)
-      if name == "dtype":
-        return lambda kind, *_: _Dtype(kind)
-      if name == "ndarray":
-        return "ndarray"
-      if name == "_frombuffer":
-        return lambda data, dtype, shape, order: _Array(
-          shape, dtype, data, order == "F"
-        )
+    known = {
+      "_reconstruct": lambda *_: _Array(),
+      "scalar": lambda dtype, data: _Array((), dtype, data),
+      "dtype": lambda kind, *_: _Dtype(kind),
+      "ndarray": "ndarray",
+      "_frombuffer": lambda data, dtype, shape, order: _Array(
+        shape, dtype, data, order == "F"
+      ),
+    }
+    if module in _ARRAY_MODULES and name in known:
+      return known[name]
     raise _NotPlainError(f"{module}.{name}")
 
 
 class _Dtype:
-  """What stands for numpy.dtype."""
+  """Stands for numpy.dtype."""
 
   def __init__(self, kind):
     self.kind, self.order = kind, "="
@@ -324,19 +312,12 @@ class _Dtype:
   def __setstate__(self, state):
     self.order = state[1]
 
-  def numpy(self):
-    name = self.kind if self.kind[:1] in "<>|=" else self.order + self.kind
-    if not _NUMBERS.fullmatch(name):
-      raise _NotPlainError(f"an array of {name}")
-    return np.dtype(name)
-
 
 class _Array:
-  """What stands for numpy.ndarray, and for NumPy's numbers."""
+  """Stands for numpy.ndarray, and for NumPy's numbers."""
 
   def __init__(self, shape=(0,), dtype=None, data=b"", fortran=False):
-    self.shape, self.dtype, self.data = shape, dtype, data
-    self.fortran = fortran
+    self.__setstate__((None, shape, dtype, fortran, data))
 
   def __setstate__(self, state):
     _, self.shape, self.dtype, self.fortran, self.data = state
@@ -344,7 +325,11 @@ class _Array:
   def numpy(self):
     if not isinstance(self.dtype, _Dtype):
       raise _NotPlainError("an array of unknown type")
-    flat = np.frombuffer(_latin1(self.data), self.dtype.numpy())
+    kind, order = self.dtype.kind, self.dtype.order
+    name = kind if kind[:1] in "<>|=" else order + kind
+    if not _NUMBERS.fullmatch(name):
+      raise _NotPlainError(f"an array of {name}")
+    flat = np.frombuffer(_latin1(self.data), np.dtype(name))
     array = flat.reshape(self.shape, order="F" if self.fortran else "C")
     return array[()] if self.shape == () else array
 
@@ -353,29 +338,24 @@ def _latin1(text):
   return text.encode("latin1") if isinstance(text, str) else bytes(text)
 
 
-class _Plain:
-  """Turns what was read into plain data; each object once."""
-
-  def __init__(self):
-    self._done = {}
-
-  def convert(self, value, depth=0):
-    if isinstance(value, _PLAIN):
-      return value
-    if depth > _PLAIN_PICKLE_MAX_DEPTH:
-      raise _NotPlainError(f"more than {_PLAIN_PICKLE_MAX_DEPTH} levels")
-    if id(value) not in self._done:
-      # The value too, so that its id is not given to another.
-      self._done[id(value)] = value, self._convert(value, depth + 1)
-    return self._done[id(value)][1]
-
-  def _convert(self, value, depth):
-    if isinstance(value, _Array):
-      return value.numpy()
-    if type(value) in (list, tuple):
-      return type(value)(self.convert(item, depth) for item in value)
-    if type(value) is dict:
-      if not all(isinstance(key, _PLAIN) for key in value):
-        raise _NotPlainError("a key that is no text or number")
-      return {key: self.convert(item, depth) for key, item in value.items()}
+def _to_plain(value, done, depth=0):
+  """Convert an unpickled value; `done` has each object once, by its id."""
+  if isinstance(value, _PLAIN):
+    return value
+  if depth > _MAX_PICKLE_DEPTH:
+    raise _NotPlainError(f"more than {_MAX_PICKLE_DEPTH} levels")
+  if id(value) in done:
+    return done[id(value)][1]
+  if isinstance(value, _Array):
+    plain = value.numpy()
+  elif type(value) in (list, tuple):
+    plain = type(value)(_to_plain(item, done, depth + 1) for item in value)
+  elif type(value) is dict:
+    if not all(isinstance(key, _PLAIN) for key in value):
+      raise _NotPlainError("a key that is no text or number")
+    plain = {k: _to_plain(item, done, depth + 1) for k, item in value.items()}
+  else:
     raise _NotPlainError(type(value).__name__.lstrip("_"))
+  # The value too, so that its id is not given to another.
+  done[id(value)] = value, plain
+  return plain

@@ -159,7 +159,7 @@ _MAX_BYTES = 2**31 - 2**10
 _HEAD_BYTES = 256
 
 
-def pack(arr):
+def pack_datum(arr):
   """Converts an array to bytes of a DatumProto.
 
   Args:
@@ -315,7 +315,7 @@ _DESCRIPTOR = 1
 _SCALARS = {"x": 2, "y": 3, "scale": 4, "orientation": 5, "strength": 6}
 
 
-def pack_records(descriptors, columns):
+def pack_features(descriptors, columns):
   """Converts features to bytes of a DelfFeatures.
 
   Args:
@@ -333,7 +333,7 @@ def pack_records(descriptors, columns):
   return records.tobytes()
 
 
-def unpack(data):
+def view_features(data):
   """Views bytes of a DelfFeatures as records.
 
   Args:

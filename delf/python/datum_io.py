@@ -65,7 +65,7 @@ def DatumPairToArrays(datum_pair):
 
 def SerializeToString(arr):
   """Converts an array, as in `ArrayToDatum`, to bytes of a DatumProto."""
-  return b"".join(wire.pack(arr))
+  return b"".join(wire.pack_datum(arr))
 
 
 def SerializePairToString(arr_1, arr_2):
@@ -118,7 +118,7 @@ def ReadPairFromFile(file_path):
 
 def WriteToFile(data, file_path):
   """Writes an array, as in `ArrayToDatum`, to a file; note the order."""
-  files.write_bytes(file_path, *wire.pack(data))
+  files.write_bytes(file_path, *wire.pack_datum(data))
 
 
 def WritePairToFile(arr_1, arr_2, file_path):

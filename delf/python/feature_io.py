@@ -162,7 +162,7 @@ def _serialize(local_features):
   columns = _columns(local_features)
   descriptors = np.asarray(local_features.descriptors)
   if descriptors.dtype.type in wire.FLOATS:
-    return wire.pack_records(descriptors, columns)
+    return wire.pack_features(descriptors, columns)
   return _serialize_integers(columns, wire.to_uint32(descriptors))
 
 
@@ -183,7 +183,7 @@ def _parse(data, path):
   """Converts bytes to features.LocalFeatures; `path` is for errors."""
   if not data:
     return features.LocalFeatures.empty()
-  found = wire.unpack(data)
+  found = wire.view_features(data)
   if found is not None:
     return features.LocalFeatures(
       locations=np.stack([found["y"], found["x"]], axis=1, dtype=np.float32),

@@ -65,7 +65,7 @@ def test_files_of_the_original(shared_data, tmp_path):
   assert index
   for path in paths:
     arrays = feature_io.ReadFromFile(path)
-    assert wire.unpack(path.read_bytes()) is not None
+    assert wire.view_features(path.read_bytes()) is not None
     # The parser of protobuf, which reads what is not regular, agrees.
     proto = feature_pb2.DelfFeatures.FromString(path.read_bytes())
     _check_same(feature_io.DelfFeaturesToArrays(proto), arrays)
@@ -110,7 +110,7 @@ def test_records_of_other_layouts_are_read():
   proto.feature.add(descriptor=datum, x=3, strength=4)
   proto.feature.add(descriptor=datum, x=3, y=1, scale=2)
   data = proto.SerializeToString()
-  assert wire.unpack(data) is None
+  assert wire.view_features(data) is None
   locations, scales, descriptors, attention, orientations = (
     feature_io.ParseFromString(data)
   )
