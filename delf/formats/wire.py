@@ -8,6 +8,8 @@ encoding/.
 
 import math
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from google.protobuf import message
@@ -18,13 +20,29 @@ from delf.protos import datum_pb2, feature_pb2
 # Wire types: the low three bits of a tag.
 _LENGTH_DELIMITED = 2
 _FIXED32 = 5
-
 # Of a varint of 32 bits; protobuf takes no more for a tag or a length.
 _MAX_VARINT_BYTES = 5
 
+FLOATS = (np.float16, np.float32, np.float64)
+_INTEGERS = (np.uint8, np.uint16, np.uint32, np.uint64)
+_UINT32_MAX = np.iinfo(np.uint32).max
+# NumPy's limit, before 2.0.
+_MAX_DIMS = 32
+# Of a protobuf message, less what stands around the values.
+_MAX_BYTES = 2**31 - 2**10
+# Enough for the shape and the lengths in front of the values.
+_HEAD_BYTES = 256
 
-def varint(value):
-  """Returns a non-negative int as a varint: 7 bits a byte, lowest first."""
+# Field numbers of datum.proto and its lists, and of feature.proto.
+_SHAPE, _FLOAT_LIST = 1, 2
+_VALUE = 1
+_FEATURE = 1
+_DESCRIPTOR = 1
+_SCALARS = {"x": 2, "y": 3, "scale": 4, "orientation": 5, "strength": 6}
+
+
+def varint(value: int) -> bytes:
+  """Return a non-negative integer as a varint: 7 bits a byte, lowest first."""
   result = bytearray()
   while value > 0x7F:
     result.append(value & 0x7F | 0x80)
@@ -33,30 +51,18 @@ def varint(value):
   return bytes(result)
 
 
-def tag(number, wire_type=_LENGTH_DELIMITED):
-  """Returns the tag that stands before a field."""
+def tag(number: int, wire_type: int = _LENGTH_DELIMITED) -> bytes:
+  """Return the tag that stands before a field."""
   return varint(number << 3 | wire_type)
 
 
-def fixed32_tag(number):
-  """Returns the tag that stands before a float field."""
-  return tag(number, _FIXED32)
-
-
-def delimited(number, length):
-  """Returns what stands before `length` bytes of a string or message field."""
+def delimited(number: int, length: int) -> bytes:
+  """Return what stands before `length` bytes of a string or message field."""
   return tag(number) + varint(length)
 
 
-def read_varint(data, position):
-  """Reads one varint.
-
-  Args:
-    data: bytes or memoryview.
-    position: Where it starts.
-
-  Returns:
-    Its value, and the position after it.
+def read_varint(data: Any, position: int) -> tuple[int, int]:
+  """Read one varint of bytes; return its value and the position after it.
 
   Raises:
     ValueError: If the data end within it, or it is over 32 bits or 5 bytes.
@@ -71,13 +77,15 @@ def read_varint(data, position):
   raise ValueError("a varint is cut or too long")
 
 
-def delimited_fields(data, start=0, end=None):
-  """Iterates over the fields of a message that has nothing but messages.
+def delimited_fields(
+  data: Any, start: int = 0, end: int | None = None
+) -> Iterator[tuple[int, int, int]]:
+  """Iterate over the fields of a message that has nothing but messages.
 
   Args:
     data: bytes or memoryview.
-    start: Where the message starts.
-    end: Where it ends; by default where the data do.
+    start: Start of the message.
+    end: End of the message; by default that of the data.
 
   Yields:
     (number, start, end) of each field, in the order of the data.
@@ -95,41 +103,45 @@ def delimited_fields(data, start=0, end=None):
     start += length
 
 
-def packed_span(data, start, end, number=1):
-  """Finds the values in a message that has one packed list.
+def packed_span(
+  data: Any, start: int, end: int, number: int = 1
+) -> tuple[int, int]:
+  """Return start and end of the values of a message that is one packed list.
 
   Args:
     data: bytes or memoryview.
-    start: Where the message starts.
-    end: Where it ends.
+    start: Start of the message.
+    end: End of the message.
     number: Field number of the list.
-
-  Returns:
-    Where the values start and end; the same where there are none.
 
   Raises:
     ValueError: If the message is cut, or has other fields.
   """
   if start == end:
     return start, end
-  ((found, start, end),) = delimited_fields(data, start, end)
-  if found != number:
+  ((first, start, end),) = delimited_fields(data, start, end)
+  if first != number:
     raise ValueError("another field than the list")
   return start, end
 
 
-def to_float32(array, name="values"):
-  """Converts numbers to contiguous little-endian float32; overflow is inf.
+def parse_message(kind: Any, data: Any, path: Any = None) -> message.Message:
+  """Parse bytes as a message class; raise InputError about `path` if cut."""
+  try:
+    return kind.FromString(bytes(data))
+  except message.DecodeError:
+    raise errors.InputError(
+      f"a whole {kind.DESCRIPTOR.name} message",
+      f"{len(data)} bytes that are cut or of another format",
+      path,
+    ) from None
 
-  Args:
-    array: Array of any shape, of integers or floats.
-    name: What it is, for the error.
 
-  Returns:
-    Array of the same shape.
+def to_float32(array: Any, name: str = "values") -> np.ndarray:
+  """Convert numbers to contiguous little-endian float32; overflow is inf.
 
   Raises:
-    InputError: If it is of another type.
+    InputError: If the array, which it calls `name`, is of another type.
   """
   array = np.asarray(array)
   if array.dtype.kind not in "fiu":
@@ -141,108 +153,85 @@ def to_float32(array, name="values"):
     return np.asarray(array, dtype="<f4", order="C")
 
 
-FLOATS = (np.float16, np.float32, np.float64)
-_INTEGERS = (np.uint8, np.uint16, np.uint32, np.uint64)
-_UINT32_MAX = np.iinfo(np.uint32).max
+def to_uint32(array: np.ndarray) -> np.ndarray:
+  """Convert an array of uint8, 16, 32 or 64 to uint32.
 
-# Field numbers of datum.proto.
-_SHAPE, _FLOAT_LIST = 1, 2
-_VALUE = 1
+  Raises:
+    InputError: If it is of another type, or a value is over 2^32 - 1.
+  """
+  if array.dtype.type not in _INTEGERS:
+    raise errors.InputError(
+      "an array of float16, 32 or 64 or uint8, 16, 32 or 64",
+      f"an array of type {array.dtype}",
+    )
+  if array.dtype == np.uint64 and array.size and array.max() > _UINT32_MAX:
+    raise errors.InputError(
+      f"integers up to {_UINT32_MAX}", f"the integer {array.max()}"
+    )
+  return array.astype(np.uint32)
 
-# NumPy's limit, before 2.0.
-_MAX_DIMS = 32
 
-# Of a protobuf message, less what stands around the values.
-_MAX_BYTES = 2**31 - 2**10
-
-# Enough for the shape and the lengths in front of the values.
-_HEAD_BYTES = 256
+def check_dimensions(number: int, path: Any = None) -> None:
+  """Raise InputError about `path` if an array has too many dimensions."""
+  if number > _MAX_DIMS:
+    raise errors.InputError(f"at most {_MAX_DIMS} dimensions", number, path)
 
 
-def pack_datum(arr):
-  """Converts an array to bytes of a DatumProto.
+def pack_datum(array: Any) -> list:
+  """Convert an array to bytes of a DatumProto.
 
   Args:
-    arr: Array as `datum_io.ArrayToDatum` takes it.
+    array: Array as `datum_io.ArrayToDatum` takes it.
 
   Returns:
-    list of bytes-like pieces, so that large values need not be copied.
+    Bytes-like pieces, so that large values need not be copied.
 
   Raises:
     InputError: If the array is of another type, over 32 dimensions or 2 GiB, or
       a value is over 2^32 - 1.
   """
-  arr = np.asarray(arr)
-  check_dimensions(arr.ndim)
-  if 4 * arr.size > _MAX_BYTES:
+  array = np.asarray(array)
+  check_dimensions(array.ndim)
+  if 4 * array.size > _MAX_BYTES:
     raise errors.InputError(
-      f"at most {_MAX_BYTES // 4} values, as many as a protobuf holds", arr.size
+      f"at most {_MAX_BYTES // 4} values, as many as a protobuf holds",
+      array.size,
     )
-  if arr.dtype.type in FLOATS:
-    values = to_float32(arr).reshape(-1).view(np.uint8).data
-    return [_header(arr.shape, len(values)), values]
-  values = to_uint32(arr)
-  datum = datum_pb2.DatumProto(shape={"dim": arr.shape}, uint32_list={})
+  if array.dtype.type in FLOATS:
+    values = to_float32(array).reshape(-1).view(np.uint8).data
+    return [_datum_head(array.shape), values]
+  values = to_uint32(array)
+  datum = datum_pb2.DatumProto(shape={"dim": array.shape}, uint32_list={})
   datum.uint32_list.value.extend(memoryview(values.reshape(-1)))
   return [datum.SerializeToString()]
 
 
-def to_uint32(arr):
-  """Returns an array as uint32.
-
-  Args:
-    arr: Array of uint8, 16, 32 or 64.
-
-  Raises:
-    InputError: If it is of another type, or a value is over 2^32 - 1.
-  """
-  if arr.dtype.type not in _INTEGERS:
-    raise errors.InputError(
-      "an array of float16, 32 or 64 or uint8, 16, 32 or 64",
-      f"an array of type {arr.dtype}",
-    )
-  if arr.dtype == np.uint64 and arr.size and arr.max() > _UINT32_MAX:
-    raise errors.InputError(
-      f"integers up to {_UINT32_MAX}", f"the integer {arr.max()}"
-    )
-  return arr.astype(np.uint32)
+def _datum_head(shape: Sequence[int]) -> bytes:
+  """Return the bytes of a DatumProto of floats up to its values."""
+  dims = b"".join(varint(dim) for dim in shape)
+  packed = delimited(_VALUE, len(dims)) + dims if dims else b""
+  size = 4 * math.prod(shape)
+  value = delimited(_VALUE, size) if size else b""
+  shape_field = delimited(_SHAPE, len(packed)) + packed
+  return shape_field + delimited(_FLOAT_LIST, len(value) + size) + value
 
 
-def check_dimensions(number, path=None):
-  """Raises an InputError for a shape of too many; `path` is for it."""
-  if number > _MAX_DIMS:
-    raise errors.InputError(f"at most {_MAX_DIMS} dimensions", number, path)
+def unpack_floats(data: bytes) -> tuple[list[int], np.ndarray]:
+  """Convert bytes of a regular DatumProto of floats to shape and [n] values.
 
-
-def float_header(dimension):
-  """Returns the bytes of a DatumProto [dimension] float up to its values."""
-  return _header([dimension], 4 * dimension)
-
-
-def unpack_floats(data):
-  """Converts bytes of a regular DatumProto of floats.
-
-  Args:
-    data: bytes.
-
-  Returns:
-    The shape that is stated, list of int, and the values, [n] float32; whether
-    they fit is for the caller to see.
+  Whether they fit together is not checked.
 
   Raises:
     ValueError: If the bytes are anything else.
   """
-  shape, start, end = _layout(data, len(data))
+  shape, start, end = _datum_layout(data, len(data))
   packed = memoryview(data)[start:end]
   # A copy, as the bytes are neither aligned nor writable.
   return shape, np.frombuffer(packed, dtype="<f4").astype(np.float32)
 
 
-def read_floats(path):
-  """Reads a file of a regular DatumProto of floats into its array at once.
-
-  Args:
-    path: Local path.
+def read_floats(path: str | os.PathLike) -> np.ndarray | None:
+  """Read a local file of a regular DatumProto of floats straight into an array.
 
   Returns:
     float32 array, or None where the file is anything else, or none.
@@ -250,10 +239,10 @@ def read_floats(path):
   try:
     with open(path, "rb") as file:
       size = os.fstat(file.fileno()).st_size
-      shape, start, end = _layout(file.read(_HEAD_BYTES), size)
+      shape, start, end = _datum_layout(file.read(_HEAD_BYTES), size)
       if 4 * math.prod(shape) != end - start:
         return None
-      # Not larger than the file, as `_layout` has compared.
+      # Not larger than the file, as `_datum_layout` has compared.
       values = np.empty(shape, dtype="<f4")
       file.seek(start)
       whole = file.readinto(values.reshape(-1).view(np.uint8)) == end - start
@@ -262,42 +251,19 @@ def read_floats(path):
     return None
 
 
-def _header(shape, size):
-  """Returns the bytes of a DatumProto up to its `size` bytes of floats."""
-  dims = b"".join(varint(dim) for dim in shape)
-  packed = delimited(_VALUE, len(dims)) + dims if dims else b""
-  value = delimited(_VALUE, size) if size else b""
-  return b"".join(
-    [
-      delimited(_SHAPE, len(packed)),
-      packed,
-      delimited(_FLOAT_LIST, len(value) + size),
-      value,
-    ]
-  )
+def _datum_layout(data, size):
+  """Return shape and the values' start and end of a regular float DatumProto.
 
-
-def _layout(data, size):
-  """Finds the values of a regular DatumProto of floats.
-
-  Args:
-    data: bytes, the first ones of the message or all.
-    size: Bytes of the whole message.
-
-  Returns:
-    Shape, and where the packed values start and end.
-
-  Raises:
-    ValueError: If the message is not regular, or its shape not in the data.
+  `data` are the first bytes, or all, of a message of `size` bytes. ValueError
+  if it is not regular, or its shape not in the data.
   """
-  fields = delimited_fields(data, 0, size)
-  (first, *shape_span), (second, *value_span) = fields
+  (first, *shape_span), (second, *value_span) = delimited_fields(data, 0, size)
   if (first, second) != (_SHAPE, _FLOAT_LIST):
     raise ValueError("other fields than a shape and a list of floats")
-  start, end = packed_span(data, *shape_span)
+  position, end = packed_span(data, *shape_span)
   if end > len(data):
     raise ValueError("a long shape")
-  dims, position, shape = data[start:end], 0, []
+  dims, position, shape = data[position:end], 0, []
   while position < len(dims):
     # Unlike a protobuf's int64, a dim is at most 2^32 - 1 here.
     dim, position = read_varint(dims, position)
@@ -309,35 +275,25 @@ def _layout(data, size):
   return shape, start, end
 
 
-# Field numbers of feature.proto.
-_FEATURE = 1
-_DESCRIPTOR = 1
-_SCALARS = {"x": 2, "y": 3, "scale": 4, "orientation": 5, "strength": 6}
-
-
-def pack_features(descriptors, columns):
-  """Converts features to bytes of a DelfFeatures.
+def pack_features(
+  descriptors: np.ndarray, columns: Mapping[str, np.ndarray]
+) -> bytes:
+  """Convert features to bytes of a DelfFeatures.
 
   Args:
     descriptors: [N, D] float.
-    columns: dict of `x`, `y`, `scale`, `orientation` and `strength`, each [N].
-
-  Returns:
-    bytes.
+    columns: `x`, `y`, `scale`, `orientation` and `strength`, each [N].
   """
-  constant = _constant(descriptors.shape[1])
-  records = np.full([len(descriptors)], constant, dtype=constant.dtype)
+  record = _feature_record(descriptors.shape[1])
+  records = np.full([len(descriptors)], record, dtype=record.dtype)
   records["descriptor"] = to_float32(descriptors)
   for name in _SCALARS:
     records[name] = columns[name]
   return records.tobytes()
 
 
-def view_features(data):
-  """Views bytes of a DelfFeatures as records.
-
-  Args:
-    data: bytes, not empty.
+def view_features(data: bytes) -> np.ndarray | None:
+  """View the bytes, not empty, of a DelfFeatures as records.
 
   Returns:
     [N] array with the fields `descriptor` [N, D] and `x`, `y`, `scale`,
@@ -350,27 +306,18 @@ def view_features(data):
     first = feature_pb2.DelfFeature.FromString(data[start:end])
   except (ValueError, message.DecodeError):
     return None
-  constant = _constant(len(first.descriptor.float_list.value))
-  if len(data) % constant.dtype.itemsize:
+  record = _feature_record(len(first.descriptor.float_list.value))
+  if len(data) % record.dtype.itemsize:
     return None
-  records = np.frombuffer(data, dtype=constant.dtype)
+  records = np.frombuffer(data, dtype=record.dtype)
   names = ["head", *(f"{name}_tag" for name in _SCALARS)]
-  if all((records[name] == constant[name]).all() for name in names):
-    return records
-  return None
+  same = all((records[name] == record[name]).all() for name in names)
+  return records if same else None
 
 
-def _constant(dimension):
-  """Returns a record, [], with what is the same in all.
-
-  Args:
-    dimension: Values of the descriptor.
-
-  Returns:
-    [] array of the records' dtype, in which `head` and, before each scalar, its
-    tag are set.
-  """
-  datum = float_header(dimension)
+def _feature_record(dimension):
+  """Return a [] record with `head` and each scalar's tag, the same in all."""
+  datum = _datum_head([dimension])
   size = len(datum) + 4 * dimension
   body = delimited(_DESCRIPTOR, size)
   tail = 5 * len(_SCALARS)
@@ -381,5 +328,5 @@ def _constant(dimension):
   record = np.zeros([], dtype=fields)
   record["head"] = np.frombuffer(head, dtype=np.uint8)
   for name, number in _SCALARS.items():
-    record[f"{name}_tag"] = fixed32_tag(number)[0]
+    record[f"{name}_tag"] = tag(number, _FIXED32)[0]
   return record

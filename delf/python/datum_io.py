@@ -6,28 +6,27 @@ those two. Byte order in files is little-endian, as in all protobufs.
 """
 
 import math
+from typing import Any
 
 import numpy as np
-from google.protobuf import message
 
 from delf.base import errors, files
 from delf.formats import wire
 from delf.protos import datum_pb2
 
 _KINDS = {"float_list": np.float32, "uint32_list": np.uint32}
-# Field numbers of datum.proto.
+# Field numbers of a DatumPairProto.
 _FIRST, _SECOND = 1, 2
 
+Pair = tuple[np.ndarray, np.ndarray]
 
-def ArrayToDatum(arr):
-  """Converts an array to a DatumProto.
+
+def ArrayToDatum(arr: np.ndarray) -> datum_pb2.DatumProto:
+  """Convert an array to a DatumProto.
 
   Args:
-    arr: Array of any shape; float16, 32, 64 or uint8, 16, 32, 64.
-
-  Returns:
-    DatumProto. Floats are rounded to float32; beyond its range they become
-    infinite.
+    arr: Array of any shape; float16, 32, 64 or uint8, 16, 32, 64. Floats are
+      rounded to float32; beyond its range they become infinite.
 
   Raises:
     InputError: If the array is of another type or over 32 dimensions, or a
@@ -36,21 +35,17 @@ def ArrayToDatum(arr):
   return datum_pb2.DatumProto.FromString(SerializeToString(arr))
 
 
-def ArraysToDatumPair(arr_1, arr_2):
-  """Converts two arrays, each as in `ArrayToDatum`, to a DatumPairProto."""
+def ArraysToDatumPair(
+  arr_1: np.ndarray, arr_2: np.ndarray
+) -> datum_pb2.DatumPairProto:
+  """Convert two arrays, each as in `ArrayToDatum`, to a DatumPairProto."""
   return datum_pb2.DatumPairProto.FromString(
     SerializePairToString(arr_1, arr_2)
   )
 
 
-def DatumToArray(datum):
-  """Converts a DatumProto to an array.
-
-  Args:
-    datum: DatumProto.
-
-  Returns:
-    Array of the shape that the datum states, float32 or uint32.
+def DatumToArray(datum: datum_pb2.DatumProto) -> np.ndarray:
+  """Convert a DatumProto to an array of its shape, float32 or uint32.
 
   Raises:
     InputError: If it holds no values, or not as many as its shape states.
@@ -58,47 +53,37 @@ def DatumToArray(datum):
   return from_proto(datum)
 
 
-def DatumPairToArrays(datum_pair):
-  """Converts a DatumPairProto to two arrays, each as in `DatumToArray`."""
+def DatumPairToArrays(datum_pair: datum_pb2.DatumPairProto) -> Pair:
+  """Convert a DatumPairProto to two arrays, each as in `DatumToArray`."""
   return from_proto(datum_pair.first), from_proto(datum_pair.second)
 
 
-def SerializeToString(arr):
-  """Converts an array, as in `ArrayToDatum`, to bytes of a DatumProto."""
+def SerializeToString(arr: np.ndarray) -> bytes:
+  """Convert an array, as in `ArrayToDatum`, to bytes of a DatumProto."""
   return b"".join(wire.pack_datum(arr))
 
 
-def SerializePairToString(arr_1, arr_2):
-  """Converts two arrays to bytes of a DatumPairProto."""
-  first, second = SerializeToString(arr_1), SerializeToString(arr_2)
-  return b"".join(
-    [
-      wire.delimited(_FIRST, len(first)),
-      first,
-      wire.delimited(_SECOND, len(second)),
-      second,
-    ]
-  )
+def SerializePairToString(arr_1: np.ndarray, arr_2: np.ndarray) -> bytes:
+  """Convert two arrays to bytes of a DatumPairProto."""
+  pieces = []
+  for number, array in ((_FIRST, arr_1), (_SECOND, arr_2)):
+    datum = SerializeToString(array)
+    pieces += [wire.delimited(number, len(datum)), datum]
+  return b"".join(pieces)
 
 
-def ParseFromString(string):
-  """Converts bytes of a DatumProto to an array, as in `DatumToArray`."""
+def ParseFromString(string: bytes) -> np.ndarray:
+  """Convert bytes of a DatumProto to an array, as in `DatumToArray`."""
   return _parse(string, None)
 
 
-def ParsePairFromString(string):
-  """Converts bytes of a DatumPairProto to two arrays."""
+def ParsePairFromString(string: bytes) -> Pair:
+  """Convert bytes of a DatumPairProto to two arrays."""
   return _parse_pair(string, None)
 
 
-def ReadFromFile(file_path):
-  """Reads an array from a `.datum` or `.delg_global` file.
-
-  Args:
-    file_path: Path of the file.
-
-  Returns:
-    float32 or uint32 array of the shape that the file states.
+def ReadFromFile(file_path: files.Path) -> np.ndarray:
+  """Read an array, float32 or uint32, from a `.datum` or `.delg_global` file.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -111,23 +96,25 @@ def ReadFromFile(file_path):
   return _parse(files.read_bytes(file_path), file_path)
 
 
-def ReadPairFromFile(file_path):
-  """Reads two arrays from a file of a DatumPairProto, as in `ReadFromFile`."""
+def ReadPairFromFile(file_path: files.Path) -> Pair:
+  """Read two arrays from a file of a DatumPairProto, as in `ReadFromFile`."""
   return _parse_pair(files.read_bytes(file_path), file_path)
 
 
-def WriteToFile(data, file_path):
-  """Writes an array, as in `ArrayToDatum`, to a file; note the order."""
+def WriteToFile(data: np.ndarray, file_path: files.Path) -> None:
+  """Write an array, as in `ArrayToDatum`, to a file; note the order."""
   files.write_bytes(file_path, *wire.pack_datum(data))
 
 
-def WritePairToFile(arr_1, arr_2, file_path):
-  """Writes two arrays, as in `ArraysToDatumPair`, to a file."""
+def WritePairToFile(
+  arr_1: np.ndarray, arr_2: np.ndarray, file_path: files.Path
+) -> None:
+  """Write two arrays, as in `ArraysToDatumPair`, to a file."""
   files.write_bytes(file_path, SerializePairToString(arr_1, arr_2))
 
 
-def from_proto(datum, path=None):
-  """Converts a DatumProto as `DatumToArray` does; `path` is for errors."""
+def from_proto(datum: datum_pb2.DatumProto, path: Any = None) -> np.ndarray:
+  """Convert a DatumProto as `DatumToArray` does; errors name `path`."""
   kind = datum.WhichOneof("kind_oneof")
   if kind is None:
     raise errors.InputError("a DatumProto with values", "one without", path)
@@ -136,18 +123,16 @@ def from_proto(datum, path=None):
 
 
 def _parse(data, path):
-  """Converts bytes of a DatumProto to an array; `path` is for errors."""
   try:
     shape, values = wire.unpack_floats(data)
   except ValueError:
-    datum = datum_pb2.DatumProto()
-    _merge(datum, data, path)
-    return from_proto(datum, path)
+    return from_proto(
+      wire.parse_message(datum_pb2.DatumProto, data, path), path
+    )
   return _shaped(values, shape, path)
 
 
 def _parse_pair(data, path):
-  """Converts bytes of a DatumPairProto to arrays; `path` is for errors."""
   try:
     (first, start_1, end_1), (second, start_2, end_2) = wire.delimited_fields(
       data
@@ -156,24 +141,12 @@ def _parse_pair(data, path):
     first = second = None
   if (first, second) == (_FIRST, _SECOND):
     return _parse(data[start_1:end_1], path), _parse(data[start_2:end_2], path)
-  pair = datum_pb2.DatumPairProto()
-  _merge(pair, data, path)
+  pair = wire.parse_message(datum_pb2.DatumPairProto, data, path)
   return from_proto(pair.first, path), from_proto(pair.second, path)
 
 
-def _merge(proto, data, path):
-  try:
-    proto.MergeFromString(bytes(data))
-  except message.DecodeError:
-    raise errors.InputError(
-      f"a whole {proto.DESCRIPTOR.name}",
-      f"{len(data)} bytes that are cut or of another format",
-      path,
-    ) from None
-
-
 def _shaped(values, shape, path):
-  """Returns values in the shape that a file states, if it can be."""
+  """Return values in the shape that a file states, if it can be."""
   wire.check_dimensions(len(shape), path)
   if min(shape, default=0) < 0 or math.prod(shape) != values.size:
     raise errors.InputError(

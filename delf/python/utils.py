@@ -11,28 +11,22 @@ features on disk are in raw coordinates.
 
 import contextlib
 import io
+import os
 
 import numpy as np
 from absl import logging
 from PIL import Image, ImageOps
 
 from delf.base import errors, files
+from delf.protos import delf_config_pb2
 
 # Images with more pixels are refused before they are decoded.
 MAX_PIXELS = 30_000 * 30_000
 
 # The formats that are tried, in Pillow's names; MPO and JPEG share a reader.
 _FORMATS = (
-  "JPEG",
-  "PNG",
-  "WEBP",
-  "GIF",
-  "BMP",
-  "TIFF",
-  "PPM",
-  "JPEG2000",
-  "AVIF",
-)
+  "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF",
+)  # fmt: skip
 # EXIF's tag of how an image is turned, and its values for sides that change.
 _ORIENTATION = 0x0112
 _ON_ITS_SIDE = (5, 6, 7, 8)
@@ -40,8 +34,15 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 _JPEG_END = b"\xff\xd9"
 
 
-def RgbLoader(path, apply_rotation=False, rescale_grey16=False, at_least=None):
-  """Loads an image; safe to call from several threads.
+def RgbLoader(
+  path: str | os.PathLike,
+  apply_rotation: bool = False,
+  rescale_grey16: bool = False,
+  at_least: tuple[int, int] | None = None,
+) -> Image.Image:
+  """Load an image of mode RGB; safe to call from several threads.
+
+  Of a cut JPEG the missing part is grey, and a warning is logged.
 
   Args:
     path: Path of the image.
@@ -49,12 +50,8 @@ def RgbLoader(path, apply_rotation=False, rescale_grey16=False, at_least=None):
       original does not.
     rescale_grey16: Whether 16-bit grey is divided by 257, in place of being
       cut at 255 as in the original.
-    at_least: (width, height) in pixels that suffice, or None for the stored
-      ones: a JPEG may be decoded at 1/2, 1/4 or 1/8, which is faster.
-
-  Returns:
-    PIL.Image.Image of mode RGB. Of a cut JPEG, what is there; the rest is grey,
-    and a warning is logged.
+    at_least: Sufficient (width, height) in pixels: a JPEG may be decoded at
+      1/2, 1/4 or 1/8 of its size, which is faster.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -71,19 +68,12 @@ def RgbLoader(path, apply_rotation=False, rescale_grey16=False, at_least=None):
     return _to_rgb(image, rescale_grey16, path)
 
 
-def image_size(path, apply_rotation=False):
-  """Returns (height, width) of an image, from its header alone.
+def image_size(
+  path: str | os.PathLike, apply_rotation: bool = False
+) -> tuple[int, int]:
+  """Return (height, width) of a local image, from its header alone.
 
-  Args:
-    path: Local path of the image.
-    apply_rotation: As in `RgbLoader`.
-
-  Returns:
-    (int, int).
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: As `RgbLoader`, but for damage behind the header.
+  Raises errors as `RgbLoader` does, but for damage behind the header.
   """
   with open(path, "rb") as file, _broken_in_one_line(path):
     image = _open(file, path)
@@ -92,19 +82,24 @@ def image_size(path, apply_rotation=False):
     return image.height, image.width
 
 
-def ResizeImage(image, config, resize_factor=1.0):
-  """Resizes an image to the limits of a configuration.
+def ResizeImage(
+  image: np.ndarray,
+  config: delf_config_pb2.DelfConfig,
+  resize_factor: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Resize an image to the limits of a configuration.
+
+  The largest side is scaled down to the maximum, else up to the minimum, else
+  left; sides are rounded half to even; a side never falls under 1.
 
   Args:
     image: [H, W, 3] uint8.
-    config: DelfConfig; `max_image_size`, `min_image_size` and
-      `use_square_images` are used.
-    resize_factor: What both sizes are multiplied by.
+    config: Its `max_image_size`, `min_image_size` and `use_square_images` are
+      used.
+    resize_factor: Factor of both sizes.
 
   Returns:
-    [H', W', 3] uint8, and [2] float64 (H' / H, W' / W). The largest side is
-    scaled down to the maximum, else up to the minimum, else left; sides are
-    rounded half to even; a side never falls under 1.
+    [H', W', 3] uint8, and [2] float64 (H' / H, W' / W).
 
   Raises:
     InputError: If the image is no [H, W, 3] uint8, or the factor is negative,
@@ -131,20 +126,12 @@ def ResizeImage(image, config, resize_factor=1.0):
   return np.array(resized), scale_factors
 
 
-def target_size(size, config, resize_factor=1.0):
-  """Returns (height, width) that `ResizeImage` makes of an image.
-
-  Args:
-    size: (height, width) of the image.
-    config: As for `ResizeImage`.
-    resize_factor: As for `ResizeImage`.
-
-  Returns:
-    (int, int).
-
-  Raises:
-    InputError: If a limit is 0.
-  """
+def target_size(
+  size: tuple[int, int],
+  config: delf_config_pb2.DelfConfig,
+  resize_factor: float = 1.0,
+) -> tuple[int, int]:
+  """Return (height, width) that `ResizeImage` makes of an image of a size."""
   largest = max(size)
   scale = 1.0
   max_size = resize_factor * config.max_image_size
@@ -163,20 +150,19 @@ def target_size(size, config, resize_factor=1.0):
 
 @contextlib.contextmanager
 def _broken_in_one_line(path):
-  """Makes whatever readers raise about a broken file an InputError."""
+  """Turn whatever readers raise about a broken file into an InputError."""
   try:
     yield
   except errors.InputError:
     raise
   except Exception as error:
     reason = " ".join(str(error).split()) or type(error).__name__
-    raise errors.InputError(
-      "an image", f"one that cannot be decoded ({reason})", path
-    ) from None
+    received = f"one that cannot be decoded ({reason})"
+    raise errors.InputError("an image", received, path) from None
 
 
 def _open(file, path):
-  """Opens an image in a binary file without decoding it.
+  """Open an image in a binary file without decoding it.
 
   `Image.open` compares the size with a setting of the whole process, 0.18
   gigapixels; this has its own limit, and changes no setting.
@@ -203,24 +189,23 @@ def _open(file, path):
 
 
 def _decode(data, path, at_least):
-  """Returns the decoded image, of a cut JPEG with what is there."""
+  """Decode an image, of a cut JPEG the part that exists."""
   image = _open(io.BytesIO(data), path)
   image.draft(None, at_least)  # Does nothing but with a size, to a JPEG.
   try:
     image.load()
-    return image
   except OSError:
     if image.format not in ("JPEG", "MPO"):
       raise
-  image = _open(io.BytesIO(data + _JPEG_END), path)
-  image.draft(None, at_least)
-  image.load()
-  logging.warning("%s: the JPEG is cut; what is missing is grey", path)
+    image = _open(io.BytesIO(data + _JPEG_END), path)
+    image.draft(None, at_least)
+    image.load()
+    logging.warning("%s: the JPEG is cut; what is missing is grey", path)
   return image
 
 
 def _to_rgb(image, rescale_grey16, path):
-  """Converts an image to 8-bit RGB, as the module says."""
+  """Convert an image to 8-bit RGB, as the module says."""
   if image.mode == "F":
     raise errors.InputError("an image of integers", "one of floats", path)
   if image.mode == "I" or image.mode.startswith("I;16"):

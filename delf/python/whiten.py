@@ -6,9 +6,11 @@ whitened by how those of one object differ, then turned to the directions in
 which all of them differ most.
 """
 
+import os
+
 import numpy as np
 
-from delf.base import errors
+from delf.base import arrays, errors
 from delf.python import datum_io
 
 # Added to lengths before dividing by them, as in the original.
@@ -20,18 +22,21 @@ _SYMMETRY = 1e-5
 
 
 def apply_whitening(
-  descriptors, mean_descriptor_vector, projection, output_dim=None
-):
-  """Projects descriptors and L2-normalises them.
+  descriptors: np.ndarray,
+  mean_descriptor_vector: np.ndarray,
+  projection: np.ndarray,
+  output_dim: int | None = None,
+) -> np.ndarray:
+  """Project descriptors and L2-normalise them.
 
   Args:
-    descriptors: [D, N] float, a descriptor a column.
-    mean_descriptor_vector: [D, 1] float, or [D].
-    projection: [K, D] float, the most telling direction first.
+    descriptors: [D, N], a descriptor a column.
+    mean_descriptor_vector: [D, 1], or [D].
+    projection: [K, D], the most telling direction first.
     output_dim: Directions to keep, from the first on; None for all.
 
   Returns:
-    [output_dim, N] float, each column over its length + 1e-6.
+    [output_dim, N], each column over its length + 1e-6.
 
   Raises:
     InputError: If shapes do not fit, as where descriptors are rows, or a value
@@ -58,21 +63,22 @@ def apply_whitening(
   return whitened / (lengths + _EPSILON)
 
 
-def learn_whitening(descriptors, qidxs, pidxs):
-  """Learns a whitening from pairs of descriptors of one object each.
+def learn_whitening(
+  descriptors: np.ndarray, qidxs: np.ndarray, pidxs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Learn a whitening from pairs of descriptors of one object each.
 
   At least D pairs that differ in independent ways determine it; with fewer, the
   covariance of differences is singular and `cholesky` helps out.
 
   Args:
-    descriptors: [D, N] float, a descriptor a column.
-    qidxs: [P] int, column of the first of each pair.
-    pidxs: [P] int, column of the second.
+    descriptors: [D, N], a descriptor a column.
+    qidxs: [P] columns of the first of each pair.
+    pidxs: [P] columns of the second.
 
   Returns:
-    (mean [D, 1], projection [D, D]), float64. The mean is of the first ones of
-    all pairs. A row of the projection has its largest value positive, as its
-    sign is free.
+    Mean of the first ones of all pairs [D, 1] and projection [D, D], float64. A
+    row of the projection has its largest value positive, as its sign is free.
 
   Raises:
     InputError: If there are no pairs, an index is not of a column, or a value
@@ -100,11 +106,8 @@ def learn_whitening(descriptors, qidxs, pidxs):
   )
 
 
-def cholesky(matrix):
-  """Decomposes a symmetric matrix, also one that is singular.
-
-  Args:
-    matrix: [D, D] float, a covariance.
+def cholesky(matrix: np.ndarray) -> np.ndarray:
+  """Decompose a symmetric [D, D] matrix, a covariance, even a singular one.
 
   Returns:
     [D, D] lower triangular L with L @ L.T = matrix + a * identity. a is 0 where
@@ -128,26 +131,18 @@ def cholesky(matrix):
       jitter = 10 * jitter or _FIRST_JITTER
 
 
-def write_whitening(path, mean_descriptor_vector, projection):
-  """Writes what `learn_whitening` returned: a DatumPairProto of both, float32.
-
-  Args:
-    path: Path of the file, such as `whitening.datum`.
-    mean_descriptor_vector: [D, 1] float.
-    projection: [K, D] float.
-  """
+def write_whitening(
+  path: str | os.PathLike,
+  mean_descriptor_vector: np.ndarray,
+  projection: np.ndarray,
+) -> None:
+  """Write a whitening of `learn_whitening` as a float32 DatumPairProto."""
   mean = np.asarray(mean_descriptor_vector, dtype=np.float32)
   datum_io.WritePairToFile(mean, np.asarray(projection, np.float32), path)
 
 
-def read_whitening(path):
-  """Reads what `write_whitening` wrote.
-
-  Args:
-    path: Path of the file.
-
-  Returns:
-    (mean [D, 1], projection [K, D]), float32, for `apply_whitening`.
+def read_whitening(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+  """Read mean [D, 1] and projection [K, D], float32, of `write_whitening`.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -161,25 +156,24 @@ def read_whitening(path):
       f"shapes {list(mean.shape)} and {list(projection.shape)}",
       path,
     )
-  if not (np.isfinite(mean).all() and np.isfinite(projection).all()):
-    raise errors.InputError("finite numbers", "NaN or infinity", path)
-  return mean, projection
+  arrays.check_finite(mean, "mean", path)
+  return mean, arrays.check_finite(projection, "projection", path)
 
 
-def _matrix(array, what, shape):
-  """Returns a finite float matrix with values, or raises."""
+def _matrix(array, name, shape):
+  """Return a finite matrix with values, or raise InputError."""
   array = np.asarray(array)
   if array.ndim != 2 or not array.size:
-    raise errors.InputError(f"{what} {shape}", f"shape {list(array.shape)}")
+    raise errors.InputError(f"{name} {shape}", f"shape {list(array.shape)}")
   if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
     raise errors.InputError(
-      f"{what} in finite numbers", "NaN, infinity or another type"
+      f"{name} in finite numbers", "NaN, infinity or another type"
     )
   return array
 
 
 def _columns(indices, number):
-  """Returns [P] int indices of columns, or raises."""
+  """Return [P] indices of columns, or raise InputError."""
   indices = np.asarray(indices)
   if indices.ndim != 1 or not indices.size or indices.dtype.kind not in "iu":
     raise errors.InputError(
