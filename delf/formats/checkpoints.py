@@ -6,6 +6,8 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 from delf.base import errors, files
 
@@ -22,16 +24,16 @@ _INTERNALS = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]")
 _FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
 
 
-def open_reader(path):
-  """Opens a checkpoint.
+def open_reader(path: str | os.PathLike) -> tuple[Any, str]:
+  """Open a checkpoint.
 
   Args:
     path: Prefix of a TensorFlow checkpoint, or its `.index` file, or a folder
       with a `checkpoint` file, whose newest one is opened.
 
   Returns:
-    A reader (`tf.train.load_checkpoint`), and the prefix, a str. What is read
-    from it is to be read within `reading(prefix)`.
+    A reader (`tf.train.load_checkpoint`), to be used within `reading(prefix)`,
+    and the prefix.
 
   Raises:
     FileNotFoundError: If there is no checkpoint.
@@ -55,28 +57,27 @@ def open_reader(path):
 
 
 @contextlib.contextmanager
-def reading(prefix):
-  """Turns what TensorFlow raises of a checkpoint into an InputError."""
+def reading(prefix: str) -> Iterator[None]:
+  """Turn TensorFlow's errors about a checkpoint into an InputError."""
   import tensorflow as tf
 
   try:
     yield
-  # What it raises for files that are cut, damaged, or of another kind.
+  # As it raises for files that are cut, damaged, or of another kind.
   except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
+    received = f"one that cannot be read ({reason})"
     raise errors.InputError(
-      "a whole TensorFlow checkpoint",
-      f"one that cannot be read ({reason})",
-      prefix,
+      "a whole TensorFlow checkpoint", received, prefix
     ) from None
 
 
 @contextlib.contextmanager
-def writing(what, path):
-  """Turns what TensorFlow raises as it writes, as on a full disk, into OSError.
+def writing(label: str, path: str | os.PathLike) -> Iterator[None]:
+  """Turn TensorFlow's errors while writing, as on a full disk, into OSError.
 
   Args:
-    what: Words for what is written.
+    label: What is written.
     path: Path of it, or of its folder, which the error names.
   """
   import tensorflow as tf
@@ -86,12 +87,12 @@ def writing(what, path):
   except tf.errors.OpError as error:
     # "{{node of a graph}} path of a temporary file; reason [Op:...]", and more.
     first = _INTERNALS.sub("", error.message).strip().splitlines()[0]
-    words = f"{what} cannot be written ({first.rpartition('; ')[2].strip()})"
-    raise OSError(errno.EIO, words, os.fspath(path)) from None
+    text = f"{label} cannot be written ({first.rpartition('; ')[2].strip()})"
+    raise OSError(errno.EIO, text, os.fspath(path)) from None
 
 
-def write(path, **trackables):
-  """Writes a checkpoint; one that is there is read until the new one is whole.
+def write(path: str | os.PathLike, **trackables: Any) -> str:
+  """Write a checkpoint; an existing one is readable until the new one is whole.
 
   Both are a file of data and an index, which cannot be replaced at once. The
   data are in one part, or, where they are already, in two: a name of their own.
@@ -102,7 +103,7 @@ def write(path, **trackables):
     **trackables: What `tf.train.Checkpoint` takes, such as tf.Variable.
 
   Returns:
-    str, `path`.
+    `path`.
 
   Raises:
     OSError: If it cannot be written; what was there stays.
@@ -119,23 +120,23 @@ def write(path, **trackables):
     if files.is_remote(path):
       checkpoint.write(path, options)
     else:
-      _write_local(checkpoint, pathlib.Path(path), options)
-  _remove_other_parts(path, parts)
+      folder, name = pathlib.Path(path).parent, os.path.basename(path)
+      folder.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryDirectory(dir=folder, prefix=".weights.") as new:
+        checkpoint.write(os.path.join(new, name), options)
+        # "...data-00000-of-00001" sorts before "...index".
+        for file in sorted(pathlib.Path(new).glob("*")):
+          os.replace(file, folder / file.name)
+  folder, name = os.path.split(path)
+  for file in tf.io.gfile.listdir(folder or "."):
+    beginning, _, count = file.rpartition("-of-")
+    if beginning.startswith(f"{name}.data-") and count != f"{parts:05d}":
+      tf.io.gfile.remove(os.path.join(folder, file))
   return path
 
 
-def _write_local(checkpoint, path, options):
-  folder = path.parent
-  folder.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=folder, prefix=".weights.") as temporary:
-    checkpoint.write(os.path.join(temporary, path.name), options)
-    for file in sorted(pathlib.Path(temporary).glob("*")):
-      # "...data-00000-of-00001" sorts before "...index".
-      os.replace(file, folder / file.name)
-
-
 def _count_parts(prefix):
-  """Returns the number of data files of a checkpoint; 0 if there is none.
+  """Return the number of data files of a checkpoint; 0 if there is none.
 
   Its index is a table as LevelDB has it, whose first entry is a header: no
   bytes of key, the length of the header, the header.
@@ -156,7 +157,7 @@ def _count_parts(prefix):
 
 
 def _in_parts(number):
-  """Returns what divides tensors among so many files, by turns."""
+  """Return a callback that divides tensors among files, by turns."""
   import tensorflow as tf
 
   class InParts(tf.train.experimental.ShardingCallback):
@@ -170,14 +171,3 @@ def _in_parts(number):
       return [part for part in parts if part]
 
   return InParts()
-
-
-def _remove_other_parts(path, number):
-  """Removes data files of a checkpoint that was in other parts."""
-  import tensorflow as tf
-
-  folder, name = os.path.split(path)
-  for file in tf.io.gfile.listdir(folder or "."):
-    beginning, _, count = file.rpartition("-of-")
-    if beginning.startswith(f"{name}.data-") and count != f"{number:05d}":
-      tf.io.gfile.remove(os.path.join(folder, file))

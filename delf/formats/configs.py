@@ -1,201 +1,144 @@
 """Configurations, read from text and checked."""
 
 import math
+import os
 
-from google.protobuf import text_format
+from google.protobuf import message, text_format
 
 from delf.base import errors, files
 from delf.protos import aggregation_config_pb2, delf_config_pb2
 
+Path = str | os.PathLike
 
-def read_delf_config(path):
-  """Reads an extraction configuration and checks it.
+
+def read_delf_config(path: Path) -> delf_config_pb2.DelfConfig:
+  """Read an extraction configuration and check it.
 
   Args:
     path: Path of a DelfConfig in protobuf's text format. As in the original, a
-      field that stands twice has the later value.
-
-  Returns:
-    DelfConfig. Paths in it are left as they are.
+      field that stands twice has the later value. Paths in it stay as they are.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    InputError: If it has a field or a value that cannot be.
+    InputError: If it has an unknown field or a value that cannot be.
   """
-  config = _read(path, delf_config_pb2.DelfConfig())
-  check_delf_config(config, path)
-  return config
+  return parse_delf_config(_read_text(path, "DelfConfig"), path)
 
 
-def read_local_config(path):
-  """Reads the configuration of an extraction of local features alone.
+def read_local_config(path: Path) -> delf_config_pb2.DelfConfig:
+  """Read a configuration with its global features switched off.
 
-  Args:
-    path: As in `read_delf_config`.
-
-  Returns:
-    DelfConfig, that of global features switched off.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: As `read_delf_config`, or if it is without local features.
+  Raises errors as `read_delf_config`, and if it is without local features.
   """
   config = read_delf_config(path)
-  _require(
-    config.use_local_features,
-    "a configuration with use_local_features",
-    "one without",
-    path,
-  )
+  if not config.use_local_features:
+    raise errors.InputError(
+      "a configuration with use_local_features", "one without", path
+    )
   config.use_global_features = False
   return config
 
 
-def parse_delf_config(text, path=None):
-  """Returns a DelfConfig of text, checked; see `read_delf_config`.
-
-  Args:
-    text: str in protobuf's text format.
-    path: Where it comes from, for the error, or None.
-  """
-  config = _merge(text, delf_config_pb2.DelfConfig(), path)
+def parse_delf_config(
+  text: str, path: Path | None = None
+) -> delf_config_pb2.DelfConfig:
+  """Parse and check a DelfConfig, as `read_delf_config` does."""
+  config = _parse(text, delf_config_pb2.DelfConfig(), path)
   check_delf_config(config, path)
   return config
 
 
-def read_aggregation_config(path):
-  """Reads an aggregation configuration and checks it.
+def read_aggregation_config(
+  path: Path,
+) -> aggregation_config_pb2.AggregationConfig:
+  """Read an aggregation configuration in text format and check it.
 
-  Args:
-    path: Path of an AggregationConfig in protobuf's text format.
-
-  Returns:
-    AggregationConfig.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it has a field or a value that cannot be.
+  Raises errors as `read_delf_config`.
   """
-  config = _read(path, aggregation_config_pb2.AggregationConfig())
+  config = aggregation_config_pb2.AggregationConfig()
+  _parse(_read_text(path, config.DESCRIPTOR.name), config, path)
   check_aggregation_config(config, path)
   return config
 
 
-def check_aggregation_config(config, path=None):
-  """Checks the values of an aggregation configuration; opens no file.
-
-  Args:
-    config: AggregationConfig.
-    path: File that it was read from, for the error, or None.
+def check_aggregation_config(
+  config: aggregation_config_pb2.AggregationConfig, path: Path | None = None
+) -> None:
+  """Check the values of an aggregation configuration; open no file.
 
   Raises:
-    InputError: If a value cannot be; it names the field.
+    InputError: If a value cannot be; it names the field, and `path`.
   """
-  _require(
-    config.aggregation_type != config.INVALID,
-    "aggregation_type VLAD, ASMK or ASMK_STAR",
-    "INVALID",
-    path,
-  )
+  _raise_first(_aggregation_checks(config), path)
+
+
+def check_delf_config(
+  config: delf_config_pb2.DelfConfig, path: Path | None = None
+) -> None:
+  """Check the values of an extraction configuration; open no file.
+
+  Fields of a head that is off are not checked. Models of global features may
+  have scales of their own, so that none are needed here.
+
+  Raises:
+    InputError: If a value cannot be; it names the field, and `path`.
+  """
+  _raise_first(_delf_checks(config), path)
+
+
+def _raise_first(checks, path):
+  """Raise InputError of the first failed (condition, expected, received)."""
+  for condition, expected, received in checks:
+    if not condition:
+      raise errors.InputError(expected, received, path)
+
+
+def _aggregation_checks(config):
+  expected = "aggregation_type VLAD, ASMK or ASMK_STAR"
+  yield config.aggregation_type != config.INVALID, expected, "INVALID"
   for name in ("codebook_size", "feature_dimensionality", "num_assignments"):
     value = getattr(config, name)
-    _require(value > 0, f"a positive {name}", value, path)
-  _require(
-    config.num_assignments <= config.codebook_size,
-    f"num_assignments up to codebook_size, {config.codebook_size}",
-    config.num_assignments,
-    path,
-  )
-  _require(config.codebook_path, "a codebook_path", "none", path)
+    yield value > 0, f"a positive {name}", value
+  number, size = config.num_assignments, config.codebook_size
+  yield number <= size, f"num_assignments up to codebook_size, {size}", number
+  yield config.codebook_path, "a codebook_path", "none"
 
 
-def check_delf_config(config, path=None):
-  """Checks the values of an extraction configuration.
-
-  What the configuration does not use (a head that is off) is not checked, and
-  no file that it names is opened: models of global features may have scales of
-  their own, so that none are needed here.
-
-  Args:
-    config: DelfConfig.
-    path: File that it was read from, for the error, or None.
-
-  Raises:
-    InputError: If a value cannot be; it names the field.
-  """
-  _require(config.model_path, "a model_path", "none", path)
-  _require(
-    config.use_local_features or config.use_global_features,
-    "use_local_features or use_global_features",
-    "neither",
-    path,
-  )
-  _require(
-    config.image_scales or not config.use_local_features,
-    "image_scales, at least one, for local features",
-    "none",
-    path,
-  )
-  for scale in config.image_scales:
-    _require(
-      scale > 0 and math.isfinite(scale), "positive image_scales", scale, path
-    )
+def _delf_checks(config):
+  use_local, use_global = config.use_local_features, config.use_global_features
+  scales, limit = config.image_scales, config.max_image_size
+  yield config.model_path, "a model_path", "none"
+  expected = "use_local_features or use_global_features"
+  yield use_local or use_global, expected, "neither"
+  expected = "image_scales, at least one, for local features"
+  yield scales or not use_local, expected, "none"
+  for scale in scales:
+    positive = scale > 0 and math.isfinite(scale)
+    yield positive, "positive image_scales", scale
   # Below 0 there is no limit; a min_image_size of 0 is none either.
-  _require(
-    config.max_image_size,
-    "a max_image_size over 0, or -1 for none",
-    config.max_image_size,
-    path,
-  )
-  if config.use_local_features:
-    _check_local(config.delf_local_config, path)
-  if config.use_global_features:
-    _check_global(config, path)
-
-
-def _check_local(config, path):
-  _require(
-    0 <= config.iou_threshold <= 1,
-    "an iou_threshold from 0 to 1",
-    config.iou_threshold,
-    path,
-  )
-  _require(
-    config.max_feature_num >= 0,
-    "a max_feature_num of at least 0",
-    config.max_feature_num,
-    path,
-  )
-  _require(
-    not math.isnan(config.score_threshold),
-    "a number as score_threshold",
-    config.score_threshold,
-    path,
-  )
-  _check_pca("delf_local_config", config, path)
-
-
-def _check_global(config, path):
-  number = len(config.image_scales)
-  chosen = config.delf_global_config.image_scales_ind
-  _require(
-    number or not chosen,
-    "image_scales for image_scales_ind to choose from",
-    "none",
-    path,
-  )
-  for index in chosen:
-    _require(
-      0 <= index < number,
-      f"image_scales_ind from 0 to {number - 1} ({number} image_scales)",
-      index,
-      path,
+  yield limit, "a max_image_size over 0, or -1 for none", limit
+  if use_local:
+    local = config.delf_local_config
+    iou, most = local.iou_threshold, local.max_feature_num
+    yield 0 <= iou <= 1, "an iou_threshold from 0 to 1", iou
+    yield most >= 0, "a max_feature_num of at least 0", most
+    score = local.score_threshold
+    yield not math.isnan(score), "a number as score_threshold", score
+    yield from _pca_checks("delf_local_config", local)
+  if use_global:
+    chosen, number = config.delf_global_config.image_scales_ind, len(scales)
+    expected = "image_scales for image_scales_ind to choose from"
+    yield number or not chosen, expected, "none"
+    expected = (
+      f"image_scales_ind from 0 to {number - 1} ({number} image_scales)"
     )
-  _check_pca("delf_global_config", config.delf_global_config, path)
+    for index in chosen:
+      yield 0 <= index < number, expected, index
+    yield from _pca_checks("delf_global_config", config.delf_global_config)
 
 
-def _check_pca(name, config, path):
-  """Checks the PCA of one head; `use_pca` is on where it is not set."""
+def _pca_checks(name, config):
+  """Check the PCA of one head; `use_pca` is on where it is not set."""
   if not config.use_pca:
     return
   pca = config.pca_parameters
@@ -203,43 +146,28 @@ def _check_pca(name, config, path):
   if pca.use_whitening:
     needed.append("pca_variances_path")
   for field in needed:
-    _require(
-      getattr(pca, field),
-      f"{name}.pca_parameters.{field}, or {name}.use_pca: false",
-      "none",
-      path,
-    )
-  _require(
-    pca.pca_dim > 0,
-    f"a positive {name}.pca_parameters.pca_dim",
-    pca.pca_dim,
-    path,
-  )
+    expected = f"{name}.pca_parameters.{field}, or {name}.use_pca: false"
+    yield getattr(pca, field), expected, "none"
+  expected = f"a positive {name}.pca_parameters.pca_dim"
+  yield pca.pca_dim > 0, expected, pca.pca_dim
 
 
-def _read(path, config):
-  """Merges the text of a file into `config`."""
-  name = config.DESCRIPTOR.name
+def _read_text(path, name):
   try:
-    text = files.read_bytes(path).decode("utf-8")
+    return files.read_bytes(path).decode("utf-8")
   except UnicodeDecodeError:
     raise errors.InputError(f"text of {name}", "binary data", path) from None
-  return _merge(text, config, path)
 
 
-def _merge(text, config, path):
-  name = config.DESCRIPTOR.name
+def _parse(text: str, config: message.Message, path):
+  """Merge text into `config` and return it."""
   try:
     return text_format.Merge(text, config)
   except text_format.ParseError as error:
     line = f"line {error.GetLine()}: " if error.GetLine() else ""
     # The message starts with "line:column : "; the rest says what is wrong.
     reason = str(error).split(" : ", 1)[-1].replace("\n", " ").rstrip(".")
+    name = config.DESCRIPTOR.name
     raise errors.InputError(
       f"text of {name}", f"{line}{reason}", path
     ) from None
-
-
-def _require(condition, expected, received, path):
-  if not condition:
-    raise errors.InputError(expected, received, path)

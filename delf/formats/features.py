@@ -1,4 +1,4 @@
-"""What was found in an image: local features and a global descriptor."""
+"""Features of an image: local features and a global descriptor."""
 
 import dataclasses
 
@@ -37,10 +37,10 @@ class LocalFeatures:
       "orientations": (number,),
     }
     for name, shape in shapes.items():
-      if np.shape(getattr(self, name)) != shape:
+      received = np.shape(getattr(self, name))
+      if received != shape:
         raise errors.InputError(
-          f"{name} of shape {list(shape)}",
-          f"shape {list(np.shape(getattr(self, name)))}",
+          f"{name} of shape {list(shape)}", f"shape {list(received)}"
         )
     if np.ndim(self.descriptors) != 2 or len(self.descriptors) != number:
       raise errors.InputError(
@@ -48,12 +48,12 @@ class LocalFeatures:
         f"shape {list(np.shape(self.descriptors))}",
       )
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.locations)
 
   @classmethod
-  def empty(cls, dimension=0):
-    """Returns no features, of descriptors with `dimension` values."""
+  def empty(cls, dimension: int = 0) -> "LocalFeatures":
+    """Return no features, of descriptors with `dimension` values."""
     none = np.zeros([0], dtype=np.float32)
     return cls(
       locations=np.zeros([0, 2], dtype=np.float32),
@@ -65,11 +65,11 @@ class LocalFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class ImageFeatures:
-  """What was extracted from one image.
+  """Features of one image.
 
   Attributes:
-    local: LocalFeatures, or None where only a global descriptor was asked for.
-    global_descriptor: [D] float32, or None where none was asked for or the
+    local: None where only a global descriptor was requested.
+    global_descriptor: [D] float32, or None where none was requested or the
       image is too small for one.
   """
 

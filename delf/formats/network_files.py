@@ -1,10 +1,11 @@
-"""What a network in one file (.onnx, .tflite) is for: settings kept inside it.
+"""Settings kept inside a network in one file (.onnx, .tflite).
 
 An ONNX file has them in its metadata, under the key `delf`. A TFLite file has
 them in `delf.json` of a ZIP archive at its end, which is where TFLite's own
 metadata keep files; runtimes do not look there.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -36,35 +37,34 @@ POOLINGS = ("None", "average", "sum")
 
 KEY = "delf"
 MEMBER = "delf.json"
-
-# Of the settings, in bytes: a configuration takes some hundreds.
+# Bytes: a configuration takes some hundreds.
 _MOST_SETTINGS = 2**20
 
-# Number of fields of `ModelProto`, and of its key-value pairs
+# Field numbers of ONNX's `ModelProto` and of its key-value pairs
 # (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
 _METADATA, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2
-# Fields of numbers in front of them: its version, and that of the model.
-_VARINT, _DELIMITED = 0, 2
 _MAX_FIELD = 25
+# Wire types: of the versions in front of them, and of messages.
+_VARINT, _DELIMITED = 0, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What is around a network.
+  """Settings of a network.
 
   Attributes:
-    form: One of FORMS, which says the outputs of the network.
+    form: One of FORMS, which implies the outputs of the network.
     receptive: (size, stride, padding) of the receptive field of a cell of the
       feature map, in pixels, or None without local features.
     iou: Overlap of two receptive boxes over which the weaker feature goes; from
       1.0 on, all stay.
-    input_scales: Image scales that are fixed, or None if they are an input.
+    input_scales: Fixed image scales, or None if they are an input.
     pool_type: Pooling of global descriptors over the scales; one of POOLINGS.
-    normalize: Whether what global descriptors are then L2-normalised.
+    normalize: Whether pooled global descriptors are L2-normalised.
     local_size: Number of values of a local feature, or None without.
     global_size: Number of values of the global descriptor, or None without.
-    has_offsets: Whether the network says where in its cell a local feature is.
-    precision: Words for how weights are kept, such as "float32".
+    has_offsets: Whether local features have offsets within their cells.
+    precision: Description of the stored weights, such as "float32".
     config: Text of the DelfConfig to use unless another one is given, or "".
   """
 
@@ -81,37 +81,28 @@ class Settings:
   config: str = ""
 
   @property
-  def outputs(self):
-    """Names of the network's outputs: tuple of str."""
+  def outputs(self) -> tuple[str, ...]:
+    """Names of the network's outputs."""
     names = _OUTPUTS[self.form]
     return (*names, OFFSETS) if self.has_offsets else names
 
-  def text(self):
-    """Returns it as JSON."""
+  def text(self) -> str:
+    """Return the settings as JSON."""
     return json.dumps(dataclasses.asdict(self))
 
 
-def is_network(path):
-  """Returns whether a path is, by its name, of a network in one file."""
+def is_network(path: str | os.PathLike) -> bool:
+  """Return whether a path is, by its name, of a network in one file."""
   return pathlib.Path(path).suffix.lower() in (ONNX, TFLITE)
 
 
-def parse(text, path=None):
-  """Returns the Settings of JSON as `Settings.text` writes it.
-
-  Args:
-    text: str or bytes.
-    path: Where it comes from, for the error, or None.
-
-  Raises:
-    InputError: If it is not that.
-  """
+def parse(text: str | bytes, path: str | os.PathLike | None = None) -> Settings:
+  """Parse JSON of `Settings.text`; raise InputError if it is anything else."""
   try:
-    found = json.loads(text)
+    values = json.loads(text)
     known = {field.name for field in dataclasses.fields(Settings)}
     # Of a later version, which may say more.
-    settings = Settings(**{k: v for k, v in found.items() if k in known})
-    return _checked(settings)
+    return _checked(Settings(**{k: v for k, v in values.items() if k in known}))
   except (ValueError, TypeError, AttributeError, RecursionError):
     raise errors.InputError(
       "settings of a network that delf exported", "others", path
@@ -119,7 +110,7 @@ def parse(text, path=None):
 
 
 def _checked(settings):
-  """Returns settings with tuples for lists; ValueError if a value cannot be."""
+  """Return settings with tuples for lists; ValueError if a value cannot be."""
   receptive, scales = settings.receptive, settings.input_scales
   if settings.form != GLOBAL:
     size, stride, padding = map(float, receptive)
@@ -127,7 +118,7 @@ def _checked(settings):
   if scales is not None:
     scales = tuple(map(float, scales))
   numbers = [*(receptive or ()), *(scales or ()), float(settings.iou)]
-  is_right = (
+  if not (
     settings.form in FORMS
     and settings.pool_type in POOLINGS
     and all(map(math.isfinite, numbers))
@@ -136,8 +127,7 @@ def _checked(settings):
     and isinstance(settings.global_size, int | None)
     and isinstance(settings.config, str)
     and isinstance(settings.precision, str)
-  )
-  if not is_right:
+  ):
     raise ValueError
   return dataclasses.replace(
     settings,
@@ -149,14 +139,8 @@ def _checked(settings):
   )
 
 
-def read_settings(path):
-  """Reads the settings of a network, and no more of the file than that.
-
-  Args:
-    path: Local path of a `.onnx` or `.tflite` file.
-
-  Returns:
-    Settings.
+def read_settings(path: str | os.PathLike) -> Settings:
+  """Read the settings of a local `.onnx` or `.tflite` file, and no more of it.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -179,8 +163,8 @@ def read_settings(path):
   return parse(text, path)
 
 
-def add_tflite_settings(path, settings):
-  """Adds settings to a TFLite file that has none."""
+def add_tflite_settings(path: str | os.PathLike, settings: Settings) -> None:
+  """Add settings to a TFLite file that has none."""
   with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
     archive.writestr(zipfile.ZipInfo(MEMBER), settings.text())
 
@@ -201,15 +185,14 @@ def _onnx_text(path):
   with (
     open(path, "rb") as file,
     mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    contextlib.suppress(ValueError),
   ):
-    try:
-      return _metadata(data)
-    except ValueError:
-      return None
+    return _onnx_metadata(data)
+  return None
 
 
-def _metadata(data):
-  """Returns the value of KEY in a serialised ModelProto, or None."""
+def _onnx_metadata(data):
+  """Return the value of KEY in a serialised ModelProto, or None."""
   position = 0
   while position < len(data):
     key, position = wire.read_varint(data, position)
