@@ -6,7 +6,12 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from delf.networks import compact, exporting, local_features, signatures
+from delf.networks import (
+  compact,
+  exporting,
+  signatures,
+  tensorflow_ops,
+)
 from delf.python import feature_extractor
 
 _OUTPUTS = ("descriptor", "attention", "features")
@@ -38,7 +43,7 @@ def ways(model, image, scales):
   """
   openvino = find()
   pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
-  levels = [local_features.resize(pixels, scale) for scale in scales]
+  levels = [tensorflow_ops.resize(pixels, scale) for scale in scales]
   arrays = [level.numpy() for level in levels]
   with tempfile.TemporaryDirectory() as folder:
     with compact.folded(model):

@@ -5,7 +5,7 @@ import unittest.mock
 
 import tensorflow as tf
 
-from delf.networks import compact, exporting, local_features, signatures
+from delf.networks import compact, exporting, heads, signatures, tensorflow_ops
 from delf.python import feature_extractor
 from delf.python.training.model import delg_model
 
@@ -63,7 +63,7 @@ def network_alone(model, scales, indices):
 
   @tf.function(input_signature=specs, autograph=False)
   def run(image, scales, indices):
-    found, descriptors = local_features.local_and_global(
+    found, descriptors = tensorflow_ops.local_and_global(
       feature_extractor.NormalizePixelValues(image)[tf.newaxis],
       scales,
       None,
@@ -76,7 +76,7 @@ def network_alone(model, scales, indices):
   with (
     tempfile.TemporaryDirectory() as folder,
     compact.folded(model),
-    unittest.mock.patch.object(local_features, "candidates", _sum),
+    unittest.mock.patch.object(heads, "candidates", _sum),
   ):
     exporting.save({"serving_default": run.get_concrete_function()}, folder)
     loaded = tf.saved_model.load(folder)
@@ -95,6 +95,6 @@ def _sum(attention, features, *_):
   """Stands in for `selecting.candidates`: one feature, of all values."""
   total = tf.reduce_sum(attention) + tf.reduce_sum(features)
   zero = tf.zeros([1])
-  return local_features.Local(
+  return tensorflow_ops.Local(
     tf.zeros([1, 4]), total[None, None], zero, zero, tf.zeros([1], tf.int32)
   )

@@ -43,7 +43,7 @@ def run(args):
   import keras
 
   from delf.learning import compact_training, synthetic_views, view_pairs
-  from delf.networks import compact, local_features
+  from delf.networks import compact, heads
 
   keras.utils.set_random_seed(args.seed)
   if args.bfloat16:
@@ -54,7 +54,7 @@ def run(args):
   schedule = compact_training.Schedule(minutes=args.minutes, rate=args.rate)
   learner = compact_training.Trainer(
     compact.CompactBackbone(),
-    local_features.AttentionModel(),
+    heads.AttentionModel(),
     schedule,
     args.side,
   )

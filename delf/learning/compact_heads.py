@@ -12,7 +12,7 @@ from keras import ops
 
 from delf.base import progress
 from delf.learning import synthetic_views
-from delf.networks import local_features
+from delf.networks import heads
 from delf.python.training.model import delg_model
 
 # On held-out photos 0.02 to 0.3 did not differ.
@@ -420,7 +420,7 @@ def keypoint_loss(logits, offsets, weights):
   """
   shape = ops.shape(logits)
   flat = ops.reshape(logits, [shape[0], shape[1] * shape[2], logits.shape[-1]])
-  positions = ops.convert_to_tensor(local_features.POSITIONS)
+  positions = ops.convert_to_tensor(heads.POSITIONS)
   away = ops.expand_dims(offsets, 2) - positions
   target = ops.softmax(
     -0.5 * ops.sum(ops.square(away), -1) / KEYPOINT_SPREAD**2, axis=-1

@@ -14,7 +14,7 @@ from delf.learning import (
   synthetic_views,
   view_pairs,
 )
-from delf.networks import backbones, compact, local_features
+from delf.networks import backbones, compact, heads
 
 
 def _backbone(rows):
@@ -203,7 +203,7 @@ def _trainer(minutes=1.0):
   schedule = compact_training.Schedule(minutes=minutes, warm_up=1)
   backbone = compact.CompactBackbone()
   return compact_training.Trainer(
-    backbone, local_features.AttentionModel(), schedule, 96
+    backbone, heads.AttentionModel(), schedule, 96
   )
 
 

@@ -15,7 +15,7 @@ from absl import logging
 from delf.base import arrays, errors, files
 from delf.inference import zoo
 from delf.learning import compact_heads
-from delf.networks import exporting, local_features
+from delf.networks import exporting, heads
 from delf.python.normalization_layers import normalization
 from delf.python.training.model import delg_model
 
@@ -152,8 +152,8 @@ class Trainer:
     pairs = weights.shape[0]
     pixels = (tf.cast(images, tf.float32) - 128.0) / 128.0
     cells, logits = self.backbone.cells_call(pixels, training=training)
-    at = points[..., ::-1] / local_features.STRIDE
-    raw = tf.cast(local_features.interpolate(cells, at), tf.float32)
+    at = points[..., ::-1] / heads.STRIDE
+    raw = tf.cast(heads.interpolate(cells, at), tf.float32)
     chosen = normalization.l2_normalize(raw, axis=-1, epsilon=1e-6)
     loss, probability, nearest = compact_heads.descriptor_loss(
       chosen[:pairs], chosen[pairs:], points[:pairs], points[pairs:], weights

@@ -13,7 +13,7 @@ from absl import logging
 from delf.base import concurrency, errors, files
 from delf.formats import checkpoints
 from delf.learning import delg_steps, loop
-from delf.networks import model_checkpoints
+from delf.networks import layer_paths, model_checkpoints
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
 from delf.records import photo_list, stream, tfrecord
 
@@ -321,7 +321,7 @@ class RunFiles:
     if wrong:
       raise errors.InputError(
         f"the optimiser of {self._model.name}",
-        model_checkpoints.listed(wrong),
+        layer_paths.listed(wrong),
         prefix,
       )
     return values
@@ -524,9 +524,7 @@ class _Run:
     )
     photos = ""
     if hasattr(self._source, "identities"):
-      photos = (
-        f" (photos {model_checkpoints.listed(self._source.identities(step))})"
-      )
+      photos = f" (photos {layer_paths.listed(self._source.identities(step))})"
     kept = "no checkpoint yet"
     if self._saved:
       kept = f"the last good one is {self._saved}"

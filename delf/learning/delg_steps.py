@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from delf.base import errors
-from delf.networks import model_checkpoints
+from delf.networks import layer_paths, model_checkpoints
 from delf.python.training.model import delf_model, delg_model
 
 
@@ -160,7 +160,7 @@ def make(network, num_classes):
     else:
       model = delf_model.Delf(**options)
     model.init_classifiers(num_classes)
-  for layer in model_checkpoints.layers_by_path(model).values():
+  for layer in layer_paths.layers_by_path(model).values():
     if isinstance(layer, keras.layers.BatchNormalization):
       layer.synchronized = network.normalization == "synchronized"
   return model
@@ -391,7 +391,7 @@ class Stepper:
       return []
     return [
       variable.value
-      for layer in model_checkpoints.layers_by_path(self.model).values()
+      for layer in layer_paths.layers_by_path(self.model).values()
       if isinstance(layer, keras.layers.BatchNormalization)
       for variable in (layer.moving_mean, layer.moving_variance)
     ]

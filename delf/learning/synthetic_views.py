@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from delf.base import errors, files, progress
-from delf.networks import local_features
+from delf.networks import heads
 
 # Natural logarithm of the strongest foreshortening.
 _MOST_TILT = 1.4
@@ -134,7 +134,7 @@ def _shade(rng, image):
   return np.clip(image * mask, 0, 255).astype(np.uint8)
 
 
-STRIDE = local_features.STRIDE
+STRIDE = heads.STRIDE
 
 
 def correspondences(points_1, homographies, size, side):
@@ -214,7 +214,7 @@ def find(image):
   Args:
     image: uint8 [S, S, 3], S a multiple of the stride.
   """
-  stride = local_features.STRIDE
+  stride = heads.STRIDE
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
   grey = cv2.GaussianBlur(grey, (0, 0), 1.0)
   strength = cv2.cornerMinEigenVal(grey, 3, ksize=3)
@@ -228,7 +228,7 @@ def find(image):
   cells = cells.reshape(number, stride, number, stride).transpose(0, 2, 1, 3)
   cells = cells.reshape(number * number, -1)
   centres = np.mgrid[:number, :number].reshape(2, -1).T * stride
-  offsets = local_features.POSITIONS[cells.argmax(1)]
+  offsets = heads.POSITIONS[cells.argmax(1)]
   offsets = offsets + _between_pixels(padded, centres + half + offsets)
   points = np.float64(centres + offsets)[:, ::-1]
   sharp = (cells.max(1) > _SHARP).astype(np.float32)

@@ -22,7 +22,7 @@ import numpy as np
 from keras import layers, ops
 
 from delf.base import errors, files
-from delf.networks import model_checkpoints
+from delf.networks import layer_paths
 from delf.python.normalization_layers import normalization
 
 # What a network was trained on, as (offset, scale) of RGB values in [0, 255]:
@@ -168,7 +168,7 @@ def restore(model, path):
   """
   layers = {
     layer.name: layer.weights
-    for layer in model_checkpoints.layers_by_path(model).values()
+    for layer in layer_paths.layers_by_path(model).values()
     if layer.weights and not layer._layers
   }
   problems, arrays = _read(path, layers)
@@ -231,7 +231,7 @@ def _problems(layers, stored):
     if any(d.dtype.kind != "f" for d in stored[name])
   ]
   return [
-    f"{title}{model_checkpoints.listed(names)}"
+    f"{title}{layer_paths.listed(names)}"
     for title, names in (
       ("no layer ", missing),
       ("unknown layer ", unused),

@@ -16,11 +16,9 @@ _MODULES = (
   "delf.networks.compact",
   "delf.python.training.model.delf_model",
   "delf.python.training.model.delg_model",
-  "delf.networks.backbones",
-  "delf.networks.model_checkpoints",
-  "delf.networks.local_features",
+  "delf.networks.layer_paths",
+  "delf.networks.heads",
   "delf.python.training.model.resnet50",
-  "delf.networks.backbones",
 )
 
 _ON_JAX = """

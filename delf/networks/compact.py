@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from delf.networks import local_features
+from delf.networks import heads
 from delf.python.normalization_layers import normalization
 
 # Of the scale of what a residual layer adds.
@@ -234,7 +234,7 @@ class CompactBackbone(keras.Model):
     self.detail = Convolution(64, strides=2, name="detail")
     self.corner = Convolution(64, size=1, name="corner")
     self.keypoint = keras.layers.Conv2D(
-      local_features.PIXELS, 1, dtype="float32", name="keypoint"
+      heads.PIXELS, 1, dtype="float32", name="keypoint"
     )
 
   def _double(self, x, like):
@@ -295,8 +295,8 @@ class CompactBackbone(keras.Model):
   def _placed(self, stages, training):
     """Returns the map, descriptors at their keypoints, and their offsets."""
     cells, logits = self._local(stages, training)
-    offsets = local_features.offsets(logits)
-    return cells, local_features.sample(cells, offsets), offsets
+    offsets = heads.offsets(logits)
+    return cells, heads.sample(cells, offsets), offsets
 
   def build_call(self, inputs, training=True, intermediates_dict=None):
     """Runs the network.

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from delf.networks import compact, local_features
+from delf.networks import compact, heads
 from delf.python.training.model import delg_model
 
 
@@ -79,9 +79,7 @@ def test_features_are_taken_at_their_keypoints(backbone):
   backbone.build_call(image, training=False, intermediates_dict=blocks)
   cells, logits = backbone.cells_call(image, training=False)
   offsets = np.array(blocks["offsets"])
-  np.testing.assert_array_equal(
-    offsets, np.array(local_features.offsets(logits))
-  )
+  np.testing.assert_array_equal(offsets, np.array(heads.offsets(logits)))
   assert offsets.shape == (1, 9, 11, 2) and offsets.std() > 0.5
   cells, y, x = np.array(cells)[0], 4 + offsets[0, 4, 5, 0] / 8, 5
   x = x + offsets[0, 4, 5, 1] / 8

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from delf.base import errors
 from delf.formats import network_files
-from delf.networks import local_features
+from delf.networks import tensorflow_ops
 from delf.python import feature_extractor
 from delf.python.training.model import export_model_utils
 
@@ -41,7 +41,7 @@ class Network:
   def __init__(self, model):
     """Takes a model with `build_call`, `local_call` and `global_call`."""
     backbone = model.backbone
-    self.receptive = local_features.Receptive(
+    self.receptive = tensorflow_ops.Receptive(
       backbone.receptive_field,
       backbone.receptive_stride,
       backbone.receptive_padding,
@@ -282,8 +282,8 @@ def _concrete(*specs):
 def _local(network, iou, batch=False):
   @_concrete(_images(batch), _SCALES, _MOST, _THRESHOLD)
   def extract(images, scales, max_feature_num, abs_thres):
-    selection = local_features.Selection(max_feature_num, abs_thres, iou)
-    found = local_features.local(
+    selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
+    found = tensorflow_ops.local(
       _pixels(images, batch),
       scales,
       selection,
@@ -299,8 +299,8 @@ def _local(network, iou, batch=False):
 def _joint(network, iou, batch=False):
   @_concrete(_images(batch), _SCALES, _MOST, _THRESHOLD, _INDICES)
   def extract(images, scales, max_feature_num, abs_thres, indices):
-    selection = local_features.Selection(max_feature_num, abs_thres, iou)
-    found, descriptors = local_features.local_and_global(
+    selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
+    found, descriptors = tensorflow_ops.local_and_global(
       _pixels(images, batch),
       scales,
       selection,
@@ -327,7 +327,7 @@ def _global(network, pooling, fixed_scales=None, batch=False):
     if fixed:
       scales = tf.constant(fixed_scales, tf.float32)
       indices = tf.range(len(fixed_scales))
-    descriptors = local_features.global_(
+    descriptors = tensorflow_ops.global_(
       _pixels(images, batch), scales, indices, network.descriptor
     )
     pooled = export_model_utils.pool_scales(descriptors, *pooling)
@@ -350,12 +350,12 @@ def _selected(network, found, selection, number):
   """Returns the local outputs of a batch of a number, or, if None, of one."""
   values = (found.boxes, found.features, found.scales, found.scores)
   if number is None:
-    rows = local_features.select(found, selection)
+    rows = tensorflow_ops.select(found, selection)
     boxes, features, scales, scores = (tf.gather(v, rows) for v in values)
     scores = scores[:, tf.newaxis]
     return _named_local(network, boxes, features, scales, scores)
   rows = tf.map_fn(
-    lambda image: local_features.select(found, selection, image),
+    lambda image: tensorflow_ops.select(found, selection, image),
     tf.range(number),
     fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
   )

@@ -1,7 +1,6 @@
 """Normalisation layers, for any Keras backend."""
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 
@@ -58,7 +57,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
   def _fused(self, inputs):
     """Normalises with the statistics of the batch and updates the others."""
-    outputs, mean, variance = normalize(
+    from delf.networks import tensorflow_ops
+
+    outputs, mean, variance = tensorflow_ops.normalize(
       inputs, self.gamma, self.beta, self.epsilon
     )
     for moving, new in (
@@ -92,30 +93,3 @@ def l2_normalize(x, axis, epsilon=1e-12):
   """
   squared_norm = ops.sum(ops.square(x), axis=axis, keepdims=True)
   return x * ops.rsqrt(ops.maximum(squared_norm, epsilon))
-
-
-def normalize(inputs, gamma, beta, epsilon):
-  """Normalises a batch with its own statistics.
-
-  Args:
-    inputs: float [B, H, W, C].
-    gamma: float [C], scale.
-    beta: float [C], shift.
-    epsilon: Added to the variance.
-
-  Returns:
-    Tuple of float [B, H, W, C], float32 [C], the mean, and float32 [C], the
-    variance.
-  """
-  outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-    x=inputs,
-    scale=tf.cast(gamma, tf.float32),
-    offset=tf.cast(beta, tf.float32),
-    mean=[],
-    variance=[],
-    epsilon=epsilon,
-    is_training=True,
-  )
-  # It divides the variance by one less than the number of values.
-  number = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
-  return outputs, mean, variance * (number - 1.0) / number

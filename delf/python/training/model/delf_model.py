@@ -8,10 +8,10 @@ import keras
 from absl import logging
 from keras import layers, ops
 
-from delf.networks import backbones, local_features
+from delf.networks import backbones, heads
 
-AttentionModel = local_features.AttentionModel
-AutoencoderModel = local_features.AutoencoderModel
+AttentionModel = heads.AttentionModel
+AutoencoderModel = heads.AutoencoderModel
 
 # Size that `embedding_layer_dim` has unless it is given: that of ResNets.
 _RESNET_EMBEDDING = 2048

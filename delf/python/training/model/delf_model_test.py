@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from delf.base import errors
-from delf.networks import local_features
+from delf.networks import heads
 from delf.python.training.model import delf_model, resnet50
 from tests.stand_ins import golden_weights
 
@@ -64,7 +64,7 @@ def test_attention(golden):
 def test_attention_is_the_softplus_to_the_bit_and_so_is_its_gradient():
   scores = tf.constant([-200.0, -3.0, 0.0, 0.5, 19.9, 20.0, 20.1, 90.0, 1000.0])
   found = []
-  for function in (local_features._softplus, tf.math.softplus):
+  for function in (heads._softplus, tf.math.softplus):
     with tf.GradientTape() as tape:
       tape.watch(scores)
       values = function(scores)
@@ -78,7 +78,7 @@ def test_high_attention_is_finite_in_tflite():
     "ai_edge_litert.interpreter", reason="the extra tflite is not installed"
   )
   function = tf.function(
-    local_features._softplus, input_signature=[tf.TensorSpec([4])]
+    heads._softplus, input_signature=[tf.TensorSpec([4])]
   ).get_concrete_function()
   convert = tf.lite.TFLiteConverter.from_concrete_functions
   data = convert([function], tf.Module()).convert()

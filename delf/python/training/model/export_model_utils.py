@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from delf.networks import local_features
+from delf.networks import tensorflow_ops
 from delf.python import feature_extractor
 
 # Under this the squared norm of a descriptor counts as zero.
@@ -17,7 +17,7 @@ def ExtractLocalFeatures(  # noqa: PLR0913
   iou,
   attention_model_fn,
   stride_factor,
-  receptive=local_features.RESNET,
+  receptive=tensorflow_ops.RESNET,
 ):
   """Extracts local features at several scales.
 
@@ -40,8 +40,8 @@ def ExtractLocalFeatures(  # noqa: PLR0913
     [N, 1] float32. The best score is first; of equal ones, that of the earlier
     scale, then the upper one, then the left one.
   """
-  selection = local_features.Selection(max_feature_num, abs_thres, iou)
-  found = local_features.local(
+  selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
+  found = tensorflow_ops.local(
     feature_extractor.NormalizePixelValues(image)[tf.newaxis],
     image_scales,
     selection,
@@ -78,7 +78,7 @@ def ExtractGlobalFeatures(
     ValueError: If `multi_scale_pool_type` is none of these.
     tf.errors.InvalidArgumentError: If `global_scales_ind` is empty.
   """
-  descriptors = local_features.global_(
+  descriptors = tensorflow_ops.global_(
     feature_extractor.NormalizePixelValues(image)[tf.newaxis],
     image_scales,
     global_scales_ind,
@@ -99,7 +99,7 @@ def ExtractLocalAndGlobalFeatures(  # noqa: PLR0913
   iou,
   model_fn,
   stride_factor,
-  receptive=local_features.RESNET,
+  receptive=tensorflow_ops.RESNET,
   local_model_fn=None,
 ):
   """Extracts local features at all scales and global descriptors at some.
@@ -126,8 +126,8 @@ def ExtractLocalAndGlobalFeatures(  # noqa: PLR0913
   Raises:
     tf.errors.InvalidArgumentError: If `global_scales_ind` is empty.
   """
-  selection = local_features.Selection(max_feature_num, abs_thres, iou)
-  found, descriptors = local_features.local_and_global(
+  selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
+  found, descriptors = tensorflow_ops.local_and_global(
     feature_extractor.NormalizePixelValues(image)[tf.newaxis],
     image_scales,
     selection,
@@ -168,11 +168,11 @@ def pool_scales(descriptors, pool_type, normalize):
 
 def _strided(receptive, stride_factor):
   size, stride, padding = receptive
-  return local_features.Receptive(size, stride * stride_factor, padding)
+  return tensorflow_ops.Receptive(size, stride * stride_factor, padding)
 
 
 def _selected(found, selection):
-  kept = local_features.select(found, selection)
+  kept = tensorflow_ops.select(found, selection)
   return (
     tf.gather(found.boxes, kept),
     tf.gather(found.features, kept),

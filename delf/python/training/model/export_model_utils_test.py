@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf.networks import local_features
+from delf.networks import tensorflow_ops
 from delf.python.training.model import export_model_utils
 
 
@@ -207,10 +207,10 @@ def test_suppression_golden(goldens, iou, most):
   with np.load(goldens / "fe_nms.npz") as golden:
     boxes, scores = golden["boxes"], golden["scores"]
     expected = golden[f"sel_iou{iou}_max{most}"]
-  found = local_features.Local(tf.constant(boxes), None, None, scores, None)
-  selection = local_features.Selection(most, 0.0, iou)
+  found = tensorflow_ops.Local(tf.constant(boxes), None, None, scores, None)
+  selection = tensorflow_ops.Selection(most, 0.0, iou)
   np.testing.assert_array_equal(
-    local_features.select(found, selection), expected
+    tensorflow_ops.select(found, selection), expected
   )
 
 
@@ -220,8 +220,8 @@ def test_suppression_of_a_hundred_thousand_boxes(iou):
   corners = generator.uniform(0, 5000, [100_000, 2])
   boxes = np.concatenate([corners, corners + 60], 1).astype(np.float32)
   scores = generator.uniform(size=len(boxes)).astype(np.float32)
-  found = local_features.Local(boxes, None, None, tf.constant(scores), None)
-  kept = local_features.select(found, local_features.Selection(500, 0.0, iou))
+  found = tensorflow_ops.Local(boxes, None, None, tf.constant(scores), None)
+  kept = tensorflow_ops.select(found, tensorflow_ops.Selection(500, 0.0, iou))
   assert len(kept) == 500
   best = np.argsort(-scores, kind="stable")
   assert kept[0] == best[0]
@@ -234,7 +234,7 @@ def test_pyramid_sizes_golden(goldens):
   for name, sizes in golden["sizes"].items():
     height, width = (int(side) for side in name.split("x"))
     for scale, size in zip(golden["scales"], sizes, strict=True):
-      found = local_features.scaled_size(height, width, scale)
+      found = tensorflow_ops.scaled_size(height, width, scale)
       assert list(found.numpy()) == size
 
 
@@ -246,5 +246,5 @@ def test_resize_golden(goldens):
         continue
       height, width = (int(side) for side in name[9:].split("x"))
       if (height, width) == (round(13 * height / 13), round(17 * height / 13)):
-        scaled = local_features.resize(image, height / 13)
+        scaled = tensorflow_ops.resize(image, height / 13)
         np.testing.assert_allclose(scaled, golden[name], atol=2e-6)

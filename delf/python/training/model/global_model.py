@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from delf.base import errors, progress
-from delf.networks import backbones, local_features
+from delf.networks import backbones, tensorflow_ops
 from delf.python.datasets import generic_dataset
 from delf.python.datasets.utils import MEAN_BGR
 from delf.python.normalization_layers import normalization
@@ -196,7 +196,7 @@ def extract_multi_scale_descriptor(net, input, scales, multi_scale_power):
   describe = getattr(net, "describe", net)
   total = 0.0
   for scale in scales:
-    scaled = input if scale == 1 else local_features.resize(input, scale)
+    scaled = input if scale == 1 else tensorflow_ops.resize(input, scale)
     total += ops.power(describe(scaled)[0], multi_scale_power)
   mean = ops.power(total / len(scales), 1.0 / multi_scale_power)
   found = normalization.l2_normalize(mean, 0)
