@@ -19,16 +19,10 @@ from benchmarks import _matching_sets, retrieval_quality
 from delf.aggregation import aggregate_files
 from delf.base import errors, files
 from delf.evaluation import evaluate, ground_truth, retrieval
-from delf.extraction import extract, feature_files, regions
+from delf.extraction import extract, regions
 from delf.formats import configs
 from delf.python.detect_to_retrieve import perform_retrieval
-from delf.search import (
-  building,
-  collection,
-  collection_regions,
-  queries,
-  searching,
-)
+from delf.search import building, collection, queries, searching
 
 _SCRIPTS = pathlib.Path(perform_retrieval.__file__).parent
 _MODEL = _SCRIPTS.parent / "examples" / "delf_compact_config.pbtxt"
@@ -121,7 +115,7 @@ def _rank(sets, codebook, kind, words):
     sets.work / f"aggregates_{kind}",
     str(sets.work / mappings[kind]),
   )
-  return retrieval.search(
+  return retrieval.search_aggregates(
     retrieval.read_truth(sets.truth),
     query,
     index,
@@ -140,12 +134,8 @@ def _scores(evaluation):
 def by_words(sets, codebook, quick=False):
   """Returns rows of ASMK* and R-ASMK*, with verification unless `quick`."""
   truth, rows = retrieval.read_truth(sets.truth), {}
-  features = str(sets.work / "features")
-  local = retrieval.LocalFeatureFiles(
-    str(sets.work / "query"),
-    features,
-    files.DELF,
-    feature_files.whole_image_paths(truth.index_names, features, files.DELF),
+  local = retrieval.local_files(
+    truth, sets.work / "query", sets.work / "features", files.DELF
   )
   for kind, name in ((_WHOLE, "ASMK*"), (_REGIONS, "R-ASMK*")):
     words = retrieval_quality.QUICK_WORDS if quick else retrieval_quality.WORDS
@@ -157,7 +147,6 @@ def by_words(sets, codebook, quick=False):
         found,
         str(sets.work / "results" / row.replace("*", "_star")),
         verified,
-        perform_retrieval.VERIFICATION,
       )
       rows[row] = _scores(report.evaluation)
   return rows
@@ -167,9 +156,7 @@ def by_global(sets, args):
   """Returns rows of global descriptors, with and without regions."""
   truth_path = str(sets.photos / "gnd.json")
   images, names = evaluate.find_index_photos(truth_path, sets.photos / "jpg")
-  regions = collection_regions.RegionSettings(
-    args.detector, args.threshold, args.most
-  )
+  regions = collection.RegionSettings(args.detector, args.threshold, args.most)
   options = building.BuildOptions(regions=regions)
   building.build_photos(images, names, sets.work / "index", options, _say)
   found, rows, asked = collection.open_folder(sets.work / "index"), {}, None

@@ -6,6 +6,7 @@ each query's scene; `--features QUERY_FOLDER INDEX_FOLDER` takes real ones.
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import pathlib
@@ -19,14 +20,10 @@ import numpy as np  # noqa: E402
 
 from benchmarks import matching as pairwise  # noqa: E402
 from delf.base import files  # noqa: E402
-from delf.matching import (
-  matcher,  # noqa: E402
-  neighbours,
-  verify_files,  # noqa: E402
-)
-from delf.python import feature_io
+from delf.matching import matcher, verification  # noqa: E402
+from delf.python import feature_io  # noqa: E402
 
-_OPTIONS = matcher.VerifyOptions(1.0, 20.0)
+_OPTIONS = matcher.DELG
 _QUERIES, _INDEX = 8, 40
 _NUMBER, _DIMENSION, _SIDE = 1000, 128, 1000
 # Share of points that photos of one scene have in common.
@@ -79,8 +76,9 @@ def _files(folder, pattern):
     for path in pathlib.Path(folder).glob(pattern)
     if path.suffix in (files.DELF, files.DELG_LOCAL)
   )
-  return verify_files.FeatureFiles(
-    tuple(path.stem for path in found), tuple(map(str, found))
+  paths = tuple(map(str, found))
+  return verification.FeatureFiles(
+    tuple(path.stem for path in found), paths.__getitem__
   )
 
 
@@ -102,10 +100,10 @@ def _originals_way(queries, index, pairs):
   return [
     len(
       pairwise.baseline(
-        read(queries.paths[query]),
-        feature_io.read_local_features(index.paths[image]),
+        read(queries.path(query)),
+        feature_io.read_local_features(index.path(image)),
         0,
-        _OPTIONS.descriptor_threshold,
+        _OPTIONS.max_distance,
       )
     )
     for query, image in pairs.tolist()
@@ -117,7 +115,7 @@ def against_original(queries, index, pairs, draws):
   drawn = np.random.default_rng(1).permutation(len(pairs))[:draws]
   theirs, their_seconds = _timed(_originals_way, queries, index, pairs[drawn])
   report, our_seconds = _timed(
-    verify_files.verify_pairs, pairs, queries, index, _OPTIONS, workers=1
+    verification.verify_pairs, pairs, queries, index, _OPTIONS, workers=1
   )
   ours = report.look_up(*pairs[drawn].T)
   rates = [draws / their_seconds, len(pairs) / our_seconds]
@@ -139,26 +137,25 @@ def against_original(queries, index, pairs, draws):
 
 def floor(queries, index, pairs):
   """Prints where the time of a pair goes, against its matrix product."""
-  verifier = verify_files.Verifier(
-    queries.paths, index.paths, _OPTIONS, verify_files.CACHE_BYTES
-  )
-  verifier(pairs)  # All features are in memory from here on.
-  sides = [
-    (verifier._queries.get(q), verifier._index.get(i))
-    for q, i in pairs.tolist()
-  ]
-  limit = {"max_distance": _OPTIONS.descriptor_threshold}
+  paths = [(queries.path(q), index.path(i)) for q, i in pairs.tolist()]
+  verifier = verification.Verifier(_OPTIONS, verification.CACHE_BYTES)
+  verifier(paths)  # All features are in memory from here on.
+  sides = [(verifier.queries.get(q), verifier.index.get(i)) for q, i in paths]
+  limit = {"max_distance": _OPTIONS.max_distance}
+  only_counted = dataclasses.replace(_OPTIONS, min_inliers=1)
   steps = {
     "matrix product (floor)": lambda q, i: (
       q.descriptors.array @ i.descriptors.centred.T
     ),
-    "nearest neighbours": lambda q, i: neighbours.nearest(
+    "nearest neighbours": lambda q, i: matcher.nearest(
       q.descriptors, i.descriptors, **limit
     ),
-    "same, nothing prepared": lambda q, i: neighbours.nearest(
+    "same, nothing prepared": lambda q, i: matcher.nearest(
       q.descriptors.array, i.descriptors.array, **limit
     ),
-    "all, with the map": lambda q, i: matcher.verify(q, i, _OPTIONS),
+    "all, with the map": lambda q, i: matcher.match_prepared(
+      q, i, only_counted, backward=True
+    ),
   }
   print(f"\nmean of {len(pairs)} pairs, features in memory, processor time")
   base = None
@@ -181,7 +178,7 @@ def cores(queries, index, pairs):
   base = expected = None
   for workers in sorted({1, 2, os.cpu_count() or 1}):
     report, seconds = _timed(
-      verify_files.verify_pairs,
+      verification.verify_pairs,
       pairs,
       queries,
       index,
@@ -201,26 +198,26 @@ def cores(queries, index, pairs):
 def cache(queries, index, pairs):
   """Prints how often files are read, by memory and by order of the pairs."""
   image_by_image = pairs[np.lexsort(pairs.T)]
-  one = verify_files.SideCache(queries.paths, 1).get(0).nbytes
-  print(f"\n{len(queries.paths)} queries, {len(index.paths)} images, one image "
+  one = verification.FeatureCache(1).get(queries.path(0)).nbytes
+  print(f"\n{len(queries.names)} queries, {len(index.names)} images, one image "
         f"{one / 2**20:.2f} MiB in memory")  # fmt: skip
   print(
     "memory                order             files read   ms for files/pair"
   )
   for most, memory in (
-    (verify_files.CACHE_BYTES, "1 GiB"),
+    (verification.CACHE_BYTES, "1 GiB"),
     (1, "one image a side"),
   ):
     for order, name in (
       (image_by_image, "image by image"),
       (pairs, "query by query"),
     ):
-      caches = [verify_files.SideCache(f.paths, most) for f in (queries, index)]
+      caches = [verification.FeatureCache(most) for _ in (queries, index)]
 
       def load(caches=caches, order=order):
         for query, image in order.tolist():
-          caches[0].get(query)
-          caches[1].get(image)
+          caches[0].get(queries.path(query))
+          caches[1].get(index.path(image))
 
       _, seconds = _timed(load)
       reads = sum(each.reads for each in caches)
@@ -247,8 +244,8 @@ def main():
       queries, index = write_collection(folder)
     pairs = np.stack(
       np.meshgrid(
-        np.arange(len(queries.paths)),
-        np.arange(len(index.paths)),
+        np.arange(len(queries.names)),
+        np.arange(len(index.names)),
         indexing="ij",
       ),
       axis=-1,

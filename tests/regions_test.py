@@ -177,7 +177,7 @@ def test_the_index_ranks_regions_by_the_pairwise_similarity(
   read = {
     s: formats_configs.read_aggregation_config(p) for s, p in configs.items()
   }
-  found = retrieval.search(
+  found = retrieval.search_aggregates(
     ground_truth.read(photos / "gnd.pkl"),
     read["query"],
     read["index"],

@@ -120,16 +120,14 @@ def _add_changes(parser):
 def run(args):
   """Indexes, prints a summary; returns the exit status."""
   from delf.base import errors
-  from delf.search import building, collection
+  from delf.search import building
 
   if not (args.sources or args.remove or args.merge):
     raise errors.InputError("PHOTOS, FEATURES, --remove or --merge", "none")
   if args.remove:
-    building.remove(collection.open_folder(args.out), args.remove)
-    _say_total(args.out)
+    print(f"{args.out}: {building.remove(args.out, args.remove)} images")
   if args.merge:
-    building.merge(args.out, args.merge)
-    _say_total(args.out)
+    print(f"{args.out}: {building.merge(args.out, args.merge)} images")
   if not args.sources:
     return 0
   report = building.build(args.sources, args.out, _options(args), output.error)
@@ -142,11 +140,11 @@ def run(args):
 
 
 def _options(args):
-  from delf.search import building, collection_regions
+  from delf.search import building, collection
 
   regions = None
   if args.regions:
-    regions = collection_regions.RegionSettings(
+    regions = collection.RegionSettings(
       args.detector, args.detector_threshold, args.max_regions
     )
   return building.BuildOptions(
@@ -163,13 +161,3 @@ def _options(args):
     apply_rotation=args.rotate,
     one_core_each=True,
   )
-
-
-def _say_total(folder):
-  from delf.search import collection, collection_regions, index_parts
-
-  found = collection.open_folder(folder)
-  parts = index_parts.parts(found)
-  entries = set().union(*(part.index.names for part in parts))
-  total = set(collection_regions.images_of(found, entries))
-  print(f"{folder}: {len(total)} images")

@@ -4,6 +4,9 @@ import os
 
 from delf.cli import arguments, output
 
+# Those of `refinement.METHODS`, which is not loaded to parse arguments.
+REFINEMENTS = ("alpha-qe", "average-qe", "diffusion", "superglobal")
+
 _EXAMPLES = """\
 examples:
   delf search my.index photo.jpg                    the 20 most similar images
@@ -57,8 +60,6 @@ def add_arguments(parser):
 
 def add_method_arguments(parser):
   """Adds how to search, as `delf eval` has it too."""
-  from delf.indexes import refinement
-
   parser.add_argument(
     "--method",
     choices=["global", "words", "fusion"],
@@ -86,7 +87,7 @@ def add_method_arguments(parser):
   )
   parser.add_argument(
     "--refine",
-    choices=sorted(refinement.METHODS),
+    choices=REFINEMENTS,
     help="re-rank by the global descriptors of the first images",
   )
   parser.add_argument(
@@ -135,7 +136,7 @@ def run(args):
   for failure in result.failed:
     output.error(failure)
   if args.html:
-    say_problems(searching.write(args.html, found, result))
+    say_problems(searching.write_page(args.html, found, result))
   if args.json:
     output.print_json(result.document())
   else:
@@ -164,13 +165,9 @@ def _print(result):
     print(f"{query.name}:")
     for rank, hit in enumerate(hits, 1):
       inliers = "" if hit.inliers is None else f"  {hit.inliers} inliers"
-      print(f"  {rank:3}  {hit.score:.4f}{inliers}  {hit.name}{_region(hit)}")
-
-
-def _region(hit):
-  if hit.box is None:
-    return ""
-  return f"  [{','.join(f'{edge:g}' for edge in hit.box)}]"
+      region = ",".join(f"{edge:g}" for edge in hit.box or ())
+      region = f"  [{region}]" if region else ""
+      print(f"  {rank:3}  {hit.score:.4f}{inliers}  {hit.name}{region}")
 
 
 def say_problems(report):

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from delf.cli import main
+from delf.cli import main, search
+from delf.indexes import refinement
 from delf.python import datum_io
 
 
@@ -88,6 +89,10 @@ def test_names_of_queries_may_have_their_ending(index, tmp_path, capsys):
   words = ("eval", truth, "--index", index, "--queries", tmp_path / "q")
   out = _run(capsys, *words, "--out", tmp_path / "out", "--json")
   assert json.loads(out)["protocols"]["all"]["mAP"] == 0.25
+
+
+def test_refinements_are_those_of_rankings():
+  assert sorted(refinement.METHODS) == list(search.REFINEMENTS)
 
 
 @pytest.mark.parametrize("command", ["index", "search", "eval"])

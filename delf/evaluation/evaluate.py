@@ -178,7 +178,7 @@ def write_page(
     else f"AP {100 * value:.1f} ({report.shown})"
     for value in measured.average_precisions
   ]
-  return searching.write(
+  return searching.write_page(
     path,
     searcher.collection,
     report.result,
@@ -206,20 +206,10 @@ def _rank_protocols(searcher, truth, good, first):
     protocol: [entry["junk"] for entry in labels]
     for protocol, labels in protocols.items()
   }
-  shortlists = [searcher.shortlist(first, each) for each in junk.values()]
-  verified = searcher.verify(good, first, *shortlists)
-  rankings, inliers = {}, {}
-  for protocol, left_out in junk.items():
-    new = ranking.rerank(
-      first.ids,
-      first.scores,
-      verified.look_up,
-      left_out,
-      searcher.options.rerank,
-    )
-    rankings[protocol] = ranking.Ranking(new.ids, new.scores)
-    inliers[protocol] = new.inliers
-  return rankings, inliers, verified.failed
+  orders, report = searcher.rerank(good, first, junk.values())
+  rankings = dict(zip(junk, orders, strict=True))
+  inliers = {protocol: order.inliers for protocol, order in rankings.items()}
+  return rankings, inliers, report.failed
 
 
 def _method(searcher):
@@ -239,9 +229,8 @@ def _method(searcher):
 def _settings(options):
   if not options.rerank:
     return {}
-  verify = options.verify
-  test = "ratio" if verify.use_ratio_test else "distance"
-  return {
-    "verification": f"{test} {verify.descriptor_threshold},"
-    f" residual {verify.residual_threshold} px, seed {verify.seed}"
-  }
+  parts = [
+    f"{part} px" if part.startswith("residual") else part
+    for part in options.verify.describe()
+  ]
+  return {"verification": ", ".join(parts)}

@@ -3,79 +3,34 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from delf.aggregation import aggregate, aggregate_files
 from delf.base import errors, files, progress
 from delf.evaluation import ground_truth, metrics
-from delf.extraction import feature_files
+from delf.extraction import engine, feature_files
 from delf.indexes import dense, inverted, ranking
-from delf.matching import matcher, verify_files
+from delf.matching import matcher, verification
+from delf.protos import aggregation_config_pb2
+from delf.search import searching
 
 METRICS = "metrics.txt"
 # The papers and the original measure the others.
 _LEFT_OUT = "easy"
 
-
-@dataclasses.dataclass(frozen=True)
-class LocalFeatureFiles:
-  """Where the local features are that pairs are verified with.
-
-  Attributes:
-    query_dir: Folder of the queries' files.
-    index_dir: Folder of the index images' files.
-    extension: Extension of both.
-    index_paths: Paths of the index images' files where they are not called
-      `<index_dir>/<name><extension>`, or None.
-  """
-
-  query_dir: str
-  index_dir: str
-  extension: str
-  index_paths: tuple | None = None
+_Path = str | os.PathLike
+_Local = tuple[verification.FeatureFiles, verification.FeatureFiles]
+_Verified = verification.VerifyReport | None
 
 
-@dataclasses.dataclass(frozen=True)
-class RetrieveReport:
-  """What came of retrieval.
-
-  Attributes:
-    metrics_path: Path of the metrics file.
-    evaluation: metrics.Evaluation.
-    ids: dict by protocol of [Q, N] int32, ids of index images, best first.
-    inliers: dict by protocol of [Q, N] int32, in that order, or empty where
-      nothing was verified.
-    verification: verify.VerifyReport, or None.
-  """
-
-  metrics_path: str
-  evaluation: metrics.Evaluation
-  ids: dict
-  inliers: dict
-  verification: verify_files.VerifyReport | None = None
-
-  @property
-  def failed(self):
-    """Failures of local feature files."""
-    return self.verification.failed if self.verification else ()
-
-  @property
-  def exit_status(self):
-    """Exit status of a program that did this."""
-    return 1 if self.failed else 0
-
-
-def read_truth(path):
-  """Reads ground truth that has queries and index images.
-
-  Args:
-    path: Path that `ground_truth.read` takes.
-
-  Returns:
-    ground_truth.GroundTruth.
+def read_truth(path: _Path) -> ground_truth.GroundTruth:
+  """Read ground truth that has queries and index images.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    InputError: As `ground_truth.read`, or if there are none.
+    InputError: As of `ground_truth.read`, or if there are none.
   """
   truth = ground_truth.read(path)
   numbers = len(truth.query_names), len(truth.index_names)
@@ -86,27 +41,27 @@ def read_truth(path):
   return truth
 
 
-def search_global(truth, query_dir, index_dir):
-  """Ranks all index images by their global descriptors, exactly.
+def search_global(
+  truth: ground_truth.GroundTruth, query_dir: _Path, index_dir: _Path
+) -> ranking.Ranking:
+  """Rank all index images by their global descriptors, exactly.
 
   Args:
-    truth: ground_truth.GroundTruth.
+    truth: Names of the images.
     query_dir: Folder with `<name>.delg_global` of each query.
-    index_dir: Folder with `<name>.delg_global` of each index image.
-
-  Returns:
-    ranking.Ranking of all images. One without a descriptor (too small) is last.
+    index_dir: Folder with `<name>.delg_global` of each index image. One without
+      a descriptor (too small an image) is last.
 
   Raises:
-    FileNotFoundError: If a folder is not there.
-    InputError: If a file is not there or not right; it names it.
+    FileNotFoundError: If a folder does not exist.
+    InputError: If a file is missing or not right; it names it.
   """
-  extension = files.DELG_GLOBAL
-  of_queries = feature_files.require(
-    truth.query_names, query_dir, extension, "queries"
-  )
-  of_index = feature_files.require(
-    truth.index_names, index_dir, extension, "index images"
+  of_queries, of_index = (
+    feature_files.require(names, folder, files.DELG_GLOBAL, label)
+    for names, folder, label in (
+      (truth.query_names, query_dir, "queries"),
+      (truth.index_names, index_dir, "index images"),
+    )
   )
   images = dense.DenseIndex()
   descriptors = feature_files.read_globals(of_index, "index images")
@@ -115,173 +70,192 @@ def search_global(truth, query_dir, index_dir):
   return images.search(queries, len(images))
 
 
-def evaluate(truth, found, output_dir, local=None, options=None, workers=None):
-  """Writes the metrics of a ranking, verified or not.
-
-  With verification, the first 100 images of each query that are not junk are
-  re-ranked for each protocol; a pair that both need is verified once, and what
-  is verified is recorded in the output folder.
-
-  Args:
-    truth: ground_truth.GroundTruth.
-    found: ranking.Ranking of all images.
-    output_dir: Folder of `metrics.txt`.
-    local: LocalFeatureFiles to verify with, or None.
-    options: verification.VerifyOptions, or None for the defaults.
-    workers: Number of processes, or None: all cores.
-
-  Returns:
-    RetrieveReport.
-
-  Raises:
-    InputError: If a query has no file of local features; it names it.
-    OSError: If files cannot be written.
-  """
-  # First what may be wrong: not after all has been verified.
-  os.makedirs(output_dir, exist_ok=True)
-  protocols = [name for name in truth.protocols() if name != _LEFT_OUT]
-  ids, inliers = dict.fromkeys(protocols, found.ids), {}
-  verified = None
-  if local is not None:
-    options = options or matcher.VerifyOptions()
-    verified = _verify(
-      truth, found, protocols, local, options, output_dir, workers
-    )
-    for protocol in protocols:
-      new = ranking.rerank(
-        found.ids, found.scores, verified.look_up, _junk(truth, protocol)
-      )
-      ids[protocol], inliers[protocol] = new.ids, new.inliers
-  measured = metrics.evaluate(ids, truth)
-  path = os.path.join(output_dir, METRICS)
-  metrics.save(measured, path)
-  return RetrieveReport(path, measured, ids, inliers, verified)
-
-
-def say(report, print_line, print_problem):
-  """Says what came of retrieval, as the scripts do.
+def search_aggregates(
+  truth: ground_truth.GroundTruth,
+  query_config: aggregation_config_pb2.AggregationConfig,
+  index_config: aggregation_config_pb2.AggregationConfig,
+  query_dir: _Path,
+  index_dir: _Path,
+) -> ranking.Ranking:
+  """Rank all index images by their aggregated local features.
 
   Args:
-    report: RetrieveReport.
-    print_line: Function of a line of results.
-    print_problem: Function of a line about a file that failed.
-
-  Returns:
-    Exit status.
-  """
-  for failure in report.failed:
-    print_problem(str(failure))
-  if report.verification is not None:
-    print_line(report.verification.summary())
-  print_line(files.read_bytes(report.metrics_path).decode().rstrip())
-  print_line(f"metrics: {report.metrics_path}")
-  return report.exit_status
-
-
-def _junk(truth, protocol):
-  """Returns the ids that a protocol leaves out, an array for each query."""
-  return [entry["junk"] for entry in truth.protocols()[protocol]]
-
-
-def _verify(truth, found, protocols, local, options, folder, workers):
-  """Verifies what all protocols need, each pair once."""
-  of_queries = feature_files.require(
-    truth.query_names, local.query_dir, local.extension, "queries"
-  )
-  of_index = local.index_paths or feature_files.paths(
-    truth.index_names, local.index_dir, local.extension
-  )
-  chosen = [
-    ranking.shortlist(found.ids, _junk(truth, protocol))
-    for protocol in protocols
-  ]
-  return verify_files.verify_pairs(
-    ranking.pairs(found.ids, *chosen),
-    verify_files.FeatureFiles(truth.query_names, of_queries),
-    verify_files.FeatureFiles(truth.index_names, of_index),
-    options,
-    folder,
-    workers,
-  )
-
-
-def search(truth, query_config, index_config, query_dir, index_dir):
-  """Ranks all index images by their similarity to each query.
-
-  Images are compared as the index configuration says (alpha, tau, L2
-  normalisation), as in the original; that of the queries says what their files
-  are.
-
-  Args:
-    truth: ground_truth.GroundTruth.
-    query_config: AggregationConfig of the queries.
-    index_config: AggregationConfig of the index images.
+    truth: Names of the images.
+    query_config: Says what the queries' files are.
+    index_config: Images are compared as it says (alpha, tau, L2
+      normalisation), as in the original. Without words a score is -1.
     query_dir: Folder with `<name>.asmk_star`, or as the configuration has it,
       of each query.
     index_dir: Folder with the same of each index image.
 
-  Returns:
-    ranking.Ranking of all images. ASMK and ASMK*: -1 without words.
-
   Raises:
-    FileNotFoundError: If a folder is not there.
-    InputError: If a file is not there or not right, or the configurations do
-      not fit together, or the folders say that codebooks differ.
+    FileNotFoundError: If a folder does not exist.
+    InputError: If a file is missing or not right, or the configurations do not
+      fit together, or the folders say that codebooks differ.
   """
-  _check_same(query_config, index_config)
-  _check_codebooks((query_dir, query_config), (index_dir, index_config))
-  of_queries = _paths(truth.query_names, query_dir, query_config, "queries")
-  of_index = _paths(truth.index_names, index_dir, index_config, "index images")
-  images = _read(of_index, index_config, "index images")
-  queries = _read(of_queries, index_config, "queries")
-  if aggregate.kind_of(index_config) == aggregate.VLAD:
+  kind = aggregate.kind_of(index_config)
+  if aggregate.kind_of(query_config) != kind:
+    raise errors.InputError(
+      f"queries of the index's type, {kind}", aggregate.kind_of(query_config)
+    )
+  for name in ("codebook_size", "feature_dimensionality"):
+    expected, value = getattr(index_config, name), getattr(query_config, name)
+    if expected != value:
+      raise errors.InputError(
+        f"queries of the index's {name}, {expected}", value
+      )
+  sides = (
+    (truth.query_names, query_dir, query_config, "queries"),
+    (truth.index_names, index_dir, index_config, "index images"),
+  )
+  codebooks = {_codebook(folder, config) for _, folder, config, _ in sides}
+  if len(codebooks - {None}) > 1:
+    raise errors.InputError(
+      "queries and index images aggregated by one codebook",
+      "two codebooks",
+      query_dir,
+    )
+  of_queries, of_index = (
+    feature_files.require(names, folder, aggregate.extension(config), label)
+    for names, folder, config, label in sides
+  )
+
+  def read(paths, label) -> Iterator[aggregate.Aggregated]:
+    for path in progress.track(paths, f"reading {label}"):
+      yield aggregate.read(
+        path, index_config.feature_dimensionality, index_config.codebook_size
+      )
+
+  images, queries = read(of_index, "index images"), read(of_queries, "queries")
+  if kind == aggregate.VLAD:
     index = dense.DenseIndex()
     index.add(truth.index_names, [image.descriptors for image in images])
     queries = [query.descriptors for query in queries]
   else:
-    options = inverted.AsmkOptions.from_config(index_config)
-    index = inverted.InvertedIndex(options)
+    index = inverted.InvertedIndex(
+      inverted.AsmkOptions.from_config(index_config)
+    )
     index.add(truth.index_names, images)
   return index.search(queries, len(index))
 
 
-def _check_same(query_config, index_config):
-  """Raises an InputError if aggregates cannot be compared."""
-  if aggregate.kind_of(query_config) != aggregate.kind_of(index_config):
-    raise errors.InputError(
-      f"queries of the index's type, {aggregate.kind_of(index_config)}",
-      aggregate.kind_of(query_config),
+def _codebook(folder, config):
+  """Returns which codebook the words of a folder are of, or None."""
+  record = aggregate_files.read_record(pathlib.Path(folder))
+  return record.get(aggregate.extension(config), {}).get("codebook")
+
+
+def local_files(
+  truth: ground_truth.GroundTruth,
+  query_dir: _Path,
+  index_dir: _Path,
+  extension: str,
+) -> _Local:
+  """Return the files of local features of queries and of index images.
+
+  That of an index image is `<name>_0` where regions were extracted, too.
+
+  Raises:
+    FileNotFoundError: If the queries' folder does not exist.
+    InputError: If a query has no file; it names it.
+  """
+  paths = feature_files.require(
+    truth.query_names, query_dir, extension, "queries"
+  )
+  names = truth.index_names
+
+  def path(image):
+    return feature_files.whole_image_paths(
+      [names[image]], index_dir, extension
+    )[0]
+
+  return (
+    verification.FeatureFiles(truth.query_names, paths.__getitem__),
+    verification.FeatureFiles(names, path),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrieveReport:
+  """Result of retrieval.
+
+  Attributes:
+    metrics_path: Path of the metrics file.
+    evaluation: The metrics.
+    ids: [Q, N] int32 by protocol, ids of index images, best first.
+    inliers: [Q, N] int32 by protocol, in that order; {} without verification.
+    verification: What became of the pairs, or None.
+  """
+
+  metrics_path: str
+  evaluation: metrics.Evaluation
+  ids: dict[str, np.ndarray]
+  inliers: dict[str, np.ndarray]
+  verification: _Verified = None
+
+  @property
+  def failed(self) -> tuple[engine.Failure, ...]:
+    """Files of local features that could not be used."""
+    return self.verification.failed if self.verification else ()
+
+  @property
+  def exit_status(self) -> int:
+    """Exit status of a program that did this."""
+    return 1 if self.failed else 0
+
+  def say(
+    self,
+    print_line: Callable[[str], None],
+    print_problem: Callable[[str], None],
+  ) -> int:
+    """Print results and problems as the scripts do; return `exit_status`."""
+    for failure in self.failed:
+      print_problem(str(failure))
+    if self.verification is not None:
+      print_line(self.verification.summary())
+    print_line(files.read_bytes(self.metrics_path).decode().rstrip())
+    print_line(f"metrics: {self.metrics_path}")
+    return self.exit_status
+
+
+def evaluate(
+  truth: ground_truth.GroundTruth,
+  found: ranking.Ranking,
+  output_dir: _Path,
+  local: _Local | None = None,
+  options: matcher.MatchOptions = matcher.DETECT_TO_RETRIEVE,
+  workers: int | None = None,
+) -> RetrieveReport:
+  """Write the metrics of a ranking, verified or not.
+
+  With verification, the first 100 images of each query that are not junk are
+  re-ranked for each protocol; a pair that both need is verified once, and
+  recorded in the output folder.
+
+  Args:
+    truth: Ground truth of the images.
+    found: Ranking of all images.
+    output_dir: Folder of `metrics.txt`.
+    local: As from `local_files`, or None to verify nothing.
+    options: How pairs are matched.
+    workers: Number of processes, or None: all cores.
+
+  Raises:
+    OSError: If files cannot be written.
+  """
+  # First what may be wrong: not after all has been verified.
+  os.makedirs(output_dir, exist_ok=True)
+  protocols = truth.protocols()
+  protocols.pop(_LEFT_OUT, None)
+  ids, inliers, report = dict.fromkeys(protocols, found.ids), {}, None
+  if local is not None:
+    junk = [[entry["junk"] for entry in each] for each in protocols.values()]
+    orders, report = searching.rerank(
+      found, junk, *local, options, folder=output_dir, workers=workers
     )
-  for name in ("codebook_size", "feature_dimensionality"):
-    wanted, found = getattr(index_config, name), getattr(query_config, name)
-    if wanted != found:
-      raise errors.InputError(
-        f"queries of the index's {name}, {wanted}", f"{found}"
-      )
-
-
-def _check_codebooks(*sides):
-  """Raises an InputError if words are of two codebooks, as folders tell."""
-  found = []
-  for folder, config in sides:
-    record = aggregate_files.read_record(pathlib.Path(folder))
-    record = record.get(aggregate.extension(config), {})
-    found.append(record.get("codebook"))
-  if None not in found and found[0] != found[1]:
-    raise errors.InputError(
-      "queries and index images aggregated by one codebook",
-      "two codebooks",
-      sides[0][0],
-    )
-
-
-def _paths(names, folder, config, what):
-  extension = aggregate.extension(config)
-  return feature_files.require(names, folder, extension, what)
-
-
-def _read(paths, config, what):
-  """Yields the aggregate of each file."""
-  dimension, size = config.feature_dimensionality, config.codebook_size
-  for path in progress.track(paths, f"reading {what}"):
-    yield aggregate.read(path, dimension, size)
+    for protocol, order in zip(protocols, orders, strict=True):
+      ids[protocol], inliers[protocol] = order.ids, order.inliers
+  evaluation = metrics.evaluate(ids, truth)
+  path = os.path.join(output_dir, METRICS)
+  metrics.save(evaluation, path)
+  return RetrieveReport(path, evaluation, ids, inliers, report)

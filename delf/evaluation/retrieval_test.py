@@ -7,12 +7,12 @@ from delf.aggregation import aggregate
 from delf.base import errors
 from delf.evaluation import ground_truth, retrieval
 from delf.indexes import ranking
-from delf.matching import matcher, verify_files
+from delf.matching import matcher, verification
 from delf.protos import aggregation_config_pb2
 from delf.python import datum_io, feature_aggregation_similarity, feature_io
 from delf.python.datasets.revisited_op import dataset
 
-_OPTIONS = matcher.VerifyOptions(0.9, 10.0)
+_OPTIONS = matcher.DETECT_TO_RETRIEVE
 _NAMES = [f"i{number}" for number in range(12)]
 
 
@@ -63,7 +63,7 @@ def _write_global(folder, name, descriptor):
 
 
 def _local(folder):
-  return retrieval.LocalFeatureFiles(folder, folder, ".delg_local")
+  return retrieval.local_files(_truth(), folder, folder, ".delg_local")
 
 
 def test_global_descriptors_rank_by_dot_product(folder):
@@ -121,7 +121,7 @@ def test_verification_reranks_each_protocol_by_itself(folder):
   # Of the 12 + 12, junk of both protocols needs no verification.
   assert len(report.verification.pairs) == 23
   assert report.evaluation.protocols["hard"].mean_average_precision == 1
-  record = folder / "out" / verify_files.RECORD
+  record = folder / "out" / verification.RECORD
   assert record.read_bytes().count(b"\n") == 23
   again = retrieval.evaluate(
     truth, found, folder / "out", _local(folder), _OPTIONS
@@ -131,16 +131,14 @@ def test_verification_reranks_each_protocol_by_itself(folder):
 
 
 def test_a_pair_that_both_protocols_need_is_verified_once(folder, monkeypatch):
-  from delf.matching import verify_files
-
   asked = []
-  original = verify_files.Verifier.__call__
+  original = verification.Verifier.__call__
 
   def count(self, pairs):
-    asked.extend(map(tuple, pairs.tolist()))
+    asked.extend(pairs)
     return original(self, pairs)
 
-  monkeypatch.setattr(verify_files.Verifier, "__call__", count)
+  monkeypatch.setattr(verification.Verifier, "__call__", count)
   truth = _truth()
   found = retrieval.search_global(truth, folder, folder)
   retrieval.evaluate(truth, found, folder / "out", _local(folder), _OPTIONS)
@@ -156,7 +154,7 @@ def test_a_broken_index_file_is_reported_and_the_metrics_are_written(folder):
   )
   assert report.exit_status == 1
   lines, problems = [], []
-  assert retrieval.say(report, lines.append, problems.append) == 1
+  assert report.say(lines.append, problems.append) == 1
   assert len(problems) == 1 and "i4.delg_local" in problems[0]
   assert "mAP" in "".join(lines)
   assert (folder / "out" / "metrics.txt").exists()
@@ -239,7 +237,7 @@ def _write(folder, names, config, seed, empty=()):
 
 
 def _search(folder, query_config, index_config):
-  return retrieval.search(
+  return retrieval.search_aggregates(
     _TRUTH, query_config, index_config, folder / "q", folder / "i"
   )
 

@@ -1,4 +1,8 @@
-"""Matching of the local features of two images."""
+"""Matching of the local features of two images.
+
+Descriptors of two images that are nearest are putative matches; those that
+agree with one map between the images are inliers, whose number is the score.
+"""
 
 import dataclasses
 import numbers
@@ -6,7 +10,8 @@ import numbers
 import numpy as np
 
 from delf.base import arrays, errors
-from delf.matching import geometry, neighbours
+from delf.formats import features
+from delf.matching import geometry
 
 # Fewest inliers of a match, however small the chance of fewer.
 MIN_INLIERS = 10
@@ -19,22 +24,30 @@ DEFAULT_THRESHOLDS = {
   geometry.FUNDAMENTAL: 3.0,
 }
 
+# Distances held at once: 16 MB of float32.
+_BLOCK = 4_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class MatchOptions:
   """How features are matched. The defaults suit any unit-length descriptor.
 
   Attributes:
-    max_distance: Largest Euclidean distance of descriptors, exclusive, or
-      None.
+    max_distance: Largest Euclidean distance of descriptors, exclusive.
     ratio: Largest (exclusive) distance as a share of that to the second
-      nearest, or None.
+      nearest (D. Lowe, IJCV 2004).
     mutual: Whether each must be the other's nearest neighbour.
     estimator: "affine" (as the original), "homography" or "fundamental".
-    residual_threshold: Largest residual of an inlier, in pixels of image 2
-      (Sampson distance for "fundamental"), or None for DEFAULT_THRESHOLDS.
-    seed: int; one seed, one result.
-    min_inliers: Inliers that make a match, or None for the default of `Match`.
+    residual_threshold: Largest residual of an inlier, in pixels of the image
+      that the map leads to (Sampson distance for "fundamental"); None for
+      DEFAULT_THRESHOLDS.
+    seed: Of the random samples. It is the same for each pair: the result of a
+      pair does not depend on those before it.
+    min_inliers: Inliers that make a match; None for more than chance explains
+      (`geometry.needed_inliers`), and at least MIN_INLIERS.
+
+  Raises:
+    InputError: If a value is out of its range.
   """
 
   max_distance: float | None = None
@@ -45,6 +58,79 @@ class MatchOptions:
   seed: int = 0
   min_inliers: int | None = None
 
+  def __post_init__(self):
+    for name in ("max_distance", "ratio"):
+      value = getattr(self, name)
+      if value is not None and not _is_over_0(value):
+        raise errors.InputError(f"{name} over 0", repr(value))
+    if self.estimator not in geometry.ESTIMATORS:
+      raise errors.InputError(
+        f"an estimator of {', '.join(geometry.ESTIMATORS)}",
+        repr(self.estimator),
+      )
+    value = self.residual_threshold
+    if value is not None and not (_is_over_0(value) and value < np.inf):
+      raise errors.InputError("a residual_threshold over 0 pixels", repr(value))
+    if not isinstance(self.seed, numbers.Integral):
+      raise errors.InputError("a whole number as seed", repr(self.seed))
+    value = self.min_inliers
+    is_whole = isinstance(value, numbers.Integral)
+    if value is not None and not (is_whole and value > 0):
+      raise errors.InputError(
+        "a whole number over 0 as min_inliers", repr(value)
+      )
+
+  @classmethod
+  def one_way(
+    cls,
+    threshold: float,
+    residual_threshold: float,
+    use_ratio_test: bool = False,
+    **others,
+  ) -> "MatchOptions":
+    """Return the matching of the papers: one-way neighbours, an affine map.
+
+    Args:
+      threshold: Of the descriptors: `max_distance`, or `ratio` with the test.
+      residual_threshold: Pixels.
+      use_ratio_test: Whether to compare with the second nearest descriptor.
+      **others: Other fields.
+    """
+    return cls(
+      max_distance=None if use_ratio_test else threshold,
+      ratio=threshold if use_ratio_test else None,
+      mutual=False,
+      residual_threshold=residual_threshold,
+      **others,
+    )
+
+  @property
+  def pixels(self) -> float:
+    """Largest residual of an inlier."""
+    if self.residual_threshold is None:
+      return DEFAULT_THRESHOLDS[self.estimator]
+    return float(self.residual_threshold)
+
+  def describe(self) -> list[str]:
+    """Return what the inliers depend on, a label and value a line."""
+    limits = (("distance", self.max_distance), ("ratio", self.ratio))
+    return [
+      *(f"{name} {float(limit)!r}" for name, limit in limits if limit),
+      f"residual {self.pixels!r}",
+      f"seed {self.seed}",
+      *(["mutual"] if self.mutual else []),
+      *([self.estimator] if self.estimator != geometry.AFFINE else []),
+    ]
+
+
+def _is_over_0(value):
+  return isinstance(value, numbers.Real) and value > 0
+
+
+# Verification in Detect-to-Retrieve's script and in DELG's (section 5.1).
+DETECT_TO_RETRIEVE = MatchOptions.one_way(0.9, 10.0)
+DELG = MatchOptions.one_way(1.0, 20.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Match:
@@ -54,13 +140,11 @@ class Match:
     putative: [P, 2] int32, matches by descriptor: indices into features 1, 2.
     inliers: [M, 2] int32, those of them that agree with the model.
     model: [2, 3] (affine) or [3, 3] float64, from image 1 to image 2 in (x, y)
-      pixels, or None where nothing was found.
+      pixels, or None.
     residuals: [M] float32, pixels that each inlier is off.
     distances: [M] float32, Euclidean distance of each inlier's descriptors.
     residual_threshold: Largest residual of an inlier, in pixels.
-    min_inliers: Score from which on the images are said to match. Default: the
-      least number that chance does not explain (`chance.needed_inliers`), and
-      at least 10.
+    min_inliers: Least score of images that match.
   """
 
   putative: np.ndarray
@@ -72,28 +156,33 @@ class Match:
   min_inliers: int
 
   @property
-  def score(self):
+  def score(self) -> int:
     """Number of inliers."""
     return len(self.inliers)
 
   @property
-  def is_match(self):
+  def is_match(self) -> bool:
     """Whether the images show the same thing: enough inliers."""
     return self.score >= self.min_inliers
 
   @property
-  def strengths(self):
+  def strengths(self) -> np.ndarray:
     """[M] float32 in [0, 1]: 1 for an inlier on the spot, 0 at the limit."""
     return 1 - self.residuals / np.float32(self.residual_threshold)
 
 
-def match(features_1, features_2, options=None, **changes):
-  """Matches the local features of two images.
+def match(
+  features_1: features.LocalFeatures,
+  features_2: features.LocalFeatures,
+  options: MatchOptions | None = None,
+  **changes,
+) -> Match:
+  """Match the local features of two images.
 
   Args:
-    features_1: features.LocalFeatures of image 1.
-    features_2: features.LocalFeatures of image 2.
-    options: MatchOptions, or None for the defaults.
+    features_1: Local features of image 1.
+    features_2: Local features of image 2.
+    options: None for the defaults.
     **changes: Fields of MatchOptions to change.
 
   Returns:
@@ -114,267 +203,279 @@ def match(features_1, features_2, options=None, **changes):
 
 
 def match_arrays(
-  locations_1,
-  descriptors_1,
-  locations_2,
-  descriptors_2,
-  options=None,
+  locations_1: np.ndarray,
+  descriptors_1: np.ndarray,
+  locations_2: np.ndarray,
+  descriptors_2: np.ndarray,
+  options: MatchOptions | None = None,
   **changes,
-):
-  """Matches local features given as arrays.
+) -> Match:
+  """Match local features given as arrays; see `match`.
 
   Args:
-    locations_1: [N1, 2] float, (y, x) in pixels of image 1.
-    descriptors_1: [N1, D] float.
-    locations_2: [N2, 2] float, (y, x) in pixels of image 2.
-    descriptors_2: [N2, D] float.
-    options: MatchOptions, or None for the defaults.
+    locations_1: [N1, 2], (y, x) in pixels of image 1.
+    descriptors_1: [N1, D].
+    locations_2: [N2, 2], (y, x) in pixels of image 2.
+    descriptors_2: [N2, D].
+    options: None for the defaults.
     **changes: Fields of MatchOptions to change.
-
-  Returns:
-    Match.
-
-  Raises:
-    InputError: If values are not finite, shapes differ or an option is wrong.
   """
-  options = dataclasses.replace(options or MatchOptions(), **changes)
-  _check_min_inliers(options.min_inliers)
-  threshold = options.residual_threshold
-  if threshold is None:
-    threshold = DEFAULT_THRESHOLDS.get(options.estimator, 20.0)
-  putatives = neighbours.nearest(
-    descriptors_1,
-    descriptors_2,
-    max_distance=options.max_distance,
-    ratio=options.ratio,
-    mutual=options.mutual,
+  return match_prepared(
+    prepare(locations_1, descriptors_1, "image 1"),
+    prepare(locations_2, descriptors_2, "image 2"),
+    dataclasses.replace(options or MatchOptions(), **changes),
   )
-  points_1 = points(locations_1, descriptors_1, "image 1")
-  points_2 = points(locations_2, descriptors_2, "image 2")
-  points_1 = points_1[putatives.pairs[:, 0]]
-  points_2 = points_2[putatives.pairs[:, 1]]
-  found = geometry.estimate(
-    points_1,
-    points_2,
-    options.estimator,
-    threshold,
-    seed=options.seed,
-    use=putatives.one_to_one(),
-  )
-  return from_estimate(
-    putatives,
-    found,
-    points_1,
-    points_2,
-    dataclasses.replace(options, residual_threshold=threshold),
-  )
-
-
-def from_estimate(putatives, found, points_1, points_2, options):
-  """Returns the Match of an estimated map.
-
-  Args:
-    putatives: neighbours.Putatives of features 1 and 2.
-    found: robust.Estimate of them.
-    points_1: [P, 2] float, where the putative matches lie in the image that the
-      map comes from.
-    points_2: [P, 2] float, the same in the image that it leads to.
-    options: MatchOptions with the threshold that was used.
-
-  Returns:
-    Match.
-  """
-  needed = options.min_inliers
-  if needed is None:
-    needed = geometry.needed_inliers(
-      points_1,
-      points_2,
-      found.model,
-      options.estimator,
-      options.residual_threshold,
-      MIN_INLIERS,
-    )
-  return Match(
-    putative=putatives.pairs,
-    inliers=putatives.pairs[found.inliers],
-    model=found.model,
-    residuals=found.residuals[found.inliers],
-    distances=putatives.distances[found.inliers],
-    residual_threshold=float(options.residual_threshold),
-    min_inliers=needed,
-  )
-
-
-def points(locations, descriptors, name):
-  """Returns locations as points, checked.
-
-  Args:
-    locations: [N, 2] float, (y, x) pixels.
-    descriptors: [N, D] float that belong to them, checked.
-    name: Words for whose they are.
-
-  Returns:
-    [N, 2] float64, (x, y) pixels.
-
-  Raises:
-    InputError: If they are not N finite pairs.
-  """
-  locations = np.asarray(locations, dtype=np.float64)
-  if locations.size == 0 and np.size(descriptors) == 0:
-    return np.zeros([0, 2])
-  if locations.shape != (len(descriptors), 2):
-    raise errors.InputError(
-      f"locations of shape [{len(descriptors)}, 2] of {name}",
-      f"shape {list(locations.shape)}",
-    )
-  return arrays.check_finite(locations, f"locations of {name}")[:, ::-1]
-
-
-def _check_min_inliers(number):
-  is_whole = isinstance(number, numbers.Integral)
-  if number is not None and not (is_whole and number > 0):
-    raise errors.InputError(
-      "a whole number over 0 as min_inliers", repr(number)
-    )
-
-
-# Matches that any affine map agrees with.
-_TOO_FEW = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class VerifyOptions:
-  """How pairs are verified; the defaults are Detect-to-Retrieve's.
+class PreparedDescriptors:
+  """Descriptors with what each search among them needs, made once.
 
   Attributes:
-    descriptor_threshold: Largest (exclusive) Euclidean distance of descriptors;
-      with `use_ratio_test`, largest (exclusive) share of the distance to the
-      second nearest.
-    residual_threshold: Largest residual of an inlier, in pixels of the query
-      image.
-    use_ratio_test: Whether to compare with the second nearest descriptor.
-    seed: int of the random samples, the same for each pair: what comes of a
-      pair does not depend on what was verified before it.
-
-  Raises:
-    InputError: If a threshold is not over 0, or the seed no whole number.
+    array: [N, D] float32, checked.
+    centre: [D] float32, their mean.
+    centred: [N, D] float32, `array` less `centre`: distances do not change when
+      the origin does, and rounding errors shrink.
+    squares: [N] float32, squared lengths of `centred`.
   """
 
-  descriptor_threshold: float = 0.9
-  residual_threshold: float = 10.0
-  use_ratio_test: bool = False
-  seed: int = 0
+  array: np.ndarray
+  centre: np.ndarray
+  centred: np.ndarray
+  squares: np.ndarray
 
-  def __post_init__(self):
-    for name in ("descriptor_threshold", "residual_threshold"):
-      value = getattr(self, name)
-      if not isinstance(value, numbers.Real) or not 0 < value < np.inf:
-        raise errors.InputError(f"{name} over 0", repr(value))
-    if not isinstance(self.seed, numbers.Integral):
-      raise errors.InputError("a whole number as seed", repr(self.seed))
+  def __len__(self):
+    return len(self.array)
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
+class PreparedFeatures:
   """The local features of one image, prepared for many pairs.
 
   Attributes:
     points: [N, 2] float64, (x, y) pixels.
-    descriptors: neighbours.Prepared of [N, D].
+    descriptors: [N, D].
   """
 
   points: np.ndarray
-  descriptors: neighbours.Prepared
+  descriptors: PreparedDescriptors
 
   def __len__(self):
     return len(self.points)
 
   @property
-  def nbytes(self):
-    """Bytes that it takes."""
-    return self.points.nbytes + self.descriptors.nbytes
+  def nbytes(self) -> int:
+    """Memory that they take."""
+    held = [self.points, *vars(self.descriptors).values()]
+    return sum(array.nbytes for array in held)
 
 
-@dataclasses.dataclass(frozen=True)
-class Verified:
-  """What agrees between a query image and an index image.
-
-  Attributes:
-    putatives: neighbours.Putatives, from query to index features.
-    estimate: robust.Estimate of the map from the index to the query image, or
-      None where there are at most three putative matches.
-    inliers: Number of inliers; 0 without an estimate.
-  """
-
-  putatives: neighbours.Putatives
-  estimate: geometry.Estimate | None
-  inliers: int
-
-
-def prepare(locations, descriptors, name="the image"):
-  """Prepares the local features of an image.
+def prepare(
+  locations: np.ndarray, descriptors: np.ndarray, label: str = "the image"
+) -> PreparedFeatures:
+  """Check and prepare the local features of an image.
 
   Args:
-    locations: [N, 2] float, (y, x) in pixels.
-    descriptors: [N, D] float.
-    name: Words for whose they are.
-
-  Returns:
-    Side.
+    locations: [N, 2], (y, x) in pixels.
+    descriptors: [N, D].
+    label: Label of the image in errors.
 
   Raises:
     InputError: If they do not fit together or values are not finite.
   """
-  prepared = neighbours.prepare(descriptors, f"descriptors of {name}")
-  return Side(points(locations, prepared.array, name), prepared)
+  prepared = prepare_descriptors(descriptors, f"descriptors of {label}")
+  locations = np.asarray(locations, dtype=np.float64)
+  if locations.size == 0 and len(prepared) == 0:
+    return PreparedFeatures(np.zeros([0, 2]), prepared)
+  if locations.shape != (len(prepared), 2):
+    raise errors.InputError(
+      f"locations of shape [{len(prepared)}, 2] of {label}",
+      f"shape {list(locations.shape)}",
+    )
+  arrays.check_finite(locations, f"locations of {label}")
+  return PreparedFeatures(locations[:, ::-1], prepared)
 
 
-def verify(query, index, options):
-  """Finds the affine map that most putative matches of two images agree with.
+def prepare_descriptors(
+  descriptors: np.ndarray, label: str = "descriptors"
+) -> PreparedDescriptors:
+  """Check and prepare descriptors [N, D], called `label` in errors."""
+  array = np.asarray(descriptors)
+  # Empty files lose their dimension; there is nothing to compare anyway.
+  empty = np.zeros([0, 0], np.float32)
+  array = arrays.check_descriptors(array, None, label) if array.size else empty
+  centre = array.mean(axis=0) if len(array) else array.sum(axis=0)
+  centred = array - centre
+  squares = np.einsum("ij,ij->i", centred, centred)
+  return PreparedDescriptors(array, centre, centred, squares)
 
-  Each query feature's nearest index feature is a putative match; the map goes
-  from the index image to the query image.
+
+def match_prepared(
+  one: PreparedFeatures,
+  two: PreparedFeatures,
+  options: MatchOptions,
+  backward: bool = False,
+) -> Match:
+  """Match prepared features.
 
   Args:
-    query: Side of the query image.
-    index: Side of the index image.
-    options: VerifyOptions.
-
-  Returns:
-    Verified.
+    one: Features of image 1, each of which gets its nearest of image 2.
+    two: Features of image 2.
+    options: How to match.
+    backward: Whether the map leads from image 2 to image 1, as the papers'
+      verification has it: from the index image to the query.
 
   Raises:
-    InputError: If dimensions differ or an option is wrong.
+    InputError: If dimensions differ.
   """
-  limit = "ratio" if options.use_ratio_test else "max_distance"
-  putatives = neighbours.nearest(
-    query.descriptors,
-    index.descriptors,
-    **{limit: options.descriptor_threshold},
+  putatives = nearest(
+    one.descriptors,
+    two.descriptors,
+    max_distance=options.max_distance,
+    ratio=options.ratio,
+    mutual=options.mutual,
   )
-  if len(putatives) <= _TOO_FEW:
-    return Verified(putatives, None, 0)
-  found = geometry.estimate(
-    *pair_points(query, index, putatives),
-    geometry.AFFINE,
-    options.residual_threshold,
+  points_1 = one.points[putatives.pairs[:, 0]]
+  points_2 = two.points[putatives.pairs[:, 1]]
+  if backward:
+    points_1, points_2 = points_2, points_1
+  estimate = geometry.estimate(
+    points_1,
+    points_2,
+    options.estimator,
+    options.pixels,
     seed=options.seed,
     use=putatives.one_to_one(),
   )
-  return Verified(putatives, found, int(np.count_nonzero(found.inliers)))
+  return Match(
+    putative=putatives.pairs,
+    inliers=putatives.pairs[estimate.inliers],
+    model=estimate.model,
+    residuals=estimate.residuals[estimate.inliers],
+    distances=putatives.distances[estimate.inliers],
+    residual_threshold=options.pixels,
+    min_inliers=options.min_inliers
+    or geometry.needed_inliers(
+      points_1,
+      points_2,
+      estimate.model,
+      options.estimator,
+      options.pixels,
+      MIN_INLIERS,
+    ),
+  )
 
 
-def pair_points(query, index, putatives):
-  """Returns where putative matches lie in the index and in the query image.
+@dataclasses.dataclass(frozen=True)
+class Putatives:
+  """Matches by descriptor alone.
+
+  Attributes:
+    pairs: [P, 2] int32, indices into descriptors 1 and 2, sorted by the first.
+    distances: [P] float32, Euclidean distances of their descriptors.
+  """
+
+  pairs: np.ndarray
+  distances: np.ndarray
+
+  def __len__(self):
+    return len(self.pairs)
+
+  def one_to_one(self) -> np.ndarray:
+    """Return [P] bool: which pairs are the nearest of both their features."""
+    keep = np.ones([len(self)], dtype=bool)
+    order = np.argsort(self.distances, kind="stable")
+    for column in (0, 1):
+      _, first = np.unique(self.pairs[order, column], return_index=True)
+      mask = np.zeros_like(keep)
+      mask[order[first]] = True
+      keep &= mask
+    return keep
+
+
+def nearest(
+  first: np.ndarray | PreparedDescriptors,
+  second: np.ndarray | PreparedDescriptors,
+  *,
+  max_distance: float | None = None,
+  ratio: float | None = None,
+  mutual: bool = False,
+) -> Putatives:
+  """Find the nearest of descriptors 2 for each of descriptors 1.
 
   Args:
-    query: Side of the query image.
-    index: Side of the index image.
-    putatives: neighbours.Putatives, from query to index features.
+    first: [N1, D].
+    second: [N2, D].
+    max_distance: Keeps pairs nearer than this.
+    ratio: Keeps pairs where the nearest is nearer than `ratio` times the second
+      nearest. Where descriptors 2 are fewer than two no pair is dropped.
+    mutual: Whether to keep a pair only where each is the other's nearest. Each
+      feature is then in at most one pair.
 
-  Returns:
-    [P, 2] float64 and [P, 2] float64, (x, y) pixels; the index image first, as
-    the map goes.
+  Raises:
+    InputError: If a descriptor has a value that is not finite, or their
+      dimensions differ.
   """
-  of_query, of_index = putatives.pairs.T
-  return index.points[of_index], query.points[of_query]
+  first, second = (
+    each
+    if isinstance(each, PreparedDescriptors)
+    else prepare_descriptors(each, label)
+    for each, label in ((first, "descriptors 1"), (second, "descriptors 2"))
+  )
+  if not len(first) or not len(second):
+    return Putatives(np.zeros([0, 2], np.int32), np.zeros([0], np.float32))
+  dimensions = first.array.shape[1], second.array.shape[1]
+  if dimensions[0] != dimensions[1]:
+    raise errors.InputError(
+      f"descriptors of one dimension ({dimensions[0]} as in image 1)",
+      f"{dimensions[1]} in image 2",
+    )
+  best, runner_up, keep = _search(
+    first.array, second, mutual, ratio is not None and len(second) > 1
+  )
+  distances = _distances(first.array, second.array, best)
+  if max_distance is not None:
+    keep &= distances < max_distance
+  if runner_up is not None:
+    keep &= distances < ratio * _distances(first.array, second.array, runner_up)
+  pairs = np.stack([np.arange(len(first)), best], axis=1)[keep]
+  return Putatives(pairs.astype(np.int32), distances[keep])
+
+
+def _search(first, second, mutual, with_second):
+  """Returns [N1] nearest and second nearest of side 2, and whether to keep."""
+  first = first - second.centre
+  own = np.einsum("ij,ij->i", first, first)
+  # |b|^2 - 2 a b is the squared distance but for |a|^2, which is one number per
+  # row and does not change the order within it.
+  first *= -2
+  best = np.empty([len(first)], dtype=np.int64)
+  runner_up = np.empty_like(best) if with_second else None
+  least_1 = np.empty([len(first)], dtype=np.float32)
+  least_2 = np.full([len(second)], np.inf, dtype=np.float32)
+  step = max(1, _BLOCK // len(second))
+  for start in range(0, len(first), step):
+    block = slice(start, start + step)
+    table = first[block] @ second.centred.T
+    table += second.squares
+    best[block] = table.argmin(axis=1)
+    if mutual:
+      table += own[block, None]
+      least_1[block] = table.min(axis=1)
+      np.minimum(least_2, table.min(axis=0), out=least_2)
+    if with_second:
+      np.put_along_axis(table, best[block, None], np.inf, axis=1)
+      runner_up[block] = table.argmin(axis=1)
+  if not mutual:
+    return best, runner_up, np.ones([len(first)], dtype=bool)
+  # Of equally near ones the first alone.
+  places = np.flatnonzero(least_1 <= least_2[best])
+  _, chosen = np.unique(best[places], return_index=True)
+  keep = np.zeros([len(first)], dtype=bool)
+  keep[places[chosen]] = True
+  return best, runner_up, keep
+
+
+def _distances(first, second, indices):
+  difference = first - second[indices]
+  return np.sqrt(np.einsum("ij,ij->i", difference, difference))

@@ -4,34 +4,37 @@ import contextlib
 import dataclasses
 import os
 import time
+import typing
 
 import numpy as np
 
-from delf.base import arrays, errors
+from delf.base import errors
+from delf.extraction import feature_files
 from delf.formats import features
 from delf.matching import matcher
-from delf.python import feature_io, utils
+from delf.python import utils
 
-# As the original's script: one-way nearest neighbours within this distance, an
-# affine map, residuals of at most 20 pixels.
-SCRIPT_OPTIONS = matcher.MatchOptions(
-  max_distance=0.8, mutual=False, residual_threshold=20.0
-)
+# As the original's script.
+SCRIPT_OPTIONS = matcher.MatchOptions.one_way(0.8, 20.0)
 
-_SHADE = 232  # Of a side whose image is not given.
+# Grey of a side whose image is not given, and its least and largest size.
+_SHADE = 232
+_LEAST_GROUND, _LARGEST_GROUND = (240, 320), 8192
+
+_Image = str | os.PathLike | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class MatchResult:
-  """What came of matching two images.
+  """Result of matching two images.
 
   Attributes:
-    match: matching.Match.
-    features: features.LocalFeatures of image 1 and of image 2.
-    timings: dict of seconds by step: "read", "load model", "extract", "match"
-      and "draw", those that were done.
-    picture: Path of the picture, or None where none was asked for.
-    device: Words for the device that extracted; "" if nothing was.
+    match: What agrees.
+    features: Of image 1 and of image 2.
+    timings: Seconds by step: "read", "load model", "extract", "match" and
+      "draw", those that were done.
+    picture: Path of the picture, or None.
+    device: Label of the device that extracted; "" if nothing was.
   """
 
   match: matcher.Match
@@ -41,40 +44,40 @@ class MatchResult:
   device: str = ""
 
   @property
-  def score(self):
+  def score(self) -> int:
     """Number of inliers."""
     return self.match.score
 
   @property
-  def is_match(self):
+  def is_match(self) -> bool:
     """Whether the images show the same thing."""
     return self.match.is_match
 
 
 def match_images(
-  image_1,
-  image_2,
-  config=None,
+  image_1: _Image,
+  image_2: _Image,
+  config: typing.Any = None,
   *,
-  output=None,
-  options=None,
-  device=None,
-  apply_rotation=False,
-  extractor=None,
-):
-  """Extracts the local features of two images and matches them.
+  output: str | os.PathLike | None = None,
+  options: matcher.MatchOptions | None = None,
+  device: str | None = None,
+  apply_rotation: bool = False,
+  extractor: typing.Any = None,
+) -> MatchResult:
+  """Extract the local features of two images and match them.
 
   Args:
     image_1: Path, or [H, W, 3] uint8.
     image_2: Path, or [H, W, 3] uint8.
-    config: delf_config_pb2.DelfConfig, or name of a known model, or None for
-      the embedded one. Of a configuration local features alone are computed.
-    output: Path of the picture, whose extension decides the format, or None.
-    options: matching.MatchOptions, or None for the defaults.
-    device: Device such as "cpu" or "gpu:1", or None for the best there is.
+    config: DelfConfig, or name of a known model, or None for the embedded one.
+      Of a configuration local features alone are computed.
+    output: Path of the picture, whose extension decides the format.
+    options: None for the defaults.
+    device: Such as "cpu" or "gpu:1"; None for the best one.
     apply_rotation: Whether images are turned as their EXIF orientation says.
-    extractor: Extractor to use in place of one made from the configuration, so
-      that many pairs share one.
+    extractor: Replaces one made from the configuration, so that many pairs
+      share it.
 
   Returns:
     MatchResult. Images without features, or without any match, score 0.
@@ -82,40 +85,40 @@ def match_images(
   Raises:
     InputError: If an image, the model, the configuration or an option is not
       right.
-    FileNotFoundError: If a file is not there.
+    FileNotFoundError: If a file does not exist.
   """
   _check_output(output)
-  clock = _Clock()
-  with clock("read"):
+  timings = {}
+  with _timed(timings, "read"):
     images = [_load(each, apply_rotation) for each in (image_1, image_2)]
   if extractor is None:
-    with clock("load model"):
+    with _timed(timings, "load model"):
       extractor = _make_extractor(config, device)
-  with clock("extract"):
-    found = [_extract(extractor, image) for image in images]
-  return _match(
-    found, images, output, options, clock, getattr(extractor, "device", "")
-  )
+  with _timed(timings, "extract"):
+    both = [extractor.extract(image).local for image in images]
+  if any(each is None for each in both):
+    raise errors.InputError("an extractor of local features", "none of them")
+  device = getattr(extractor, "device", None) or ""
+  return _match(both, images, output, options, timings, device)
 
 
 def match_feature_files(
-  features_1,
-  features_2,
-  images=None,
+  features_1: str | os.PathLike,
+  features_2: str | os.PathLike,
+  images: tuple[_Image, _Image] | None = None,
   *,
-  output=None,
-  options=None,
-  apply_rotation=False,
-):
-  """Matches two files of local features.
+  output: str | os.PathLike | None = None,
+  options: matcher.MatchOptions | None = None,
+  apply_rotation: bool = False,
+) -> MatchResult:
+  """Match two files of local features.
 
   Args:
     features_1: Path of a `.delf` or `.delg_local` file.
     features_2: Path of a `.delf` or `.delg_local` file.
-    images: The two images that they are of, for the picture: paths or
-      [H, W, 3] uint8; or None to draw on plain grounds.
-    output: Path of the picture, whose extension decides the format, or None.
-    options: matching.MatchOptions, or None for the defaults.
+    images: Their images, for the picture; None to draw on plain grounds.
+    output: Path of the picture, whose extension decides the format.
+    options: None for the defaults.
     apply_rotation: Whether images are turned as their EXIF orientation says.
 
   Returns:
@@ -123,48 +126,35 @@ def match_feature_files(
 
   Raises:
     InputError: If a file is not what it should be, or an option is not right.
-    FileNotFoundError: If a file is not there.
+    FileNotFoundError: If a file does not exist.
   """
   _check_output(output)
-  clock = _Clock()
-  with clock("read"):
-    found = [_read_features(path) for path in (features_1, features_2)]
+  timings = {}
+  with _timed(timings, "read"):
+    both = [feature_files.read_local(path) for path in (features_1, features_2)]
     if output is not None and images is not None:
       images = [_load(each, apply_rotation) for each in images]
-  return _match(found, images, output, options, clock, "")
+  return _match(both, images, output, options, timings, "")
 
 
-class _Clock:
-  """Collects the seconds of each step."""
-
-  def __init__(self):
-    self.seconds = {}
-
-  @contextlib.contextmanager
-  def __call__(self, step):
-    start = time.perf_counter()
-    yield
-    self.seconds[step] = time.perf_counter() - start
-
-
-def _match(found, images, output, options, clock, device):
-  """Returns the MatchResult of two features.LocalFeatures."""
-  with clock("match"):
-    match = matcher.match(*found, options)
+def _match(both, images, output, options, timings, device):
+  with _timed(timings, "match"):
+    match = matcher.match(*both, options)
   if output is not None:
     from delf.pictures import figures
 
-    with clock("draw"):
-      if images is None:
-        images = [_plain(each) for each in found]
-      figures.draw_matches(output, *images, *found, match)
-  return MatchResult(
-    match=match,
-    features=tuple(found),
-    timings=clock.seconds,
-    picture=None if output is None else os.fspath(output),
-    device=device or "",
-  )
+    with _timed(timings, "draw"):
+      images = images or [_plain_ground(each.locations) for each in both]
+      figures.draw_matches(output, *images, *both, match)
+    output = os.fspath(output)
+  return MatchResult(match, tuple(both), timings, output, device)
+
+
+@contextlib.contextmanager
+def _timed(timings, step):
+  start = time.perf_counter()
+  yield
+  timings[step] = time.perf_counter() - start
 
 
 def _check_output(output):
@@ -176,7 +166,6 @@ def _check_output(output):
 
 
 def _load(image, apply_rotation):
-  """Returns an image as [H, W, 3] uint8."""
   if isinstance(image, (str, os.PathLike)):
     return np.asarray(utils.RgbLoader(image, apply_rotation=apply_rotation))
   return np.asarray(image)
@@ -204,24 +193,9 @@ def _make_extractor(config, device):
   return extractor.make_extractor(local_only, device=device)
 
 
-def _extract(extractor, image):
-  found = extractor.extract(image).local
-  if found is None:
-    raise errors.InputError("an extractor of local features", "none of them")
-  return found
-
-
-def _read_features(path):
-  """Returns the local features of a file, checked to be numbers."""
-  found = feature_io.read_local_features(path)
-  for name in ("locations", "descriptors"):
-    arrays.check_finite(getattr(found, name), name, path)
-  return found
-
-
-def _plain(found):
-  """Returns a plain ground that holds all locations."""
-  height, width = 240, 320
-  if len(found):
-    height, width = np.maximum(found.locations.max(axis=0), 1).astype(int) + 2
-  return np.full([min(height, 8192), min(width, 8192), 3], _SHADE, np.uint8)
+def _plain_ground(locations):
+  """Returns a plain image that holds all locations."""
+  size = _LEAST_GROUND
+  if len(locations):
+    size = np.maximum(locations.max(axis=0), 1).astype(int) + 2
+  return np.full([*np.minimum(size, _LARGEST_GROUND), 3], _SHADE, np.uint8)

@@ -1,20 +1,20 @@
-"""From photos, or features that are there, to a collection to be searched."""
+"""From photos, or existing features, to a collection that can be searched."""
 
 import dataclasses
 import filecmp
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from absl import logging
 
 from delf.base import errors, files, progress
-from delf.extraction import engine, extract, feature_files, jobs
+from delf.extraction import engine, extract, feature_files, jobs, regions
 from delf.formats import configs
 from delf.inference import zoo
-from delf.search import collection, collection_regions, index_parts
-from delf.search.collection import changing
+from delf.search import collection, index_parts
 
 # Images that are read before they are added.
 _BATCH = 64
@@ -25,19 +25,52 @@ _SAVE_SHARE = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class IndexReport:
-  """What became of the images of a collection.
+class BuildOptions:
+  """How a collection is made.
 
   Attributes:
-    added: Names of images that were added to an index, or added anew.
-    unchanged: Number of images that were there.
+    model: Name of a known model, or path of a SavedModel.
+    config: Path of a `.pbtxt` of extraction, or None for that of the model.
+    codebook: Prefix of a codebook's checkpoint, or None: no visual words.
+    aggregation: Path of a `.pbtxt` of aggregation, or None: ASMK* with the
+      defaults of the original. Its `codebook_path` counts unless `codebook`
+      does.
+    whitening: Path of a whitening of global descriptors (`delf fit whitening`).
+    regions: None: images are indexed whole, but for an index that has regions.
+    photos: Folder of the photos of existing features, for pictures.
+    max_size: Longer side that photos are scaled down to.
+    workers: Threads that decode.
+    device: Device that extracts, or None for the best.
+    apply_rotation: Whether images are turned as their EXIF orientation says.
+    one_core_each: Whether regions are extracted on one core each.
+  """
+
+  model: str | None = None
+  config: str | None = None
+  codebook: str | None = None
+  aggregation: str | None = None
+  whitening: str | None = None
+  regions: collection.RegionSettings | None = None
+  photos: str | None = None
+  max_size: int | None = None
+  workers: int = 1
+  device: str | None = None
+  apply_rotation: bool = False
+  one_core_each: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexReport:
+  """Result of making or extending a collection.
+
+  Attributes:
+    added: Names of entries that were added to an index, or added anew.
+    unchanged: Number of entries that were in it already.
     total: Number of images in the collection now.
-    entries: Number of entries of an index: where there are regions, that of
-      regions, and so are `added` and `unchanged`.
-    failed: extract_report.Failure of each feature file that could not be used.
-    extraction: extract_report.ExtractReport, or None where nothing was
-      extracted.
-    bytes: Size of each index file by its name, in bytes.
+    entries: Number of entries; with regions each is one.
+    failed: Feature files that could not be used.
+    extraction: Report of the extraction, or None where there was none.
+    bytes: Size of each index file by its name.
   """
 
   added: tuple[str, ...]
@@ -48,8 +81,8 @@ class IndexReport:
   extraction: engine.ExtractReport | None
   bytes: dict[str, int]
 
-  def summary(self):
-    """Returns one line for people."""
+  def summary(self) -> str:
+    """Return one line for people."""
     sizes = ", ".join(
       f"{name} {size / 2**20:.1f} MB" for name, size in self.bytes.items()
     )
@@ -61,44 +94,247 @@ class IndexReport:
     )
 
   @property
-  def exit_status(self):
+  def exit_status(self) -> int:
     """Exit status of a program that did this."""
     if self.extraction is not None and self.extraction.exit_status:
       return self.extraction.exit_status
     return 1 if self.failed else 0
 
 
-def add_features(collection, names, extraction=None, regions_of=()):
-  """Adds images whose features are there to the indexes of a collection.
+_Say = Callable[[str], None]
+
+
+def build(
+  sources: Sequence[str],
+  folder: str | os.PathLike,
+  options: BuildOptions,
+  say: _Say,
+) -> IndexReport:
+  """Make a collection, or add to one.
+
+  Args:
+    sources: Folders, patterns, lists and images, or one folder of feature
+      files.
+    folder: Folder of the collection.
+    options: How it is made.
+    say: Called with a line for each image that failed.
+
+  Raises:
+    InputError: If the sources are not right, or the collection was made with
+      other settings.
+  """
+  features = feature_files.find(sources)
+  if features is not None:
+    return _build_of_features(sources[0], *features, folder, options, say)
+  return build_photos(*jobs.find(sources), folder, options, say)
+
+
+def build_photos(
+  images: Sequence[str],
+  names: Sequence[str],
+  folder: str | os.PathLike,
+  options: BuildOptions,
+  say: _Say,
+) -> IndexReport:
+  """Make a collection of photos, or add to one.
+
+  Args:
+    images: Paths of photos.
+    names: Name of each in the collection.
+    folder: Folder of the collection.
+    options: How it is made.
+    say: Called with a line for each image that failed.
+
+  Raises:
+    InputError: If the collection was made with other settings, or has another
+      photo of one of the names.
+  """
+  config = _delf_config(folder, options)
+  wanted = collection.Collection(
+    folder,
+    collection.Settings(
+      local_extension=files.DELF if config.use_local_features else "",
+      has_global=config.use_global_features,
+      apply_rotation=options.apply_rotation,
+    ),
+  )
+  if options.photos:
+    raise errors.InputError(
+      "a folder of feature files with --photos", "photos", options.photos
+    )
+  with collection.changing(folder):
+    has_regions = collection.agree_on_regions(
+      wanted, options.regions, options.device
+    )
+    _open_or_make(wanted, config, options)
+    names = _add_photos(wanted, names, images)
+    extraction = _extract(
+      wanted, images, names, config, has_regions, options, say
+    )
+    if extraction.interrupted:
+      raise KeyboardInterrupt
+    if has_regions is not None:
+      return add_features(wanted, extraction.files, say, extraction, names)
+    failed = {failure.path for failure in extraction.failed}
+    names = [n for i, n in zip(images, names, strict=True) if i not in failed]
+    return add_features(wanted, names, say, extraction)
+
+
+def _extract(wanted, images, names, config, has_regions, options, say):
+  how = {
+    "names": names,
+    "workers": options.workers,
+    "device": options.device,
+    "apply_rotation": options.apply_rotation,
+  }
+  if has_regions is None:
+    return extract.extract_and_say(images, config, wanted.features, say, **how)
+  return regions.extract_and_say(
+    images,
+    config,
+    has_regions.detector,
+    wanted.features,
+    wanted.folder / collection.BOXES,
+    None,
+    say=say,
+    threshold=has_regions.threshold,
+    most=has_regions.most,
+    one_core_each=options.one_core_each,
+    **how,
+  )
+
+
+def _build_of_features(source, names, extensions, folder, options, say):
+  local = [e for e in (files.DELF, files.DELG_LOCAL) if e in extensions]
+  if len(local) > 1:
+    raise errors.InputError(
+      "one kind of local features", " and ".join(local), source
+    )
+  wanted = collection.Collection(
+    folder,
+    collection.Settings(
+      features=os.path.abspath(source),
+      local_extension=local[0] if local else "",
+      has_global=files.DELG_GLOBAL in extensions,
+      apply_rotation=options.apply_rotation,
+    ),
+  )
+  if options.regions:
+    raise errors.InputError(
+      "photos, of which regions are extracted", "a folder of features", source
+    )
+  config = None
+  if options.model or options.config:
+    config = zoo.choose(options.model, options.config)
+  photos = {}
+  if options.photos:
+    images, photo_names = jobs.find([options.photos])
+    photos = dict(zip(photo_names, images, strict=True))
+  known = [name for name in names if name in photos]
+  with collection.changing(folder):
+    _open_or_make(wanted, config, options)
+    if known:
+      _add_photos(wanted, known, [photos[name] for name in known])
+    return add_features(wanted, names, say)
+
+
+def _open_or_make(wanted, config, options):
+  collection.open_or_make(
+    wanted, config, options.aggregation, options.codebook, options.whitening
+  )
+
+
+def _delf_config(folder, options):
+  """Returns the requested DelfConfig, else that of the collection."""
+  config = None
+  if not (options.model or options.config) and collection.exists(folder):
+    config = collection.open_folder(folder).delf_config()
+  if config is None:
+    config = zoo.choose(options.model, options.config)
+  if options.max_size:
+    config.max_image_size = options.max_size
+  configs.check_delf_config(config, options.config)
+  return config
+
+
+def _add_photos(wanted, names, images):
+  """Records the photos, and refuses another photo under a known name.
+
+  Returns names: a known photo keeps its name, whatever it would be called among
+  those of this run.
+  """
+  photos = wanted.photos()
+  known = {path: name for name, path in photos.items()}
+  paths = [
+    path if files.is_remote(path) else os.path.abspath(path) for path in images
+  ]
+  names = [known.get(*pair) for pair in zip(paths, names, strict=True)]
+  new = {}
+  for name, path in zip(names, paths, strict=True):
+    other = new.get(name) or photos.get(name, path)
+    if other != path and (name in new or _is_another(other, path)):
+      raise errors.InputError(
+        "a name of its own for each photo (folders that are named in one run"
+        " become part of it)",
+        f"{name!r} for {path} and {other}",
+        wanted.folder,
+      )
+    new[name] = path
+  if photos | new != photos:
+    wanted.write_photos(photos | new)
+  return names
+
+
+def _is_another(other, path):
+  """Returns whether a photo exists, and is not the one of another path."""
+  try:
+    return not os.path.samefile(other, path)
+  except OSError:
+    return os.path.exists(other)
+
+
+def add_features(
+  wanted: collection.Collection,
+  names: Iterable[str],
+  say: _Say,
+  extraction: engine.ExtractReport | None = None,
+  regions_of: Iterable[str] = (),
+) -> IndexReport:
+  """Add images whose features exist to the indexes of a collection.
 
   Names are added in order. A run that was killed is repeated: it adds what is
   missing, and ends with the index of a run that was not.
 
   Args:
-    collection: collection.Collection.
-    names: Names of images: of feature files without extension.
-    extraction: extract_report.ExtractReport of the photos, or None.
-    regions_of: Names of images, of whose regions those that are not among the
-      names are taken out.
-
-  Returns:
-    IndexReport.
+    wanted: The collection.
+    names: Names of feature files without extension.
+    say: Called with a line for each that failed.
+    extraction: Report of the extraction, if there was one.
+    regions_of: Names of images that were extracted anew: their regions that are
+      not among the names are taken out.
 
   Raises:
     InputError: If an index file is not right.
     OSError: If an index cannot be written; the last good one stays.
   """
   names = sorted(names)
+  kept, redone = set(names), set(regions_of)
   added, failed = {}, {}
-  parts = index_parts.parts(collection)
-  gone = _Gone(set(regions_of), set(names))
+  parts = index_parts.parts(wanted)
   for part in parts:
-    _fill(part, names, gone.among(part.index.names), added, failed)
+    gone = [
+      entry
+      for entry in (part.index.names if redone else ())
+      if entry not in kept and collection.image_of(entry) in redone
+    ]
+    _fill(part, names, gone, added, failed)
+  for failure in failed.values():
+    say(str(failure))
   total = set().union(*(part.index.names for part in parts))
   return IndexReport(
     added=tuple(added),
-    unchanged=len(set(names) - set(added) - {name for _, name in failed}),
-    total=len(set(collection_regions.images_of(collection, total))),
+    unchanged=len(kept - set(added) - {name for _, name in failed}),
+    total=len(set(wanted.images_of(total))),
     entries=len(total),
     failed=tuple(failed.values()),
     extraction=extraction,
@@ -108,56 +344,6 @@ def add_features(collection, names, extraction=None, regions_of=()):
       if part.path.exists()
     },
   )
-
-
-def remove(collection, names):
-  """Removes images from the indexes; their features and photos stay.
-
-  Args:
-    collection: collection.Collection.
-    names: Names of images.
-
-  Raises:
-    InputError: If there is no image of such a name.
-  """
-  with changing(collection.folder):
-    _remove(collection, names)
-
-
-def _remove(collection, names):
-  parts = index_parts.parts(collection)
-  known = {}
-  entries = sorted(set().union(*(part.index.names for part in parts)))
-  images = collection_regions.images_of(collection, entries)
-  for image, entry in zip(images, entries, strict=True):
-    known.setdefault(image, []).append(entry)
-  for name in names:
-    if name not in known:
-      raise errors.InputError(
-        "the name of an image in the index", repr(name), collection.folder
-      )
-  chosen = [entry for name in names for entry in known[name]]
-  for part in parts:
-    there = set(part.index.names)
-    part.remove([entry for entry in chosen if entry in there])
-    part.save()
-
-
-class _Gone:
-  """Tells regions of images that have been extracted anew, and are no more."""
-
-  def __init__(self, images, there):
-    self._images, self._there = images, there
-
-  def among(self, entries):
-    if not self._images:
-      return []
-    return [
-      entry
-      for entry in entries
-      if entry not in self._there
-      and collection_regions.image_of(entry) in self._images
-    ]
 
 
 def _fill(part, names, gone, added, failed):
@@ -205,231 +391,38 @@ def _add(part, batch, added, failed):
 
 
 def _failure(part, name, error):
-  path = str(part.source(name))
-  reason = errors.one_line(error).removeprefix(f"{path}: ")
-  return engine.Failure(path, reason)
+  path = part.source(name)
+  return engine.Failure(path, errors.one_line(error).removeprefix(f"{path}: "))
 
 
-@dataclasses.dataclass(frozen=True)
-class BuildOptions:
-  """How a collection is made.
-
-  Attributes:
-    model: Name of a known model, or path of a SavedModel, or None.
-    config: Path of a `.pbtxt` of extraction, or None for that of the model.
-    codebook: Prefix of a codebook's checkpoint, or None: no visual words.
-    aggregation: Path of a `.pbtxt` of aggregation, or None: ASMK* with the
-      defaults of the original. Its `codebook_path` counts unless `codebook`
-      does.
-    whitening: Path of a whitening of global descriptors (`delf fit whitening`),
-      or None.
-    regions: collection_regions.RegionSettings, or None: images are indexed
-      whole, but for an index that has regions.
-    photos: Folder of the photos of features that are there, for pictures.
-    max_size: Longer side that photos are scaled down to, or None.
-    workers: Threads that decode.
-    device: Device that extracts, or None for the best.
-    apply_rotation: Whether images are turned as their EXIF orientation says.
-    one_core_each: As of `extract_regions.RegionOptions`.
-  """
-
-  model: str | None = None
-  config: str | None = None
-  codebook: str | None = None
-  aggregation: str | None = None
-  whitening: str | None = None
-  regions: collection_regions.RegionSettings | None = None
-  photos: str | None = None
-  max_size: int | None = None
-  workers: int = 1
-  device: str | None = None
-  apply_rotation: bool = False
-  one_core_each: bool = False
-
-
-def build(sources, folder, options, say):
-  """Makes a collection, or adds to one.
-
-  Args:
-    sources: Folders, patterns, lists and images, or one folder of feature
-      files.
-    folder: Folder of the collection.
-    options: BuildOptions.
-    say: Function of a line: called for each image that failed.
+def remove(folder: str | os.PathLike, names: Iterable[str]) -> int:
+  """Remove images from the indexes; their features and photos stay.
 
   Returns:
-    indexing.IndexReport.
+    Number of images that are left.
 
   Raises:
-    InputError: If the sources are not right, or the collection was made with
-      other settings.
+    InputError: If there is no image of such a name.
   """
-  features = feature_files.find(sources)
-  if features is not None:
-    return _build_of_features(sources[0], features, folder, options, say)
-  return build_photos(*jobs.find(sources), folder, options, say)
-
-
-def build_photos(images, names, folder, options, say):
-  """Makes a collection of photos, or adds to one.
-
-  Args:
-    images: Paths of photos.
-    names: Name of each in the collection.
-    folder: Folder of the collection.
-    options: BuildOptions.
-    say: Function of a line: called for each image that failed.
-
-  Returns:
-    indexing.IndexReport.
-
-  Raises:
-    InputError: If the collection was made with other settings, or has another
-      photo of one of the names.
-  """
-  config = _delf_config(folder, options)
-  found = collection.Collection(
-    folder,
-    collection.Settings(
-      local_extension=files.DELF if config.use_local_features else "",
-      has_global=config.use_global_features,
-      apply_rotation=options.apply_rotation,
-    ),
-  )
-  if options.photos:
-    raise errors.InputError(
-      "a folder of feature files with --photos", "photos", options.photos
-    )
+  opened = collection.open_folder(folder)
   with collection.changing(folder):
-    return _build_photos(found, images, names, config, options, say)
+    parts = index_parts.parts(opened)
+    entries_of = _entries_by_image(opened, parts)
+    for name in names:
+      if name not in entries_of:
+        raise errors.InputError(
+          "the name of an image in the index", repr(name), opened.folder
+        )
+    chosen = [entry for name in names for entry in entries_of[name]]
+    for part in parts:
+      known = set(part.index.names)
+      part.remove([entry for entry in chosen if entry in known])
+      part.save()
+    return len(_entries_by_image(opened, parts))
 
 
-def _build_photos(found, images, names, config, options, say):
-  regions = collection_regions.agree(found, options.regions, options.device)
-  found = collection.open_or_make(found, config, options)
-  names = _add_photos(found, names, images)
-  how = {
-    "names": names,
-    "workers": options.workers,
-    "device": options.device,
-    "apply_rotation": options.apply_rotation,
-  }
-  if regions is None:
-    extraction = extract.extract_and_say(
-      images, config, found.features, say, **how
-    )
-  else:
-    how["one_core_each"] = options.one_core_each
-    extraction = collection_regions.extract(
-      found, regions, images, config, say, **how
-    )
-  if extraction.interrupted:
-    raise KeyboardInterrupt
-  if regions is not None:
-    return _index(found, extraction.files, extraction, say, names)
-  failed = {failure.path for failure in extraction.failed}
-  names = [n for i, n in zip(images, names, strict=True) if i not in failed]
-  return _index(found, names, extraction, say)
-
-
-def _build_of_features(source, features, folder, options, say):
-  names, extensions = features
-  local = [e for e in (files.DELF, files.DELG_LOCAL) if e in extensions]
-  if len(local) > 1:
-    raise errors.InputError(
-      "one kind of local features", " and ".join(local), source
-    )
-  found = collection.Collection(
-    folder,
-    collection.Settings(
-      features=os.path.abspath(source),
-      local_extension=local[0] if local else "",
-      has_global=files.DELG_GLOBAL in extensions,
-      apply_rotation=options.apply_rotation,
-    ),
-  )
-  if options.regions:
-    raise errors.InputError(
-      "photos, of which regions are extracted", "a folder of features", source
-    )
-  config = None
-  if options.model or options.config:
-    config = zoo.choose(options.model, options.config)
-  photos = _by_name(options.photos) if options.photos else {}
-  known = [name for name in names if name in photos]
-  with collection.changing(folder):
-    found = collection.open_or_make(found, config, options)
-    if known:
-      _add_photos(found, known, [photos[name] for name in known])
-    return _index(found, names, None, say)
-
-
-def _index(found, names, extraction, say, regions_of=()):
-  report = add_features(found, names, extraction, regions_of)
-  for failure in report.failed:
-    say(str(failure))
-  return report
-
-
-def _delf_config(folder, options):
-  """Returns the DelfConfig asked for, else that of the collection."""
-  config = None
-  if not (options.model or options.config) and collection.exists(folder):
-    config = collection.open_folder(folder).delf_config()
-  if config is None:
-    config = zoo.choose(options.model, options.config)
-  if options.max_size:
-    config.max_image_size = options.max_size
-  configs.check_delf_config(config, options.config)
-  return config
-
-
-def _add_photos(found, names, images):
-  """Records the photos, and refuses another photo under a known name.
-
-  Returns:
-    list of names: a photo that is known keeps its name, whatever it would be
-    called among those of this run.
-  """
-  photos = found.photos()
-  known = {path: name for name, path in photos.items()}
-  paths = list(map(_absolute, images))
-  names = [known.get(*pair) for pair in zip(paths, names, strict=True)]
-  new = {}
-  for name, path in zip(names, paths, strict=True):
-    other = new.get(name) or photos.get(name, path)
-    if other != path and (name in new or _is_another(other, path)):
-      raise errors.InputError(
-        "a name of its own for each photo (folders that are named in one run"
-        " become part of it)",
-        f"{name!r} for {path} and {other}",
-        found.folder,
-      )
-    new[name] = path
-  if photos | new != photos:
-    found.write_photos(photos | new)
-  return names
-
-
-def _is_another(other, path):
-  """Returns whether a photo is there, and not the one of another path."""
-  try:
-    return not os.path.samefile(other, path)
-  except OSError:
-    return os.path.exists(other)
-
-
-def _absolute(path):
-  return path if files.is_remote(path) else os.path.abspath(path)
-
-
-def _by_name(folder):
-  images, names = jobs.find([folder])
-  return dict(zip(names, images, strict=True))
-
-
-def merge(folder, other_folder):
-  """Takes all images of another collection into this one.
+def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
+  """Take all images of another collection into this one.
 
   Their features are copied, unless both collections use one folder of them. A
   run that was killed can be repeated.
@@ -438,50 +431,52 @@ def merge(folder, other_folder):
     folder: Folder of the collection that grows.
     other_folder: Folder of the collection that is taken in; it stays as it is.
 
+  Returns:
+    Number of images in the collection now.
+
   Raises:
     InputError: If the two were made with other settings, or some image is in
       both.
   """
-  found = collection.open_folder(folder)
+  opened = collection.open_folder(folder)
   other = collection.open_folder(other_folder)
   if os.path.samefile(folder, other_folder):
     raise errors.InputError("another index", "the same", other_folder)
   with collection.changing(folder):
-    _merge(found, other)
+    _check_settings(opened, other)
+    parts, others = index_parts.parts(opened), index_parts.parts(other)
+    pairs = list(zip(parts, others, strict=True))
+    for part, theirs in pairs:
+      _check_names(part, theirs)
+    names = set().union(*(theirs.index.names for theirs in others))
+    if os.path.realpath(opened.features) != os.path.realpath(other.features):
+      _copy_features(opened, other, sorted(names))
+    opened.write_photos(opened.photos() | other.photos())
+    for part, theirs in pairs:
+      part.merge(theirs)
+      part.save()
+    return len(_entries_by_image(opened, parts))
 
 
-def _merge(found, other):
-  _check_settings(found, other)
-  pairs = list(
-    zip(index_parts.parts(found), index_parts.parts(other), strict=True)
-  )
-  for part, theirs in pairs:
-    _check_names(part, theirs)
-  names = set().union(*(theirs.index.names for _, theirs in pairs))
-  if os.path.realpath(found.features) != os.path.realpath(other.features):
-    _copy_features(found, other, sorted(names))
-  found.write_photos(found.photos() | other.photos())
-  for part, theirs in pairs:
-    part.merge(theirs)
-    part.save()
+def _entries_by_image(opened, parts):
+  entries = sorted(set().union(*(part.index.names for part in parts)))
+  by_image = {}
+  for image, entry in zip(opened.images_of(entries), entries, strict=True):
+    by_image.setdefault(image, []).append(entry)
+  return by_image
 
 
-def _check_settings(found, other):
+def _check_settings(opened, other):
   """Raises InputError unless both hold the same kind of features."""
-  ours, theirs = found.settings, other.settings
-  kinds = [
-    (s.local_extension, s.has_global, s.apply_rotation) for s in (ours, theirs)
-  ]
-  configs = [c.delf_config() for c in (found, other)]
-  words = [c.has_codebook for c in (found, other)]
-  same = kinds[0] == kinds[1] and configs[0] == configs[1]
-  regions = [collection_regions.read(c) for c in (found, other)]
-  same = same and regions[0] == regions[1]
-  whitenings = [c.whitening() or (None, None) for c in (found, other)]
+
+  def made_with(each):
+    settings = dataclasses.replace(each.settings, features="")
+    return settings, each.delf_config(), each.has_codebook, each.regions()
+
+  same = made_with(opened) == made_with(other)
+  whitenings = [c.whitening() or (None, None) for c in (opened, other)]
   same = same and all(map(np.array_equal, *whitenings))
-  if same and words == [True, True]:
-    same = _same_words(found, other)
-  if not same or words[0] != words[1]:
+  if not same or (opened.has_codebook and not _same_words(opened, other)):
     raise errors.InputError(
       "an index made with the same model, settings and codebook",
       "another",
@@ -489,14 +484,14 @@ def _check_settings(found, other):
     )
 
 
-def _same_words(found, other):
+def _same_words(opened, other):
   from delf.aggregation import visual_words
 
-  configs = [c.aggregation_config() for c in (found, other)]
-  codebooks = [visual_words.read_codebook(c.codebook_path) for c in configs]
-  for config in configs:
+  both = [c.aggregation_config() for c in (opened, other)]
+  codebooks = [visual_words.read_codebook(c.codebook_path) for c in both]
+  for config in both:
     config.codebook_path = ""
-  return configs[0] == configs[1] and np.array_equal(*codebooks)
+  return both[0] == both[1] and np.array_equal(*codebooks)
 
 
 def _check_names(part, theirs):
@@ -511,28 +506,23 @@ def _check_names(part, theirs):
     )
 
 
-def _copy_features(found, other, names):
+def _copy_features(opened, other, names):
   extensions = (other.settings.local_extension, files.DELG_GLOBAL)
   copies = [
-    (other.feature_path(name, extension), found.feature_path(name, extension))
+    (other.feature_path(name, extension), opened.feature_path(name, extension))
     for name in names
     for extension in filter(None, extensions)
   ]
-  for name in set(collection_regions.images_of(found, names)):
-    boxes = f"{collection_regions.BOXES}/{name}{files.BOXES}"
-    copies.append((other.folder / boxes, found.folder / boxes))
+  for name in set(opened.images_of(names)):
+    boxes = f"{collection.BOXES}/{name}{files.BOXES}"
+    copies.append((other.folder / boxes, opened.folder / boxes))
   copies = [(source, path) for source, path in copies if source.exists()]
-  if found.settings.features != collection.FEATURES:
-    _check_others(copies)
+  if opened.settings.features != collection.FEATURES:
+    for source, path in copies:  # A file of the user's own may not be lost.
+      if path.exists() and not filecmp.cmp(source, path, shallow=False):
+        raise errors.InputError(
+          "features that can be copied", "other ones under that name", path
+        )
   for source, path in progress.track(copies, "copying features"):
     with files.atomic_path(path) as temporary:
       shutil.copyfile(source, temporary)
-
-
-def _check_others(copies):
-  """Raises InputError if a file of the user's own would be lost."""
-  for source, path in copies:
-    if path.exists() and not filecmp.cmp(source, path, shallow=False):
-      raise errors.InputError(
-        "features that can be copied", "other ones under that name", path
-      )

@@ -3,15 +3,17 @@
 import functools
 import json
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from delf.aggregation import aggregate as aggregation_aggregate
-from delf.aggregation import visual_words
+from delf.aggregation import aggregate, visual_words
 from delf.base import errors, files
 from delf.extraction import feature_files
 from delf.indexes import dense, inverted
 from delf.python import whiten
+from delf.search import collection as collections
 
 GLOBAL = "global"
 WORDS = "words"
@@ -26,16 +28,20 @@ class Part:
   A feature file counts as indexed while it has the size and time that it had;
   these are written after the index, so that a killed run adds some images
   again and never leaves one out.
+
+  Attributes:
+    name: Name of the file, and of the search method.
+    extension: Extension of the feature files.
+    collection: Collection of the index.
+    path: Path of the index.
+    index: The index in memory.
   """
 
-  name = None  # Of the file, and of the search method.
-  extension = None
+  name: str
+  extension: str
 
-  def __init__(self, collection):
-    """Opens the index, or makes an empty one.
-
-    Args:
-      collection: collection.Collection.
+  def __init__(self, collection: collections.Collection):
+    """Open the index, or make an empty one.
 
     Raises:
       InputError: If the file is not such an index.
@@ -48,18 +54,28 @@ class Part:
 
   @functools.cached_property
   def _stamps(self):
-    # To be changed alone: a search does without.
-    return _read_stamps(self._stamps_path)
+    # Read only to change the index: a search does without.
+    path = self._stamps_path
+    try:
+      content = json.loads(files.read_bytes(path)) if path.exists() else {}
+    except (ValueError, RecursionError):
+      return {}  # All is added again.
+    return content if isinstance(content, dict) else {}
 
-  def source(self, name):
-    """Returns the path of the feature file of an image."""
-    return self.collection.feature_path(name, self.extension)
+  def source(self, name: str) -> str:
+    """Return the path of the feature file of an entry."""
+    return os.fspath(self.collection.feature_path(name, self.extension))
 
-  def read(self, name):
-    """Returns what the index takes of one image.
+  def read(self, name: str) -> Any:
+    """Return what the index takes of one entry, as `read_file`."""
+    return self.read_file(self.source(name))
+
+  def read_file(self, path: str, required: bool = False) -> Any:
+    """Return what the index takes of a feature file.
 
     Args:
-      name: Name of the image.
+      path: Path of the file.
+      required: Whether to refuse an image without features, as queries are.
 
     Raises:
       InputError: If the file is not right.
@@ -67,64 +83,48 @@ class Part:
     """
     raise NotImplementedError
 
-  def divide(self, names):
-    """Returns the names that are to be added, and those to be removed first.
-
-    Args:
-      names: Names of images.
-
-    Returns:
-      list and list of str.
-    """
-    there = set(self.index.names)
+  def divide(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names to be added, and those of them to be removed first."""
+    known = set(self.index.names)
     todo = [
       name
       for name in names
-      if name not in there or self._stamps.get(name) != self._stamp(name)
+      if name not in known or self._stamps.get(name) != self._stamp(name)
     ]
-    return todo, [name for name in todo if name in there]
+    return todo, [name for name in todo if name in known]
 
-  def add(self, names, entries):
-    """Adds images to the index in memory.
-
-    Args:
-      names: list of str.
-      entries: What `read` returned for each.
-    """
+  def add(self, names: Sequence[str], entries: Sequence[Any]) -> None:
+    """Add entries, as `read` returned them, to the index in memory."""
     stamps = {name: self._stamp(name) for name in names}
-    self._add(names, entries)
+    self.index.add(names, entries)
     self._stamps |= stamps
 
-  def remove(self, names):
-    """Removes images from the index in memory."""
+  def remove(self, names: Sequence[str]) -> None:
+    """Remove entries from the index in memory."""
     self.index.remove(names)
     for name in names:
       self._stamps.pop(name, None)
 
-  def merge(self, other):
-    """Takes the images of another such part into the index in memory.
-
-    Args:
-      other: Part of another collection; images that are there are left.
-    """
-    there = set(self.index.names)
-    new = [name for name in other.index.names if name not in there]
+  def merge(self, other: "Part") -> None:
+    """Take the entries of another collection, unless they are in already."""
+    known = set(self.index.names)
+    new = [name for name in other.index.names if name not in known]
     if new:
       self.index.merge(other.index)
       self._stamps |= {name: self._stamp(name) for name in new}
 
-  def save(self):
-    """Writes the index whole, or leaves the last one."""
+  def save(self) -> None:
+    """Write the index whole, or leave the last one."""
     self.index.save(self.path)
     files.write_bytes(self._stamps_path, json.dumps(self._stamps).encode())
 
   def _stamp(self, name):
     try:
       # Not of `source`, as a Path of each image takes longer than this.
-      found = os.stat(f"{self._features}/{name}{self.extension}")
+      status = os.stat(f"{self._features}/{name}{self.extension}")
     except OSError:
       return None
-    return [found.st_size, found.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
 
 
 class GlobalPart(Part):
@@ -133,20 +133,22 @@ class GlobalPart(Part):
   name = GLOBAL
   extension = files.DELG_GLOBAL
 
-  def __init__(self, collection):
+  def __init__(self, collection: collections.Collection):
+    """Open the index, or make an empty one."""
     self._whitening = collection.whitening()
     super().__init__(collection)
 
-  def read(self, name):
-    """Returns [D] float32, or [0] of an image that is too small for one."""
-    return self.whitened(feature_files.read_global(self.source(name)))
-
-  def whitened(self, descriptor):
-    """Returns a descriptor [D] as it is compared, [K] float32; [0] stays."""
+  def read_file(self, path: str, required: bool = False) -> np.ndarray:
+    """Return [D] float32 as it is compared; [0] of too small an image."""
+    descriptor = feature_files.read_global(path)
+    if required and not descriptor.size:
+      raise errors.InputError(
+        "a photo large enough for a global descriptor", "one that is not"
+      )
     if self._whitening is None or not descriptor.size:
       return descriptor
-    found = whiten.apply_whitening(descriptor[:, None], *self._whitening)
-    return found[:, 0].astype(np.float32)
+    white = whiten.apply_whitening(descriptor[:, None], *self._whitening)
+    return white[:, 0].astype(np.float32)
 
   def _make(self):
     return dense.DenseIndex()
@@ -154,50 +156,42 @@ class GlobalPart(Part):
   def _load(self):
     return dense.DenseIndex.load(self.path)
 
-  def _add(self, names, entries):
-    self.index.add(names, entries)
-
 
 class WordsPart(Part):
   """The inverted index of aggregated local features (ASMK, ASMK*)."""
 
   name = WORDS
 
-  def __init__(self, collection):
+  def __init__(self, collection: collections.Collection):
+    """Open the index, or make an empty one."""
     self._config = collection.aggregation_config()
     self.extension = collection.settings.local_extension
-    self._words = None
     super().__init__(collection)
 
-  def read(self, name):
-    """Returns the aggregation.Aggregated of an image."""
-    local = feature_files.read_local(self.source(name))
-    return self.aggregate(local.descriptors)
-
-  def _make(self):
-    options = inverted.AsmkOptions.from_config(self._config)
-    known = {_CODEBOOK: visual_words.fingerprint(self._read_codebook())}
-    return inverted.InvertedIndex(options, known)
-
-  def _load(self):
-    return inverted.InvertedIndex.load(self.path)
-
-  def _add(self, names, entries):
-    self.index.add(names, entries)
-
-  def aggregate(self, descriptors):
-    """Returns the aggregation.Aggregated of [N, D] descriptors.
+  def read_file(
+    self, path: str, required: bool = False
+  ) -> aggregate.Aggregated:
+    """Return the aggregate of the local features.
 
     Raises:
-      InputError: If they do not fit the codebook, or the codebook is not the
-        one that the index was made with.
+      InputError: Also if they do not fit the codebook, or it is not the one
+        that the index was made with.
     """
-    if self._words is None:
-      codebook = self._read_codebook()
-      _check_codebook(codebook, self.index.metadata, self.path)
-      self._words = aggregation_aggregate.Words(codebook)
-    options = aggregation_aggregate.options(self._config)
-    return aggregation_aggregate.aggregate(self._words, descriptors, options)
+    local = feature_files.read_local(path)
+    if required and not len(local):
+      raise errors.InputError("local features", "none")
+    options = aggregate.options(self._config)
+    return aggregate.aggregate(self._words, local.descriptors, options)
+
+  @functools.cached_property
+  def _words(self):
+    codebook = self._read_codebook()
+    own = visual_words.fingerprint(codebook)
+    if self.index.metadata.get(_CODEBOOK, own) != own:
+      raise errors.InputError(
+        "the codebook that the index was made with", "another", self.path
+      )
+    return visual_words.Words(codebook)
 
   def _read_codebook(self):
     config = self._config
@@ -205,34 +199,24 @@ class WordsPart(Part):
       config.codebook_path, config.codebook_size, config.feature_dimensionality
     )
 
+  def _make(self):
+    options = inverted.AsmkOptions.from_config(self._config)
+    metadata = {_CODEBOOK: visual_words.fingerprint(self._read_codebook())}
+    return inverted.InvertedIndex(options, metadata)
 
-def _check_codebook(codebook, metadata, path):
-  """Raises an InputError if an index says that it was made with another."""
-  found = visual_words.fingerprint(codebook)
-  if metadata.get(_CODEBOOK, found) != found:
-    raise errors.InputError(
-      "the codebook that the index was made with", "another", path
-    )
-
-
-def kinds(collection):
-  """Returns {name: class} of the parts that a collection has."""
-  found = {}
-  if collection.settings.has_global:
-    found[GLOBAL] = GlobalPart
-  if collection.has_codebook:
-    found[WORDS] = WordsPart
-  return found
+  def _load(self):
+    return inverted.InvertedIndex.load(self.path)
 
 
-def parts(collection):
-  """Returns the parts that a collection has, opened."""
+def kinds(collection: collections.Collection) -> dict[str, type[Part]]:
+  """Return the classes of the parts that a collection has, by name."""
+  both = {
+    GLOBAL: collection.settings.has_global and GlobalPart,
+    WORDS: collection.has_codebook and WordsPart,
+  }
+  return {name: kind for name, kind in both.items() if kind}
+
+
+def parts(collection: collections.Collection) -> list[Part]:
+  """Return the parts that a collection has, opened."""
   return [kind(collection) for kind in kinds(collection).values()]
-
-
-def _read_stamps(path):
-  try:
-    found = json.loads(files.read_bytes(path)) if path.exists() else {}
-  except (ValueError, RecursionError):
-    return {}  # All is added again.
-  return found if isinstance(found, dict) else {}

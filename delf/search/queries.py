@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Callable, Sequence
 
 from delf.base import errors, files
-from delf.extraction import extract, feature_files, jobs
+from delf.extraction import engine, extract, jobs
+from delf.search import collection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Query:
     name: Name for people.
     photo: Path of the photo, or None where only features are known.
     features: Path of the feature files, without extension.
-    box: (x1, y1, x2, y2) in pixels of the part that is asked for, or None for
-      the whole photo.
+    box: (x1, y1, x2, y2) in pixels of the part that is asked for; None for the
+      whole photo.
   """
 
   name: str
@@ -26,12 +28,8 @@ class Query:
   features: str
   box: tuple[float, float, float, float] | None = None
 
-  def global_descriptor(self):
-    """Returns [D] float32; [0] of a photo that is too small."""
-    return feature_files.read_global(self.features + files.DELG_GLOBAL)
-
-  def local_path(self, extension):
-    """Returns the path of the local features."""
+  def path(self, extension: str) -> str:
+    """Return the path of a feature file."""
     return self.features + extension
 
 
@@ -42,27 +40,25 @@ class Photos:
   Attributes:
     paths: Paths.
     names: Names for people.
-    boxes: (x1, y1, x2, y2) in pixels of the part of each that is asked for, or
-      None for all of it.
+    boxes: (x1, y1, x2, y2) in pixels of the part that is asked for, or None.
   """
 
-  paths: list
-  names: list
-  boxes: list
+  paths: list[str]
+  names: list[str]
+  boxes: list[tuple[float, float, float, float] | None]
 
 
-def find(sources, box=None):
-  """Finds the photos that a user asks with.
+def find(
+  sources: Sequence[str], box: tuple[float, ...] | None = None
+) -> Photos:
+  """Find the photos that a user asks with.
 
   Args:
     sources: Folders, patterns, lists and images.
     box: (x1, y1, x2, y2) in pixels of the part of the only photo, or None.
 
-  Returns:
-    Photos.
-
   Raises:
-    FileNotFoundError: If a source is not there.
+    FileNotFoundError: If a source does not exist.
     InputError: If there is no image in a source, or a box for several.
   """
   paths, names = jobs.find(sources)
@@ -71,40 +67,57 @@ def find(sources, box=None):
   return Photos(paths, names, [box] * len(paths))
 
 
-def of_photos(found, photos, say, device=None):
-  """Extracts the features of photos as those of the collection were.
+def of_photos(
+  opened: collection.Collection,
+  photos: Photos,
+  say: Callable[[str], None],
+  device: str | None = None,
+) -> tuple[list[Query], engine.ExtractReport]:
+  """Extract the features of photos as those of the collection were.
 
   They are kept in the collection's folder, so that the next question about a
   photo, and a search that was interrupted, need not extract it again. Parts of
   photos are extracted at the scale that they have in the whole (DELG).
 
   Args:
-    found: collection.Collection.
-    photos: Photos.
-    say: Function of a line: called for each photo that failed.
+    opened: The collection.
+    photos: Photos to ask with.
+    say: Called with a line for each photo that failed.
     device: Device that extracts, or None for the best.
 
   Returns:
-    list of Query, and the extract_report.ExtractReport.
+    Queries of the photos that did not fail, and the report.
 
   Raises:
     InputError: If the collection does not say what model it was made with.
   """
-  config = found.delf_config()
+  settings, config = opened.settings, opened.delf_config()
   if config is None:
     raise errors.InputError(
       "features of the queries, or an index that was made with --model or"
       " --config",
       "photos, and an index of feature files",
-      found.folder,
+      opened.folder,
     )
-  config.use_global_features = found.settings.has_global
-  config.use_local_features = bool(found.settings.local_extension)
+  config.use_global_features = settings.has_global
+  config.use_local_features = bool(settings.local_extension)
   keys = list(map(_key, photos.paths, photos.boxes))
-  folder = found.make_queries()
+  folder = opened.make_queries()
   # Two runs may ask with one photo.
   with files.lock_folder(folder, wait=True):
-    extraction = _extract(found, photos, keys, folder, config, say, device)
+    extraction = extract.extract_and_say(
+      photos.paths,
+      config,
+      folder,
+      say,
+      names=keys,
+      crops=[box and jobs.Crop(box, scale_limits=True) for box in photos.boxes],
+      device=device,
+      apply_rotation=settings.apply_rotation,
+      local_extension=settings.local_extension or files.DELF,
+    )
+  if extraction.interrupted:
+    raise KeyboardInterrupt
   failed = {failure.path for failure in extraction.failed}
   rows = zip(photos.names, photos.paths, keys, photos.boxes, strict=True)
   return [
@@ -114,33 +127,14 @@ def of_photos(found, photos, say, device=None):
   ], extraction
 
 
-def _extract(found, photos, keys, folder, config, say, device):
-  extraction = extract.extract_and_say(
-    photos.paths,
-    config,
-    folder,
-    say,
-    names=keys,
-    crops=[box and jobs.Crop(box, scale_limits=True) for box in photos.boxes],
-    device=device,
-    apply_rotation=found.settings.apply_rotation,
-    local_extension=found.settings.local_extension or files.DELF,
-  )
-  if extraction.interrupted:
-    raise KeyboardInterrupt
-  return extraction
-
-
-def of_features(folder, names=None, photos=None):
-  """Takes features that are there.
+def of_features(
+  folder: str | os.PathLike, names: Sequence[str] | None = None
+) -> list[Query]:
+  """Take existing features.
 
   Args:
     folder: Folder of feature files.
-    names: Their names, without extension, or None for all that are there.
-    photos: dict of name to path of the photo, or None.
-
-  Returns:
-    list of Query.
+    names: Their names, without extension, or None for all.
 
   Raises:
     InputError: If the folder has no features.
@@ -151,16 +145,13 @@ def of_features(folder, names=None, photos=None):
     names = sorted(
       {
         path.relative_to(folder).with_suffix("").as_posix()
-        for path in folder.rglob("*")
-        if path.suffix in extensions and not path.name.startswith(".")
+        for path in folder.rglob("[!.]*")
+        if path.suffix in extensions
       }
     )
   if not names:
     raise errors.InputError("feature files", "none", folder)
-  photos = photos or {}
-  return [
-    Query(name, photos.get(name), os.fspath(folder / name)) for name in names
-  ]
+  return [Query(name, None, os.fspath(folder / name)) for name in names]
 
 
 def _key(path, box):

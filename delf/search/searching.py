@@ -3,250 +3,28 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from delf.base import errors
 from delf.extraction import engine, feature_files
-from delf.indexes import ranking, refinement
-from delf.matching import matcher, verify_files
-from delf.matching import verify_files as verification
-from delf.pictures import results_page, thumbnails
-from delf.search import collection_regions, index_parts, queries
-
-
-def read(queries, parts):
-  """Reads what is compared of each query.
-
-  Args:
-    queries: list of queries.Query.
-    parts: dict of name to index_parts.Part: those that are searched.
-
-  Returns:
-    list of Query that can be searched with, list of dict of part name to what
-    its index takes, and list of extract_report.Failure.
-  """
-  good, entries, failed = [], [], []
-  for query in queries:
-    try:
-      entries.append(_read(query, parts))
-      good.append(query)
-    except (errors.InputError, OSError) as error:
-      line = errors.one_line(error)
-      failed.append(engine.Failure(query.photo or query.name, line))
-  return good, entries, failed
-
-
-def _read(query, parts):
-  entry = {}
-  if index_parts.GLOBAL in parts:
-    part = parts[index_parts.GLOBAL]
-    found = part.whitened(query.global_descriptor())
-    if not found.size:
-      raise errors.InputError(
-        "a photo large enough for a global descriptor", "one that is not"
-      )
-    entry[index_parts.GLOBAL] = found
-  if index_parts.WORDS in parts:
-    part = parts[index_parts.WORDS]
-    path = query.local_path(part.extension)
-    local = feature_files.read_local(path)
-    if not len(local):
-      raise errors.InputError("local features", "none")
-    entry[index_parts.WORDS] = part.aggregate(local.descriptors)
-  return entry
-
+from delf.indexes import ranking
+from delf.matching import matcher, verification
+from delf.search import collection, index_parts, queries
 
 # The parts of the index that each method needs, the first of them for names.
-NEEDED = {
+METHODS = {
   "global": (index_parts.GLOBAL,),
   "words": (index_parts.WORDS,),
   "fusion": (index_parts.GLOBAL, index_parts.WORDS),
 }
 
-
-def choose(options, kinds, folder):
-  """Returns the method, after checking that a collection is for it.
-
-  Args:
-    options: search.SearchOptions.
-    kinds: Names of the parts that the collection has.
-    folder: Of the collection, for errors.
-
-  Raises:
-    InputError: If a part is missing, or the method has no such refinement.
-  """
-  method = options.method
-  if method is None:
-    method = "global" if index_parts.GLOBAL in kinds else "words"
-  for name in NEEDED[method]:
-    if name not in kinds:
-      raise errors.InputError(
-        f"an index of {name} for --method {method}"
-        + (" (delf index --codebook)" if name == "words" else ""),
-        f"one of {', '.join(kinds) or 'nothing'}",
-        folder,
-      )
-  if method == "words" and (options.expand or options.refine):
-    raise errors.InputError(
-      "--method global or fusion with --expand or --refine", method
-    )
-  return method
-
-
-@dataclasses.dataclass(frozen=True)
-class Hit:
-  """One result of a query.
-
-  Attributes:
-    name: Name of the image in the collection.
-    score: What the first stage compares; larger is better.
-    inliers: Points that agree with the query, or None where it was not matched.
-    box: (x1, y1, x2, y2) in pixels of the photo: the region that is most like
-      the query; None for the whole image.
-  """
-
-  name: str
-  score: float
-  inliers: int | None = None
-  box: tuple[float, float, float, float] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchResult:
-  """The results of all queries.
-
-  Attributes:
-    queries: queries.Query of each row.
-    names: Names of the images in the collection.
-    ranking: ranking.Ranking, [Q, k], over `names`; after verification in the
-      order of inliers, the scores those of the first stage.
-    inliers: [Q, k] int32, -1 where an image was not matched; None where none
-      was.
-    method: What was compared: "global", "words" or "fusion".
-    verify: verification.VerifyOptions that images were matched with.
-    failed: Each query or image that could not be used.
-    boxes: Of each query, and of each of its k images, the box of Hit; None of a
-      collection without regions.
-  """
-
-  queries: tuple[queries.Query, ...]
-  names: tuple[str, ...]
-  ranking: ranking.Ranking
-  inliers: np.ndarray | None
-  method: str
-  verify: matcher.VerifyOptions
-  failed: tuple[engine.Failure, ...] = ()
-  boxes: list | None = None
-
-  def hits(self):
-    """Yields each Query with the list of its Hit, best first."""
-    for row, query in enumerate(self.queries):
-      yield query, self.hits_of(row)
-
-  def hits_of(self, row):
-    """Returns the list of Hit of a query, best first."""
-    ids, scores = self.ranking.ids[row], self.ranking.scores[row]
-    found = []
-    for column in np.flatnonzero(ids >= 0):
-      inliers = None if self.inliers is None else int(self.inliers[row, column])
-      found.append(
-        Hit(
-          self.names[ids[column]],
-          float(scores[column]),
-          None if inliers is None or inliers < 0 else inliers,
-          None if self.boxes is None else self.boxes[row][column],
-        )
-      )
-    return found
-
-  def document(self):
-    """Returns a dict for JSON."""
-    return {
-      "method": self.method,
-      "queries": [
-        {
-          "query": query.name,
-          "photo": query.photo,
-          "results": [dataclasses.asdict(hit) for hit in hits],
-        }
-        for query, hits in self.hits()
-      ],
-      "failed": [dataclasses.asdict(failure) for failure in self.failed],
-    }
-
-
-def verify(found, names, queries, pairs, options):
-  """Matches queries with images of a collection, point by point.
-
-  Args:
-    found: collection.Collection; what is matched is recorded in it, where it
-      can be written.
-    names: Names of its images.
-    queries: list of queries.Query.
-    pairs: [P, 2] int, (row of the query, index in `names`).
-    options: search.SearchOptions.
-
-  Returns:
-    verify.VerifyReport.
-
-  Raises:
-    InputError: If the collection has no local features.
-  """
-  extension = found.settings.local_extension
-  if not extension:
-    raise errors.InputError(
-      "local features, which matching needs", "none", found.folder
-    )
-  of_queries = verify_files.FeatureFiles(
-    tuple(query.features for query in queries),
-    tuple(query.local_path(extension) for query in queries),
-  )
-  # Those of the pairs alone: a collection may have a million.
-  images, places = np.unique(pairs[:, 1], return_inverse=True)
-  some = tuple(names[image] for image in images)
-  whole = collection_regions.whole(found, some)
-  paths = (os.fspath(found.feature_path(name, extension)) for name in whole)
-  report = verification.verify_pairs(
-    np.stack([pairs[:, 0], places.reshape(-1)], axis=1),
-    of_queries,
-    verify_files.FeatureFiles(some, tuple(paths)),
-    options.verify,
-    found.writable_folder(),
-    options.workers,
-  )
-  known = report.pairs.copy()
-  known[:, 1] = images[known[:, 1]]  # In order, as both are.
-  return dataclasses.replace(report, pairs=known)
-
-
-def reranked(found, report, most):
-  """Sorts rankings by inliers, then by score.
-
-  Args:
-    found: ranking.Ranking [Q, k] of the search.
-    report: verify.VerifyReport of its first images.
-    most: Number of images of each query that were matched.
-
-  Returns:
-    ranking.Ranking [Q, k], and [Q, k] int32 inliers, -1 where an image was not
-    matched.
-  """
-  chosen = ranking.shortlist(found.ids, most=most)
-  new = ranking.rerank(found.ids, found.scores, report.look_up, most=most)
-  inliers = new.inliers.copy()
-  # Which ones were matched, in the new order.
-  for row in range(len(found.ids)):
-    matched = found.ids[row][chosen[row]]
-    inliers[row, ~np.isin(new.ids[row], matched)] = -1
-  return ranking.Ranking(new.ids, new.scores), inliers
-
-
-METHODS = tuple(NEEDED)
-
 # Scores that are held at once, and images that a refinement looks at.
 _SCORES = 1 << 24
 _REFINED = 1000
+
+Box = tuple[float, float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +39,7 @@ class SearchOptions:
     refine: Name in refinement.METHODS, or None.
     only_whole: Whether regions are left out, of a collection that has them.
     workers: Processes that match, or None: one per core.
-    verify: How images are matched; the default is DELG's (section 5.1).
+    verify: How images are matched.
   """
 
   method: str | None = None
@@ -270,65 +48,203 @@ class SearchOptions:
   refine: str | None = None
   only_whole: bool = False
   workers: int | None = None
-  verify: matcher.VerifyOptions = matcher.VerifyOptions(
-    descriptor_threshold=1.0, residual_threshold=20.0
+  verify: matcher.MatchOptions = matcher.DELG
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+  """One result of a query.
+
+  Attributes:
+    name: Name of the image in the collection.
+    score: Of the first stage; larger is better.
+    inliers: Points that agree with the query, or None where it was not matched.
+    box: (x1, y1, x2, y2) in pixels of the photo: the region that is most like
+      the query; None for the whole image.
+  """
+
+  name: str
+  score: float
+  inliers: int | None = None
+  box: Box | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+  """The results of all queries.
+
+  Attributes:
+    queries: Query of each row.
+    names: Names of the images in the collection.
+    ranking: [Q, k] over `names`; after verification in the order of inliers,
+      the scores those of the first stage.
+    inliers: [Q, k] int32, -1 where an image was not matched; None where none
+      was.
+    method: What was compared: "global", "words" or "fusion".
+    verify: How images were matched.
+    failed: Each query or image that could not be used.
+    boxes: Q lists of the box of each image, as of Hit; None of a collection
+      without regions.
+  """
+
+  queries: tuple[queries.Query, ...]
+  names: tuple[str, ...]
+  ranking: ranking.Ranking
+  inliers: np.ndarray | None
+  method: str
+  verify: matcher.MatchOptions
+  failed: tuple[engine.Failure, ...] = ()
+  boxes: list[list[Box | None]] | None = None
+
+  def hits(self) -> Iterator[tuple[queries.Query, list[Hit]]]:
+    """Yield each query with its hits, best first."""
+    for row, query in enumerate(self.queries):
+      yield query, self.hits_of(row)
+
+  def hits_of(self, row: int) -> list[Hit]:
+    """Return the hits of a query, best first."""
+    ids, scores = self.ranking.ids[row], self.ranking.scores[row]
+    hits = []
+    for column in np.flatnonzero(ids >= 0):
+      inliers = -1 if self.inliers is None else int(self.inliers[row, column])
+      hits.append(
+        Hit(
+          self.names[ids[column]],
+          float(scores[column]),
+          None if inliers < 0 else inliers,
+          None if self.boxes is None else self.boxes[row][column],
+        )
+      )
+    return hits
+
+  def document(self) -> dict:
+    """Return the results for JSON."""
+    return {
+      "method": self.method,
+      "queries": [
+        {
+          "query": query.name,
+          "photo": query.photo,
+          "results": [dataclasses.asdict(hit) for hit in hits],
+        }
+        for query, hits in self.hits()
+      ],
+      "failed": [dataclasses.asdict(failure) for failure in self.failed],
+    }
+
+
+def rerank(
+  found: ranking.Ranking,
+  junk: Iterable[Sequence[np.ndarray] | None],
+  query_files: verification.FeatureFiles,
+  image_files: verification.FeatureFiles,
+  options: matcher.MatchOptions,
+  most: int = ranking.VERIFIED,
+  folder: str | os.PathLike | None = None,
+  workers: int | None = None,
+) -> tuple[list[ranking.Reranked], verification.VerifyReport]:
+  """Verify the first images of rankings, and sort these by inliers.
+
+  Args:
+    found: [Q, k] of the first stage.
+    junk: One element for each order that is wanted, such as one a protocol:
+      what it leaves out of verification, Q arrays of ids, or None. A pair that
+      several orders need is verified once.
+    query_files: Q files of local features.
+    image_files: Files of the images that `found` has ids of.
+    options: How images are matched.
+    most: Images of each query that are verified.
+    folder: Folder of the record of verified pairs, or None.
+    workers: Processes, or None: one per core.
+
+  Returns:
+    The orders, and what became of the pairs.
+  """
+  junk = list(junk)
+  chosen = [ranking.shortlist(found.ids, each, most) for each in junk]
+  report = verification.verify_pairs(
+    ranking.pairs(found.ids, *chosen),
+    query_files,
+    image_files,
+    options,
+    folder,
+    workers,
   )
+  orders = [
+    ranking.rerank(found.ids, found.scores, report.look_up, each, most)
+    for each in junk
+  ]
+  return orders, report
 
 
 class Searcher:
-  """One collection, opened to be searched in one way."""
+  """One collection, opened to be searched in one way.
 
-  def __init__(self, found, options=None):
-    """Opens the indexes that the method needs.
+  Attributes:
+    collection: The collection.
+    options: How it is searched.
+    method: What is compared.
+    names: Names of its images.
+  """
 
-    Args:
-      found: collection.Collection.
-      options: SearchOptions, or None for the defaults.
+  def __init__(
+    self, opened: collection.Collection, options: SearchOptions | None = None
+  ):
+    """Open the indexes that the method needs.
 
     Raises:
       InputError: If the collection lacks what the method compares.
     """
-    self.collection = found
+    self.collection = opened
     self.options = options or SearchOptions()
-    kinds = index_parts.kinds(found)
-    self.method = choose(self.options, kinds, found.folder)
-    self._parts = {name: kinds[name](found) for name in NEEDED[self.method]}
+    kinds = index_parts.kinds(opened)
+    self.method = _method(self.options, kinds, opened.folder)
+    self._parts = {name: kinds[name](opened) for name in METHODS[self.method]}
     first, *_ = self._parts.values()
-    self._entries = list(first.index.names)
-    only_whole = self.options.only_whole
-    self._regions = collection_regions.make(found, self._entries, only_whole)
-    self.names = self._regions.images if self._regions else self._entries
+    self._entries = self.names = list(first.index.names)
+    self._regions = None
+    if opened.regions() is not None:
+      self._regions = _Regions(self._entries, self.options.only_whole)
+      self.names = self._regions.images
 
   @property
-  def has_regions(self):
+  def has_regions(self) -> bool:
     """Whether the collection is indexed by region."""
     return self._regions is not None
 
-  @property
-  def _uses_global(self):
-    return self.method in ("global", "fusion")
-
-  def read(self, queries):
-    """Reads what is compared of each query.
-
-    Args:
-      queries: list of queries.Query.
+  def read(
+    self, asked: Iterable[queries.Query]
+  ) -> tuple[list[queries.Query], list[dict], list[engine.Failure]]:
+    """Read what is compared of each query.
 
     Returns:
-      list of Query that can be searched with, list of dict of part name to what
-      its index takes, and list of extract_report.Failure.
+      The queries that can be searched with, what the index of each part takes
+      of them, and the others.
     """
-    return read(queries, self._parts)
+    good, entries, failed = [], [], []
+    for query in asked:
+      try:
+        entries.append(
+          {
+            name: part.read_file(query.path(part.extension), required=True)
+            for name, part in self._parts.items()
+          }
+        )
+        good.append(query)
+      except (errors.InputError, OSError) as error:
+        line = errors.one_line(error)
+        failed.append(engine.Failure(query.photo or query.name, line))
+    return good, entries, failed
 
-  def rank(self, entries, k=None):
-    """Ranks the images of the collection for each query, without matching.
+  def rank(self, entries: list[dict], k: int | None = None) -> ranking.Ranking:
+    """Rank the images of the collection for each query, without matching.
 
     Args:
-      entries: What `read` returned.
+      entries: As from `read`.
       k: Images a query, or None for all.
 
     Returns:
-      ranking.Ranking over `names`.
+      Ranking over `names`.
     """
     k = max(len(self.names), 1) if k is None else k
     depth = self._regions.depth(k) if self._regions else k
@@ -343,44 +259,34 @@ class Searcher:
     )
     return self._regions.rank(found, k) if self._regions else found
 
-  def boxes(self, found, ids):
-    """Returns the regions that matched; see `search_regions.Regions.boxes`.
-
-    Args:
-      found: What `rank` returned.
-      ids: [Q, n] int, places in `names`, or -1.
-
-    Returns:
-      None of a collection without regions.
-    """
-    return self._regions.boxes(found, ids) if self._regions else None
-
   def _rank(self, entries, k):
     """Ranks for some of the queries; the Ranking may have more than k."""
     depth = len(self._entries) if self.method == "fusion" else k
     found = []
-    if self._uses_global:
+    if "global" in self._parts:
       descriptors = np.stack([entry["global"] for entry in entries])
       found.append(self._rank_global(descriptors, depth))
-    if self.method in ("words", "fusion"):
-      words = [entry["words"] for entry in entries]
-      found.append(self._rank_words(words, depth))
+    if "words" in self._parts:
+      found.append(self._rank_words([e["words"] for e in entries], depth))
     if len(found) == 1:
       return found[0]
     return ranking.fuse(found, ranking.ASMK_AND_GLOBAL[::-1], k)
 
   def _rank_global(self, descriptors, k):
-    index = self._parts["global"].index
-    if self.options.expand or self.options.refine:
-      k = max(k, self.options.expand, _REFINED)
+    index, options = self._parts["global"].index, self.options
+    if not (options.expand or options.refine):
+      return index.search(descriptors, min(k, max(len(index), 1)))
+    from delf.indexes import refinement
+
+    k = max(k, options.expand, _REFINED)
     found = index.search(descriptors, min(k, max(len(index), 1)))
     empty = np.flatnonzero(index.empty)
-    if self.options.expand:
-      expand = refinement.QueryExpansion(self.options.expand)
+    if options.expand:
+      expand = refinement.QueryExpansion(options.expand)
       found = expand(descriptors, found, index.descriptors, empty)
-    if self.options.refine:
+    if options.refine:
       found = refinement.refine(
-        self.options.refine, descriptors, found, index.descriptors, empty
+        options.refine, descriptors, found, index.descriptors, empty
       )
     return found
 
@@ -400,26 +306,82 @@ class Searcher:
     place = {name: i for i, name in enumerate(self._entries)}
     return np.array([place.get(name, -1) for name in others], np.int32)
 
-  def search(self, queries, top):
-    """Searches with queries, and matches the first images if that is asked.
+  def rerank(
+    self,
+    asked: Sequence[queries.Query],
+    found: ranking.Ranking,
+    junk: Iterable[Sequence[np.ndarray] | None] = (None,),
+  ) -> tuple[list[ranking.Reranked], verification.VerifyReport]:
+    """Match the first images of rankings; see `rerank`.
+
+    Pairs are recorded in the collection, where it can be written.
+
+    Raises:
+      InputError: If the collection has no local features.
+    """
+    opened = self.collection
+    extension = opened.settings.local_extension
+    if not extension:
+      raise errors.InputError(
+        "local features, which matching needs", "none", opened.folder
+      )
+    return rerank(
+      found,
+      junk,
+      verification.FeatureFiles(
+        [query.features for query in asked],
+        lambda row: asked[row].path(extension),
+      ),
+      verification.FeatureFiles(
+        self.names,
+        lambda i: opened.feature_path(opened.whole(self.names[i]), extension),
+      ),
+      self.options.verify,
+      self.options.rerank,
+      opened.writable_folder(),
+      self.options.workers,
+    )
+
+  def boxes(
+    self, found: ranking.Ranking, ids: np.ndarray
+  ) -> list[list[Box | None]] | None:
+    """Return the box of each image that was most like the query.
 
     Args:
-      queries: list of queries.Query.
-      top: Results a query.
+      found: As from `rank`.
+      ids: [Q, n], places in `names`, or -1.
 
     Returns:
-      search_result.SearchResult.
+      Q lists of n: (x1, y1, x2, y2) in pixels of the photo, or None for the
+      whole image. None of a collection without regions.
     """
-    queries, entries, failed = self.read(queries)
-    found = self.rank(entries, max(top, self.options.rerank))
-    first, inliers = found, None
-    if self.options.rerank:
-      report = self.verify(queries, found, self.shortlist(found))
+    if not self._regions:
+      return None
+    from delf.extraction import output_folder
+
+    box = output_folder.PhotoRecord(self.collection.features).box
+    return [
+      [box(self._entries[place]) if place >= 0 else None for place in row]
+      for row in found.parts_of(ids).tolist()
+    ]
+
+  def search(self, asked: Iterable[queries.Query], top: int) -> SearchResult:
+    """Return the first `top` images of each query, matched if that is asked."""
+    good, entries, failed = self.read(asked)
+    most = self.options.rerank
+    first = found = self.rank(entries, max(top, most))
+    inliers = None
+    if most:
+      (found,), report = self.rerank(good, first)
       failed += report.failed
-      found, inliers = reranked(found, report, self.options.rerank)
-      inliers = inliers[:, :top]
+      # Which ones were matched, in the new order.
+      chosen = ranking.shortlist(first.ids, most=most)
+      inliers = found.inliers[:, :top].copy()
+      for row, ids in enumerate(found.ids[:, :top]):
+        matched = first.ids[row][chosen[row]]
+        inliers[row, ~np.isin(ids, matched)] = -1
     return SearchResult(
-      queries=tuple(queries),
+      queries=tuple(good),
       names=tuple(self.names),
       ranking=ranking.Ranking(found.ids[:, :top], found.scores[:, :top]),
       inliers=inliers,
@@ -429,119 +391,148 @@ class Searcher:
       boxes=self.boxes(first, found.ids[:, :top]),
     )
 
-  def shortlist(self, found, junk=None):
-    """Returns [Q, k] bool: which images of rankings are to be matched."""
-    return ranking.shortlist(found.ids, junk, self.options.rerank)
 
-  def verify(self, queries, found, *chosen):
-    """Matches images point by point; what is known from before is not redone.
-
-    Args:
-      queries: list of queries.Query.
-      found: ranking.Ranking of them, over `names`.
-      *chosen: [Q, k] bool each, as from `shortlist`.
-
-    Returns:
-      verify.VerifyReport, whose pairs are (row of the query, index in `names`).
-
-    Raises:
-      InputError: If the collection has no local features.
-    """
-    return verify(
-      self.collection,
-      self.names,
-      queries,
-      ranking.pairs(found.ids, *chosen),
-      self.options,
+def _method(options, kinds, folder):
+  """Returns the method, after checking that a collection is for it."""
+  method = options.method
+  if method is None:
+    method = "global" if index_parts.GLOBAL in kinds else "words"
+  for name in METHODS[method]:
+    if name not in kinds:
+      raise errors.InputError(
+        f"an index of {name} for --method {method}"
+        + (" (delf index --codebook)" if name == "words" else ""),
+        f"one of {', '.join(kinds) or 'nothing'}",
+        folder,
+      )
+  if method == "words" and (options.expand or options.refine):
+    raise errors.InputError(
+      "--method global or fusion with --expand or --refine", method
     )
+  return method
 
 
-def check_path(path):
-  """Raises an InputError, before any work, if a page cannot have that name."""
+class _Regions:
+  """Which entries of an index are regions of which image."""
+
+  def __init__(self, entries, only_whole):
+    self.images, group = [], []
+    place = {}
+    for entry in entries:
+      name = collection.image_of(entry)
+      group.append(place.setdefault(name, len(place)))
+    self.images = list(place)
+    self._group = np.array(group, np.int64)
+    self._kept = None
+    if only_whole:
+      self._kept = np.array(list(map(collection.is_whole, entries)), bool)
+
+  def depth(self, k):
+    """Returns how many entries must be ranked for the best k images."""
+    if self._kept is not None or not len(self._group):
+      return max(1, len(self._group))
+    return min(k * int(np.bincount(self._group).max()), len(self._group))
+
+  def rank(self, found, k):
+    """Returns the GroupRanking of images, of a Ranking of entries."""
+    return ranking.by_best(found, self._group, k, self._kept)
+
+
+def check_path(path: str | os.PathLike) -> None:
+  """Raise InputError, before any work, if a page cannot have that name."""
+  from delf.pictures import results_page
+
   results_page.check_path(path)
 
 
-def write(
-  path, found, result, labels=None, notes=None, evaluation=None, title=None
+def write_page(
+  path: str | os.PathLike,
+  opened: collection.Collection,
+  result: SearchResult,
+  labels=None,
+  notes: Sequence[str] | None = None,
+  evaluation=None,
+  title: str | None = None,
 ):
-  """Writes a page of the results of a search.
+  """Write a page of the results of a search.
 
   Args:
     path: Path of the page, `.html`.
-    found: collection.Collection that was searched.
-    result: search_result.SearchResult.
+    opened: Collection that was searched.
+    result: Results of the search.
     labels: Function from the row of a query and the name of an image to
-      content.TRUE, JUNK, FALSE or None; or None without ground truth.
-    notes: Words for each query, or None.
-    evaluation: content.Evaluation to show before the queries, or None.
-    title: Words for the head of the page; None: the name of the collection.
+      results_page.TRUE, JUNK, FALSE or None; None without ground truth.
+    notes: Text for each query.
+    evaluation: results_page.Evaluation to show before the queries.
+    title: None for the name of the collection.
 
   Returns:
     results_page.Report.
 
   Raises:
-    InputError: If the name is none for a page.
+    InputError: If a page cannot have that name.
     OSError: If it cannot be written.
   """
-  photos = found.photos()
-  rows = (
-    _query(found, photos, result, row, labels, notes[row] if notes else "")
-    for row in range(len(result.queries))
-  )
+  from delf.pictures import results_page, thumbnails
+
+  photos = opened.photos()
+
+  def shown():
+    for row, (query, hits) in enumerate(result.hits()):
+      lines = _Lines(opened, query, result.verify)
+      yield results_page.Query(
+        query.name,
+        query.photo,
+        tuple(
+          results_page.Result(
+            name=hit.name,
+            path=photos.get(hit.name),
+            score=hit.score,
+            inliers=hit.inliers,
+            label=labels(row, hit.name) if labels else None,
+            lines=lines.of(hit) if hit.inliers else None,
+            box=hit.box,
+          )
+          for hit in hits
+        ),
+        query.box,
+        notes[row] if notes else "",
+      )
+
   if title is None:
-    name = os.path.basename(os.path.abspath(found.folder))
+    name = os.path.basename(os.path.abspath(opened.folder))
     title = f"{name}: search in {len(result.names)} images"
-  options = thumbnails.Options(apply_rotation=found.settings.apply_rotation)
-  return results_page.write(path, title, rows, evaluation, options)
+  options = thumbnails.Options(apply_rotation=opened.settings.apply_rotation)
+  return results_page.write(path, title, shown(), evaluation, options)
 
 
-def _query(found, photos, result, row, labels, note):
-  query, hits = result.queries[row], result.hits_of(row)
-  matcher = _Matcher(found, query, result.verify)
-  shown = tuple(
-    results_page.Result(
-      name=hit.name,
-      path=photos.get(hit.name),
-      score=hit.score,
-      inliers=hit.inliers,
-      label=labels(row, hit.name) if labels else None,
-      lines=matcher.lines(hit) if hit.inliers else None,
-      box=hit.box,
+class _Lines:
+  """Matches a query and its hits again, to draw what agrees."""
+
+  def __init__(self, opened, query, options):
+    self._opened, self._query = opened, query
+    self._options = dataclasses.replace(options, min_inliers=1)
+
+  @functools.cached_property
+  def _features(self):
+    return _prepare(self._query.path(self._opened.settings.local_extension))
+
+  def of(self, hit):
+    """Returns [M, 4] float32: (x, y) in the query's photo and the image's."""
+    extension = self._opened.settings.local_extension
+    name = self._opened.whole(hit.name)
+    other = _prepare(self._opened.feature_path(name, extension))
+    match = matcher.match_prepared(
+      self._features, other, self._options, backward=True
     )
-    for hit in hits
-  )
-  return results_page.Query(query.name, query.photo, shown, query.box, note)
-
-
-class _Matcher:
-  """Draws again what verification has counted."""
-
-  def __init__(self, found, query, options):
-    self._found = found
-    self._extension = found.settings.local_extension
-    self._query = query
-    self._options = options
-    self._side = None
-
-  def lines(self, hit):
-    """Returns the lines of a hit, as `content.match_lines` does, or None."""
-    if self._side is None:
-      self._side = _side(self._query.local_path(self._extension))
-    (name,) = collection_regions.whole(self._found, [hit.name])
-    other = _side(self._found.feature_path(name, self._extension))
-    verified = matcher.verify(self._side, other, self._options)
-    if verified.estimate is None:
-      return None
-    index, query = matcher.pair_points(self._side, other, verified.putatives)
     # Weakest first: of many lines the page draws the strongest.
-    residuals = verified.estimate.residuals
-    inliers = np.flatnonzero(verified.estimate.inliers)
-    inliers = inliers[np.argsort(-residuals[inliers], kind="stable")]
+    order = np.argsort(-match.residuals, kind="stable")
+    of_query, of_image = match.inliers[order].T
     corner = np.asarray((self._query.box or (0, 0))[:2])
-    lines = [query[inliers] + corner, index[inliers]]
-    return np.concatenate(lines, axis=1, dtype=np.float32)
+    points = self._features.points[of_query] + corner, other.points[of_image]
+    return np.concatenate(points, axis=1, dtype=np.float32)
 
 
-def _side(path):
-  found = feature_files.read_local(path)
-  return matcher.prepare(found.locations, found.descriptors, os.fspath(path))
+def _prepare(path):
+  local = feature_files.read_local(path)
+  return matcher.prepare(local.locations, local.descriptors, os.fspath(path))

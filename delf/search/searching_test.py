@@ -207,7 +207,7 @@ def test_matching_looks_only_at_images_it_is_asked_for(folders, tmp_path):
 def test_page_of_a_search(folders, tmp_path):
   result = _search(folders, rerank=6)
   found = collection.open_folder(folders / "index")
-  report = searching.write(tmp_path / "page.html", found, result)
+  report = searching.write_page(tmp_path / "page.html", found, result)
   assert isinstance(report, results_page.Report)
   text = (tmp_path / "page.html").read_text()
   assert all(name in text for name in (*_IMAGES, "q0", "q1", "q2"))
@@ -219,19 +219,18 @@ def test_lines_of_a_match_come_weakest_first(folders, monkeypatch):
   result = _search(folders, rerank=6)
   query, hits = next(result.hits())
   hit = max(hits, key=lambda each: each.inliers)
-  verify = matcher.verify
+  match = matcher.match_prepared
 
   def lines(residual):
-    """Returns the lines where residuals grow so from pair to pair."""
+    """Returns the lines where residuals grow so from inlier to inlier."""
 
-    def verified(*arguments):
-      found = verify(*arguments)
-      residuals = residual * np.arange(len(found.putatives))
-      estimate = dataclasses.replace(found.estimate, residuals=residuals)
-      return dataclasses.replace(found, estimate=estimate)
+    def matched(*arguments, **options):
+      found = match(*arguments, **options)
+      residuals = residual * np.arange(found.score)
+      return dataclasses.replace(found, residuals=residuals)
 
-    monkeypatch.setattr(matcher, "verify", verified)
-    return searching._Matcher(found, query, result.verify).lines(hit)
+    monkeypatch.setattr(matcher, "match_prepared", matched)
+    return searching._Lines(found, query, result.verify).of(hit)
 
   assert len(lines(0)) == hit.inliers > 3
   np.testing.assert_array_equal(lines(1), lines(0)[::-1])

@@ -41,19 +41,19 @@ def define_flags():
 
 def main():
   """Ranks, verifies if asked to, and measures; returns the exit status."""
-  options = matcher.VerifyOptions(
+  options = matcher.MatchOptions.one_way(
     FLAGS.local_descriptor_matching_threshold,
     FLAGS.ransac_residual_threshold,
     FLAGS.use_ratio_test,
   )
   folders = FLAGS.query_features_dir, FLAGS.index_features_dir
-  local = None
-  if FLAGS.use_geometric_verification:
-    local = retrieval.LocalFeatureFiles(*folders, files.DELG_LOCAL)
   truth = retrieval.read_truth(FLAGS.dataset_file_path)
   found = retrieval.search_global(truth, *folders)
+  local = None
+  if FLAGS.use_geometric_verification:
+    local = retrieval.local_files(truth, *folders, files.DELG_LOCAL)
   report = retrieval.evaluate(truth, found, FLAGS.output_dir, local, options)
-  return retrieval.say(report, print, scripts.print_problem)
+  return report.say(print, scripts.print_problem)
 
 
 if __name__ == "__main__":

@@ -61,32 +61,45 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
     InputError: If dimensions differ or values are not finite. It is a
       ValueError.
   """
-  options = matcher.VerifyOptions(
+  is_drawn = query_im_array is not None and index_im_array is not None
+  options = matcher.MatchOptions.one_way(
     descriptor_matching_threshold,
     ransac_residual_threshold,
     use_ratio_test,
-    0 if ransac_seed is None else ransac_seed,
+    seed=ransac_seed or 0,
+    min_inliers=None if is_drawn else 1,  # Measured for the picture alone.
   )
   query = matcher.prepare(query_locations, query_descriptors, "the query image")
   index = matcher.prepare(
     index_image_locations, index_image_descriptors, "the index image"
   )
-  found = matcher.verify(query, index, options)
-  if not found.inliers or query_im_array is None or index_im_array is None:
-    return found.inliers, b""
-  match = matcher.from_estimate(
-    found.putatives,
-    found.estimate,
-    *matcher.pair_points(query, index, found.putatives),
-    matcher.MatchOptions(residual_threshold=ransac_residual_threshold),
-  )
-  return found.inliers, _picture(
-    (query_im_array, index_im_array),
-    (
-      query.points[:, ::-1] * _factors(query_im_scale_factors),
-      index.points[:, ::-1] * _factors(index_im_scale_factors),
-    ),
+  match = matcher.match_prepared(query, index, options, backward=True)
+  if not match.score or not is_drawn:
+    return match.score, b""
+  from delf.pictures import figures
+
+  return match.score, figures.matches_jpeg(
+    query_im_array,
+    index_im_array,
+    _drawn(query, query_im_scale_factors),
+    _drawn(index, index_im_scale_factors),
     match,
+  )
+
+
+def _drawn(prepared, factors):
+  """Returns local features where a picture shows them."""
+  factors = np.asarray([1, 1] if factors is None else factors, np.float64)
+  if factors.shape != (2,):
+    raise errors.InputError(
+      "scale factors for y and x", f"shape {list(factors.shape)}"
+    )
+  number = len(prepared)
+  return features.LocalFeatures(
+    locations=prepared.points[:, ::-1] * factors,
+    scales=np.ones([number], np.float32),
+    descriptors=np.zeros([number, 0], np.float32),
+    attention=np.zeros([number], np.float32),
   )
 
 
@@ -108,7 +121,7 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
 
   The first 100 of the ranking that are not junk are verified; all others, junk
   too, have 0 inliers. The order is by (inliers, initial score), descending.
-  `pipelines.verify` does the same for many queries, on all cores.
+  `delf.matching.verification` does the same for many queries, on all cores.
 
   Args:
     input_ranks: Sequence of N int, ids of all index images, best first.
@@ -134,35 +147,7 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
   """
   ranks = np.asarray(input_ranks, np.int64)
   scores = np.asarray(initial_scores, np.float64)
-  _check_ranking(ranks, scores, len(index_names))
-  options = matcher.VerifyOptions(
-    descriptor_matching_threshold,
-    ransac_residual_threshold,
-    use_ratio_test,
-    0 if ransac_seed is None else ransac_seed,
-  )
-
-  def load(folder, name):
-    path = os.path.join(folder, f"{name}{local_feature_extension}")
-    found = feature_io.read_local_features(path)
-    return matcher.prepare(found.locations, found.descriptors, path)
-
-  def verify(_, images):
-    query = load(query_features_dir, query_name)
-    return [
-      matcher.verify(
-        query, load(index_features_dir, index_names[image]), options
-      ).inliers
-      for image in images.tolist()
-    ]
-
-  junk = np.fromiter(junk_ids, np.int64)
-  found = ranking.rerank(ranks[None], scores[ranks][None], verify, [junk])
-  return found.ids[0].tolist()
-
-
-def _check_ranking(ranks, scores, number):
-  """Raises an InputError unless each of some images is ranked and scored."""
+  number = len(index_names)
   for name, array in (("input_ranks", ranks), ("initial_scores", scores)):
     if array.shape != (number,):
       raise errors.InputError(
@@ -170,32 +155,31 @@ def _check_ranking(ranks, scores, number):
       )
   if not np.array_equal(np.sort(ranks), np.arange(number)):
     raise errors.InputError("each index image once in input_ranks", "others")
-
-
-def _picture(images, locations, match):
-  """Returns JPEG bytes of a match."""
-  from delf.pictures import figures
-
-  both = [_as_features(each) for each in locations]
-  return figures.matches_jpeg(*images, *both, match)
-
-
-def _as_features(locations):
-  number = len(locations)
-  return features.LocalFeatures(
-    locations=locations,
-    scales=np.ones([number], np.float32),
-    descriptors=np.zeros([number, 0], np.float32),
-    attention=np.zeros([number], np.float32),
+  options = matcher.MatchOptions.one_way(
+    descriptor_matching_threshold,
+    ransac_residual_threshold,
+    use_ratio_test,
+    seed=ransac_seed or 0,
+    min_inliers=1,
   )
 
+  def load(folder, name):
+    path = os.path.join(folder, f"{name}{local_feature_extension}")
+    local = feature_io.read_local_features(path)
+    return matcher.prepare(local.locations, local.descriptors, path)
 
-def _factors(factors):
-  if factors is None:
-    return np.ones([2])
-  factors = np.asarray(factors, dtype=np.float64)
-  if factors.shape != (2,):
-    raise errors.InputError(
-      "scale factors for y and x", f"shape {list(factors.shape)}"
-    )
-  return factors
+  def verify(_, images):
+    query = load(query_features_dir, query_name)
+    return [
+      matcher.match_prepared(
+        query,
+        load(index_features_dir, index_names[image]),
+        options,
+        backward=True,
+      ).score
+      for image in images.tolist()
+    ]
+
+  junk = np.fromiter(junk_ids, np.int64)
+  order = ranking.rerank(ranks[None], scores[ranks][None], verify, [junk])
+  return order.ids[0].tolist()

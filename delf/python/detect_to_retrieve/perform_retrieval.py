@@ -5,14 +5,9 @@ from absl import flags
 from delf.base import files
 from delf.cli import scripts
 from delf.evaluation import retrieval
-from delf.extraction import feature_files
 from delf.formats import configs
-from delf.matching import matcher
 
 FLAGS = flags.FLAGS
-
-# Detect-to-Retrieve's: distance of descriptors, pixels.
-VERIFICATION = matcher.VerifyOptions(0.9, 10.0)
 
 
 def define_flags():
@@ -60,27 +55,20 @@ def main():
     )
   )
   truth = retrieval.read_truth(FLAGS.dataset_file_path)
-  local = None
-  if FLAGS.use_geometric_verification:
-    local = retrieval.LocalFeatureFiles(
-      FLAGS.query_features_dir,
-      FLAGS.index_features_dir,
-      files.DELF,
-      feature_files.whole_image_paths(
-        truth.index_names, FLAGS.index_features_dir, files.DELF
-      ),
-    )
-  found = retrieval.search(
+  found = retrieval.search_aggregates(
     truth,
     query_config,
     index_config,
     FLAGS.query_aggregation_dir,
     FLAGS.index_aggregation_dir,
   )
-  report = retrieval.evaluate(
-    truth, found, FLAGS.output_dir, local, VERIFICATION
-  )
-  return retrieval.say(report, print, scripts.print_problem)
+  local = None
+  if FLAGS.use_geometric_verification:
+    local = retrieval.local_files(
+      truth, FLAGS.query_features_dir, FLAGS.index_features_dir, files.DELF
+    )
+  report = retrieval.evaluate(truth, found, FLAGS.output_dir, local)
+  return report.say(print, scripts.print_problem)
 
 
 if __name__ == "__main__":

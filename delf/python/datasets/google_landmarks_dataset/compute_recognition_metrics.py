@@ -11,8 +11,8 @@ from delf.python.datasets.google_landmarks_dataset import (
 FLAGS = flags.FLAGS
 
 
-def define_flags() -> None:
-  """Define the flags."""
+def define_flags():
+  """Defines the flags."""
   flags.DEFINE_string(
     "predictions_path", "/tmp/predictions.csv", "CSV: id,landmark score"
   )
@@ -21,29 +21,30 @@ def define_flags() -> None:
   )
 
 
-def main() -> None:
-  """Print the metrics of the public and of the private part."""
+def main():
+  """Prints the metrics of the public and of the private part."""
   task = dataset_file_io.RECOGNITION_TASK_ID
   *solutions, ignored = dataset_file_io.ReadSolution(FLAGS.solution_path, task)
   predictions = dataset_file_io.ReadPredictions(
     FLAGS.predictions_path, *solutions, ignored, task
   )
-  parts = zip(("Public", "Private"), predictions, solutions, strict=True)
-  for part, predicted, solution in parts:
+  for part, found, solution in zip(
+    ("Public", "Private"), predictions, solutions, strict=True
+  ):
     print(  # noqa: T201
-      f"{part}: {len(solution)} test images, {len(predicted)} predictions"
+      f"{part}: {len(solution)} test images, {len(found)} predictions"
     )
     if any(solution.values()):
-      _print(predicted, solution)
+      _print(found, solution)
   print(f"Ignored: {len(ignored)} test images")  # noqa: T201
 
 
-def _print(predicted, solution):
-  gap = metrics.GlobalAveragePrecision(predicted, solution)
+def _print(found, solution):
+  gap = metrics.GlobalAveragePrecision(found, solution)
   among = metrics.GlobalAveragePrecision(
-    predicted, solution, ignore_non_gt_test_images=True
+    found, solution, ignore_non_gt_test_images=True
   )
-  top_1 = metrics.Top1Accuracy(predicted, solution)
+  top_1 = metrics.Top1Accuracy(found, solution)
   print(  # noqa: T201
     f"  Global average precision: {100 * gap:.2f}\n"
     f"  Global average precision, landmarks only: {100 * among:.2f}\n"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from delf.base import errors
-from delf.matching import matcher, verify_files
+from delf.matching import matcher, verification
 from delf.python import feature_io
 from tests.stand_ins import checkout
 
-_OPTIONS = matcher.VerifyOptions(0.9, 10.0)
+_OPTIONS = matcher.DETECT_TO_RETRIEVE
 _QUERIES, _INDEX = 3, 8
 
 
@@ -44,7 +44,11 @@ def _write(folder, name, locations, descriptors):
 def _files(folder, letter, number):
   names = tuple(f"{letter}{i}" for i in range(number))
   paths = tuple(str(folder / f"{name}.delf") for name in names)
-  return verify_files.FeatureFiles(names, paths)
+  return verification.FeatureFiles(names, paths.__getitem__)
+
+
+def _paths(side):
+  return [side.path(number) for number in range(len(side.names))]
 
 
 @pytest.fixture
@@ -58,14 +62,14 @@ _ALL = np.stack(np.indices((_QUERIES, _INDEX)).reshape([2, -1]), axis=1)
 def _expected(query_path, image_path):
   read = [feature_io.ReadFromFile(path) for path in (query_path, image_path)]
   sides = [matcher.prepare(arrays[0], arrays[2]) for arrays in read]
-  return matcher.verify(*sides, _OPTIONS).inliers
+  return matcher.match_prepared(*sides, _OPTIONS, backward=True).score
 
 
 def test_finds_what_matching_pair_by_pair_finds(collection):
   queries, index = collection
-  report = verify_files.verify_pairs(_ALL[::-1], queries, index, _OPTIONS)
+  report = verification.verify_pairs(_ALL[::-1], queries, index, _OPTIONS)
   assert report.pairs.tolist() == _ALL.tolist()
-  expected = [_expected(queries.paths[q], index.paths[i]) for q, i in _ALL]
+  expected = [_expected(queries.path(q), index.path(i)) for q, i in _ALL]
   assert report.inliers.tolist() == expected
   assert report.inliers.max() >= 40
   assert report.failed == ()
@@ -81,9 +85,9 @@ def test_finds_what_matching_pair_by_pair_finds(collection):
 def test_any_number_of_processes_finds_the_same(
   collection, workers, monkeypatch
 ):
-  monkeypatch.setattr(verify_files, "_CHUNK", 5)
-  alone = verify_files.verify_pairs(_ALL, *collection, _OPTIONS, workers=1)
-  shared = verify_files.verify_pairs(
+  monkeypatch.setattr(verification, "_CHUNK", 5)
+  alone = verification.verify_pairs(_ALL, *collection, _OPTIONS, workers=1)
+  shared = verification.verify_pairs(
     _ALL, *collection, _OPTIONS, workers=workers
   )
   assert alone.inliers.tolist() == shared.inliers.tolist()
@@ -91,8 +95,8 @@ def test_any_number_of_processes_finds_the_same(
 
 @pytest.mark.parametrize("cache_bytes", [1, 10**9])
 def test_memory_for_features_changes_nothing(collection, cache_bytes):
-  expected = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
-  found = verify_files.verify_pairs(
+  expected = verification.verify_pairs(_ALL, *collection, _OPTIONS)
+  found = verification.verify_pairs(
     _ALL, *collection, _OPTIONS, cache_bytes=cache_bytes
   )
   assert found.inliers.tolist() == expected.inliers.tolist()
@@ -107,21 +111,21 @@ def test_each_file_is_read_once_where_memory_allows(collection, monkeypatch):
     return original(path)
 
   monkeypatch.setattr(feature_io, "read_local_features", count)
-  verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
-  assert sorted(read) == sorted(collection[0].paths + collection[1].paths)
+  verification.verify_pairs(_ALL, *collection, _OPTIONS)
+  assert sorted(read) == sorted(_paths(collection[0]) + _paths(collection[1]))
 
 
 def test_cache_stays_within_its_bytes(collection):
-  paths = collection[1].paths
-  one = verify_files.SideCache(paths, 10**9).get(0).nbytes
-  cache = verify_files.SideCache(paths, 2 * one)
+  paths = _paths(collection[1])
+  one = verification.FeatureCache(10**9).get(paths[0]).nbytes
+  cache = verification.FeatureCache(2 * one)
   for number in (0, 1, 0, 2, 0, 1):
-    cache.get(number)
+    cache.get(paths[number])
   assert cache.reads == 4  # 1 went when 2 came, and is read again.
 
 
 def _run(collection, folder, pairs=_ALL, options=_OPTIONS, **more):
-  return verify_files.verify_pairs(pairs, *collection, options, folder, **more)
+  return verification.verify_pairs(pairs, *collection, options, folder, **more)
 
 
 def test_a_repeat_takes_over_what_is_recorded(collection, tmp_path):
@@ -132,7 +136,7 @@ def test_a_repeat_takes_over_what_is_recorded(collection, tmp_path):
   assert second.resumed == 10
   third = _run(collection, out)
   assert third.resumed == len(_ALL)
-  expected = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  expected = verification.verify_pairs(_ALL, *collection, _OPTIONS)
   for found in (second, third):
     assert found.inliers.tolist() == expected.inliers.tolist()
 
@@ -141,21 +145,21 @@ def test_other_settings_or_files_are_verified_anew(collection, tmp_path):
   out = tmp_path / "out"
   _run(collection, out)
   for other in (
-    matcher.VerifyOptions(0.8, 10.0),
-    matcher.VerifyOptions(0.9, 11.0),
-    matcher.VerifyOptions(0.9, 10.0, use_ratio_test=True),
-    matcher.VerifyOptions(0.9, 10.0, seed=1),
+    matcher.MatchOptions.one_way(0.8, 10.0),
+    matcher.MatchOptions.one_way(0.9, 11.0),
+    matcher.MatchOptions.one_way(0.9, 10.0, use_ratio_test=True),
+    matcher.MatchOptions.one_way(0.9, 10.0, seed=1),
   ):
     assert _run(collection, out, options=other).resumed == 0
   assert _run(collection, out).resumed == len(_ALL)
   # As large as before, but later.
-  os.utime(collection[1].paths[3], ns=(1, 1))
+  os.utime(collection[1].path(3), ns=(1, 1))
   assert _run(collection, out).resumed == len(_ALL) - _QUERIES
 
 
 def test_lines_that_are_cut_or_odd_are_done_again(collection, tmp_path):
   expected = _run(collection, tmp_path / "out").inliers
-  path = tmp_path / "out" / verify_files.RECORD
+  path = tmp_path / "out" / verification.RECORD
   lines = path.read_bytes().splitlines(keepends=True)
   large = json.dumps([*json.loads(lines[0])[:-1], 10**12]).encode()
   odd = [b"\n", b"[]\n", b'{"a": 1}\n', b"\xff\n", large + b"\n", lines[0][:-3]]
@@ -168,12 +172,12 @@ def test_lines_that_are_cut_or_odd_are_done_again(collection, tmp_path):
 
 def test_files_that_cannot_be_used_are_reported_once(collection, tmp_path):
   queries, index = collection
-  os.remove(index.paths[5])
-  with open(index.paths[6], "r+b") as file:
+  os.remove(index.path(5))
+  with open(index.path(6), "r+b") as file:
     file.truncate(100)
   _write(tmp_path, "i7", np.zeros([9, 2]), np.eye(9))
-  whole = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
-  assert [failure.path for failure in whole.failed] == list(index.paths[5:])
+  whole = verification.verify_pairs(_ALL, *collection, _OPTIONS)
+  assert [failure.path for failure in whole.failed] == _paths(index)[5:]
   for failure, word in zip(whole.failed, ("none", "cut", "16"), strict=True):
     assert word in failure.reason
     assert str(failure).count(failure.path) == 1
@@ -186,14 +190,14 @@ def test_files_that_cannot_be_used_are_reported_once(collection, tmp_path):
 
 def test_an_image_without_features_has_no_inliers(collection, tmp_path):
   _write(tmp_path, "i0", np.zeros([0, 2]), np.zeros([0, 16]))
-  report = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  report = verification.verify_pairs(_ALL, *collection, _OPTIONS)
   assert report.failed == ()
   assert not report.look_up([0, 1, 2], [0, 0, 0]).any()
 
 
 def test_no_pairs():
-  none = verify_files.FeatureFiles((), ())
-  report = verify_files.verify_pairs([], none, none, _OPTIONS)
+  none = verification.FeatureFiles((), str)
+  report = verification.verify_pairs([], none, none, _OPTIONS)
   assert report.inliers.shape == (0,)
   assert report.look_up([], []).shape == (0,)
   with pytest.raises(KeyError):
@@ -203,57 +207,49 @@ def test_no_pairs():
 @pytest.mark.parametrize("workers", [0, True, 1.5])
 def test_number_of_processes_is_checked(collection, workers):
   with pytest.raises(errors.InputError, match="processes"):
-    verify_files.verify_pairs(_ALL, *collection, _OPTIONS, workers=workers)
-
-
-@pytest.mark.parametrize(
-  "options", [{"descriptor_threshold": 0}, {"seed": 0.5}]
-)
-def test_options_are_checked(options):
-  with pytest.raises(errors.InputError):
-    matcher.VerifyOptions(**options)
+    verification.verify_pairs(_ALL, *collection, _OPTIONS, workers=workers)
 
 
 def test_a_process_that_is_killed_is_an_error(collection, monkeypatch):
-  original = verify_files._start
+  original = verification._start
 
   def start_and_kill():
     pipe, process = original()
     process.kill()
     return pipe, process
 
-  monkeypatch.setattr(verify_files, "_start", start_and_kill)
+  monkeypatch.setattr(verification, "_start", start_and_kill)
   with pytest.raises(OSError, match="ended"):
-    verify_files.verify_pairs(_ALL, *collection, _OPTIONS, workers=2)
+    verification.verify_pairs(_ALL, *collection, _OPTIONS, workers=2)
 
 
 def test_a_process_ends_with_the_program_that_started_it():
-  pipe, process = verify_files._start()
+  pipe, process = verification._start()
   pipe.close()  # As the system does when that program is killed.
   assert process.wait(timeout=60) == 0
 
 
 _SLOW = """
 import sys, time, pathlib
-from delf.matching import verify_files, verify_files_test
+from delf.matching import verification, verification_test as test
 
-class Slow(verify_workers.Verifier):
+class Slow(verification.Verifier):
   def __call__(self, pairs):
     time.sleep(0.1)
     return super().__call__(pairs)
 
-verify_workers.Verifier = Slow
-verify._CHUNK = 2
+verification.Verifier = Slow
+verification._CHUNK = 2
 folder = pathlib.Path(sys.argv[1])
-files = [verify_test._files(folder, "q", 3), verify_test._files(folder, "i", 8)]
-verify_test._run(files, folder / "out", workers=1)
+files = [test._files(folder, "q", 3), test._files(folder, "i", 8)]
+test._run(files, folder / "out", workers=1)
 """
 
 
 def test_a_kill_loses_only_the_pairs_of_the_moment(collection, tmp_path):
   command = [sys.executable, "-c", _SLOW, str(tmp_path)]
   process = subprocess.Popen(command, cwd=checkout.ROOT)
-  record = tmp_path / "out" / verify_files.RECORD
+  record = tmp_path / "out" / verification.RECORD
   deadline = time.monotonic() + 60
   while time.monotonic() < deadline:
     if record.exists() and record.read_bytes().count(b"\n") >= 6:
@@ -265,5 +261,5 @@ def test_a_kill_loses_only_the_pairs_of_the_moment(collection, tmp_path):
   assert 6 <= done < len(_ALL)
   found = _run(collection, tmp_path / "out")
   assert found.resumed == done
-  expected = verify_files.verify_pairs(_ALL, *collection, _OPTIONS)
+  expected = verification.verify_pairs(_ALL, *collection, _OPTIONS)
   assert found.inliers.tolist() == expected.inliers.tolist()

@@ -1,0 +1,428 @@
+"""Geometric verification of many pairs of images by their feature files."""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
+
+import numpy as np
+
+import delf
+from delf.base import concurrency, errors, files, progress
+from delf.extraction import engine
+from delf.matching import matcher
+from delf.python import feature_io
+
+# Bytes that features may take in all processes together.
+CACHE_BYTES = 2**30
+
+# Prepared features take about this many times the bytes of their file.
+_PREPARED = 2.2
+# Pairs that are recorded at once: what an end at any moment loses, per process.
+_CHUNK = 8
+# Pairs per process that are worth starting it: about a second of work each.
+_WORTH_A_PROCESS = 60
+
+_Pair = tuple[typing.Any, typing.Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureFiles:
+  """Images and their files of local features.
+
+  Attributes:
+    names: Names of N images; the record knows a file by name, size and time.
+    path: Function from the number of an image to its `.delf` or `.delg_local`
+      file; called once for each image that is verified.
+  """
+
+  names: Sequence[str]
+  path: Callable[[int], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyReport:
+  """Result of verifying pairs.
+
+  Attributes:
+    pairs: [P, 2] int64, (query, index image), sorted, each once.
+    inliers: [P] int32; 0 for pairs that failed.
+    failed: Feature files that could not be used, those of queries first.
+    resumed: Number of pairs that were in the record.
+    seconds: Wall-clock time.
+  """
+
+  pairs: np.ndarray
+  inliers: np.ndarray
+  failed: tuple[engine.Failure, ...]
+  resumed: int
+  seconds: float
+
+  def look_up(self, queries: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the inliers [M] int32 of pairs of a query and an index image.
+
+    Raises:
+      KeyError: If one of them was not verified.
+    """
+    wanted = np.stack([queries, images], axis=1).astype(np.int64)
+    if not len(wanted):
+      return np.zeros([0], np.int32)
+    width = max(self.pairs.max(initial=0), wanted.max()) + 1
+    known, wanted = self.pairs @ [width, 1], wanted @ [width, 1]
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    if not len(known) or (known[places] != wanted).any():
+      raise KeyError("a pair that was not verified")
+    return self.inliers[places]
+
+  def summary(self) -> str:
+    """Return one line for people."""
+    new = len(self.pairs) - self.resumed
+    speed = f" ({new / self.seconds:.0f} pairs/s)" if new else ""
+    return (
+      f"{new} pairs verified, {self.resumed} known already,"
+      f" {len(self.failed)} feature files failed in {self.seconds:.1f} s{speed}"
+    )
+
+
+def verify_pairs(
+  pairs: np.ndarray,
+  queries: FeatureFiles,
+  index: FeatureFiles,
+  options: matcher.MatchOptions,
+  folder: str | os.PathLike | None = None,
+  workers: int | None = None,
+  cache_bytes: int = CACHE_BYTES,
+) -> VerifyReport:
+  """Count the inliers of pairs of images, from the index image to the query.
+
+  A run that was ended at any moment can be repeated: pairs are recorded in the
+  folder, by settings and by the sizes and times of both files. The result of a
+  pair depends on nothing else. A file that cannot be used is reported, and its
+  pairs have 0 inliers and are not recorded.
+
+  Args:
+    pairs: [P, 2] int, (query, index image). One that is repeated is done once.
+    queries: Features of the queries.
+    index: Features of the index images.
+    options: How pairs are matched.
+    folder: Local folder of the record; None to keep none.
+    workers: Number of processes, or None: all cores, for as many pairs as are
+      worth it.
+    cache_bytes: Bytes that features may take in all processes together.
+
+  Raises:
+    InputError: If the number of processes is wrong.
+    OSError: If the record cannot be written, or a process was ended.
+  """
+  start = time.perf_counter()
+  pairs = np.unique(np.asarray(pairs, np.int64).reshape([-1, 2]), axis=0)
+  queries, index = (
+    {number: _File.identify(side, number) for number in set(column.tolist())}
+    for side, column in zip((queries, index), pairs.T, strict=True)
+  )
+  both = [(queries[query], index[image]) for query, image in pairs.tolist()]
+  record = VerifiedRecord(folder, options)
+  known = [record.inliers.get((query.key, image.key)) for query, image in both]
+  inliers = np.array([number or 0 for number in known], np.int32)
+  todo = np.flatnonzero([number is None for number in known])
+  workers = _number_of_workers(workers, len(todo))
+  most_bytes = max(1, cache_bytes // workers)
+  # Image by image, so that each file of the index is read once, for as many
+  # queries as fit in memory beside the others.
+  size = _PREPARED * max((file.key[1] for file in queries.values()), default=1)
+  block = max(1, int(most_bytes / 2 / max(size, 1)))
+  query, image = pairs[todo].T
+  todo = todo[np.lexsort((query, image, query // block))].tolist()
+  chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
+  failed = {}
+
+  def results():
+    """Yields the place of each pair and its result; records the good ones."""
+    work = [[(both[p][0].path, both[p][1].path) for p in c] for c in chunks]
+    with contextlib.closing(_run(work, workers, (options, most_bytes))) as done:
+      for number, result in done:
+        chunk = list(zip(chunks[number], result, strict=True))
+        record.add(
+          {
+            (both[place][0].key, both[place][1].key): each
+            for place, each in chunk
+            if isinstance(each, int)
+          }
+        )
+        yield from chunk
+
+  with contextlib.closing(record), contextlib.closing(results()) as steps:
+    steps = progress.track(steps, "verifying", total=len(todo)) if todo else ()
+    for place, result in steps:
+      if isinstance(result, int):
+        inliers[place] = result
+      else:
+        reason, side = result
+        file = both[place][side]
+        failed.setdefault((side, pairs[place, side]), (file.path, reason))
+  return VerifyReport(
+    pairs=pairs,
+    inliers=inliers,
+    failed=tuple(engine.Failure(*failed[key]) for key in sorted(failed)),
+    resumed=len(pairs) - len(todo),
+    seconds=time.perf_counter() - start,
+  )
+
+
+class _File(typing.NamedTuple):
+  path: str
+  # Name, bytes, and time in ns, as files of one number of features all have one
+  # size. Of no file zeros, which no record has.
+  key: tuple[str, int, int]
+
+  @classmethod
+  def identify(cls, side, number):
+    path = os.fspath(side.path(number))
+    try:
+      status = os.stat(path)
+    except (OSError, ValueError):
+      return cls(path, (side.names[number], 0, 0))
+    return cls(path, (side.names[number], status.st_size, status.st_mtime_ns))
+
+
+def _number_of_workers(workers, pairs):
+  if workers is None:
+    return max(1, min(concurrency.core_count(), pairs // _WORTH_A_PROCESS))
+  if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    raise errors.InputError("a number of processes over 0", repr(workers))
+  return workers
+
+
+# A line per pair: version and settings, name, size in bytes and time of the
+# query's and of the image's feature file, number of inliers.
+RECORD = "verified_pairs.jsonl"
+
+
+class VerifiedRecord:
+  """The verified pairs of one output folder."""
+
+  def __init__(
+    self, folder: str | os.PathLike | None, options: matcher.MatchOptions
+  ):
+    """Read the pairs of the same version and settings, if there are any.
+
+    Args:
+      folder: Output folder, which need not exist; None to keep no record.
+      options: How pairs are matched.
+    """
+    self._path = folder and pathlib.Path(folder) / RECORD
+    self._file = None
+    self._settings = f"delf {delf.__version__} {' '.join(options.describe())}"
+    self.inliers: dict[_Pair, int] = {}
+    is_there = self._path and self._path.exists()
+    for line in files.read_bytes(self._path).splitlines() if is_there else ():
+      try:
+        settings, query, image, number = json.loads(line)
+        is_number = isinstance(number, int) and 0 <= number < 2**31
+        if settings == self._settings and is_number:
+          self.inliers[tuple(query), tuple(image)] = number
+      except (ValueError, TypeError, RecursionError):
+        continue  # Cut, as a run was killed.
+
+  def add(self, inliers: dict[_Pair, int]) -> None:
+    """Record the inliers of pairs, all in one write."""
+    if not self._path or not inliers:
+      return
+    if self._file is None:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      self._file = files.open_to_append(self._path)
+    lines = [
+      f"{json.dumps([self._settings, *pair, int(number)])}\n"
+      for pair, number in inliers.items()
+    ]
+    self._file.write("".join(lines).encode())
+    self._file.flush()
+
+  def close(self) -> None:
+    """Close the file."""
+    if self._file is not None:
+      self._file.close()
+
+
+class FeatureCache:
+  """Reads and prepares feature files, and keeps those used last.
+
+  Attributes:
+    reads: Number of files that were read.
+  """
+
+  def __init__(self, most_bytes: int):
+    """Create it for so many bytes of features; one image may be over it."""
+    self.reads = 0
+    self._most_bytes = most_bytes
+    self._kept = collections.OrderedDict()
+    self._bytes = 0
+
+  def get(self, path: str) -> matcher.PreparedFeatures | str:
+    """Return the features of a file, or one line that says why not."""
+    if path in self._kept:
+      self._kept.move_to_end(path)
+      return self._kept[path]
+    self.reads += 1
+    try:
+      local = feature_io.read_local_features(path)
+      features = matcher.prepare(local.locations, local.descriptors)
+    except (errors.InputError, OSError) as error:
+      features = errors.one_line(error).removeprefix(f"{path}: ")
+    self._kept[path] = features
+    self._bytes += getattr(features, "nbytes", 0)
+    while self._bytes > self._most_bytes and len(self._kept) > 1:
+      _, oldest = self._kept.popitem(last=False)
+      self._bytes -= getattr(oldest, "nbytes", 0)
+    return features
+
+
+class Verifier:
+  """Verifies pairs of feature files, which it reads and keeps."""
+
+  def __init__(self, options: matcher.MatchOptions, most_bytes: int):
+    """Create it for so many bytes of features."""
+    # Only inliers are counted: how many chance explains need not be known.
+    self._options = dataclasses.replace(options, min_inliers=1)
+    # Pairs come image by image, so that a few of the index are enough.
+    self.queries = FeatureCache(3 * most_bytes // 4)
+    self.index = FeatureCache(most_bytes // 4)
+
+  def __call__(
+    self, pairs: list[tuple[str, str]]
+  ) -> list[int | tuple[str, int]]:
+    """Return the inliers of pairs of paths, of a query and an index image.
+
+    Where there are none it is (one line that says why, 0 for the query's file
+    or 1 for the index image's).
+    """
+    return [self._verify(*pair) for pair in pairs]
+
+  def _verify(self, query, image):
+    both = self.queries.get(query), self.index.get(image)
+    for side, features in enumerate(both):
+      if isinstance(features, str):
+        return features, side
+    try:
+      return matcher.match_prepared(*both, self._options, backward=True).score
+    except errors.InputError as error:
+      return errors.one_line(error), 1
+
+
+# Threads of the matrix products of one worker: workers are what uses the cores,
+# and threads of OpenBLAS that wait take as much of them as those that work
+# (34 ms of processor time a pair on two cores, 16 without them).
+_THREADS = (
+  "OPENBLAS_NUM_THREADS",
+  "OMP_NUM_THREADS",
+  "MKL_NUM_THREADS",
+  "VECLIB_MAXIMUM_THREADS",
+)
+_PROGRAM = """import sys
+from delf.matching import verification
+verification.serve(int(sys.argv[1]))
+"""
+
+
+def _run(chunks, workers, arguments) -> Iterator:
+  """Verifies chunks of pairs by `Verifier(*arguments)`.
+
+  One worker is this process, as any number is where the system cannot hand a
+  pipe over. Yields (number of the chunk, results) in the order of completion.
+  """
+  if workers <= 1 or os.name != "posix" or not sys.executable:
+    verify = Verifier(*arguments)
+    for number, chunk in enumerate(chunks):
+      yield number, verify(chunk)
+    return
+  waiting, busy = collections.deque(enumerate(chunks)), {}
+
+  def send_next(pipe):
+    if waiting:
+      busy[pipe], chunk = waiting.popleft()
+      _send(pipe, chunk)
+
+  with _processes(workers, arguments) as pipes:
+    for pipe in pipes:
+      send_next(pipe)
+    while busy:
+      for pipe in connection.wait(list(busy)):
+        try:
+          number, result = busy.pop(pipe), pipe.recv()
+        except (EOFError, ConnectionError):
+          raise OSError(
+            "a process that verifies was ended from outside (too little"
+            " memory?)"
+          ) from None
+        send_next(pipe)
+        yield number, result
+
+
+def _send(pipe, content):
+  with contextlib.suppress(ConnectionError):  # Seen when it is listened to.
+    pipe.send(content)
+
+
+@contextlib.contextmanager
+def _processes(number, arguments):
+  """Gives one pipe to each of some processes, which end with it."""
+  started = []
+  try:
+    for _ in range(number):
+      started.append(_start())
+    for pipe, _ in started:
+      _send(pipe, arguments)
+    yield [pipe for pipe, _ in started]
+  finally:
+    for pipe, _ in started:
+      pipe.close()
+    for _, process in started:
+      process.wait()
+
+
+def _start():
+  """Returns a pipe to a new process that works, and the process."""
+  # Not by `multiprocessing`, which would run the caller's own script again. A
+  # fork would share the state of threads that run.
+  environment = os.environ | dict.fromkeys(_THREADS, "1")
+  paths = (path or os.getcwd() for path in sys.path)
+  environment["PYTHONPATH"] = os.pathsep.join(paths)
+  ours, theirs = multiprocessing.Pipe()
+  with theirs:  # Closed here, or the end of the process would not be seen.
+    number = theirs.fileno()
+    process = subprocess.Popen(
+      [sys.executable, "-c", _PROGRAM, str(number)],
+      env=environment,
+      stdin=subprocess.DEVNULL,
+      pass_fds=[number],
+    )
+  return ours, process
+
+
+def serve(descriptor: int) -> None:
+  """Verify pairs in a process of its own until the pipe closes.
+
+  Args:
+    descriptor: File descriptor of the pipe: arguments of `Verifier`, then
+      pairs.
+  """
+  # The program that started it decides what an interrupt means.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # The pipe closes also when that program is killed.
+  with (
+    contextlib.suppress(EOFError, ConnectionError),
+    connection.Connection(descriptor) as pipe,
+  ):
+    verify = Verifier(*pipe.recv())
+    while True:
+      pipe.send(verify(pipe.recv()))
