@@ -30,7 +30,7 @@ def _write(path, jpegs):
   with tf.io.TFRecordWriter(str(path)) as writer:
     for i, data in enumerate(jpegs):
       photo = photo_list.Photo("", str(i), i)
-      height, width, _ = image_record.read(data)
+      height, width, _ = image_record.read_jpeg_size(data)
       writer.write(image_record.serialize(photo, data, height, width))
 
 

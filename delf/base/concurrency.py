@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -19,28 +20,52 @@ def core_count() -> int:
   return os.cpu_count() or 1
 
 
+def futures_ahead(
+  function: Callable, items: Iterable, workers: int, pending: int
+) -> Iterator[concurrent.futures.Future]:
+  """Apply a function in threads and yield finished futures in order of items.
+
+  Args:
+    function: Called with one item.
+    items: May be endless: an item is taken when there is room for its result.
+    workers: Number of threads; 0 works in the caller's thread.
+    pending: Results that may wait at once, which bounds the memory.
+  """
+  items = iter(items)
+  if workers <= 0:
+    for item in items:
+      future = concurrent.futures.Future()
+      try:
+        future.set_result(function(item))
+      except Exception as error:
+        future.set_exception(error)
+      yield future
+    return
+  pool = concurrent.futures.ThreadPoolExecutor(workers)
+  try:
+    waiting = collections.deque(
+      pool.submit(function, item) for item in itertools.islice(items, pending)
+    )
+    while waiting:
+      future = waiting.popleft()
+      concurrent.futures.wait([future])
+      yield future
+      # Not earlier: what the caller holds would be one more.
+      waiting.extend(
+        pool.submit(function, item) for item in itertools.islice(items, 1)
+      )
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
 def map_ahead(
   function: Callable, items: Iterable, workers: int, pending: int
 ) -> Iterator:
-  """Apply a function in threads and yield the results in the order of items.
-
-  Args:
-    function: Called with one item; what it raises is raised at its result.
-    items: May be endless: an item is taken when there is room for its result.
-    workers: Number of threads.
-    pending: Results that may wait at once, which bounds the memory.
-  """
-  pool = concurrent.futures.ThreadPoolExecutor(workers)
-  waiting = collections.deque()
-  try:
-    for item in items:
-      waiting.append(pool.submit(function, item))
-      if len(waiting) >= pending:
-        yield waiting.popleft().result()
-    while waiting:
-      yield waiting.popleft().result()
-  finally:
-    pool.shutdown(cancel_futures=True)
+  """Yield results as `futures_ahead` does; an error is raised at its result."""
+  ahead = futures_ahead(function, items, workers, pending)
+  with contextlib.closing(ahead):
+    for future in ahead:
+      yield future.result()
 
 
 class StopRequest:

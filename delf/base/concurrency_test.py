@@ -22,6 +22,22 @@ def test_results_come_in_order_and_only_so_many_ahead():
   assert not list(concurrency.map_ahead(int, [], 2, 4))
 
 
+def test_no_more_is_loaded_ahead_than_there_are_workers():
+  started, gate = [], threading.Event()
+
+  def load(item):
+    started.append(item)
+    gate.wait(5)
+    return item
+
+  futures = concurrency.futures_ahead(load, range(100), 2, 3)
+  threading.Timer(0.1, gate.set).start()
+  assert next(futures).result() == 0
+  assert len(started) <= 3
+  futures.close()
+  assert len(started) < 10
+
+
 def test_an_error_is_raised_at_its_result():
   results = concurrency.map_ahead(int, ["1", "none", "3"], 2, 3)
   assert next(results) == 1

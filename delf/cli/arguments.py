@@ -1,65 +1,53 @@
-"""What several commands take: kinds of numbers, and arguments.
+"""Arguments that several commands take, and the kinds of their values."""
 
-`argparse` names the kinds in its errors.
-"""
-
-
-def positive(text):
-  """Returns a float over 0."""
-  number = float(text)
-  if not 0 < number < float("inf"):
-    raise ValueError
-  return number
+import argparse
+from collections.abc import Callable
 
 
-def positive_whole(text):
-  """Returns an int over 0."""
-  number = int(text)
-  if number < 1:
-    raise ValueError
-  return number
+def _kind(name: str, convert: Callable, is_valid: Callable) -> Callable:
+  """Type for `argparse`, which names it in its errors."""
+
+  def parse(text):
+    value = convert(text)
+    if not is_valid(value):
+      raise ValueError
+    return value
+
+  parse.__name__ = name
+  return parse
 
 
-def whole(text):
-  """Returns an int that is not negative."""
-  number = int(text)
-  if number < 0:
-    raise ValueError
-  return number
+_INFINITY = float("inf")
+positive = _kind("number over 0", float, lambda x: 0 < x < _INFINITY)
+positive_whole = _kind("whole number over 0", int, lambda n: n >= 1)
+whole = _kind("whole number from 0 on", int, lambda n: n >= 0)
+finite = _kind("number", float, lambda x: abs(x) < _INFINITY)
+share = _kind("number from 0 to 1", float, lambda x: 0 <= x <= 1)
+box = _kind(
+  "box of four numbers x1,y1,x2,y2",
+  lambda text: tuple(map(float, text.split(","))),
+  lambda edges: len(edges) == 4,
+)
 
 
-def finite(text):
-  """Returns a float that is a number."""
-  number = float(text)
-  if not -float("inf") < number < float("inf"):
-    raise ValueError
-  return number
+def add_command(
+  subparsers, name: str, summary: str, examples: str | None = None
+) -> argparse.ArgumentParser:
+  """Add a sub-command, whose description is its summary; returns its parser."""
+  return subparsers.add_parser(
+    name,
+    help=summary,
+    description=f"{summary[0].upper()}{summary[1:]}.",
+    epilog=examples,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
 
 
-def share(text):
-  """Returns a float from 0 to 1."""
-  number = float(text)
-  if not 0 <= number <= 1:
-    raise ValueError
-  return number
-
-
-def box(text):
-  """Returns a box "x1,y1,x2,y2" as a tuple of four floats."""
-  left, upper, right, lower = map(float, text.split(","))
-  return left, upper, right, lower
-
-
-positive.__name__ = "number over 0"
-positive_whole.__name__ = "whole number over 0"
-whole.__name__ = "whole number from 0 on"
-finite.__name__ = "number"
-share.__name__ = "number from 0 to 1"
-box.__name__ = "box of four numbers x1,y1,x2,y2"
-
-
-def add_model(parser, default="that of --config, else the embedded one"):
-  """Adds --model to an `argparse` parser, which says what its default is."""
+def add_model(
+  parser: argparse.ArgumentParser,
+  default: str = "that of --config, else the embedded one",
+) -> None:
+  """Add --model."""
   parser.add_argument(
     "--model",
     metavar="NAME|PATH",
@@ -68,63 +56,58 @@ def add_model(parser, default="that of --config, else the embedded one"):
   )
 
 
-def add_config(parser):
-  """Adds --config to an `argparse` parser."""
+def add_config(parser: argparse.ArgumentParser) -> None:
+  """Add --config."""
+  help = ".pbtxt configuration of extraction (default: that of the model)"
+  parser.add_argument("--config", metavar="FILE", help=help)
+
+
+def add_max_size(parser: argparse.ArgumentParser) -> None:
+  """Add --max-size."""
+  help = "scale the longer side of photos down to N pixels"
+  parser.add_argument("--max-size", type=positive_whole, metavar="N", help=help)
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+  """Add --seed."""
+  help = "random seed (default: 0)"
+  parser.add_argument("--seed", type=whole, default=0, metavar="N", help=help)
+
+
+def add_rotate(parser: argparse.ArgumentParser) -> None:
+  """Add --rotate."""
+  help = "turn images as their EXIF orientation says (default: as stored)"
+  parser.add_argument("--rotate", action="store_true", help=help)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+  """Add --device."""
+  help = "cpu, gpu or gpu:N (default: the best)"
+  parser.add_argument("--device", metavar="NAME", help=help)
+
+
+def add_json(
+  parser: argparse.ArgumentParser, default: bool | str = False
+) -> None:
+  """Add --json."""
+  help = "print one JSON document on standard output"
+  parser.add_argument("--json", action="store_true", default=default, help=help)
+
+
+def add_images(parser: argparse.ArgumentParser, metavar: str) -> None:
+  """Add the images of extraction and detection."""
   parser.add_argument(
-    "--config",
-    metavar="FILE",
-    help=".pbtxt configuration of extraction (default: that of the model)",
+    "images",
+    nargs="+",
+    metavar=metavar,
+    help="folder (searched with its sub-folders), quoted pattern, image, or "
+    "text file of image paths",
   )
 
 
-def add_max_size(parser):
-  """Adds --max-size to an `argparse` parser."""
-  parser.add_argument(
-    "--max-size",
-    type=positive_whole,
-    metavar="N",
-    help="scale the longer side of photos down to N pixels",
-  )
-
-
-def add_seed(parser):
-  """Adds --seed to an `argparse` parser."""
-  parser.add_argument(
-    "--seed",
-    type=whole,
-    default=0,
-    metavar="N",
-    help="random seed (default: 0)",
-  )
-
-
-def add_rotate(parser):
-  """Adds --rotate to an `argparse` parser."""
-  parser.add_argument(
-    "--rotate",
-    action="store_true",
-    help="turn images as their EXIF orientation says (default: as stored)",
-  )
-
-
-def add_device(parser):
-  """Adds --device to an `argparse` parser."""
-  parser.add_argument(
-    "--device", metavar="NAME", help="cpu, gpu or gpu:N (default: the best)"
-  )
-
-
-def add_json(parser):
-  """Adds --json to an `argparse` parser."""
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    help="print one JSON document on standard output",
-  )
-
-
-def add_work(parser):
-  """Adds to a parser how work on many images is done: --batch and others."""
+def add_work(parser: argparse.ArgumentParser) -> None:
+  """Add how many images are processed: --rotate, --batch and others."""
+  add_rotate(parser)
   parser.add_argument(
     "--batch",
     type=positive_whole,
@@ -148,8 +131,8 @@ def add_work(parser):
   add_json(parser)
 
 
-def work(args):
-  """Returns what `add_work` and `add_rotate` added, as run_options name it."""
+def work(args: argparse.Namespace) -> dict:
+  """Return what `add_work` added, as options of extraction."""
   return {
     "resume": not args.overwrite,
     "batch_size": args.batch,

@@ -6,7 +6,8 @@ import pathlib
 
 from delf.base import files
 from delf.cli import arguments, output
-from delf.embedded import samples
+
+PICTURE = "matches.png"
 
 _EXAMPLES = """\
 examples:
@@ -19,7 +20,7 @@ No network is needed: the photos come with scikit-image, the model with delf.
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
   parser.add_argument(
     "--out",
@@ -33,29 +34,82 @@ def add_arguments(parser):
 
 
 def run(args):
-  """Runs the demonstration, prints what it made; returns the exit status."""
+  """Run the demonstration, print what it made; returns the exit status."""
   report = run_demo(args.out, model=args.model, device=args.device)
   if args.json:
-    output.print_json(_as_dict(report))
-  else:
-    _print(report)
-  return 0 if report.as_expected else 1
-
-
-def _print(report):
-  same, different = report.same, report.different
-  print(f"photos:    {', '.join(str(photo) for photo in report.photos)}")
-  print(f"features:  {', '.join(str(path) for path in report.features)}")
+    output.print_json(_document(report))
+    return 0 if report.as_expected else 1
+  print(f"photos:    {', '.join(map(str, report.photos))}")
+  print(f"features:  {', '.join(map(str, report.features))}")
   print(f"           {report.extraction.summary()}")
-  print(f"one scene: {_verdict(same)}")
-  print(f"unrelated: {_verdict(different)}")
-  print(f"picture:   {os.path.abspath(same.picture)}")
+  print(f"one scene: {_verdict(report.same)}")
+  print(f"unrelated: {_verdict(report.different)}")
+  print(f"picture:   {os.path.abspath(report.same.picture)}")
   print(
     "           the two photos of one scene side by side; a line joins what\n"
     "           looks alike and agrees with the other lines"
   )
   if not report.as_expected:
     print("This is not as it should be; see `delf doctor`.")
+  return 0 if report.as_expected else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoReport:
+  """Result of the demonstration.
+
+  Attributes:
+    photos: Two photos of one scene, and an unrelated one.
+    features: Their `.delf` files.
+    same: `pairs.MatchResult` of the two photos of one scene, with a picture.
+    different: The same of the first and the unrelated photo.
+    extraction: Report of the extraction.
+  """
+
+  photos: tuple[pathlib.Path, ...]
+  features: tuple[pathlib.Path, ...]
+  same: object
+  different: object
+  extraction: object
+
+  @property
+  def as_expected(self) -> bool:
+    """Whether the same scene matches and the other one does not."""
+    return self.same.is_match and not self.different.is_match
+
+
+def run_demo(
+  folder: str | os.PathLike,
+  model: str | None = None,
+  device: str | None = None,
+) -> DemoReport:
+  """Write sample photos, extract their features, match and draw them.
+
+  Args:
+    folder: Folder, made if missing; what an earlier run wrote is replaced.
+    model: Known model or path; by default the embedded one.
+    device: Such as "cpu" or "gpu:1"; by default the best.
+  """
+  from delf.embedded import samples
+  from delf.extraction import extract
+  from delf.inference import zoo
+  from delf.matching import pairs
+
+  folder = pathlib.Path(folder)
+  # Nothing is written for a model that does not exist.
+  config = zoo.choose(model)
+  zoo.resolve(config.model_path)
+  photos = samples.write_photos(folder / "photos")
+  out = folder / "features"
+  report = extract.extract_to_files(
+    photos, config, out, resume=False, strict=True, device=device
+  )
+  features = tuple(out / f"{photo.stem}{files.DELF}" for photo in photos)
+  same = pairs.match_feature_files(
+    *features[:2], photos[:2], output=folder / PICTURE
+  )
+  different = pairs.match_feature_files(features[0], features[2])
+  return DemoReport(photos, features, same, different, report)
 
 
 def _verdict(result):
@@ -64,7 +118,7 @@ def _verdict(result):
   return f"{verdict}, {result.score} inliers ({needed} make a match)"
 
 
-def _as_dict(report):
+def _document(report):
   def score(result):
     return {
       "score": result.score,
@@ -74,83 +128,11 @@ def _as_dict(report):
 
   return {
     "as_expected": report.as_expected,
-    "photos": [os.path.abspath(path) for path in report.photos],
-    "features": [os.path.abspath(path) for path in report.features],
+    "photos": list(map(os.path.abspath, report.photos)),
+    "features": list(map(os.path.abspath, report.features)),
     "picture": os.path.abspath(report.same.picture),
     "same": score(report.same),
     "different": score(report.different),
     "seconds": report.extraction.seconds,
     "device": report.extraction.device,
   }
-
-
-PICTURE = "matches.png"
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoReport:
-  """What the demonstration made.
-
-  Attributes:
-    photos: samples.SamplePhotos, below `<folder>/photos`.
-    features: Paths of the photos' `.delf` files, in that order.
-    same: match.MatchResult of the two photos of one scene; `same.picture` is
-      the path of the picture.
-    different: match.MatchResult of the first and the unrelated photo.
-    extraction: extract_report.ExtractReport.
-  """
-
-  photos: samples.SamplePhotos
-  features: tuple[pathlib.Path, ...]
-  same: object
-  different: object
-  extraction: object
-
-  @property
-  def as_expected(self):
-    """Whether the same scene matches and the other one does not."""
-    return self.same.is_match and not self.different.is_match
-
-
-def run_demo(folder, model=None, device=None):
-  """Writes sample photos, extracts their features, matches and draws them.
-
-  Args:
-    folder: Path of a folder, made if need be. What an earlier run left there
-      is written anew.
-    model: Name of a known model, or path of a SavedModel folder with
-      `config.pbtxt`, or None for the embedded one.
-    device: Device such as "cpu" or "gpu:1", or None for the best there is.
-
-  Returns:
-    DemoReport.
-
-  Raises:
-    InputError: If the model does not work.
-    OSError: If files cannot be written.
-  """
-  from delf.extraction import extract
-  from delf.inference import zoo
-  from delf.matching import pairs
-
-  folder = pathlib.Path(folder)
-  # First what may be wrong: nothing is written for a model that is not there.
-  config = zoo.choose(model)
-  zoo.resolve(config.model_path)
-  photos = samples.write_photos(folder / "photos")
-  report = extract.extract_to_files(
-    photos,
-    config,
-    folder / "features",
-    resume=False,
-    strict=True,
-    device=device,
-  )
-  features = tuple(
-    folder / "features" / f"{photo.stem}{files.DELF}" for photo in photos
-  )
-  same = pairs.match_feature_files(
-    *features[:2], photos[:2], output=folder / PICTURE
-  )
-  different = pairs.match_feature_files(features[0], features[2])
-  return DemoReport(photos, features, same, different, report)

@@ -22,41 +22,31 @@ of another detector or threshold are refused, but with --overwrite.
 Images that fail are named at the end, and the exit status is then 1.
 """
 
-# Of a box that is more likely right than wrong.
-_THRESHOLD = 0.3
+_THRESHOLD = 0.3  # Of a box that is more likely right than wrong.
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
-    "images",
-    nargs="+",
-    metavar="PHOTOS",
-    help="folder (searched with its sub-folders), quoted pattern, image, or "
-    "text file of image paths",
-  )
-  parser.add_argument(
-    "--out", metavar="DIR", help="folder for the boxes (default: print them)"
-  )
-  parser.add_argument(
-    "--pictures", metavar="DIR", help="folder for pictures with the boxes"
-  )
-  parser.add_argument(
+  arguments.add_images(parser, "PHOTOS")
+  add = parser.add_argument
+  add("--out", metavar="DIR", help="folder for the boxes (default: print them)")
+  add("--pictures", metavar="DIR", help="folder for pictures with the boxes")
+  add(
     "--detector",
     default="delf-boxes",
     metavar="NAME|PATH",
     help="known detector (`delf models`) or folder of a SavedModel (default: "
     "delf-boxes, the embedded one)",
   )
-  parser.add_argument(
+  add(
     "--threshold",
     type=arguments.finite,
     default=_THRESHOLD,
     metavar="SCORE",
     help=f"least score of a box (default: {_THRESHOLD})",
   )
-  parser.add_argument(
+  add(
     "--overlap",
     type=arguments.share,
     metavar="IOU",
@@ -64,16 +54,23 @@ def add_arguments(parser):
     "keep all that the detector gives)",
   )
   arguments.add_max_size(parser)
-  arguments.add_rotate(parser)
   arguments.add_work(parser)
 
 
 def run(args):
-  """Detects, prints what was found or a summary; returns the exit status."""
+  """Detect, print boxes or a summary; returns the exit status."""
   from delf.extraction import detect, jobs
 
   images, names = jobs.find(args.images)
-  found = []
+  documents = []
+
+  def see(job, detections, size):
+    rows = _rows(detections, size)
+    if args.json:
+      documents.append({"path": job.path, "boxes": rows})
+    else:
+      _print_boxes(job.path, rows)
+
   report = detect.detect_and_say(
     images,
     args.detector,
@@ -84,7 +81,7 @@ def run(args):
     threshold=args.threshold,
     most_overlap=args.overlap,
     max_size=args.max_size,
-    see=None if args.out else _collect(args, found),
+    see=None if args.out else see,
     **arguments.work(args),
   )
   if args.json:
@@ -93,7 +90,7 @@ def run(args):
       for name, folder in (("out", args.out), ("pictures", args.pictures))
     }
     document |= dataclasses.asdict(report)
-    output.print_json(document | ({} if args.out else {"images": found}))
+    output.print_json(document | ({} if args.out else {"images": documents}))
   elif args.out:
     print(f"{args.out}: {report.summary()}")
   else:
@@ -101,28 +98,26 @@ def run(args):
   return report.exit_status
 
 
-def _collect(args, found):
-  """Returns a function that prints the boxes of an image, or keeps them."""
-  from delf.base import boxes, progress
+def _rows(detections, size):
+  """Boxes of an image in pixels, the best first."""
+  from delf.base import boxes
 
-  def see(job, detections, size):
-    pixels = boxes.to_pixels(detections.boxes, *size).round(1)
-    rows = [
-      {"score": score, "class": kind, "box": [left, upper, right, lower]}
-      for score, kind, (upper, left, lower, right) in zip(
-        detections.scores.tolist(),
-        detections.classes.tolist(),
-        pixels.tolist(),
-        strict=True,
-      )
-    ]
-    rows.sort(key=lambda row: -row["score"])
-    if args.json:
-      found.append({"path": job.path, "boxes": rows})
-      return
-    progress.say(f"{job.path}: {len(rows)} box{'' if len(rows) == 1 else 'es'}")
-    for row in rows:
-      edges = ",".join(f"{edge:.0f}" for edge in row["box"])
-      progress.say(f"  {row['score']:.3f}  {edges}")
+  rows = [
+    {"score": score, "class": kind, "box": [left, upper, right, lower]}
+    for score, kind, (upper, left, lower, right) in zip(
+      detections.scores.tolist(),
+      detections.classes.tolist(),
+      boxes.to_pixels(detections.boxes, *size).round(1).tolist(),
+      strict=True,
+    )
+  ]
+  return sorted(rows, key=lambda row: -row["score"])
 
-  return see
+
+def _print_boxes(path, rows):
+  from delf.base import progress
+
+  progress.say(f"{path}: {len(rows)} box{'' if len(rows) == 1 else 'es'}")
+  for row in rows:
+    edges = ",".join(f"{edge:.0f}" for edge in row["box"])
+    progress.say(f"  {row['score']:.3f}  {edges}")

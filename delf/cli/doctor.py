@@ -1,6 +1,5 @@
 """`delf doctor`: says whether this installation works."""
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -12,8 +11,7 @@ import sys
 import tempfile
 import textwrap
 import time
-
-from packaging import requirements
+from collections.abc import Iterator
 
 import delf
 from delf.base import errors
@@ -27,20 +25,27 @@ examples:
 The exit status is 0 if all is well, else 1.
 """
 
+_PHOTO_SIDE = 480  # Longer side of the sample photos, in pixels.
+# Photos of one scene have at least this many times the inliers of others. Less
+# strict than a verdict, since this checks the computation on any device.
+_CONTRAST = 3
+
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
   arguments.add_json(parser)
 
 
 def run(args):
-  """Checks and prints; returns the exit status."""
+  """Check and print; returns the exit status."""
   results = []
   for result in run_checkup():
     results.append(result)
     if not args.json:
-      print(_line(result), flush=True)
+      state = "OK  " if result.ok else "FAIL"
+      line = f"{state} {result.name:<14} {result.detail}"
+      print(_fill(f"{line} ({result.seconds:.1f} s)"), flush=True)
   failed = [result.name for result in results if not result.ok]
   if args.json:
     checks = [dataclasses.asdict(result) for result in results]
@@ -50,38 +55,9 @@ def run(args):
   return 1 if failed else 0
 
 
-def _line(result):
-  """Returns a result as text, with long details on lines of their own."""
-  state = "OK  " if result.ok else "FAIL"
-  return textwrap.fill(
-    f"{state} {result.name:<14} {result.detail} ({result.seconds:.1f} s)",
-    width=100,
-    subsequent_indent=" " * 20,
-    break_long_words=False,
-    break_on_hyphens=False,
-  )
-
-
-# Longer side of the sample photos in the self-check, in pixels.
-_CHECK_SIZE = 480
-
-# The scene that matches has this many times the inliers of the other, at least.
-# Less strict than a verdict: it is whether the computation is right, on any
-# device, that is checked here.
-_CONTRAST = 3
-
-
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a check found.
-
-  Attributes:
-    name: Words for what was checked.
-    ok: Whether it is as it should be.
-    detail: One line: what there is, or what is wrong.
-    seconds: Wall-clock time it took.
-    facts: dict of the same for programs.
-  """
+  """Result of a check: one line for people, `facts` for programs."""
 
   name: str
   ok: bool
@@ -90,33 +66,36 @@ class Result:
   facts: dict
 
 
-def run_checkup():
-  """Runs all checks, each whatever became of the others.
-
-  Yields:
-    Result of each check, when it is done.
-  """
+def run_checkup() -> Iterator[Result]:
+  """Run all checks, each whatever the outcome of the others."""
   for name, check in CHECKS.items():
     start = time.perf_counter()
     try:
       detail, facts = check()
       ok = True
     except Exception as error:  # To report any fault is what a check is for.
-      words = " ".join(str(error).split())
-      expected = isinstance(error, (errors.InputError, OSError))
-      detail = words if expected else f"{type(error).__name__}: {words}"
+      detail = " ".join(str(error).split())
+      if not isinstance(error, (errors.InputError, OSError)):
+        detail = f"{type(error).__name__}: {detail}"
       ok, facts = False, {}
     yield Result(name, ok, detail, time.perf_counter() - start, facts)
 
 
-def check_versions():
-  """Returns the versions of delf, Python and what the package needs."""
-  versions = {
-    "delf": delf.__version__,
-    "Python": platform.python_version(),
-  }
+def check_versions() -> tuple[str, dict]:
+  """Check the versions of the packages that delf needs, extras aside."""
+  from packaging import requirements
+
+  try:
+    lines = importlib.metadata.requires("delf") or []
+  except importlib.metadata.PackageNotFoundError:
+    raise errors.InputError(
+      "delf to be installed (`pip install .`)", "a folder"
+    ) from None
+  versions = {"delf": delf.__version__, "Python": platform.python_version()}
   wrong = []
-  for needed in _requirements():
+  for needed in map(requirements.Requirement, lines):
+    if needed.marker and not needed.marker.evaluate({"extra": ""}):
+      continue
     try:
       version = importlib.metadata.version(needed.name)
     except importlib.metadata.PackageNotFoundError:
@@ -131,12 +110,12 @@ def check_versions():
       ", ".join(wrong),
       sys.prefix,
     )
-  words = ", ".join(f"{name} {version}" for name, version in versions.items())
-  return words, {"versions": versions, "platform": platform.platform()}
+  detail = ", ".join(f"{name} {version}" for name, version in versions.items())
+  return detail, {"versions": versions, "platform": platform.platform()}
 
 
-def check_devices():
-  """Returns the devices that TensorFlow sees, having computed on the best."""
+def check_devices() -> tuple[str, dict]:
+  """List the devices that TensorFlow sees, and compute on the best."""
   import tensorflow as tf
 
   devices = []
@@ -151,37 +130,37 @@ def check_devices():
   if float(product[0, 0]) != 8.0:
     raise errors.InputError("8.0 of a product of ones", str(product[0, 0]))
   used = product.device.rpartition("device:")[2]
-  words = f"{', '.join(devices)}; {os.cpu_count()} CPU cores; used: {used}"
+  detail = f"{', '.join(devices)}; {os.cpu_count()} CPU cores; used: {used}"
   facts = {"devices": devices, "used": used, "cpu_count": os.cpu_count()}
-  return words, facts
+  return detail, facts
 
 
-def check_cache():
-  """Returns the folder of downloads and its free space, having tried it."""
+def check_cache() -> tuple[str, dict]:
+  """Check that downloads can be written, and how much space they have."""
   from delf.inference import zoo
 
   folder = zoo.cache_folder()
-  # What is not there yet is not made for a check.
+  # A missing folder is not made for a check.
   existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
   with tempfile.TemporaryFile(dir=existing):
     pass
   free = shutil.disk_usage(existing).free
-  words = f"{folder}, {free / 1e9:.1f} GB free"
-  return words, {"cache": str(folder), "free_bytes": free}
+  facts = {"cache": str(folder), "free_bytes": free}
+  return f"{folder}, {free / 1e9:.1f} GB free", facts
 
 
-def check_model():
-  """Returns where the embedded model is, its size and its digest."""
+def check_model() -> tuple[str, dict]:
+  """Look where the embedded model is, at its size and its digest."""
   from delf.inference import zoo
 
   folder = zoo.resolve(zoo.EMBEDDED)
   size, digest = folder_digest(folder)
-  words = f"{folder}, {size / 1e6:.1f} MB, SHA-256 {digest[:16]}..."
-  return words, {"model": str(folder), "bytes": size, "sha256": digest}
+  detail = f"{folder}, {size / 1e6:.1f} MB, SHA-256 {digest[:16]}..."
+  return detail, {"model": str(folder), "bytes": size, "sha256": digest}
 
 
-def check_feature_file():
-  """Returns that features come back from a file as they were written."""
+def check_feature_file() -> tuple[str, dict]:
+  """Check that features come back from a file as they were written."""
   import numpy as np
 
   from delf.python import feature_io
@@ -197,22 +176,21 @@ def check_feature_file():
     feature_io.WriteToFile(path, *arrays.values())
     size = os.path.getsize(path)
     read = feature_io.ReadFromFile(path)
-  order = ("locations", "scales", "descriptors", "attention")
-  for name, array in zip(order, read, strict=False):
-    if not np.array_equal(array, arrays[name]):
+  for (name, array), same in zip(arrays.items(), read, strict=False):
+    if not np.array_equal(array, same):
       raise errors.InputError(f"{name} as written", "others", path)
   return f"{size} bytes written and read back", {"bytes": size}
 
 
-def check_matching():
-  """Returns the scores of sample photos: two that match, two that do not."""
+def check_matching() -> tuple[str, dict]:
+  """Compare the scores of sample photos that match and that do not."""
   from delf.embedded import samples
   from delf.inference import extractor, zoo
   from delf.matching import matcher
   from delf.python import utils
 
   config = zoo.default_config(zoo.EMBEDDED)
-  config.max_image_size = _CHECK_SIZE
+  config.max_image_size = _PHOTO_SIDE
   config.use_global_features = False
   extract = extractor.make_extractor(config).extract
   with tempfile.TemporaryDirectory() as folder:
@@ -221,16 +199,17 @@ def check_matching():
       extract(utils.RgbLoader(str(path))).local for path in paths
     )
   same, different = matcher.match(left, right), matcher.match(left, other)
-  words = (
+  detail = (
     f"{same.score} inliers of two photos of one scene, {different.score} of "
     "two scenes"
   )
   if not same.is_match or same.score < _CONTRAST * different.score:
     expected = f"at least {same.min_inliers} and {_CONTRAST} times the other"
-    raise errors.InputError(expected, words)
-  return words, {"same": same.score, "different": different.score}
+    raise errors.InputError(expected, detail)
+  return detail, {"same": same.score, "different": different.score}
 
 
+# Each returns a line and facts, or raises what is wrong.
 CHECKS = {
   "versions": check_versions,
   "devices": check_devices,
@@ -241,15 +220,11 @@ CHECKS = {
 }
 
 
-def folder_digest(folder):
-  """Returns the size in bytes and the SHA-256 of all files of a folder.
+def folder_digest(folder: str | os.PathLike) -> tuple[int, str]:
+  """Return the bytes of a folder and the SHA-256 of its content.
 
-  Args:
-    folder: Path of a folder.
-
-  Returns:
-    (int, str): bytes of content, and the digest of the sorted relative paths,
-    each followed by the digest of the content.
+  The digest is of the sorted relative paths, each followed by the digest of
+  the file.
   """
   folder = pathlib.Path(folder)
   size, digest = 0, hashlib.sha256()
@@ -261,14 +236,11 @@ def folder_digest(folder):
   return size, digest.hexdigest()
 
 
-def _requirements():
-  """Returns the Requirement of each package that delf needs, extras aside."""
-  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-    lines = importlib.metadata.requires("delf") or []
-    needed = [requirements.Requirement(line) for line in lines]
-    return [
-      each
-      for each in needed
-      if each.marker is None or each.marker.evaluate({"extra": ""})
-    ]
-  raise errors.InputError("delf to be installed (`pip install .`)", "a folder")
+def _fill(line):
+  return textwrap.fill(
+    line,
+    width=100,
+    subsequent_indent=" " * 20,
+    break_long_words=False,
+    break_on_hyphens=False,
+  )

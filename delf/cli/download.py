@@ -23,17 +23,16 @@ it was when it is repeated; several may run side by side for different parts.
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
+  add = parser.add_argument
+  add(
     "dataset",
     metavar="DATASET",
     help="roxford5k, rparis6k, revisited-1m, sfm120k or gldv2",
   )
-  parser.add_argument(
-    "--out", default="data", metavar="DIR", help="folder (default: data)"
-  )
-  parser.add_argument(
+  add("--out", default="data", metavar="DIR", help="folder (default: data)")
+  add(
     "--split",
     action="append",
     default=[],
@@ -41,58 +40,52 @@ def add_arguments(parser):
     help="of gldv2: train (500 parts of 1 GB), index (100 of 0.85 GB) or test "
     "(20 of 0.5 GB); may be repeated",
   )
-  parser.add_argument(
+  add(
     "--parts",
     type=_parts,
     metavar="A-B",
     help="of gldv2 (from 0) or revisited-1m (from 1): which archives, such as "
     "0-9 or 3,7 (default: all)",
   )
-  parser.add_argument(
+  add(
     "--no-images",
     action="store_true",
     help="ground truth, CSV files and lists alone",
   )
-  parser.add_argument(
+  add(
     "--only",
     metavar="FILE",
     help="of gldv2: keep the images alone whose ids are in this file, a list "
     "or a CSV such as train_clean.csv",
   )
-  _add_source_arguments(parser)
-
-
-def _add_source_arguments(parser):
-  parser.add_argument(
+  add(
     "--mirror",
     metavar="URL|FOLDER",
     help="where to get the files in place of the published addresses; a local "
     "folder needs no network",
   )
-  parser.add_argument(
+  add(
     "--at-once",
     type=arguments.positive_whole,
     default=1,
     metavar="N",
     help="files that are on their way at a time (default: 1)",
   )
-  parser.add_argument(
+  add(
     "--ignore-checksum",
     action="store_true",
     help="use files of another MD5 than published as well; else they are kept, "
     "named, and not used",
   )
-  parser.add_argument(
-    "--force", action="store_true", help="download what is there already"
-  )
-  parser.add_argument(
+  add("--force", action="store_true", help="download what is there already")
+  add(
     "--dry-run", action="store_true", help="say what there is to do, and stop"
   )
   arguments.add_json(parser)
 
 
 def run(args):
-  """Downloads; returns the exit status."""
+  """Download; returns the exit status."""
   from delf.base import errors, progress
   from delf.downloads import archives, datasets, published
 
@@ -108,16 +101,33 @@ def run(args):
     "ignore_checksum": args.ignore_checksum,
     "at_once": args.at_once,
   }
+  free = datasets.free_bytes(args.out)
   if args.dry_run:
-    return _plan(args, list(datasets.plan(wanted, args.out, **options)))
-  _warn_of_space(args, wanted)
-  tell = progress.say if not args.json else (lambda line: None)
-  report = datasets.download(wanted, args.out, tell, **options)
+    _print_plan(args, list(datasets.plan(wanted, args.out, **options)), free)
+    return 0
+  size = sum(file.size for file in wanted)
+  if size > free and not args.only:
+    output.warning(
+      f"{args.out}: about {_human(size)} are wanted in all, and"
+      f" {_human(free)} are free on this disk"
+    )
+  say = progress.say if not args.json else (lambda line: None)
+  report = datasets.download(wanted, args.out, say, **options)
   for failure in report.failed:
     output.error(failure)
   missing = _missing(args) if not (report.failed or args.no_images) else ()
   if args.json:
-    output.print_json(_document(args, report, missing))
+    output.print_json(
+      {
+        "dataset": args.dataset,
+        "out": os.path.abspath(args.out),
+        "done": list(report.done),
+        "skipped": list(report.skipped),
+        "failed": [{"name": f.path, "reason": f.reason} for f in report.failed],
+        "bytes": report.bytes,
+        "missing_images": list(missing),
+      }
+    )
   else:
     print(
       f"{args.out}: {len(report.done)} files downloaded"
@@ -127,37 +137,8 @@ def run(args):
   return 1 if missing else report.exit_status
 
 
-def _warn_of_space(args, wanted):
-  """Warns where a disk is too small for all that is wanted of Landmarks."""
-  from delf.downloads import datasets
-
-  size = sum(file.size for file in wanted)
-  free = datasets.free_bytes(args.out)
-  if size > free and not args.only:
-    output.warning(
-      f"{args.out}: about {_human(size)} are wanted in all, and"
-      f" {_human(free)} are free on this disk"
-    )
-
-
-def _document(args, report, missing):
-  """Returns a report as a dict for JSON."""
-  return {
-    "dataset": args.dataset,
-    "out": os.path.abspath(args.out),
-    "done": list(report.done),
-    "skipped": list(report.skipped),
-    "failed": [
-      {"name": failure.path, "reason": failure.reason}
-      for failure in report.failed
-    ],
-    "bytes": report.bytes,
-    "missing_images": list(missing),
-  }
-
-
 def _missing(args):
-  """Returns images that the ground truth names and are not there; says so."""
+  """Say which images of the ground truth are missing, and return them."""
   from delf.evaluation import ground_truth
   from delf.python.datasets.revisited_op import dataset
 
@@ -176,12 +157,8 @@ def _missing(args):
   return missing
 
 
-def _plan(args, entries):
-  """Prints what there is to do."""
-  from delf.downloads import datasets
-
+def _print_plan(args, entries, free):
   known = sum(size for _, _, size in entries if size)
-  free = datasets.free_bytes(args.out)
   if args.json:
     output.print_json(
       {
@@ -195,24 +172,23 @@ def _plan(args, entries):
         ],
       }
     )
-    return 0
+    return
   for file, state, size in entries:
-    words = "size not known" if size is None else _human(size)
-    print(f"{state:<9} {words:>15}  {file.name}")
+    text = "size not known" if size is None else _human(size)
+    print(f"{state:<9} {text:>15}  {file.name}")
   unknown = sum(size is None for _, _, size in entries)
   more = f", and {unknown} files of unknown size" if unknown else ""
   print(
     f"{args.out}: about {_human(known)} to download{more}; free on this disk: "
     f"{_human(free)} (unpacking needs one archive's size more)"
   )
-  return 0
 
 
 def _parts(text):
-  """Returns the numbers of `0-9` or `3,7,10-12`."""
+  """Numbers of `0-9` or `3,7,10-12`."""
   numbers = []
-  for word in text.split(","):
-    match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", word.strip())
+  for part in text.split(","):
+    match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
     if not match:
       raise ValueError
     numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
@@ -225,7 +201,7 @@ _parts.__name__ = "range of parts, such as 0-9 or 3,7"
 
 
 def _human(size):
-  """Returns a number of bytes for people."""
+  """A number of bytes for people."""
   for unit in ("bytes", "kB", "MB", "GB"):
     if size < 1000 or unit == "GB":
       break

@@ -27,72 +27,72 @@ which the original's tools read, and report.json. What was done is not done
 again.
 """
 
-_PUBLISHED = ("roxford5k", "rparis6k")
-
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
+  add = parser.add_argument
+  add(
     "truth",
     metavar="GROUND_TRUTH",
     help="roxford5k, rparis6k, or a .mat, .pkl, .csv or .json file",
   )
-  parser.add_argument(
+  add(
     "--images",
     metavar="DIR",
     help="photos of the collection, or their features; of roxford5k and"
     " rparis6k the folder that `delf download` made",
   )
-  parser.add_argument(
+  add(
     "--index",
     metavar="INDEX",
     help="index that is there (`delf index`); default: one in --out",
   )
-  parser.add_argument(
+  add(
     "--queries",
     metavar="DIR",
     help="photos of the queries, or their features (default: --images)",
   )
-  parser.add_argument(
-    "--out", required=True, metavar="DIR", help="folder for the results"
-  )
+  add("--out", required=True, metavar="DIR", help="folder for the results")
   arguments.add_model(parser, "the embedded one")
   arguments.add_config(parser)
-  parser.add_argument(
-    "--codebook", metavar="PREFIX", help="codebook, for words and fusion"
-  )
-  parser.add_argument(
-    "--aggregation", metavar="FILE", help=".pbtxt of aggregation"
-  )
-  parser.add_argument(
-    "--whitening", metavar="FILE", help="whitening of global descriptors"
-  )
+  codebook = "codebook, for words and fusion"
+  add("--codebook", metavar="PREFIX", help=codebook)
+  add("--aggregation", metavar="FILE", help=".pbtxt of aggregation")
+  whitening = "whitening of global descriptors"
+  add("--whitening", metavar="FILE", help=whitening)
   search.add_method_arguments(parser)
-  parser.add_argument(
-    "--html", metavar="FILE", help="write a page with curves and all results"
-  )
+  page = "write a page with curves and all results"
+  add("--html", metavar="FILE", help=page)
   search.add_work_arguments(parser)
 
 
 def run(args):
-  """Evaluates, prints the report card; returns the exit status."""
+  """Evaluate, print the report card; returns the exit status."""
   from delf.evaluation import evaluate, report_card
   from delf.pictures import results_page
   from delf.search import searching
 
   if args.html:
     results_page.check_path(args.html)
-  found, failed = _collection(args)
-  searcher = searching.Searcher(found, search.search_options(args))
-  truth = evaluate.read_truth(_truth_path(args), searcher)
-  asked = _queries(args, found, truth)
+  truth_path, images = _locate(args)
+  found, failed = _collection(args, truth_path, images)
+  options = search.search_options(args)
+  searcher = searching.Searcher(found, options)
+  truth = evaluate.read_truth(truth_path, searcher)
+  asked = _queries(args, found, truth, args.queries or images)
   report = evaluate.evaluate(searcher, truth, asked, args.out)
   for failure in report.failed:
     output.error(failure)
   without = None
   if searcher.has_regions and not args.no_regions:
-    without = _without_regions(args, found, truth, asked)
+    options = dataclasses.replace(options, only_whole=True)
+    without = evaluate.evaluate(
+      searching.Searcher(found, options),
+      truth,
+      asked,
+      os.path.join(args.out, "without_regions"),
+    )
   if args.html:
     page = evaluate.write_page(report, searcher, args.html, without)
     search.say_problems(page)
@@ -106,24 +106,13 @@ def run(args):
   return 1 if failed or report.failed else 0
 
 
-def _without_regions(args, found, truth, asked):
-  """Returns the EvaluateReport of whole images alone, in a folder below."""
-  from delf.evaluation import evaluate
-  from delf.search import searching
-
-  options = dataclasses.replace(search.search_options(args), only_whole=True)
-  out = os.path.join(args.out, "without_regions")
-  return evaluate.evaluate(
-    searching.Searcher(found, options), truth, asked, out
-  )
-
-
-def _truth_path(args):
-  """Returns the path of the ground truth."""
+def _locate(args):
+  """Paths of the ground truth and of the images, or None without images."""
   from delf.base import errors
+  from delf.python.datasets.revisited_op import dataset
 
-  if args.truth not in _PUBLISHED:
-    return args.truth
+  if args.truth not in dataset.IMAGE_FOLDERS:
+    return args.truth, args.images
   if not args.images:
     raise errors.InputError(
       f"--images with the folder of {args.truth} (delf download {args.truth})",
@@ -132,29 +121,22 @@ def _truth_path(args):
   for extension in ("pkl", "mat"):
     path = os.path.join(args.images, f"gnd_{args.truth}.{extension}")
     if os.path.exists(path):
-      return path
+      folder = dataset.IMAGE_FOLDERS[args.truth]
+      return path, os.path.join(args.images, folder)
   raise FileNotFoundError(f"{path}: expected ground truth, found none")
 
 
-def _images_folder(args):
-  from delf.python.datasets.revisited_op import dataset
-
-  if args.truth in _PUBLISHED:
-    return os.path.join(args.images, dataset.IMAGE_FOLDERS[args.truth])
-  return args.images
-
-
-def _collection(args):
-  """Returns the collection.Collection, made if need be, and what failed."""
+def _collection(args, truth_path, images):
+  """The collection, made if need be, and photos that failed."""
   from delf.base import errors
+  from delf.evaluation import evaluate
   from delf.extraction import feature_files
   from delf.search import building, collection
 
   if args.index:
     return collection.open_folder(args.index), ()
-  if not args.images:
+  if not images:
     raise errors.InputError("--images or --index", "neither")
-  path = _truth_path(args)
   folder = os.path.join(args.out, "index")
   options = building.BuildOptions(
     model=args.model,
@@ -164,25 +146,21 @@ def _collection(args):
     whitening=args.whitening,
     device=args.device,
   )
-  source = _images_folder(args)
-  if feature_files.find([source]) is None:
-    from delf.evaluation import evaluate
-
-    images, names = evaluate.find_index_photos(path, source)
-    report = building.build_photos(images, names, folder, options, output.error)
+  if feature_files.find([images]) is None:
+    photos, names = evaluate.find_index_photos(truth_path, images)
+    report = building.build_photos(photos, names, folder, options, output.error)
   else:
-    report = building.build([source], folder, options, output.error)
+    report = building.build([images], folder, options, output.error)
   return collection.open_folder(folder), report.failed
 
 
-def _queries(args, found, truth):
-  """Returns the list of queries.Query in the order of the ground truth."""
+def _queries(args, found, truth, folder):
+  """The queries, in the order of the ground truth."""
   from delf.base import errors
   from delf.evaluation import evaluate
   from delf.extraction import feature_files
   from delf.search import queries
 
-  folder = args.queries or (args.images and _images_folder(args))
   if not folder:
     raise errors.InputError("--queries", "none")
   if feature_files.find([folder]) is not None:

@@ -32,43 +32,44 @@ _PRECISIONS = {"float16": "float16", "dynamic": "dynamic-range"}
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
+  add = parser.add_argument
+  add(
     "source",
     metavar="SOURCE",
     help="checkpoint, folder of a training run or of a model, or known model",
   )
-  parser.add_argument(
+  add(
     "--out",
     required=True,
     metavar="PATH",
     help="folder of the SavedModel, or .onnx or .tflite file, to be",
   )
-  parser.add_argument(
+  add(
     "--form",
     choices=("local", "global", "local_and_global"),
     help="which features (default: both, of a SavedModel what it has)",
   )
-  parser.add_argument(
+  add(
     "--format",
     choices=("saved_model", "onnx", "tflite"),
     help="default: as the name of the output says",
   )
-  parser.add_argument(
+  add(
     "--quantize",
     choices=sorted(_PRECISIONS),
     help="for .tflite: weights of 8 bits with a scale (dynamic), or of 16",
   )
-  _add_form_arguments(parser)
-  _add_model_arguments(parser)
-  parser.add_argument(
+  _add_feature_arguments(parser.add_argument_group("features"))
+  _add_network_arguments(parser.add_argument_group("network of a checkpoint"))
+  add(
     "--config",
     metavar="FILE",
     help=".pbtxt configuration to keep with it (default: that beside the "
     "source, else all scales and up to 1000 features)",
   )
-  parser.add_argument(
+  add(
     "--photos",
     nargs="+",
     default=[],
@@ -76,60 +77,58 @@ def add_arguments(parser):
     help="photos to try it on: folder, quoted pattern, list (.txt) or images "
     "(default: three sample photos)",
   )
-  parser.add_argument(
-    "--overwrite", action="store_true", help="replace what is there"
-  )
+  add("--overwrite", action="store_true", help="replace what is there")
   arguments.add_json(parser)
 
 
-def _add_form_arguments(parser):
-  group = parser.add_argument_group("features")
-  group.add_argument(
+def _add_feature_arguments(group):
+  add = group.add_argument
+  add(
     "--iou",
-    type=_share,
+    type=arguments.share,
     metavar="X",
     help="overlap of two boxes over which the weaker local feature goes "
     "(default: 1, which keeps all; 0.4 of a compact model)",
   )
-  group.add_argument(
+  add(
     "--scales",
     type=_numbers,
     metavar="X,X,...",
     help="of --form global: image scales to fix (default: they are an input)",
   )
-  group.add_argument(
+  add(
     "--pool",
     choices=("None", "average", "sum"),
     default="None",
     help="of --form global: pooling over the scales (default: None)",
   )
-  group.add_argument(
+  add(
     "--normalize",
     action="store_true",
     help="of --form global: L2-normalise the output",
   )
 
 
-def _add_model_arguments(parser):
-  group = parser.add_argument_group("network of a checkpoint")
-  group.add_argument(
+def _add_network_arguments(group):
+  add = group.add_argument
+  add(
     "--backbone",
     choices=("resnet50", "resnet101", "compact"),
     help="default: what the checkpoint has",
   )
-  group.add_argument(
+  add(
     "--no-autoencoder",
     action="store_true",
     help="local features are those of the backbone (default: codes, if the "
     "checkpoint has an autoencoder)",
   )
-  group.add_argument(
+  add(
     "--no-block3-strides",
     action="store_true",
     help="the model was trained without block3_strides: twice as many local "
     "features per direction",
   )
-  group.add_argument(
+  add(
     "--gem-power",
     type=arguments.positive,
     metavar="P",
@@ -138,22 +137,11 @@ def _add_model_arguments(parser):
 
 
 def run(args):
-  """Exports, prints what was made; returns the exit status."""
-  from delf.learning import export
-
-  report = export.export(args.source, args.out, _options(args))
-  if args.json:
-    output.print_json(dataclasses.asdict(report))
-  else:
-    _print(report)
-
-
-def _options(args):
+  """Export, print what was made; returns the exit status."""
   from delf.extraction import jobs
   from delf.learning import export
 
-  photos = jobs.find(args.photos)[0] if args.photos else ()
-  return export.ExportOptions(
+  options = export.ExportOptions(
     form=args.form,
     format=args.format,
     iou=args.iou,
@@ -162,7 +150,7 @@ def _options(args):
     normalize=args.normalize,
     precision=_PRECISIONS.get(args.quantize, "float32"),
     config=args.config,
-    photos=photos,
+    photos=jobs.find(args.photos)[0] if args.photos else (),
     overwrite=args.overwrite,
     model=export.ModelOptions(
       backbone=args.backbone,
@@ -171,46 +159,40 @@ def _options(args):
       gem_power=args.gem_power,
     ),
   )
+  report = export.export(args.source, args.out, options)
+  if args.json:
+    output.print_json(dataclasses.asdict(report))
+  else:
+    _print(report)
 
 
 def _print(report):
-  found = report.differences
+  differences = report.differences
   kind = f"{report.format}, {report.form}"
   print(f"{report.path}: {kind}, {report.bytes / 1e6:.1f} MB")
   if report.model:
     print(f"network:   {report.model}")
   print(
-    f"tried on:  {found.photos} photos; the largest differences from "
+    f"tried on:  {differences.photos} photos; the largest differences from "
     f"{report.compared_with}:"
   )
   if report.form != "global":
     print(
-      f"           {found.features} local features, at least "
-      f"{found.common:.2%} of a photo's in both"
-    )
-    print(
-      f"           locations {found.location:.2g} px, descriptors "
-      f"{found.descriptor:.2g}, attention {found.attention:.2g} of the largest"
+      f"           {differences.features} local features, at least "
+      f"{differences.common:.2%} of a photo's in both\n"
+      f"           locations {differences.location:.2g} px, descriptors "
+      f"{differences.descriptor:.2g}, attention {differences.attention:.2g} of"
+      " the largest"
     )
   if report.form != "local":
-    print(f"           global descriptors {found.global_descriptor:.2g}")
-  print(f"use it:    delf match A.jpg B.jpg --model {_shown(report.path)}")
-
-
-def _shown(path):
-  return os.path.relpath(path) if len(os.path.relpath(path)) < 60 else path
-
-
-def _share(text):
-  number = float(text)
-  if not 0 <= number <= 1:
-    raise ValueError
-  return number
+    print(f"           global descriptors {differences.global_descriptor:.2g}")
+  shown = os.path.relpath(report.path)
+  shown = shown if len(shown) < 60 else report.path
+  print(f"use it:    delf match A.jpg B.jpg --model {shown}")
 
 
 def _numbers(text):
   return [arguments.positive(part) for part in text.split(",")]
 
 
-_share.__name__ = "number from 0 to 1"
 _numbers.__name__ = "list of numbers over 0, separated by commas"

@@ -22,18 +22,11 @@ fail are named at the end, and the exit status is then 1.
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
-    "images",
-    nargs="+",
-    metavar="FOLDER|GLOB|LIST",
-    help="folder (searched with its sub-folders), quoted pattern, image, or "
-    "text file of image paths",
-  )
-  parser.add_argument(
-    "--out", required=True, metavar="DIR", help="folder for the features"
-  )
+  arguments.add_images(parser, "FOLDER|GLOB|LIST")
+  add = parser.add_argument
+  add("--out", required=True, metavar="DIR", help="folder for the features")
   arguments.add_model(parser)
   arguments.add_config(parser)
   heads = parser.add_mutually_exclusive_group()
@@ -44,18 +37,17 @@ def add_arguments(parser):
     "--global-only", action="store_true", help="no local features"
   )
   arguments.add_max_size(parser)
-  parser.add_argument(
+  add(
     "--max-features",
     type=arguments.positive_whole,
     metavar="N",
     help="most local features per image",
   )
-  arguments.add_rotate(parser)
   arguments.add_work(parser)
 
 
 def run(args):
-  """Extracts, prints a summary; returns the exit status."""
+  """Extract, print a summary; returns the exit status."""
   from delf.extraction import extract, jobs
 
   images, names = jobs.find(args.images)
@@ -68,15 +60,14 @@ def run(args):
     **arguments.work(args),
   )
   if args.json:
-    found = {"out": os.path.abspath(args.out)} | dataclasses.asdict(report)
-    output.print_json(found)
+    out = {"out": os.path.abspath(args.out)}
+    output.print_json(out | dataclasses.asdict(report))
   else:
     print(f"{args.out}: {report.summary()}")
   return report.exit_status
 
 
 def _config(args):
-  """Returns the configuration that the arguments ask for."""
   from delf.formats import configs
   from delf.inference import zoo
 

@@ -1,11 +1,17 @@
 """`delf fit`: PCA, whitening and codebook of a user's own."""
 
-import argparse
 import dataclasses
 import os
 
-from delf.aggregation import clustering, fit
 from delf.cli import arguments, output
+
+# Numbers of samples that are enough; measured on photos that are not among them
+# (`delf fit KIND --help` has the figures).
+_DESCRIPTORS_A_VALUE = 100
+_PAIRS_A_VALUE = 10
+_FEATURES_A_WORD = 64
+# More features are not used by default: faiss's own limit.
+_MAX_FEATURES_A_WORD = 256
 
 _EXAMPLES = """\
 examples:
@@ -69,44 +75,60 @@ word (mean squared distance), 16 within 6 %, 4 within 17 %. Photos have 100 to
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
   kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-  for name, summary, epilog, add in (
-    ("pca", "principal components of features", _PCA, _add_pca),
-    ("whitening", "learned whitening", _WHITENING, _add_whitening),
-    ("codebook", "visual words, by k-means", _CODEBOOK, _add_codebook),
-  ):
-    one = kinds.add_parser(
-      name,
-      help=summary,
-      description=f"{summary[0].upper()}{summary[1:]}.",
-      epilog=epilog,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
+  for name, (summary, examples, add_more, fit) in _KINDS.items():
+    kind = arguments.add_command(kinds, name, summary, examples)
+    kind.set_defaults(fit=fit)
+    add = kind.add_argument
+    add(
+      "sources",
+      nargs="+",
+      metavar="PHOTOS|FEATURES",
+      help="folders of feature files; or folders, quoted patterns and lists of "
+      "photos",
     )
-    _add_common(one)
-    add(one)
+    add("--out", required=True, metavar="OUT", help="see below")
+    add(
+      "--features",
+      metavar="DIR",
+      help="folder for the features of photos (default: OUT_features)",
+    )
+    arguments.add_model(kind)
+    arguments.add_config(kind)
+    arguments.add_max_size(kind)
+    arguments.add_device(kind)
+    arguments.add_json(kind)
+    add_more(kind)
 
 
-def _add_common(parser):
-  parser.add_argument(
-    "sources",
-    nargs="+",
-    metavar="PHOTOS|FEATURES",
-    help="folders of feature files; or folders, quoted patterns and lists of "
-    "photos",
-  )
-  parser.add_argument("--out", required=True, metavar="OUT", help="see below")
-  parser.add_argument(
-    "--features",
-    metavar="DIR",
-    help="folder for the features of photos (default: OUT_features)",
-  )
-  arguments.add_model(parser)
-  arguments.add_config(parser)
-  arguments.add_max_size(parser)
-  arguments.add_device(parser)
-  arguments.add_json(parser)
+def run(args):
+  """Fit, print the result; returns the exit status."""
+  result = args.fit(args)
+  for failure in result.failed:
+    output.error(failure)
+  if args.json:
+    failures = [{"path": f.path, "reason": f.reason} for f in result.failed]
+    output.print_json(
+      {"kind": args.kind, "out": os.path.abspath(args.out)}
+      | result.facts
+      | {"failed": failures, "advice": result.advice}
+    )
+  else:
+    for line in (*result.lines, *filter(None, [result.advice])):
+      print(line)
+  return 1 if result.failed else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+  """What is printed of a fit: `facts` as JSON, else `lines` and `advice`."""
+
+  facts: dict
+  lines: list
+  advice: str
+  failed: list
 
 
 def _add_pca(parser):
@@ -126,103 +148,9 @@ def _add_pca(parser):
   _add_overwrite(parser)
 
 
-def _add_whitening(parser):
-  pairs = parser.add_mutually_exclusive_group()
-  pairs.add_argument(
-    "--pairs", metavar="FILE", help="CSV file, two photos of one object a row"
-  )
-  pairs.add_argument(
-    "--groups", metavar="FILE", help="CSV file, a photo and its object a row"
-  )
-  arguments.add_seed(parser)
-  _add_overwrite(parser)
+def _fit_pca(args):
+  from delf.aggregation import clustering, fit
 
-
-def _add_codebook(parser):
-  parser.add_argument(
-    "--words",
-    type=arguments.positive_whole,
-    default=1024,
-    metavar="K",
-    help="number of words (default: 1024)",
-  )
-  parser.add_argument(
-    "--iterations",
-    type=arguments.positive_whole,
-    default=50,
-    metavar="N",
-    help="most iterations of k-means (default: 50)",
-  )
-  parser.add_argument(
-    "--max-features",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="most features, chosen by chance (default: 256 a word)",
-  )
-  parser.add_argument(
-    "--method",
-    choices=("auto", "exact", "approximate"),
-    default="auto",
-    help="how words are found; auto (the default) is exact where an iteration "
-    "takes at most a minute or so",
-  )
-  arguments.add_seed(parser)
-
-
-def _add_overwrite(parser):
-  parser.add_argument(
-    "--overwrite", action="store_true", help="replace what is at OUT"
-  )
-
-
-def run(args):
-  """Fits, prints what it gave; returns the exit status."""
-  sources, result = FIT[args.kind](args)
-  failed = [*sources.failed, *result.failed]
-  for failure in failed:
-    output.error(failure)
-  if args.json:
-    failures = [{"path": f.path, "reason": f.reason} for f in failed]
-    output.print_json(
-      {"kind": args.kind, "out": os.path.abspath(args.out)}
-      | result.facts
-      | {"failed": failures, "advice": result.advice}
-    )
-  else:
-    for line in (*result.lines, *filter(None, [result.advice])):
-      print(line)
-  return 1 if failed else 0
-
-
-# Descriptors for each of their values, pairs for each, and features a word
-# that are enough; measured on photos that are not among them (`delf fit KIND
-# --help` has the figures).
-_PCA_ENOUGH = 100
-_PAIRS_ENOUGH = 10
-_FEATURES_ENOUGH = 64
-
-# Features a word over which more are not used by default: faiss's own limit.
-_FEATURES_MOST = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """What is printed of a fit.
-
-  Attributes:
-    facts: dict for JSON.
-    lines: Lines for people.
-    advice: One line if there were few samples, else "".
-    failed: Failure of each feature file that was left out.
-  """
-
-  facts: dict
-  lines: list
-  advice: str
-  failed: tuple
-
-
-def _pca(args):
   kind = clustering.GLOBAL if args.use_global else clustering.LOCAL
   if not args.overwrite:
     fit.refuse_pca(args.out)
@@ -247,11 +175,26 @@ def _pca(args):
     *(f"  {line}" for line in report.config.splitlines()),
     "}",
   ]
-  advice = _advice(report.descriptors, _PCA_ENOUGH * size, "descriptors")
-  return sources, Result(facts, lines, advice, report.failed)
+  enough = _DESCRIPTORS_A_VALUE * size
+  advice = _advice(report.descriptors, enough, "descriptors")
+  return _Result(facts, lines, advice, [*sources.failed, *report.failed])
 
 
-def _whitening(args):
+def _add_whitening(parser):
+  pairs = parser.add_mutually_exclusive_group()
+  pairs.add_argument(
+    "--pairs", metavar="FILE", help="CSV file, two photos of one object a row"
+  )
+  pairs.add_argument(
+    "--groups", metavar="FILE", help="CSV file, a photo and its object a row"
+  )
+  arguments.add_seed(parser)
+  _add_overwrite(parser)
+
+
+def _fit_whitening(args):
+  from delf.aggregation import clustering, fit
+
   if not args.overwrite:
     fit.refuse(args.out)
   sources = fit.find(args.sources, clustering.GLOBAL, _extraction(args))
@@ -263,20 +206,53 @@ def _whitening(args):
     pairs = fit.from_folders(sources.names, args.seed)
   report = fit.fit_whitening(sources.paths, pairs, args.out, args.overwrite)
   facts = {
-    "dimension": report.dimension,
-    "descriptors": report.descriptors,
-    "pairs": report.pairs,
+    name: getattr(report, name)
+    for name in ("dimension", "descriptors", "pairs")
   }
   lines = [
     f"{args.out}: whitening of {report.dimension}-D from {report.pairs} pairs "
     f"of {report.descriptors} descriptors"
   ]
-  enough = _PAIRS_ENOUGH * report.dimension
+  enough = _PAIRS_A_VALUE * report.dimension
   advice = _advice(report.pairs, enough, "pairs")
-  return sources, Result(facts, lines, advice, report.failed)
+  return _Result(facts, lines, advice, [*sources.failed, *report.failed])
 
 
-def _codebook(args):
+def _add_codebook(parser):
+  add = parser.add_argument
+  add(
+    "--words",
+    type=arguments.positive_whole,
+    default=1024,
+    metavar="K",
+    help="number of words (default: 1024)",
+  )
+  add(
+    "--iterations",
+    type=arguments.positive_whole,
+    default=50,
+    metavar="N",
+    help="most iterations of k-means (default: 50)",
+  )
+  add(
+    "--max-features",
+    type=arguments.positive_whole,
+    metavar="N",
+    help="most features, chosen by chance (default: 256 a word)",
+  )
+  add(
+    "--method",
+    choices=("auto", "exact", "approximate"),
+    default="auto",
+    help="how words are found; auto (the default) is exact where an iteration "
+    "takes at most a minute or so",
+  )
+  arguments.add_seed(parser)
+
+
+def _fit_codebook(args):
+  from delf.aggregation import clustering, fit
+
   clustering.refuse_finished(args.out)
   sources = fit.find(args.sources, clustering.LOCAL, _extraction(args))
   report = clustering.cluster_files(
@@ -284,24 +260,45 @@ def _codebook(args):
     args.out,
     num_clusters=args.words,
     num_iterations=args.iterations,
-    max_features=args.max_features or _FEATURES_MOST * args.words,
+    max_features=args.max_features or _MAX_FEATURES_A_WORD * args.words,
     seed=args.seed,
     method=args.method,
   )
   facts = dataclasses.asdict(report)
   facts.pop("failed")
   lines = [f"{args.out}: {report.summary()}"]
-  enough = _FEATURES_ENOUGH * args.words
+  enough = _FEATURES_A_WORD * args.words
   advice = _advice(report.features, enough, "features")
-  return sources, Result(facts, lines, advice, report.failed)
+  return _Result(facts, lines, advice, [*sources.failed, *report.failed])
 
 
-# Kind -> function of the arguments that returns fit_sources.Sources and Result.
-FIT = {"pca": _pca, "whitening": _whitening, "codebook": _codebook}
+# Name -> summary, help, function that adds arguments, function that fits.
+_KINDS = {
+  "pca": ("principal components of features", _PCA, _add_pca, _fit_pca),
+  "whitening": (
+    "learned whitening",
+    _WHITENING,
+    _add_whitening,
+    _fit_whitening,
+  ),
+  "codebook": (
+    "visual words, by k-means",
+    _CODEBOOK,
+    _add_codebook,
+    _fit_codebook,
+  ),
+}
+
+
+def _add_overwrite(parser):
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace what is at OUT"
+  )
 
 
 def _extraction(args):
-  """Returns how photos are extracted."""
+  from delf.aggregation import fit
+
   out = os.path.normpath(args.out)
   return fit.Extraction(
     folder=args.features or f"{out}_features",
@@ -312,8 +309,7 @@ def _extraction(args):
   )
 
 
-def _advice(number, enough, what):
-  """Returns a line that says how many are enough, "" if these are."""
+def _advice(number, enough, noun):
   if number >= enough:
     return ""
-  return f"advice: {enough} {what} or more are better than {number}"
+  return f"advice: {enough} {noun} or more are better than {number}"

@@ -11,12 +11,13 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 import delf
 from delf.base import errors
-from delf.cli import output
+from delf.cli import arguments, output
 
-# Name -> (module, one line of help). Only the module that is asked for is
+# Name -> (module, one line of help). Only the module of the given command is
 # imported, so that help and errors of usage come at once.
 COMMANDS = {
   "match": ("delf.cli.match", "match two images: picture and score"),
@@ -56,11 +57,8 @@ understood, 130 interrupted
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells have it.
 
 
-def main(argv=None):
-  """Runs the command line.
-
-  Args:
-    argv: list of str without the program's name, or None for `sys.argv`.
+def main(argv: Sequence[str] | None = None) -> int:
+  """Run the command line, by default that of the program.
 
   Returns:
     Exit status: 0 done, 1 not done, 130 interrupted.
@@ -75,35 +73,39 @@ def main(argv=None):
     # Importing a command is inside, so that a package it lacks has its line.
     args = make_parser(command).parse_args(argv)
     debug = debug or args.debug
-    return _run(args, debug)
+    output.show_warnings()
+    output.print_any_name()
+    if not debug:
+      output.silence_tensorflow()
+    status = args.run(args) or 0
+    # A pipe that was closed shows here rather than when Python shuts down.
+    if sys.stdout is not None:
+      sys.stdout.flush()
+    return status
   except KeyboardInterrupt:
     return _fail("interrupted", errors.INTERRUPTED, debug)
   except BrokenPipeError:
-    return _leave_pipe()
+    # Python flushes standard output once more at its end, which must not fail.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    return _BROKEN_PIPE
   except (errors.InputError, OSError) as error:
     return _fail(errors.one_line(error), 1, debug)
   except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] == "delf":
       return _report_bug()
-    return _fail(
-      f"expected the Python package {error.name}, found none; `delf doctor` "
-      "says what is missing",
-      1,
-      debug,
-    )
+    missing = f"expected the Python package {error.name}, found none"
+    return _fail(f"{missing}; `delf doctor` says what is missing", 1, debug)
   except Exception:  # The last resort of a program: its own faults.
     return _report_bug()
 
 
-def make_parser(command=None):
-  """Returns the parser of the whole command line.
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+  """Return the parser of the command line.
 
   Args:
-    command: Name of the sub-command whose arguments are added, or None. The
-      others are named in the help only.
-
-  Returns:
-    argparse.ArgumentParser.
+    command: Sub-command whose arguments are added; the others are named in the
+      help only.
   """
   parser = argparse.ArgumentParser(
     prog="delf",
@@ -111,7 +113,8 @@ def make_parser(command=None):
     epilog=_EXAMPLES,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument("--version", action="version", version=_version())
+  version = f"delf {delf.__version__}"
+  parser.add_argument("--version", action="version", version=version)
   parser.add_argument(
     "--debug",
     action="store_true",
@@ -121,12 +124,7 @@ def make_parser(command=None):
     dest="command", metavar="COMMAND", required=True
   )
   for name, (module_name, summary) in COMMANDS.items():
-    subparser = subparsers.add_parser(
-      name,
-      help=summary,
-      description=f"{summary[0].upper()}{summary[1:]}.",
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    subparser = arguments.add_command(subparsers, name, summary)
     subparser.add_argument(
       "--debug",
       action="store_true",
@@ -140,25 +138,6 @@ def make_parser(command=None):
   return parser
 
 
-def _run(args, debug):
-  """Returns the exit status of the chosen command."""
-  from delf.cli import output
-
-  output.show_warnings()
-  output.print_any_name()
-  if not debug:
-    output.silence_tensorflow()
-  status = args.run(args) or 0
-  # A pipe that was closed shows here rather than when Python shuts down.
-  if sys.stdout is not None:
-    sys.stdout.flush()
-  return status
-
-
-def _version():
-  return f"delf {delf.__version__}"
-
-
 def _fail(message, status, debug):
   if debug:
     traceback.print_exc()
@@ -168,17 +147,8 @@ def _fail(message, status, debug):
 
 def _report_bug():
   traceback.print_exc()
-  print(
-    "delf: error: this is a fault in delf itself; please report it with the "
-    "lines above and the output of `delf doctor`",
-    file=sys.stderr,
+  output.error(
+    "this is a fault in delf itself; please report it with the lines above and"
+    " the output of `delf doctor`"
   )
   return 1
-
-
-def _leave_pipe():
-  """Ends quietly where the reader of standard output has gone."""
-  # Python flushes standard output once more at its end, which must not fail.
-  devnull = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(devnull, sys.stdout.fileno())
-  return _BROKEN_PIPE

@@ -1,10 +1,9 @@
 """`delf models`: lists known models, says where they are, downloads them."""
 
 import argparse
-import functools
 import os
 
-from delf.cli import output
+from delf.cli import arguments, output
 
 _EXAMPLES = """\
 examples:
@@ -49,62 +48,37 @@ the name.
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  _add_json(parser, default=False)
-  actions = parser.add_subparsers(metavar="ACTION")
+  arguments.add_json(parser)
   parser.set_defaults(act=_list)
-  add = functools.partial(_add_action, actions)
-  add("list", _list, "list known models (the default)", _LIST_EXAMPLES)
-  info = add("info", _info, "say all about one", _INFO_EXAMPLES)
-  path = add(
-    "path", _path, "print where one is on this machine", _PATH_EXAMPLES
-  )
-  download = add("download", _download, "download one", _DOWNLOAD_EXAMPLES)
-  for action in (info, path, download):
-    action.add_argument("name", metavar="NAME", help="name of a model")
-  _add_download_options(download)
-
-
-def run(args):
-  """Does what is asked; returns the exit status."""
-  return args.act(args)
-
-
-def _add_download_options(download):
-  download.add_argument(
-    "--url", metavar="URL", help="address of the archive (default: published)"
-  )
-  download.add_argument(
+  actions = parser.add_subparsers(metavar="ACTION")
+  for name, act, summary, examples in (
+    ("list", _list, "list known models (the default)", _LIST_EXAMPLES),
+    ("info", _info, "say all about one", _INFO_EXAMPLES),
+    ("path", _path, "print where one is on this machine", _PATH_EXAMPLES),
+    ("download", _download, "download one", _DOWNLOAD_EXAMPLES),
+  ):
+    action = arguments.add_command(actions, name, summary, examples)
+    # No default: --json may also stand before the action.
+    arguments.add_json(action, default=argparse.SUPPRESS)
+    action.set_defaults(act=act)
+    if act is not _list:
+      action.add_argument("name", metavar="NAME", help="name of a model")
+  add = action.add_argument
+  address = "address of the archive (default: published)"
+  add("--url", metavar="URL", help=address)
+  add(
     "--sha256",
     metavar="HEX",
     help="what the archive must have (default: as at the first download)",
   )
-  download.add_argument(
-    "--force", action="store_true", help="download what is there already"
-  )
+  add("--force", action="store_true", help="download what is there already")
 
 
-def _add_action(actions, name, act, summary, examples):
-  parser = actions.add_parser(
-    name,
-    help=summary,
-    description=f"{summary[0].upper()}{summary[1:]}.",
-    epilog=examples,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.set_defaults(act=act)
-  _add_json(parser, default=argparse.SUPPRESS)
-  return parser
-
-
-def _add_json(parser, default):
-  parser.add_argument(
-    "--json",
-    action="store_true",
-    default=default,
-    help="print one JSON document on standard output",
-  )
+def run(args):
+  """Run the action; returns the exit status."""
+  return args.act(args)
 
 
 def _list(args):
@@ -126,10 +100,17 @@ def _list(args):
 
 
 def _info(args):
+  from google.protobuf import text_format
+
+  from delf.base import errors
   from delf.inference import zoo
 
   known = zoo.artefact(args.name)
-  entry = _describe(known) | {"configuration": _configuration(known)}
+  try:
+    configuration = text_format.MessageToString(zoo.default_config(known.name))
+  except errors.InputError:
+    configuration = None
+  entry = _describe(known) | {"configuration": configuration}
   if args.json:
     output.print_json(entry)
     return
@@ -139,9 +120,9 @@ def _info(args):
   for key in ("url", "path", "size", "sha256"):
     if entry[key] is not None:
       print(f"  {key:<7} {entry[key]}")
-  if entry["configuration"]:
-    print("  configuration\n    ", end="")
-    print(entry["configuration"].rstrip().replace("\n", "\n    "))
+  if configuration:
+    lines = configuration.rstrip().replace("\n", "\n    ")
+    print(f"  configuration\n    {lines}")
 
 
 def _path(args):
@@ -173,7 +154,7 @@ def _download(args):
 
 
 def _describe(known):
-  """Returns what is known of an artefact, as a dict for JSON."""
+  """What is known of a model, as plain values for JSON."""
   from delf.downloads import published
   from delf.inference import zoo
 
@@ -198,16 +179,3 @@ def _state(entry):
   if entry["url"] is None:
     return "in the package" if entry["present"] else "missing in this package"
   return "downloaded" if entry["present"] else "not downloaded"
-
-
-def _configuration(known):
-  """Returns the default settings as text, or None if there are none."""
-  from google.protobuf import text_format
-
-  from delf.base import errors
-  from delf.inference import zoo
-
-  try:
-    return text_format.MessageToString(zoo.default_config(known.name))
-  except errors.InputError:
-    return None

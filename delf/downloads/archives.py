@@ -347,7 +347,7 @@ def _check_pairs(path):
     m for m in ("train", "val") if isinstance(content, dict) and m in content
   ]
   for mode in modes or [None]:
-    tuples.read(path, mode)
+    tuples.read_pairs(path, mode)
 
 
 def _check_truth(path):

@@ -187,7 +187,7 @@ def classes_beside(pattern):
   Raises:
     InputError: If there is no `labels.json`, or a damaged one.
   """
-  labels = photo_list.beside(pattern)
+  labels = photo_list.read_labels_beside(pattern)
   if labels is None:
     raise errors.InputError(
       f"{photo_list.NAME} beside the TFRecords",
@@ -198,7 +198,7 @@ def classes_beside(pattern):
 
 
 def _check_classes(data):
-  labels = photo_list.beside(data.train_file_pattern)
+  labels = photo_list.read_labels_beside(data.train_file_pattern)
   if labels is not None and labels.num_classes != data.num_classes:
     raise errors.InputError(
       f"TFRecords of {data.num_classes} classes",

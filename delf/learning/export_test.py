@@ -211,7 +211,7 @@ def test_what_is_there_is_replaced_only_if_asked(models, photo, onnx, tmp_path):
 
 
 def test_info_says_what_a_file_is(onnx):
-  found = info.describe_describe(onnx[0])
+  found = info.describe(onnx[0])
   assert found["kind"] == "network (onnx)"
   assert found["form"] == "local_and_global" and found["local_size"] == 12
   assert found["has_configuration"]

@@ -267,7 +267,7 @@ def test_one_batch_of_nothing(tmp_path):
 
 def test_classes_without_photos(tmp_path, caplog):
   classes = photo_list.Labels(["a", "b", "c"], {"train": [4, 0, 1]})
-  photo_list.write(tmp_path, classes)
+  photo_list.write_labels(tmp_path, classes)
   run = _run(tmp_path)
   data = dataclasses.replace(
     run.settings.data, train_file_pattern=str(tmp_path / "train*")

@@ -128,7 +128,7 @@ def whitening_paths(name, data_root):
     InputError: If the file is another one.
   """
   path = os.path.join(data_root, "train", name, f"{name}-whiten.pkl")
-  pairs = tuples.read(path)
+  pairs = tuples.read_pairs(path)
   folder = tuples.images_folder(path, data_root, name)
   if not os.path.isdir(folder):  # The photos of 30k are among those of 120k.
     folder = tuples.images_folder(path, data_root, sfm120k.NAME)

@@ -211,7 +211,7 @@ class Diagnosis(delg.Observer):
     self._hits, self._steps = {}, 0
     self._seen, self._looked = np.zeros(classes, np.int64), False
     self._share = 1 / classes
-    labels = photo_list.beside(self._data.train_file_pattern)
+    labels = photo_list.read_labels_beside(self._data.train_file_pattern)
     counts = (
       np.array(labels.counts.get("train", ())) if labels else np.array(())
     )

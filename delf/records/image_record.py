@@ -1,6 +1,7 @@
 """One record: a photo as JPEG, with its id and label."""
 
 import io
+import os
 import struct
 
 import cv2
@@ -9,6 +10,17 @@ from PIL import Image
 
 from delf.base import errors, files
 from delf.python import utils
+from delf.records import photo_list
+
+ENCODED, LABEL, IDENTITY = "image/encoded", "image/class/label", "image/id"
+# Of photos that are no JPEG of three colours, and are made one.
+QUALITY = 95
+# Pixels as they are stored: EXIF orientation is not applied, as in the
+# original.
+_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+# A JPEG is read at this part of its size, where the most of what is wrong with
+# it shows in half the time.
+_PART = 8
 
 # Markers without a length: those of restarts, start and end, and TEM.
 _BARE = frozenset([0x01, *range(0xD0, 0xD9)])
@@ -18,18 +30,11 @@ _START_OF_SCAN = 0xDA
 _END = b"\xff\xd9"
 
 
-def read(data):
-  """Reads the size of a JPEG, and whether its end is there.
-
-  Args:
-    data: bytes of the file.
-
-  Returns:
-    (height, width, components).
+def read_jpeg_size(data: bytes) -> tuple[int, int, int]:
+  """Return (height, width, components) of a JPEG whose end is there.
 
   Raises:
-    ValueError: If it is no JPEG, or one that is cut; it says which in words
-      that follow "received".
+    ValueError: If it is no JPEG, or one that is cut; it says what was received.
   """
   if data[:3] != b"\xff\xd8\xff":
     raise ValueError("data that are no JPEG")
@@ -52,23 +57,16 @@ def read(data):
   raise ValueError("a JPEG whose header is damaged or cut")
 
 
-ENCODED, LABEL, IDENTITY = "image/encoded", "image/class/label", "image/id"
-# Pixels as they are stored: EXIF orientation is not applied, as in the
-# original.
-_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-
-
-def serialize(photo, data, height, width):
-  """Returns a record of a photo, as the original writes it.
+def serialize(
+  photo: photo_list.Photo, data: bytes, height: int, width: int
+) -> bytes:
+  """Return a photo's tf.train.Example, as the original writes it.
 
   Args:
-    photo: photo_list.Photo.
-    data: bytes of its JPEG, of three colours.
-    height: In pixels.
-    width: In pixels.
-
-  Returns:
-    bytes of a tf.train.Example, the same for the same photo.
+    photo: The photo.
+    data: Its JPEG, of three colours.
+    height: Height of the JPEG in pixels.
+    width: Width of the JPEG in pixels.
   """
   import tensorflow as tf
 
@@ -93,16 +91,15 @@ def serialize(photo, data, height, width):
   return example.SerializeToString(deterministic=True)
 
 
-def parse(data, path, num_classes=None):
-  """Reads what training needs of a record.
+def parse(
+  data: bytes, path: str, num_classes: int | None = None
+) -> tuple[bytes, int, str]:
+  """Return JPEG, label and id of a record.
 
   Args:
-    data: bytes of a serialized tf.train.Example.
+    data: Serialized tf.train.Example.
     path: File that it is from, for errors.
     num_classes: Number of classes, or None if labels may be any.
-
-  Returns:
-    (bytes of the JPEG, label, id); the id is str.
 
   Raises:
     InputError: If it has no image or label, or a label outside of
@@ -131,54 +128,38 @@ def parse(data, path, num_classes=None):
   return features[ENCODED].bytes_list.value[0], label, identity
 
 
-def decode(data, path, identity):
-  """Decodes the JPEG of a record.
-
-  Args:
-    data: bytes of the JPEG.
-    path: File that it is from, for errors.
-    identity: The record's id, for errors.
+def decode(data: bytes, path: str, identity: str) -> np.ndarray:
+  """Decode the JPEG of a record; errors name `path` and the record's id.
 
   Returns:
     [H, W, 3] uint8, BGR, pixels as they are stored; grey ones have three
     channels too.
 
   Raises:
-    InputError: If it cannot be decoded or is too large; it names the file and
-      the record's id.
+    InputError: If it cannot be decoded or is too large.
   """
   image = None
   try:
-    height, width, _ = read(data)
+    height, width, _ = read_jpeg_size(data)
     received = f"{width} x {height} pixels"
     if 0 < height * width <= utils.MAX_PIXELS:
       received = "one that cannot be decoded"
       image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
-  except (ValueError, cv2.error) as error:
-    received = "one that cannot be decoded"
-    received = str(error) if isinstance(error, ValueError) else received
+  except ValueError as error:
+    received = str(error)
+  except cv2.error:
+    pass
   if image is None:
     where = f"{path}, record {identity!r}"
     raise errors.InputError("a whole JPEG", received, where)
   return image
 
 
-# Of photos that are no JPEG of three colours, and are made one.
-QUALITY = 95
-# A JPEG is read at this part of its size, where the most of what is wrong with
-# it shows in half the time.
-_PART = 8
+def read_photo_bytes(path: str | os.PathLike) -> tuple[bytes, int, int]:
+  """Read a photo as JPEG of three colours; return it, its height and width.
 
-
-def read_photo_bytes(path):
-  """Reads a photo as JPEG of three colours.
-
-  Args:
-    path: Path of an image. A JPEG of three colours is kept as it is; others
-      (grey, CMYK, PNG, ...) are made one, as the original's reader needs it.
-
-  Returns:
-    (bytes of a JPEG, height, width).
+  A JPEG of three colours is kept as it is; others (grey, CMYK, PNG, ...) are
+  made one, as the original's reader needs it.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -187,11 +168,11 @@ def read_photo_bytes(path):
   data = files.read_bytes(path)
   if data.startswith(b"\xff\xd8"):
     try:
-      height, width, colours = read(data)
+      height, width, colours = read_jpeg_size(data)
     except ValueError as error:
       raise errors.InputError("a whole JPEG", str(error), path) from None
     if colours == 3:
-      _check(data, height, width, path)
+      _check_jpeg(data, height, width, path)
       return data, height, width
   image = utils.RgbLoader(path)
   encoded = io.BytesIO()
@@ -199,8 +180,8 @@ def read_photo_bytes(path):
   return encoded.getvalue(), image.height, image.width
 
 
-def _check(data, height, width, path):
-  """Raises InputError if a JPEG cannot be decoded."""
+def _check_jpeg(data, height, width, path):
+  """Raise InputError if a JPEG cannot be decoded."""
   if not 0 < height * width <= utils.MAX_PIXELS:
     raise errors.InputError(
       f"an image of at most {utils.MAX_PIXELS} pixels",

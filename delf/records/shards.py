@@ -367,7 +367,7 @@ def build(folder, training, testing=None, options=Options(), say=print):
     if name != "test"
   }
   labels = photo_list.Labels(training.classes, counts)
-  photo_list.write(folder, labels)
+  photo_list.write_labels(folder, labels)
   if training.old_labels is not None:
     rows = enumerate(training.old_labels)
     lines = ["new_label,old_label", *(f"{new},{old}" for new, old in rows)]
@@ -398,16 +398,16 @@ def _say_missing(photos, say):
   if photos.absent:
     say(
       f"{len(photos.absent)} of {len(photos.absent) + len(photos.photos)}"
-      f" listed images are not there: {photo_list.some(photos.absent)}"
+      f" listed images are not there: {photo_list.first_names(photos.absent)}"
     )
   if photos.unlisted:
     say(
       f"{len(photos.unlisted)} images are there that no class is known of:"
-      f" {photo_list.some(photos.unlisted)}; left out"
+      f" {photo_list.first_names(photos.unlisted)}; left out"
     )
   empty = photos.empty_classes()
   if empty:
     say(
       f"{len(empty)} of {len(photos.classes)} classes have no image:"
-      f" {photo_list.some(empty)}"
+      f" {photo_list.first_names(empty)}"
     )

@@ -110,7 +110,7 @@ def test_a_split_needs_a_share(share):
 
 def test_records_of_folders(folders, tmp_path):
   out = tmp_path / "out"
-  built = _build(photo_list.of_folders(folders), out, validation_share=0.34)
+  built = _build(photo_list.list_folders(folders), out, validation_share=0.34)
   assert built.is_complete
   train, validation = _records(out, "train"), _records(out, "validation")
   assert sorted(train | validation) == sorted(
@@ -118,7 +118,7 @@ def test_records_of_folders(folders, tmp_path):
   )
   for name, label in (train | validation).items():
     assert list(_CLASSES)[label] == name.split("/")[0]
-  labels = photo_list.read(out)
+  labels = photo_list.read_labels(out)
   assert labels == built.labels
   assert labels.names == ["bridge", "tower", "wall"]
   assert labels.counts == {"train": [4, 2, 1], "validation": [1, 1, 0]}
@@ -137,7 +137,7 @@ def test_a_jpeg_is_kept_to_the_byte_and_others_become_one(tmp_path):
   _photo(folder / "b.png")
   _photo(folder / "palette.gif", mode="P")
   out = tmp_path / "out"
-  assert _build(photo_list.of_folders(folder.parent), out).is_complete
+  assert _build(photo_list.list_folders(folder.parent), out).is_complete
   assert len(_records(out, "train")) == 5
   for path in out.glob("train*"):
     for data in tf.data.TFRecordDataset(str(path)):
@@ -165,13 +165,13 @@ def test_bad_photos_are_left_out_and_reported_by_each_run(folders, tmp_path):
   out = tmp_path / "out"
   for _ in range(2):
     said = []
-    built = _build(photo_list.of_folders(folders), out, said)
+    built = _build(photo_list.list_folders(folders), out, said)
     assert not built.is_complete
     assert len(said) == 3
     for name in ("bridge/0.jpg", "bridge/1.jpg", "tower/1.jpg"):
       assert any(f"{folders / name}: expected" in line for line in said)
     assert built.written == {"train": 6}
-    assert photo_list.read(out).counts == {"train": [3, 2, 1]}
+    assert photo_list.read_labels(out).counts == {"train": [3, 2, 1]}
     assert len(_records(out, "train")) == 6
 
 
@@ -180,10 +180,10 @@ class _Killed(BaseException):
 
 
 def test_a_run_goes_on_shard_by_shard(folders, tmp_path, monkeypatch):
-  listed = photo_list.of_folders(folders)
+  listed = photo_list.list_folders(folders)
   expected, out = tmp_path / "expected", tmp_path / "out"
   _build(listed, expected)
-  read, done = shards.photo_bytes.read, []
+  read, done = shards.image_record.read_photo_bytes, []
 
   def killed(path):
     done.append(path)
@@ -191,7 +191,7 @@ def test_a_run_goes_on_shard_by_shard(folders, tmp_path, monkeypatch):
       raise _Killed
     return read(path)
 
-  monkeypatch.setattr(shards.photo_bytes, "read", killed)
+  monkeypatch.setattr(shards.image_record, "read_photo_bytes", killed)
   with pytest.raises(_Killed):
     _build(listed, out)
   # What kill -9 leaves besides.
@@ -200,14 +200,14 @@ def test_a_run_goes_on_shard_by_shard(folders, tmp_path, monkeypatch):
   assert [p.name for p in out.glob("train*")] == ["train-00000-of-00003"]
   assert not (out / "labels.json").exists()
   first = (out / "train-00000-of-00003").stat()
-  monkeypatch.setattr(shards.photo_bytes, "read", read)
+  monkeypatch.setattr(shards.image_record, "read_photo_bytes", read)
   _build(listed, out)
   assert (out / "train-00000-of-00003").stat().st_mtime_ns == first.st_mtime_ns
   assert _tree(out) == _tree(expected)
 
 
 def test_a_shard_that_is_short_is_written_again(folders, tmp_path):
-  listed, out = photo_list.of_folders(folders), tmp_path / "out"
+  listed, out = photo_list.list_folders(folders), tmp_path / "out"
   _build(listed, out)
   expected = _tree(out)
   shard = out / "train-00001-of-00003"
@@ -222,7 +222,7 @@ def test_a_shard_that_is_short_is_written_again(folders, tmp_path):
 @pytest.mark.parametrize("change", ["shards", "seed", "split", "photo"])
 def test_records_of_other_settings_are_not_mixed(change, folders, tmp_path):
   out = tmp_path / "out"
-  _build(photo_list.of_folders(folders), out)
+  _build(photo_list.list_folders(folders), out)
   options = {
     "shards": {"num_shards": 2},
     "seed": {"seed": 2},
@@ -231,7 +231,7 @@ def test_records_of_other_settings_are_not_mixed(change, folders, tmp_path):
   }[change]
   if change == "photo":
     shutil.move(folders / "tower" / "1.jpg", folders / "tower" / "7.jpg")
-  listed = photo_list.of_folders(folders)
+  listed = photo_list.list_folders(folders)
   before = _tree(out)
   with pytest.raises(errors.InputError, match="without shards of other"):
     _build(listed, out, **options)
@@ -242,7 +242,7 @@ def test_records_of_other_settings_are_not_mixed(change, folders, tmp_path):
 
 
 def test_what_is_overwritten_leaves_nothing_of_other_photos(folders, tmp_path):
-  listed, out = photo_list.of_folders(folders), tmp_path / "out"
+  listed, out = photo_list.list_folders(folders), tmp_path / "out"
   old = dataclasses.replace(listed, old_labels=[3, 5, 8])
   _build(old, out, validation_share=0.34)
   assert {"relabeling.csv", "labels.json"} <= set(_tree(out))
@@ -259,7 +259,7 @@ def test_shards_of_another_split_are_not_mixed(folders, tmp_path):
   out.mkdir()
   (out / "validation-00000-of-00002").write_bytes(b"")
   with pytest.raises(errors.InputError, match="validation-00000-of-00002"):
-    _build(photo_list.of_folders(folders), out)
+    _build(photo_list.list_folders(folders), out)
 
 
 def test_a_full_disk_is_one_line(folders, tmp_path, monkeypatch):
@@ -269,7 +269,7 @@ def test_a_full_disk_is_one_line(folders, tmp_path, monkeypatch):
 
   monkeypatch.setattr(shards, "open", lambda *_: Full(), raising=False)
   with pytest.raises(OSError, match="No space left on device: .*train-00000"):
-    _build(photo_list.of_folders(folders), tmp_path / "out")
+    _build(photo_list.list_folders(folders), tmp_path / "out")
   assert not list((tmp_path / "out").glob("*train*"))
 
 
@@ -278,7 +278,7 @@ def test_shards_of_another_program_are_not_mixed(folders, tmp_path):
   out.mkdir()
   (out / "train-00000-of-00128").write_bytes(b"")
   with pytest.raises(errors.InputError, match="train-00000-of-00128"):
-    _build(photo_list.of_folders(folders), out)
+    _build(photo_list.list_folders(folders), out)
 
 
 def _table(path, header, *rows):
@@ -306,7 +306,7 @@ def test_tables_are_known_by_their_columns(header, row, tmp_path):
     row.format(*pair).split(",") for pair in zip(names, labels, strict=True)
   ]
   path = _table(tmp_path / "table.csv", header, *rows)
-  listed = photo_list.of_csv(path, tmp_path / "photos")
+  listed = photo_list.list_csv(path, tmp_path / "photos")
   assert listed.classes == ["9", "10"]  # By number.
   assert [photo.label for photo in listed.photos] == [1, 0, 0, 1]
   assert not listed.absent
@@ -318,7 +318,7 @@ def test_what_a_table_lists_and_is_absent_is_reported(tmp_path):
     tmp_path / "t.csv", ("file", "label"), ("a.jpg", "x"), ("b.jpg", "y")
   )
   said = []
-  built = _build(photo_list.of_csv(path), tmp_path / "out", said)
+  built = _build(photo_list.list_csv(path), tmp_path / "out", said)
   assert not built.is_complete
   assert said == ["1 of 2 listed images are not there: b.jpg"]
   assert built.labels.names == ["x"]
@@ -339,7 +339,7 @@ def test_other_tables_are_refused(lines, words, tmp_path):
   _photo(tmp_path / "a.jpg")
   path = _table(tmp_path / "t.csv", *lines)
   with pytest.raises(errors.InputError, match=words):
-    photo_list.of_csv(path)
+    photo_list.list_csv(path)
 
 
 def test_a_number_of_thousands_of_digits_is_a_name(tmp_path):
@@ -348,14 +348,14 @@ def test_a_number_of_thousands_of_digits_is_a_name(tmp_path):
   path = _table(
     tmp_path / "t.csv", ("image", "label"), ("a.jpg", "9" * 5000), ("b.jpg", 7)
   )
-  assert photo_list.of_csv(path).classes == ["7", "9" * 5000]
+  assert photo_list.list_csv(path).classes == ["7", "9" * 5000]
 
 
 def test_photos_beside_the_folders_of_classes_are_reported(folders, tmp_path):
   _photo(folders / "stray.jpg")
   (folders / "notes.txt").write_text("")
   said = []
-  _build(photo_list.of_folders(folders), tmp_path / "out", said)
+  _build(photo_list.list_folders(folders), tmp_path / "out", said)
   assert said == [
     "1 images are there that no class is known of:"
     f" {folders / 'stray.jpg'}; left out"
@@ -365,11 +365,11 @@ def test_photos_beside_the_folders_of_classes_are_reported(folders, tmp_path):
 def test_folders_need_photos(folders):
   (folders / "empty").mkdir()
   with pytest.raises(errors.InputError, match="empty"):
-    photo_list.of_folders(folders)
+    photo_list.list_folders(folders)
   with pytest.raises(errors.InputError, match="folder for each class"):
-    photo_list.of_folders(folders / "tower")
+    photo_list.list_folders(folders / "tower")
   with pytest.raises(FileNotFoundError, match="nowhere"):
-    photo_list.of_folders(folders / "nowhere")
+    photo_list.list_folders(folders / "nowhere")
 
 
 @pytest.fixture
@@ -386,7 +386,7 @@ def landmarks(tmp_path):
 
 def test_google_landmarks_by_a_pattern_of_folders(landmarks):
   pattern = str(landmarks / "train/*/*/*/")
-  listed = photo_list.train(pattern, str(landmarks / "train.csv"))
+  listed = photo_list.list_train(pattern, str(landmarks / "train.csv"))
   assert {p.identity: p.label for p in listed.photos} == {
     "abc1": 3,
     "abd2": 9,
@@ -400,13 +400,13 @@ def test_google_landmarks_by_a_pattern_of_folders(landmarks):
     landmarks / "large.csv", ("id", "url", "landmark_id"), ("abc1", "u", 10**17)
   )
   with pytest.raises(errors.InputError, match="large.csv.*under 10000000"):
-    photo_list.train(pattern, path)
+    photo_list.list_train(pattern, path)
   with pytest.raises(errors.InputError, match="pattern"):
-    photo_list.find(str(landmarks / "train"))
+    photo_list.find_photos(str(landmarks / "train"))
 
 
 def test_the_clean_part_is_relabelled(landmarks, tmp_path):
-  listed = photo_list.clean(
+  listed = photo_list.list_clean(
     str(landmarks / "train/*/*/*/"), str(landmarks / "clean.csv")
   )
   out, said = tmp_path / "out", []
@@ -425,10 +425,10 @@ def test_the_clean_part_is_relabelled(landmarks, tmp_path):
 
 def test_test_photos_have_no_labels(landmarks, tmp_path):
   pattern = str(landmarks / "train/*/*/*/")
-  training = photo_list.train(pattern, str(landmarks / "train.csv"))
-  testing = photo_list.test(pattern, str(landmarks / "train.csv"))
+  training = photo_list.list_train(pattern, str(landmarks / "train.csv"))
+  testing = photo_list.list_test(pattern, str(landmarks / "train.csv"))
   options = shards.Options(num_shards=2)
   out = tmp_path / "out"
   shards.build(out, training, testing, options, lambda _: None)
   assert _records(out, "test") == dict.fromkeys(["abc1", "abd2", "bbc3"])
-  assert set(photo_list.read(out).counts) == {"train"}
+  assert set(photo_list.read_labels(out).counts) == {"train"}

@@ -2,13 +2,14 @@
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from concurrent import futures
 
 import cv2
 import numpy as np
 
 from delf.base import concurrency, errors
-from delf.records import image_record
+from delf.records import image_record, tfrecord
 
 # TensorFlow takes over arrays that start at a multiple of it, else copies them.
 _ALIGNMENT = 64
@@ -18,21 +19,20 @@ _KEPT = 8
 
 
 class Buffers:
-  """Arrays of one shape.
+  """Float32 arrays of one shape.
 
   New memory is handed out by the system page by page and cleared, which takes
   as long as resizing the photos that go there.
   """
 
-  def __init__(self, shape):
-    """Creates it; `shape` is that of the arrays, of float32."""
+  def __init__(self, shape: Sequence[int]):
     self._shape = tuple(shape)
     self._bytes = 4 * int(np.prod(shape))
     self._free = []
     self._lock = threading.RLock()  # A thread may end a loan while it has it.
 
-  def get(self):
-    """Returns a float32 array whose values are any.
+  def get(self) -> np.ndarray:
+    """Return an array with arbitrary values.
 
     It is the caller's for as long as anything refers to it or to a part of it.
     """
@@ -44,15 +44,15 @@ class Buffers:
     array = np.ndarray(self._shape, np.float32, memory, start)
     return np.asarray(_Loan(self, memory, array))
 
-  def take_back(self, memory):
-    """Keeps memory that nobody has any more, if there is not enough of it."""
+  def take_back(self, memory: np.ndarray) -> None:
+    """Keep memory that nobody uses any more, up to a limit."""
     with self._lock:
       if len(self._free) < _KEPT:
         self._free.append(memory)
 
 
 class _Loan:
-  """What arrays that are handed out refer to; the memory returns with it.
+  """Owner of the arrays that are handed out; returns the memory at its end.
 
   NumPy goes through it to what it is of, so that each array and each part of
   one refers to this object, not to the memory.
@@ -75,13 +75,13 @@ _ASPECT = (3 / 4, 4 / 3)
 _NORMALISED = ((np.arange(256) - 128) / 128).astype(np.float32)
 
 
-def draw(seed, first, number):
-  """Draws the random numbers of images that follow each other in a stream.
+def draw(seed: int, first: int, number: int) -> np.ndarray:
+  """Draw the random numbers of images that follow each other in a stream.
 
   Those of one image depend on the seed and its position alone.
 
   Args:
-    seed: int from 0, under 2^64.
+    seed: From 0, under 2^64.
     first: Position in the stream of the first image.
     number: Number of images.
 
@@ -93,16 +93,18 @@ def draw(seed, first, number):
   return np.random.Generator(generator).random([number, 4])
 
 
-def window(height, width, random):
-  """Chooses a crop: its aspect, then its height, then its place, uniformly.
+def window(
+  height: int, width: int, random: np.ndarray
+) -> tuple[int, int, int, int]:
+  """Choose a crop: its aspect, then its height, then its place, uniformly.
 
   As TensorFlow's `sample_distorted_bounding_box` does, by which the original
   crops.
 
   Args:
-    height: Of the photo, in pixels.
-    width: Of the photo, in pixels.
-    random: [4] float in [0, 1).
+    height: Height of the photo in pixels.
+    width: Width of the photo in pixels.
+    random: [4] in [0, 1).
 
   Returns:
     (y, x, height, width) in pixels; the whole photo where it is too long for
@@ -121,8 +123,8 @@ def window(height, width, random):
   return y, x, crop_height, crop_width
 
 
-def to_network(image, size, out):
-  """Turns a photo into a network's input.
+def to_network(image: np.ndarray, size: int, out: np.ndarray) -> None:
+  """Turn a photo into a network's input.
 
   Normalised, then resized, bilinear with pixel centres at halves and without
   smoothing, as by `tf.image.resize`.
@@ -144,13 +146,13 @@ _PIECE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the batches are made of.
+  """Options of a stream of batches.
 
   Attributes:
     image_size: Pixels of a side of each image.
     batch_size: Images of a batch.
     augmentation: Whether random crops are taken, else whole photos.
-    seed: Of the order and of the crops, an int from 0.
+    seed: Seed of the order and of the crops, from 0.
     num_classes: Labels must be below it; None if they may be any.
     repeat: Whether the stream is endless, each epoch in a random order of its
       own; else it is one epoch, in the order of the files.
@@ -164,7 +166,6 @@ class Options:
   repeat: bool = True
 
   def __post_init__(self):
-    """Raises InputError if a number is not one that can be."""
     for name in ("image_size", "batch_size"):
       if getattr(self, name) < 1:
         raise errors.InputError(f"{name} of 1 or more", getattr(self, name))
@@ -183,47 +184,34 @@ class Stream:
     options: Options.
   """
 
-  def __init__(self, records, options):
-    """Creates the stream.
-
-    Args:
-      records: record_files.RecordFiles.
-      options: Options.
-    """
+  def __init__(self, records: tfrecord.RecordFiles, options: Options):
     self.options = options
     self._records = records
     self._order = _Order(len(records), options)
     side = options.image_size
     self._buffers = Buffers([options.batch_size, side, side, 3])
 
-  def __len__(self):
-    """Returns the batches of an epoch; the last may be short."""
+  def __len__(self) -> int:
+    """Return the batches of an epoch; the last may be short."""
     return -(-len(self._records) // self.options.batch_size)
 
-  def identities(self, number):
-    """Returns the ids of the records of a batch, list of str.
-
-    Args:
-      number: Its number in the stream, from 0.
-    """
+  def identities(self, number: int) -> list[str]:
+    """Return the ids of the records of a batch, given its number from 0."""
     return [
       image_record.parse(self._records.read(i), self._records.path(i))[2]
       for i in self._chosen(int(number))
     ]
 
   def _chosen(self, number):
-    """Returns which records a batch is of, [B] int."""
+    """Return the records of a batch, [B] int."""
     size = self.options.batch_size
     first = number * size
     if not self.options.repeat:
       size = min(size, len(self._records) - first)
     return self._order.records(np.arange(first, first + size))
 
-  def batch(self, number):
-    """Makes a batch.
-
-    Args:
-      number: Its number in the stream, from 0.
+  def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make a batch, given its number in the stream from 0.
 
     Returns:
       images [B, S, S, 3] float32, RGB, from -1, under 1, and labels [B] int64.
@@ -247,7 +235,7 @@ class Stream:
     return images, labels
 
   def _image(self, record, random, out):
-    """Fills one image; returns its label."""
+    """Fill one image and return its label."""
     path = self._records.path(record)
     data, label, identity = image_record.parse(
       self._records.read(record), path, self.options.num_classes
@@ -261,15 +249,11 @@ class Stream:
 
 
 def _in_threads(function, items):
-  """Calls a function for each item, in a thread of each core.
+  """Call a function for each item, in a thread of each core.
 
   The threads end with the call: TensorFlow keeps the function of a data set,
-  and with it the stream, for as long as the process runs.
-
-  Args:
-    function: Function of an item; what it raises is raised here, when no thread
-      is at work any more.
-    items: Sequence.
+  and with it the stream, for as long as the process runs. What the function
+  raises is raised when no thread is at work any more.
   """
   threads = min(concurrency.core_count(), len(items))
   if threads < 2:
@@ -282,7 +266,7 @@ def _in_threads(function, items):
 
 
 class _Order:
-  """Which record stands at a position: of each epoch an order of its own."""
+  """Orders of the records: each epoch has its own."""
 
   def __init__(self, number, options):
     self._number, self._options = number, options
@@ -290,14 +274,14 @@ class _Order:
     self._orders = {}
 
   def records(self, positions):
-    """Returns the record at each position, [N] int."""
-    epochs, places = np.divmod(positions, self._number)
+    """Return the record at each position, [N] int."""
+    epochs, indices = np.divmod(positions, self._number)
     if not self._options.repeat:
-      return places
-    chosen = np.empty_like(places)
+      return indices
+    chosen = np.empty_like(indices)
     for epoch in np.unique(epochs):
       here = epochs == epoch
-      chosen[here] = self._permutation(int(epoch))[places[here]]
+      chosen[here] = self._permutation(int(epoch))[indices[here]]
     return chosen
 
   def _permutation(self, epoch):

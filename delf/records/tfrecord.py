@@ -1,4 +1,4 @@
-"""What is wrong with a record, out of what TensorFlow makes of it."""
+"""TFRecord files: checksums, records by number, errors of their readers."""
 
 import contextlib
 import functools
@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import threading
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 
 import google_crc32c
@@ -15,6 +16,16 @@ from absl import logging
 from delf.base import errors, files
 from delf.records import photo_list
 
+# Bytes of a record before and behind its data.
+HEAD, FOOT = 12, 4
+_LENGTH = 8
+_MASK = 0xA282EAD8
+_MOST_OPEN = 200  # Systems allow a program 256 files or more.
+_THREADS = 16
+# `<split>-<place>-of-<number>`, as all writers of TFRecords name shards.
+_SHARD = re.compile(r"(.+)-\d+-of-(\d+)", re.DOTALL)
+# A number of shards that is larger is a part of another name.
+_MOST_SHARDS = 100_000
 # The one line of an InputError in the text of a TensorFlow error.
 _LINE = re.compile(
   r"^.*?InputError: (?:(?P<path>.*?): )?"
@@ -24,32 +35,23 @@ _LINE = re.compile(
 
 
 @contextlib.contextmanager
-def clear_errors():
-  """Gives the InputError that was raised where a batch was made.
+def clear_errors() -> Iterator[None]:
+  """Raise the InputError of the code that made a batch.
 
   Around what draws batches of a tf.data.Dataset, which raises its own errors
   with the text of ours in them.
-
-  Raises:
-    InputError: In place of such an error.
   """
   import tensorflow as tf
 
   try:
     yield
   except tf.errors.OpError as error:
-    found = _LINE.search(error.message)
-    if not found:
+    line = _LINE.search(error.message)
+    if not line:
       raise
     raise errors.InputError(
-      found["expected"], found["received"], found["path"]
+      line["expected"], line["received"], line["path"]
     ) from None
-
-
-_MASK = 0xA282EAD8
-# Bytes of a record before and behind its data.
-HEAD, FOOT = 12, 4
-_LENGTH = 8
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -72,33 +74,58 @@ def _checksum(data):
   return masked_crc32c(data).to_bytes(FOOT, "little")
 
 
-_MOST_OPEN = 200  # Systems allow a program 256 files or more.
+class RecordFiles:
+  """The records of several files, numbered from 0 in the files' order.
 
+  Takes 13 bytes of memory for each record.
 
-class RecordReader:
-  """Reads records by file and place; safe to use from several threads."""
+  Attributes:
+    paths: Paths of the files.
+  """
 
-  def __init__(self):
-    self._lock = threading.Lock()
-    self._open = {}
-
-  def read(self, path, start, check=True):
-    """Reads one record.
+  def __init__(self, pattern: str | Iterable[str]):
+    """Find the files and where their records start.
 
     Args:
-      path: Path of the file.
-      start: Where it starts, in bytes.
-      check: Whether its checksums are compared.
-
-    Returns:
-      bytes.
+      pattern: Pattern of the files' paths, such as `data/train*`, or a list of
+        these.
 
     Raises:
-      InputError: If a checksum is wrong, or the file is gone or cannot be read;
-        it names the file and the place.
+      FileNotFoundError: If no file is found.
+      InputError: If a file is no TFRecord file or is cut, or if there is no
+        record in all.
     """
+    self.paths = _find(pattern)
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+      starts = list(pool.map(_starts, self.paths))
+    numbers = [len(each) for each in starts]
+    self._starts = np.concatenate(starts)
+    self._files = np.repeat(np.arange(len(starts), dtype=np.int32), numbers)
+    self._checked = np.zeros([len(self._starts)], bool)
+    self._lock = threading.Lock()
+    self._open = {}
+    if not len(self._starts):
+      raise errors.InputError("records", "files of none", pattern)
+
+  def __len__(self) -> int:
+    return len(self._starts)
+
+  def path(self, number: int) -> str:
+    """Return the path of the file that a record is in."""
+    return self.paths[self._files[number]]
+
+  def read(self, number: int) -> bytes:
+    """Read one record; safe to call from several threads.
+
+    Its checksums are compared when it is read for the first time.
+
+    Raises:
+      InputError: If its checksum is wrong, or the file is gone or cannot be
+        read; it names the file and the place.
+    """
+    path, start = self.path(number), int(self._starts[number])
     try:
-      record = self._read(self._file(path), start, check)
+      record = self._read(path, start, not self._checked[number])
     except OSError as error:
       reason = error.strerror or str(error)
       raise errors.InputError("a file that can be read", reason, path) from None
@@ -106,10 +133,17 @@ class RecordReader:
       raise errors.InputError(
         "a whole record", f"a damaged one at byte {start}", path
       )
+    self._checked[number] = True
     return record
 
-  def _read(self, file, start, check):
-    """Returns a record, or None if it is damaged."""
+  def _read(self, path, start, check):
+    """Return a record, or None if it is damaged."""
+    with self._lock:
+      if path not in self._open:
+        if len(self._open) >= _MOST_OPEN:
+          del self._open[next(iter(self._open))]
+        self._open[path] = _open(path)
+      file = self._open[path]
     head = file.read(start, HEAD)
     size = _data_size(head) + FOOT
     if start + HEAD + size > file.size():
@@ -123,24 +157,16 @@ class RecordReader:
     whole = head[_LENGTH:] == _checksum(head[:_LENGTH])
     return data if whole and foot == _checksum(data) else None
 
-  def _file(self, path):
-    with self._lock:
-      if path not in self._open:
-        if len(self._open) >= _MOST_OPEN:
-          del self._open[next(iter(self._open))]
-        self._open[path] = _open(path)
-      return self._open[path]
-
 
 def _open(path):
   if files.is_remote(path):
-    import tensorflow as tf
+    return _LockedFile(_RemoteFile(path))
+  if hasattr(os, "pread"):
+    return _LocalFile(path)
+  return _LockedFile(open(path, "rb"))
 
-    return _Locked(tf.io.gfile.GFile(path, "rb"))
-  return _Local(path) if hasattr(os, "pread") else _Locked(open(path, "rb"))
 
-
-class _Local:
+class _LocalFile:
   """A file that any number of threads read; closed when nothing refers to it.
 
   The next file that is opened may get its number, so that no thread that still
@@ -161,7 +187,7 @@ class _Local:
     return os.pread(self._number, number, start)
 
 
-class _Locked:
+class _LockedFile:
   """A file that one thread reads at a time; closed in the same way."""
 
   def __init__(self, file):
@@ -172,8 +198,7 @@ class _Locked:
 
   def size(self):
     with self._lock:
-      self._file.seek(0, os.SEEK_END)
-      return self._file.tell()
+      return self._file.seek(0, os.SEEK_END)
 
   def read(self, start, number):
     with self._lock:
@@ -181,97 +206,68 @@ class _Locked:
       return self._file.read(number)
 
 
-_THREADS = 16
-# `<split>-<place>-of-<number>`, as all writers of TFRecords name shards.
-_SHARD = re.compile(r"(.+)-\d+-of-(\d+)", re.DOTALL)
-# A number of shards that is larger is a part of another name.
-_MOST_SHARDS = 100_000
+class _RemoteFile:
+  """A remote file, with `seek` as local ones have it."""
+
+  def __init__(self, path):
+    import tensorflow as tf
+
+    self._file = tf.io.gfile.GFile(path, "rb")
+    self.read, self.close = self._file.read, self._file.close
+
+  def seek(self, offset, whence=os.SEEK_SET):
+    self._file.seek(offset, whence)
+    return self._file.tell()
 
 
-class RecordFiles:
-  """The records of several files, numbered from 0 in the files' order.
+def _open_to_seek(path):
+  if files.is_remote(path):
+    return contextlib.closing(_RemoteFile(path))
+  return open(path, "rb", buffering=HEAD)
 
-  Takes 13 bytes of memory for each record.
 
-  Attributes:
-    paths: list of str, the files.
-  """
-
-  def __init__(self, pattern):
-    """Finds the files and where their records start.
-
-    Args:
-      pattern: Pattern of the files' paths, such as `data/train*`, or a list of
-        these.
-
-    Raises:
-      FileNotFoundError: If no file is found.
-      InputError: If a file is no TFRecord file or is cut, or if there is no
-        record in all.
-    """
-    self.paths = _find(pattern)
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-      starts = list(pool.map(_starts, self.paths))
-    numbers = [len(each) for each in starts]
-    self._starts = np.concatenate(starts)
-    self._files = np.repeat(np.arange(len(starts), dtype=np.int32), numbers)
-    self._checked = np.zeros([len(self._starts)], bool)
-    self._reader = RecordReader()
-    if not len(self._starts):
-      raise errors.InputError("records", "files of none", pattern)
-
-  def __len__(self):
-    return len(self._starts)
-
-  def path(self, number):
-    """Returns the path of the file that a record is in."""
-    return self.paths[self._files[number]]
-
-  def read(self, number):
-    """Reads one record; safe to call from several threads.
-
-    Its checksums are compared when it is read for the first time.
-
-    Args:
-      number: Its number, from 0.
-
-    Returns:
-      bytes.
-
-    Raises:
-      InputError: If its checksum is wrong, or the file is gone or cannot be
-        read; it names the file and the place.
-    """
-    path, start = self.path(number), int(self._starts[number])
-    record = self._reader.read(path, start, not self._checked[number])
-    self._checked[number] = True
-    return record
+def _starts(path):
+  """Return where the records of a file start, [N] int64."""
+  starts = []
+  with _open_to_seek(path) as file:
+    size, start = file.seek(0, os.SEEK_END), 0
+    while start < size:
+      file.seek(start)
+      head = file.read(HEAD)
+      record = HEAD + _data_size(head) + FOOT
+      if len(head) < HEAD or start + record > size:
+        where = "at its start" if not start else f"at byte {start} of {size}"
+        raise errors.InputError(
+          "a whole TFRecord file", f"one that is cut or damaged {where}", path
+        )
+      starts.append(start)
+      start += record
+  return np.array(starts, np.int64)
 
 
 def _find(pattern):
   patterns = [pattern] if isinstance(pattern, (str, os.PathLike)) else pattern
-  found = {
-    path for one in patterns for path in _glob(os.fspath(one)) if _is_file(path)
+  paths = {
+    path
+    for one in patterns
+    for path in _glob(os.fspath(one))
+    if files.is_remote(path) or os.path.isfile(path)
   }
-  if not found:
-    words = ", ".join(map(os.fspath, patterns))
-    raise FileNotFoundError(f"{words}: expected TFRecord files, found none")
-  missing = missing_shards(found)
+  if not paths:
+    names = ", ".join(map(os.fspath, patterns))
+    raise FileNotFoundError(f"{names}: expected TFRecord files, found none")
+  missing = missing_shards(paths)
   if missing:
     _warn_of(tuple(missing))
-  return sorted(found)
+  return sorted(paths)
 
 
-def missing_shards(paths):
-  """Finds shards that should lie beside those that are there.
+def missing_shards(paths: Iterable[str]) -> list[str]:
+  """Find shards that should lie beside existing ones, sorted.
 
-  Args:
-    paths: Paths of shards. Of `train-00001-of-00008` and others of eight, all
-      eight belong together; other names say nothing.
-
-  Returns:
-    Sorted list of str, paths of those that are not there. What is there, and
-    not among `paths`, was left out on purpose.
+  Of `train-00001-of-00008` and others of eight, all eight belong together;
+  other names say nothing. A shard that exists, and is not among `paths`, was
+  left out on purpose.
   """
   matches = [
     match
@@ -291,7 +287,7 @@ def missing_shards(paths):
 def _warn_of(missing):
   logging.warning(
     "shards of records are missing, and the photos in them: %s",
-    photo_list.some(missing),
+    photo_list.first_names(missing),
   )
 
 
@@ -301,52 +297,3 @@ def _glob(pattern):
   import tensorflow as tf
 
   return tf.io.gfile.glob(pattern)
-
-
-def _is_file(path):
-  return files.is_remote(path) or os.path.isfile(path)
-
-
-def _starts(path):
-  """Returns where the records of a file start, [N] int64."""
-  starts = []
-  with _open_bytes(path) as file:
-    size, start = file.seek(0, os.SEEK_END), 0
-    while start < size:
-      file.seek(start)
-      head = file.read(HEAD)
-      record = HEAD + _data_size(head) + FOOT
-      if len(head) < HEAD or start + record > size:
-        where = "at its start" if not start else f"at byte {start} of {size}"
-        raise errors.InputError(
-          "a whole TFRecord file", f"one that is cut or damaged {where}", path
-        )
-      starts.append(start)
-      start += record
-  return np.array(starts, np.int64)
-
-
-def _open_bytes(path):
-  if files.is_remote(path):
-    return _Remote(path)
-  return open(path, "rb", buffering=HEAD)
-
-
-class _Remote:
-  """A remote file, with `seek` as local ones have it."""
-
-  def __init__(self, path):
-    import tensorflow as tf
-
-    self._file = tf.io.gfile.GFile(path, "rb")
-    self.read = self._file.read
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *error):
-    self._file.close()
-
-  def seek(self, offset, whence=os.SEEK_SET):
-    self._file.seek(offset, whence)
-    return self._file.tell()

@@ -1,4 +1,4 @@
-"""The nearest images of other clusters, kept while images come in blocks.
+"""Tuples of a query, a positive and negatives: files, folders, hard negatives.
 
 Source: Radenovic et al., arXiv:1711.02512, section 3.2: the negatives of a
 query are those that are nearest to it, of other clusters than its own, and one
@@ -10,29 +10,41 @@ import hashlib
 import os
 import pathlib
 import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from delf.base import errors, files, progress
+from delf.base import concurrency, errors, files, progress
 from delf.formats import untrusted
 from delf.python import utils
-from delf.python.datasets import generic_dataset
+
+Path = str | os.PathLike
+# Name of a cluster, and paths of its photos.
+Groups = Sequence[tuple[str, Sequence[str]]]
+
+# Images of a block of descriptors.
+BLOCK_SIZE = 1024
+# Characters of an image's name that its folders are made of, from the last on.
+_FOLDERS = 6
+_FOLDER_ENDS = ((-2, None), (-4, -2), (-6, -4))
+_DIGEST_BYTES = 16
 
 
 class NearestOfClusters:
-  """Of Q queries, the nearest images so far, each of another cluster.
+  """The nearest images of each of Q queries, each of another cluster.
 
-  Holds the queries' descriptors, [Q, K] images, and of one block its
-  similarities, [Q, block].
+  Images come in blocks. Holds the queries' descriptors, [Q, K] images, and of
+  one block its similarities, [Q, block].
   """
 
-  def __init__(self, queries, clusters, number):
-    """Takes the queries.
+  def __init__(self, queries: np.ndarray, clusters: np.ndarray, number: int):
+    """Take the queries.
 
     Args:
       queries: [Q, D] float32 descriptors.
-      clusters: [Q] int64, the cluster of each, which none is taken of.
+      clusters: [Q] int64, the cluster of each, which no image is taken from.
       number: K, images to keep of each.
     """
     self._queries = np.asarray(queries, np.float32)
@@ -43,8 +55,10 @@ class NearestOfClusters:
     self._clusters = np.full(shape, -1, np.int64)
     self._squares = np.zeros(shape, np.float32)
 
-  def add(self, images, descriptors, clusters):
-    """Takes a block of images.
+  def add(
+    self, images: np.ndarray, descriptors: np.ndarray, clusters: np.ndarray
+  ) -> None:
+    """Take a block of n images.
 
     Args:
       images: [n] int64, their numbers.
@@ -73,7 +87,7 @@ class NearestOfClusters:
     )
 
   def _merge(self, *block):
-    """Takes [Q, k] scores, images, clusters and squares of a block."""
+    """Take [Q, k] scores, images, clusters and squares of a block."""
     kept = (self._scores, self._images, self._clusters, self._squares)
     scores, images, clusters, squares = (
       np.concatenate(pair, axis=1) for pair in zip(kept, block, strict=True)
@@ -91,34 +105,29 @@ class NearestOfClusters:
       for x in (scores, images, clusters, squares)
     )
 
-  def images(self):
-    """Returns [Q, K] int64, nearest first; -1 where there are not so many."""
+  def images(self) -> np.ndarray:
+    """Return [Q, K] int64, nearest first; -1 where there are fewer."""
     return np.where(np.isfinite(self._scores), self._images, -1)
 
-  def distances(self):
-    """Returns [Q, K] float64, L2 distances; NaN where there is no image."""
+  def distances(self) -> np.ndarray:
+    """Return [Q, K] float64, L2 distances; NaN where there is no image."""
     own = np.square(self._queries.astype(np.float64)).sum(axis=1)[:, None]
     squares = own + self._squares - 2.0 * self._scores
-    found = np.isfinite(self._scores)
-    return np.sqrt(np.where(found, np.maximum(squares, 0.0), np.nan))
+    exists = np.isfinite(self._scores)
+    return np.sqrt(np.where(exists, np.maximum(squares, 0.0), np.nan))
 
 
 def _largest(scores, number):
-  """Returns [Q, k] columns of the largest scores, in no order; k <= number."""
+  """Return [Q, k] columns of the largest scores, in no order; k <= number."""
   if scores.shape[1] <= number:
     return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
   return np.argpartition(-scores, number - 1, axis=1)[:, :number]
 
 
 def _best_of_each(scores, clusters):
-  """Finds the best column of each cluster; columns are sorted by cluster.
+  """Return best scores [Q, C] and their columns [Q, C], the first of equals.
 
-  Args:
-    scores: [Q, n] float32.
-    clusters: [n] int64, ascending.
-
-  Returns:
-    Best scores [Q, C], and their columns [Q, C]; the first of equal ones.
+  `scores` are [Q, n] float32, `clusters` [n] int64, ascending.
   """
   starts = np.flatnonzero(np.r_[True, clusters[1:] != clusters[:-1]])
   best = np.maximum.reduceat(scores, starts, axis=1)
@@ -128,29 +137,32 @@ def _best_of_each(scores, clusters):
   return best, np.minimum.reduceat(columns, starts, axis=1)
 
 
-# Images of a block.
-SIZE = 1024
-
-
-def describe(paths, load, network, workers, label, source):
-  """Describes images in blocks; one that cannot be read is reported.
+def describe_blocks(
+  paths: Sequence[str],
+  load: Callable,
+  network: Callable,
+  workers: int,
+  label: str,
+  source: Path,
+) -> Iterator[np.ndarray]:
+  """Describe images in blocks; one that cannot be read is reported.
 
   Args:
-    paths: list of paths.
+    paths: Paths of the images.
     load: Function of a path that returns an image, [H, W, 3] float32.
     network: Function of images [1, H, W, 3] float32 that returns [1, D].
     workers: Threads that load images ahead.
-    label: Words of the progress.
+    label: Label of the progress.
     source: Path of the file that lists the images, for an error.
 
   Yields:
-    [n, D] float32, of `SIZE` images but for the last block; NaN of an image
-    that cannot be read.
+    [n, D] float32, of `BLOCK_SIZE` images but for the last block; NaN of an
+    image that cannot be read.
 
   Raises:
     InputError: If none of the first block can be read.
   """
-  futures = generic_dataset.ahead(load, paths, workers)
+  futures = concurrency.futures_ahead(load, paths, workers, workers + 1)
   block, size = [], None
   shown = progress.track(futures, label, len(paths))
   for path, future in zip(paths, shown, strict=True):
@@ -162,7 +174,7 @@ def describe(paths, load, network, workers, label, source):
       vector = None
     size = size if vector is None else len(vector)
     block.append(vector)
-    if len(block) == SIZE:
+    if len(block) == BLOCK_SIZE:
       yield _stacked(block, size, source)
       block = []
   if block:
@@ -178,42 +190,35 @@ def _stacked(block, size, source):
   return np.stack([missing if each is None else each for each in block])
 
 
-# Characters of an image's name that its folders are made of.
-_FOLDERS = 6
-
-
 @dataclasses.dataclass(frozen=True)
 class Pairs:
   """N photos, and which of them are pairs.
 
   Attributes:
-    names: list of N str, ids of photos.
+    names: N ids of photos.
     clusters: [N] int64, the model (a place) that each is of, or None where the
       file does not say, as those for whitening.
-    queries: [P] int64, places of the first ones in `names`.
-    positives: [P] int64, places of the second ones.
+    queries: [P] int64, indices of the first ones in `names`.
+    positives: [P] int64, indices of the second ones.
   """
 
-  names: list
+  names: list[str]
   clusters: np.ndarray | None
   queries: np.ndarray
   positives: np.ndarray
 
 
-def read(path, mode=None):
-  """Reads a pickle of pairs, without running what it may hold.
+def read_pairs(path: Path, mode: str | None = None) -> Pairs:
+  """Read a pickle of pairs, without running anything in it.
 
   Args:
     path: Path of the file: a dict of `cids` (or `ids`), `cluster`, `qidxs` and
       `pidxs`, or a dict of such dicts by mode.
-    mode: "train" or "val"; None for a file without modes.
-
-  Returns:
-    Pairs. `clusters` is there if there is a mode.
+    mode: "train" or "val"; None for a file without modes and clusters.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    InputError: If it is no such file, lacks the mode, has places or names that
+    InputError: If it is no such file, lacks the mode, has indices or names that
       cannot be, or no pairs.
   """
   content = untrusted.read_plain_pickle(path)
@@ -225,15 +230,28 @@ def read(path, mode=None):
   _require(isinstance(content, dict), "a dict of lists", content, path)
   names = _names(content.get("cids", content.get("ids")), path)
   queries, positives = (
-    _places(content, key, len(names), path) for key in ("qidxs", "pidxs")
+    _integers(content, key, path) for key in ("qidxs", "pidxs")
   )
+  for key, array in (("qidxs", queries), ("pidxs", positives)):
+    if len(array) and not 0 <= array.min() <= array.max() < len(names):
+      raise errors.InputError(
+        f"'{key}' from 0 to {len(names) - 1}, places of images",
+        f"{array.min()} to {array.max()}",
+        path,
+      )
   if len(queries) != len(positives) or not len(queries):
     raise errors.InputError(
       "as many 'qidxs' as 'pidxs', one at least",
       f"{len(queries)} and {len(positives)}",
       path,
     )
-  clusters = _clusters(content, len(names), path) if mode is not None else None
+  if mode is None:
+    return Pairs(names, None, queries, positives)
+  clusters = _integers(content, "cluster", path)
+  if len(clusters) != len(names):
+    raise errors.InputError(
+      f"the 'cluster' of each of {len(names)} images", f"{len(clusters)}", path
+    )
   return Pairs(names, clusters, queries, positives)
 
 
@@ -251,28 +269,8 @@ def _names(names, path):
   return names
 
 
-def _clusters(content, number, path):
-  clusters = _integers(content, "cluster", path)
-  if len(clusters) != number:
-    raise errors.InputError(
-      f"the 'cluster' of each of {number} images", f"{len(clusters)}", path
-    )
-  return clusters
-
-
-def _places(content, key, number, path):
-  places = _integers(content, key, path)
-  if len(places) and not 0 <= places.min() <= places.max() < number:
-    raise errors.InputError(
-      f"'{key}' from 0 to {number - 1}, places of images",
-      f"{places.min()} to {places.max()}",
-      path,
-    )
-  return places
-
-
 def _integers(content, key, path):
-  """Returns [n] int64 of a list of integers, or raises."""
+  """Return [n] int64 of a list of integers, or raise InputError."""
   if key not in content:
     raise errors.InputError(f"a list '{key}'", _keys(content), path)
   try:
@@ -286,9 +284,9 @@ def _integers(content, key, path):
   return array.astype(np.int64)
 
 
-def _require(condition, expected, found, path):
+def _require(condition, expected, received, path):
   if not condition:
-    raise errors.InputError(expected, _kind(found), path)
+    raise errors.InputError(expected, _kind(received), path)
 
 
 def _keys(content):
@@ -299,48 +297,35 @@ def _kind(value):
   return "none" if value is None else f"a {type(value).__name__}"
 
 
-# Names end in their folders, from the last characters on.
-_FOLDER_ENDS = ((-2, None), (-4, -2), (-6, -4))
-
-
-def database_path(name, data_root, eccv2020=False):
-  """Returns the path of a data set's file, `train/<name>/` or beside it."""
+def database_path(name: str, data_root: str, eccv2020: bool = False) -> str:
+  """Return the path of a data set's file, `train/<name>/` or beside it."""
   file = f"{name}-val-eccv2020.pkl" if eccv2020 else f"{name}.pkl"
   usual = os.path.join(data_root, "train", name, file)
   flat = os.path.join(data_root, file)
   return flat if os.path.exists(flat) and not os.path.exists(usual) else usual
 
 
-def images_folder(path, data_root, name):
-  """Returns the folder of the images: beside the file, or of the name.
+def images_folder(path: str, data_root: str, name: str) -> str:
+  """Return the folder of the images: beside the file, or of the name.
 
   Args:
     path: Path of the data set's file.
     data_root: Folder of all data sets.
     name: Name of the data set whose images it may share.
   """
-  beside = os.path.join(os.path.dirname(path), "ims")
   shared = os.path.join(data_root, "train", name, "ims")
+  beside = os.path.join(os.path.dirname(path), "ims")
   return shared if os.path.isdir(shared) else beside
 
 
-def image_path(image_id, prefix):
-  """Returns where an image lies: `<prefix>/<56>/<34>/<12>/<..123456>`."""
+def image_path(image_id: str, prefix: Path | None) -> str:
+  """Return the path of an image: `<prefix>/<56>/<34>/<12>/<..123456>`."""
   folders = [image_id[start:end] for start, end in _FOLDER_ENDS]
   return os.path.join(prefix or "", *folders, image_id)
 
 
-_DIGEST_BYTES = 16
-
-
-def groups_of_folder(folder):
-  """Finds photos by the folder that they are in: each is one object or place.
-
-  Args:
-    folder: Folder of folders of photos.
-
-  Returns:
-    list of (name of the cluster, list of paths).
+def groups_of_folder(folder: Path) -> Groups:
+  """Group photos by the folder that they are in: each is one object or place.
 
   Raises:
     FileNotFoundError: If there is no such folder.
@@ -352,16 +337,13 @@ def groups_of_folder(folder):
   return sorted(groups.items())
 
 
-def groups_of_csv(path, images):
-  """Reads photos and what they show from a CSV file.
+def groups_of_csv(path: Path, images: str) -> Groups:
+  """Read photos and their objects from a CSV file.
 
   Args:
     path: Path of a file with the columns `url` (path below `images`) and
       `landmark_id`.
     images: Folder of the photos.
-
-  Returns:
-    list of (name of the cluster, list of paths).
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -388,12 +370,12 @@ def groups_of_csv(path, images):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How the data set is made.
+  """Options of a data set of tuples.
 
   Attributes:
     validation_share: Share of the clusters that are for validation, in [0, 1).
-    seed: What the choice of these depends on.
-    overwrite: Whether a data set of this name that is there is replaced.
+    seed: Seed of their choice.
+    overwrite: Whether an existing data set of this name is replaced.
   """
 
   validation_share: float = 0.2
@@ -401,23 +383,29 @@ class Options:
   overwrite: bool = False
 
 
-def write(groups, name, data_root, options=Options(), say=print):
-  """Writes photos, and which of them are pairs, as `TuplesDataset` reads them.
+def write_tuples(
+  groups: Groups,
+  name: str,
+  data_root: Path,
+  options: Options = Options(),
+  say: Callable[[str], Any] = print,
+) -> dict[str, dict[str, int]]:
+  """Write photos, and which of them are pairs, as `TuplesDataset` reads them.
 
   Photos of a group are pairs in the order of their names, each with the next
-  one; a group of one photo is there to be a negative. Also written is
+  one; a group of one photo is only used for negatives. Also written is
   `<name>-whiten.pkl` with the pairs of the training, to learn a whitening.
 
   Args:
-    groups: list of (name of the cluster, paths of photos that show one thing).
-      Photos of clusters of one name are never negatives of each other.
+    groups: Photos of one thing each. Photos of clusters of one name are never
+      negatives of each other.
     name: Name of the data set to be.
     data_root: Folder that gets `train/<name>/`.
-    options: Options.
-    say: Function of a line, for each photo that cannot be read and is left out.
+    options: Options of the data set.
+    say: Called with a line for each photo that cannot be read and is left out.
 
   Returns:
-    dict by mode of the numbers of its photos, clusters and pairs.
+    Numbers of photos, clusters and pairs, by mode.
 
   Raises:
     InputError: If there is such a data set, or no group of a mode has two
@@ -435,63 +423,52 @@ def write(groups, name, data_root, options=Options(), say=print):
   clusters = sorted({cluster for cluster, _ in groups})
   order = np.random.default_rng(options.seed).permutation(len(clusters))
   number = round(options.validation_share * len(order))
-  held = {clusters[i] for i in order[:number]}
+  held_out = {clusters[i] for i in order[:number]}
   numbers = {cluster: i for i, cluster in enumerate(clusters)}
   content, counts = {}, {}
   total = sum(len(paths) for _, paths in groups)
   with progress.count("copying photos", total) as bar:
-    places = _Places(folder / "ims", bar, say)
     for mode in ("train", "val"):
-      chosen = [g for g in groups if (g[0] in held) == (mode == "val")]
-      content[mode] = _pairs(chosen, places, numbers)
-      if not content[mode]["qidxs"] and (mode == "train" or held):
+      chosen = [g for g in groups if (g[0] in held_out) == (mode == "val")]
+      pairs = {"cids": [], "cluster": [], "qidxs": [], "pidxs": []}
+      for cluster, paths in chosen:
+        first = len(pairs["cids"])
+        for path in paths:
+          image_id = _copy(path, folder / "ims", say)
+          bar.update(1)
+          if image_id:
+            pairs["cids"].append(image_id)
+            pairs["cluster"].append(numbers[cluster])
+        for i in range(first, len(pairs["cids"]) - 1):
+          pairs["qidxs"] += [i, i + 1]
+          pairs["pidxs"] += [i + 1, i]
+      if not pairs["qidxs"] and (mode == "train" or held_out):
         raise errors.InputError(
           f"groups of two photos or more to {mode} with",
           f"{len(chosen)} groups of one",
         )
+      content[mode] = pairs
       counts[mode] = {
-        "photos": len(content[mode]["cids"]),
-        "clusters": len(set(content[mode]["cluster"])),
-        "pairs": len(content[mode]["qidxs"]),
+        "photos": len(pairs["cids"]),
+        "clusters": len(set(pairs["cluster"])),
+        "pairs": len(pairs["qidxs"]),
       }
   whiten = folder / f"{name}-whiten.pkl"
-  for path, found in ((whiten, content["train"]), (database, content)):
-    files.write_bytes(path, pickle.dumps(found))
+  files.write_bytes(whiten, pickle.dumps(content["train"]))
+  files.write_bytes(database, pickle.dumps(content))
   return counts
 
 
-def _pairs(groups, places, numbers):
-  """Puts the photos of groups in their places; returns the dict of a mode."""
-  found = {"cids": [], "cluster": [], "qidxs": [], "pidxs": []}
-  for cluster, paths in groups:
-    first = len(found["cids"])
-    for image_id in filter(None, map(places.copy, paths)):
-      found["cids"].append(image_id)
-      found["cluster"].append(numbers[cluster])
-    for i in range(first, len(found["cids"]) - 1):
-      found["qidxs"] += [i, i + 1]
-      found["pidxs"] += [i + 1, i]
-  return found
-
-
-class _Places:
-  """Puts photos where their ids, digests of them, say."""
-
-  def __init__(self, folder, bar, say):
-    self._folder, self._bar, self._say = folder, bar, say
-
-  def copy(self, path):
-    """Copies a photo, if it is not there; returns its id, or None if bad."""
-    try:
-      utils.image_size(path)
-      data = files.read_bytes(path)
-    except (errors.InputError, OSError) as error:
-      self._say(f"{errors.one_line(error)}; left out")
-      return None
-    finally:
-      self._bar.update(1)
-    image_id = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
-    target = pathlib.Path(image_path(image_id, self._folder))
-    if not target.exists():
-      files.write_bytes(target, data)
-    return image_id
+def _copy(path, folder, say):
+  """Copy a photo to the place of its id, a digest; None if it is bad."""
+  try:
+    utils.image_size(path)
+    data = files.read_bytes(path)
+  except (errors.InputError, OSError) as error:
+    say(f"{errors.one_line(error)}; left out")
+    return None
+  image_id = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+  target = pathlib.Path(image_path(image_id, folder))
+  if not target.exists():
+    files.write_bytes(target, data)
+  return image_id

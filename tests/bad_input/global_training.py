@@ -193,7 +193,7 @@ def _singles(folder):
   (folder / "a.jpg").write_bytes(b"a")
   groups = [("a", [str(folder / "a.jpg")]), ("b", [str(folder / "a.jpg")])]
   return functools.partial(
-    tuples.write,
+    tuples.write_tuples,
     groups,
     sfm120k.NAME,
     folder,

@@ -133,7 +133,7 @@ def _other_settings(folder):
   from delf.records import photo_list, shards
 
   _photo(folder / "a" / "a.jpg")
-  listed = photo_list.of_folders(folder)
+  listed = photo_list.list_folders(folder)
   out = folder.parent / "records"
   shards.build(out, listed, None, shards.Options(num_shards=3), lambda _: None)
   return _build(folder, f"--class_folders={folder}")

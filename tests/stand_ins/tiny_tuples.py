@@ -61,7 +61,7 @@ def write(root, clusters=8, photos=3, side=32):
       paths.append(str(path))
     groups.append((str(cluster), paths))
   options = tuples.Options(validation_share=0.5)
-  tuples.write(groups, sfm120k.NAME, root, options)
+  tuples.write_tuples(groups, sfm120k.NAME, root, options)
   _write_searched(root, groups)
 
 

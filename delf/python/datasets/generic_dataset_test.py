@@ -1,5 +1,3 @@
-import threading
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,19 +50,3 @@ def test_bad_images_name_their_file(folder):
     list(images)
   with pytest.raises(FileNotFoundError, match="no"):
     images[2]
-
-
-def test_no_more_is_loaded_ahead_than_there_are_workers():
-  started, gate = [], threading.Event()
-
-  def load(item):
-    started.append(item)
-    gate.wait(5)
-    return item
-
-  futures = generic_dataset.ahead(load, range(100), workers=2)
-  threading.Timer(0.1, gate.set).start()
-  assert next(futures).result() == 0
-  assert len(started) <= 3
-  futures.close()
-  assert len(started) < 10

@@ -1,15 +1,16 @@
 """Tuples of a query, a positive and hard negatives, drawn anew each epoch."""
 
+import concurrent.futures
 import math
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from delf.base import errors
-from delf.python.datasets import generic_dataset
+from delf.base import concurrency, errors
 from delf.python.datasets.utils import default_loader
 from delf.records import tuples
 
-# What each place of a tuple is.
+# Targets of the images of a tuple.
 QUERY, POSITIVE, NEGATIVE = -1, 1, 0
 
 _MODES = ("train", "val")
@@ -22,33 +23,30 @@ class TuplesDataset:
   a block of other images at a time, [queries + 1024, D] float32.
 
   Attributes:
-    name: Name of the data set.
-    mode: "train" or "val".
-    images: list of paths of all images.
+    images: Paths of all N images.
     clusters: [N] int64, the cluster of each: images of one show one object.
-    query_pool: [P] int64, images that queries are drawn of.
+    query_pool: [P] int64, images that queries are drawn from.
     positive_pool: [P] int64, the positive of each.
-    qidxs: [T] int64, queries of the tuples, as places in `images`.
+    qidxs: [T] int64, queries of the tuples, as indices of `images`.
     pidxs: [T] int64, positives of the tuples.
     nidxs: [T, K] int64, negatives of the tuples, the hardest first.
-    workers: Threads that load images ahead.
   """
 
   def __init__(  # noqa: PLR0913
     self,
-    name,
-    mode,
-    data_root,
-    imsize=None,
-    num_negatives=5,
-    num_queries=2000,
-    pool_size=20000,
-    loader=default_loader,
-    eccv2020=False,
-    seed=0,
-    workers=4,
+    name: str,
+    mode: str,
+    data_root: str,
+    imsize: int | None = None,
+    num_negatives: int = 5,
+    num_queries: float = 2000,
+    pool_size: float = 20000,
+    loader: Callable = default_loader,
+    eccv2020: bool = False,
+    seed: int = 0,
+    workers: int = 4,
   ):
-    """Reads which images there are; none is opened.
+    """Read the list of images; none is opened.
 
     Args:
       name: Name of the data set, such as "retrieval-SfM-120k".
@@ -57,8 +55,8 @@ class TuplesDataset:
         `train/<name>/ims/`, or with the file and `ims/` themselves.
       imsize: Largest side of an image, in pixels; None leaves it.
       num_negatives: Negatives of a query.
-      num_queries: Queries of an epoch; infinity for all there are.
-      pool_size: Images that negatives are looked for in; infinity for all.
+      num_queries: Queries of an epoch; infinity for all.
+      pool_size: Images that negatives are searched in; infinity for all.
       loader: Function `loader(path, imsize)` that returns an image.
       eccv2020: Whether the file is `<name>-val-eccv2020.pkl`.
       seed: With the epoch, what the draws depend on.
@@ -71,7 +69,7 @@ class TuplesDataset:
     if mode not in _MODES:
       raise errors.InputError("the mode 'train' or 'val'", repr(mode))
     path = tuples.database_path(name, data_root, eccv2020)
-    pairs = tuples.read(path, mode)
+    pairs = tuples.read_pairs(path, mode)
     folder = tuples.images_folder(path, data_root, name)
     self.name, self.mode, self.imsize = name, mode, imsize
     self.images = [tuples.image_path(each, folder) for each in pairs.names]
@@ -86,12 +84,12 @@ class TuplesDataset:
     none = np.zeros([0], np.int64)
     self.set_tuples(none, none, np.zeros([0, self._negatives], np.int64))
 
-  def __len__(self):
-    """Returns the number of tuples of this epoch."""
+  def __len__(self) -> int:
+    """Return the number of tuples of this epoch."""
     return len(self.qidxs)
 
-  def __getitem__(self, index):
-    """Returns a tuple (query, positive, negative, ..., target).
+  def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+    """Return a tuple (query, positive, negative, ..., target).
 
     Images are what the loader gives, [H, W, 3] float32, of sizes of their own;
     the target is [2 + K] int32: -1, 1, 0, ...
@@ -102,34 +100,29 @@ class TuplesDataset:
     """
     if not len(self):
       raise errors.InputError("a call of create_epoch_tuples", "none")
-    places = [self.qidxs[index], self.pidxs[index], *self.nidxs[index]]
-    images = [self._loader(self.images[i], self.imsize) for i in places]
+    members = [self.qidxs[index], self.pidxs[index], *self.nidxs[index]]
+    images = [self._loader(self.images[i], self.imsize) for i in members]
     target = [QUERY, POSITIVE] + [NEGATIVE] * self._negatives
     return (*images, np.array(target, np.int32))
 
-  def __iter__(self):
-    """Yields the tuples in order, loading the next ones in threads."""
-    for future in self.load(range(len(self))):
-      yield future.result()
+  def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+    load, numbers = self.__getitem__, range(len(self))
+    return concurrency.map_ahead(load, numbers, self.workers, self.workers + 1)
 
-  def load(self, indices):
-    """Loads tuples ahead, as futures, so that one that fails ends nothing.
+  def load(self, indices: Iterable[int]) -> Iterator[concurrent.futures.Future]:
+    """Load tuples ahead, as futures, so that one that fails ends nothing."""
+    load, workers = self.__getitem__, self.workers
+    return concurrency.futures_ahead(load, indices, workers, workers + 1)
 
-    Args:
-      indices: Which ones, in which order.
-
-    Returns:
-      Iterator of concurrent.futures.Future.
-    """
-    return generic_dataset.ahead(self.__getitem__, indices, self.workers)
-
-  def set_tuples(self, qidxs, pidxs, nidxs):
-    """Sets the tuples, for example those of an epoch that was interrupted.
+  def set_tuples(
+    self, qidxs: np.ndarray, pidxs: np.ndarray, nidxs: np.ndarray
+  ) -> None:
+    """Set the tuples, for example those of an interrupted epoch.
 
     Args:
-      qidxs: [T] int, places in `images`.
-      pidxs: [T] int.
-      nidxs: [T, K] int.
+      qidxs: [T] indices of `images`.
+      pidxs: [T] indices of `images`.
+      nidxs: [T, K] indices of `images`.
     """
     arrays = [np.asarray(x, np.int64) for x in (qidxs, pidxs, nidxs)]
     shapes = [(len(arrays[0]),)] * 2 + [(len(arrays[0]), self._negatives)]
@@ -143,20 +136,21 @@ class TuplesDataset:
       )
     self.qidxs, self.pidxs, self.nidxs = arrays
 
-  def create_epoch_tuples(self, net, epoch=None):
-    """Draws queries, and finds hard negatives for them.
+  def create_epoch_tuples(
+    self, net: Callable, epoch: int | None = None
+  ) -> float:
+    """Draw queries, and find hard negatives for them.
 
     An image that cannot be read is reported and left out.
 
     Args:
       net: Function of images [1, H, W, 3] float32 that returns descriptors
         [1, D], such as a GlobalFeatureNet, whose `describe` is called.
-      epoch: What the draws depend on, with the seed; None for the one after
-        the last.
+      epoch: Number that the draws depend on, with the seed; None for the one
+        after the last.
 
     Returns:
-      float, the average L2 distance of queries from their negatives; 0 where
-      there are none.
+      Average L2 distance of queries from their negatives; 0 without any.
 
     Raises:
       InputError: If there are too few clusters, or too few images that can be
@@ -180,34 +174,33 @@ class TuplesDataset:
     )
     blocks = self._describe(pool, describe, "possible negatives")
     for number, descriptors in enumerate(blocks):
-      images = pool[number * tuples.SIZE :][: len(descriptors)]
+      images = pool[number * tuples.BLOCK_SIZE :][: len(descriptors)]
       nearest.add(images, descriptors, self.clusters[images])
-    found = nearest.images()
-    whole = (found >= 0).all(axis=1)
+    negatives = nearest.images()
+    whole = (negatives >= 0).all(axis=1)
     if not whole.any():
       raise errors.InputError(
         "negatives that can be read", "too few of them", self._path
       )
-    self.set_tuples(qidxs[whole], pidxs[whole], found[whole])
+    self.set_tuples(qidxs[whole], pidxs[whole], negatives[whole])
     return float(nearest.distances()[whole].mean())
 
-  def _describe(self, places, describe, words):
-    """Yields descriptors of images in blocks, as `image_blocks.describe`."""
-    return tuples.describe(
-      [self.images[place] for place in places],
+  def _describe(self, indices, describe, label):
+    return tuples.describe_blocks(
+      [self.images[index] for index in indices],
       lambda path: self._loader(path, self.imsize),
       describe,
       self.workers,
-      f"{self.mode}: {words}",
+      f"{self.mode}: {label}",
       self._path,
     )
 
-  def require_negatives(self):
-    """Raises InputError if no draw could find so many negatives."""
+  def require_negatives(self) -> None:
+    """Raise InputError if no draw could find so many negatives."""
     self._require_clusters(self.query_pool, np.arange(len(self.images)))
 
   def _require_clusters(self, qidxs, pool):
-    """Raises InputError if a query cannot have so many negatives."""
+    """Raise InputError if a query cannot have so many negatives."""
     clusters = np.unique(self.clusters[pool])
     own = np.isin(self.clusters[qidxs], clusters)
     fewest = len(clusters) - int(own.any())
@@ -220,7 +213,7 @@ class TuplesDataset:
 
 
 def _number(name, value, least, most=math.inf):
-  """Returns a number of things, at most `most`; infinity may be asked for."""
+  """Check a number, at most `most`; infinity is allowed."""
   whole = value == math.inf or float(value).is_integer()
   if not whole or value < least:
     raise errors.InputError(f"{name} of {least} or more", f"{value}")

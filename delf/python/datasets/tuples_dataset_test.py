@@ -33,7 +33,9 @@ def root(tmp_path):
   assert tuples.groups_of_folder(tmp_path / "photos") == [
     (str(tmp_path / "photos" / name), paths) for name, paths in groups
   ]
-  counts = tuples.write(groups, sfm120k.NAME, tmp_path, tuples.Options(0.25))
+  counts = tuples.write_tuples(
+    groups, sfm120k.NAME, tmp_path, tuples.Options(0.25)
+  )
   assert counts["train"] == {"photos": 18, "clusters": 6, "pairs": 24}
   assert counts["val"] == {"photos": 6, "clusters": 2, "pairs": 8}
   return tmp_path
@@ -100,7 +102,7 @@ def test_all_queries_and_no_negatives(root):
 def test_small_blocks_give_the_same(root, monkeypatch):
   whole, parts = _train(root), _train(root)
   whole.create_epoch_tuples(_net)
-  monkeypatch.setattr(tuples, "SIZE", 4)
+  monkeypatch.setattr(tuples, "BLOCK_SIZE", 4)
   parts.create_epoch_tuples(_net)
   np.testing.assert_array_equal(whole.nidxs, parts.nidxs)
 
@@ -155,7 +157,7 @@ _GOOD = {
 def _read(tmp_path, change, mode="train"):
   path = tmp_path / "db.pkl"
   path.write_bytes(pickle.dumps({"train": _GOOD | change}))
-  return tuples.read(path, mode)
+  return tuples.read_pairs(path, mode)
 
 
 def test_ids_and_arrays_are_read_too(tmp_path):
@@ -165,11 +167,11 @@ def test_ids_and_arrays_are_read_too(tmp_path):
   content = _GOOD | change
   del content["cids"]
   path.write_bytes(pickle.dumps({"val": content}))
-  found = tuples.read(path, "val")
+  found = tuples.read_pairs(path, "val")
   assert found.names == ["aaaaaa", "bbbbbb"]
   assert found.clusters.tolist() == [4, 5]
   path.write_bytes(pickle.dumps(_GOOD))
-  assert tuples.read(path).queries.tolist() == [0]
+  assert tuples.read_pairs(path).queries.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -201,10 +203,10 @@ def test_files_without_the_mode_or_a_list(tmp_path):
   path = tmp_path / "db.pkl"
   path.write_bytes(pickle.dumps([1]))
   with pytest.raises(errors.InputError, match="a list"):
-    tuples.read(path, "train")
+    tuples.read_pairs(path, "train")
   path.write_bytes(pickle.dumps({"train": {"cids": ["aaaaaa"]}}))
   with pytest.raises(errors.InputError, match="'qidxs'"):
-    tuples.read(path, "train")
+    tuples.read_pairs(path, "train")
 
 
 def test_groups_of_a_table(tmp_path):
@@ -218,7 +220,9 @@ def test_groups_of_a_table(tmp_path):
   with pytest.raises(errors.InputError, match="landmark_id"):
     tuples.groups_of_csv(table, "x")
   with pytest.raises(errors.InputError, match="two photos"):
-    tuples.write([("a", [str(table)])], "b", tmp_path, say=lambda _: None)
+    tuples.write_tuples(
+      [("a", [str(table)])], "b", tmp_path, say=lambda _: None
+    )
 
 
 def test_a_photo_that_cannot_be_read_is_left_out(tmp_path):
@@ -229,9 +233,9 @@ def test_a_photo_that_cannot_be_read_is_left_out(tmp_path):
   said = []
   options = tuples.Options(validation_share=0)
   groups = [("a", list(map(str, paths)))]
-  counts = tuples.write(groups, "b", tmp_path, options, said.append)
+  counts = tuples.write_tuples(groups, "b", tmp_path, options, said.append)
   assert counts["train"] == {"photos": 2, "clusters": 1, "pairs": 2}
   assert len(said) == 2
   assert "2.png" in said[0] and "3.png" in said[1]
   with pytest.raises(errors.InputError, match="--overwrite.*b.pkl"):
-    tuples.write(groups, "b", tmp_path, options, said.append)
+    tuples.write_tuples(groups, "b", tmp_path, options, said.append)

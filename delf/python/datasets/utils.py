@@ -1,5 +1,7 @@
 """Loading of images for training and for global descriptors."""
 
+import os
+
 import numpy as np
 from PIL import Image
 
@@ -11,8 +13,13 @@ from delf.python import utils
 MEAN_BGR = (103.939, 116.779, 123.68)
 
 
-def pil_imagenet_loader(path, imsize, bounding_box=None, preprocess=True):
-  """Loads an image, crops it and scales it down.
+def pil_imagenet_loader(
+  path: str | os.PathLike,
+  imsize: int | None,
+  bounding_box: tuple[float, float, float, float] | None = None,
+  preprocess: bool = True,
+) -> np.ndarray:
+  """Load an image, crop it and scale it down.
 
   Args:
     path: Path of the image.
@@ -45,9 +52,7 @@ def pil_imagenet_loader(path, imsize, bounding_box=None, preprocess=True):
   return array[..., ::-1].astype(np.float32) - np.float32(MEAN_BGR)
 
 
-def default_loader(path, imsize, bounding_box=None, preprocess=True):
-  """Loads an image as `pil_imagenet_loader` does."""
-  return pil_imagenet_loader(path, imsize, bounding_box, preprocess)
+default_loader = pil_imagenet_loader
 
 
 def _crop(image, bounding_box, path):

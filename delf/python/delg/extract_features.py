@@ -12,7 +12,9 @@ FLAGS = flags.FLAGS
 
 def define_flags():
   """Defines the flags."""
-  scripts.define("folder for <name>.delg_local and <name>.delg_global")
+  scripts.define_extraction(
+    "folder for <name>.delg_local and <name>.delg_global"
+  )
   flags.DEFINE_enum(
     "image_set",
     ground_truth.QUERY,

@@ -12,7 +12,7 @@ FLAGS = flags.FLAGS
 
 def define_flags():
   """Defines the flags."""
-  scripts.define(
+  scripts.define_extraction(
     "folder for <name>_0.delf of whole images, <name>_1.delf and so on of boxes"
   )
   flags.DEFINE_string(

@@ -11,7 +11,7 @@ FLAGS = flags.FLAGS
 
 def define_flags():
   """Defines the flags."""
-  scripts.define("folder for <name>.delf")
+  scripts.define_extraction("folder for <name>.delf")
 
 
 def main():

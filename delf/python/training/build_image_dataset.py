@@ -118,12 +118,14 @@ def _training(own):
   from delf.records import photo_list
 
   if "class_folders" in own:
-    return photo_list.of_folders(FLAGS.class_folders)
+    return photo_list.list_folders(FLAGS.class_folders)
   if "images_csv_path" in own:
-    return photo_list.of_csv(FLAGS.images_csv_path, FLAGS.images_directory)
+    return photo_list.list_csv(FLAGS.images_csv_path, FLAGS.images_directory)
   if FLAGS.train_clean_csv_path:
-    return photo_list.clean(FLAGS.train_directory, FLAGS.train_clean_csv_path)
-  return photo_list.train(FLAGS.train_directory, FLAGS.train_csv_path)
+    return photo_list.list_clean(
+      FLAGS.train_directory, FLAGS.train_clean_csv_path
+    )
+  return photo_list.list_train(FLAGS.train_directory, FLAGS.train_csv_path)
 
 
 def _testing():
@@ -132,7 +134,7 @@ def _testing():
 
   if FLAGS.test_directory is None:
     return None
-  return photo_list.test(FLAGS.test_directory, FLAGS.test_csv_path)
+  return photo_list.list_test(FLAGS.test_directory, FLAGS.test_csv_path)
 
 
 if __name__ == "__main__":

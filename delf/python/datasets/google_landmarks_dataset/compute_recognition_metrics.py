@@ -11,8 +11,8 @@ from delf.python.datasets.google_landmarks_dataset import (
 FLAGS = flags.FLAGS
 
 
-def define_flags():
-  """Defines the flags."""
+def define_flags() -> None:
+  """Define the flags."""
   flags.DEFINE_string(
     "predictions_path", "/tmp/predictions.csv", "CSV: id,landmark score"
   )
@@ -21,30 +21,29 @@ def define_flags():
   )
 
 
-def main():
-  """Prints the metrics of the public and of the private part."""
+def main() -> None:
+  """Print the metrics of the public and of the private part."""
   task = dataset_file_io.RECOGNITION_TASK_ID
   *solutions, ignored = dataset_file_io.ReadSolution(FLAGS.solution_path, task)
   predictions = dataset_file_io.ReadPredictions(
     FLAGS.predictions_path, *solutions, ignored, task
   )
-  for part, found, solution in zip(
-    ("Public", "Private"), predictions, solutions, strict=True
-  ):
+  parts = zip(("Public", "Private"), predictions, solutions, strict=True)
+  for part, predicted, solution in parts:
     print(  # noqa: T201
-      f"{part}: {len(solution)} test images, {len(found)} predictions"
+      f"{part}: {len(solution)} test images, {len(predicted)} predictions"
     )
     if any(solution.values()):
-      _print(found, solution)
+      _print(predicted, solution)
   print(f"Ignored: {len(ignored)} test images")  # noqa: T201
 
 
-def _print(found, solution):
-  gap = metrics.GlobalAveragePrecision(found, solution)
+def _print(predicted, solution):
+  gap = metrics.GlobalAveragePrecision(predicted, solution)
   among = metrics.GlobalAveragePrecision(
-    found, solution, ignore_non_gt_test_images=True
+    predicted, solution, ignore_non_gt_test_images=True
   )
-  top_1 = metrics.Top1Accuracy(found, solution)
+  top_1 = metrics.Top1Accuracy(predicted, solution)
   print(  # noqa: T201
     f"  Global average precision: {100 * gap:.2f}\n"
     f"  Global average precision, landmarks only: {100 * among:.2f}\n"

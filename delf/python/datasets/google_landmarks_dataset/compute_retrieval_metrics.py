@@ -14,8 +14,8 @@ FLAGS = flags.FLAGS
 _RANKS = (1, 5, 10, 50, 100)
 
 
-def define_flags():
-  """Defines the flags."""
+def define_flags() -> None:
+  """Define the flags."""
   flags.DEFINE_string(
     "predictions_path", "/tmp/predictions.csv", "CSV: id,images"
   )
@@ -24,28 +24,27 @@ def define_flags():
   )
 
 
-def main():
-  """Prints the metrics of the public and of the private part."""
+def main() -> None:
+  """Print the metrics of the public and of the private part."""
   task = dataset_file_io.RETRIEVAL_TASK_ID
   *solutions, ignored = dataset_file_io.ReadSolution(FLAGS.solution_path, task)
   predictions = dataset_file_io.ReadPredictions(
     FLAGS.predictions_path, *solutions, ignored, task
   )
-  for part, found, solution in zip(
-    ("Public", "Private"), predictions, solutions, strict=True
-  ):
+  parts = zip(("Public", "Private"), predictions, solutions, strict=True)
+  for part, predicted, solution in parts:
     print(  # noqa: T201
-      f"{part}: {len(solution)} test images, {len(found)} with predictions"
+      f"{part}: {len(solution)} test images, {len(predicted)} with predictions"
     )
     if solution:
-      _print(found, solution)
+      _print(predicted, solution)
   print(f"Ignored: {len(ignored)} test images")  # noqa: T201
 
 
-def _print(found, solution):
-  mean_average_precision = metrics.MeanAveragePrecision(found, solution)
-  precisions = metrics.MeanPrecisions(found, solution)
-  mean, median = metrics.MeanMedianPosition(found, solution)
+def _print(predicted, solution):
+  mean_average_precision = metrics.MeanAveragePrecision(predicted, solution)
+  precisions = metrics.MeanPrecisions(predicted, solution)
+  mean, median = metrics.MeanMedianPosition(predicted, solution)
   at_ranks = ", ".join(f"{100 * precisions[k - 1]:.2f} at {k}" for k in _RANKS)
   print(  # noqa: T201
     f"  Mean average precision: {100 * mean_average_precision:.2f}\n"

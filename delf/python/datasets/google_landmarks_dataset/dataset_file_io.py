@@ -1,6 +1,8 @@
 """Reading solutions and predictions of the Google Landmarks contests."""
 
 import math
+import os
+from collections.abc import Iterable
 
 from delf.base import errors, files
 
@@ -10,24 +12,24 @@ RETRIEVAL_TASK_ID = "retrieval"
 _USAGES = ("Public", "Private", "Ignored")
 
 
-def ReadSolution(file_path, task):
-  """Reads the ground truth of a task.
+def ReadSolution(
+  file_path: str | os.PathLike, task: str
+) -> tuple[dict[str, list], dict[str, list], list[str]]:
+  """Read the ground truth of a task.
 
   Args:
     file_path: Path of a CSV file: a header, then `id,landmarks,Usage` or
-      `id,images,Usage`, what is expected being separated by spaces.
+      `id,images,Usage`, several separated by spaces.
     task: `RECOGNITION_TASK_ID` or `RETRIEVAL_TASK_ID`.
 
   Returns:
-    (public_solution, private_solution, ignored_ids): dicts by test image, of
-    lists of int landmarks (empty where it shows none) or of lists of str index
-    images (as in the original, one empty text where there are none); list of
-    the test images that do not count.
+    Public solution and private solution, by test image lists of landmarks
+    (empty where it shows none) or of index images (as in the original, one
+    empty text where there are none); test images that do not count.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    InputError: If the task is not known, or a line is not as it should be; it
-      says which.
+    InputError: If the task is unknown, or a line is malformed; it says which.
   """
   _check_task(task)
   solutions, ignored_ids = {"Public": {}, "Private": {}}, []
@@ -50,25 +52,31 @@ def ReadSolution(file_path, task):
   return solutions["Public"], solutions["Private"], ignored_ids
 
 
-def ReadPredictions(file_path, public_ids, private_ids, ignored_ids, task):
-  """Reads predictions; test images without one are left out.
+def ReadPredictions(
+  file_path: str | os.PathLike,
+  public_ids: Iterable[str],
+  private_ids: Iterable[str],
+  ignored_ids: Iterable[str],
+  task: str,
+) -> tuple[dict, dict]:
+  """Read predictions; test images without one are left out.
 
   Args:
     file_path: Path of a CSV file: a header, then `id,landmark score` or
       `id,images`, these separated by spaces, best first.
-    public_ids: Iterable of str, test images of the public part.
-    private_ids: Iterable of str, test images of the private part.
-    ignored_ids: Iterable of str, test images whose predictions are dropped.
+    public_ids: Test images of the public part.
+    private_ids: Test images of the private part.
+    ignored_ids: Test images whose predictions are dropped.
     task: `RECOGNITION_TASK_ID` or `RETRIEVAL_TASK_ID`.
 
   Returns:
-    (public_predictions, private_predictions): dicts by test image, of
-    `{"class": int, "score": float}` or of lists of str index images.
+    Public and private predictions, by test image `{"class": int, "score":
+    float}` or lists of index images.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    InputError: If the task is not known, or a line is not as it should be, of
-      an unknown test image, or of one that was there before; it says which.
+    InputError: If the task is unknown, or a line is malformed, of an unknown
+      test image, or of one that was there before; it says which.
   """
   _check_task(task)
   parts = (set(public_ids), {}), (set(private_ids), {})
@@ -76,8 +84,8 @@ def ReadPredictions(file_path, public_ids, private_ids, ignored_ids, task):
   for line, row in files.read_csv(file_path):
     if len(row) != 2:
       raise _bad(file_path, line, "2 columns", f"{len(row)}")
-    test_id, words = row[0], row[1].split()
-    if not words or test_id in ignored_ids:
+    test_id, predicted = row[0], row[1].split()
+    if not predicted or test_id in ignored_ids:
       continue
     predictions = next((p for ids, p in parts if test_id in ids), None)
     if predictions is None:
@@ -85,8 +93,8 @@ def ReadPredictions(file_path, public_ids, private_ids, ignored_ids, task):
     if test_id in predictions:
       raise _bad(file_path, line, "each test image once", f"{test_id} again")
     if task == RECOGNITION_TASK_ID:
-      words = _landmark_and_score(words, file_path, line)
-    predictions[test_id] = words
+      predicted = _landmark_and_score(predicted, file_path, line)
+    predictions[test_id] = predicted
   return parts[0][1], parts[1][1]
 
 
@@ -99,24 +107,23 @@ def _check_task(task):
 
 def _landmarks(text, path, line):
   try:
-    return [int(word) for word in text.split(" ")] if text else []
+    return [int(number) for number in text.split(" ")] if text else []
   except ValueError:
-    raise _bad(
-      path, line, "numbers of landmarks, one space apart", f"'{text[:80]}'"
-    ) from None
+    expected = "numbers of landmarks, one space apart"
+    raise _bad(path, line, expected, f"'{text[:80]}'") from None
 
 
-def _landmark_and_score(words, path, line):
+def _landmark_and_score(fields, path, line):
   expected = "a landmark and its score"
-  if len(words) != 2:
-    raise _bad(path, line, expected, f"{len(words)} words")
+  if len(fields) != 2:
+    raise _bad(path, line, expected, f"{len(fields)} words")
   try:
-    found = {"class": int(words[0]), "score": float(words[1])}
+    prediction = {"class": int(fields[0]), "score": float(fields[1])}
   except ValueError:
-    raise _bad(path, line, expected, f"'{' '.join(words)[:80]}'") from None
-  if not math.isfinite(found["score"]):
-    raise _bad(path, line, "a finite score", words[1])
-  return found
+    raise _bad(path, line, expected, f"'{' '.join(fields)[:80]}'") from None
+  if not math.isfinite(prediction["score"]):
+    raise _bad(path, line, "a finite score", fields[1])
+  return prediction
 
 
 def _bad(path, line, expected, received):

@@ -1,6 +1,7 @@
 """Google Landmarks, or photos of any classes in such records, for training."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -22,47 +23,36 @@ _AT_ONCE = 2
 
 @dataclasses.dataclass(frozen=True)
 class _Info:
-  """What is known of the data sets.
-
-  Attributes:
-    num_classes: dict by name of int.
-  """
-
-  num_classes: dict
+  num_classes: dict[str, int]
 
 
-def GoogleLandmarksInfo():
-  """Returns what is known of Google Landmarks: `num_classes`, by version."""
+def GoogleLandmarksInfo() -> _Info:
+  """Return facts about Google Landmarks: `num_classes`, by version."""
   return _Info({"gld_v1": 14951, "gld_v2": 203094, "gld_v2_clean": 81313})
 
 
-def NormalizeImages(images, pixel_value_scale=0.5, pixel_value_offset=0.5):
-  """Returns (images - offset) / scale as float32.
-
-  Args:
-    images: Numbers of any shape.
-    pixel_value_scale: What is divided by.
-    pixel_value_offset: What is subtracted before.
-
-  Returns:
-    float32 tensor of the same shape.
-  """
+def NormalizeImages(
+  images: tf.Tensor,
+  pixel_value_scale: float = 0.5,
+  pixel_value_offset: float = 0.5,
+) -> tf.Tensor:
+  """Return (images - offset) / scale as float32."""
   images = tf.cast(images, tf.float32)
   return (images - pixel_value_offset) / pixel_value_scale
 
 
 def CreateDataset(
-  file_pattern,
-  image_size=321,
-  batch_size=32,
-  augmentation=False,
-  seed=0,
+  file_pattern: str | Sequence[str],
+  image_size: int = 321,
+  batch_size: int = 32,
+  augmentation: bool = False,
+  seed: int = 0,
   *,
-  num_classes=None,
-  start_batch=0,
-  repeat=True,
-):
-  """Creates batches of photos and labels from TFRecord files.
+  num_classes: int | None = None,
+  start_batch: int = 0,
+  repeat: bool = True,
+) -> tf.data.Dataset:
+  """Create batches of photos and labels from TFRecord files.
 
   The same files, seed and sizes give the same batches to the bit, whatever the
   number of cores; each batch is a function of its number alone.
@@ -73,17 +63,17 @@ def CreateDataset(
     batch_size: Photos of a batch.
     augmentation: Whether random crops are taken: of 0.08 to 1 of the area, and
       3/4 to 4/3 as wide as high.
-    seed: Of the order and of the crops, an int from 0.
+    seed: Seed of the order and of the crops, from 0.
     num_classes: Labels must be below it; None if they may be any.
     start_batch: Number of the first batch: those before it are not made.
-    repeat: Whether to go on without end, each epoch in a random order of its
-      own; else one epoch in the order of the files, whose last batch may be
-      short.
+    repeat: Whether the stream is endless, each epoch in a random order of its
+      own; else it is one epoch in the order of the files, whose last batch may
+      be short.
 
   Returns:
-    tf.data.Dataset of (images [B, S, S, 3] float32, RGB, (pixel - 128) / 128;
-    labels [B] int64). What is wrong with a record comes as a TensorFlow error
-    when its batch is drawn: `clear_errors` turns it into InputError.
+    Data set of (images [B, S, S, 3] float32, RGB, (pixel - 128) / 128; labels
+    [B] int64). Errors in a record come as TensorFlow errors when its batch is
+    drawn: `clear_errors` turns them into InputError.
 
   Raises:
     FileNotFoundError: If no file is found.
@@ -111,5 +101,5 @@ def CreateDataset(
 
   at_once = min(_AT_ONCE, concurrency.core_count())
   numbers = tf.data.Dataset.range(min(start_batch, end), end)
-  made = numbers.map(make, num_parallel_calls=at_once, deterministic=True)
-  return made.prefetch(1)
+  photos = numbers.map(make, num_parallel_calls=at_once, deterministic=True)
+  return photos.prefetch(1)

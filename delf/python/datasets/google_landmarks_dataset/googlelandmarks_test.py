@@ -263,7 +263,7 @@ def test_batches_are_divided_among_replicas(pattern):
 
 
 def test_no_thread_is_left_behind(pattern, monkeypatch):
-  monkeypatch.setattr(stream, "cores", lambda: 3)
+  monkeypatch.setattr(stream.concurrency, "core_count", lambda: 3)
   options = stream.Options(image_size=33, batch_size=12)
   batches = stream.Stream(tfrecord.RecordFiles(pattern), options)
   used, image = set(), batches._image

@@ -5,28 +5,34 @@ rules of the contests: global (micro) average precision for recognition, mean
 average precision at 100 for retrieval.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from delf.base import errors
 
+# By test image: `{"class": int, "score": float}`, and landmarks that it shows.
+Predictions = Mapping[str, dict]
+Landmarks = Mapping[str, Sequence[int]]
+# Names of index images by test image, predictions best first.
+Images = Mapping[str, Sequence[str]]
+
 
 def GlobalAveragePrecision(
-  predictions, recognition_solution, ignore_non_gt_test_images=False
-):
-  """Computes the average precision over all predictions, best score first.
+  predictions: Predictions,
+  recognition_solution: Landmarks,
+  ignore_non_gt_test_images: bool = False,
+) -> float:
+  """Compute the average precision over all predictions, best score first.
 
-  Equal scores stay in the order of the predictions.
+  Equal scores stay in the order of the predictions, of which an image has at
+  most one.
 
   Args:
-    predictions: dict by test image of `{"class": int, "score": float}`; at most
-      one for an image.
-    recognition_solution: dict by test image of list of int, the landmarks that
-      it shows.
+    predictions: Predictions by test image.
+    recognition_solution: Landmarks by test image.
     ignore_non_gt_test_images: Whether predictions for images without landmarks
       are left out; else they count as wrong.
-
-  Returns:
-    float in [0, 1].
 
   Raises:
     InputError: If no image shows a landmark, or an image is not part of the
@@ -44,15 +50,10 @@ def GlobalAveragePrecision(
   return float((np.arange(1, len(ranks) + 1) / ranks).sum() / number)
 
 
-def Top1Accuracy(predictions, recognition_solution):
-  """Computes how many of the images with landmarks are predicted right.
-
-  Args:
-    predictions: As of `GlobalAveragePrecision`.
-    recognition_solution: As of `GlobalAveragePrecision`.
-
-  Returns:
-    float in [0, 1].
+def Top1Accuracy(
+  predictions: Predictions, recognition_solution: Landmarks
+) -> float:
+  """Compute the share of images with landmarks that are predicted right.
 
   Raises:
     InputError: If no image shows a landmark.
@@ -65,19 +66,18 @@ def Top1Accuracy(predictions, recognition_solution):
   return correct / number
 
 
-def MeanAveragePrecision(predictions, retrieval_solution, max_predictions=100):
-  """Computes the mean average precision of retrieval.
+def MeanAveragePrecision(
+  predictions: Images, retrieval_solution: Images, max_predictions: int = 100
+) -> float:
+  """Compute the mean average precision of retrieval.
 
   Of index images that are predicted twice, the first counts. A test image
   without predictions, or without expected images, counts 0.
 
   Args:
-    predictions: dict by test image of list of str, index images, best first.
-    retrieval_solution: dict by test image of list of str.
-    max_predictions: How many predictions of an image count, from 1.
-
-  Returns:
-    float in [0, 1].
+    predictions: Index images by test image, best first.
+    retrieval_solution: Expected index images by test image.
+    max_predictions: Predictions of an image that count, from 1.
 
   Raises:
     InputError: If a test image is not part of the solution, the solution is
@@ -91,41 +91,28 @@ def MeanAveragePrecision(predictions, retrieval_solution, max_predictions=100):
   return total / len(retrieval_solution)
 
 
-def MeanPrecisions(predictions, retrieval_solution, max_predictions=100):
-  """Computes mean precisions at the ranks from 1 to `max_predictions`.
+def MeanPrecisions(
+  predictions: Images, retrieval_solution: Images, max_predictions: int = 100
+) -> np.ndarray:
+  """Compute mean precisions at the ranks from 1 to `max_predictions`.
 
-  Args:
-    predictions: As of `MeanAveragePrecision`.
-    retrieval_solution: As of `MeanAveragePrecision`.
-    max_predictions: As of `MeanAveragePrecision`.
-
-  Returns:
-    [max_predictions] float64 in [0, 1]; missing predictions count as wrong.
-
-  Raises:
-    InputError: As of `MeanAveragePrecision`.
+  Missing predictions count as wrong. Args and errors are as of
+  `MeanAveragePrecision`.
   """
-  found = np.zeros([max(max_predictions, 0) + 1])
+  hits = np.zeros([max(max_predictions, 0) + 1])
   for _, ranks in _hits(predictions, retrieval_solution, max_predictions):
-    found[ranks] += 1  # Ranks of an image differ.
+    hits[ranks] += 1  # Ranks of an image differ.
   depth = np.arange(1, max_predictions + 1)
-  return found[1:].cumsum() / depth / len(retrieval_solution)
+  return hits[1:].cumsum() / depth / len(retrieval_solution)
 
 
-def MeanMedianPosition(predictions, retrieval_solution, max_predictions=100):
-  """Computes mean and median of the rank of the first correct prediction.
+def MeanMedianPosition(
+  predictions: Images, retrieval_solution: Images, max_predictions: int = 100
+) -> tuple[float, float]:
+  """Compute mean and median of the rank of the first correct prediction.
 
-  Args:
-    predictions: As of `MeanAveragePrecision`.
-    retrieval_solution: As of `MeanAveragePrecision`.
-    max_predictions: As of `MeanAveragePrecision`.
-
-  Returns:
-    (mean, median), float; a test image without a correct prediction has
-    `max_predictions + 1`.
-
-  Raises:
-    InputError: As of `MeanAveragePrecision`.
+  A test image without one has `max_predictions + 1`. Args and errors are as of
+  `MeanAveragePrecision`.
   """
   positions = np.full([len(retrieval_solution)], max_predictions + 1)
   hits = _hits(predictions, retrieval_solution, max_predictions)
@@ -136,7 +123,7 @@ def MeanMedianPosition(predictions, retrieval_solution, max_predictions=100):
 
 
 def _hits(predictions, solution, max_predictions):
-  """Yields (test image, ascending ranks of its correct ones, from 1)."""
+  """Yield (test image, ascending ranks of its correct ones, from 1)."""
   if max_predictions < 1 or not solution:
     raise errors.InputError(
       "a solution with test images, and max_predictions from 1",

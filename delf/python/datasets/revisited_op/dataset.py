@@ -4,6 +4,7 @@ Functions keep the original's names; `delf.evaluation` documents them.
 """
 
 import os
+from typing import Any
 
 from delf.base import errors
 from delf.evaluation.metrics import adjust_positive_ranks as AdjustPositiveRanks
@@ -38,7 +39,9 @@ DATASET_NAMES = ["roxford5k", "rparis6k"]
 IMAGE_FOLDERS = {"roxford5k": "oxford5k_images", "rparis6k": "paris6k_images"}
 
 
-def CreateConfigForTestDataset(dataset, dir_main):
+def CreateConfigForTestDataset(
+  dataset: str, dir_main: str | os.PathLike
+) -> dict[str, Any]:
   """Describe a data set in a folder.
 
   Args:
@@ -46,10 +49,10 @@ def CreateConfigForTestDataset(dataset, dir_main):
     dir_main: Folder of `gnd_<dataset>.pkl` and of the images' folder.
 
   Returns:
-    dict: the content of that file, and `gnd_fname`, `ext` and `qext`,
-    `dir_data`, `dir_images`, `n` and `nq` (numbers of index images and
-    queries), `im_fname(config, i)` and `qim_fname(config, i)` (paths of
-    images), `dataset`.
+    The content of that file, and `gnd_fname`, `ext` and `qext`, `dir_data`,
+    `dir_images`, `n` and `nq` (numbers of index images and queries),
+    `im_fname(config, i)` and `qim_fname(config, i)` (paths of images),
+    `dataset`.
   """
   dataset = dataset.lower()
   if dataset not in DATASET_NAMES:

@@ -55,7 +55,9 @@ def main():
     problems.append(line)
     scripts.print_problem(line)
 
-  counts = tuples.write(groups, sfm120k.NAME, FLAGS.data_root, options, say)
+  counts = tuples.write_tuples(
+    groups, sfm120k.NAME, FLAGS.data_root, options, say
+  )
   for mode, found in counts.items():
     words = ", ".join(f"{number} {name}" for name, number in found.items())
     print(f"{mode}: {words}")  # noqa: T201
