@@ -87,7 +87,7 @@ def add_arguments(parser):
 def run(args):
   """Download; returns the exit status."""
   from delf.base import errors, progress
-  from delf.downloads import archives, datasets, published
+  from delf.downloads import datasets, published
 
   if args.only and args.dataset != "gldv2":
     raise errors.InputError("--only with gldv2", args.dataset)
@@ -97,7 +97,7 @@ def run(args):
   options = {
     "mirror": args.mirror,
     "force": args.force,
-    "only": archives.read_ids(args.only) if args.only else None,
+    "only": datasets.read_ids(args.only) if args.only else None,
     "ignore_checksum": args.ignore_checksum,
     "at_once": args.at_once,
   }

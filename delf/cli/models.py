@@ -137,11 +137,11 @@ def _path(args):
 
 
 def _download(args):
-  from delf.downloads import published
+  from delf.downloads import models
   from delf.inference import zoo
 
   known = zoo.artefact(args.name)
-  folder = published.install(
+  folder = models.install(
     known, url=args.url, sha256=args.sha256, force=args.force
   )
   entry = _describe(known)
@@ -155,10 +155,10 @@ def _download(args):
 
 def _describe(known):
   """What is known of a model, as plain values for JSON."""
-  from delf.downloads import published
+  from delf.downloads import models
   from delf.inference import zoo
 
-  record = published.recorded(known.name)
+  record = models.recorded(known.name)
   return {
     "name": known.name,
     "alias": known.alias,

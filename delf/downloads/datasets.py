@@ -1,4 +1,4 @@
-"""Where the files of a data set come from: published, mirror or folder."""
+"""Downloads of data sets: sources, records, checks, and places of files."""
 
 import contextlib
 import dataclasses
@@ -8,40 +8,308 @@ import json
 import multiprocessing.pool
 import os
 import pathlib
+import re
 import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from absl import logging
 
 from delf.base import errors, files
 from delf.downloads import archives, published, transfer
 from delf.extraction import engine
+from delf.formats import untrusted
+from delf.records import tuples
+
+# Folder below the output folder for unfinished files, and records.
+WORK = ".downloads"
 
 # An MD5 file has one line.
 _MAX_MD5_BYTES = 2**16
+# Far above the largest published archive, which has about 100 000 images, most
+# of them in a folder of their own.
+_MAX_MEMBERS = 1_000_000
+_MAX_BYTES = 64 * 2**30
 
-_BEGUN = "begun"
-_TO_FETCH = "to fetch"
+# Ids of images of Google Landmarks v2.
+_ID = re.compile(rb"\b[0-9a-f]{16}\b")
+
+_BEGUN, _TO_FETCH, _THERE = "begun", "to fetch", "there"
 
 
-class Source:
-  """Brings files of data sets to this machine.
+@dataclasses.dataclass(frozen=True)
+class ImageIds:
+  """Ids of the images to keep, and their SHA-256 to compare subsets by."""
+
+  ids: frozenset[int]
+  digest: str
+
+  def __contains__(self, stem: str) -> bool:
+    """Return whether to keep an image, by its name without extension."""
+    return bool(_ID.fullmatch(os.fsencode(stem))) and int(stem, 16) in self.ids
+
+
+def read_ids(path: str | os.PathLike) -> ImageIds:
+  """Read the ids of images to keep.
+
+  Args:
+    path: Path of a text file with ids of Google Landmarks v2 anywhere in it:
+      a list, `train_clean.csv`, or another CSV.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    InputError: If no id is in it.
+  """
+  ids = set()
+  with open(path, "rb") as file:
+    for line in file:
+      ids.update(int(each, 16) for each in _ID.findall(line))
+  if not ids:
+    raise errors.InputError(
+      "ids of images, 16 hexadecimal digits", "none", path
+    )
+  text = ",".join(f"{each:x}" for each in sorted(ids))
+  return ImageIds(frozenset(ids), hashlib.sha256(text.encode()).hexdigest())
+
+
+@dataclasses.dataclass(frozen=True)
+class DownloadOptions:
+  """Options of a download.
 
   Attributes:
-    work: pathlib.Path of the folder that they are brought to.
+    mirror: Address that the names of files are appended to, or a local folder
+      that has them, in place of the published addresses; None for these.
+    ignore_checksum: Whether a file with another MD5 than published is used.
+    force: Whether finished files are downloaded again.
+    only: Images to keep, or None for all.
+    at_once: Number of files to download at a time.
+  """
+
+  mirror: str | None = None
+  ignore_checksum: bool = False
+  force: bool = False
+  only: ImageIds | None = None
+  at_once: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DownloadReport:
+  """Result of a download.
+
+  Attributes:
+    done: Names of files that were downloaded.
+    skipped: Names of files that existed.
+    failed: Files that failed.
+    bytes: Size of those that were downloaded.
+  """
+
+  done: tuple[str, ...] = ()
+  skipped: tuple[str, ...] = ()
+  failed: tuple[engine.Failure, ...] = ()
+  bytes: int = 0
+
+  @property
+  def exit_status(self) -> int:
+    """Exit status of a program that did this."""
+    return 1 if self.failed else 0
+
+
+def download(
+  remote_files: list[published.RemoteFile],
+  out: str | os.PathLike,
+  say: Callable[[str], Any],
+  **options: Any,
+) -> DownloadReport:
+  """Download files of a data set, and unpack archives.
+
+  Each file is whole or absent. A run that was ended at any moment can be
+  repeated: it resumes within the file that it was at. A file that fails is in
+  the report; the others are done.
+
+  Args:
+    remote_files: Files to download.
+    out: Local folder, made if need be.
+    say: Called with a line for each file.
+    **options: Fields of DownloadOptions.
+
+  Raises:
+    InputError: If the mirror is neither an address nor a folder.
+    OSError: If the disk is full, or cannot be written.
+  """
+  run = _Download(out, DownloadOptions(**options))
+  done, skipped, failed, size = [], [], [], 0
+  for number, (file, result) in enumerate(run.results(remote_files), start=1):
+    at = f"[{number}/{len(remote_files)}] {file.name}"
+    if isinstance(result, engine.Failure):
+      failed.append(result)
+      say(f"{at}: failed")
+    elif result is None:
+      skipped.append(file.name)
+      say(f"{at}: already there")
+    else:
+      done.append(file.name)
+      size += result.size
+      archive = file.kind == published.ARCHIVE
+      kept = f", {result.images} images" if archive else ""
+      say(f"{at}: {result.size:,} bytes{kept}")
+  with contextlib.suppress(OSError):  # Empty if there was nothing to do.
+    run.work.rmdir()
+  return DownloadReport(tuple(done), tuple(skipped), tuple(failed), size)
+
+
+def plan(
+  remote_files: Iterable[published.RemoteFile],
+  out: str | os.PathLike,
+  **options: Any,
+) -> Iterator[tuple[published.RemoteFile, str, int | None]]:
+  """Yield each file, its state, and the bytes that `download` would fetch.
+
+  The state is "there", "to fetch", or "begun"; bytes are None if neither the
+  publisher nor the server says. Args and errors are as of `download`.
+  """
+  run = _Download(out, DownloadOptions(**options))
+  for file in remote_files:
+    if run.is_done(file):
+      yield file, _THERE, 0
+    else:
+      yield (file, *run.source.expect(file))
+
+
+def free_bytes(out: str | os.PathLike) -> int:
+  """Return the free bytes of the disk that a folder is, or will be, on."""
+  path = pathlib.Path(os.path.abspath(out))
+  while not path.exists():
+    path = path.parent
+  return shutil.disk_usage(path).free
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+  """Facts of a finished file.
+
+  Attributes:
+    name: Name of its RemoteFile.
+    size: In bytes.
+    md5: Hexadecimal.
+    images: Number of images that were unpacked; 0 if it is no archive.
+    only: Digest of the ids whose images were kept, or None for all.
+  """
+
+  name: str
+  size: int
+  md5: str
+  images: int = 0
+  only: str | None = None
+
+
+class _Download:
+  """Download of a data set to a folder."""
+
+  def __init__(self, out, options):
+    self._out, self._options = pathlib.Path(out), options
+    self.work = self._out / WORK
+    self.source = _Source(self.work, options.mirror)
+
+  def results(self, remote_files):
+    """Yield (file, its _Record, a Failure, or None if it existed)."""
+    if self._options.at_once == 1:
+      yield from map(self._try_once, remote_files)
+      return
+    # Its threads are no hindrance to the end of a program that is interrupted.
+    with multiprocessing.pool.ThreadPool(self._options.at_once) as pool:
+      yield from pool.imap_unordered(self._try_once, remote_files)
+
+  def is_done(self, file):
+    """Return whether a file exists, as far as it is needed."""
+    path = self._record_path(file.name)
+    if self._options.force or not path.exists():
+      return False
+    try:
+      record = _Record(**json.loads(files.read_bytes(path)))
+    except (ValueError, TypeError, RecursionError):
+      return False
+    target, only = self._out / file.target, self._options.only
+    if file.kind != published.ARCHIVE:
+      return target.is_file() and target.stat().st_size == record.size
+    enough = record.only is None or (only and record.only == only.digest)
+    return bool(enough) and target.is_dir()
+
+  def _record_path(self, name):
+    return self.work / f"{name.replace('/', '_')}.done.json"
+
+  def _try_once(self, file):
+    try:
+      return file, self._get_once(file)
+    except errors.InputError as error:
+      return file, engine.Failure(file.name, str(error))
+
+  def _get_once(self, file):
+    """Get a file, or return None if it is done, by whichever run."""
+    import filelock
+
+    if self.is_done(file):
+      return None
+    lock = self.source.path(f"{file.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):
+      # Another run may have done it in the meantime.
+      if self.is_done(file):
+        return None
+      record = self._get(file)
+      with contextlib.suppress(OSError):  # Windows removes it at the release.
+        lock.unlink()
+      return record
+
+  def _get(self, file):
+    """Put a file in its place and return its record."""
+    options, source = self._options, self.source
+    path = source.bring(file, options.ignore_checksum)
+    is_ours = self.work in path.parents
+    md5 = self._check_md5(path, file)
+    try:
+      images = _install(path, file, self._out, self.work, options.only)
+    except errors.InputError as error:
+      if is_ours:  # It would fail again.
+        path.unlink()
+      # The file may be gone, so its name says what it is about.
+      raise errors.InputError(error.expected, error.received) from None
+    only = options.only.digest if options.only else None
+    record = _Record(file.name, path.stat().st_size, md5, images, only)
+    text = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
+    files.write_bytes(self._record_path(file.name), text.encode())
+    if is_ours:
+      path.unlink()
+    return record
+
+  def _check_md5(self, path, file):
+    """Return the MD5 of a file, after comparing it with the published one."""
+    # MD5 is what publishers give.
+    md5 = functools.partial(hashlib.md5, usedforsecurity=False)
+    with open(path, "rb") as opened:
+      digest = hashlib.file_digest(opened, md5).hexdigest()
+    expected = self.source.published_md5(file) if file.md5 else digest
+    if digest == expected:
+      return digest
+    if self._options.ignore_checksum:
+      text = "%s: MD5 %s, published is %s"
+      logging.warning(text, file.name, digest, expected)
+      return digest
+    kept = self.source.set_aside(path)
+    raise errors.InputError(
+      f"MD5 {expected}, as published",
+      f"{digest} (kept as {kept}; --ignore-checksum takes it as it is)",
+    )
+
+
+class _Source:
+  """Brings files of data sets to a folder `work` of this machine.
+
+  `mirror` is an address that names of files are appended to, or a local folder,
+  in place of the published addresses.
   """
 
   def __init__(self, work, mirror=None):
-    """Creates it.
-
-    Args:
-      work: Local folder, made when there is something to bring.
-      mirror: Address that names of files are appended to, or local folder, in
-        place of the published addresses; None for these.
-
-    Raises:
-      InputError: If the mirror is neither an address nor a folder.
-    """
-    self.work = pathlib.Path(work)
+    self._work = work
     self._folder = self._base = None
     if mirror is None:
       return
@@ -54,39 +322,26 @@ class Source:
         "an address (http://, https://) or a folder", repr(mirror)
       )
 
-  def bring(self, file, unexpected=False):
-    """Brings a file.
+  def bring(self, file, unexpected):
+    """Return the path of a file, in `work` or in the folder of the mirror.
 
-    Args:
-      file: downloads.RemoteFile.
-      unexpected: Whether a file that was set aside is taken.
-
-    Returns:
-      pathlib.Path of it: in `work`, or in the folder that is the mirror.
-
-    Raises:
-      InputError: If it cannot be had.
+    `unexpected` takes a file that was set aside. InputError if it fails.
     """
     if self._folder is not None:
       return self._in_folder(file.name)
-    self.work.mkdir(parents=True, exist_ok=True)
+    self._work.mkdir(parents=True, exist_ok=True)
     path = self.path(file.name)
     if unexpected and _aside(path).exists():
       os.replace(_aside(path), path)
-    # There whole if a run was ended while it was unpacked.
+    # It is whole if a run was ended while it was unpacked.
     if not path.exists():
       self._fetch(self._addresses(file.name, file.urls), path)
     return path
 
   def expect(self, file):
-    """Returns what `bring` would do.
+    """Return the state of a file and the bytes to fetch, None if unknown.
 
-    Args:
-      file: downloads.RemoteFile.
-
-    Returns:
-      "begun" or "to fetch", and the bytes that are to be fetched, or None if
-      nobody says. The server is asked where nothing is published.
+    The server is asked where nothing is published.
     """
     if self._folder is not None:
       return _TO_FETCH, self._in_folder(file.name).stat().st_size
@@ -102,22 +357,16 @@ class Source:
     return (_BEGUN if done else _TO_FETCH), left
 
   def published_md5(self, file):
-    """Returns the MD5 that is published for a file, in lower case.
-
-    Args:
-      file: downloads.RemoteFile that has one.
-
-    Raises:
-      InputError: If it cannot be had, or is none.
-    """
+    """Return the MD5 that is published for a file, in lower case."""
     if self._folder is not None:
-      digest = _read_md5(self._in_folder(file.md5))
+      text = _read_start(self._in_folder(file.md5), _MAX_MD5_BYTES)
     else:
       path = self.path(file.md5)
       urls = self._addresses(file.md5, (file.md5_url,))
       self._fetch(urls, path, max_bytes=_MAX_MD5_BYTES)
-      digest = _read_md5(path)
+      text = _read_start(path, _MAX_MD5_BYTES)
       path.unlink()
+    digest = [*text.decode("ascii", "replace").lower().split(), ""][0]
     if len(digest) != 32 or set(digest) - set("0123456789abcdef"):
       raise errors.InputError(
         "an MD5 of 32 digits", repr(digest[:40]), file.md5
@@ -125,24 +374,24 @@ class Source:
     return digest
 
   def set_aside(self, path):
-    """Renames a file that is not what it should be; returns where it is.
+    """Rename a file that is not as expected; return its path.
 
-    One in a folder that is a mirror stays what it is.
+    One in a folder that is a mirror stays.
     """
-    if self.work not in path.parents:
+    if self._work not in path.parents:
       return path
     os.replace(path, _aside(path))
     return _aside(path)
 
   def path(self, name):
-    """Returns where a file is while it is on its way."""
-    return self.work / name.replace("/", "_")
+    """Return the path of a file while it is unfinished."""
+    return self._work / name.replace("/", "_")
 
   def _addresses(self, name, urls):
     return urls if self._base is None else (f"{self._base}/{name}",)
 
   def _fetch(self, urls, path, **bounds):
-    """Fetches from the first address that has the file."""
+    """Fetch from the first address that has the file."""
     for number, url in enumerate(urls, start=1):
       try:
         transfer.fetch(url, path, **bounds)
@@ -154,7 +403,7 @@ class Source:
         logging.warning("%s; trying another address", error)
 
   def _in_folder(self, name):
-    """Returns a file of the folder, by its path in it or by its base name."""
+    """Return a file of the folder, by its path in it or by its base name."""
     whole = pathlib.Path(self._folder, name)
     for path in (whole, pathlib.Path(self._folder, whole.name)):
       if path.is_file():
@@ -162,292 +411,83 @@ class Source:
     raise errors.InputError("the file in the folder", "none", whole)
 
 
-def file_md5(path):
-  """Returns the MD5 of a file, hexadecimal."""
-  digest = hashlib.md5(usedforsecurity=False)  # What publishers give.
-  with open(path, "rb") as file:
-    while chunk := file.read(2**20):
-      digest.update(chunk)
-  return digest.hexdigest()
-
-
-def _read_md5(path):
-  """Returns the first word of a small file, in lower case."""
-  with open(path, "rb") as file:
-    words = file.read(_MAX_MD5_BYTES).decode("ascii", "replace").split()
-  return words[0].lower() if words else ""
-
-
 def _aside(path):
   return path.with_name(f"{path.name}.unexpected")
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-  """What one file was.
-
-  Attributes:
-    name: Its downloads.RemoteFile.name.
-    size: In bytes.
-    md5: Hexadecimal.
-    images: Number of images that were unpacked; 0 if it is no archive.
-    only: Digest of the ids whose images were kept, or None for all.
-  """
-
-  name: str
-  size: int
-  md5: str
-  images: int = 0
-  only: str | None = None
+def _read_start(path, number):
+  with open(path, "rb") as file:
+    return file.read(number)
 
 
-def write(work, record):
-  """Writes the record of a file that is done, in the folder `work`."""
-  text = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
-  files.write_bytes(_path(work, record.name), text.encode())
+def _install(path, file, out, work, only):
+  """Put a file in its place, unchanged if it is bad; return its images."""
+  target = out / file.target
+  if file.kind == published.ARCHIVE:
+    return _install_images(path, target, file, work, only)
+  _CHECKS[file.kind](path)
+  with files.atomic_path(target) as temporary:
+    shutil.copyfile(path, temporary)
+  return 0
 
 
-def is_done(work, file, out, only=None):
-  """Returns whether a file of a data set is there, as far as is wanted.
-
-  Args:
-    work: Folder of the records.
-    file: downloads.RemoteFile.
-    out: Folder of the data set.
-    only: unpacking.ImageIds of the images to keep, or None for all.
-  """
-  record = _read(work, file.name)
-  if record is None:
-    return False
-  target = pathlib.Path(out, file.target)
-  if file.kind != published.ARCHIVE:
-    return target.is_file() and target.stat().st_size == record.size
-  enough = record.only is None or (only and record.only == only.digest)
-  return bool(enough) and target.is_dir()
-
-
-def _read(work, name):
-  """Returns the Record of a file, or None."""
-  path = _path(work, name)
-  if not path.exists():
-    return None
+def _install_images(path, target, file, work, only):
+  """Unpack apart, so that a bad archive leaves nothing; then move."""
+  unpacked = work / f"{path.name}.unpacked"
+  for left in work.glob(f".{unpacked.name}.*"):
+    shutil.rmtree(left, ignore_errors=True)  # Of a run that was killed.
+  # Images that are called by an id have no extension.
+  pattern = "*" if file.by_id else "*.jpg"
+  bounds = {"max_bytes": _MAX_BYTES, "max_members": _MAX_MEMBERS}
+  archives.unpack(path, unpacked, required=pattern, **bounds)
   try:
-    return Record(**json.loads(files.read_bytes(path)))
-  except (ValueError, TypeError, RecursionError):
-    return None  # Done again.
+    moves = {}
+    for source in sorted(unpacked.rglob(pattern)):
+      if not source.is_file() or (only is not None and source.stem not in only):
+        continue
+      inside = source.name if file.flatten else source.relative_to(unpacked)
+      if file.by_id:
+        inside = tuples.image_path(source.name, "")
+      if moves.setdefault(target / inside, source) != source:
+        raise errors.InputError(
+          "images of different names", f"two of {source.name}", unpacked.stem
+        )
+    for folder in {goal.parent for goal in moves}:
+      folder.mkdir(parents=True, exist_ok=True)
+    for goal, source in moves.items():
+      os.replace(source, goal)
+    target.mkdir(parents=True, exist_ok=True)
+  finally:
+    shutil.rmtree(unpacked, ignore_errors=True)
+  return len(moves)
 
 
-def _path(work, name):
-  return pathlib.Path(work, f"{name.replace('/', '_')}.done.json")
+def _check_pairs(path):
+  """Raise InputError if pairs cannot be read, by mode or without."""
+  content = untrusted.read_plain_pickle(path)
+  modes = [
+    m for m in ("train", "val") if isinstance(content, dict) and m in content
+  ]
+  for mode in modes or [None]:
+    tuples.read_pairs(path, mode)
 
 
-# Folder below the output folder for files that are on their way, and records.
-WORK = ".downloads"
+def _check_truth(path):
+  """Raise InputError if ground truth cannot be read."""
+  from delf.evaluation import revisited
+
+  revisited.read(os.fspath(path))
 
 
-@dataclasses.dataclass(frozen=True)
-class DownloadOptions:
-  """How to download.
-
-  Attributes:
-    mirror: Address that the names of files are appended to, or a local folder
-      that has them, in place of the published addresses; None for these.
-    ignore_checksum: Whether a file with another MD5 than published is used.
-    force: Whether what is done is done again.
-    only: unpacking.ImageIds of the images to keep, or None for all.
-    at_once: How many files are on their way at a time.
-  """
-
-  mirror: str | None = None
-  ignore_checksum: bool = False
-  force: bool = False
-  only: object = None
-  at_once: int = 1
+def _check_text(path):
+  """Raise InputError for binary data, or a page in place of the file."""
+  start = _read_start(path, 2**12)
+  if not start.strip() or b"\0" in start or start.lstrip().startswith(b"<"):
+    raise errors.InputError("text", "something else", path)
 
 
-@dataclasses.dataclass(frozen=True)
-class DownloadReport:
-  """What became of each file, by its name.
-
-  Attributes:
-    done: Names of files that were downloaded.
-    skipped: Names of files that were there.
-    failed: extract_report.Failure of each that could not be had.
-    bytes: Size of those that were downloaded.
-  """
-
-  done: tuple[str, ...] = ()
-  skipped: tuple[str, ...] = ()
-  failed: tuple[engine.Failure, ...] = ()
-  bytes: int = 0
-
-  @property
-  def exit_status(self):
-    """Exit status of a program that did this."""
-    return 1 if self.failed else 0
-
-
-def download(files, out, say, **options):
-  """Downloads files of a data set, and unpacks archives.
-
-  Each file is whole or not there. A run that was ended at any moment can be
-  repeated: it goes on within the file that it was at.
-
-  Args:
-    files: list of downloads.RemoteFile.
-    out: Local folder, made if need be.
-    say: Function of a line, called for each file.
-    **options: Fields of DownloadOptions.
-
-  Returns:
-    DownloadReport, in the order in which they ended. A file that fails is in
-    it; the others are done.
-
-  Raises:
-    InputError: If the mirror is neither an address nor a folder.
-    OSError: If the disk is full, or cannot be written.
-  """
-  options, work = DownloadOptions(**options), pathlib.Path(out, WORK)
-  source = Source(work, options.mirror)
-  done, skipped, failed, size = [], [], [], 0
-  get = functools.partial(_try_once, out=out, source=source, options=options)
-  ended = _in_turn_or_at_once(get, files, options.at_once)
-  for number, (file, record, failure) in enumerate(ended, start=1):
-    at = f"[{number}/{len(files)}] {file.name}"
-    if failure is not None:
-      failed.append(failure)
-      say(f"{at}: failed")
-    elif record is None:
-      skipped.append(file.name)
-      say(f"{at}: already there")
-    else:
-      done.append(file.name)
-      size += record.size
-      archive = file.kind == published.ARCHIVE
-      kept = f", {record.images} images" if archive else ""
-      say(f"{at}: {record.size:,} bytes{kept}")
-  with contextlib.suppress(OSError):  # Empty if there was nothing to do.
-    work.rmdir()
-  return DownloadReport(tuple(done), tuple(skipped), tuple(failed), size)
-
-
-def plan(files, out, **options):
-  """Says what `download` would do.
-
-  Args:
-    files: As in `download`.
-    out: As there.
-    **options: As there.
-
-  Yields:
-    (downloads.RemoteFile, "there", "to fetch", or "begun"; bytes to fetch, or
-    None if neither the publisher nor the server says).
-
-  Raises:
-    InputError: If the mirror is neither an address nor a folder.
-  """
-  options, work = DownloadOptions(**options), pathlib.Path(out, WORK)
-  source = Source(work, options.mirror)
-  for file in files:
-    if _is_done(file, out, options):
-      yield file, "there", 0
-    else:
-      yield (file, *source.expect(file))
-
-
-def free_bytes(out):
-  """Returns the free bytes of the disk that a folder is, or will be, on."""
-  path = pathlib.Path(os.path.abspath(out))
-  while not path.exists():
-    path = path.parent
-  return shutil.disk_usage(path).free
-
-
-def _is_done(file, out, options):
-  work = pathlib.Path(out, WORK)
-  return not options.force and is_done(work, file, out, options.only)
-
-
-def _in_turn_or_at_once(get, files, at_once):
-  """Yields what a function returns of each file, in the order they end in."""
-  if at_once == 1:
-    yield from map(get, files)
-    return
-  # Its threads are no hindrance to the end of a program that is interrupted.
-  with multiprocessing.pool.ThreadPool(at_once) as pool:
-    yield from pool.imap_unordered(get, files)
-
-
-def _try_once(file, out, source, options):
-  """Does `_get_once`; returns (file, its result, None or a Failure)."""
-  try:
-    return file, _get_once(file, out, source, options), None
-  except errors.InputError as error:
-    return file, None, engine.Failure(file.name, str(error))
-
-
-def _get_once(file, out, source, options):
-  """Does `_get`, or returns None if it is done, by whichever run."""
-  if _is_done(file, out, options):
-    return None
-  lock = source.path(f"{file.name}.lock")
-  with _alone(lock):
-    # Another run may have done it in the meantime.
-    if _is_done(file, out, options):
-      return None
-    record = _get(file, out, source, options)
-    lock.unlink()
-    return record
-
-
-@contextlib.contextmanager
-def _alone(lock):
-  """Waits until no other run is at the same file; a killed one does not count.
-
-  Args:
-    lock: pathlib.Path of a file to lock, which is made.
-  """
-  lock.parent.mkdir(parents=True, exist_ok=True)
-  with open(lock, "ab") as file:
-    if os.name == "posix":
-      import fcntl
-
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield
-
-
-def _get(file, out, source, options):
-  """Puts a file in its place; returns its download_record.Record."""
-  path = source.bring(file, options.ignore_checksum)
-  is_ours = source.work in path.parents
-  digest = _check_md5(path, file, source, options.ignore_checksum)
-  try:
-    images = archives.install(path, file, out, source.work, options.only)
-  except errors.InputError as error:
-    if is_ours:  # It would fail again.
-      path.unlink()
-    # The file may be gone, so its name says what it is about.
-    raise errors.InputError(error.expected, error.received) from None
-  only = options.only.digest if options.only else None
-  size = path.stat().st_size
-  record = Record(file.name, size, digest, images, only)
-  write(source.work, record)
-  if is_ours:
-    path.unlink()
-  return record
-
-
-def _check_md5(path, file, source, ignore):
-  """Returns the MD5 of a file, after comparing it with the published one."""
-  digest = file_md5(path)
-  expected = source.published_md5(file) if file.md5 else digest
-  if digest == expected:
-    return digest
-  if ignore:
-    logging.warning("%s: MD5 %s, published is %s", file.name, digest, expected)
-    return digest
-  kept = source.set_aside(path)
-  raise errors.InputError(
-    f"MD5 {expected}, as published",
-    f"{digest} (kept as {kept}; --ignore-checksum takes it as it is)",
-  )
+_CHECKS = {
+  published.GROUND_TRUTH: _check_truth,
+  published.PAIRS: _check_pairs,
+  published.TEXT: _check_text,
+}

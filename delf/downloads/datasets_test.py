@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from delf.base import errors
-from delf.downloads import archives, datasets, published, transfer
+from delf.downloads import datasets, published, transfer
 from delf.python.datasets.sfm120k import sfm120k
 from tests.stand_ins import faulty_server
 
@@ -259,7 +259,7 @@ def test_a_folder_in_place_of_a_network(site, files, tmp_path):
 
 def test_only_some_images(site, files, tmp_path):
   (tmp_path / "clean.csv").write_text(f"landmark_id,images\n7,{B} {'9' * 16}\n")
-  only = archives.read_ids(tmp_path / "clean.csv")
+  only = datasets.read_ids(tmp_path / "clean.csv")
   # As names that are not UTF-8 come out of an archive.
   assert B in only and "\udcff" not in only
   report = _download(files, site, tmp_path / "out", only=only)
@@ -328,7 +328,7 @@ def test_what_cannot_be_a_mirror(files, tmp_path):
     datasets.download(files, tmp_path, print, mirror="ftp://x")
   (tmp_path / "ids.txt").write_text("no ids here")
   with pytest.raises(errors.InputError, match="16 hexadecimal digits"):
-    archives.read_ids(tmp_path / "ids.txt")
+    datasets.read_ids(tmp_path / "ids.txt")
 
 
 def test_pairs_and_their_photos_lie_where_training_looks(site, tmp_path):

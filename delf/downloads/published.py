@@ -1,13 +1,9 @@
-"""Where the published data sets are, as data, and where their files go."""
+"""Published data sets: addresses of their files, and places to put them."""
 
 import dataclasses
-import hashlib
-import json
-import os
+from collections.abc import Iterable, Sequence
 
-from delf.base import errors, files
-from delf.downloads import archives, transfer
-from delf.inference import zoo
+from delf.base import errors
 from delf.python.datasets.revisited_op import dataset as revisited
 
 # Kinds of files, by what is done with them.
@@ -51,7 +47,7 @@ class RemoteFile:
   """
 
   name: str
-  urls: tuple
+  urls: tuple[str, ...]
   target: str
   kind: str = ARCHIVE
   flatten: bool = False
@@ -73,7 +69,7 @@ class Split:
 
   parts: int
   size: int
-  texts: tuple
+  texts: tuple[str, ...]
 
 
 SPLITS = {
@@ -112,18 +108,20 @@ SPLITS = {
 _DISTRACTOR_PARTS = 100
 
 
-def files_of(dataset, splits=(), parts=None, images=True):
-  """Returns the files of a data set, those that are small first.
+def files_of(
+  dataset: str,
+  splits: Sequence[str] = (),
+  parts: Iterable[int] | None = None,
+  images: bool = True,
+) -> list[RemoteFile]:
+  """Return the files of a data set, the small ones first.
 
   Args:
     dataset: Key of DATASETS.
     splits: Keys of SPLITS, for gldv2 and for it alone.
     parts: Numbers of the archives to get, of each split, or None for all:
       from 0 for gldv2, from 1 for revisited-1m, as their names have them.
-    images: Whether archives are wanted, beside ground truth and CSV files.
-
-  Returns:
-    list of RemoteFile.
+    images: Whether to include archives, beside ground truth and CSV files.
 
   Raises:
     InputError: If there is no such data set, split or part.
@@ -136,32 +134,28 @@ def files_of(dataset, splits=(), parts=None, images=True):
       f"{dataset} with {', '.join(splits) or 'none'}",
     )
   if dataset == "gldv2":
-    found = [f for split in splits for f in _landmarks(split, parts)]
+    listed = [f for split in splits for f in _landmarks(split, parts)]
   elif dataset == "revisited-1m":
-    found = _distractors(parts)
+    listed = _distractors(parts)
   else:
     if parts is not None:
       raise errors.InputError(
         "parts of gldv2 or revisited-1m", f"some of {dataset}"
       )
-    found = _tuples() if dataset == "sfm120k" else _revisited(dataset)
-  found = [file for file in found if images or file.kind != ARCHIVE]
-  return sorted(found, key=lambda file: file.kind == ARCHIVE)
+    listed = _tuples() if dataset == "sfm120k" else _revisited(dataset)
+  listed = [file for file in listed if images or file.kind != ARCHIVE]
+  return sorted(listed, key=lambda file: file.kind == ARCHIVE)
 
 
 def _revisited(dataset):
-  truth = [
-    RemoteFile(
-      f"gnd_{dataset}.{ending}",
-      tuple(
-        f"{base}{dataset}/gnd_{dataset}.{ending}"
-        for base in (_REVISITED, _CIRTORCH)[: 1 + (ending == "pkl")]
-      ),
-      f"gnd_{dataset}.{ending}",
-      GROUND_TRUTH,
-    )
-    for ending in ("mat", "pkl")
-  ]
+  truth = []
+  for ending, sites in (
+    ("mat", (_REVISITED,)),
+    ("pkl", (_REVISITED, _CIRTORCH)),
+  ):
+    name = f"gnd_{dataset}.{ending}"
+    urls = tuple(f"{site}{dataset}/{name}" for site in sites)
+    truth.append(RemoteFile(name, urls, name, GROUND_TRUTH))
   if dataset == "roxford5k":
     place, stems = "oxbuildings", ["oxbuild_images"]
   else:
@@ -196,20 +190,14 @@ def _tuples():
 
 
 def _distractors(parts):
-  text = RemoteFile(
-    "revisitop1m.txt",
-    (f"{_DISTRACTORS}revisitop1m.txt",),
-    "revisitop1m/revisitop1m.txt",
-    TEXT,
-  )
-  names = [
-    f"revisitop1m.{part}.tar.gz"
-    for part in _checked(parts, range(1, _DISTRACTOR_PARTS + 1))
-  ]
-  images = [
-    RemoteFile(name, (f"{_DISTRACTORS}jpg/{name}",), "revisitop1m/jpg")
-    for name in names
-  ]
+  listing, folder = "revisitop1m.txt", "revisitop1m"
+  urls = (f"{_DISTRACTORS}{listing}",)
+  text = RemoteFile(listing, urls, f"{folder}/{listing}", TEXT)
+  images = []
+  for part in _checked(parts, range(1, _DISTRACTOR_PARTS + 1)):
+    name = f"revisitop1m.{part}.tar.gz"
+    urls = (f"{_DISTRACTORS}jpg/{name}",)
+    images.append(RemoteFile(name, urls, f"{folder}/jpg"))
   return [text, *images]
 
 
@@ -241,7 +229,7 @@ def _landmarks(split, parts):
 
 
 def _checked(parts, known):
-  """Returns which parts are meant, in order and each once."""
+  """Return the requested parts, in order and each once."""
   if parts is None:
     return known
   unknown = sorted(set(parts) - set(known))
@@ -250,127 +238,3 @@ def _checked(parts, known):
       f"parts from {known[0]} to {known[-1]}", f"part {unknown[0]}"
     )
   return sorted(set(parts))
-
-
-_RECORDS = "downloads.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-  """What a download was: kept, and compared with every later one."""
-
-  url: str
-  size: int  # In bytes.
-  sha256: str  # Hexadecimal.
-
-
-def install(known, *, url=None, sha256=None, force=False):
-  """Downloads an artefact and unpacks it into the cache.
-
-  The SHA-256 of the archive is recorded at the first download (the publisher
-  names none) and must be the same ever after.
-
-  Args:
-    known: zoo_table.Artefact.
-    url: Address to use instead of the published one.
-    sha256: What the archive must have, instead of what is recorded.
-    force: Whether to download what is there already.
-
-  Returns:
-    pathlib.Path of the folder.
-
-  Raises:
-    InputError: If it cannot be had, or is not what it should be.
-  """
-  folder = zoo.folder(known)
-  if known.url is None:
-    reason = known.unavailable or "which is in the package"
-    raise errors.InputError("a model to download", f"{known.name}, {reason}")
-  url = url or known.url
-  expected = _checked_digest(sha256) or _recorded_digest(known.name)
-  if folder.is_dir() and not force:
-    return folder
-  path = zoo.cache_folder() / "downloads" / f"{known.name}.tar.gz"
-  transfer.fetch(url, path)
-  record = Record(url, path.stat().st_size, file_digest(path))
-  if expected not in (None, record.sha256):
-    _keep_aside(path, expected, record, by_user=sha256 is not None)
-  try:
-    archives.unpack(path, folder, required=known.wanted)
-  except errors.InputError as error:
-    # The file goes, so the address says what it is about.
-    raise errors.InputError(error.expected, error.received, url) from None
-  finally:
-    path.unlink()
-  _write_record(known.name, record)
-  return folder
-
-
-def recorded(name):
-  """Returns the Record of the last download of an artefact, or None."""
-  fields = _read_records().get(name)
-  return Record(**fields) if fields else None
-
-
-def file_digest(path):
-  """Returns the SHA-256 of a file, hexadecimal."""
-  digest = hashlib.sha256()
-  with open(path, "rb") as file:
-    while chunk := file.read(2**20):
-      digest.update(chunk)
-  return digest.hexdigest()
-
-
-def _checked_digest(sha256):
-  if sha256 is None:
-    return None
-  digest = sha256.strip().lower()
-  if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-    raise errors.InputError("a SHA-256, 64 hexadecimal digits", repr(sha256))
-  return digest
-
-
-def _recorded_digest(name):
-  record = recorded(name)
-  return record.sha256 if record else None
-
-
-def _keep_aside(path, expected, record, by_user):
-  """Renames a file that is not the expected one, and says so."""
-  aside = path.with_name(f"{path.name}.{record.sha256[:12]}.unexpected")
-  os.replace(path, aside)
-  whose = "given" if by_user else "recorded at the first download"
-  advice = "" if by_user else f"; if it is right, give --sha256 {record.sha256}"
-  raise errors.InputError(
-    f"SHA-256 {expected} ({whose})",
-    f"{record.sha256}, {record.size} bytes, from {record.url} (kept){advice}",
-    aside,
-  )
-
-
-def _records_path():
-  return zoo.cache_folder() / _RECORDS
-
-
-def _read_records():
-  path = _records_path()
-  if not path.exists():
-    return {}
-  try:
-    records = json.loads(files.read_bytes(path))
-    return {
-      name: dataclasses.asdict(Record(**r)) for name, r in records.items()
-    }
-  except (ValueError, TypeError, AttributeError):
-    raise errors.InputError(
-      "the record of downloads (delete it to begin a new one)",
-      "something else",
-      path,
-    ) from None
-
-
-def _write_record(name, record):
-  records = _read_records()
-  records[name] = dataclasses.asdict(record)
-  text = json.dumps(records, indent=2, sort_keys=True) + "\n"
-  files.write_bytes(_records_path(), text.encode())

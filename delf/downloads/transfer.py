@@ -1,4 +1,4 @@
-"""Fetches a file over HTTP, going on where an earlier try ended.
+"""Fetches a file over HTTP, resuming where an earlier try ended.
 
 It is written on `urllib` of the standard library. What is needed is one GET
 with a range, and a check that all of it came: `requests` would do the first
@@ -7,7 +7,6 @@ begins anew after every broken connection.
 """
 
 import contextlib
-import dataclasses
 import http.client
 import json
 import os
@@ -22,55 +21,6 @@ from absl import logging
 import delf
 from delf.base import errors, files, progress
 
-
-@dataclasses.dataclass(frozen=True)
-class PartialFile:
-  """The file `<target>.part`, and beside it what its bytes are a part of.
-
-  Attributes:
-    target: pathlib.Path of the whole file to be.
-    url: Address that it comes from.
-    max_bytes: Size from which on a file is refused.
-  """
-
-  target: pathlib.Path
-  url: str
-  max_bytes: int
-
-  @property
-  def path(self):
-    """Where it lies."""
-    return self.target.with_name(f"{self.target.name}.part")
-
-  @property
-  def _note(self):
-    return self.target.with_name(f"{self.target.name}.part.json")
-
-  def size(self):
-    """Returns how many bytes are there."""
-    return self.path.stat().st_size if self.path.exists() else 0
-
-  def version(self):
-    """Returns the server's name of the version that was begun, or ''."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-      note = json.loads(self._note.read_text(encoding="utf-8"))
-      if note.get("url") == self.url:
-        return note.get("version", "")
-    return ""
-
-  def begin(self, version):
-    """Makes it empty, to be a part of this version."""
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    self.path.write_bytes(b"")
-    note = json.dumps({"url": self.url, "version": version})
-    files.write_bytes(self._note, note.encode())
-
-  def finish(self):
-    """Puts it in place of the target."""
-    os.replace(self.path, self.target)
-    self._note.unlink(missing_ok=True)
-
-
 _CHUNK = 2**18
 _TIMEOUT = 30  # Seconds without a byte.
 _ATTEMPTS = 5  # In a row without a single byte.
@@ -82,35 +32,83 @@ _PASSING = {408, 425, 429}
 
 
 class _Interrupted(Exception):  # noqa: N818 (never leaves this module)
-  """The transfer ended early; another attempt may go on."""
+  """The transfer ended early; another attempt may resume it."""
+
+
+class _PartialFile:
+  """The file `<target>.part`, and beside it a note of its version."""
+
+  def __init__(self, target, url, max_bytes):
+    self.url, self.max_bytes, self._target = url, max_bytes, target
+    self.path = target.with_name(f"{target.name}.part")
+    self._note = target.with_name(f"{target.name}.part.json")
+
+  def size(self):
+    return self.path.stat().st_size if self.path.exists() else 0
+
+  def version(self):
+    """Return the server's name of the version that was begun, or ''."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      note = json.loads(self._note.read_text(encoding="utf-8"))
+      if note.get("url") == self.url:
+        return note.get("version", "")
+    return ""
+
+  def begin(self, version):
+    """Empty it, to be a part of this version."""
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self.path.write_bytes(b"")
+    note = json.dumps({"url": self.url, "version": version})
+    files.write_bytes(self._note, note.encode())
+
+  def append(self, response, done, total):
+    """Append the body of a response, and check that all of it came."""
+    name = self._target.name
+    with (
+      open(self.path, "ab") as sink,
+      progress.count_bytes(name, total, done) as bar,
+    ):
+      while chunk := _read(response):
+        done += len(chunk)
+        if max(done, total or 0) > self.max_bytes:
+          expected = f"a file of at most {self.max_bytes} bytes"
+          raise errors.InputError(expected, "a larger one", self.url)
+        sink.write(chunk)
+        bar.update(len(chunk))
+    if total is not None and done != total:
+      raise _Interrupted(f"{done} of {total} bytes came")
+
+  def finish(self):
+    os.replace(self.path, self._target)
+    self._note.unlink(missing_ok=True)
 
 
 def fetch(
-  url,
-  path,
+  url: str,
+  path: str | os.PathLike,
   *,
-  attempts=_ATTEMPTS,
-  wait=_WAIT,
-  timeout=_TIMEOUT,
-  max_bytes=_MAX_BYTES,
-):
-  """Downloads a file whole, or leaves `<path>.part` for a later call.
+  attempts: int = _ATTEMPTS,
+  wait: float = _WAIT,
+  timeout: float = _TIMEOUT,
+  max_bytes: int = _MAX_BYTES,
+) -> None:
+  """Download a file whole, or leave `<path>.part` for a later call.
 
   Args:
     url: Address, `https://` or `http://`.
-    path: Path of the file to be. A file that is there is replaced.
-    attempts: How many attempts in a row may bring nothing.
+    path: Path of the file to be. An existing file is replaced.
+    attempts: Attempts in a row that may bring nothing.
     wait: Seconds before the second attempt, doubled for each next one.
     timeout: Seconds without a byte after which an attempt has failed.
     max_bytes: Size from which on a file is refused.
 
   Raises:
     InputError: If the address is not one, or the server says no, or the file
-      is too large or cannot be had in so many attempts.
+      is too large or cannot be downloaded in so many attempts.
   """
   if not re.match(r"https?://[^/]", url):
     raise errors.InputError("an address, https://...", repr(url))
-  part = PartialFile(pathlib.Path(path), url, max_bytes)
+  part = _PartialFile(pathlib.Path(path), url, max_bytes)
   failures = 0
   while True:
     size_before = part.size()
@@ -132,13 +130,8 @@ def fetch(
   part.finish()
 
 
-def size(url, timeout=_TIMEOUT):
-  """Returns the size of a file in bytes, or None if the server does not say.
-
-  Args:
-    url: Address, `https://` or `http://`.
-    timeout: Seconds to wait.
-  """
+def size(url: str, timeout: float = _TIMEOUT) -> int | None:
+  """Return the size of a file in bytes, or None if the server does not say."""
   with (
     contextlib.suppress(OSError, ValueError, _Interrupted),
     _request(url, 0, "", timeout, method="HEAD") as response,
@@ -148,14 +141,9 @@ def size(url, timeout=_TIMEOUT):
 
 
 def _fetch_rest(url, part, timeout):
-  """Fetches what is missing of a part.
-
-  Raises:
-    _Interrupted: If it ended early.
-    InputError: If the server says no.
-  """
+  """Fetch the missing rest of a part; _Interrupted if it ended early."""
   offset, version = part.size(), part.version()
-  # Without the name of its version, what is there may be of another file.
+  # Without the name of its version, the part may be of another file.
   if not version:
     offset = 0
   try:
@@ -168,9 +156,19 @@ def _fetch_rest(url, part, timeout):
         part.begin(_version(response))
         if response.status == 206:
           raise _Interrupted("the server sent a range that was not asked for")
-      _copy(response, part, offset, total)
+      part.append(response, offset, total)
   except urllib.error.HTTPError as error:
-    _judge_status(error, part, offset)
+    if error.code == 416 and offset:
+      # The range begins at or after the end of what the server has.
+      if error.headers.get("Content-Range", "") == f"bytes */{offset}":
+        return
+      part.begin("")
+      raise _Interrupted("what was there was too long") from None
+    if error.code in _PASSING or error.code >= 500:
+      raise _Interrupted(f"HTTP status {error.code}") from None
+    raise errors.InputError(
+      "a file", f"HTTP status {error.code} ({error.reason})", error.url
+    ) from None
 
 
 def _request(url, offset, version, timeout, method="GET"):
@@ -186,26 +184,6 @@ def _request(url, offset, version, timeout, method="GET"):
     return urllib.request.urlopen(request, timeout=timeout)
 
 
-def _copy(response, part, offset, total):
-  """Appends the body of a response, and checks that all of it came."""
-  done = offset
-  label = part.target.name
-  with (
-    open(part.path, "ab") as sink,
-    progress.count_bytes(label, total, done) as bar,
-  ):
-    while chunk := _read(response):
-      done += len(chunk)
-      if max(done, total or 0) > part.max_bytes:
-        raise errors.InputError(
-          f"a file of at most {part.max_bytes} bytes", "a larger one", part.url
-        )
-      sink.write(chunk)
-      bar.update(len(chunk))
-  if total is not None and done != total:
-    raise _Interrupted(f"{done} of {total} bytes came")
-
-
 def _read(response):
   with _network_errors():
     return response.read(_CHUNK)
@@ -213,34 +191,17 @@ def _read(response):
 
 @contextlib.contextmanager
 def _network_errors():
-  """Turns an error of the connection into _Interrupted."""
+  """Turn an error of the connection into _Interrupted."""
   try:
     yield
   except urllib.error.HTTPError:
     raise
   except (OSError, http.client.HTTPException) as error:
-    words = f"{type(error).__name__}: {error}"
-    raise _Interrupted(words) from None
-
-
-def _judge_status(error, part, offset):
-  """Turns a status that is an error into what to do about it."""
-  if error.code == 416 and offset:
-    # The range begins at or after the end of what the server has.
-    content_range = error.headers.get("Content-Range", "")
-    if content_range == f"bytes */{offset}":
-      return
-    part.begin("")
-    raise _Interrupted("what was there was too long")
-  if error.code in _PASSING or error.code >= 500:
-    raise _Interrupted(f"HTTP status {error.code}")
-  raise errors.InputError(
-    "a file", f"HTTP status {error.code} ({error.reason})", error.url
-  ) from None
+    raise _Interrupted(f"{type(error).__name__}: {error}") from None
 
 
 def _version(response):
-  """Returns a name of the file's version for `If-Range`, or ''."""
+  """Return a name of the file's version for `If-Range`, or ''."""
   tag = response.headers.get("ETag", "")
   if tag and not tag.startswith("W/"):  # Weak tags may not be used for it.
     return tag
@@ -254,7 +215,7 @@ def _range_start(response):
 
 
 def _total(response):
-  """Returns the size of the whole file, or None if the server does not say."""
+  """Return the size of the whole file, or None if the server does not say."""
   match = re.search(r"/(\d{1,18})$", response.headers.get("Content-Range", ""))
   if match:
     return int(match.group(1))
