@@ -1,4 +1,4 @@
-"""Exporting of models to SavedModels with the tensor names users know."""
+"""Exports of models: SavedModels with names that users know, ONNX, TFLite."""
 
 import contextlib
 import dataclasses
@@ -22,16 +22,13 @@ _GRAPH = "saved_model.pb"
 
 
 @contextlib.contextmanager
-def destination(path, overwrite=False):
-  """Yields a folder that becomes `path` when all is written.
+def destination(path: str | os.PathLike, overwrite: bool = False):
+  """Yields a folder that does not exist yet and becomes `path` when complete.
 
   Args:
-    path: Folder to be; local, or one that TensorFlow writes (`gs://...`).
+    path: Local folder, or a remote one (`gs://...`), which is yielded as it is.
     overwrite: Whether a finished export at `path` is replaced; it stays as it
       is until then.
-
-  Yields:
-    pathlib.Path of a folder that does not exist yet; of a remote one `path`.
 
   Raises:
     InputError: If there is something at `path` that is not to be replaced.
@@ -98,14 +95,20 @@ def _exists(path):
   )
 
 
-def export_local(model, path, iou=1.0, overwrite=False, variants=True):
+def export_local(
+  model: delf_model.Delf,
+  path: str | os.PathLike,
+  iou: float = 1.0,
+  overwrite: bool = False,
+  variants: bool = True,
+) -> None:
   """Exports the local features of a model.
 
   Args:
-    model: delf_model.Delf of any backbone, or one with its calls. With an
-      autoencoder the exported features are its codes.
-    path: Folder to be; see `export_folder.destination`.
-    iou: Overlap of two receptive boxes, over which the feature with less
+    model: Of any backbone. With an autoencoder the exported features are its
+      codes.
+    path: Folder to be; see `destination`.
+    iou: Overlap of two receptive boxes over which the feature with less
       attention is dropped; 1.0 keeps all.
     overwrite: Whether a finished export at `path` is replaced.
     variants: Whether it also gets the functions for batches and for one part
@@ -115,146 +118,114 @@ def export_local(model, path, iou=1.0, overwrite=False, variants=True):
   Raises:
     InputError: If there is something at `path` that is not to be replaced.
   """
-  with (
-    destination(path, overwrite) as folder,
-    compact.folded(model),
-  ):
-    functions = signatures.local(signatures.Network(model), iou, variants)
-    save(functions, folder)
+  _export(model, path, overwrite, signatures.local, iou, variants)
 
 
 def export_global(
-  model,
-  path,
-  input_scales=None,
-  multi_scale_pool_type="None",
-  normalize_global_descriptor=False,
-  overwrite=False,
-  variants=True,
-):
-  """Exports the global descriptor of a model.
+  model: delf_model.Delf,
+  path: str | os.PathLike,
+  input_scales: list | None = None,
+  multi_scale_pool_type: str = "None",
+  normalize_global_descriptor: bool = False,
+  overwrite: bool = False,
+  variants: bool = True,
+) -> None:
+  """Exports the global descriptor of a model; see `export_local`.
 
   Args:
-    model: As for `export_local`.
-    path: As for `export_local`.
     input_scales: Image scales to fix, so that the image is the only input; or
       None for scales that are inputs.
     multi_scale_pool_type: "None", "average" or "sum" over the scales.
-    normalize_global_descriptor: Whether to L2-normalise what is returned.
-    overwrite: As for `export_local`.
-    variants: As for `export_local`.
+    normalize_global_descriptor: Whether to L2-normalise the result.
 
   Raises:
-    InputError: As for `export_local`, or if a scale is not positive or is
-      infinite.
+    InputError: Also if a scale is not positive or is infinite.
   """
   for scale in input_scales or ():
     if not 0 < scale < math.inf:
       raise errors.InputError("positive input scales", list(input_scales))
-  with (
-    destination(path, overwrite) as folder,
-    compact.folded(model),
-  ):
-    functions = signatures.global_(
-      signatures.Network(model),
-      input_scales or None,
-      multi_scale_pool_type,
-      normalize_global_descriptor,
-      variants,
-    )
-    save(functions, folder)
+  _export(
+    model,
+    path,
+    overwrite,
+    signatures.global_,
+    input_scales or None,
+    multi_scale_pool_type,
+    normalize_global_descriptor,
+    variants,
+  )
 
 
 def export_local_and_global(
-  model, path, iou=1.0, overwrite=False, variants=True
-):
-  """Exports local features and the global descriptor of a model.
-
-  Args:
-    model: As for `export_local`.
-    path: As for `export_local`.
-    iou: As for `export_local`.
-    overwrite: As for `export_local`.
-    variants: As for `export_local`.
-
-  Raises:
-    InputError: As for `export_local`.
-  """
-  with (
-    destination(path, overwrite) as folder,
-    compact.folded(model),
-  ):
-    functions = signatures.local_and_global(
-      signatures.Network(model), iou, variants
-    )
-    save(functions, folder)
+  model: delf_model.Delf,
+  path: str | os.PathLike,
+  iou: float = 1.0,
+  overwrite: bool = False,
+  variants: bool = True,
+) -> None:
+  """Exports local features and the global descriptor; see `export_local`."""
+  _export(model, path, overwrite, signatures.local_and_global, iou, variants)
 
 
-def save(functions, path):
+def _export(model, path, overwrite, make, *arguments):
+  with destination(path, overwrite) as folder, compact.folded(model):
+    save(make(signatures.Network(model), *arguments), folder)
+
+
+def save(functions: dict, path: str | os.PathLike) -> None:
   """Writes a SavedModel with just the variables that its functions use.
 
   Args:
-    functions: dict of signature name to concrete function.
+    functions: Signature name to concrete function.
     path: Folder to be.
 
   Raises:
     OSError: If it cannot be written.
   """
   module = tf.Module()
-  variables = {
-    id(variable): variable
-    for function in functions.values()
-    for variable in function.graph.variables
-  }
   # Keras would store its layers, and classifiers that no function calls.
-  module.weights = list(variables.values())
+  module.weights = list(
+    {id(v): v for f in functions.values() for v in f.graph.variables}.values()
+  )
   with (
     checkpoints.writing("the SavedModel", path),
-    _quiet(tf.get_logger()),  # It would name the temporary folder.
+    _quiet("tensorflow"),  # It would name the temporary folder.
   ):
     tf.saved_model.save(module, os.fspath(path), signatures=functions)
 
 
 @contextlib.contextmanager
-def _quiet(logger):
-  """Keeps a logger from saying what is no warning."""
-  level = logger.level
-  logger.setLevel(logging.WARNING)
+def _quiet(name: str, level: int = logging.WARNING):
+  """Keeps a logger from saying what is under a level."""
+  logger = logging.getLogger(name)
+  before = logger.level
+  logger.setLevel(level)
   try:
     yield
   finally:
-    logger.setLevel(level)
+    logger.setLevel(before)
 
 
 def load_model(  # noqa: PLR0913
-  ckpt_path,
-  delg=False,
-  backbone="resnet50",
-  block3_strides=True,
-  use_autoencoder=False,
-  autoencoder_dimensions=128,
-  local_feature_map_channels=1024,
-  gem_power=3.0,
-  embedding_layer_dim=2048,
-  parts=("local", "global"),
-):
-  """Makes a model and gives it the weights of a checkpoint.
+  ckpt_path: str | os.PathLike,
+  delg: bool = False,
+  backbone: str = "resnet50",
+  block3_strides: bool = True,
+  use_autoencoder: bool = False,
+  autoencoder_dimensions: int = 128,
+  local_feature_map_channels: int = 1024,
+  gem_power: float = 3.0,
+  embedding_layer_dim: int = 2048,
+  parts: tuple = ("local", "global"),
+) -> delf_model.Delf:
+  """Makes a model with the weights of a checkpoint, ours or the original's.
 
   Args:
-    ckpt_path: Checkpoint, this library's or the original's; see
-      `checkpoints.load_weights`.
     delg: Whether it is a DELG model, with GeM pooling and an embedding.
-    backbone: Name of a backbone; see `backbones`.
     block3_strides: Whether every second local feature is kept per direction.
     use_autoencoder: Whether local features are an autoencoder's codes.
-    autoencoder_dimensions: Size of the codes.
     local_feature_map_channels: Channels of what the codes are expanded to.
-    gem_power: Power of the GeM pooling.
-    embedding_layer_dim: Size of the global descriptor.
     parts: What will be exported; weights for other parts alone are not needed.
-
-  Returns:
-    delf_model.Delf.
 
   Raises:
     FileNotFoundError: If there is no checkpoint.
@@ -269,31 +240,14 @@ def load_model(  # noqa: PLR0913
     "dim_expand_channels": _size("feature map", local_feature_map_channels),
   }
   if delg:
-    options["gem_power"] = _power(gem_power)
+    if not 0 < gem_power < math.inf:
+      raise errors.InputError("a GeM power over 0", gem_power)
+    options["gem_power"] = gem_power
     options["embedding_layer_dim"] = _size(
       "embedding layer", embedding_layer_dim
     )
   model = (delg_model.Delg if delg else delf_model.Delf)(**options)
-  _load(model, ckpt_path, parts)
-  return model
-
-
-def _size(of, value):
-  """Returns a number of dimensions as an int."""
-  if not (value > 0 and float(value).is_integer()):
-    raise errors.InputError(f"a whole number over 0 for the {of}", value)
-  return int(value)
-
-
-def _power(value):
-  """Returns a power that a generalised mean can have."""
-  if not 0 < value < math.inf:
-    raise errors.InputError("a GeM power over 0", value)
-  return value
-
-
-def _load(model, ckpt_path, parts):
-  """Loads the weights; those that no part uses may be other ones or missing."""
+  # Weights that no exported part uses may be of other shapes or missing.
   unused = list(model_checkpoints.TRAINING_ONLY)
   missing = list(model_checkpoints.TRAINING_ONLY)
   if "local" not in parts:
@@ -305,6 +259,13 @@ def _load(model, ckpt_path, parts):
   model_checkpoints.load_weights(
     model, ckpt_path, unused=unused, missing=missing
   )
+  return model
+
+
+def _size(of, value):
+  if not (value > 0 and float(value).is_integer()):
+    raise errors.InputError(f"a whole number over 0 for the {of}", value)
+  return int(value)
 
 
 # How weights of a TFLite file may be kept, in TFLite's words.
@@ -322,14 +283,12 @@ class NetworkSource:
   """The network of a SavedModel of this library, to be written elsewhere.
 
   Attributes:
-    settings: network_io.Settings.
+    settings: network_files.Settings.
+    functions: Name to tf.function of one image, without settings.
   """
 
-  def __init__(self, folder):
-    """Loads it.
-
-    Args:
-      folder: Path of the SavedModel.
+  def __init__(self, folder: str | os.PathLike):
+    """Loads a SavedModel.
 
     Raises:
       InputError: If it cannot be read, or is not of this version's exporters.
@@ -350,12 +309,8 @@ class NetworkSource:
       if name in functions
     }
 
-  def write_onnx(self, path, config=""):
-    """Writes an ONNX file.
-
-    Args:
-      path: Path of a file that does not exist yet.
-      config: Text of the DelfConfig to use unless another one is given.
+  def write_onnx(self, path: str | os.PathLike, config: str = "") -> None:
+    """Writes an ONNX file; `config` is the text of its default DelfConfig.
 
     Raises:
       InputError: If `tf2onnx` is not installed.
@@ -364,7 +319,7 @@ class NetworkSource:
     function = self.functions[signatures.NETWORK]
     # What it lacks shows when the file is loaded.
     with (
-      _quiet_export_network("tf2onnx", logging.CRITICAL),
+      _quiet("tf2onnx", logging.CRITICAL),
       _converting("ONNX", self._folder),
     ):
       model, _ = convert.from_function(
@@ -377,18 +332,21 @@ class NetworkSource:
     model.producer_name, model.doc_string = "delf", ""
     pathlib.Path(path).write_bytes(model.SerializeToString(deterministic=True))
 
-  def write_tflite(self, path, config="", precision=FLOAT32):
+  def write_tflite(
+    self, path: str | os.PathLike, config: str = "", precision: str = FLOAT32
+  ) -> None:
     """Writes a TFLite file for TFLite's own operators.
 
     Args:
-      path: As for `write_onnx`.
-      config: As for `write_onnx`.
       precision: How weights are kept; one of PRECISIONS.
     """
     with tempfile.TemporaryDirectory(prefix="delf_export") as folder:
-      _save(self.functions, folder)
+      save(
+        {n: f.get_concrete_function() for n, f in self.functions.items()},
+        folder,
+      )
       with (
-        _quiet_export_network("tensorflow"),
+        _quiet("tensorflow"),
         warnings.catch_warnings(),
         _converting("TFLite", self._folder),
       ):
@@ -408,20 +366,6 @@ class NetworkSource:
     network_files.add_tflite_settings(path, settings)
 
 
-def _save(functions, folder):
-  """Writes a SavedModel of functions for one image."""
-  concrete = {n: f.get_concrete_function() for n, f in functions.items()}
-  module = tf.Module()
-  module.weights = list(
-    {id(v): v for f in concrete.values() for v in f.graph.variables}.values()
-  )
-  with (
-    checkpoints.writing("the SavedModel", folder),
-    _quiet_export_network("tensorflow"),
-  ):
-    tf.saved_model.save(module, folder, signatures=concrete)
-
-
 @contextlib.contextmanager
 def _converting(name, path):
   """Turns what a converter raises into an InputError."""
@@ -432,15 +376,3 @@ def _converting(name, path):
     raise errors.InputError(
       f"a network of operations that {name} has", reason, path
     ) from error
-
-
-@contextlib.contextmanager
-def _quiet_export_network(name, level=logging.WARNING):
-  """Keeps a logger from saying what is under a level."""
-  logger = logging.getLogger(name)
-  before = logger.level
-  logger.setLevel(level)
-  try:
-    yield
-  finally:
-    logger.setLevel(before)

@@ -32,14 +32,12 @@ class Network:
   Attributes:
     full: Images [B, h, w, 3] float32 to descriptor, attention, features and,
       of a backbone that places its features, their offsets.
-    local: Images to attention, features and perhaps offsets, without what only
-      `full` needs.
+    local: The same without the descriptor, and without what only it needs.
     descriptor: Images to the descriptor alone.
-    receptive: selecting.Receptive of the feature map.
+    receptive: tensorflow_ops.Receptive of the feature map.
   """
 
   def __init__(self, model):
-    """Takes a model with `build_call`, `local_call` and `global_call`."""
     backbone = model.backbone
     self.receptive = tensorflow_ops.Receptive(
       backbone.receptive_field,
@@ -51,78 +49,87 @@ class Network:
     def traced_once(function):
       return tf.function(function, input_signature=[images], autograph=False)
 
-    self.full = traced_once(_with_offsets(model.build_call))
-    self.local = traced_once(_with_offsets(model.local_call))
+    def with_offsets(call):
+      def function(images):
+        blocks = {}
+        outputs = call(images, training=False, intermediates_dict=blocks)
+        return (*outputs, *([blocks["offsets"]] if "offsets" in blocks else []))
+
+      return traced_once(function)
+
+    self.full = with_offsets(model.build_call)
+    self.local = with_offsets(model.local_call)
     self.descriptor = traced_once(
       functools.partial(model.global_call, training=False)
     )
 
 
-def _with_offsets(call):
-  """Returns a function that returns what the call does, and the offsets."""
-
-  def function(images):
-    blocks = {}
-    outputs = call(images, training=False, intermediates_dict=blocks)
-    return (*outputs, *([blocks["offsets"]] if "offsets" in blocks else []))
-
-  return function
-
-
 NETWORK, LOCAL = "network", "network_local"
 
-# Output of `network` beside those of `network_io`: the settings as JSON.
+# Output of `network` beside those of `network_files`: the settings as JSON.
 _SETTINGS = "settings"
 
 # In the order of a network; not each has the last one.
 _MAPS = (network_files.ATTENTION, network_files.FEATURES, network_files.OFFSETS)
 
-_NETWORK_FUNCTIONS_IMAGES = tf.TensorSpec(
+_NORMALIZED = tf.TensorSpec(
   [None, None, None, 3], tf.float32, network_files.IMAGES
 )
 
 
-def make(network, settings):
-  """Makes the functions that an export carries for them.
+def make(network: Network, settings: network_files.Settings) -> dict:
+  """Returns the functions of normalised images that other formats are made of.
 
   Args:
-    network: network.Network.
-    settings: network_io.Settings; what the network says itself is filled in.
+    settings: Of the export; what the network says itself is filled in.
 
   Returns:
-    dict of name to concrete function of normalised images, [B, h, w, 3]
-    float32. `network` gives all outputs that the form has (see `network_io`)
-    and the settings; of both forms `network_local` gives the local ones alone.
+    dict of name to concrete function of [B, h, w, 3] float32. `network` gives
+    all outputs of the form (see `network_files`) and the settings; of both
+    forms `network_local` gives the local ones alone.
   """
-  calls = _calls(network, settings.form)
+
+  def local(images):
+    return dict(zip(_MAPS, network.local(images), strict=False))
+
+  def global_(images):
+    return {network_files.DESCRIPTOR: network.descriptor(images)}
+
+  def both(images):
+    descriptor, *maps = network.full(images)
+    named = dict(zip(_MAPS, maps, strict=False))
+    return named | {network_files.DESCRIPTOR: descriptor}
+
+  concrete = _concrete(_NORMALIZED)
+  calls = {
+    network_files.LOCAL: {NETWORK: local},
+    network_files.GLOBAL: {NETWORK: global_},
+    network_files.JOINT: {NETWORK: both, LOCAL: local},
+  }[settings.form]
+  calls = {name: concrete(call) for name, call in calls.items()}
   sizes = {}
   for call in calls.values():
     sizes |= {n: v.shape[-1] for n, v in call.structured_outputs.items()}
   is_local = settings.form != network_files.GLOBAL
-  settings = dataclasses.replace(
+  text = dataclasses.replace(
     settings,
     receptive=tuple(map(float, network.receptive)) if is_local else None,
     local_size=sizes.get(network_files.FEATURES),
     global_size=sizes.get(network_files.DESCRIPTOR),
     has_offsets=network_files.OFFSETS in sizes,
-  )
-  text = settings.text()
+  ).text()
 
   def with_settings(images):
     return calls[NETWORK](images=images) | {_SETTINGS: tf.constant(text)}
 
-  return calls | {NETWORK: _concrete_network_functions(with_settings)}
+  return calls | {NETWORK: concrete(with_settings)}
 
 
-def read_settings(functions, path):
-  """Returns the network_io.Settings of an export.
-
-  Args:
-    functions: dict of name to function, as `tf.saved_model.load` gives them.
-    path: Of the export, for errors.
+def read_settings(functions: dict, path) -> network_files.Settings:
+  """Returns the settings of an export, from its functions by name.
 
   Raises:
-    InputError: If it has no such function.
+    InputError: If it has no such function; names `path`.
   """
   found = functions.get(NETWORK)
   if found is None or _SETTINGS not in found.structured_outputs:
@@ -138,14 +145,7 @@ def read_settings(functions, path):
 
 
 def without_settings(function):
-  """Returns a tf.function of one image that leaves the settings away.
-
-  Args:
-    function: One of `make`, or as it was loaded.
-
-  Returns:
-    tf.function of images [1, h, w, 3] that returns a dict.
-  """
+  """Returns a tf.function of one image [1, h, w, 3] that omits the settings."""
 
   def call(images):
     found = function(images=images)
@@ -153,37 +153,6 @@ def without_settings(function):
 
   spec = tf.TensorSpec([1, None, None, 3], tf.float32, network_files.IMAGES)
   return tf.function(call, input_signature=[spec], autograph=False)
-
-
-def _calls(network, form):
-  """Returns the functions of a form, without settings."""
-
-  def local(images):
-    return dict(zip(_MAPS, network.local(images), strict=False))
-
-  def global_(images):
-    return {network_files.DESCRIPTOR: network.descriptor(images)}
-
-  def both(images):
-    descriptor, *maps = network.full(images)
-    named = dict(zip(_MAPS, maps, strict=False))
-    return named | {network_files.DESCRIPTOR: descriptor}
-
-  calls = {
-    network_files.LOCAL: {NETWORK: local},
-    network_files.GLOBAL: {NETWORK: global_},
-    network_files.JOINT: {NETWORK: both, LOCAL: local},
-  }[form]
-  return {
-    name: _concrete_network_functions(call) for name, call in calls.items()
-  }
-
-
-def _concrete_network_functions(call):
-  function = tf.function(
-    call, input_signature=[_NETWORK_FUNCTIONS_IMAGES], autograph=False
-  )
-  return function.get_concrete_function()
 
 
 _IMAGE = tf.TensorSpec([None, None, 3], tf.uint8, "input_image")
@@ -197,16 +166,12 @@ _INDICES = tf.TensorSpec([None], tf.int32, "input_global_scales_ind")
 _NO_POOLING = ("None", False)
 
 
-def local(network, iou, variants=True):
-  """Makes the functions of a model for local features.
+def local(network: Network, iou: float, variants: bool = True) -> dict:
+  """Returns the functions of a model for local features, by name.
 
   Args:
-    network: network.Network.
-    iou: float, as in `export_model_utils.ExtractLocalFeatures`.
+    iou: As in `export_model_utils.ExtractLocalFeatures`.
     variants: Whether there is more than `serving_default`.
-
-  Returns:
-    dict of name to concrete function.
   """
   functions = {"serving_default": _local(network, iou)}
   if variants:
@@ -216,18 +181,19 @@ def local(network, iou, variants=True):
   return functions
 
 
-def global_(network, input_scales, pool_type, normalize, variants=True):
-  """Makes the functions of a model for global descriptors.
+def global_(
+  network: Network,
+  input_scales: list | None,
+  pool_type: str,
+  normalize: bool,
+  variants: bool = True,
+) -> dict:
+  """Returns the functions of a model for global descriptors, by name.
 
   Args:
-    network: network.Network.
     input_scales: Image scales to fix, or None for scales that are an input.
     pool_type: "None", "average" or "sum" over the scales.
-    normalize: Whether to L2-normalise what is returned.
-    variants: As for `local`.
-
-  Returns:
-    dict of name to concrete function.
+    normalize: Whether to L2-normalise the result.
   """
   pooling = (pool_type, normalize)
   functions = {"serving_default": _global(network, pooling, input_scales)}
@@ -244,17 +210,10 @@ def global_(network, input_scales, pool_type, normalize, variants=True):
   return functions
 
 
-def local_and_global(network, iou, variants=True):
-  """Makes the functions of a model for both.
-
-  Args:
-    network: network.Network.
-    iou: float, as in `export_model_utils.ExtractLocalFeatures`.
-    variants: As for `local`.
-
-  Returns:
-    dict of name to concrete function.
-  """
+def local_and_global(
+  network: Network, iou: float, variants: bool = True
+) -> dict:
+  """Returns the functions of a model for both, by name; see `local`."""
   functions = {"serving_default": _joint(network, iou)}
   if variants:
     functions |= {
@@ -280,7 +239,7 @@ def _concrete(*specs):
 
 
 def _local(network, iou, batch=False):
-  @_concrete(_images(batch), _SCALES, _MOST, _THRESHOLD)
+  @_concrete(_IMAGES if batch else _IMAGE, _SCALES, _MOST, _THRESHOLD)
   def extract(images, scales, max_feature_num, abs_thres):
     selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
     found = tensorflow_ops.local(
@@ -297,7 +256,7 @@ def _local(network, iou, batch=False):
 
 
 def _joint(network, iou, batch=False):
-  @_concrete(_images(batch), _SCALES, _MOST, _THRESHOLD, _INDICES)
+  @_concrete(_IMAGES if batch else _IMAGE, _SCALES, _MOST, _THRESHOLD, _INDICES)
   def extract(images, scales, max_feature_num, abs_thres, indices):
     selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
     found, descriptors = tensorflow_ops.local_and_global(
@@ -320,7 +279,8 @@ def _joint(network, iou, batch=False):
 def _global(network, pooling, fixed_scales=None, batch=False):
   """Returns the function; `pooling` is (type, whether to normalise)."""
   fixed = fixed_scales is not None
-  specs = (_images(batch),) + (() if fixed else (_SCALES, _INDICES))
+  specs = (_IMAGES if batch else _IMAGE,)
+  specs += () if fixed else (_SCALES, _INDICES)
 
   @_concrete(*specs)
   def extract(images, scales=None, indices=None):
@@ -334,10 +294,6 @@ def _global(network, pooling, fixed_scales=None, batch=False):
     return _named_global(pooled if batch else pooled[0], pooling[0], batch)
 
   return extract
-
-
-def _images(batch):
-  return _IMAGES if batch else _IMAGE
 
 
 def _pixels(images, batch):

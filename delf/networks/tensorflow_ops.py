@@ -8,17 +8,10 @@ from delf.python import feature_extractor
 
 
 def normalize(inputs, gamma, beta, epsilon):
-  """Normalises a batch with its own statistics.
-
-  Args:
-    inputs: float [B, H, W, C].
-    gamma: float [C], scale.
-    beta: float [C], shift.
-    epsilon: Added to the variance.
+  """Normalises a batch [B, H, W, C] with its own statistics.
 
   Returns:
-    Tuple of float [B, H, W, C], float32 [C], the mean, and float32 [C], the
-    variance.
+    The batch, and float32 [C] mean and variance of its channels.
   """
   outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
     x=inputs,
@@ -79,19 +72,12 @@ class Local(typing.NamedTuple):
   image: tf.Tensor
 
 
-def select(found, selection, image=None):
-  """Returns the positions in `found` that stay, best score first.
+def select(found: Local, selection: Selection, image=None):
+  """Returns [K] int32: positions in `found` that stay, best score first.
 
   Equal scores keep their order. A score that is not a number counts as the
-  best, so that it is seen.
-
-  Args:
-    found: Local.
-    selection: Selection.
-    image: int32 [], position in the batch, or None for a batch of one.
-
-  Returns:
-    [K] int32.
+  best, so that it is seen. `image` is the position in a batch, or None for a
+  batch of one.
   """
   if image is None:
     return _suppress(found.boxes, found.scores, selection)
@@ -181,18 +167,14 @@ def resize(images, scale):
 
 
 def local(images, image_scales, selection, model_fn, receptive=RESNET):
-  """Returns the local features of all scales, before the last selection.
+  """Returns the Local features of all scales, before the last selection.
 
   Args:
     images: [B, H, W, 3] float32, normalised.
     image_scales: [S] float32.
-    selection: Selection.
     model_fn: Function of [B, h, w, 3] images that gives attention [B, y, x, 1],
       features [B, y, x, D] and perhaps offsets [B, y, x, 2].
     receptive: Receptive of the feature map.
-
-  Returns:
-    Local.
   """
 
   def step(index, arrays):
@@ -205,7 +187,7 @@ def local(images, image_scales, selection, model_fn, receptive=RESNET):
 
 
 def global_(images, image_scales, indices, model_fn):
-  """Returns global descriptors at some scales.
+  """Returns [B, G', D] float32: global descriptors, by scale.
 
   Args:
     images: [B, H, W, 3] float32, normalised.
@@ -213,9 +195,6 @@ def global_(images, image_scales, indices, model_fn):
     indices: [G] int32, positions in `image_scales`, at least one. Their order
       and repetitions do not matter.
     model_fn: Function of [B, h, w, 3] images that gives [B, D].
-
-  Returns:
-    [B, G', D] float32, a descriptor per scale in the order of `image_scales`.
   """
   used = tf.where(_is_used(image_scales, indices))[:, 0]
   scales = tf.gather(image_scales, used)
@@ -230,29 +209,14 @@ def global_(images, image_scales, indices, model_fn):
 
 
 def local_and_global(
-  images,
-  image_scales,
-  selection,
-  indices,
-  model_fns,
-  receptive=RESNET,
+  images, image_scales, selection, indices, model_fns, receptive=RESNET
 ):
-  """Returns local features of all scales and global descriptors of some.
-
-  The network runs once per scale, and its global part only where it is used.
+  """Returns what `local` and `global_` return, running the network once.
 
   Args:
-    images: [B, H, W, 3] float32, normalised.
-    image_scales: [S] float32.
-    selection: Selection.
-    indices: [G] int32, as in `global_`.
     model_fns: Two functions of [B, h, w, 3] images: one gives (descriptor
-      [B, D'], attention [B, y, x, 1], features [B, y, x, D] and perhaps offsets
-      [B, y, x, 2]), the other the same without the descriptor.
-    receptive: Receptive of the feature map.
-
-  Returns:
-    Local, and descriptors as `global_` returns them.
+      [B, D'], attention, features and perhaps offsets), the other the same
+      without the descriptor, for the scales that need none.
   """
   full_fn, local_fn = model_fns
   is_used = _is_used(image_scales, indices)
@@ -262,24 +226,24 @@ def local_and_global(
   def step(index, arrays):
     scaled = resize(images, image_scales[index])
     *local_arrays, descriptors = arrays
-    *maps, descriptors = tf.cond(
+
+    def with_global(outputs):
+      descriptor, *maps = outputs
+      return (*maps, descriptors.write(positions[index], descriptor))
+
+    *maps, written = tf.cond(
       is_used[index],
-      lambda: _with_global(full_fn(scaled), descriptors, positions[index]),
+      lambda: with_global(full_fn(scaled)),
       lambda: (*local_fn(scaled), descriptors),
     )
     found = candidates(maps, image_scales[index], selection, receptive)
-    return (*_write(local_arrays, index, found), descriptors)
+    return (*_write(local_arrays, index, found), written)
 
   number = tf.size(image_scales)
   used = tf.reduce_sum(tf.cast(is_used, tf.int32))
   start = (*_arrays(number), _descriptor_array(used))
   *arrays, descriptors = _loop(number, step, start)
   return _concatenate(arrays), _stack(descriptors, indices)
-
-
-def _with_global(outputs, descriptors, position):
-  descriptor, *maps = outputs
-  return (*maps, descriptors.write(position, descriptor))
 
 
 def _is_used(image_scales, indices):

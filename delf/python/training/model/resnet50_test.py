@@ -118,7 +118,10 @@ def test_channels_first_is_the_same(model, images):
     variable.assign(by_path[path])
   blocks, first_blocks = {}, {}
   model.build_call(images, False, blocks)
-  first.build_call(tf.transpose(images, (0, 3, 1, 2)), False, first_blocks)
+  try:
+    first.build_call(tf.transpose(images, (0, 3, 1, 2)), False, first_blocks)
+  except tf.errors.UnimplementedError:
+    pytest.skip("TensorFlow has no channels-first convolution here")
   expected = tf.transpose(blocks["block4"], (0, 3, 1, 2))
   np.testing.assert_allclose(
     first_blocks["block4"], expected, atol=1e-4 * np.abs(expected).max()
