@@ -21,7 +21,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import _extraction_openvino, _extraction_ways
+from benchmarks.shared import extraction_ways
 from delf.inference import extractor
 from delf.networks import compact, exporting
 from delf.protos import delf_config_pb2
@@ -36,14 +36,14 @@ def main():
   tf.get_logger().setLevel("ERROR")
   options = _options()
   if options.openvino:
-    _extraction_openvino.find()
+    extraction_ways.find_openvino()
   width, height = (int(side) for side in options.size.split("x"))
   image = _image(height, width)
   scales, indices = _SCALES, _GLOBAL
   if options.quick:
     print("Quick: five scales, of which two are global; less is repeated.")
     scales, indices = _SCALES[:5], (3, 4)
-  model = _extraction_ways.make_model()
+  model = extraction_ways.make_model()
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "model"
     exporting.export_local_and_global(model, path)
@@ -79,7 +79,7 @@ def _make_extractor(path, scales, indices, use_local=True, use_global=True):
     use_global_features=use_global,
   )
   config.delf_local_config.use_pca = False
-  config.delf_local_config.max_feature_num = _extraction_ways.MOST_FEATURES
+  config.delf_local_config.max_feature_num = extraction_ways.MOST_FEATURES
   config.delf_local_config.score_threshold = 0.0
   config.delf_global_config.use_pca = False
   config.delf_global_config.image_scales_ind.extend(indices)
@@ -119,10 +119,10 @@ def _print_table(times):
 def _measure_single(model, path, image, scales, indices, options):
   """Measures one image, in each way, after a first call."""
   # A model of its own, as it stays folded while the other one is not.
-  other = _extraction_ways.make_model()
+  other = extraction_ways.make_model()
   ways = {
-    "straightforward": _extraction_ways.straightforward(model, scales),
-    "straightforward, folded": _extraction_ways.straightforward(other, scales),
+    "straightforward": extraction_ways.straightforward(model, scales),
+    "straightforward, folded": extraction_ways.straightforward(other, scales),
     "joint": _make_extractor(path, scales, indices).extract,
     "local only": _make_extractor(
       path, scales, indices, use_global=False
@@ -130,7 +130,7 @@ def _measure_single(model, path, image, scales, indices, options):
     "global only": _make_extractor(
       path, scales, indices, use_local=False
     ).extract,
-    "network of joint": _extraction_ways.network_alone(model, scales, indices),
+    "network of joint": extraction_ways.network_alone(model, scales, indices),
   }
   with compact.folded(other):
     times = _take_turns(ways, options.repeats, image)
@@ -142,7 +142,7 @@ def _measure_single(model, path, image, scales, indices, options):
 
 def _measure_folder(model, path, scales, indices, options):
   """Measures images of several sizes, twice: at first, and once warm."""
-  other = _extraction_ways.make_model()
+  other = extraction_ways.make_model()
   width, height = (int(side) for side in options.size.split("x"))
   number = min(10, options.images)
   sizes = [
@@ -151,8 +151,8 @@ def _measure_folder(model, path, scales, indices, options):
   ]
   images = [_image(*sizes[i % number], i) for i in range(options.images)]
   ways = {
-    "straightforward": _extraction_ways.straightforward(model, scales),
-    "straightforward, folded": _extraction_ways.straightforward(other, scales),
+    "straightforward": extraction_ways.straightforward(model, scales),
+    "straightforward, folded": extraction_ways.straightforward(other, scales),
     "joint": _make_extractor(path, scales, indices).extract,
   }
   order = list(ways)
@@ -172,8 +172,8 @@ def _measure_folder(model, path, scales, indices, options):
 
 def _measure_openvino(model, image, scales, options):
   """Measures the network alone, over the sizes of the pyramid."""
-  with _extraction_openvino.ways(model, image, scales) as ways:
-    difference = _extraction_openvino.largest_difference(
+  with extraction_ways.openvino_ways(model, image, scales) as ways:
+    difference = extraction_ways.largest_difference(
       *(function() for function in ways.values())
     )
     times = _take_turns(ways, options.repeats)

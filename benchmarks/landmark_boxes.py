@@ -17,7 +17,7 @@ import sys
 
 import numpy as np
 
-from benchmarks import _matching_sets
+from benchmarks.shared import photo_pairs
 from delf.base import boxes, errors
 from delf.inference import zoo
 from delf.python import utils
@@ -103,7 +103,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--detector", default="delf-boxes", metavar="NAME|PATH")
   parser.add_argument("--quick", action="store_true", help="some photos")
-  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  parser.add_argument("--data", type=pathlib.Path, default=photo_pairs.DATA)
   args = parser.parse_args()
   try:
     wanted = regions(args.data, args.quick)

@@ -18,16 +18,15 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks import (
-  _held_out_queries,
-  _held_out_sets,
-  _matching_sets,
-  _quality_methods,
-  _quality_pairs,
-  _quality_requirements,
-  _quality_retrieval,
-  _quality_tables,
-  retrieval_quality,
+from benchmarks import retrieval_quality
+from benchmarks.shared import (
+  held_out_photos,
+  held_out_queries,
+  methods,
+  oxford_retrieval,
+  pair_results,
+  photo_pairs,
+  requirements,
 )
 from delf.base import errors
 
@@ -46,27 +45,25 @@ def measure_pairs(pairs, models, estimation, root_sift=True):
   """
   rows = {}
   if root_sift:
-    name = _quality_methods.ROOT_SIFT
-    rows[name] = _quality_methods.remembered(
-      lambda: _quality_pairs.measure(
-        pairs, name, _quality_methods.root_sift, estimation
-      ),
+    name = methods.ROOT_SIFT
+    rows[name] = methods.remembered(
+      lambda: pair_results.measure(pairs, name, methods.root_sift, estimation),
       map(pairs.load, pairs.keys()),
       pairs.true,
       pairs.unrelated,
       estimation,
     )
   for label, model in models.items():
-    function = _quality_methods.local(model)
-    rows[label] = _quality_pairs.measure(pairs, label, function, estimation)
-  found = {k: _quality_pairs.as_found(v) for k, v in rows.items()}
+    function = methods.local(model)
+    rows[label] = pair_results.measure(pairs, label, function, estimation)
+  found = {k: pair_results.as_found(v) for k, v in rows.items()}
   groups = list(dict.fromkeys(pair.group for pair in pairs.true))
   groups += ["all"] if len(groups) > 1 else []
   summaries = {
-    method: {group: _quality_tables.summary(each, group) for group in groups}
+    method: {group: pair_results.summary(each, group) for group in groups}
     for method, each in found.items()
   }
-  _quality_tables.print_table(pairs.name, summaries)
+  pair_results.print_table(pairs.name, summaries)
   for method, each in found.items():
     true = each.group != ""
     print(
@@ -79,32 +76,31 @@ def measure_pairs(pairs, models, estimation, root_sift=True):
 
 def validate(args, models, estimation):
   """Measures on held-out photos."""
-  training, held_out = _held_out_sets.read(args.data)
-  pairs = _held_out_sets.pairs(training, held_out)
+  training, held_out = held_out_photos.read(args.data)
+  pairs = held_out_photos.pairs(training, held_out)
   if args.quick:
     pairs = pairs.quick()
   summaries = measure_pairs(pairs, models, estimation, not args.no_rootsift)
   _compare(summaries, models)
   views = 0 if args.quick else 2
-  asked = _held_out_queries.make(training, held_out, views)
+  asked = held_out_queries.make(training, held_out, views)
   rows = {}
   if not args.no_rootsift:
-    rows[_quality_methods.ROOT_SIFT] = _quality_methods.remembered(
-      lambda: _held_out_queries.root_sift_rows(asked),
+    rows[methods.ROOT_SIFT] = methods.remembered(
+      lambda: held_out_queries.root_sift_rows(asked),
       asked.images + asked.collection,
       "ASMK*",
     )
   for label, model in models.items():
-    rows[label] = _held_out_queries.model_rows(asked, model)
+    rows[label] = held_out_queries.model_rows(asked, model)
   summaries = {
-    label: _held_out_queries.summary(asked, each)
-    for label, each in rows.items()
+    label: held_out_queries.summary(asked, each) for label, each in rows.items()
   }
   print(
     f"\nretrieval of {len(asked.images)} queries among"
     f" {len(asked.collection)} photos: global descriptors (RootSIFT: ASMK*)"
   )
-  _quality_tables.print_means(summaries)
+  pair_results.print_means(summaries)
   _compare(summaries, models)
 
 
@@ -114,13 +110,13 @@ def _compare(summaries, models):
   first = methods[len(methods) - len(models)]
   for base in dict.fromkeys([methods[0], first]):
     others = {k: v for k, v in summaries.items() if k in models and k != base}
-    _quality_tables.print_differences(others, summaries[base], base)
+    pair_results.print_differences(others, summaries[base], base)
 
 
 def evaluate(args, models, estimation):
   """Measures on the evaluation sets; says what is reached of what must be."""
   summaries = []
-  for read in (_matching_sets.matching, _matching_sets.landmarks):
+  for read in (photo_pairs.matching, photo_pairs.landmarks):
     pairs = read(args.data)
     if args.quick:
       pairs = pairs.quick()
@@ -128,11 +124,11 @@ def evaluate(args, models, estimation):
       measure_pairs(pairs, models, estimation, not args.no_rootsift)
     )
   rows = retrieval_quality.baselines(args.data)
-  name = _quality_retrieval.ROOT_SIFT
+  name = oxford_retrieval.ROOT_SIFT
   if not args.no_rootsift and not args.quick:
-    rows[name] = _quality_retrieval.measure_root_sift(args.data, estimation)
+    rows[name] = oxford_retrieval.measure_root_sift(args.data, estimation)
   found = {
-    label: _quality_retrieval.measure_model(args.data, model, args.quick)
+    label: oxford_retrieval.measure_model(args.data, model, args.quick)
     for label, model in models.items()
   }
   print("\nmini_roxford5k: mAP and mean precisions, percent")
@@ -143,23 +139,23 @@ def evaluate(args, models, estimation):
   for label, ways in found.items():
     lines = []
     if not args.no_rootsift:
-      lines += _quality_requirements.of_pairs(
-        summaries[0][label], summaries[0][_quality_methods.ROOT_SIFT]
+      lines += requirements.of_pairs(
+        summaries[0][label], summaries[0][methods.ROOT_SIFT]
       )
-    lines += _quality_requirements.of_retrieval(ways, baselines, rows["random"])
-    _quality_requirements.print_lines(label, lines)
+    lines += requirements.of_retrieval(ways, baselines, rows["random"])
+    requirements.print_lines(label, lines)
 
 
 def main():
   """Runs the benchmark; returns its exit status."""
-  default = _quality_methods.Estimation()
+  default = methods.Estimation()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument(
     "--model",
     action="append",
     help="name, folder, or configuration (.pbtxt); may be given repeatedly",
   )
-  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  parser.add_argument("--data", type=pathlib.Path, default=photo_pairs.DATA)
   parser.add_argument("--estimator", default=default.estimator)
   parser.add_argument("--share", type=float, default=default.share)
   parser.add_argument("--ratio", type=float, default=default.ratio)
@@ -172,10 +168,8 @@ def main():
   if not args.data.exists():
     print(f"no photos with ground truth at {args.data}: nothing measured")
     return 0
-  models = _quality_methods.labels(args.model or ["delf-compact"])
-  estimation = _quality_methods.Estimation(
-    args.estimator, args.share, args.ratio
-  )
+  models = methods.labels(args.model or ["delf-compact"])
+  estimation = methods.Estimation(args.estimator, args.share, args.ratio)
   print(f"{estimation}{', one pair in eight' if args.quick else ''}")
   try:
     measure = validate if args.validation else evaluate

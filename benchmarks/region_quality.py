@@ -15,7 +15,8 @@ import pathlib
 import sys
 import tempfile
 
-from benchmarks import _matching_sets, retrieval_quality
+from benchmarks import retrieval_quality
+from benchmarks.shared import photo_pairs
 from delf.aggregation import aggregate_files
 from delf.base import errors, files
 from delf.evaluation import evaluate, ground_truth, retrieval
@@ -177,7 +178,7 @@ def by_global(sets, args):
 def main():
   """Runs the benchmark; returns its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  parser.add_argument("--data", type=pathlib.Path, default=photo_pairs.DATA)
   parser.add_argument("--detector", default="delf-boxes", metavar="NAME|PATH")
   parser.add_argument("--threshold", type=float, default=0.1)
   parser.add_argument("--most", type=int, default=5, help="boxes of a photo")

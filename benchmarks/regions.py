@@ -23,7 +23,7 @@ import time
 import numpy as np
 import PIL.Image
 
-from benchmarks import _region_ways
+from benchmarks.shared import region_ways
 from delf.aggregation import aggregate
 from delf.base import concurrency, files
 from delf.embedded import samples
@@ -59,8 +59,8 @@ def _compare(args):
     photos = scratch / "photos"
     photos.mkdir()
     number = _put_photos(args, photos, scratch)
-    outputs = {way: scratch / str(i) for i, way in enumerate(_region_ways.WAYS)}
-    ways = {w: _region_ways.Way(w, photos, out) for w, out in outputs.items()}
+    outputs = {way: scratch / str(i) for i, way in enumerate(region_ways.WAYS)}
+    ways = {w: region_ways.Way(w, photos, out) for w, out in outputs.items()}
     try:
       for way in ways.values():
         way.turn("warm-up", 2)
@@ -106,7 +106,7 @@ def _print(times, number):
   print(f"{number} photos, {len(samples.BOXES)} boxes each, ", end="")
   print(f"{cores} cores; medians of turns, and the ratios to the first two:")
   print(f"{'':42}{'s / photo':>10}{'CPU s':>8}{'ratio':>8}{'ratio':>7}")
-  bases = [times[name] for name in (_region_ways.CALLS, _region_ways.LOADED)]
+  bases = [times[name] for name in (region_ways.CALLS, region_ways.LOADED)]
   for name, turns in times.items():
     spent, busy = (statistics.median(each) for each in zip(*turns, strict=True))
     print(f"{name:42}{spent / number:10.3f}{busy / number:8.3f}", end=" ")

@@ -15,7 +15,7 @@ import pathlib
 import sys
 import tempfile
 
-from benchmarks import _matching_sets, _quality_methods
+from benchmarks.shared import methods, photo_pairs
 from delf.aggregation import clustering
 from delf.base import errors
 from delf.evaluation import evaluate
@@ -61,7 +61,7 @@ def train_codebook(data, work, quick, model="delf-compact"):
   images, names = jobs.find([data / pool / "images" for pool in _TRAINING])
   if quick:
     images, names = images[:60], names[:60]
-  config = _quality_methods.config_of(model)
+  config = methods.config_of(model)
   config.use_local_features, config.use_global_features = True, False
   folder = work / "training_features"
   extract.extract_and_say(images, config, folder, _say, names=names)
@@ -151,7 +151,7 @@ def measure(data, work, codebook, rows, model=None):
 def main():
   """Runs the benchmark; returns its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  parser.add_argument("--data", type=pathlib.Path, default=photo_pairs.DATA)
   parser.add_argument("--model", default="delf-compact")
   parser.add_argument("--codebook", metavar="PREFIX")
   parser.add_argument("--work", type=pathlib.Path, metavar="FOLDER")

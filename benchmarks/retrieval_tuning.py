@@ -16,7 +16,7 @@ import tempfile
 
 import numpy as np
 
-from benchmarks import _matching_sets, _retrieval_folds
+from benchmarks.shared import photo_pairs, retrieval_folds
 from delf.base import errors
 from delf.evaluation import ground_truth
 from delf.evaluation import metrics as evaluation_metrics
@@ -103,7 +103,7 @@ def ways(quick):
 def main():
   """Prints the table; returns its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--data", type=pathlib.Path, default=_matching_sets.DATA)
+  parser.add_argument("--data", type=pathlib.Path, default=photo_pairs.DATA)
   parser.add_argument(
     "--features", type=pathlib.Path, help="folder to keep features in"
   )
@@ -115,15 +115,15 @@ def main():
   try:
     with tempfile.TemporaryDirectory() as temporary:
       folder = args.features or pathlib.Path(temporary)
-      photos = _retrieval_folds.read_photos(args.data)
-      descriptors = _retrieval_folds.extract(photos, folder).astype(np.float32)
-      scores = _retrieval_folds.match_words(photos, folder)
+      photos = retrieval_folds.read_photos(args.data)
+      descriptors = retrieval_folds.extract(photos, folder).astype(np.float32)
+      scores = retrieval_folds.match_words(photos, folder)
   except (errors.InputError, OSError) as error:
     print(errors.one_line(error), file=sys.stderr)
     return 1
   draws = 1 if args.quick else 4
   folds = [
-    _retrieval_folds.make_fold(photos, descriptors, scores, seed)
+    retrieval_folds.make_fold(photos, descriptors, scores, seed)
     for seed in range(draws)
   ]
   print(f"{draws} draws of {len(folds[0].queries)} queries; collection of")

@@ -9,7 +9,7 @@ import numpy as np
 
 from delf.python import utils
 
-DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import tqdm
 
-from benchmarks import _quality_methods, _quality_tables, _retrieval_folds
+from benchmarks.shared import methods, pair_results, retrieval_folds
 from delf.evaluation import metrics
 from delf.indexes import ranking
 from delf.learning import synthetic_views
@@ -93,17 +93,17 @@ def root_sift_rows(asked):
   """Returns (average precision, whether the first is right) by RootSIFT."""
 
   def describe(image):
-    return _quality_methods.root_sift(image, _SIFT_FEATURES).descriptors
+    return methods.root_sift(image, _SIFT_FEATURES).descriptors
 
   local = [describe(i) for i in _track(asked.images, "RootSIFT of queries")]
   others = [describe(i) for i in _track(asked.collection, "RootSIFT")]
-  scores = _retrieval_folds.word_scores(local, others, _SIFT_WORDS)
+  scores = retrieval_folds.word_scores(local, others, _SIFT_WORDS)
   return _judge(asked, scores)
 
 
 def model_rows(asked, model):
   """Returns the same by the global descriptors of a model."""
-  function = _quality_methods.global_descriptor(model)
+  function = methods.global_descriptor(model)
 
   def describe(images, label):
     rows = np.stack([function(image) for image in _track(images, label)])
@@ -141,6 +141,6 @@ def summary(asked, rows, seed=0):
     own = np.array(rows)[asked.group == group]
     drawn = rng.integers(len(own), size=[_SAMPLES, len(own)])
     means = own.mean(0), own[drawn].mean(1).T
-    values = [_quality_tables.Value(*each) for each in zip(*means, strict=True)]
+    values = [pair_results.Value(*each) for each in zip(*means, strict=True)]
     result[group] = dict(zip(("mAP", "first"), values, strict=True))
   return result

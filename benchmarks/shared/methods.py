@@ -17,13 +17,16 @@ from delf.learning import view_pairs
 from delf.matching import geometry
 
 ROOT_SIFT = "RootSIFT"
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 # What the results of RootSIFT depend on beside photos and settings.
 _SOURCES = (
-  "benchmarks/_quality_methods.py",
-  "benchmarks/_quality_pairs.py",
-  "benchmarks/_held_out_queries.py",
-  "delf/python/retrieval/*.py",
+  "benchmarks/shared/methods.py",
+  "benchmarks/shared/pair_results.py",
+  "benchmarks/shared/held_out_queries.py",
+  "delf/aggregation/*.py",
+  "delf/evaluation/pair_metrics.py",
+  "delf/indexes/*.py",
+  "delf/matching/*.py",
 )
 
 

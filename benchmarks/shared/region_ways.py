@@ -5,7 +5,7 @@ process does a turn for each line of its input, a folder's name and the most
 photos, and answers with a line: seconds and CPU seconds. So ways take turns,
 and only one is at work.
 
-  python -m benchmarks._region_ways WAY PHOTOS OUT
+  python -m benchmarks.shared.region_ways WAY PHOTOS OUT
 """
 
 import functools

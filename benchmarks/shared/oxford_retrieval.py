@@ -8,7 +8,8 @@ import tempfile
 import numpy as np
 import tqdm
 
-from benchmarks import _quality_methods, retrieval_quality
+from benchmarks import retrieval_quality
+from benchmarks.shared import methods
 from delf.evaluation import ground_truth, metrics
 from delf.indexes import ranking
 from delf.matching import matcher
@@ -43,13 +44,13 @@ def measure_root_sift(data, estimation):
 
   Args:
     data: Folder of the data sets.
-    estimation: _quality_methods.Estimation; photos are ranked by inliers.
+    estimation: methods.Estimation; photos are ranked by inliers.
   """
   folder = data / "mini_roxford5k"
   truth = ground_truth.read(str(folder / "gnd.json"))
   index = [_read(folder, name) for name in truth.index_names]
   asked = _queries(folder)
-  counts = _quality_methods.remembered(
+  counts = methods.remembered(
     lambda: _inliers(asked, index, estimation), asked + index, estimation
   )
   found = metrics.evaluate(ranking.top_k(counts).ids, truth)
@@ -76,10 +77,10 @@ def _queries(folder):
 
 def _inliers(asked, index, estimation):
   """Returns the inliers of each query with each photo, [Q][N] int."""
-  local = [_quality_methods.root_sift(image) for image in asked]
+  local = [methods.root_sift(image) for image in asked]
   counts = [[] for _ in asked]
   for image in tqdm.tqdm(index, "RootSIFT", file=sys.stderr, mininterval=5):
-    features = _quality_methods.root_sift(image)
+    features = methods.root_sift(image)
     for row, query in zip(counts, local, strict=True):
       found = matcher.match(
         query,

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from benchmarks import _quality_retrieval, _quality_tables
+from benchmarks.shared import oxford_retrieval, pair_results
 
 LEAST_PRECISION = 0.95
 TIMES_RANDOM = 5
@@ -49,8 +49,8 @@ def of_pairs(model, root_sift):
     name = f"{figure} of all pairs"
     values = own[figure].value, other[figure].value
     lines.append(Line(name, *values, False, "RootSIFT"))
-  for group in _quality_tables.POSE_GROUPS:
-    for limit in _quality_tables.POSE if group in model else ():
+  for group in pair_results.POSE_GROUPS:
+    for limit in pair_results.POSE if group in model else ():
       figure = f"AUC {limit:g}"
       values = model[group][figure].value, root_sift[group][figure].value
       name = f"pose AUC at {limit} degrees, {group}"
@@ -68,13 +68,13 @@ def of_retrieval(model, baselines, random):
   """
   lines = []
   for protocol in ("medium", "hard"):
-    ways = [way for way in _quality_retrieval.VERIFIED if way in model]
+    ways = [way for way in oxford_retrieval.VERIFIED if way in model]
     for label, baseline in baselines.items() if ways else ():
       name = f"mAP {protocol}, better of verified ways"
       best = max(model[way][protocol][0] for way in ways)
       lines.append(Line(name, best, baseline[protocol][0], True, label))
     needed = TIMES_RANDOM * random[protocol][0]
-    value = model[_quality_retrieval.GLOBAL][protocol][0]
+    value = model[oxford_retrieval.GLOBAL][protocol][0]
     name = f"mAP {protocol}, global alone"
     lines.append(Line(name, value, needed, False, f"{TIMES_RANDOM} x random"))
   return lines

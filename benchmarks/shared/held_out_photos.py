@@ -6,7 +6,7 @@ import pathlib
 import cv2
 import numpy as np
 
-from benchmarks import _matching_sets
+from benchmarks.shared import photo_pairs
 from delf.learning import synthetic_views, view_pairs
 
 SIDE = 320
@@ -25,7 +25,7 @@ class _Pairs:
     """Adds a pair of views of a place."""
     for name, view in zip(names, views, strict=True):
       self.images[name], self.pools[name] = view, pool
-    self.true.append(_matching_sets.PhotoPair(group, *names, truth))
+    self.true.append(photo_pairs.PhotoPair(group, *names, truth))
 
 
 def read(folder):
@@ -53,7 +53,7 @@ def pairs(training, held_out, counts=(100, 200), unrelated=500, seed=7):
     seed: Of the draws.
 
   Returns:
-    _matching_sets.PairSet with the groups "centre" (a photo and the first of
+    photo_pairs.PairSet with the groups "centre" (a photo and the first of
     its group), "others" (two other photos of a group), "warped" (views of all
     these), "synthetic" and "strong".
   """
@@ -73,7 +73,7 @@ def pairs(training, held_out, counts=(100, 200), unrelated=500, seed=7):
     pair = tuple(names[k] for k in rng.integers(len(names), size=2))
     if drawn.pools[pair[0]] != drawn.pools[pair[1]]:
       others.add(pair)
-  return _matching_sets.PairSet(
+  return photo_pairs.PairSet(
     "held out", drawn.true, sorted(others), drawn.images.__getitem__
   )
 
@@ -92,7 +92,7 @@ def _add_real(drawn, held_out, found):
     names = f"photo {pair.first}", f"photo {pair.second}"
     truth = {"type": "points", "points": pair.points}
     drawn.true.append(
-      _matching_sets.PhotoPair("centre" if centre else "others", *names, truth)
+      photo_pairs.PhotoPair("centre" if centre else "others", *names, truth)
     )
 
 

@@ -1,8 +1,10 @@
 """Ways to extract that the benchmark of extraction compares with."""
 
+import contextlib
 import tempfile
 import unittest.mock
 
+import numpy as np
 import tensorflow as tf
 
 from delf.networks import compact, exporting, heads, signatures, tensorflow_ops
@@ -10,6 +12,7 @@ from delf.python import feature_extractor
 from delf.python.training.model import delg_model
 
 MOST_FEATURES = 1000
+_OUTPUTS = ("descriptor", "attention", "features")  # Of the network.
 
 
 def make_model():
@@ -91,6 +94,70 @@ def network_alone(model, scales, indices):
   ].numpy()
 
 
+def find_openvino():
+  """Returns the package, or ends the program with one line."""
+  try:
+    import openvino
+  except ImportError:
+    raise SystemExit(
+      "--openvino: expected OpenVINO, found none; pip install 'delf[openvino]'"
+    ) from None
+  return openvino
+
+
+@contextlib.contextmanager
+def openvino_ways(model, image, scales):
+  """Gives functions that run the network over the pyramid of an image.
+
+  Args:
+    model: As `make_model` returns it.
+    image: [H, W, 3] uint8.
+    scales: list of float.
+
+  Yields:
+    {"TensorFlow": function, "OpenVINO": function}, both without arguments and
+    in float32; each returns a list of arrays, three for each scale.
+  """
+  openvino = find_openvino()
+  pixels = feature_extractor.NormalizePixelValues(image)[tf.newaxis]
+  levels = [tensorflow_ops.resize(pixels, scale) for scale in scales]
+  arrays = [level.numpy() for level in levels]
+  with tempfile.TemporaryDirectory() as folder:
+    with compact.folded(model):
+      function = _named(signatures.Network(model).full)
+      exporting.save({"serving_default": function}, folder)
+    loaded = tf.saved_model.load(folder)
+    call = loaded.signatures["serving_default"]
+    converted = openvino.convert_model(folder, input=[1, -1, -1, 3])
+    # Some processors would be given bfloat16.
+    compiled = openvino.compile_model(
+      converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    yield {
+      "TensorFlow": lambda: [
+        found[name].numpy() for found in map(call, levels) for name in _OUTPUTS
+      ],
+      "OpenVINO": lambda: [
+        np.array(found[name])
+        for found in map(compiled, arrays)
+        for name in _OUTPUTS
+      ],
+    }
+
+
+def largest_difference(arrays, others):
+  """Returns the largest difference, relative to the largest value of its array.
+
+  Args:
+    arrays: list of arrays.
+    others: list of arrays of the same shapes.
+  """
+  return max(
+    float(np.abs(a - b).max() / np.abs(a).max())
+    for a, b in zip(arrays, others, strict=True)
+  )
+
+
 def _sum(attention, features, *_):
   """Stands in for `selecting.candidates`: one feature, of all values."""
   total = tf.reduce_sum(attention) + tf.reduce_sum(features)
@@ -98,3 +165,14 @@ def _sum(attention, features, *_):
   return tensorflow_ops.Local(
     tf.zeros([1, 4]), total[None, None], zero, zero, tf.zeros([1], tf.int32)
   )
+
+
+def _named(function):
+  """Returns a concrete function whose outputs have names."""
+  images = tf.TensorSpec([None, None, None, 3], tf.float32, "images")
+
+  @tf.function(input_signature=[images])
+  def call(images):
+    return dict(zip(_OUTPUTS, function(images), strict=True))
+
+  return call.get_concrete_function()
