@@ -1,5 +1,6 @@
 # make demo: all set-up, then two sample photos are matched and drawn.
-# make test: all set-up, then the tests, in a process of each core (to 4).
+# make test: all set-up, then the tests, in a process of each core (to 4), but
+#   for those that are slow by nature; make test-all: these too.
 # Both need only Python 3.11 to 3.13, git, make and pip's usual connection.
 
 VENV ?= .venv
@@ -10,7 +11,7 @@ PROTOS_VENV := $(VENV)-protos
 PACKAGE := pyproject.toml setup.py
 
 # The first of these that is a Python that TensorFlow supports.
-PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
+PYTHONS := $(PYTHON) python3.12 python3.13 python3.11 python3
 FIND_PYTHON := for p in $(PYTHONS); do \
     $$p -c 'import sys, ensurepip, venv; \
 sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -21,13 +22,16 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 WHEEL_PYTHONS ?= $(shell for p in python3.11 python3.12 python3.13; do \
     $$p -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$p; done)
 
-.PHONY: demo test check bench wheel wheel-test protos format clean
+.PHONY: demo test test-all check bench wheel wheel-test protos format clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
 	$(BIN)/delf demo --out $(OUT)
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed-dev $(PROTOS_VENV)/.installed
