@@ -94,7 +94,7 @@ def _compare(config, args):
 
 def _in_sequence(images, config, model, folder):
   """Reads, extracts and writes one image after the other."""
-  output = output_folder.OutputFolder(folder, config, files.DELF, {})
+  output = output_folder.FeatureFolder(folder, config, files.DELF, {})
   with contextlib.closing(output):
     for job in jobs.plan(images):
       image = np.asarray(utils.RgbLoader(job.path))

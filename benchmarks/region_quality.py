@@ -56,16 +56,16 @@ def _extract(sets, args):
   """Extracts features of queries, of photos and of boxes."""
   config = configs.read_local_config(str(_MODEL))
   asked = sets.images(ground_truth.QUERY)
-  extract.extract_and_say(
+  extract.extract_to_files(
     asked.paths,
     config,
     sets.work / "query",
-    _say,
+    say=_say,
     names=asked.names,
     crops=asked.crops,
   )
   images = sets.images(ground_truth.INDEX)
-  report = regions.extract_and_say(
+  report = regions.extract_regions(
     images.paths,
     config,
     args.detector,

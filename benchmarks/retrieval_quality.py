@@ -64,7 +64,7 @@ def train_codebook(data, work, quick, model="delf-compact"):
   config = methods.config_of(model)
   config.use_local_features, config.use_global_features = True, False
   folder = work / "training_features"
-  extract.extract_and_say(images, config, folder, _say, names=names)
+  extract.extract_to_files(images, config, folder, say=_say, names=names)
   paths = [folder / f"{name}.delf" for name in names]
   report = clustering.cluster_files(
     paths,

@@ -633,7 +633,7 @@ def _partial_outputs(folder):
     return []
   records = (
     output_folder.RECORD,
-    output_folder.PHOTO_RECORD_RECORD,
+    output_folder.PHOTOS,
     aggregate_files.RECORD,
   )
   return [p.name for p in out.rglob("*") if p.name not in records]

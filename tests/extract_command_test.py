@@ -146,9 +146,9 @@ def test_killed_at_any_moment_and_repeated_gives_the_same_files(
   assert killed
   assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
   found, expected = _read_all(tmp_path), _read_all(whole)
-  recorded = set(found.pop(output_folder.PHOTO_RECORD_RECORD).splitlines())
+  recorded = set(found.pop(output_folder.PHOTOS).splitlines())
   # A run may have been killed between an image's files and its line.
-  every = set(expected.pop(output_folder.PHOTO_RECORD_RECORD).splitlines())
+  every = set(expected.pop(output_folder.PHOTOS).splitlines())
   assert len(every - recorded) <= killed
   assert found == expected
 

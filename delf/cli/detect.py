@@ -71,12 +71,12 @@ def run(args):
     else:
       _print_boxes(job.path, rows)
 
-  report = detect.detect_and_say(
+  report = detect.detect_to_files(
     images,
     args.detector,
     args.out,
     args.pictures,
-    output.error,
+    say=output.error,
     names=names,
     threshold=args.threshold,
     most_overlap=args.overlap,

@@ -51,11 +51,11 @@ def run(args):
   from delf.extraction import extract, jobs
 
   images, names = jobs.find(args.images)
-  report = extract.extract_and_say(
+  report = extract.extract_to_files(
     images,
     _config(args),
     args.out,
-    output.error,
+    say=output.error,
     names=names,
     **arguments.work(args),
   )

@@ -96,15 +96,15 @@ def extract_images(config, dataset_images, **options) -> int:
   Args:
     config: DelfConfig.
     dataset_images: `ground_truth.DatasetImages`.
-    **options: More options of `extract.extract_and_say`.
+    **options: More options of `extract.extract_to_files`.
   """
   from delf.extraction import extract
 
-  report = extract.extract_and_say(
+  report = extract.extract_to_files(
     dataset_images.paths,
     config,
     FLAGS.output_features_dir,
-    print_problem,
+    say=print_problem,
     names=dataset_images.names,
     crops=dataset_images.crops,
     device=FLAGS.device,

@@ -98,7 +98,7 @@ def test_record_has_the_part_and_another_one_is_done_again(
   out = tmp_path / "out"
   crops = [jobs.Crop((0, 0, 80, 40.5), True)] * 2 + [None]
   assert len(_extract(photos, config, out, crops)[0].done) == 3
-  lines = (out / output_folder.PHOTO_RECORD_RECORD).read_text().splitlines()
+  lines = (out / output_folder.PHOTOS).read_text().splitlines()
   assert [json.loads(line).get("crop") for line in lines] == [
     {"box": [0.0, 0.0, 80.0, 40.5], "scale_limits": True}
   ] * 2 + [None]

@@ -93,12 +93,8 @@ def _read_all(folder):
     for path in sorted(folder.rglob("*"))
     if path.is_file()
   }
-  if (
-    output_folder.PHOTO_RECORD_RECORD in found
-  ):  # Batches finish in another order.
-    found[output_folder.PHOTO_RECORD_RECORD] = sorted(
-      found[output_folder.PHOTO_RECORD_RECORD].split()
-    )
+  if output_folder.PHOTOS in found:  # Batches finish in another order.
+    found[output_folder.PHOTOS] = sorted(found[output_folder.PHOTOS].split())
   return found
 
 
@@ -160,7 +156,7 @@ def test_files_without_a_record_of_their_photo_are_read_and_kept(
   out = tmp_path / "out"
   _extract(photos, config, out)
   before = _read_all(out)
-  for record in (output_folder.RECORD, output_folder.PHOTO_RECORD_RECORD):
+  for record in (output_folder.RECORD, output_folder.PHOTOS):
     (out / record).unlink()
   cut = before["photo_2.delf"][:-3]
   (out / "photo_2.delf").write_bytes(cut)
@@ -209,7 +205,7 @@ def test_another_photo_of_a_name_is_done_again(
 
 def test_a_record_that_was_cut_is_read_and_continued(photos, config, tmp_path):
   _extract(photos[:3], config, tmp_path)
-  record = tmp_path / output_folder.PHOTO_RECORD_RECORD
+  record = tmp_path / output_folder.PHOTOS
   lines = record.read_text().splitlines()
   size = os.stat(photos[0]).st_size
   written = {
@@ -251,7 +247,7 @@ def test_a_record_that_is_none(photos, config, tmp_path, text):
   (tmp_path / output_folder.RECORD).write_text(text)
   with pytest.raises(errors.InputError, match="a record of what"):
     _extract(photos[:2], config, tmp_path)
-  with open(tmp_path / output_folder.PHOTO_RECORD_RECORD, "a") as record:
+  with open(tmp_path / output_folder.PHOTOS, "a") as record:
     record.write(text + "\n")
   assert len(_extract(photos[:2], config, tmp_path, resume=False).done) == 2
 
@@ -497,7 +493,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_a_model_is_loaded(
 
     monkeypatch.setattr(files.tempfile, "TemporaryFile", full)
   monkeypatch.setattr(extract, "_make_extractor", None)
-  monkeypatch.setattr(extract, "_model_folder", lambda *_: None)
+  monkeypatch.setattr(extract, "model_folder", lambda *_: None)
   with pytest.raises(OSError) as error:
     _extract(photos, config, out, extractor=None)
   assert error.value.filename == str(out)

@@ -1,29 +1,35 @@
-"""A folder of feature files, told from one of photos."""
+"""Folders of feature files: which they have, and reading them."""
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from delf.base import arrays, errors, files, progress
+from delf.formats import features
 from delf.python import datum_io, feature_io
 
+# Missing files that an error names.
+_NAMED = 5
 
-def find(sources):
-  """Returns what is in a folder of feature files.
+
+def find(
+  sources: Sequence[str | os.PathLike],
+) -> tuple[set[str], set[str]] | None:
+  """Find what is in a folder of feature files.
 
   Args:
     sources: Folders, patterns, lists and images, as a user gave them.
 
   Returns:
-    Set of names without extension, and set of extensions; or None unless there
-    is one folder that has feature files and no image.
+    Names without extension, and extensions; None unless there is one folder,
+    which has feature files and no image.
   """
   folder = pathlib.Path(sources[0])
   if len(sources) > 1 or not folder.is_dir():
     return None
-  extensions = (files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)
-  names, found = set(), set()
+  names, extensions = set(), set()
   # Strings: a Path of each file takes several times as long.
   for parent, _, inside in os.walk(folder):
     below = pathlib.Path(parent).relative_to(folder).as_posix()
@@ -34,23 +40,28 @@ def find(sources):
         continue
       if extension.lower() in files.IMAGES:
         return None
-      if extension in extensions:
+      if extension in (files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL):
         names.add(f"{prefix}{stem}")
-        found.add(extension)
-  return (names, found) if names else None
+        extensions.add(extension)
+  return (names, extensions) if names else None
 
 
-def read_global(path):
-  """Reads a global descriptor.
+def read_local(path: str | os.PathLike) -> features.LocalFeatures:
+  """Read a `.delf` or `.delg_local` file; raise InputError if not finite."""
+  found = feature_io.read_local_features(path)
+  for name in ("locations", "descriptors"):
+    arrays.check_finite(getattr(found, name), name, path)
+  return found
 
-  Args:
-    path: Path of a `.delg_global` file.
+
+def read_global(path: str | os.PathLike) -> np.ndarray:
+  """Read a `.delg_global` file.
 
   Returns:
     [D] float32; [0] of an image that was too small.
 
   Raises:
-    InputError: If it is not one, or not finite.
+    InputError: If it is not a descriptor, or not finite.
   """
   found = datum_io.ReadFromFile(path)
   if found.ndim != 1 or not np.isfinite(found).all():
@@ -60,87 +71,21 @@ def read_global(path):
   return found.astype(np.float32)
 
 
-def read_local(path):
-  """Reads local features whose values are finite.
+def read_globals(
+  wanted: Sequence[str], what: str, dimension: int | None = None
+) -> list[np.ndarray]:
+  """Read the global descriptors of images, all of one dimension.
 
   Args:
-    path: Path of a `.delf` or `.delg_local` file.
-
-  Returns:
-    features.LocalFeatures.
-
-  Raises:
-    InputError: If it is not one, or not finite.
-  """
-  found = feature_io.read_local_features(path)
-  for name in ("locations", "descriptors"):
-    arrays.check_finite(getattr(found, name), name, path)
-  return found
-
-
-# Missing files that an error names.
-_NAMED = 5
-
-
-def paths(names, folder, extension):
-  """Returns the paths of images' files.
-
-  Args:
-    names: Sequence of N str, names of images.
-    folder: Folder that they are in.
-    extension: Extension, with its point.
-
-  Returns:
-    list of N str.
-  """
-  return [os.path.join(folder, f"{name}{extension}") for name in names]
-
-
-def require(names, folder, extension, what):
-  """Returns the paths of images' files, all of which must be there.
-
-  Args:
-    names: Sequence of N str, names of images.
-    folder: Folder that they are in.
-    extension: Extension, with its point.
-    what: Words for the images.
-
-  Returns:
-    list of N str.
-
-  Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If a file is not there; it names the first few.
-  """
-  if not os.path.isdir(folder):
-    raise FileNotFoundError(f"{folder}: expected a folder, found none")
-  wanted = paths(names, folder, extension)
-  missing = [path for path in wanted if not os.path.isfile(path)]
-  if missing:
-    named = ", ".join(os.path.basename(path) for path in missing[:_NAMED])
-    more = ", ..." if len(missing) > _NAMED else ""
-    raise errors.InputError(
-      f"a {extension} file of each of {len(names)} {what}",
-      f"none of {len(missing)} ({named}{more})",
-      folder,
-    )
-  return wanted
-
-
-def read_globals(wanted, what, dimension=None):
-  """Reads global descriptors.
-
-  Args:
-    wanted: Sequence of N paths of `.delg_global` files.
-    what: Words for the images.
+    wanted: Paths of `.delg_global` files.
+    what: What the images are, for the progress line.
     dimension: D that they must have, or None for any.
 
   Returns:
-    list of N arrays, [D] float32, or [0] of an image that was too small for a
-    descriptor.
+    [D] float32 of each, or [0] of an image that was too small.
 
   Raises:
-    FileNotFoundError: If a file is not there.
+    FileNotFoundError: If a file is missing.
     InputError: If a file is no descriptor, has another dimension than the
       others or a value that is not finite; it names the file.
   """
@@ -166,19 +111,50 @@ def read_globals(wanted, what, dimension=None):
   return found
 
 
-def whole_image_paths(names, folder, extension):
-  """Returns the paths of the files of whole images.
+def paths(
+  names: Sequence[str], folder: str | os.PathLike, extension: str
+) -> list[str]:
+  """Return the paths of images' files."""
+  return [os.path.join(folder, f"{name}{extension}") for name in names]
+
+
+def require(
+  names: Sequence[str], folder: str | os.PathLike, extension: str, what: str
+) -> list[str]:
+  """Return the paths of images' files, all of which must exist.
+
+  Args:
+    names: Names of images.
+    folder: Folder of the files.
+    extension: Extension, with its point.
+    what: What the images are, for the error.
+
+  Raises:
+    FileNotFoundError: If there is no such folder.
+    InputError: If files are missing; it names the first few.
+  """
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f"{folder}: expected a folder, found none")
+  wanted = paths(names, folder, extension)
+  missing = [path for path in wanted if not os.path.isfile(path)]
+  if missing:
+    named = ", ".join(os.path.basename(path) for path in missing[:_NAMED])
+    more = ", ..." if len(missing) > _NAMED else ""
+    raise errors.InputError(
+      f"a {extension} file of each of {len(names)} {what}",
+      f"none of {len(missing)} ({named}{more})",
+      folder,
+    )
+  return wanted
+
+
+def whole_image_paths(
+  names: Sequence[str], folder: str | os.PathLike, extension: str
+) -> list[str]:
+  """Return the paths of the files of whole images.
 
   Where images have files for their regions, that of the whole image is
   `<name>_0`; it stands in where there is none called `<name>`.
-
-  Args:
-    names: Sequence of N str, names of images.
-    folder: Folder that they are in.
-    extension: Extension, with its point.
-
-  Returns:
-    list of N str.
   """
   whole = paths([f"{name}_0" for name in names], folder, extension)
   return [

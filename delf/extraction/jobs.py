@@ -1,9 +1,10 @@
-"""The images to extract, each with an output name of its own."""
+"""The images of a run, and the parts of them, each with its output name."""
 
 import collections
 import dataclasses
 import math
 import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from absl import logging
@@ -11,9 +12,9 @@ from PIL import Image
 
 from delf.base import errors, files
 
-# How often a box may be as long as the photo, per side. What reaches out of the
-# photo is filled; a bound against boxes that would fill the memory.
-_MOST_OF_A_SIDE = 2
+# How often a box may be as long as the photo, per side: what reaches out of the
+# photo is filled, and would fill the memory.
+_LARGEST_BOX = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,10 @@ class Crop:
       published figures of each depend on it.
   """
 
-  box: tuple
+  box: tuple[float, float, float, float]
   scale_limits: bool = False
 
   def __post_init__(self):
-    """Checks the box as far as it can be without the photo."""
     box = tuple(map(float, self.box))
     if len(box) != 4 or not all(map(math.isfinite, box)):
       raise errors.InputError(
@@ -41,11 +41,8 @@ class Crop:
       )
     object.__setattr__(self, "box", box)
 
-  def cut(self, image):
-    """Cuts the part out of a photo.
-
-    Args:
-      image: [H, W, 3] uint8 array or PIL.Image.Image of mode RGB.
+  def cut(self, image: np.ndarray | Image.Image) -> tuple[np.ndarray, float]:
+    """Cut the part out of an RGB photo ([H, W, 3] uint8 if an array).
 
     Returns:
       [h, w, 3] uint8, and the factor for the size limits: 1, or with
@@ -66,14 +63,16 @@ class Crop:
       )
     left, upper, right, lower = rounded = tuple(map(round, self.box))
     size = (right - left, lower - upper)
-    beside = min(right, lower) <= 0 or left >= image.width
-    if beside or upper >= image.height or min(size) <= 0:
-      self._refuse(image)
-    if any(
-      ours > _MOST_OF_A_SIDE * theirs
-      for ours, theirs in zip(size, image.size, strict=True)
+    is_outside = min(right, lower) <= 0 or left >= image.width
+    is_outside |= upper >= image.height or min(size) <= 0
+    if is_outside or any(
+      side > _LARGEST_BOX * of_image
+      for side, of_image in zip(size, image.size, strict=True)
     ):
-      self._refuse(image)
+      raise errors.InputError(
+        f"a box in an image of {image.width} x {image.height} pixels",
+        f"{list(self.box)}",
+      )
     if min(left, upper) < 0 or right > image.width or lower > image.height:
       logging.warning(
         "Box %s reaches out of an image of %d x %d: black is added.",
@@ -83,15 +82,35 @@ class Crop:
     factor = max(size) / max(image.size) if self.scale_limits else 1.0
     return np.asarray(image.crop(rounded)), factor
 
-  def _refuse(self, image):
-    raise errors.InputError(
-      f"a box in an image of {image.width} x {image.height} pixels",
-      f"{list(self.box)}",
-    )
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One image, or part of one, to work on.
+
+  Attributes:
+    path: Path of the image.
+    name: Path of its outputs in the folder, without extension.
+    size: Size of the file in bytes, or None if it is remote or missing.
+    crop: Part to work on, or None for the whole image.
+    label: Which part it is, for messages, such as "region 1".
+  """
+
+  path: str
+  name: str
+  size: int | None = None
+  crop: Crop | None = None
+  label: str = ""
 
 
-def find(sources):
-  """Finds the images that a user means, and gives each a name of its own.
+def region_name(image: str, number: int) -> str:
+  """Return the output name of a region: 0 for the whole image, boxes from 1."""
+  return f"{image}_{number}"
+
+
+def find(
+  sources: Iterable[str | os.PathLike],
+) -> tuple[list[str], list[str]]:
+  """Find images, and give each an output name of its own.
 
   Images under a folder keep their sub-folder there; others go by base name.
   Where names are equal, these images are named from the common parent of all,
@@ -101,11 +120,10 @@ def find(sources):
     sources: Folders, patterns, lists and images, as `files.find_images` takes.
 
   Returns:
-    list of paths and list of names, without extension unless two differ by it
-    alone.
+    Paths, and names without extension unless two differ by it alone.
 
   Raises:
-    FileNotFoundError: If a source is not there.
+    FileNotFoundError: If a source is missing.
     InputError: If there is no image in a source.
   """
   found, roots = {}, set()  # Absolute path -> (path, name).
@@ -136,68 +154,55 @@ def _replace_equal(names, others):
 
 
 def _absolute(path):
-  """Returns an absolute path; a remote one as if it were a local one."""
+  # A remote path as if it were a local one.
   if "://" in path:
     return "/" + path.replace("://", "/")
   return os.path.abspath(path)
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """One image to extract.
-
-  Attributes:
-    path: Path of the image.
-    name: Path of its outputs in the folder, without extension.
-    size: Size of the file in bytes, or None if it is remote or missing.
-    crop: cropping.Crop of the part to extract, or None for the whole image.
-  """
-
-  path: str
-  name: str
-  size: int | None = None
-  crop: Crop | None = None
+def base_names(images: Iterable[str | os.PathLike]) -> list[str]:
+  """Return the base names of images, without extension."""
+  return [os.path.splitext(os.path.basename(path))[0] for path in images]
 
 
-def plan(images, names=None, crops=None):
-  """Returns jobs, after checking that each has an output name of its own.
+def plan(
+  images: Iterable[str | os.PathLike],
+  names: Sequence[str] | None = None,
+  crops: Sequence[Crop | None] | None = None,
+) -> list[Job]:
+  """Make the jobs of a run; an image that is repeated is done once.
 
   Args:
-    images: Paths of images. One that is repeated is done once.
+    images: Paths of images.
     names: Output name of each, without extension and below the output folder,
       or None: base names.
-    crops: cropping.Crop or None of each, or None: all are extracted whole.
-
-  Returns:
-    list of Job.
+    crops: Part of each, or None: all are whole.
 
   Raises:
-    InputError: If there are no images, or two (or two parts of one) would be
-      written to one name, or one outside of the output folder.
+    InputError: If there are no images, or two (or two parts of one) have one
+      output name, or one is outside of the output folder.
   """
   images = [os.fspath(path) for path in images]
   if not images:
     raise errors.InputError("at least one image", "none")
-  if names is None:
-    names = [os.path.splitext(os.path.basename(path))[0] for path in images]
-  if crops is None:
-    crops = [None] * len(images)
+  names = base_names(images) if names is None else names
+  crops = [None] * len(images) if crops is None else crops
   owners = {}
   for path, name, crop in zip(images, names, crops, strict=True):
     files.check_inside(name)
     other = owners.setdefault(name, (path, crop))
     if other != (path, crop):
+      both = [
+        path if crop is None else f"{path} {list(crop.box)}"
+        for path, crop in (other, (path, crop))
+      ]
       raise errors.InputError(
         "a different output name for each image",
-        f"{name!r} for both {_words(*other)} and {_words(path, crop)}",
+        f"{name!r} for both {both[0]} and {both[1]}",
       )
   return [
     Job(path, name, _size(path), crop) for name, (path, crop) in owners.items()
   ]
-
-
-def _words(path, crop):
-  return path if crop is None else f"{path} {list(crop.box)}"
 
 
 def _size(path):

@@ -1,7 +1,7 @@
-"""The feature files of one extraction in one folder."""
+"""Folders of output files: what made them, and of which photos they are."""
 
 import hashlib
-import json
+import os
 import pathlib
 
 import numpy as np
@@ -9,111 +9,341 @@ from absl import logging
 from google.protobuf import text_format
 
 import delf
-from delf.base import errors, files
+from delf.base import errors, files, manifest
+from delf.extraction import jobs
+from delf.formats import features
 from delf.inference import zoo
+from delf.protos import delf_config_pb2
 from delf.python import datum_io, feature_io
 
 # A line per finished image: its name, the size of the photo, and the size of
-# each feature file by extension, in bytes; of a part of a photo also which.
+# each output file by extension, in bytes; of a part of a photo also which.
 # Paths and times are not in it, as data sets are moved.
-PHOTO_RECORD_RECORD = "extraction_images.jsonl"
+PHOTOS = "extraction_images.jsonl"
+
+# What the feature files beside it were made with, for each head.
+RECORD = "extraction.json"
 
 
 class PhotoRecord:
-  """The record of one output folder, which is only ever appended to."""
+  """Journal of the photos that the files in a folder are of."""
 
-  def __init__(self, folder):
-    """Reads what is there.
+  def __init__(self, folder: str | os.PathLike):
+    self._folder = pathlib.Path(folder)
+    self._journal = manifest.Journal(self._folder / PHOTOS)
+    self._sizes, self._crops, self._files = {}, {}, {}
+    for name, size, crop, sizes in self._journal.read(self._parse):
+      # The last line of a name counts, and of its files those of earlier lines
+      # too: heads may be extracted apart.
+      self._sizes[name], self._crops[name] = size, crop
+      self._files[name] = self._files.get(name, {}) | sizes
 
-    Args:
-      folder: Path of the output folder; need not exist.
-    """
-    self._path = pathlib.Path(folder) / PHOTO_RECORD_RECORD
-    self._photos, self._crops, self._files = _read(self._path)
-    self._file = None
+  @staticmethod
+  def _parse(entry):
+    sizes = dict(entry["files"])
+    return entry["name"], entry["bytes"], entry.get("crop"), sizes
 
-  def has(self, job):
-    """Returns whether a photo of this name was recorded."""
-    return job.name in self._photos
+  def has(self, job: jobs.Job) -> bool:
+    """Return whether a photo of this name was recorded."""
+    return job.name in self._sizes
 
-  def has_changed(self, job):
-    """Returns whether it is another photo, or part, than that recorded."""
-    if self.has(job) and self._crops.get(job.name) != _crop(job):
+  def has_changed(self, job: jobs.Job) -> bool:
+    """Return whether it is another photo, or part of it, than recorded."""
+    if self.has(job) and self._crops.get(job.name) != _crop_entry(job):
       return True
-    found = self._photos.get(job.name)
-    return None not in (found, job.size) and found != job.size
+    size = self._sizes.get(job.name)
+    return None not in (size, job.size) and size != job.size
 
-  def is_whole(self, job, path):
-    """Returns whether a feature file is there and as large as it was."""
+  def is_whole(self, job: jobs.Job, path: pathlib.Path) -> bool:
+    """Return whether an output file has the size that was recorded."""
     size = self._files.get(job.name, {}).get(path.suffix)
     return size is not None and path.exists() and path.stat().st_size == size
 
-  def box(self, name):
-    """Returns (x1, y1, x2, y2) in pixels of a part, None for a whole photo."""
+  def box(self, name: str) -> tuple | None:
+    """Return (x1, y1, x2, y2) in pixels of a part, None for a whole photo."""
     crop = self._crops.get(name)
     return None if crop is None else tuple(crop["box"])
 
-  def add(self, job, sizes):
-    """Records a photo whose feature files are written.
-
-    Args:
-      job: jobs.Job.
-      sizes: dict of extension to the bytes of the file.
-    """
-    if self._file is None:
-      self._file = files.open_to_append(self._path)
+  def add(self, job: jobs.Job, paths: list[pathlib.Path]) -> None:
+    """Record a photo whose files are written."""
+    sizes = {path.suffix: path.stat().st_size for path in paths}
     entry = {"name": job.name, "bytes": job.size, "files": sizes}
     if job.crop is not None:
-      entry["crop"] = _crop(job)
-    self._file.write(f"{json.dumps(entry)}\n".encode())
-    self._file.flush()
+      entry["crop"] = _crop_entry(job)
+    self._journal.add(entry)
 
-  def remove_after(self, name_of, number):
-    """Removes the files of parts of a photo that are no more.
-
-    Args:
-      name_of: Function from the number of a part to its name.
-      number: Number of parts that there are now; what was recorded of those
-        after is removed.
-    """
-    while (name := name_of(number)) in self._photos:
+  def remove_regions(self, image: str, number: int) -> None:
+    """Remove recorded files of the regions of an image from a number on."""
+    while (name := jobs.region_name(image, number)) in self._sizes:
       for extension in self._files[name]:
-        (self._path.parent / f"{name}{extension}").unlink(missing_ok=True)
+        (self._folder / f"{name}{extension}").unlink(missing_ok=True)
       number += 1
 
-  def close(self):
-    """Closes the file."""
-    if self._file is not None:
-      self._file.close()
-      self._file = None
+  def close(self) -> None:
+    """Close the journal."""
+    self._journal.close()
 
 
-def _crop(job):
-  """Returns the part of a photo as the record has it, None for all of it."""
+def _crop_entry(job):
   if job.crop is None:
     return None
   return {"box": list(job.crop.box), "scale_limits": job.crop.scale_limits}
 
 
-def _read(path):
-  """Returns {name: size of the photo}, {name: crop}, {name: {ending: size}}.
+class OutputFolder:
+  """Files of images in one folder, all made with the same settings.
 
-  The last line of a name counts, and of its files those of earlier lines too:
-  heads may be extracted apart.
+  A manifest says what each kind of files was made with, and files made in
+  another way are refused. The photo record says which images are finished.
+
+  Attributes:
+    folder: pathlib.Path.
+    photos: PhotoRecord.
+    made_with: Settings of this run by kind of files; a kind that is not in it
+      may be of any.
   """
-  photos, crops, outputs = {}, {}, {}
-  for line in files.read_bytes(path).splitlines() if path.exists() else []:
+
+  record = RECORD
+  # What the files are and what makes them; the way out of other settings.
+  content, maker, way_out = "features", "model", "--overwrite"
+  # Settings that do not count.
+  for_people: tuple[str, ...] = ("delf_version", "model_path")
+  endings: tuple[str, ...] = ()
+  wants_images = False  # To write a result.
+
+  def __init__(self, folder: str | os.PathLike, made_with: dict):
+    self.folder = files.local_folder(folder)
+    self.made_with = made_with
+    self.photos = PhotoRecord(self.folder)
+    self._recorded = {}
+    self._is_replaced = False
+
+  def paths(self, job: jobs.Job) -> list[pathlib.Path]:
+    """Return the paths of all files that a finished image has."""
+    return [self.folder / f"{job.name}{ending}" for ending in self.endings]
+
+  def check(self, plan: list[jobs.Job], overwrite: bool) -> None:
+    """Check that no file would stay under a manifest of other settings.
+
+    Raises:
+      InputError: If files were made with other settings, and would not be
+        overwritten; it names what differs. Nothing has been changed then.
+    """
     try:
-      entry = json.loads(line)
-      name, size, written = entry["name"], entry["bytes"], entry["files"]
-      outputs[name] = outputs.get(name, {}) | written
-      photos[name], crops[name] = size, entry.get("crop")
-    except (ValueError, KeyError, TypeError, RecursionError):
-      continue  # Cut, as a run was killed.
-  return photos, crops, outputs
+      self._recorded = self.read_record()
+      differences = {
+        kind: self.difference(self._recorded[kind], wanted)
+        for kind, wanted in self.made_with.items()
+        if kind in self._recorded
+      }
+    except errors.InputError:
+      if not overwrite:
+        raise
+      differences = dict.fromkeys(self.made_with, "with unknown settings")
+    for kind, difference in differences.items():
+      if not difference:
+        continue
+      if not overwrite:
+        name = f"{kind} {self.content}".strip()
+        raise errors.InputError(
+          f"{name} of the same {self.maker} and settings, or {self.way_out}",
+          f"{name} made {difference}",
+          self.folder / self.record,
+        )
+      self._check_all_replaced(plan, kind, difference)
+      self._is_replaced = True
+
+  def _check_all_replaced(self, plan, kind, difference):
+    content = f"{kind} {self.content}".strip()
+    names = {job.name for job in plan}
+    for ending in self.endings_of(kind):
+      for path in self.folder.rglob(f"*{ending}"):
+        name = path.relative_to(self.folder).as_posix()
+        if path.name.startswith(".") or name.removesuffix(ending) in names:
+          continue
+        raise errors.InputError(
+          f"--overwrite of all images that have {content} made {difference}",
+          f"only some: {name} would stay",
+          self.folder,
+        )
+
+  def divide(
+    self, plan: list[jobs.Job]
+  ) -> tuple[list[jobs.Job], list[jobs.Job]]:
+    """Return the jobs to do, and those that are done.
+
+    An image is done if the photo is the recorded one, by its size, and its
+    files have the sizes they were written with. Files without a record of their
+    photo, as of other programs, must be readable.
+    """
+    todo, done = [], []
+    changed = unknown = 0
+    for job in plan:
+      is_known = self.photos.has(job)
+      if self.photos.has_changed(job):
+        changed += 1
+        todo.append(job)
+      elif all(
+        self.photos.is_whole(job, path) if is_known else self.is_readable(path)
+        for path in self.paths(job)
+      ):
+        unknown += not is_known
+        done.append(job)
+      else:
+        todo.append(job)
+    if changed:
+      logging.info("%d photos are others than before: done again.", changed)
+    if unknown:
+      logging.warning(
+        "%s: %d images had %s without a record of their photo: kept. "
+        "--overwrite does them again.",
+        self.folder,
+        unknown,
+        self.content,
+      )
+    return todo, done
+
+  def prepare(self) -> None:
+    """Make the folder; raise an OSError if it cannot be written to."""
+    files.make_writable_folder(self.folder)
+
+  def claim(self, todo: list[jobs.Job], overwrite: bool) -> None:
+    """Remove stale files of images, and write the manifest of the new ones.
+
+    In this order, so that a killed run cannot leave files of other settings
+    under the new manifest.
+    """
+    files.remove_leftovers(
+      self.folder, todo, self.record, "".join(self.endings[:1])
+    )
+    for job in todo:
+      stale = self.endings if overwrite else ()
+      if self._is_replaced or self.photos.has_changed(job):
+        stale = self.endings_of(None)
+      for ending in stale:
+        (self.folder / f"{job.name}{ending}").unlink(missing_ok=True)
+    if self.made_with:
+      record = self.record_of(self._recorded | self.made_with)
+      manifest.write(self.folder / self.record, record)
+
+  def finish(self) -> None:
+    """End a run that was not stopped."""
+
+  def close(self) -> None:
+    """Close what writing has opened."""
+    self.photos.close()
+
+  def report_fields(self) -> dict:
+    """Return fields of the run's report that the folder knows."""
+    return {}
+
+  def read_record(self) -> dict:
+    """Return the settings of each kind of files; {} without a manifest."""
+    return manifest.read(self.folder / self.record) or {}
+
+  def record_of(self, settings: dict) -> dict:
+    """Return what is written of the settings of each kind of files."""
+    return settings
+
+  def difference(self, existing: dict, wanted: dict) -> str:
+    """Describe how settings of one kind of files differ; "" if they do not."""
+    return manifest.difference(existing, wanted, self.for_people)
+
+  def endings_of(self, kind: str | None) -> tuple[str, ...]:
+    """Return the endings of the files of a kind, or of all kinds for None."""
+    return self.endings
+
+  def is_readable(self, path: pathlib.Path) -> bool:
+    """Return whether a file that is not recorded is one of these."""
+    return False
 
 
-# Part of a configuration that each head reads; a head is one kind of feature.
+# Endings of the files of each head, which is one kind of features.
+_ENDINGS = {
+  "local": (files.DELF, files.DELG_LOCAL),
+  "global": (files.DELG_GLOBAL,),
+}
+
+
+class FeatureFolder(OutputFolder):
+  """Feature files of one configuration in one folder."""
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    config: delf_config_pb2.DelfConfig,
+    local_extension: str,
+    made_with: dict,
+  ):
+    """Read what is in a folder; nothing is written yet.
+
+    Args:
+      folder: Local path; need not exist.
+      config: Says which files an image has.
+      local_extension: Extension of local features' files.
+      made_with: Result of `describe`.
+    """
+    super().__init__(folder, made_with)
+    if config.use_local_features:
+      self.endings += (local_extension,)
+    if config.use_global_features:
+      self.endings += (files.DELG_GLOBAL,)
+    if not self.endings:
+      raise errors.InputError(
+        "use_local_features or use_global_features", "a configuration of none"
+      )
+
+  def write(self, job: jobs.Job, found: features.ImageFeatures) -> None:
+    """Write the files of one image, each whole or not at all.
+
+    An image that is too small for a global descriptor gets an empty one, [0].
+    """
+    for path in self.paths(job):
+      if path.suffix == files.DELG_GLOBAL:
+        descriptor = found.global_descriptor
+        if descriptor is None:
+          descriptor = np.zeros([0], dtype=np.float32)
+        data = datum_io.SerializeToString(descriptor)
+      else:
+        data = feature_io.SerializeToString(
+          found.local.locations,
+          found.local.scales,
+          found.local.descriptors,
+          found.local.attention,
+          found.local.orientations,
+        )
+      files.write_bytes(path, data)
+    self.photos.add(job, self.paths(job))
+
+  def read_record(self) -> dict:
+    """Return the settings of each head; {} without a manifest."""
+    path = self.folder / self.record
+    record = read(path)
+    if record is None and path.exists():
+      raise errors.InputError(
+        "a record of what the features were made with", "something else", path
+      )
+    return record or {}
+
+  def difference(self, existing: dict, wanted: dict) -> str:
+    """Describe how settings of one head differ; "" if they do not."""
+    return difference(existing, wanted)
+
+  def endings_of(self, kind: str | None) -> tuple[str, ...]:
+    """Return the endings of the files of a head, or of both for None."""
+    return _ENDINGS[kind] if kind else sum(_ENDINGS.values(), ())
+
+  def is_readable(self, path: pathlib.Path) -> bool:
+    """Return whether a file that is not recorded is a feature file."""
+    is_global = path.suffix == files.DELG_GLOBAL
+    try:
+      (datum_io if is_global else feature_io).ReadFromFile(path)
+    except (OSError, ValueError):
+      return False
+    return True
+
+
+# Part of a configuration that each head reads.
 _PARTS = {"local": "delf_local_config", "global": "delf_global_config"}
 
 # What does not change the features of a head: which ones are kept shows in the
@@ -125,22 +355,20 @@ _WITHOUT_EFFECT = (
   "use_global_features",
 )
 
-
-# What two extractions are compared by.
+# Keys that two extractions are compared by.
 _COMPARED = {"model", "apply_rotation", "files", "settings"}
 
 
-def describe(config, model_folder, apply_rotation):
-  """Returns what decides the content of features, to be kept beside them.
-
-  Args:
-    config: delf_config_pb2.DelfConfig.
-    model_folder: Folder of the SavedModel, or None where there is none.
-    apply_rotation: Whether the EXIF orientation is applied.
+def describe(
+  config: delf_config_pb2.DelfConfig,
+  model_folder: str | os.PathLike | None,
+  apply_rotation: bool,
+) -> dict:
+  """Return what decides the content of features, to be kept beside them.
 
   Returns:
-    dict of "local" and "global", those that are asked for, to a dict for JSON:
-    `difference` compares all but `delf_version` and `model_path`, which are for
+    dict for JSON by head ("local", "global"), of those in use. `difference`
+    compares all of it but `delf_version` and `model_path`, which are for
     people.
   """
   model = fingerprint(model_folder) if model_folder else None
@@ -159,49 +387,45 @@ def describe(config, model_folder, apply_rotation):
   return made_with
 
 
-def read(path):
-  """Reads what `describe` returned from the file that it is kept in.
-
-  Args:
-    path: pathlib.Path; need not exist.
-
-  Returns:
-    dict as of `describe`, or None where the file is not there, or something
-    else.
-  """
-  if not path.exists():
-    return None
+def read(path: pathlib.Path) -> dict | None:
+  """Read what `describe` returned; None if the file is missing or another."""
   try:
-    found = json.loads(files.read_bytes(path))
-  except (ValueError, RecursionError):
+    record = manifest.read(path)
+  except errors.InputError:
     return None
-  is_one = isinstance(found, dict) and all(map(_is_described, found.values()))
-  return found if is_one else None
-
-
-def _is_described(head):
-  return (
-    isinstance(head, dict)
+  is_described = record and all(
+    name in _PARTS
+    and isinstance(head, dict)
     and set(head) >= _COMPARED
     and isinstance(head["settings"], list)
     and all(isinstance(setting, str) for setting in head["settings"])
+    for name, head in record.items()
   )
+  return record if is_described else None
 
 
-def difference(found, wanted):
-  """Returns words for what `found` has and `wanted` has not, "" for none.
-
-  Args:
-    found: What `describe` returned for one head.
-    wanted: The same of another extraction.
-  """
-  if found["model"] != wanted["model"]:
-    return f"with another model (SHA-256 {str(found['model'])[:12]}...)"
-  if found["apply_rotation"] != wanted["apply_rotation"]:
-    return f"with apply_rotation {found['apply_rotation']}"
-  if found["files"] != wanted["files"]:
+def difference(existing: dict, wanted: dict) -> str:
+  """Describe what one head was made with other than wanted; "" for nothing."""
+  if existing["model"] != wanted["model"]:
+    return f"with another model (SHA-256 {str(existing['model'])[:12]}...)"
+  if existing["files"] != wanted["files"]:
     return "with other PCA files"
-  return _settings_difference(found["settings"], wanted["settings"])
+  # Settings are lines: those of one of the two alone say what differs.
+  lines = [
+    {line.strip(): None for line in one if line not in other}
+    for one, other in (
+      (existing["settings"], wanted["settings"]),
+      (wanted["settings"], existing["settings"]),
+    )
+  ]
+  here, new = map(", ".join, lines)
+  if here and new:
+    return f"with {here} and not {new}"
+  if here or new:
+    return f"with {here}" if here else f"without {new}"
+  return manifest.difference(
+    existing, wanted, ("delf_version", "model_path", "model", "files")
+  )
 
 
 def _settings(config, part):
@@ -239,7 +463,6 @@ def _settings(config, part):
 
 
 def _clear_defaults(message):
-  """Clears the fields that say what they would say unset."""
   for field, value in message.ListFields():
     if field.message_type is not None:
       _clear_defaults(value)
@@ -249,18 +472,8 @@ def _clear_defaults(message):
       message.ClearField(field.name)
 
 
-def _settings_difference(found, wanted):
-  here = ", ".join(s.strip() for s in found if s not in wanted)
-  new = ", ".join(s.strip() for s in wanted if s not in found)
-  if here and new:
-    return f"with {here} and not {new}"
-  if here or new:
-    return f"with {here}" if here else f"without {new}"
-  return f"with {found} and not {wanted}" if found != wanted else ""
-
-
-def fingerprint(path):
-  """Returns the SHA-256 of a file, or of all files in a folder, in hex."""
+def fingerprint(path: str | os.PathLike) -> str:
+  """Return the SHA-256 of a file, or of all files in a folder, in hex."""
   path = pathlib.Path(path)
   if not path.exists():
     raise FileNotFoundError(f"{path}: expected a file, found none")
@@ -272,217 +485,3 @@ def fingerprint(path):
       while block := content.read(2**20):
         digest.update(block)
   return digest.hexdigest()
-
-
-# Says what the feature files beside it were made with, for each head.
-RECORD = "extraction.json"
-
-# Extensions of the files of each head.
-_EXTENSIONS = {
-  "local": (files.DELF, files.DELG_LOCAL),
-  "global": (files.DELG_GLOBAL,),
-}
-_ALL_EXTENSIONS = sum(_EXTENSIONS.values(), ())
-
-
-class OutputFolder:
-  """Feature files of one configuration in one folder."""
-
-  wants_images = False  # To write a result.
-
-  def __init__(self, folder, config, local_extension, made_with):
-    """Creates it; nothing is written yet.
-
-    Args:
-      folder: Local path; need not exist.
-      config: delf_config_pb2.DelfConfig: which files an image has.
-      local_extension: Extension of local features' files.
-      made_with: Result of `provenance.describe`.
-
-    Raises:
-      InputError: If the folder is not a local one, or is a file.
-    """
-    self.folder = files.local_folder(folder)
-    self._made_with = made_with
-    self._recorded = {}
-    self._replaced = []  # Heads whose files have been made with other settings.
-    self._photos = PhotoRecord(self.folder)
-    self.extensions = []
-    if config.use_local_features:
-      self.extensions.append(local_extension)
-    if config.use_global_features:
-      self.extensions.append(files.DELG_GLOBAL)
-    if not self.extensions:
-      raise errors.InputError(
-        "use_local_features or use_global_features", "a configuration of none"
-      )
-
-  def paths(self, job):
-    """Returns the paths of all files that an image has when it is done."""
-    return [self.folder / f"{job.name}{e}" for e in self.extensions]
-
-  def check(self, jobs, overwrite):
-    """Checks that no file would be under a record of other settings.
-
-    Args:
-      jobs: Images that are asked for.
-      overwrite: Whether their files are to be made anew.
-
-    Raises:
-      InputError: If what is there was made with another model or settings, and
-        stays there; it names what differs. Nothing has been changed then.
-    """
-    path = self.folder / RECORD
-    if not path.exists():
-      return
-    try:
-      self._recorded, differences = self._compare(files.read_bytes(path))
-    except (ValueError, KeyError, TypeError, RecursionError):
-      if not overwrite:
-        raise errors.InputError(
-          "a record of what the features were made with", "something else", path
-        ) from None
-      differences = dict.fromkeys(self._made_with, "by what is not known")
-    for head, words in differences.items():
-      if not overwrite:
-        raise errors.InputError(
-          "features of the same model and settings, or --overwrite",
-          f"{head} features made {words}",
-          path,
-        )
-      self._check_no_others(jobs, head, words)
-      self._replaced.append(head)
-
-  def _compare(self, data):
-    """Returns the record, and {head: words} of what was made otherwise."""
-    found = json.loads(data)
-    if not found or set(found) - set(_EXTENSIONS):
-      raise ValueError
-    words = {
-      head: difference(found[head], made_with)
-      for head, made_with in self._made_with.items()
-      if head in found
-    }
-    return found, {head: word for head, word in words.items() if word}
-
-  def _check_no_others(self, jobs, head, words):
-    """Raises InputError if other images than those given have files."""
-    ours = {job.name for job in jobs}
-    for extension in _EXTENSIONS[head]:
-      for path in self.folder.rglob(f"*{extension}"):
-        name = path.relative_to(self.folder).as_posix()
-        is_temporary = path.name.startswith(".")
-        if name.removesuffix(extension) not in ours and not is_temporary:
-          raise errors.InputError(
-            f"--overwrite of all images that have {head} features made {words}",
-            f"only some: {name} would stay",
-            self.folder,
-          )
-
-  def divide(self, jobs):
-    """Returns the jobs that are to be done, and those that are done.
-
-    Done are images all of whose files are there, each as large as it was
-    written. Files without a record of their photo, as of other programs, must
-    be readable. The photo of a record must be the one that is there today, by
-    its size.
-    """
-    todo, done = [], []
-    changed = unknown = 0
-    for job in jobs:
-      known = self._photos.has(job)
-      if self._photos.has_changed(job):
-        changed += 1
-        todo.append(job)
-      elif all(
-        self._photos.is_whole(job, path) if known else _is_whole(path)
-        for path in self.paths(job)
-      ):
-        unknown += not known
-        done.append(job)
-      else:
-        todo.append(job)
-    if changed:
-      logging.info("%d photos are others than before: done again.", changed)
-    if unknown:
-      logging.warning(
-        "%s: %d images had features without a record of their photo: kept. "
-        "--overwrite does them again.",
-        self.folder,
-        unknown,
-      )
-    return todo, done
-
-  def prepare(self):
-    """Makes the folder, and sees whether files can be written in it.
-
-    Raises:
-      OSError: If not; it names the folder.
-    """
-    files.make_writable_folder(self.folder)
-
-  def claim(self, jobs, overwrite):
-    """Records what the files will be made with, and removes what is stale.
-
-    Args:
-      jobs: Images that are about to be extracted.
-      overwrite: Whether to remove the files that they have.
-    """
-    files.remove_leftovers(self.folder, jobs, RECORD)
-    # First, so that a run that is killed cannot leave files of another model
-    # under the new record.
-    for job in jobs:
-      stale = self.extensions if overwrite else ()
-      if self._replaced or self._photos.has_changed(job):
-        stale = _ALL_EXTENSIONS
-      for extension in stale:
-        (self.folder / f"{job.name}{extension}").unlink(missing_ok=True)
-    record = self._recorded | self._made_with
-    text = json.dumps(record, indent=2) + "\n"
-    files.write_bytes(self.folder / RECORD, text.encode())
-
-  def remove_after(self, name_of, number):
-    """Removes the files of parts that are no more; see `PhotoRecord`."""
-    self._photos.remove_after(name_of, number)
-
-  def close(self):
-    """Ends the writing."""
-    self._photos.close()
-
-  def write(self, job, features):
-    """Writes the files of one image, each whole or not at all.
-
-    Args:
-      job: Job.
-      features: features.ImageFeatures; an image that is too small for a global
-        descriptor gets an empty one, [0].
-    """
-    sizes = {}
-    for path in self.paths(job):
-      if path.suffix == files.DELG_GLOBAL:
-        descriptor = features.global_descriptor
-        if descriptor is None:
-          descriptor = np.zeros([0], dtype=np.float32)
-        data = datum_io.SerializeToString(descriptor)
-      else:
-        data = feature_io.SerializeToString(
-          features.local.locations,
-          features.local.scales,
-          features.local.descriptors,
-          features.local.attention,
-          features.local.orientations,
-        )
-      files.write_bytes(path, data)
-      sizes[path.suffix] = len(data)
-    self._photos.add(job, sizes)
-
-
-def _is_whole(path):
-  try:
-    if path.suffix == files.DELG_GLOBAL:
-      datum_io.ReadFromFile(path)
-    else:
-      feature_io.ReadFromFile(path)
-  except (OSError, ValueError):
-    return False
-  return True

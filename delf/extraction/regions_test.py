@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from delf.base import boxes, errors, files
-from delf.extraction import output_folder, regions
+from delf.extraction import engine, output_folder, regions
 from delf.formats import features
 from delf.protos import delf_config_pb2
 from delf.python import box_io, feature_io
@@ -123,13 +123,13 @@ def test_whole_image_and_boxes_over_the_threshold(photos, tmp_path):
 
 def test_a_photo_is_decoded_once(photos, tmp_path, monkeypatch):
   decoded = []
-  load = regions.region_run.utils.RgbLoader
+  load = engine.utils.RgbLoader
 
   def counted(path, **options):
     decoded.append(path)
     return load(path, **options)
 
-  monkeypatch.setattr(regions.region_run.utils, "RgbLoader", counted)
+  monkeypatch.setattr(engine.utils, "RgbLoader", counted)
   _run(photos, tmp_path / "out")
   assert sorted(decoded) == photos
 
@@ -156,9 +156,7 @@ def test_what_is_there_is_not_done_again(photos, tmp_path):
   assert not detector.images
   after = _files(out)
   for content in (before, after):
-    record = content.pop(
-      f"features/{output_folder.PHOTO_RECORD_RECORD}"
-    ).splitlines()
+    record = content.pop(f"features/{output_folder.PHOTOS}").splitlines()
     assert len({json.loads(line)["name"] for line in record}) == 6
   assert after == before
 
@@ -248,14 +246,14 @@ def test_a_full_disk_ends_the_run_and_is_gone_on_from(
   photos, tmp_path, monkeypatch
 ):
   out = tmp_path / "out"
-  write = regions.output_folder.OutputFolder.write
+  write = output_folder.FeatureFolder.write
 
   def full(self, job, found):
     if job.name == "b_1":
       raise OSError(28, "No space left on device", "b_1.delf")
     write(self, job, found)
 
-  monkeypatch.setattr(regions.output_folder.OutputFolder, "write", full)
+  monkeypatch.setattr(output_folder.FeatureFolder, "write", full)
   with pytest.raises(OSError, match="No space") as error:
     _run(photos, out)
   assert error.value.report.done == ("a", "b")
@@ -300,9 +298,7 @@ def _but_records(folder):
   content, lines = _files(folder), set()
   for part in ("boxes", "features"):
     lines |= set(
-      content.pop(
-        f"{part}/{output_folder.PHOTO_RECORD_RECORD}", b""
-      ).splitlines()
+      content.pop(f"{part}/{output_folder.PHOTOS}", b"").splitlines()
     )
   return content, lines
 

@@ -1,5 +1,9 @@
 """Detectors of boxes in images, whichever way they were exported."""
 
+import os
+import pathlib
+import typing
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -8,17 +12,16 @@ from delf.base import boxes, errors
 from delf.inference import saved_model, tensors, zoo
 
 
-def load(path_or_name, device=None):
-  """Loads a detector.
+def load(
+  path_or_name: str | os.PathLike, device: str | None = None
+) -> "Detector":
+  """Load a detector.
 
   Args:
     path_or_name: Folder of a SavedModel, or a name (see `zoo.resolve`). Whether
       it is a graph of TensorFlow 1, run by the names of its tensors, or has a
       `serving_default` signature shows in the model.
-    device: Device such as "cpu" or "gpu:1", or None for the best there is.
-
-  Returns:
-    Detector.
+    device: Device such as "cpu" or "gpu:1", or None for the best available.
 
   Raises:
     FileNotFoundError: If there is no such folder.
@@ -36,13 +39,13 @@ class Detector:
   boxes are shares of the image, so they stay those of the image.
 
   Attributes:
-    folder: pathlib.Path of the SavedModel.
-    device: Words for the device in use, such as "CPU" or "GPU:0 (name)".
+    folder: Path of the SavedModel.
+    device: Description of the device, such as "CPU" or "GPU:0 (name)".
     is_tf2: Whether it is run by a signature; else by the names of its tensors.
   """
 
-  def __init__(self, folder, loaded, device):
-    """Prepares what `saved_model.read` returned."""
+  def __init__(self, folder: pathlib.Path, loaded: typing.Any, device: str):
+    """Prepare what `saved_model.read` returned."""
     self.folder = folder
     self.device = saved_model.describe(device)
     self._device = device
@@ -50,19 +53,20 @@ class Detector:
     found = saved_model.graph_tensors(loaded, names)
     self.is_tf2 = set(found) != set(names)
     if self.is_tf2:
-      function = loaded.signatures.get(saved_model.DEFAULT)
-      found = saved_model.inputs_of(function)
+      self._function = loaded.signatures.get(saved_model.DEFAULT)
+      found = saved_model.inputs_of(self._function)
       others = set(found) - {tensors.IMAGES}
-      found |= saved_model.outputs_of(function)
+      found |= saved_model.outputs_of(self._function)
       if set(names) - set(found) or others:
         raise errors.InputError(
           f"a detector with the tensors {', '.join(names)}",
           ", ".join(sorted(found)) or "one with none of them",
           folder,
         )
-      self._function = function
     else:
-      self._function = _prune(loaded)
+      self._function = saved_model.prune(
+        loaded, [tensors.IMAGES], tensors.DETECTIONS
+      )
     self._shape = found[tensors.IMAGES].shape
     if self._shape.rank not in (None, 4):
       raise errors.InputError(
@@ -71,11 +75,8 @@ class Detector:
         folder,
       )
 
-  def run(self, images):
-    """Runs the model.
-
-    Args:
-      images: [B, H, W, 3] uint8, RGB.
+  def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Run the model on images [B, H, W, 3] uint8, RGB.
 
     Returns:
       boxes [B, M, 4] float32, scores [B, M] and classes [B, M], as the model
@@ -91,7 +92,7 @@ class Detector:
         "images as uint8 of shape [B, H, W, 3]",
         f"{images.dtype} of shape {list(images.shape)}",
       )
-    images = self._scaled(images)
+    images = self._scale(images)
     if not self._shape.is_compatible_with(images.shape):
       raise errors.InputError(
         f"images of shape {self._shape}, as the detector takes",
@@ -104,31 +105,26 @@ class Detector:
     )
     return tuple(found[name].numpy() for name in tensors.DETECTIONS)
 
-  def _scaled(self, images):
+  def _scale(self, images):
     """Returns images in the height and width that the model is fixed to."""
     if not self._shape.rank or not images.size:
       return images
-    size = tuple(
+    height, width = (
       fixed or given
       for fixed, given in zip(self._shape[1:3], images.shape[1:3], strict=True)
     )
-    if size == images.shape[1:3]:
+    if (height, width) == images.shape[1:3]:
       return images
-    scaled = [
-      Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
-      for image in images
-    ]
-    return np.stack([np.asarray(image) for image in scaled])
+    size, how = (width, height), Image.Resampling.BILINEAR
+    scaled = [Image.fromarray(image).resize(size, how) for image in images]
+    return np.stack(list(map(np.asarray, scaled)))
 
-  def detect(self, images):
-    """Finds the boxes in images of one size.
-
-    Args:
-      images: [B, H, W, 3] uint8, RGB.
+  def detect(self, images: np.ndarray) -> list[boxes.Detections]:
+    """Find the boxes in images of one size, [B, H, W, 3] uint8, RGB.
 
     Returns:
-      list of B detections.Detections, in the model's order; what cannot be a
-      box is left out, as `detections.of_model` says.
+      Detections of each image, in the model's order; what cannot be a box is
+      left out, as `boxes.make_detections` says.
 
     Raises:
       InputError: As `run`, or if the model gives what is no detection.
@@ -149,16 +145,3 @@ class Detector:
       boxes.make_detections(*each, self.folder)
       for each in zip(*found, strict=True)
     ]
-
-
-def _prune(loaded):
-  """Returns a function that runs a graph of TensorFlow 1."""
-  pruned = loaded.prune(
-    f"{tensors.IMAGES}:0", [f"{name}:0" for name in tensors.DETECTIONS]
-  )
-
-  def call(**values):
-    found = pruned(values[tensors.IMAGES])
-    return dict(zip(tensors.DETECTIONS, found, strict=True))
-
-  return call

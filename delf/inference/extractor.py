@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+import typing
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -10,18 +12,20 @@ from absl import logging
 from delf.base import arrays, errors
 from delf.formats import configs, features, network_files
 from delf.inference import tensors, zoo
+from delf.protos import delf_config_pb2
 from delf.python import datum_io, utils
 
+# Images that are smaller in a dimension have no features.
+MIN_SIZE = 10
 
-def load(path, device=None):
-  """Loads an extraction model.
 
-  TensorFlow is loaded for a SavedModel alone.
+def load(path: str | os.PathLike, device: str | None = None) -> typing.Any:
+  """Load an extraction model; TensorFlow is loaded for a SavedModel alone.
 
   Args:
     path: Folder of a SavedModel, or a `.onnx` or `.tflite` file of
       `delf export`.
-    device: As in `devices.resolve`.
+    device: Device such as "cpu" or "gpu:1", or None for the best available.
 
   Returns:
     saved_model.ExtractionModel or single_file.SingleFileModel.
@@ -32,21 +36,17 @@ def load(path, device=None):
       runs it is not installed, or there is no such device.
   """
   path = pathlib.Path(path)
-  if not network_files.is_network(path) or path.is_dir():
-    from delf.inference import saved_model
-
-    return saved_model.load(path, device)
-  if path.suffix.lower() == network_files.ONNX:
-    from delf.inference import single_file as runtime
+  if network_files.is_network(path) and not path.is_dir():
+    from delf.inference import single_file as models
   else:
-    from delf.inference import single_file as runtime
+    from delf.inference import saved_model as models
 
-  return runtime.load(path, device)
+  return models.load(path, device)
 
 
 @dataclasses.dataclass(frozen=True)
 class PcaParameters:
-  """What a projection needs, cut to the components that are kept.
+  """A projection, cut to the components that are kept.
 
   Attributes:
     mean: [D] float32.
@@ -59,31 +59,24 @@ class PcaParameters:
   variances: np.ndarray | None = None
 
   @property
-  def dim(self):
+  def dim(self) -> int:
     """Number of components that are kept."""
     return len(self.matrix)
 
   @property
-  def use_whitening(self):
+  def use_whitening(self) -> bool:
     """Whether projections are divided by their standard deviations."""
     return self.variances is not None
 
 
-def load_pca(pca_parameters_proto):
-  """Reads the files that a configuration names.
-
-  Args:
-    pca_parameters_proto: DelfPcaParameters.
-
-  Returns:
-    PcaParameters.
+def load_pca(proto: delf_config_pb2.DelfPcaParameters) -> PcaParameters:
+  """Read the files that a configuration names.
 
   Raises:
     FileNotFoundError: If a file is missing.
     InputError: If a file is not a DatumProto, holds what is not finite, or the
       shapes do not fit each other or `pca_dim`; it names the file.
   """
-  proto = pca_parameters_proto
   mean = _read(proto.mean_path, "the mean", [None])
   size = len(mean)
   matrix = _read(
@@ -111,8 +104,22 @@ def load_pca(pca_parameters_proto):
   return PcaParameters(mean, matrix[: proto.pca_dim], variances)
 
 
+def _read(path, what, shape):
+  """Reads a `.datum` file; None in `shape` stands for any number."""
+  array = datum_io.ReadFromFile(path).astype(np.float32)
+  if len(shape) != array.ndim or any(
+    wanted not in (None, size)
+    for wanted, size in zip(shape, array.shape, strict=True)
+  ):
+    wanted = ", ".join("any" if size is None else str(size) for size in shape)
+    raise errors.InputError(
+      f"{what}, shape [{wanted}]", f"shape {list(array.shape)}", path
+    )
+  return arrays.check_finite(array, f"numbers of {what}", path)
+
+
 class Moments:
-  """Sums of descriptors, from which components are computed at the end.
+  """Sums of descriptors, from which principal components are computed.
 
   Descriptors may come in any number of parts; [D, D] float64 is in memory.
   """
@@ -121,8 +128,8 @@ class Moments:
     self.number = 0
     self._first = self._sum = self._products = None
 
-  def add(self, descriptors):
-    """Adds descriptors, [N, D] float, finite."""
+  def add(self, descriptors: np.ndarray) -> None:
+    """Add descriptors, [N, D] float, finite."""
     if not len(descriptors):
       return
     descriptors = np.asarray(descriptors, dtype=np.float64)
@@ -136,8 +143,8 @@ class Moments:
     self._sum += moved.sum(axis=0)
     self._products += moved.T @ moved
 
-  def parameters(self):
-    """Returns PcaParameters with all D components and their variances.
+  def parameters(self) -> PcaParameters:
+    """Return all D components and their variances.
 
     The largest value of a component is positive, as its sign is free.
 
@@ -164,8 +171,13 @@ class Moments:
     )
 
 
-def project(descriptors, mean, components, variances=None):
-  """Projects descriptors; for NumPy arrays and TensorFlow's tensors alike.
+def project(
+  descriptors: np.ndarray,
+  mean: np.ndarray,
+  components: np.ndarray,
+  variances: np.ndarray | None = None,
+) -> np.ndarray:
+  """Project descriptors; for NumPy arrays and TensorFlow's tensors alike.
 
   Args:
     descriptors: [N, D] float.
@@ -181,83 +193,86 @@ def project(descriptors, mean, components, variances=None):
   return projected if variances is None else projected / variances**0.5
 
 
-def _read(path, what, shape):
-  """Reads a `.datum` file; None in `shape` stands for any number."""
-  array = datum_io.ReadFromFile(path).astype(np.float32)
-  fits = len(shape) == array.ndim and all(
-    wanted in (None, size)
-    for wanted, size in zip(shape, array.shape, strict=True)
-  )
-  if not fits:
-    wanted = ", ".join("any" if size is None else str(size) for size in shape)
-    raise errors.InputError(
-      f"{what}, shape [{wanted}]", f"shape {list(array.shape)}", path
-    )
-  return arrays.check_finite(array, f"numbers of {what}", path)
-
-
-# Images that are smaller in a dimension have no features.
-MIN_SIZE = 10
-
-
-def make_extractor(config, device=None):
-  """Makes what extracts features as a configuration says.
+def make_extractor(
+  config: delf_config_pb2.DelfConfig, device: str | None = None
+) -> "Extractor":
+  """Load the model of a configuration, and prepare it for extraction.
 
   Args:
-    config: DelfConfig. `model_path` is a folder or a name (see `zoo.resolve`),
-      or a `.onnx` or `.tflite` file of `delf export`, for which TensorFlow is
-      not loaded. Whether the model is of TensorFlow 1 or 2 shows in the model;
-      `is_tf2_exported` is not needed. `delf_local_config.iou_threshold` has
-      no effect: how much boxes may overlap was set when the model was exported.
-    device: Device such as "cpu" or "gpu:1", or None for the best there is.
-
-  Returns:
-    Extractor.
+    config: `model_path` is a folder or a name (see `zoo.resolve`), or a `.onnx`
+      or `.tflite` file of `delf export`, for which TensorFlow is not loaded.
+      Whether the model is of TensorFlow 1 or 2 shows in the model;
+      `is_tf2_exported` is not needed. `delf_local_config.iou_threshold` has no
+      effect: how much boxes may overlap was set when the model was exported.
+    device: As of `load`.
 
   Raises:
     FileNotFoundError: If the model or a PCA file is missing.
     InputError: If the configuration cannot be, or the model does not have what
-      it asks for.
+      it requests.
   """
   configs.check_delf_config(config)
-  model = load(zoo.resolve(config.model_path), device)
-  return Extractor(config, model)
+  return Extractor(config, load(zoo.resolve(config.model_path), device))
 
 
 class Extractor:
   """Extracts features of images; safe to call from several threads.
 
   Attributes:
-    config: DelfConfig, a copy.
-    device: Words for the device in use, such as "CPU" or "GPU:0 (name)".
+    config: Copy of the configuration.
+    device: Description of the device, such as "CPU" or "GPU:0 (name)".
   """
 
-  def __init__(self, config, model):
-    """Prepares a model for a configuration; see `make_extractor`.
-
-    Args:
-      config: DelfConfig.
-      model: saved_model.ExtractionModel or single_file.SingleFileModel.
-    """
+  def __init__(self, config: delf_config_pb2.DelfConfig, model: typing.Any):
+    """Prepare what `load` returned for a configuration."""
     self.config = type(config)()
     self.config.CopyFrom(config)
     self.device = model.device_words
     self._model = model
+    local = config.delf_local_config
     self._local_pca = self._global_pca = None
     if config.use_local_features:
-      self._local_pca = _load_pca(config.delf_local_config)
-      self._check_pca("local", self._local_pca, self._size_of("features"))
-      _warn_of_overlap(config.delf_local_config)
+      self._local_pca = self._load_pca("local", local, "features")
+      if local.iou_threshold != 1.0:
+        logging.warning(
+          "iou_threshold %g has no effect: it is set when a model is exported.",
+          local.iou_threshold,
+        )
+    scales, indices = tuple(config.image_scales), None
     if config.use_global_features:
-      self._global_pca = _load_pca(config.delf_global_config)
-      size = self._size_of(*tensors.GLOBAL_OUTPUTS)
-      self._check_pca("global", self._global_pca, size)
-    request = _request(config)
+      overall = config.delf_global_config
+      self._global_pca = self._load_pca(
+        "global", overall, *tensors.GLOBAL_OUTPUTS
+      )
+      # Unset stands for all scales.
+      indices = tuple(overall.image_scales_ind) or tuple(range(len(scales)))
+    request = tensors.Request(
+      image_scales=scales,
+      use_local=config.use_local_features,
+      max_feature_num=local.max_feature_num,
+      abs_thres=local.score_threshold,
+      global_scales=indices,
+    )
     self._run = model.prepare(request)
     self._run_batch = model.prepare(request, batch=True)
 
-  def extract(self, image, resize_factor=1.0):
-    """Extracts the features of an image.
+  def _load_pca(self, part, config, *outputs):
+    """Returns the PCA of one part, checked with the model, or None."""
+    if not config.use_pca:
+      return None
+    parameters = type(config.pca_parameters)()
+    parameters.CopyFrom(config.pca_parameters)
+    for field, path in parameters.ListFields():
+      if field.name.endswith("_path"):
+        setattr(parameters, field.name, os.fspath(zoo.local_path(path)))
+    pca = load_pca(parameters)
+    self._check_pca(part, pca, self._size_of(*outputs))
+    return pca
+
+  def extract(
+    self, image: np.ndarray, resize_factor: float = 1.0
+  ) -> features.ImageFeatures:
+    """Extract the features of an image.
 
     Args:
       image: [H, W, 3] uint8, RGB.
@@ -265,10 +280,9 @@ class Extractor:
         by; for a crop its longer side over that of the image.
 
     Returns:
-      features.ImageFeatures. Locations are in pixels of `image`, or of the
-      resized one with `use_resized_coordinates`. An image that is under 10
-      pixels high or wide after resizing has no local features, and None as
-      global descriptor.
+      Locations are in pixels of `image`, or of the resized one with
+      `use_resized_coordinates`. An image that is under 10 pixels high or wide
+      after resizing has no local features, and None as global descriptor.
 
     Raises:
       InputError: If it is no such image, or the model gives what is not a
@@ -279,19 +293,18 @@ class Extractor:
       return self._nothing()
     return self._finish(self._run(resized), factors)
 
-  def extract_batch(self, images, resize_factor=1.0):
-    """Extracts the features of images of one size, in one go where possible.
+  def extract_batch(
+    self, images: Sequence[np.ndarray], resize_factor: float = 1.0
+  ) -> list[features.ImageFeatures]:
+    """Extract the features of images of one size, at once where possible.
 
     The result is that of `extract` but for the rounding of float32: values
     differ by less than 1e-5 of the largest, and features whose attention is
     equal up to that may change places.
 
     Args:
-      images: list of [H, W, 3] uint8, all of one size.
+      images: [H, W, 3] uint8, RGB, all of one size.
       resize_factor: As for `extract`.
-
-    Returns:
-      list of features.ImageFeatures.
 
     Raises:
       InputError: As for `extract`, or if sizes differ.
@@ -374,54 +387,14 @@ class Extractor:
     )
 
 
-def _request(config):
-  """Returns the tensors.Request of a configuration."""
-  local = config.delf_local_config
-  scales = tuple(config.image_scales)
-  indices = None
-  if config.use_global_features:
-    # Unset stands for all scales.
-    chosen = config.delf_global_config.image_scales_ind
-    indices = tuple(chosen) or tuple(range(len(scales)))
-  return tensors.Request(
-    image_scales=scales,
-    use_local=config.use_local_features,
-    max_feature_num=local.max_feature_num,
-    abs_thres=local.score_threshold,
-    global_scales=indices,
-  )
-
-
-def _load_pca(config):
-  """Returns the pca.PcaParameters of one part, or None."""
-  if not config.use_pca:
-    return None
-  parameters = type(config.pca_parameters)()
-  parameters.CopyFrom(config.pca_parameters)
-  for field, path in parameters.ListFields():
-    if field.name.endswith("_path"):
-      setattr(parameters, field.name, os.fspath(zoo.local_path(path)))
-  return load_pca(parameters)
-
-
-def _descriptors(values, projection):
+def _descriptors(values, pca):
   """Returns descriptors as `feature_extractor.PostProcessDescriptors` does.
 
   That is TensorFlow code, for which this is too little work, and which models
   in other files do without.
   """
   values = tensors.l2_normalized(values)
-  if projection is None:
+  if pca is None:
     return values
-  projected = project(
-    values, projection.mean, projection.matrix.T, projection.variances
-  )
+  projected = project(values, pca.mean, pca.matrix.T, pca.variances)
   return tensors.l2_normalized(projected)
-
-
-def _warn_of_overlap(config):
-  if config.iou_threshold != 1.0:
-    logging.warning(
-      "iou_threshold %g has no effect: it is set when a model is exported.",
-      config.iou_threshold,
-    )

@@ -8,6 +8,8 @@ them. What a model is shows in the model; no flag is needed.
 import os
 import pathlib
 import re
+import typing
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from absl import logging
@@ -15,39 +17,41 @@ from absl import logging
 from delf.base import errors
 from delf.inference import tensors
 
+DEFAULT = "serving_default"
+
 # TensorFlow's variable for the cores of an operation.
 _THREADS = "TF_NUM_INTRAOP_THREADS"
 
+# Errors of TensorFlow go on for pages; the first words say what happened.
+_LONGEST_REASON = 300
 
-def resolve(device=None):
-  """Returns TensorFlow's name of a device.
+
+def resolve(device: str | None = None) -> str:
+  """Return TensorFlow's name of a device, such as "/CPU:0".
 
   Args:
-    device: Words such as "cpu", "GPU", "gpu:1" or "/GPU:0", or None for the
-      first GPU where there is one, else the CPU.
-
-  Returns:
-    str such as "/CPU:0".
+    device: For example "cpu", "GPU", "gpu:1" or "/GPU:0", or None for the first
+      GPU if there is one, else the CPU.
 
   Raises:
-    InputError: If there is no such device; it lists those that there are.
+    InputError: If there is no such device; it lists those available.
   """
-  found = [
+  names = [
     re.sub(r".*device:", "/", d.name) for d in tf.config.list_logical_devices()
   ]
   if device is None:
-    gpus = [name for name in found if name.startswith("/GPU")]
+    gpus = [name for name in names if name.startswith("/GPU")]
     return gpus[0] if gpus else "/CPU:0"
   match = re.fullmatch(r"/?(?:device:)?(\w+?)(?::(\d+))?", str(device).strip())
   name = f"/{match[1].upper()}:{match[2] or 0}" if match else None
-  if name not in found:
-    known = ", ".join(name.lstrip("/") for name in found)
+  if name not in names:
+    known = ", ".join(name.lstrip("/") for name in names)
     raise errors.InputError(f"a device, one of {known}", repr(device))
   return name
 
 
-def describe(name):
-  """Returns words for a device, such as "CPU" or "GPU:0 (NVIDIA ...)"."""
+def describe(name: str) -> str:
+  """Return a device for people, such as "CPU" or "GPU:0 (NVIDIA ...)"."""
   kind, _, index = name.lstrip("/").partition(":")
   physical = tf.config.list_physical_devices(kind)
   if kind == "CPU" or int(index) >= len(physical):
@@ -57,18 +61,18 @@ def describe(name):
   return f"{kind}:{index} ({model})" if model else f"{kind}:{index}"
 
 
-def use_one_core_each(device=None):
-  """Has each operation of TensorFlow run on one core, in the whole process.
+def use_one_core_each(device: str | None = None) -> bool:
+  """Have each operation of TensorFlow run on one core, in the whole process.
 
   Many images side by side, one per core, then do not wait for each other inside
-  of operations: two cores do 1.1 times as much (benchmarks/regions.py). What is
-  there already stays: a GPU, TensorFlow that has begun, a number that was set.
+  of operations: two cores do 1.1 times as much (benchmarks/regions.py). Nothing
+  changes with a GPU, after TensorFlow has begun, or if a number was set.
 
   Args:
     device: As of `resolve`.
 
   Returns:
-    Whether it is so now.
+    Whether operations run on one core now.
   """
   is_cpu = "cpu" in str(device).lower()
   if not is_cpu and (device or tf.config.list_physical_devices("GPU")):
@@ -83,27 +87,21 @@ def use_one_core_each(device=None):
   return True
 
 
-DEFAULT = "serving_default"
-
-# Errors of TensorFlow go on for pages; the first words say what happened.
-_LONGEST_REASON = 300
-
-
 class ExtractionModel:
   """A model that was loaded.
 
   Attributes:
-    folder: pathlib.Path of the SavedModel.
+    folder: Path of the SavedModel.
     device: TensorFlow's name of the device it is on, such as "/CPU:0".
-    device_words: Words for it, such as "CPU" or "GPU:0 (name)".
+    device_words: Description of it, such as "CPU" or "GPU:0 (name)".
     is_tf2: Whether it carries functions; else it is a graph of TensorFlow 1.
-    inputs: dict of name to tf.TensorSpec of what extraction can feed.
-    outputs: dict of name to tf.TensorSpec of what it can ask for.
+    inputs: tf.TensorSpec of each input, by name.
+    outputs: tf.TensorSpec of each output, by name.
     signatures: Names of the functions it carries.
   """
 
-  def __init__(self, folder, loaded, device):
-    """Wraps what `tf.saved_model.load` returned."""
+  def __init__(self, folder: pathlib.Path, loaded: typing.Any, device: str):
+    """Wrap what `read` returned."""
     self.folder = folder
     self.device = device
     self.device_words = describe(device)
@@ -119,20 +117,22 @@ class ExtractionModel:
       default = self._functions.get(DEFAULT)
       self.inputs, self.outputs = inputs_of(default), outputs_of(default)
 
-  def output_size(self, name):
-    """Returns the last dimension of an output, or None if it is not known."""
+  def output_size(self, name: str) -> int | None:
+    """Return the last dimension of an output, or None if it is not known."""
     shape = self.outputs[name].shape
     return shape[-1] if shape.rank else None
 
-  def prepare(self, request, batch=False):
-    """Finds what the model must run for a request, and no more.
+  def prepare(
+    self, request: tensors.Request, batch: bool = False
+  ) -> Callable | None:
+    """Return a function that runs what a request needs, and no more.
 
     Of exports of TensorFlow 2 for local and global features together, only
-    those of delf's exporters have functions for one part alone. Of others, as
-    of the original's exporter, both parts are computed where one is asked for.
+    those of delf's exporters have functions for one part alone. Others, as of
+    the original's exporter, compute both parts if one is requested.
 
     Args:
-      request: tensors.Request.
+      request: What to extract.
       batch: Whether for several images of one size.
 
     Returns:
@@ -146,13 +146,12 @@ class ExtractionModel:
       InputError: If the model lacks what the request needs, or it for the
         model; from the function, if an image is too small for it.
     """
+    function, inputs, outputs = None, self.inputs, self.outputs
     if self.is_tf2 or batch:
       function = self._signature(request, batch)
       if batch and function is None:
         return None
       inputs, outputs = inputs_of(function), outputs_of(function)
-    else:
-      function, inputs, outputs = None, self.inputs, self.outputs
     tensors.check(request, inputs, outputs, self.folder)
     wanted = tensors.wanted(request, outputs)
     feeds = {
@@ -160,7 +159,7 @@ class ExtractionModel:
       for name, value in tensors.feeds(inputs, request).items()
     }
     if function is None:
-      function = self._prune(feeds, wanted)
+      function = prune(self._loaded, [tensors.IMAGE, *feeds], wanted)
     image_name = tensors.IMAGES if batch else tensors.IMAGE
 
     def extract(image):
@@ -199,44 +198,18 @@ class ExtractionModel:
       )
     return self._functions.get(DEFAULT)
 
-  def _prune(self, feeds, wanted):
-    """Returns a function that runs a part of a TensorFlow 1 graph."""
-    names = [tensors.IMAGE, *feeds]
-    pruned = self._loaded.prune(
-      [f"{name}:0" for name in names], [f"{name}:0" for name in wanted]
-    )
 
-    def call(**values):
-      results = pruned(*(values[name] for name in names))
-      return dict(zip(wanted, results, strict=True))
-
-    return call
+def load(
+  folder: str | os.PathLike, device: str | None = None
+) -> ExtractionModel:
+  """Load an extraction model, with arguments and errors as of `read`."""
+  return ExtractionModel(pathlib.Path(folder), *read(folder, device))
 
 
-def load(folder, device=None):
-  """Loads an extraction model.
-
-  Args:
-    folder: Its folder.
-    device: As in `devices.resolve`.
-
-  Returns:
-    ExtractionModel.
-
-  Raises:
-    FileNotFoundError: As `read`.
-    InputError: As `read`.
-  """
-  folder = pathlib.Path(folder)
-  return ExtractionModel(folder, *read(folder, device))
-
-
-def read(folder, device=None):
-  """Reads a SavedModel of any kind.
-
-  Args:
-    folder: Its folder.
-    device: As in `devices.resolve`.
+def read(
+  folder: str | os.PathLike, device: str | None = None
+) -> tuple[typing.Any, str]:
+  """Read a SavedModel of any kind onto a device (as of `resolve`).
 
   Returns:
     What `tf.saved_model.load` returned, and TensorFlow's name of the device.
@@ -264,20 +237,39 @@ def read(folder, device=None):
     ) from None
 
 
-def graph_tensors(loaded, names):
-  """Returns {name: tf.TensorSpec} of what a TensorFlow 1 graph has of names."""
-  found = {}
+def graph_tensors(
+  loaded: typing.Any, names: Sequence[str]
+) -> dict[str, tf.TensorSpec]:
+  """Return those of the named tensors that a TensorFlow 1 graph has."""
+  specs = {}
   for name in names if hasattr(loaded, "prune") else ():
     try:
       tensor = loaded.graph.get_tensor_by_name(f"{name}:0")
     except KeyError:
       continue
-    found[name] = tf.TensorSpec(tensor.shape, tensor.dtype, name)
-  return found
+    specs[name] = tf.TensorSpec(tensor.shape, tensor.dtype, name)
+  return specs
 
 
-def call(function, device, folder, **values):
-  """Runs a function of a model on a device.
+def prune(
+  loaded: typing.Any, inputs: Sequence[str], outputs: Sequence[str]
+) -> Callable:
+  """Return a function of named inputs that runs part of a graph."""
+  pruned = loaded.prune(
+    [f"{name}:0" for name in inputs], [f"{name}:0" for name in outputs]
+  )
+
+  def run(**values):
+    results = pruned(*(values[name] for name in inputs))
+    return dict(zip(outputs, results, strict=True))
+
+  return run
+
+
+def call(
+  function: Callable, device: str, folder: pathlib.Path, **values: tf.Tensor
+) -> dict[str, tf.Tensor]:
+  """Run a function of a model on a device.
 
   Raises:
     InputError: If the model does not take the image; it names the folder.
@@ -292,13 +284,13 @@ def call(function, device, folder, **values):
     ) from error
 
 
-def inputs_of(function):
-  """Returns {name: tf.TensorSpec} of what a function takes by name."""
+def inputs_of(function: typing.Any) -> dict[str, tf.TensorSpec]:
+  """Return what a function takes by name; {} for None."""
   if function is None:
     return {}
   return dict(function.structured_input_signature[1])
 
 
-def outputs_of(function):
-  """Returns {name: tf.TensorSpec} of what a function returns."""
+def outputs_of(function: typing.Any) -> dict[str, tf.TensorSpec]:
+  """Return what a function returns by name; {} for None."""
   return {} if function is None else dict(function.structured_outputs)

@@ -1,6 +1,8 @@
 """Names of the tensors of models, and what a request for features feeds."""
 
 import dataclasses
+import os
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -30,12 +32,12 @@ class Request:
 
   Attributes:
     image_scales: Image scales; may be empty for a model with scales of its own.
-    use_local: Whether local features are asked for.
-    max_feature_num: The most local features.
-    abs_thres: The least attention of a local feature.
-    global_scales: Positions in `image_scales` at which global descriptors are
-      asked for, or None if none are. Empty, with no `image_scales`, for all
-      that the model has.
+    use_local: Whether local features are requested.
+    max_feature_num: Largest number of local features.
+    abs_thres: Least attention of a local feature.
+    global_scales: Positions in `image_scales` of the global descriptors, or
+      None for no descriptors. Empty, with no `image_scales`, for all that the
+      model has.
   """
 
   image_scales: tuple[float, ...]
@@ -45,23 +47,23 @@ class Request:
   global_scales: tuple[int, ...] | None = None
 
   @property
-  def use_global(self):
-    """Whether global descriptors are asked for."""
+  def use_global(self) -> bool:
+    """Whether global descriptors are requested."""
     return self.global_scales is not None
 
 
-def wanted(request, outputs):
-  """Returns the names of the outputs that a request needs."""
+def wanted(request: Request, outputs: Collection[str]) -> list[str]:
+  """Return the names of the outputs that a request needs."""
   names = list(LOCAL_OUTPUTS) if request.use_local else []
   if request.use_global:
     names.append(next(name for name in GLOBAL_OUTPUTS if name in outputs))
   return names
 
 
-def feeds(inputs, request):
-  """Returns {name: array} for all inputs but the image.
+def feeds(inputs: Collection[str], request: Request) -> dict[str, np.ndarray]:
+  """Return the values of all inputs but the image.
 
-  A part that was not asked for gets what makes it cheapest.
+  A part that is not requested gets what makes it cheapest.
   """
   scales = list(request.image_scales)
   indices = sorted(set(request.global_scales or ()))
@@ -80,15 +82,13 @@ def feeds(inputs, request):
   return {name: value for name, value in values.items() if name in inputs}
 
 
-def check(request, inputs, outputs, path):
-  """Raises InputError if a request and a model do not fit each other.
-
-  Args:
-    request: Request.
-    inputs: Names of the model's inputs.
-    outputs: Names of its outputs.
-    path: Of the model, for the error.
-  """
+def check(
+  request: Request,
+  inputs: Iterable[str],
+  outputs: Iterable[str],
+  path: str | os.PathLike,
+) -> None:
+  """Raise InputError if a model (at a path) lacks what a request needs."""
   needed = [*LOCAL_INPUTS, *LOCAL_OUTPUTS] if request.use_local else []
   found = {IMAGE if n == IMAGES else n for n in (*inputs, *outputs)}
   missing = {IMAGE, *needed} - found
@@ -109,14 +109,10 @@ def check(request, inputs, outputs, path):
     )
 
 
-def check_size(image, inputs, request):
-  """Raises InputError if an image has no pixel left at one of the scales.
-
-  Args:
-    image: [..., H, W, 3].
-    inputs: Names of the model's inputs.
-    request: Request.
-  """
+def check_size(
+  image: np.ndarray, inputs: Collection[str], request: Request
+) -> None:
+  """Raise InputError if [..., H, W, 3] has no pixel left at a scale."""
   if SCALES not in inputs:
     return
   scales = np.float32(request.image_scales)
@@ -132,8 +128,8 @@ def check_size(image, inputs, request):
     )
 
 
-def l2_normalized(values):
-  """Returns float32 values at L2 norm 1 along the last axis; zeros stay.
+def l2_normalized(values: np.ndarray) -> np.ndarray:
+  """Return float32 values at L2 norm 1 along the last axis; zeros stay.
 
   As `tf.nn.l2_normalize`: squared norms under 1e-12 count as 1e-12.
   """
@@ -141,20 +137,25 @@ def l2_normalized(values):
   return values / np.sqrt(np.maximum(squared, np.float32(1e-12)))
 
 
-def chosen_rows(descriptors, inputs, request):
-  """Returns the global descriptors asked for, of all that a model gives.
+def tidy(
+  arrays: dict[str, np.ndarray], inputs: Collection[str], request: Request
+) -> dict[str, np.ndarray]:
+  """Return one image's outputs as `ExtractionModel.prepare` describes them."""
+  shaped = dict(arrays)
+  if "scores" in shaped:
+    shaped["scores"] = shaped["scores"].reshape(-1)
+  of_scales, pooled = GLOBAL_OUTPUTS
+  if of_scales in shaped:
+    shaped[of_scales] = _chosen_rows(shaped[of_scales], inputs, request)
+  elif pooled in shaped:
+    shaped[of_scales] = shaped.pop(pooled)[np.newaxis]
+  return shaped
 
-  Args:
-    descriptors: [S, D], one for each scale that the model ran.
-    inputs: Names of its inputs.
-    request: Request.
 
-  Returns:
-    [G, D]: a model that takes positions, or just the scales asked for, gives
-    these alone. Of one that does not, their rows.
+def _chosen_rows(descriptors, inputs, request):
+  """Returns the requested rows of descriptors [S, D], one per scale.
 
-  Raises:
-    InputError: If it has other scales than the request, which asks for some.
+  A model that takes positions, or just the requested scales, gives these alone.
   """
   chosen = sorted(set(request.global_scales))
   number = len(request.image_scales)
@@ -170,23 +171,10 @@ def chosen_rows(descriptors, inputs, request):
   return descriptors[chosen]
 
 
-def tidy(arrays, inputs, request):
-  """Returns one image's arrays as `ExtractionModel.prepare` describes them."""
-  shaped = {}
-  for name, array in arrays.items():
-    if name == "scores":
-      shaped[name] = array.reshape(-1)
-    elif name == GLOBAL_OUTPUTS[0]:
-      shaped[name] = chosen_rows(array, inputs, request)
-    elif name in GLOBAL_OUTPUTS:
-      shaped[GLOBAL_OUTPUTS[0]] = array[np.newaxis]
-    else:
-      shaped[name] = array
-  return shaped
-
-
-def row(arrays, index, count):
-  """Returns the arrays of one image of a batch."""
+def row(
+  arrays: dict[str, np.ndarray], index: int, count: int
+) -> dict[str, np.ndarray]:
+  """Return the arrays of one image of a batch, with its number of features."""
   return {
     name: array[index][:count] if name in LOCAL_OUTPUTS else array[index]
     for name, array in arrays.items()

@@ -16,8 +16,8 @@ DETECTOR = "detector"
 CODEBOOK = "codebook"
 WEIGHTS = "weights"
 
-# Pattern of the file that each kind is loaded by.
-_WANTED = {
+# File that each kind is loaded by, somewhere in its folder.
+_LOADED_BY = {
   EXTRACTION: "saved_model.pb",
   DETECTOR: "saved_model.pb",
   CODEBOOK: "[!.]*.index",
@@ -39,9 +39,9 @@ _DELG_SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 class Settings:
   """Published extraction settings of a model, in terms of `DelfConfig`."""
 
-  image_scales: tuple
+  image_scales: tuple[float, ...]
   score_threshold: float | None = None  # None: no local features.
-  global_scales: tuple | None = None  # None: no global descriptor.
+  global_scales: tuple[int, ...] | None = None  # None: no global descriptor.
   pca_dim: int | None = None  # None: no PCA of local features.
   layer_name: str = ""
   max_image_size: int = -1
@@ -49,34 +49,41 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-  """A model or file that is known by name."""
+  """A model or file that is known by name.
+
+  Attributes:
+    name: Full name, with its date if it has one.
+    kind: EXTRACTION, DETECTOR, CODEBOOK or WEIGHTS.
+    purpose: One line for people.
+    settings: Of an extraction model, the published ones.
+    unavailable: Why it cannot be had, and what to use instead; "" if it can.
+  """
 
   name: str
   kind: str
   purpose: str
   settings: Settings | None = None
-  # Why it cannot be had, and what to use instead; empty if it can.
   unavailable: str = ""
 
   @property
-  def url(self):
-    """Address of the archive, or None where there is none to download."""
+  def url(self) -> str | None:
+    """Address of the archive, or None if there is none to download."""
     if self.is_embedded or self.unavailable:
       return None
     return f"{_BUCKET}{self.name}.tar.gz"
 
   @property
-  def is_embedded(self):
+  def is_embedded(self) -> bool:
     """Whether it comes in the package."""
     return self.name in (EMBEDDED, EMBEDDED_DETECTOR)
 
   @property
-  def wanted(self):
+  def pattern(self) -> str:
     """Pattern of the file that it is loaded by, somewhere in its folder."""
-    return _WANTED[self.kind]
+    return _LOADED_BY[self.kind]
 
   @property
-  def alias(self):
+  def alias(self) -> str:
     """The name without its date: `r50delg_gld` of `r50delg_gld_20200814`."""
     return re.sub(r"_\d{8}$", "", self.name)
 
@@ -192,10 +199,10 @@ ALIASES = {
 }
 
 
-def cache_folder():
-  """Returns the folder of everything downloaded, `$DELF_CACHE` if it is set.
+def cache_folder() -> pathlib.Path:
+  """Return the folder of everything downloaded, `$DELF_CACHE` if it is set.
 
-  Else it is `delf` in the user's folder of caches: `$XDG_CACHE_HOME` or
+  Otherwise it is `delf` in the user's folder of caches: `$XDG_CACHE_HOME` or
   `~/.cache`, on Windows `%LOCALAPPDATA%`.
   """
   if os.environ.get("DELF_CACHE"):
@@ -204,45 +211,45 @@ def cache_folder():
   return pathlib.Path(base or "~/.cache").expanduser() / "delf"
 
 
-def models_folder():
-  """Returns the folder that holds a folder per downloaded artefact."""
-  return cache_folder() / "models"
-
-
-def artefact(name):
-  """Returns what is known by a name.
-
-  Args:
-    name: Name of an artefact, with or without its date.
-
-  Returns:
-    zoo_table.Artefact.
-
-  Raises:
-    InputError: If no artefact has the name; it lists near ones.
-  """
-  found = find(name)
-  if found is None:
-    raise errors.InputError(_names_like(name), repr(os.fspath(name)))
-  return found
-
-
-def find(name):
-  """Returns the zoo_table.Artefact of a name, or None if there is none."""
+def find(name: str | os.PathLike) -> Artefact | None:
+  """Return the artefact of a name, with or without its date, or None."""
   name = os.fspath(name)
   return ARTEFACTS.get(ALIASES.get(name, name))
 
 
-def resolve(name_or_path):
-  """Returns the folder of a SavedModel, or another file that is a model.
+def artefact(name: str | os.PathLike) -> Artefact:
+  """Return the artefact of a name, with or without its date.
+
+  Raises:
+    InputError: If no artefact has the name; it lists near ones.
+  """
+  known = find(name)
+  if known is None:
+    raise errors.InputError(_near_names(name), repr(os.fspath(name)))
+  return known
+
+
+def folder(known: Artefact) -> pathlib.Path:
+  """Return the folder of an artefact, which need not exist."""
+  if known.is_embedded:
+    # A real folder, as TensorFlow needs: the package is not run from a zip.
+    package = importlib.resources.files("delf.embedded")
+    return pathlib.Path(str(package)) / known.name
+  return cache_folder() / "models" / known.name
+
+
+def is_present(known: Artefact) -> bool:
+  """Return whether an artefact is on this machine."""
+  return folder(known).is_dir()
+
+
+def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
+  """Return the folder of a SavedModel, or another file that is a model.
 
   Args:
     name_or_path: An existing path; else the name of a known model; else a path
       that ends in (a folder of) a known model, as `parameters/<name>/model/` of
       the published configurations, which is then looked for in the cache.
-
-  Returns:
-    pathlib.Path of what exists.
 
   Raises:
     InputError: If it is none of these, or a model that is not downloaded yet,
@@ -254,36 +261,19 @@ def resolve(name_or_path):
   known = find(name_or_path) or _split(path)[0]
   if known is None:
     raise errors.InputError(
-      f"a folder or {_names_like(path.name)}", repr(os.fspath(name_or_path))
+      f"a folder or {_near_names(path.name)}", repr(os.fspath(name_or_path))
     )
   if known.kind not in (EXTRACTION, DETECTOR):
     raise errors.InputError("a model", f"the {known.kind} {known.name}")
   return locate(known)
 
 
-def folder(known):
-  """Returns the folder of a zoo_table.Artefact, whether it is there or not."""
-  if known.is_embedded:
-    # A real folder, as TensorFlow needs: the package is not run from a zip.
-    package = importlib.resources.files("delf.embedded")
-    return pathlib.Path(str(package)) / known.name
-  return models_folder() / known.name
-
-
-def is_present(known):
-  """Returns whether an artefact is on this machine."""
-  return folder(known).is_dir()
-
-
-def locate(known):
-  """Returns the part of an artefact that is to be loaded.
-
-  Args:
-    known: zoo_table.Artefact.
+def locate(known: Artefact) -> pathlib.Path:
+  """Return the part of an artefact that is loaded.
 
   Returns:
-    pathlib.Path: of a model its SavedModel folder, of a codebook the prefix of
-    its checkpoint, of weights the file.
+    SavedModel folder of a model, prefix of the checkpoint of a codebook, file
+    of weights.
 
   Raises:
     InputError: If it is not on this machine, or not what it should be.
@@ -291,26 +281,25 @@ def locate(known):
   _require_present(known)
   root = folder(known)
   # The published archives differ in how deep it lies.
-  found = sorted(root.rglob(known.wanted), key=lambda p: (len(p.parts), p))
-  if not found:
-    raise errors.InputError(f"{known.wanted} below it", "none", root)
+  inside = sorted(root.rglob(known.pattern), key=lambda p: (len(p.parts), p))
+  if not inside:
+    raise errors.InputError(f"{known.pattern} below it", "none", root)
   if known.kind == WEIGHTS:
-    return found[0]
+    return inside[0]
   if known.kind == CODEBOOK:
-    return found[0].with_suffix("")
-  return found[0].parent
+    return inside[0].with_suffix("")
+  return inside[0].parent
 
 
-def local_path(path):
-  """Returns where a file is that a published configuration names.
+def local_path(path: str | os.PathLike) -> pathlib.Path:
+  """Return where a file is that a published configuration names.
 
   Args:
-    path: Path of a file, for example `parameters/delf_gld_20190411/pca/
-      mean.datum`.
+    path: For example `parameters/delf_gld_20190411/pca/mean.datum`.
 
   Returns:
-    pathlib.Path: `path` if it exists or belongs to nothing known, else the same
-    file of the downloaded artefact.
+    `path` if it exists or belongs to nothing known, otherwise the same file of
+    the downloaded artefact.
 
   Raises:
     InputError: If it belongs to an artefact that is not downloaded yet.
@@ -323,59 +312,6 @@ def local_path(path):
   return folder(known).joinpath(*inside)
 
 
-def default_config(name):
-  """Returns the published settings of a model.
-
-  Args:
-    name: Name of an extraction model.
-
-  Returns:
-    DelfConfig, a new one; its `model_path` is the name.
-
-  Raises:
-    InputError: If the name is not that of an extraction model.
-  """
-  known = artefact(name)
-  if known.name == EMBEDDED:
-    _require_present(known)
-    config = configs.read_delf_config(folder(known) / "config.pbtxt")
-    config.model_path = known.name
-    return config
-  if known.unavailable:
-    raise errors.InputError("a model that can be had", _unavailable(known))
-  if known.settings is None:
-    raise errors.InputError("a model", f"the {known.kind} {known.name}")
-  return _make_config(known)
-
-
-def _make_config(known):
-  settings = known.settings
-  config = delf_config_pb2.DelfConfig(
-    model_path=known.name,
-    image_scales=settings.image_scales,
-    max_image_size=settings.max_image_size,
-    use_local_features=settings.score_threshold is not None,
-    use_global_features=settings.global_scales is not None,
-  )
-  if config.use_local_features:
-    local = config.delf_local_config
-    local.max_feature_num = 1000
-    local.score_threshold = settings.score_threshold
-    local.layer_name = settings.layer_name
-    local.use_pca = settings.pca_dim is not None
-    if local.use_pca:
-      pca = folder(known) / "pca"
-      local.pca_parameters.pca_dim = settings.pca_dim
-      local.pca_parameters.mean_path = os.fspath(pca / "mean.datum")
-      local.pca_parameters.projection_matrix_path = os.fspath(
-        pca / "pca_proj_mat.datum"
-      )
-  if config.use_global_features:
-    config.delf_global_config.use_pca = False
-    config.delf_global_config.image_scales_ind.extend(settings.global_scales)
-  return config
-
-
 def _split(path):
   """Returns the artefact that a path names a part of, and the parts inside."""
   parts = path.parts
@@ -386,8 +322,7 @@ def _split(path):
 
 
 def _require_present(known):
-  if known.unavailable:
-    raise errors.InputError("a model that can be had", _unavailable(known))
+  _require_available(known)
   if is_present(known):
     return
   if known.is_embedded:
@@ -404,12 +339,15 @@ def _require_present(known):
   )
 
 
-def _unavailable(known):
-  return f"{known.name}, {known.unavailable}"
+def _require_available(known):
+  if known.unavailable:
+    raise errors.InputError(
+      "a model that can be had", f"{known.name}, {known.unavailable}"
+    )
 
 
-def _names_like(name):
-  """Returns words that say which names there are, near ones if there are."""
+def _near_names(name):
+  """Returns which names are expected: near ones if there are."""
   names = [*ARTEFACTS, *ALIASES]
   bare = re.sub(r"[^a-z0-9]+", "", os.fspath(name).lower())
   by_bare = {re.sub(r"[^a-z0-9]+", "", each): each for each in names}
@@ -421,8 +359,51 @@ def _names_like(name):
   )
 
 
-def choose(model=None, config_path=None):
-  """Returns the configuration that a model, a file or neither stands for.
+def default_config(name: str) -> delf_config_pb2.DelfConfig:
+  """Return the published settings of an extraction model.
+
+  Raises:
+    InputError: If the name is not that of an extraction model.
+  """
+  known = artefact(name)
+  if known.name == EMBEDDED:
+    _require_present(known)
+    config = configs.read_delf_config(folder(known) / "config.pbtxt")
+    config.model_path = known.name
+    return config
+  _require_available(known)
+  settings = known.settings
+  if settings is None:
+    raise errors.InputError("a model", f"the {known.kind} {known.name}")
+  config = delf_config_pb2.DelfConfig(
+    model_path=known.name,
+    image_scales=settings.image_scales,
+    max_image_size=settings.max_image_size,
+    use_local_features=settings.score_threshold is not None,
+    use_global_features=settings.global_scales is not None,
+  )
+  if config.use_local_features:
+    local = config.delf_local_config
+    local.max_feature_num = 1000
+    local.score_threshold = settings.score_threshold
+    local.layer_name = settings.layer_name
+    local.use_pca = settings.pca_dim is not None
+    if local.use_pca:
+      pca, files = local.pca_parameters, folder(known) / "pca"
+      pca.pca_dim = settings.pca_dim
+      pca.mean_path = os.fspath(files / "mean.datum")
+      pca.projection_matrix_path = os.fspath(files / "pca_proj_mat.datum")
+  if config.use_global_features:
+    config.delf_global_config.use_pca = False
+    config.delf_global_config.image_scales_ind.extend(settings.global_scales)
+  return config
+
+
+def choose(
+  model: str | os.PathLike | None = None,
+  config_path: str | os.PathLike | None = None,
+) -> delf_config_pb2.DelfConfig:
+  """Return the configuration that a model, a file or neither stands for.
 
   Args:
     model: Name of a known model, or path of a SavedModel folder or of a `.onnx`
@@ -430,24 +411,23 @@ def choose(model=None, config_path=None):
     config_path: Path of a `.pbtxt` configuration, or None.
 
   Returns:
-    delf_config_pb2.DelfConfig: that of the file, with the model in place of its
-    own where one is named; without a file that of the model (`config.pbtxt` in
-    its folder, or what is known of it); without both that of the embedded one.
+    The configuration of the file, with the model in place of its own where one
+    is given; without a file that of the model (`config.pbtxt` in its folder, or
+    the published one); without both that of the embedded model.
 
   Raises:
     InputError: If the file or the name is not right, or a folder comes without
       settings.
   """
+  if config_path is None and model is None:
+    return default_config(EMBEDDED)
   if config_path is not None:
     config = configs.read_delf_config(config_path)
+  else:
+    config = _config_of(pathlib.Path(model))
+  if config is not None:
     if model is not None:
       config.model_path = os.fspath(model)
-    return config
-  if model is None:
-    return default_config(EMBEDDED)
-  config = _own(pathlib.Path(model))
-  if config is not None:
-    config.model_path = os.fspath(model)
     return config
   if find(model) is None and pathlib.Path(model).exists():
     raise errors.InputError(
@@ -458,8 +438,8 @@ def choose(model=None, config_path=None):
   return default_config(model)
 
 
-def _own(model):
-  """Returns the configuration that a model has with it, or None."""
+def _config_of(model):
+  """Returns the configuration that a model brings, or None."""
   if network_files.is_network(model) and model.is_file():
     text = network_files.read_settings(model).config
     return configs.parse_delf_config(text, model) if text else None

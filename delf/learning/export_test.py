@@ -233,7 +233,7 @@ def test_damaged_files_are_named(onnx, tflite, tmp_path):
 @pytest.mark.parametrize("device", ["gpu:0", "tpu"])
 def test_a_device_that_there_is_not(device, tflite):
   with pytest.raises(errors.InputError, match="a device, one of CPU:0"):
-    single_file.load_tflite_model(tflite[0], device)
+    single_file.load(tflite[0], device)
 
 
 def test_a_missing_extra_says_how_to_get_it(onnx, monkeypatch):

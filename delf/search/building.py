@@ -78,7 +78,7 @@ class IndexReport:
   total: int
   entries: int
   failed: tuple[engine.Failure, ...]
-  extraction: engine.ExtractReport | None
+  extraction: engine.ImageReport | None
   bytes: dict[str, int]
 
   def summary(self) -> str:
@@ -186,17 +186,17 @@ def _extract(wanted, images, names, config, has_regions, options, say):
     "workers": options.workers,
     "device": options.device,
     "apply_rotation": options.apply_rotation,
+    "say": say,
   }
   if has_regions is None:
-    return extract.extract_and_say(images, config, wanted.features, say, **how)
-  return regions.extract_and_say(
+    return extract.extract_to_files(images, config, wanted.features, **how)
+  return regions.extract_regions(
     images,
     config,
     has_regions.detector,
     wanted.features,
     wanted.folder / collection.BOXES,
     None,
-    say=say,
     threshold=has_regions.threshold,
     most=has_regions.most,
     one_core_each=options.one_core_each,
@@ -297,7 +297,7 @@ def add_features(
   wanted: collection.Collection,
   names: Iterable[str],
   say: _Say,
-  extraction: engine.ExtractReport | None = None,
+  extraction: engine.ImageReport | None = None,
   regions_of: Iterable[str] = (),
 ) -> IndexReport:
   """Add images whose features exist to the indexes of a collection.

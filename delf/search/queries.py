@@ -72,7 +72,7 @@ def of_photos(
   photos: Photos,
   say: Callable[[str], None],
   device: str | None = None,
-) -> tuple[list[Query], engine.ExtractReport]:
+) -> tuple[list[Query], engine.ImageReport]:
   """Extract the features of photos as those of the collection were.
 
   They are kept in the collection's folder, so that the next question about a
@@ -105,11 +105,11 @@ def of_photos(
   folder = opened.make_queries()
   # Two runs may ask with one photo.
   with files.lock_folder(folder, wait=True):
-    extraction = extract.extract_and_say(
+    extraction = extract.extract_to_files(
       photos.paths,
       config,
       folder,
-      say,
+      say=say,
       names=keys,
       crops=[box and jobs.Crop(box, scale_limits=True) for box in photos.boxes],
       device=device,

@@ -199,7 +199,11 @@ def _mapping_columns(folder):
   return _aggregate(folder, index_mapping_path=path)
 
 
-@_case("folder of aggregates of other settings", "num_assignments 1", "folder")
+@_case(
+  "folder of aggregates of other settings",
+  "num_assignments 3 and not 1",
+  "folder",
+)
 def _other_settings(folder):
   _features(folder)
   _codebook(folder)

@@ -90,7 +90,7 @@ def _write(paths, folder, size, rotate):
     for path, image in zip(
       paths, progress.track(found, "reading photos", len(paths)), strict=True
     ):
-      reason = engine.find(path, image) if _is_bad(image) else None
+      reason = engine.find_problem(path, image) if _is_bad(image) else None
       if reason:
         failures.append((os.fspath(path), reason))
         shapes.append(None)

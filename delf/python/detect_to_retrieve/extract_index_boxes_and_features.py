@@ -37,7 +37,7 @@ def main():
   """Extracts what is missing in the folders; returns the exit status."""
   config = configs.read_local_config(FLAGS.delf_config_path)
   images = scripts.images(ground_truth.INDEX)
-  report = regions.extract_and_say(
+  report = regions.extract_regions(
     images.paths,
     config,
     FLAGS.detector_model_dir,

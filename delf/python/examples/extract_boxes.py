@@ -31,12 +31,12 @@ def define_flags():
 
 def main():
   """Finds the boxes that are missing in the folder; returns the exit status."""
-  report = detect.detect_and_say(
+  report = detect.detect_to_files(
     files.read_lines(FLAGS.list_images_path),
     FLAGS.detector_path,
     FLAGS.output_dir,
     FLAGS.output_viz_dir or None,
-    scripts.print_problem,
+    say=scripts.print_problem,
     threshold=FLAGS.detector_thresh,
     device=FLAGS.device,
   )

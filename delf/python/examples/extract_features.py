@@ -32,11 +32,11 @@ def main():
   """Extracts what is missing in the folder; returns the exit status."""
   images = files.read_lines(FLAGS.list_images_path)
   config = configs.read_delf_config(FLAGS.config_path)
-  report = extract.extract_and_say(
+  report = extract.extract_to_files(
     images,
     config,
     FLAGS.output_dir,
-    scripts.print_problem,
+    say=scripts.print_problem,
     device=FLAGS.device,
   )
   return scripts.print_report(FLAGS.output_dir, report)
