@@ -74,7 +74,7 @@ def install(
       aside,
     )
   try:
-    archives.unpack(path, folder, required=known.wanted)
+    archives.unpack(path, folder, required=known.pattern)
   except errors.InputError as error:
     # The file goes, so the address says what it is about.
     raise errors.InputError(error.expected, error.received, url) from None
