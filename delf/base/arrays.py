@@ -1,12 +1,11 @@
 """Checks, orders and files of arrays."""
 
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from delf.base import errors
+from delf.base import errors, files
 
 # Descriptors are shorter, so that their products are float32 still.
 _LONGEST = 1e15
@@ -21,15 +20,9 @@ def stable_argsort(keys: np.ndarray) -> np.ndarray:
 
 
 def check_finite(
-  array: np.ndarray, name: str, path: str | os.PathLike | None = None
+  array: np.ndarray, name: str, path: files.Path | None = None
 ) -> np.ndarray:
-  """Return a floating-point array; raise InputError if it has NaN or infinity.
-
-  Args:
-    array: [N, ...]; the error says in how many of N there are any.
-    name: Label of the array in the error.
-    path: File that it was read from.
-  """
+  """Return an [N, ...] array; raise InputError if it has NaN or infinity."""
   if not np.isfinite(array).all():
     rows = np.isfinite(array).reshape(len(array) if array.ndim else 1, -1)
     bad = np.flatnonzero(~rows.all(axis=1))
@@ -44,16 +37,10 @@ def check_finite(
 def check_descriptors(
   array: np.ndarray, dimension: int | None = None, name: str = "descriptors"
 ) -> np.ndarray:
-  """Return descriptors as [N, D] float32, checked.
+  """Return [N, D] descriptors as float32; raise InputError if they are none.
 
-  Args:
-    array: [N, D] of numbers.
-    dimension: Required D, or None for any; [N, 0] passes for any, as zeros.
-    name: Label in errors.
-
-  Raises:
-    InputError: If they are not numbers, have another shape or dimension, or if
-      one has NaN or is longer than 1e15.
+  D must be `dimension`, if given; [N, 0] passes for any D, as zeros. None may
+  have NaN or be longer than 1e15.
   """
   if array.ndim != 2 or array.dtype.kind not in "fiu":
     raise errors.InputError(
@@ -84,17 +71,17 @@ def stack_descriptors(
   dimension: int | None = None,
   name: str = "descriptors",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Put global descriptors into one array, checked as by `check_descriptors`.
+  """Put global descriptors into one array, checked by `check_descriptors`.
 
   Args:
-    descriptors: [N, D], or a sequence of N arrays [D]. Images that were too
-      small for a descriptor have None or [0].
+    descriptors: [N, D], or N arrays [D]; None or [0] for an image that was too
+      small.
     dimension: Required D, or None for any.
     name: Label in errors.
 
   Returns:
-    [N, D] float32, zeros where there is no descriptor (D is 0 if there is none
-    at all and `dimension` is None), and [N] bool: where there is none.
+    [N, D] float32, zeros where there is no descriptor, and [N] bool: where
+    there is none.
   """
   if isinstance(descriptors, np.ndarray):
     empty = np.full([len(descriptors)], not descriptors.size)
@@ -125,14 +112,12 @@ def check_same_dimension(dimension: int | None, other: int | None) -> None:
 
 
 def read_npz(
-  path: str | os.PathLike, kind: str, names: Iterable[str]
+  path: files.Path, kind: str, names: Iterable[str]
 ) -> dict[str, np.ndarray]:
   """Read the arrays of an `.npz` file by name, without unpickling objects.
 
-  Args:
-    path: Path of the file.
-    kind: What the file should be, for the error.
-    names: Required names; InputError if one is missing.
+  InputError, which calls the file a `kind`, if it is none or lacks one of
+  `names`.
   """
   try:
     # Opened here, as NumPy leaves a file open that is cut.

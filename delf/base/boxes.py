@@ -5,12 +5,11 @@ A box is (ymin, xmin, ymax, xmax), as shares of the image's height and width, in
 """
 
 import dataclasses
-import os
 
 import numpy as np
 from numpy import typing as npt
 
-from delf.base import errors
+from delf.base import errors, files
 
 # How far rounding in float32 may carry a corner out of the image.
 _ROUNDING = 1e-5
@@ -61,10 +60,7 @@ def suppress(
     classes: [N] integers; boxes of two classes may overlap.
 
   Returns:
-    [K] indices in descending order of score; of equal scores the earlier first.
-
-  Raises:
-    InputError: If the overlap is not in [0, 1], or a score is NaN.
+    [K] indices by descending score; of equal scores the earlier first.
   """
   import cv2
 
@@ -106,35 +102,19 @@ def to_pixels(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
 def to_crops(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
   """Return the pixels that boxes cover, as Detect-to-Retrieve cuts them.
 
-  Args:
-    boxes: [N, 4] in [0, 1].
-    height: Height of the image in pixels.
-    width: Width of the image in pixels.
-
-  Returns:
-    [N, 4] int64 (ymin, xmin, ymax, xmax): the floor of the smaller corner and
-    the ceiling of the larger one, which is not part of the crop.
+  [N, 4] int64: the floor of the smaller corner and the ceiling of the larger
+  one, which is not part of the crop.
   """
   pixels = to_pixels(boxes, height, width)
   low, high = np.floor(pixels[:, :2]), np.ceil(pixels[:, 2:])
   return np.concatenate([low, high], axis=1).astype(np.int64)
 
 
-def check(
-  boxes: npt.ArrayLike, path: str | os.PathLike | None = None
-) -> np.ndarray:
-  """Check boxes that a user gave.
+def check(boxes: npt.ArrayLike, path: files.Path | None = None) -> np.ndarray:
+  """Return boxes of a user as [N, 4] float32 in [0, 1].
 
-  Args:
-    boxes: [N, 4].
-    path: File that they are from, for the error.
-
-  Returns:
-    [N, 4] float32 in [0, 1].
-
-  Raises:
-    InputError: If they have another shape, are no numbers, are in pixels,
-      reach out of the image or have no area; it says which box.
+  InputError, about the file `path` and the first bad box, if they have another
+  shape, are no numbers, are in pixels, reach out of the image or have no area.
   """
   boxes = _check_coordinates(boxes, path)
   beyond = (boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)
@@ -206,22 +186,13 @@ def make_detections(
   boxes: npt.ArrayLike,
   scores: npt.ArrayLike,
   classes: npt.ArrayLike,
-  path: str | os.PathLike | None = None,
+  path: files.Path | None = None,
 ) -> Detections:
-  """Check a detector's output for one image.
+  """Check a detector's output for one image: [N, 4], [N] and [N] numbers.
 
-  What reaches out of the image is cut off. Boxes of no area, which many
-  detectors fill up with, and boxes beside the image are dropped.
-
-  Args:
-    boxes: [N, 4].
-    scores: [N].
-    classes: [N], integers or floats that hold them.
-    path: Path of the detector, for errors.
-
-  Raises:
-    InputError: If shapes do not fit together, boxes are no numbers or in
-      pixels, scores are no numbers, or classes no integers.
+  Parts outside of the image are cut off; boxes of no area, which many detectors
+  fill up with, are dropped. InputError, about the detector's `path`, if shapes
+  do not fit, boxes are no numbers or in pixels, or classes no integers.
   """
   boxes = _check_coordinates(boxes, path)
   scores, classes = np.asarray(scores, np.float32), np.asarray(classes)

@@ -25,11 +25,8 @@ def futures_ahead(
 ) -> Iterator[concurrent.futures.Future]:
   """Apply a function in threads and yield finished futures in order of items.
 
-  Args:
-    function: Called with one item.
-    items: May be endless: an item is taken when there is room for its result.
-    workers: Number of threads; 0 works in the caller's thread.
-    pending: Results that may wait at once, which bounds the memory.
+  Items may be endless: at most `pending` results wait, which bounds the memory.
+  0 workers work in the caller's thread.
   """
   items = iter(items)
   if workers <= 0:
@@ -78,8 +75,8 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
   """Turn SIGTERM and SIGINT into a request to stop after the running step.
 
-  A second signal of a kind acts as it would without this. Only the main thread
-  can catch signals; in others nothing changes.
+  A second signal of a kind acts as without this. Threads other than the main
+  one cannot catch signals, and change nothing.
   """
   request = StopRequest()
   if threading.current_thread() is not threading.main_thread():

@@ -11,12 +11,7 @@ INTERRUPTED = 130
 
 
 class InputError(ValueError):
-  """Reports that something the user gave is not as expected.
-
-  The text is one line with what was expected and what was received, each as
-  they follow these words, and the file or folder that it is about, if any.
-  Command lines print it without a traceback.
-  """
+  """Reports that something the user gave is not as expected, in one line."""
 
   def __init__(
     self,
@@ -40,8 +35,7 @@ def one_line(error: BaseException | Warning | str) -> str:
 def log_warnings() -> None:
   """Log warnings in one line each; for programs.
 
-  Pillow's warnings of broken files are left out: they do not name the file, and
-  where the image cannot be read the loader's error does.
+  Pillow's are left out: they do not name the file, and the loader's error does.
   """
 
   def log(message, *_, **__):
@@ -52,11 +46,7 @@ def log_warnings() -> None:
 
 
 def load(module: str, extra: str) -> types.ModuleType:
-  """Import a module that `pip install delf[<extra>]` brings.
-
-  Raises:
-    InputError: If the package is not installed; it says how to.
-  """
+  """Import a module of an extra; InputError says how to install it."""
   try:
     return importlib.import_module(module)
   except ModuleNotFoundError as error:

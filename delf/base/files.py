@@ -74,16 +74,10 @@ def _open_local(path, mode, **options):
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:
-  """Read a file.
+  """Read a local or remote (`gs://...`) file of at most `limit` bytes.
 
-  Args:
-    path: Local path, or one that TensorFlow reads (`gs://...`).
-    limit: Largest allowed size in bytes; no more is read.
-
-  Raises:
-    FileNotFoundError: If there is no such file; it names the path.
-    InputError: If the path is a folder, or a remote one that cannot be read, or
-      if the file is larger than the limit.
+  FileNotFoundError names the path; InputError if it is a folder, is larger, or
+  cannot be read remotely.
   """
   number = -1 if limit is None else limit + 1
   if is_remote(path):
@@ -109,20 +103,11 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(
   path: Path, header: bool = False, strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-  """Read a CSV file row by row.
+  """Yield line number and columns of each non-empty row of a CSV file.
 
-  Args:
-    path: Path of the file.
-    header: Whether the first line is yielded too.
-    strict: Whether unclosed quotes and the like are refused.
-
-  Yields:
-    Line number and columns of each row that is not empty.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is not a CSV file in UTF-8, or has a row of over 16
-      million characters.
+  The first line is yielded if `header`; `strict` refuses unclosed quotes and
+  the like. InputError if it is not in UTF-8, or has a row of over 16 million
+  characters.
   """
   size = 0
 
@@ -159,17 +144,13 @@ def read_csv(
 
 
 def find_images(source: Path) -> list[str]:
-  """Find the images that a user means, sorted.
+  """Find the images that a user means, sorted; InputError if there are none.
 
   Args:
     source: A folder, searched with all folders in it for names of images; a
       pattern such as `photos/*.jpg` (`**` for all folders); a `.txt` file with
-      one path a line, relative to the working directory or else to the list,
-      of files that need not exist; or one image.
-
-  Raises:
-    FileNotFoundError: If there is no such file or folder.
-    InputError: If there is no image in it.
+      one path a line, relative to the working directory or else to the list, of
+      files that need not exist; or one image.
   """
   source = os.fspath(source)
   if os.path.isdir(source):
@@ -202,16 +183,9 @@ def find_images(source: Path) -> list[str]:
 
 
 def write_bytes(path: Path, *data: bytes) -> None:
-  """Write a file whole or not at all.
+  """Write a local or remote file, and its folders, whole or not at all.
 
-  Args:
-    path: Local path, or one that TensorFlow writes (`gs://...`). Missing
-      folders are made.
-    *data: Bytes-like objects, written one after the other.
-
-  Raises:
-    InputError: If the path is a remote one that cannot be written.
-    OSError: If it cannot be written; it names the path.
+  OSError names the path; InputError if a remote one cannot be written.
   """
   if is_remote(path):
     with _remote(path) as gfile:
@@ -227,18 +201,10 @@ def write_bytes(path: Path, *data: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[pathlib.Path]:
-  """Give a temporary path beside `path` that is renamed to it on success.
+  """Give a new path beside a local `path` that is renamed to it on success.
 
-  Args:
-    path: Local path of the file to be. Missing folders are made. A link stays
-      one, and its target is written; an existing file keeps its mode.
-
-  Yields:
-    Path with the same extension that does not exist yet.
-
-  Raises:
-    InputError: If the path is of a device or pipe.
-    OSError: If it cannot be written; it names the path.
+  Missing folders are made. The target of a link is written; an existing file
+  keeps its mode, and a device or pipe is an InputError. OSErrors name `path`.
   """
   target = pathlib.Path(os.path.realpath(path))
   if target.exists() and not (target.is_file() or target.is_dir()):
@@ -268,9 +234,7 @@ def _short(stem):
 def find_leftovers(folder: Path, stems: Iterable[str]) -> list[pathlib.Path]:
   """Find temporary files of `atomic_path` that a killed program left.
 
-  Args:
-    folder: Local path.
-    stems: Names, without extension, of the files that were to be.
+  `stems` are names, without extension, of the files that were to be.
   """
   short = {_short(stem) for stem in stems}
   paths = pathlib.Path(folder).glob(".*")
@@ -284,10 +248,10 @@ def remove_leftovers(
   """Remove temporary files that a killed run left for the same images.
 
   Args:
-    folder: Folder of the run's files.
+    folder: Folder of the run.
     jobs: Images with a `name`, the path of their files without ending.
     record: Name of the run's record.
-    ending: What follows the names, as `_viz.jpg`, if not an extension alone.
+    ending: Text after the names, as `_viz.jpg`, if not an extension alone.
   """
   stems = {"": {pathlib.Path(record).stem}}
   more = ending.rpartition(".")[0]
@@ -316,12 +280,8 @@ def open_to_append(path: Path) -> IO[bytes]:
 def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
   """Hold an advisory lock on an existing local folder.
 
-  The system frees it when the process ends, however it ends. A file system
-  without locks locks nothing.
-
-  Args:
-    folder: Local path.
-    wait: Whether to wait for another run, rather than to raise InputError.
+  The system frees it when the process ends, however it ends; a file system
+  without locks locks nothing. Waits for another run, or raises InputError.
   """
   # POSIX locks the folder itself, so that no lock file is left in it, and
   # also where nothing can be written. Windows locks files alone.

@@ -20,13 +20,7 @@ _LONGEST = 10**9
 def track(iterable: Iterable, label: str, total: int | None = None) -> Any:
   """Iterate while showing progress.
 
-  Args:
-    iterable: Items of the work.
-    label: Description of the work.
-    total: Number of items, where `iterable` does not know it.
-
-  Returns:
-    An iterable with `set_postfix_str` for a remark on the last item.
+  The iterable returned has `set_postfix_str` for a remark on the last item.
   """
   if total is None and hasattr(iterable, "__len__"):
     total = len(iterable)
@@ -36,8 +30,7 @@ def track(iterable: Iterable, label: str, total: int | None = None) -> Any:
 def count(label: str, total: int, done: int = 0) -> Any:
   """Show how many steps are made, `done` of them before.
 
-  Returns:
-    A context manager with `update(steps)`, `set_postfix_str` and `close`.
+  The context manager has `update(steps)`, `set_postfix_str` and `close`.
   """
   return _show(desc=label, total=total, initial=done)
 

@@ -11,7 +11,7 @@ import tarfile
 import uuid
 import zlib
 
-from delf.base import errors
+from delf.base import errors, files
 
 # Far above the largest published archive; a bound against archives that grow.
 MAX_BYTES = 8 * 2**30
@@ -42,8 +42,8 @@ _ARCHIVE_ERRNOS = (None, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 
 
 def unpack(
-  path: str | os.PathLike,
-  folder: str | os.PathLike,
+  path: files.Path,
+  folder: files.Path,
   required: str = "*",
   *,
   max_bytes: int = MAX_BYTES,
@@ -52,7 +52,8 @@ def unpack(
   """Unpack a tar archive, whole or not at all.
 
   Only files and folders are taken, of them only names and content: a link, a
-  device, an absolute path or one with `..` is an error, as is too much of it.
+  device, an absolute path or one with `..` is an InputError, as is too much of
+  it.
 
   Args:
     path: Path of a tar archive, compressed with gzip, bzip2, xz or not.
@@ -62,9 +63,6 @@ def unpack(
     required: Pattern of a file name (`pathlib.Path.rglob`) that must be in it.
     max_bytes: Most bytes of content that are accepted.
     max_members: Most members that are accepted.
-
-  Raises:
-    InputError: If it is not such an archive.
   """
   path, folder = pathlib.Path(path), pathlib.Path(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)

@@ -49,16 +49,11 @@ class ImageIds:
     return bool(_ID.fullmatch(os.fsencode(stem))) and int(stem, 16) in self.ids
 
 
-def read_ids(path: str | os.PathLike) -> ImageIds:
-  """Read the ids of images to keep.
+def read_ids(path: files.Path) -> ImageIds:
+  """Read ids of Google Landmarks v2 anywhere in a text file.
 
-  Args:
-    path: Path of a text file with ids of Google Landmarks v2 anywhere in it:
-      a list, `train_clean.csv`, or another CSV.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If no id is in it.
+  It may be a list, `train_clean.csv`, or another CSV; InputError if none is in
+  it.
   """
   ids = set()
   with open(path, "rb") as file:
@@ -94,14 +89,7 @@ class DownloadOptions:
 
 @dataclasses.dataclass(frozen=True)
 class DownloadReport:
-  """Result of a download.
-
-  Attributes:
-    done: Names of files that were downloaded.
-    skipped: Names of files that existed.
-    failed: Files that failed.
-    bytes: Size of those that were downloaded.
-  """
+  """Result of a download: names of downloaded, existing and failed files."""
 
   done: tuple[str, ...] = ()
   skipped: tuple[str, ...] = ()
@@ -116,25 +104,16 @@ class DownloadReport:
 
 def download(
   remote_files: list[published.RemoteFile],
-  out: str | os.PathLike,
+  out: files.Path,
   say: Callable[[str], Any],
   **options: Any,
 ) -> DownloadReport:
-  """Download files of a data set, and unpack archives.
+  """Download files of a data set to a local folder, and unpack archives.
 
   Each file is whole or absent. A run that was ended at any moment can be
   repeated: it resumes within the file that it was at. A file that fails is in
-  the report; the others are done.
-
-  Args:
-    remote_files: Files to download.
-    out: Local folder, made if need be.
-    say: Called with a line for each file.
-    **options: Fields of DownloadOptions.
-
-  Raises:
-    InputError: If the mirror is neither an address nor a folder.
-    OSError: If the disk is full, or cannot be written.
+  the report; the others are done. `say` is called with a line for each file;
+  `options` are fields of DownloadOptions.
   """
   run = _Download(out, DownloadOptions(**options))
   done, skipped, failed, size = [], [], [], 0
@@ -158,14 +137,12 @@ def download(
 
 
 def plan(
-  remote_files: Iterable[published.RemoteFile],
-  out: str | os.PathLike,
-  **options: Any,
+  remote_files: Iterable[published.RemoteFile], out: files.Path, **options: Any
 ) -> Iterator[tuple[published.RemoteFile, str, int | None]]:
   """Yield each file, its state, and the bytes that `download` would fetch.
 
   The state is "there", "to fetch", or "begun"; bytes are None if neither the
-  publisher nor the server says. Args and errors are as of `download`.
+  publisher nor the server says.
   """
   run = _Download(out, DownloadOptions(**options))
   for file in remote_files:
@@ -175,7 +152,7 @@ def plan(
       yield (file, *run.source.expect(file))
 
 
-def free_bytes(out: str | os.PathLike) -> int:
+def free_bytes(out: files.Path) -> int:
   """Return the free bytes of the disk that a folder is, or will be, on."""
   path = pathlib.Path(os.path.abspath(out))
   while not path.exists():
@@ -187,12 +164,8 @@ def free_bytes(out: str | os.PathLike) -> int:
 class _Record:
   """Facts of a finished file.
 
-  Attributes:
-    name: Name of its RemoteFile.
-    size: In bytes.
-    md5: Hexadecimal.
-    images: Number of images that were unpacked; 0 if it is no archive.
-    only: Digest of the ids whose images were kept, or None for all.
+  `images` is the number of unpacked images; `only` the digest of the ids whose
+  images were kept, or None for all.
   """
 
   name: str
@@ -304,8 +277,7 @@ class _Download:
 class _Source:
   """Brings files of data sets to a folder `work` of this machine.
 
-  `mirror` is an address that names of files are appended to, or a local folder,
-  in place of the published addresses.
+  A mirror is an address that names of files are appended to, or a local folder.
   """
 
   def __init__(self, work, mirror=None):
@@ -325,7 +297,7 @@ class _Source:
   def bring(self, file, unexpected):
     """Return the path of a file, in `work` or in the folder of the mirror.
 
-    `unexpected` takes a file that was set aside. InputError if it fails.
+    `unexpected` takes a file that was set aside.
     """
     if self._folder is not None:
       return self._in_folder(file.name)
@@ -374,10 +346,7 @@ class _Source:
     return digest
 
   def set_aside(self, path):
-    """Rename a file that is not as expected; return its path.
-
-    One in a folder that is a mirror stays.
-    """
+    """Rename an unexpected file, unless it is of a mirror; return its path."""
     if self._work not in path.parents:
       return path
     os.replace(path, _aside(path))

@@ -39,9 +39,6 @@ def install(
     url: Address to use instead of the published one.
     sha256: Required SHA-256 of the archive, instead of the recorded one.
     force: Whether to download an existing model.
-
-  Raises:
-    InputError: If it cannot be downloaded, or is not as expected.
   """
   folder = zoo.folder(known)
   if known.url is None:

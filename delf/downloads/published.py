@@ -119,12 +119,9 @@ def files_of(
   Args:
     dataset: Key of DATASETS.
     splits: Keys of SPLITS, for gldv2 and for it alone.
-    parts: Numbers of the archives to get, of each split, or None for all:
-      from 0 for gldv2, from 1 for revisited-1m, as their names have them.
+    parts: Numbers of the archives to get, of each split, or None for all: from
+      0 for gldv2, from 1 for revisited-1m, as their names have them.
     images: Whether to include archives, beside ground truth and CSV files.
-
-  Raises:
-    InputError: If there is no such data set, split or part.
   """
   if dataset not in DATASETS:
     raise errors.InputError(f"one of {', '.join(DATASETS)}", repr(dataset))

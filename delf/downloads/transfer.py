@@ -85,7 +85,7 @@ class _PartialFile:
 
 def fetch(
   url: str,
-  path: str | os.PathLike,
+  path: files.Path,
   *,
   attempts: int = _ATTEMPTS,
   wait: float = _WAIT,
@@ -101,10 +101,6 @@ def fetch(
     wait: Seconds before the second attempt, doubled for each next one.
     timeout: Seconds without a byte after which an attempt has failed.
     max_bytes: Size from which on a file is refused.
-
-  Raises:
-    InputError: If the address is not one, or the server says no, or the file
-      is too large or cannot be downloaded in so many attempts.
   """
   if not re.match(r"https?://[^/]", url):
     raise errors.InputError("an address, https://...", repr(url))

@@ -46,13 +46,7 @@ _BLOCK = 1 << 24
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """An array that is written in pieces, as it need not fit into memory.
-
-  Attributes:
-    dtype: What np.dtype takes.
-    shape: Shape of the whole.
-    pieces: Arrays of this dtype, which follow each other in C order.
-  """
+  """An array of `pieces`, in C order, as it need not fit into memory."""
 
   dtype: Any
   shape: Sequence[int]
@@ -60,22 +54,18 @@ class Stream:
 
 
 def write(
-  path: str | os.PathLike,
+  path: files.Path,
   kind: str,
   header: dict,
   arrays: Mapping[str, np.ndarray | Stream],
 ) -> None:
-  """Write arrays of numbers into one file, whole or not at all.
+  """Write arrays of numbers into one local file, whole or not at all.
 
   Args:
-    path: Local path. What is there is replaced once all is written.
+    path: Path of the file. What is there is replaced once all is written.
     kind: What the file is, such as "inverted index".
     header: What else the reader must know, for JSON.
     arrays: Arrays by name.
-
-  Raises:
-    InputError: If the path is remote or an array is not of numbers.
-    OSError: If it cannot be written; it names the path.
   """
   if files.is_remote(path):
     raise errors.InputError("a local path for an index", path)
@@ -160,7 +150,7 @@ def _pack_header(table, file_size):
 
 
 def read(
-  path: str | os.PathLike, kind: str, verify: bool = False
+  path: files.Path, kind: str, verify: bool = False
 ) -> tuple[dict, dict[str, np.ndarray]]:
   """Open a file of arrays without loading them.
 
@@ -175,7 +165,6 @@ def read(
     values though the file is replaced by `write`.
 
   Raises:
-    FileNotFoundError: If there is no such file.
     InputError: If it is another file, cut, changed, or of a newer version.
   """
   table, size = read_table(path)
@@ -207,7 +196,7 @@ def _checksum(data):
   return checksum
 
 
-def is_index(path: str | os.PathLike) -> bool:
+def is_index(path: files.Path) -> bool:
   """Return whether a local file starts as a file of arrays does."""
   try:
     with open(path, "rb") as file:
@@ -216,7 +205,7 @@ def is_index(path: str | os.PathLike) -> bool:
     return False
 
 
-def describe(path: str | os.PathLike) -> dict:
+def describe(path: files.Path) -> dict:
   """Return `kind`, `version`, `bytes`, `header` and `arrays` of a file.
 
   `arrays` has `dtype` and `shape` by name. Raises errors as `read` does.
@@ -229,16 +218,11 @@ def describe(path: str | os.PathLike) -> dict:
   return {**table, "version": VERSION, "bytes": size, "arrays": arrays}
 
 
-def read_table(path: str | os.PathLike) -> tuple[dict, int]:
-  """Read and check the table of a file.
+def read_table(path: files.Path) -> tuple[dict, int]:
+  """Read and check the table, and return it and the size of the file.
 
-  Returns:
-    Dict of `kind`, `header` and `arrays` (list of dicts of `name`, `dtype`,
-    `shape`, `offset` and `crc32`), and the size of the file in bytes.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is another file, cut, changed, or of a newer version.
+  The table has `kind`, `header` and `arrays`: dicts of `name`, `dtype`,
+  `shape`, `offset` and `crc32`. Errors are as of `read`.
   """
   try:
     with open(path, "rb") as file:
@@ -313,13 +297,9 @@ def _check_table(table, end, file_size):
 
 
 def encode_names(names: Iterable[str]) -> dict[str, np.ndarray]:
-  """Convert N names of images to arrays.
+  """Convert N names of images to arrays; InputError if one is not text.
 
-  Returns:
-    `names` uint8, UTF-8, one after the other, and `name_ends` int64 [N].
-
-  Raises:
-    InputError: If a name is not text.
+  `names` is uint8, UTF-8, one after the other, and `name_ends` int64 [N].
   """
   try:
     # What is no UTF-8 in a file's name stays as it is.
@@ -334,13 +314,9 @@ def encode_names(names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def decode_names(
-  arrays: Mapping[str, np.ndarray], path: str | os.PathLike | None = None
+  arrays: Mapping[str, np.ndarray], path: files.Path | None = None
 ) -> list[str]:
-  """Convert the arrays of `encode_names` back.
-
-  Raises:
-    InputError: If they do not fit together; `path` is for it.
-  """
+  """Convert arrays of `encode_names` back; InputError if they do not fit."""
   for name, dtype in (("names", np.uint8), ("name_ends", np.int64)):
     array = arrays.get(name)
     if array is None or array.dtype != dtype or array.ndim != 1:

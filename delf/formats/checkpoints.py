@@ -24,20 +24,14 @@ _INTERNALS = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]")
 _FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
 
 
-def open_reader(path: str | os.PathLike) -> tuple[Any, str]:
-  """Open a checkpoint.
+def open_reader(path: files.Path) -> tuple[Any, str]:
+  """Open a checkpoint; return a `tf.train.load_checkpoint` and the prefix.
+
+  The reader is to be used within `reading(prefix)`.
 
   Args:
     path: Prefix of a TensorFlow checkpoint, or its `.index` file, or a folder
       with a `checkpoint` file, whose newest one is opened.
-
-  Returns:
-    A reader (`tf.train.load_checkpoint`), to be used within `reading(prefix)`,
-    and the prefix.
-
-  Raises:
-    FileNotFoundError: If there is no checkpoint.
-    InputError: If it cannot be read.
   """
   import tensorflow as tf
 
@@ -73,13 +67,8 @@ def reading(prefix: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(label: str, path: str | os.PathLike) -> Iterator[None]:
-  """Turn TensorFlow's errors while writing, as on a full disk, into OSError.
-
-  Args:
-    label: What is written.
-    path: Path of it, or of its folder, which the error names.
-  """
+def writing(label: str, path: files.Path) -> Iterator[None]:
+  """Turn TensorFlow's errors while writing, as on a full disk, into OSError."""
   import tensorflow as tf
 
   try:
@@ -91,22 +80,16 @@ def writing(label: str, path: str | os.PathLike) -> Iterator[None]:
     raise OSError(errno.EIO, text, os.fspath(path)) from None
 
 
-def write(path: str | os.PathLike, **trackables: Any) -> str:
+def write(path: files.Path, **trackables: Any) -> str:
   """Write a checkpoint; an existing one is readable until the new one is whole.
 
   Both are a file of data and an index, which cannot be replaced at once. The
   data are in one part, or, where they are already, in two: a name of their own.
+  The index is written last.
 
   Args:
-    path: Its prefix. `path`.index is written last, so that one that exists is
-      whole. Missing folders are made.
+    path: Its prefix, which is returned. Missing folders are made.
     **trackables: What `tf.train.Checkpoint` takes, such as tf.Variable.
-
-  Returns:
-    `path`.
-
-  Raises:
-    OSError: If it cannot be written; what was there stays.
   """
   import tensorflow as tf
 

@@ -1,35 +1,24 @@
 """Configurations, read from text and checked."""
 
 import math
-import os
 
 from google.protobuf import message, text_format
 
 from delf.base import errors, files
 from delf.protos import aggregation_config_pb2, delf_config_pb2
 
-Path = str | os.PathLike
 
+def read_delf_config(path: files.Path) -> delf_config_pb2.DelfConfig:
+  """Read and check an extraction configuration in protobuf's text format.
 
-def read_delf_config(path: Path) -> delf_config_pb2.DelfConfig:
-  """Read an extraction configuration and check it.
-
-  Args:
-    path: Path of a DelfConfig in protobuf's text format. As in the original, a
-      field that stands twice has the later value. Paths in it stay as they are.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it has an unknown field or a value that cannot be.
+  As in the original, a field that stands twice has the later value. Paths in it
+  stay as they are. InputError if a field is unknown or a value cannot be.
   """
   return parse_delf_config(_read_text(path, "DelfConfig"), path)
 
 
-def read_local_config(path: Path) -> delf_config_pb2.DelfConfig:
-  """Read a configuration with its global features switched off.
-
-  Raises errors as `read_delf_config`, and if it is without local features.
-  """
+def read_local_config(path: files.Path) -> delf_config_pb2.DelfConfig:
+  """Read a configuration of local features, global ones switched off."""
   config = read_delf_config(path)
   if not config.use_local_features:
     raise errors.InputError(
@@ -40,7 +29,7 @@ def read_local_config(path: Path) -> delf_config_pb2.DelfConfig:
 
 
 def parse_delf_config(
-  text: str, path: Path | None = None
+  text: str, path: files.Path | None = None
 ) -> delf_config_pb2.DelfConfig:
   """Parse and check a DelfConfig, as `read_delf_config` does."""
   config = _parse(text, delf_config_pb2.DelfConfig(), path)
@@ -49,12 +38,9 @@ def parse_delf_config(
 
 
 def read_aggregation_config(
-  path: Path,
+  path: files.Path,
 ) -> aggregation_config_pb2.AggregationConfig:
-  """Read an aggregation configuration in text format and check it.
-
-  Raises errors as `read_delf_config`.
-  """
+  """Read and check an aggregation configuration in text format."""
   config = aggregation_config_pb2.AggregationConfig()
   _parse(_read_text(path, config.DESCRIPTOR.name), config, path)
   check_aggregation_config(config, path)
@@ -62,26 +48,20 @@ def read_aggregation_config(
 
 
 def check_aggregation_config(
-  config: aggregation_config_pb2.AggregationConfig, path: Path | None = None
+  config: aggregation_config_pb2.AggregationConfig,
+  path: files.Path | None = None,
 ) -> None:
-  """Check the values of an aggregation configuration; open no file.
-
-  Raises:
-    InputError: If a value cannot be; it names the field, and `path`.
-  """
+  """Raise InputError, with the field, if a value cannot be; open no file."""
   _raise_first(_aggregation_checks(config), path)
 
 
 def check_delf_config(
-  config: delf_config_pb2.DelfConfig, path: Path | None = None
+  config: delf_config_pb2.DelfConfig, path: files.Path | None = None
 ) -> None:
-  """Check the values of an extraction configuration; open no file.
+  """Raise InputError, with the field, if a value cannot be; open no file.
 
   Fields of a head that is off are not checked. Models of global features may
   have scales of their own, so that none are needed here.
-
-  Raises:
-    InputError: If a value cannot be; it names the field, and `path`.
   """
   _raise_first(_delf_checks(config), path)
 

@@ -14,7 +14,7 @@ import os
 import pathlib
 import zipfile
 
-from delf.base import errors
+from delf.base import errors, files
 from delf.formats import wire
 
 ONNX, TFLITE = ".onnx", ".tflite"
@@ -91,12 +91,12 @@ class Settings:
     return json.dumps(dataclasses.asdict(self))
 
 
-def is_network(path: str | os.PathLike) -> bool:
+def is_network(path: files.Path) -> bool:
   """Return whether a path is, by its name, of a network in one file."""
   return pathlib.Path(path).suffix.lower() in (ONNX, TFLITE)
 
 
-def parse(text: str | bytes, path: str | os.PathLike | None = None) -> Settings:
+def parse(text: str | bytes, path: files.Path | None = None) -> Settings:
   """Parse JSON of `Settings.text`; raise InputError if it is anything else."""
   try:
     values = json.loads(text)
@@ -139,12 +139,10 @@ def _checked(settings):
   )
 
 
-def read_settings(path: str | os.PathLike) -> Settings:
+def read_settings(path: files.Path) -> Settings:
   """Read the settings of a local `.onnx` or `.tflite` file, and no more of it.
 
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is none of this library's.
+  InputError if it is none of this library's.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -163,7 +161,7 @@ def read_settings(path: str | os.PathLike) -> Settings:
   return parse(text, path)
 
 
-def add_tflite_settings(path: str | os.PathLike, settings: Settings) -> None:
+def add_tflite_settings(path: files.Path, settings: Settings) -> None:
   """Add settings to a TFLite file that has none."""
   with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
     archive.writestr(zipfile.ZipInfo(MEMBER), settings.text())

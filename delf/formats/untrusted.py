@@ -7,7 +7,6 @@ level 5 (files of Matlab 5 to 7.2). `read_plain_pickle` runs nothing.
 
 import io
 import math
-import os
 import pickle
 import pickletools
 import re
@@ -43,7 +42,7 @@ _TEXT = {1: "utf-8", 2: "utf-8", 16: "utf-8", 4: "utf-16", 17: "utf-16"}
 
 
 def read_mat(
-  path: str | os.PathLike, names: Iterable[str]
+  path: files.Path, names: Iterable[str]
 ) -> dict[str, np.ndarray | str | list]:
   """Read variables of a Matlab file: numbers, text, cells and structs.
 
@@ -56,7 +55,6 @@ def read_mat(
     text, a list (a cell array), or a list of dicts (a struct array).
 
   Raises:
-    FileNotFoundError: If there is no such file.
     InputError: If it is another file, damaged, larger than 64 MB, 256 MB
       unpacked or four million cells, or a variable is of another kind.
   """
@@ -221,21 +219,12 @@ _ARRAY_MODULES = {
 }  # fmt: skip
 
 
-def read_plain_pickle(path: str | os.PathLike) -> Any:
+def read_plain_pickle(path: files.Path) -> Any:
   """Read a pickle of plain data without running anything in it.
 
-  Args:
-    path: Path of a pickle of any protocol, Python 2's too (its strings are
-      read as Latin-1).
-
-  Returns:
-    dict, list, tuple, str, bytes, number, None, or NumPy array of numbers or
-    strings, or these within each other.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is no whole pickle, is over `MAX_BYTES`, or holds anything
-      else, such as code.
+  It may be of any protocol, Python 2's too (its strings are read as Latin-1),
+  and hold dicts, lists, tuples, text, numbers, None and NumPy arrays of numbers
+  or strings. InputError if it holds anything else, or has over `MAX_BYTES`.
   """
   data = files.read_bytes(path, MAX_BYTES)
   try:

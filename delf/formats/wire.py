@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import message
 
-from delf.base import errors
+from delf.base import errors, files
 from delf.protos import datum_pb2, feature_pb2
 
 # Wire types: the low three bits of a tag.
@@ -64,8 +64,7 @@ def delimited(number: int, length: int) -> bytes:
 def read_varint(data: Any, position: int) -> tuple[int, int]:
   """Read one varint of bytes; return its value and the position after it.
 
-  Raises:
-    ValueError: If the data end within it, or it is over 32 bits or 5 bytes.
+  ValueError if the data end within it, or it is over 32 bits or 5 bytes.
   """
   value = 0
   for index, byte in enumerate(data[position : position + _MAX_VARINT_BYTES]):
@@ -80,18 +79,10 @@ def read_varint(data: Any, position: int) -> tuple[int, int]:
 def delimited_fields(
   data: Any, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, int, int]]:
-  """Iterate over the fields of a message that has nothing but messages.
+  """Yield (number, start, end) of the fields of a message of messages.
 
-  Args:
-    data: bytes or memoryview.
-    start: Start of the message.
-    end: End of the message; by default that of the data.
-
-  Yields:
-    (number, start, end) of each field, in the order of the data.
-
-  Raises:
-    ValueError: If the data end within a field, or a field is of another type.
+  The message is `data[start:end]`, bytes or memoryview. ValueError if it ends
+  within a field, or a field is of another type.
   """
   end = len(data) if end is None else end
   while start < end:
@@ -108,14 +99,7 @@ def packed_span(
 ) -> tuple[int, int]:
   """Return start and end of the values of a message that is one packed list.
 
-  Args:
-    data: bytes or memoryview.
-    start: Start of the message.
-    end: End of the message.
-    number: Field number of the list.
-
-  Raises:
-    ValueError: If the message is cut, or has other fields.
+  ValueError if the message, `data[start:end]`, is cut or has other fields.
   """
   if start == end:
     return start, end
@@ -138,11 +122,7 @@ def parse_message(kind: Any, data: Any, path: Any = None) -> message.Message:
 
 
 def to_float32(array: Any, name: str = "values") -> np.ndarray:
-  """Convert numbers to contiguous little-endian float32; overflow is inf.
-
-  Raises:
-    InputError: If the array, which it calls `name`, is of another type.
-  """
+  """Convert numbers to contiguous little-endian float32; overflow is inf."""
   array = np.asarray(array)
   if array.dtype.kind not in "fiu":
     raise errors.InputError(
@@ -154,11 +134,7 @@ def to_float32(array: Any, name: str = "values") -> np.ndarray:
 
 
 def to_uint32(array: np.ndarray) -> np.ndarray:
-  """Convert an array of uint8, 16, 32 or 64 to uint32.
-
-  Raises:
-    InputError: If it is of another type, or a value is over 2^32 - 1.
-  """
+  """Convert uint8, 16, 32 or 64, up to 2^32 - 1, to uint32."""
   if array.dtype.type not in _INTEGERS:
     raise errors.InputError(
       "an array of float16, 32 or 64 or uint8, 16, 32 or 64",
@@ -178,17 +154,9 @@ def check_dimensions(number: int, path: Any = None) -> None:
 
 
 def pack_datum(array: Any) -> list:
-  """Convert an array to bytes of a DatumProto.
+  """Convert an array to bytes of a DatumProto, as `datum_io.ArrayToDatum`.
 
-  Args:
-    array: Array as `datum_io.ArrayToDatum` takes it.
-
-  Returns:
-    Bytes-like pieces, so that large values need not be copied.
-
-  Raises:
-    InputError: If the array is of another type, over 32 dimensions or 2 GiB, or
-      a value is over 2^32 - 1.
+  The bytes come in pieces, so that large values need not be copied.
   """
   array = np.asarray(array)
   check_dimensions(array.ndim)
@@ -219,10 +187,7 @@ def _datum_head(shape: Sequence[int]) -> bytes:
 def unpack_floats(data: bytes) -> tuple[list[int], np.ndarray]:
   """Convert bytes of a regular DatumProto of floats to shape and [n] values.
 
-  Whether they fit together is not checked.
-
-  Raises:
-    ValueError: If the bytes are anything else.
+  Whether they fit is not checked. ValueError if the bytes are anything else.
   """
   shape, start, end = _datum_layout(data, len(data))
   packed = memoryview(data)[start:end]
@@ -230,12 +195,8 @@ def unpack_floats(data: bytes) -> tuple[list[int], np.ndarray]:
   return shape, np.frombuffer(packed, dtype="<f4").astype(np.float32)
 
 
-def read_floats(path: str | os.PathLike) -> np.ndarray | None:
-  """Read a local file of a regular DatumProto of floats straight into an array.
-
-  Returns:
-    float32 array, or None where the file is anything else, or none.
-  """
+def read_floats(path: files.Path) -> np.ndarray | None:
+  """Read a local file of a regular DatumProto of floats; None if it is none."""
   try:
     with open(path, "rb") as file:
       size = os.fstat(file.fileno()).st_size
@@ -278,11 +239,9 @@ def _datum_layout(data, size):
 def pack_features(
   descriptors: np.ndarray, columns: Mapping[str, np.ndarray]
 ) -> bytes:
-  """Convert features to bytes of a DelfFeatures.
+  """Convert [N, D] descriptors and [N] columns to bytes of a DelfFeatures.
 
-  Args:
-    descriptors: [N, D] float.
-    columns: `x`, `y`, `scale`, `orientation` and `strength`, each [N].
+  The columns are `x`, `y`, `scale`, `orientation` and `strength`.
   """
   record = _feature_record(descriptors.shape[1])
   records = np.full([len(descriptors)], record, dtype=record.dtype)
@@ -293,13 +252,11 @@ def pack_features(
 
 
 def view_features(data: bytes) -> np.ndarray | None:
-  """View the bytes, not empty, of a DelfFeatures as records.
+  """View the bytes, not empty, of a DelfFeatures as [N] records.
 
-  Returns:
-    [N] array with the fields `descriptor` [N, D] and `x`, `y`, `scale`,
-    `orientation`, `strength` [N], all float32 and not aligned; or None where
-    the bytes are not records of one layout, every tag and length of each
-    compared.
+  Their fields are `descriptor` [D], `x`, `y`, `scale`, `orientation` and
+  `strength`, float32 and not aligned. None where the bytes are not records of
+  one layout, every tag and length of each compared.
   """
   try:
     _, start, end = next(delimited_fields(data))

@@ -23,10 +23,6 @@ def ArraysToBoxes(
     scores: [N] float.
     class_indices: [N] integers, or floats that hold integers, as detectors
       deliver them.
-
-  Raises:
-    InputError: If the shapes do not fit together, a box or score is no number,
-      or a class index no int32.
   """
   scores = wire.to_float32(scores, "scores")
   boxes = wire.to_float32(boxes, "boxes")
@@ -54,11 +50,9 @@ def ArraysToBoxes(
 
 
 def BoxesToArrays(boxes_proto: box_pb2.Boxes) -> Arrays:
-  """Convert a Boxes message to arrays.
+  """Convert a Boxes message to arrays, float64, as in the original.
 
-  Returns:
-    Boxes [N, 4] as (ymin, xmin, ymax, xmax), scores [N] and class indices [N],
-    all float64, as in the original. Without boxes N is 0.
+  Boxes are [N, 4] as (ymin, xmin, ymax, xmax), scores and class indices [N].
   """
   boxes = [[b.ymin, b.xmin, b.ymax, b.xmax] for b in boxes_proto.box]
   scores = [box.score for box in boxes_proto.box]
@@ -83,12 +77,7 @@ def ParseFromString(string: bytes) -> Arrays:
 
 
 def ReadFromFile(file_path: files.Path) -> Arrays:
-  """Read the arrays of a `.boxes` file, as in `BoxesToArrays`.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is cut within a box, or is not a Boxes message.
-  """
+  """Read the arrays of a `.boxes` file, as in `BoxesToArrays`."""
   data = files.read_bytes(file_path)
   return BoxesToArrays(wire.parse_message(box_pb2.Boxes, data, file_path))
 

@@ -22,15 +22,11 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def ArrayToDatum(arr: np.ndarray) -> datum_pb2.DatumProto:
-  """Convert an array to a DatumProto.
+  """Convert an array of any shape to a DatumProto.
 
-  Args:
-    arr: Array of any shape; float16, 32, 64 or uint8, 16, 32, 64. Floats are
-      rounded to float32; beyond its range they become infinite.
-
-  Raises:
-    InputError: If the array is of another type or over 32 dimensions, or a
-      value is over 2^32 - 1.
+  It is of float16, 32, 64 or uint8, 16, 32, 64. Floats are rounded to float32;
+  beyond its range they become infinite. InputError for other types, over 32
+  dimensions, or a value over 2^32 - 1.
   """
   return datum_pb2.DatumProto.FromString(SerializeToString(arr))
 
@@ -45,11 +41,7 @@ def ArraysToDatumPair(
 
 
 def DatumToArray(datum: datum_pb2.DatumProto) -> np.ndarray:
-  """Convert a DatumProto to an array of its shape, float32 or uint32.
-
-  Raises:
-    InputError: If it holds no values, or not as many as its shape states.
-  """
+  """Convert a DatumProto to an array of its shape, float32 or uint32."""
   return from_proto(datum)
 
 
@@ -83,12 +75,7 @@ def ParsePairFromString(string: bytes) -> Pair:
 
 
 def ReadFromFile(file_path: files.Path) -> np.ndarray:
-  """Read an array, float32 or uint32, from a `.datum` or `.delg_global` file.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is cut, or is not a DatumProto.
-  """
+  """Read a float32 or uint32 array from a `.datum` or `.delg_global` file."""
   if not files.is_remote(file_path):
     array = wire.read_floats(file_path)
     if array is not None:

@@ -30,9 +30,6 @@ def ArraysToDelfFeatures(
     descriptors: [N, D], of a type that `datum_io.ArrayToDatum` takes.
     attention: [N] float, stored as strength.
     orientations: [N] float, radians; by default zeros.
-
-  Raises:
-    InputError: If the shapes do not fit together, or a type is not known.
   """
   return feature_pb2.DelfFeatures.FromString(
     SerializeToString(locations, scales, descriptors, attention, orientations)
@@ -46,10 +43,6 @@ def DelfFeaturesToArrays(delf_features: feature_pb2.DelfFeatures) -> Arrays:
     Locations [N, 2] as (y, x), scales [N], descriptors [N, D], attention [N]
     and orientations [N]: float64 arrays that hold float32 values. Without
     features they are of shapes [0, 2], [0], [0, 0], [0] and [0].
-
-  Raises:
-    InputError: If a descriptor is missing, not one-dimensional, or of another
-      dimension than the first.
   """
   return _to_float64(_from_proto(delf_features, None))
 
@@ -79,12 +72,7 @@ def ParseFromString(string: bytes) -> Arrays:
 
 
 def ReadFromFile(file_path: files.Path) -> Arrays:
-  """Read the arrays of a `.delf` file, as in `DelfFeaturesToArrays`.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is cut within a feature, or is not a DelfFeatures.
-  """
+  """Read the arrays of a `.delf` file, as in `DelfFeaturesToArrays`."""
   return _to_float64(read_local_features(file_path))
 
 
@@ -104,12 +92,7 @@ def WriteToFile(
 
 
 def read_local_features(path: files.Path) -> features.LocalFeatures:
-  """Read the float32 features of a `.delf` or `.delg_local` file.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is cut within a feature, or is not a DelfFeatures.
-  """
+  """Read the float32 features of a `.delf` or `.delg_local` file."""
   return _parse(files.read_bytes(path), path)
 
 

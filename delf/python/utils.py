@@ -11,7 +11,6 @@ features on disk are in raw coordinates.
 
 import contextlib
 import io
-import os
 
 import numpy as np
 from absl import logging
@@ -35,28 +34,24 @@ _JPEG_END = b"\xff\xd9"
 
 
 def RgbLoader(
-  path: str | os.PathLike,
+  path: files.Path,
   apply_rotation: bool = False,
   rescale_grey16: bool = False,
   at_least: tuple[int, int] | None = None,
 ) -> Image.Image:
   """Load an image of mode RGB; safe to call from several threads.
 
-  Of a cut JPEG the missing part is grey, and a warning is logged.
+  Of a cut JPEG the missing part is grey, and a warning is logged. InputError if
+  it cannot be decoded, or has over 30 000 x 30 000 pixels.
 
   Args:
     path: Path of the image.
     apply_rotation: Whether to turn the image as its EXIF orientation says. The
       original does not.
-    rescale_grey16: Whether 16-bit grey is divided by 257, in place of being
-      cut at 255 as in the original.
+    rescale_grey16: Whether 16-bit grey is divided by 257, in place of being cut
+      at 255 as in the original.
     at_least: Sufficient (width, height) in pixels: a JPEG may be decoded at
       1/2, 1/4 or 1/8 of its size, which is faster.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is empty, no image, cannot be decoded, or has over
-      30 000 x 30 000 pixels.
   """
   data = files.read_bytes(path)
   if not data:
@@ -69,12 +64,9 @@ def RgbLoader(
 
 
 def image_size(
-  path: str | os.PathLike, apply_rotation: bool = False
+  path: files.Path, apply_rotation: bool = False
 ) -> tuple[int, int]:
-  """Return (height, width) of a local image, from its header alone.
-
-  Raises errors as `RgbLoader` does, but for damage behind the header.
-  """
+  """Return (height, width) of a local image, from its header alone."""
   with open(path, "rb") as file, _broken_in_one_line(path):
     image = _open(file, path)
     if apply_rotation and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
@@ -96,14 +88,10 @@ def ResizeImage(
     image: [H, W, 3] uint8.
     config: Its `max_image_size`, `min_image_size` and `use_square_images` are
       used.
-    resize_factor: Factor of both sizes.
+    resize_factor: Factor of both sizes, not negative.
 
   Returns:
     [H', W', 3] uint8, and [2] float64 (H' / H, W' / W).
-
-  Raises:
-    InputError: If the image is no [H, W, 3] uint8, or the factor is negative,
-      or makes a limit of 0.
   """
   if not resize_factor >= 0:
     raise errors.InputError(

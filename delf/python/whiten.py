@@ -6,11 +6,9 @@ whitened by how those of one object differ, then turned to the directions in
 which all of them differ most.
 """
 
-import os
-
 import numpy as np
 
-from delf.base import arrays, errors
+from delf.base import arrays, errors, files
 from delf.python import datum_io
 
 # Added to lengths before dividing by them, as in the original.
@@ -37,10 +35,6 @@ def apply_whitening(
 
   Returns:
     [output_dim, N], each column over its length + 1e-6.
-
-  Raises:
-    InputError: If shapes do not fit, as where descriptors are rows, or a value
-      is not finite.
   """
   projection = _matrix(projection, "a projection", "[K, D]")
   size = projection.shape[1]
@@ -79,10 +73,6 @@ def learn_whitening(
   Returns:
     Mean of the first ones of all pairs [D, 1] and projection [D, D], float64. A
     row of the projection has its largest value positive, as its sign is free.
-
-  Raises:
-    InputError: If there are no pairs, an index is not of a column, or a value
-      is not finite.
   """
   descriptors = _matrix(descriptors, "descriptors as columns", "[D, N]")
   descriptors = descriptors.astype(np.float64, copy=False)
@@ -109,12 +99,8 @@ def learn_whitening(
 def cholesky(matrix: np.ndarray) -> np.ndarray:
   """Decompose a symmetric [D, D] matrix, a covariance, even a singular one.
 
-  Returns:
-    [D, D] lower triangular L with L @ L.T = matrix + a * identity. a is 0 where
-    that works, else the first of 1e-10, 1e-9, ... that does.
-
-  Raises:
-    InputError: If it is not square, not symmetric or not finite.
+  Returns the lower triangular L with L @ L.T = matrix + a * identity. a is 0
+  where that works, else the first of 1e-10, 1e-9, ... that does.
   """
   matrix = _matrix(matrix, "a square matrix", "[D, D]")
   if matrix.shape[0] != matrix.shape[1]:
@@ -132,22 +118,15 @@ def cholesky(matrix: np.ndarray) -> np.ndarray:
 
 
 def write_whitening(
-  path: str | os.PathLike,
-  mean_descriptor_vector: np.ndarray,
-  projection: np.ndarray,
+  path: files.Path, mean_descriptor_vector: np.ndarray, projection: np.ndarray
 ) -> None:
   """Write a whitening of `learn_whitening` as a float32 DatumPairProto."""
   mean = np.asarray(mean_descriptor_vector, dtype=np.float32)
   datum_io.WritePairToFile(mean, np.asarray(projection, np.float32), path)
 
 
-def read_whitening(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-  """Read mean [D, 1] and projection [K, D], float32, of `write_whitening`.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is not a DatumPairProto of finite arrays that fit.
-  """
+def read_whitening(path: files.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Read mean [D, 1] and projection [K, D], float32, of `write_whitening`."""
   mean, projection = datum_io.ReadPairFromFile(path)
   fits = projection.ndim == 2 and mean.shape == (projection.shape[1], 1)
   if not fits or not projection.size:

@@ -1,7 +1,6 @@
 """One record: a photo as JPEG, with its id and label."""
 
 import io
-import os
 import struct
 
 import cv2
@@ -31,11 +30,7 @@ _END = b"\xff\xd9"
 
 
 def read_jpeg_size(data: bytes) -> tuple[int, int, int]:
-  """Return (height, width, components) of a JPEG whose end is there.
-
-  Raises:
-    ValueError: If it is no JPEG, or one that is cut; it says what was received.
-  """
+  """Return (height, width, components) of a JPEG; ValueError if it is cut."""
   if data[:3] != b"\xff\xd8\xff":
     raise ValueError("data that are no JPEG")
   place, end = 2, len(data)
@@ -60,13 +55,9 @@ def read_jpeg_size(data: bytes) -> tuple[int, int, int]:
 def serialize(
   photo: photo_list.Photo, data: bytes, height: int, width: int
 ) -> bytes:
-  """Return a photo's tf.train.Example, as the original writes it.
+  """Return the tf.train.Example of a photo and its JPEG of three colours.
 
-  Args:
-    photo: The photo.
-    data: Its JPEG, of three colours.
-    height: Height of the JPEG in pixels.
-    width: Width of the JPEG in pixels.
+  The features are the original's.
   """
   import tensorflow as tf
 
@@ -94,16 +85,10 @@ def serialize(
 def parse(
   data: bytes, path: str, num_classes: int | None = None
 ) -> tuple[bytes, int, str]:
-  """Return JPEG, label and id of a record.
+  """Return JPEG, label and id of a serialized tf.train.Example.
 
-  Args:
-    data: Serialized tf.train.Example.
-    path: File that it is from, for errors.
-    num_classes: Number of classes, or None if labels may be any.
-
-  Raises:
-    InputError: If it has no image or label, or a label outside of
-      [0, num_classes); it names the file and the record's id.
+  InputError, with file and id, if it has no image or label, or a label outside
+  of [0, num_classes).
   """
   import tensorflow as tf
   from google.protobuf import message
@@ -129,14 +114,10 @@ def parse(
 
 
 def decode(data: bytes, path: str, identity: str) -> np.ndarray:
-  """Decode the JPEG of a record; errors name `path` and the record's id.
+  """Decode the JPEG of a record to [H, W, 3] uint8, BGR.
 
-  Returns:
-    [H, W, 3] uint8, BGR, pixels as they are stored; grey ones have three
-    channels too.
-
-  Raises:
-    InputError: If it cannot be decoded or is too large.
+  Pixels are as stored; grey ones have three channels too. InputError, with file
+  and id, if it cannot be decoded or is too large.
   """
   image = None
   try:
@@ -155,15 +136,12 @@ def decode(data: bytes, path: str, identity: str) -> np.ndarray:
   return image
 
 
-def read_photo_bytes(path: str | os.PathLike) -> tuple[bytes, int, int]:
+def read_photo_bytes(path: files.Path) -> tuple[bytes, int, int]:
   """Read a photo as JPEG of three colours; return it, its height and width.
 
   A JPEG of three colours is kept as it is; others (grey, CMYK, PNG, ...) are
-  made one, as the original's reader needs it.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is empty, no image, cut, cannot be decoded, or too large.
+  made one, as the original's reader needs it. InputError if it cannot be
+  decoded.
   """
   data = files.read_bytes(path)
   if data.startswith(b"\xff\xd8"):

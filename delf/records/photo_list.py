@@ -11,8 +11,6 @@ import numpy as np
 from delf.base import errors, files
 from delf.evaluation import submission
 
-Path = str | os.PathLike
-
 NAME = "labels.json"
 # Of labels that were others before, which these are.
 RELABELING = "relabeling.csv"
@@ -92,16 +90,11 @@ def first_names(names: Sequence) -> str:
   return ", ".join(map(str, names[:_NAMED])) + more
 
 
-def list_folders(folder: Path) -> PhotoList:
+def list_folders(folder: files.Path) -> PhotoList:
   """List photos whose class is the folder that they are in.
 
-  Args:
-    folder: Folder with a folder for each class, searched with all in it.
-      Classes are sorted by name. Photos outside of them are `unlisted`.
-
-  Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If it has no folders, or one of them no photos.
+  `folder` has a folder for each class, searched with all in it. Classes are
+  sorted by name. Photos outside of them are `unlisted`.
   """
   folder = os.fspath(folder)
   if not os.path.isdir(folder):
@@ -127,8 +120,10 @@ def list_folders(folder: Path) -> PhotoList:
   return PhotoList(photos, classes, unlisted=stray)
 
 
-def list_csv(csv_path: Path, folder: Path | None = None) -> PhotoList:
-  """List photos whose class is in a table.
+def list_csv(
+  csv_path: files.Path, folder: files.Path | None = None
+) -> PhotoList:
+  """List photos whose class is in a table; InputError if it is malformed.
 
   Args:
     csv_path: Path of a CSV file with a header. One column is the image: a path,
@@ -136,11 +131,6 @@ def list_csv(csv_path: Path, folder: Path | None = None) -> PhotoList:
       Usual names of these columns are known. Classes are sorted, numbers first
       and by number.
     folder: Folder that paths are relative to; the table's own if None.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If a column is missing, a row is short, an image has two
-      classes, or no image exists.
   """
   folder = os.path.dirname(csv_path) if folder is None else os.fspath(folder)
   labelled, absent = {}, []
@@ -191,18 +181,11 @@ def _sort_key(label):
 
 
 def find_photos(directory: str) -> dict[str, str]:
-  """Find the photos in folders of Google Landmarks.
+  """Find the photos in folders of Google Landmarks: path by id, sorted.
 
-  Args:
-    directory: A folder, or a pattern of folders such as
-      `gldv2_dataset/train/*/*/*/`. Folders in them are not searched.
-
-  Returns:
-    Path by id (name without extension), sorted by path.
-
-  Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If there is no photo, or two have one id.
+  `directory` is a folder, or a pattern of folders such as
+  `gldv2_dataset/train/*/*/*/`. Folders in them are not searched. InputError if
+  there is no photo, or two have one id.
   """
   folders = [each for each in glob.glob(directory) if os.path.isdir(each)]
   if not folders:
@@ -227,17 +210,11 @@ def find_photos(directory: str) -> dict[str, str]:
   return photos
 
 
-def list_train(directory: str, csv_path: Path) -> PhotoList:
+def list_train(directory: str, csv_path: files.Path) -> PhotoList:
   """List the training photos, labelled with the number of their landmark.
 
-  Args:
-    directory: As of `find_photos`.
-    csv_path: Path of `train.csv`: `id,url,landmark_id`.
-
-  Raises:
-    FileNotFoundError: If a file or folder is missing.
-    InputError: If the table has other columns, a landmark's number is over 10
-      million, or no photo of it exists.
+  `directory` is as of `find_photos`, the table `train.csv`:
+  `id,url,landmark_id`.
   """
   landmarks = submission.read_landmarks(csv_path)
   largest = max(landmarks.values(), default=0)
@@ -258,21 +235,13 @@ def list_train(directory: str, csv_path: Path) -> PhotoList:
   return PhotoList(photos, classes, absent, unlisted, complete=False)
 
 
-def list_clean(directory: str, csv_path: Path) -> PhotoList:
+def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
   """List the photos of the clean part, with labels that leave none out.
 
-  Args:
-    directory: As of `find_photos`.
-    csv_path: Path of `train_clean.csv`: `landmark_id,images`.
-
-  Returns:
-    Photos whose labels are numbers from 0 in the order of the landmarks', which
-    are its `old_labels`. They count all that are listed, so that a part of the
-    photos has the labels of the whole.
-
-  Raises:
-    FileNotFoundError: If a file or folder is missing.
-    InputError: If the table has other columns, or no photo of it exists.
+  `directory` is as of `find_photos`, the table `train_clean.csv`:
+  `landmark_id,images`. Labels are numbers from 0 in the order of the
+  landmarks', which are the `old_labels`. They count all that are listed, so
+  that a part of the photos has the labels of the whole.
   """
   landmarks = submission.read_landmarks(csv_path)
   paths = find_photos(directory)
@@ -289,17 +258,10 @@ def list_clean(directory: str, csv_path: Path) -> PhotoList:
   return PhotoList(photos, names, absent, old_labels=old, complete=False)
 
 
-def list_test(directory: str, csv_path: Path | None = None) -> PhotoList:
+def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
   """List the test photos, which have no labels.
 
-  Args:
-    directory: As of `find_photos`.
-    csv_path: Path of `test.csv`, whose first column is the id, or None for all
-      photos.
-
-  Raises:
-    FileNotFoundError: If a file or folder is missing.
-    InputError: If no listed photo exists.
+  `directory` is as of `find_photos`; a table `test.csv` has a column `id`.
   """
   paths = find_photos(directory)
   listed = list(paths)
@@ -319,22 +281,11 @@ def list_test(directory: str, csv_path: Path | None = None) -> PhotoList:
 def train_and_validation(
   photos: Sequence[Photo], share: float, seed: int
 ) -> tuple[list[Photo], list[Photo]]:
-  """Divide photos so that every class is trained, and validated if it can be.
+  """Divide labelled photos for training and validation, in random order.
 
   Of each class the share, rounded down, is for validation: at least one photo,
   and never all: the only photo of a class is for training. Else the choice is
   the original's.
-
-  Args:
-    photos: Labelled photos.
-    share: From 0 to under 1.
-    seed: From 0.
-
-  Returns:
-    Photos for training and validation, each in random order.
-
-  Raises:
-    InputError: If the share is another.
   """
   if not 0 < share < 1:
     raise errors.InputError("a share between 0 and 1 to validate with", share)
@@ -386,7 +337,7 @@ class Labels:
     return len(self.names)
 
 
-def write_labels(folder: Path, labels: Labels) -> None:
+def write_labels(folder: files.Path, labels: Labels) -> None:
   """Write `labels.json` in the folder of the records."""
   content = {"classes": labels.names, "counts": labels.counts}
   text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
@@ -394,24 +345,15 @@ def write_labels(folder: Path, labels: Labels) -> None:
 
 
 def read_labels_beside(pattern: str) -> Labels | None:
-  """Read `labels.json` beside records; None if others wrote them.
-
-  Args:
-    pattern: Pattern of the records' paths, such as `data/train*`.
-  """
+  """Read `labels.json` beside the records of a pattern; None without one."""
   try:
     return read_labels(os.path.dirname(pattern))
   except FileNotFoundError:
     return None
 
 
-def read_labels(folder: Path) -> Labels:
-  """Read `labels.json` in the folder of the records.
-
-  Raises:
-    FileNotFoundError: If there is none.
-    InputError: If it is something else.
-  """
+def read_labels(folder: files.Path) -> Labels:
+  """Read `labels.json` in the folder of the records."""
   path = os.path.join(folder, NAME)
   try:
     content = json.loads(files.read_bytes(path, _MOST_BYTES))

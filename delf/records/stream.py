@@ -76,17 +76,9 @@ _NORMALISED = ((np.arange(256) - 128) / 128).astype(np.float32)
 
 
 def draw(seed: int, first: int, number: int) -> np.ndarray:
-  """Draw the random numbers of images that follow each other in a stream.
+  """Draw [number, 4] random numbers in [0, 1) of images from a position on.
 
-  Those of one image depend on the seed and its position alone.
-
-  Args:
-    seed: From 0, under 2^64.
-    first: Position in the stream of the first image.
-    number: Number of images.
-
-  Returns:
-    [number, 4] float64 in [0, 1).
+  Those of one image depend on the seed, under 2^64, and its position alone.
   """
   # A block of this generator is four numbers, and its counter counts blocks.
   generator = np.random.Philox(key=seed, counter=first)
@@ -99,7 +91,7 @@ def window(
   """Choose a crop: its aspect, then its height, then its place, uniformly.
 
   As TensorFlow's `sample_distorted_bounding_box` does, by which the original
-  crops.
+  crops; the whole photo where it is too long for any such crop.
 
   Args:
     height: Height of the photo in pixels.
@@ -107,8 +99,7 @@ def window(
     random: [4] in [0, 1).
 
   Returns:
-    (y, x, height, width) in pixels; the whole photo where it is too long for
-    any such crop.
+    (y, x, height, width) in pixels.
   """
   aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * random[0]
   least, most = (np.sqrt(a * height * width / aspect) for a in _AREA)
@@ -124,16 +115,10 @@ def window(
 
 
 def to_network(image: np.ndarray, size: int, out: np.ndarray) -> None:
-  """Turn a photo into a network's input.
+  """Turn a photo, [H, W, 3] uint8 BGR, into a network's input.
 
   Normalised, then resized, bilinear with pixel centres at halves and without
-  smoothing, as by `tf.image.resize`.
-
-  Args:
-    image: [H, W, 3] uint8, BGR.
-    size: Pixels of a side.
-    out: [size, size, 3] float32, contiguous, that is filled: RGB, from -1,
-      under 1.
+  smoothing, as by `tf.image.resize`, to `out`, [size, size, 3] float32 RGB.
   """
   image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
   image = cv2.LUT(image, _NORMALISED)
@@ -146,7 +131,7 @@ _PIECE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of a stream of batches.
+  """Options of a stream of batches of square images.
 
   Attributes:
     image_size: Pixels of a side of each image.
@@ -177,11 +162,8 @@ class Stream:
   """Batches of a list of records.
 
   The image at a position is a function of the records, the seed and the
-  position: of no other image, nor of the number of threads. Batches can be
-  made in any order and by several threads at once.
-
-  Attributes:
-    options: Options.
+  position: of no other image, nor of the number of threads. Batches can be made
+  in any order and by several threads at once.
   """
 
   def __init__(self, records: tfrecord.RecordFiles, options: Options):
@@ -213,12 +195,8 @@ class Stream:
   def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Make a batch, given its number in the stream from 0.
 
-    Returns:
-      images [B, S, S, 3] float32, RGB, from -1, under 1, and labels [B] int64.
-
-    Raises:
-      InputError: If a record is damaged, of another kind, cannot be decoded, or
-        has a label out of range; it names the file and the record.
+    Returns images [B, S, S, 3] float32, RGB, from -1, under 1, and labels [B]
+    int64. InputError, with file and record, if a record is damaged.
     """
     first = int(number) * self.options.batch_size
     chosen = self._chosen(int(number))
@@ -252,8 +230,7 @@ def _in_threads(function, items):
   """Call a function for each item, in a thread of each core.
 
   The threads end with the call: TensorFlow keeps the function of a data set,
-  and with it the stream, for as long as the process runs. What the function
-  raises is raised when no thread is at work any more.
+  and with it the stream, for as long as the process runs.
   """
   threads = min(concurrency.core_count(), len(items))
   if threads < 2:

@@ -38,8 +38,8 @@ _LINE = re.compile(
 def clear_errors() -> Iterator[None]:
   """Raise the InputError of the code that made a batch.
 
-  Around what draws batches of a tf.data.Dataset, which raises its own errors
-  with the text of ours in them.
+  To be used around reads of a tf.data.Dataset, which raises its own errors with
+  the text of ours in them.
   """
   import tensorflow as tf
 
@@ -78,22 +78,12 @@ class RecordFiles:
   """The records of several files, numbered from 0 in the files' order.
 
   Takes 13 bytes of memory for each record.
-
-  Attributes:
-    paths: Paths of the files.
   """
 
   def __init__(self, pattern: str | Iterable[str]):
-    """Find the files and where their records start.
+    """Find files by patterns, such as `data/train*`, and index them.
 
-    Args:
-      pattern: Pattern of the files' paths, such as `data/train*`, or a list of
-        these.
-
-    Raises:
-      FileNotFoundError: If no file is found.
-      InputError: If a file is no TFRecord file or is cut, or if there is no
-        record in all.
+    InputError if a file is no TFRecord file or is cut, or if all are empty.
     """
     self.paths = _find(pattern)
     with futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -117,11 +107,8 @@ class RecordFiles:
   def read(self, number: int) -> bytes:
     """Read one record; safe to call from several threads.
 
-    Its checksums are compared when it is read for the first time.
-
-    Raises:
-      InputError: If its checksum is wrong, or the file is gone or cannot be
-        read; it names the file and the place.
+    Its checksums are compared at the first time. InputError names file and
+    place.
     """
     path, start = self.path(number), int(self._starts[number])
     try:

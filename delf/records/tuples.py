@@ -20,7 +20,6 @@ from delf.base import concurrency, errors, files, progress
 from delf.formats import untrusted
 from delf.python import utils
 
-Path = str | os.PathLike
 # Name of a cluster, and paths of its photos.
 Groups = Sequence[tuple[str, Sequence[str]]]
 
@@ -35,18 +34,12 @@ _DIGEST_BYTES = 16
 class NearestOfClusters:
   """The nearest images of each of Q queries, each of another cluster.
 
-  Images come in blocks. Holds the queries' descriptors, [Q, K] images, and of
-  one block its similarities, [Q, block].
+  Images come in blocks. Holds [Q, K] images, and of one block its similarities,
+  [Q, block].
   """
 
   def __init__(self, queries: np.ndarray, clusters: np.ndarray, number: int):
-    """Take the queries.
-
-    Args:
-      queries: [Q, D] float32 descriptors.
-      clusters: [Q] int64, the cluster of each, which no image is taken from.
-      number: K, images to keep of each.
-    """
+    """Take [Q, D] float32 queries, their clusters, and K, images of each."""
     self._queries = np.asarray(queries, np.float32)
     self._own = np.asarray(clusters)
     shape = (len(self._queries), number)
@@ -58,12 +51,9 @@ class NearestOfClusters:
   def add(
     self, images: np.ndarray, descriptors: np.ndarray, clusters: np.ndarray
   ) -> None:
-    """Take a block of n images.
+    """Take a block of n images: numbers, [n, D] descriptors, [n] clusters.
 
-    Args:
-      images: [n] int64, their numbers.
-      descriptors: [n, D] float32; those that are not finite are left out.
-      clusters: [n] int64.
+    Descriptors that are not finite are left out.
     """
     finite = np.isfinite(descriptors).all(axis=1)
     images, clusters = (np.asarray(x)[finite] for x in (images, clusters))
@@ -143,9 +133,11 @@ def describe_blocks(
   network: Callable,
   workers: int,
   label: str,
-  source: Path,
+  source: files.Path,
 ) -> Iterator[np.ndarray]:
-  """Describe images in blocks; one that cannot be read is reported.
+  """Yield [n, D] float32 descriptors of blocks of `BLOCK_SIZE` images.
+
+  An image that cannot be read is reported, and has NaN.
 
   Args:
     paths: Paths of the images.
@@ -154,13 +146,6 @@ def describe_blocks(
     workers: Threads that load images ahead.
     label: Label of the progress.
     source: Path of the file that lists the images, for an error.
-
-  Yields:
-    [n, D] float32, of `BLOCK_SIZE` images but for the last block; NaN of an
-    image that cannot be read.
-
-  Raises:
-    InputError: If none of the first block can be read.
   """
   futures = concurrency.futures_ahead(load, paths, workers, workers + 1)
   block, size = [], None
@@ -208,18 +193,11 @@ class Pairs:
   positives: np.ndarray
 
 
-def read_pairs(path: Path, mode: str | None = None) -> Pairs:
+def read_pairs(path: files.Path, mode: str | None = None) -> Pairs:
   """Read a pickle of pairs, without running anything in it.
 
-  Args:
-    path: Path of the file: a dict of `cids` (or `ids`), `cluster`, `qidxs` and
-      `pidxs`, or a dict of such dicts by mode.
-    mode: "train" or "val"; None for a file without modes and clusters.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is no such file, lacks the mode, has indices or names that
-      cannot be, or no pairs.
+  It is a dict of `cids` (or `ids`), `cluster`, `qidxs` and `pidxs`, or a dict
+  of such dicts by mode, "train" or "val". Without a mode there are no clusters.
   """
   content = untrusted.read_plain_pickle(path)
   if mode is not None:
@@ -306,49 +284,28 @@ def database_path(name: str, data_root: str, eccv2020: bool = False) -> str:
 
 
 def images_folder(path: str, data_root: str, name: str) -> str:
-  """Return the folder of the images: beside the file, or of the name.
-
-  Args:
-    path: Path of the data set's file.
-    data_root: Folder of all data sets.
-    name: Name of the data set whose images it may share.
-  """
+  """Return the images' folder of data set `name`, or else beside the file."""
   shared = os.path.join(data_root, "train", name, "ims")
   beside = os.path.join(os.path.dirname(path), "ims")
   return shared if os.path.isdir(shared) else beside
 
 
-def image_path(image_id: str, prefix: Path | None) -> str:
+def image_path(image_id: str, prefix: files.Path | None) -> str:
   """Return the path of an image: `<prefix>/<56>/<34>/<12>/<..123456>`."""
   folders = [image_id[start:end] for start, end in _FOLDER_ENDS]
   return os.path.join(prefix or "", *folders, image_id)
 
 
-def groups_of_folder(folder: Path) -> Groups:
-  """Group photos by the folder that they are in: each is one object or place.
-
-  Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If there are no photos in it.
-  """
+def groups_of_folder(folder: files.Path) -> Groups:
+  """Group photos by the folder that they are in, each one object or place."""
   groups = {}
   for path in files.find_images(folder):
     groups.setdefault(os.path.dirname(path), []).append(path)
   return sorted(groups.items())
 
 
-def groups_of_csv(path: Path, images: str) -> Groups:
-  """Read photos and their objects from a CSV file.
-
-  Args:
-    path: Path of a file with the columns `url` (path below `images`) and
-      `landmark_id`.
-    images: Folder of the photos.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If a column is missing.
-  """
+def groups_of_csv(path: files.Path, images: str) -> Groups:
+  """Group photos by `landmark_id` of a CSV file; `url` is below `images`."""
   rows = files.read_csv(path, header=True)
   _, columns = next(rows)
   try:
@@ -386,7 +343,7 @@ class Options:
 def write_tuples(
   groups: Groups,
   name: str,
-  data_root: Path,
+  data_root: files.Path,
   options: Options = Options(),
   say: Callable[[str], Any] = print,
 ) -> dict[str, dict[str, int]]:
@@ -406,11 +363,6 @@ def write_tuples(
 
   Returns:
     Numbers of photos, clusters and pairs, by mode.
-
-  Raises:
-    InputError: If there is such a data set, or no group of a mode has two
-      photos.
-    OSError: If a file cannot be written.
   """
   folder = pathlib.Path(data_root, "train", name)
   database = folder / f"{name}.pkl"

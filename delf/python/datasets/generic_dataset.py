@@ -13,9 +13,6 @@ class ImagesFromList:
   """Images of a list: indexable, with a length, and iterable.
 
   Iterating loads the next images in threads while one is used.
-
-  Attributes:
-    images: Paths of the images.
   """
 
   def __init__(
@@ -36,7 +33,7 @@ class ImagesFromList:
       bounding_boxes: A box (x1, y1, x2, y2) to crop to, in pixels, or None for
         each image; None for whole images.
       loader: Function `loader(path, imsize, bounding_box)` that returns an
-        image, as `utils.default_loader` does.
+        image.
       workers: Threads that load ahead when iterating; 0 for none.
     """
     self.root = root
@@ -50,13 +47,7 @@ class ImagesFromList:
     return len(self.images)
 
   def __getitem__(self, index: int) -> np.ndarray:
-    """Return what the loader gives for an image: [H, W, 3] float32.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      InputError: If it is no image.
-      IndexError: If the list has no such entry.
-    """
+    """Return what the loader gives for an image: [H, W, 3] float32."""
     boxes = self.bounding_boxes
     box = None if boxes is None else boxes[index]
     return self.loader(self.images[index], self.imsize, box)

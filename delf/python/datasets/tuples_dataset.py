@@ -51,8 +51,8 @@ class TuplesDataset:
     Args:
       name: Name of the data set, such as "retrieval-SfM-120k".
       mode: "train" or "val".
-      data_root: Folder with `train/<name>/<name>.pkl` and
-        `train/<name>/ims/`, or with the file and `ims/` themselves.
+      data_root: Folder with `train/<name>/<name>.pkl` and `train/<name>/ims/`,
+        or with the file and `ims/` themselves.
       imsize: Largest side of an image, in pixels; None leaves it.
       num_negatives: Negatives of a query.
       num_queries: Queries of an epoch; infinity for all.
@@ -61,10 +61,6 @@ class TuplesDataset:
       eccv2020: Whether the file is `<name>-val-eccv2020.pkl`.
       seed: With the epoch, what the draws depend on.
       workers: Threads that load images ahead.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      InputError: If the mode or a number cannot be, or the file is not one.
     """
     if mode not in _MODES:
       raise errors.InputError("the mode 'train' or 'val'", repr(mode))
@@ -93,10 +89,6 @@ class TuplesDataset:
 
     Images are what the loader gives, [H, W, 3] float32, of sizes of their own;
     the target is [2 + K] int32: -1, 1, 0, ...
-
-    Raises:
-      InputError: If there are no tuples yet, or an image is none.
-      FileNotFoundError: If an image is missing.
     """
     if not len(self):
       raise errors.InputError("a call of create_epoch_tuples", "none")
@@ -119,10 +111,7 @@ class TuplesDataset:
   ) -> None:
     """Set the tuples, for example those of an interrupted epoch.
 
-    Args:
-      qidxs: [T] indices of `images`.
-      pidxs: [T] indices of `images`.
-      nidxs: [T, K] indices of `images`.
+    Queries [T], positives [T] and negatives [T, K] are indices of `images`.
     """
     arrays = [np.asarray(x, np.int64) for x in (qidxs, pidxs, nidxs)]
     shapes = [(len(arrays[0]),)] * 2 + [(len(arrays[0]), self._negatives)]
@@ -144,17 +133,13 @@ class TuplesDataset:
     An image that cannot be read is reported and left out.
 
     Args:
-      net: Function of images [1, H, W, 3] float32 that returns descriptors
-        [1, D], such as a GlobalFeatureNet, whose `describe` is called.
+      net: Function of images [1, H, W, 3] float32 that returns descriptors [1,
+        D], such as a GlobalFeatureNet, whose `describe` is called.
       epoch: Number that the draws depend on, with the seed; None for the one
         after the last.
 
     Returns:
       Average L2 distance of queries from their negatives; 0 without any.
-
-    Raises:
-      InputError: If there are too few clusters, or too few images that can be
-        read.
     """
     self._epoch = self._epoch + 1 if epoch is None else epoch
     random = np.random.default_rng([self._seed, self._epoch])

@@ -1,11 +1,9 @@
 """Loading of images for training and for global descriptors."""
 
-import os
-
 import numpy as np
 from PIL import Image
 
-from delf.base import errors
+from delf.base import errors, files
 from delf.python import utils
 
 # Mean of ImageNet's training images, BGR; the 'caffe' mode of Keras'
@@ -14,7 +12,7 @@ MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 def pil_imagenet_loader(
-  path: str | os.PathLike,
+  path: files.Path,
   imsize: int | None,
   bounding_box: tuple[float, float, float, float] | None = None,
   preprocess: bool = True,
@@ -23,8 +21,8 @@ def pil_imagenet_loader(
 
   Args:
     path: Path of the image.
-    imsize: Largest side of the result, in pixels; images are never enlarged.
-      Of a crop, as for the whole image: a box of half the image's longest side
+    imsize: Largest side of the result, in pixels; images are never enlarged. Of
+      a crop, as for the whole image: a box of half the image's longest side
       gets half of it. None leaves the size.
     bounding_box: (x1, y1, x2, y2) in pixels to crop to, or None.
     preprocess: Whether to prepare the image for networks that were trained on
@@ -33,10 +31,6 @@ def pil_imagenet_loader(
 
   Returns:
     [H, W, 3], float32 BGR with `preprocess`, else uint8 RGB.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is no image, or the box is empty or not within it.
   """
   image = utils.RgbLoader(path)
   if bounding_box is not None:

@@ -1,7 +1,6 @@
 """Reading solutions and predictions of the Google Landmarks contests."""
 
 import math
-import os
 from collections.abc import Iterable
 
 from delf.base import errors, files
@@ -13,7 +12,7 @@ _USAGES = ("Public", "Private", "Ignored")
 
 
 def ReadSolution(
-  file_path: str | os.PathLike, task: str
+  file_path: files.Path, task: str
 ) -> tuple[dict[str, list], dict[str, list], list[str]]:
   """Read the ground truth of a task.
 
@@ -26,10 +25,6 @@ def ReadSolution(
     Public solution and private solution, by test image lists of landmarks
     (empty where it shows none) or of index images (as in the original, one
     empty text where there are none); test images that do not count.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If the task is unknown, or a line is malformed; it says which.
   """
   _check_task(task)
   solutions, ignored_ids = {"Public": {}, "Private": {}}, []
@@ -53,7 +48,7 @@ def ReadSolution(
 
 
 def ReadPredictions(
-  file_path: str | os.PathLike,
+  file_path: files.Path,
   public_ids: Iterable[str],
   private_ids: Iterable[str],
   ignored_ids: Iterable[str],
@@ -72,11 +67,6 @@ def ReadPredictions(
   Returns:
     Public and private predictions, by test image `{"class": int, "score":
     float}` or lists of index images.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If the task is unknown, or a line is malformed, of an unknown
-      test image, or of one that was there before; it says which.
   """
   _check_task(task)
   parts = (set(public_ids), {}), (set(private_ids), {})

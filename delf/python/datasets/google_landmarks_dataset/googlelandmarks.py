@@ -74,10 +74,6 @@ def CreateDataset(
     Data set of (images [B, S, S, 3] float32, RGB, (pixel - 128) / 128; labels
     [B] int64). Errors in a record come as TensorFlow errors when its batch is
     drawn: `clear_errors` turns them into InputError.
-
-  Raises:
-    FileNotFoundError: If no file is found.
-    InputError: If a file is no TFRecord file, or a number cannot be.
   """
   options = stream.Options(
     image_size=image_size,

@@ -25,18 +25,9 @@ def GlobalAveragePrecision(
 ) -> float:
   """Compute the average precision over all predictions, best score first.
 
-  Equal scores stay in the order of the predictions, of which an image has at
-  most one.
-
-  Args:
-    predictions: Predictions by test image.
-    recognition_solution: Landmarks by test image.
-    ignore_non_gt_test_images: Whether predictions for images without landmarks
-      are left out; else they count as wrong.
-
-  Raises:
-    InputError: If no image shows a landmark, or an image is not part of the
-      solution.
+  Equal scores stay in the order of the predictions. Predictions for images
+  without landmarks are left out if `ignore_non_gt_test_images`, else wrong.
+  InputError if no image shows a landmark, or one is not part of the solution.
   """
   number = _number_with_landmarks(recognition_solution)
   scores, correct = [], []
@@ -53,11 +44,7 @@ def GlobalAveragePrecision(
 def Top1Accuracy(
   predictions: Predictions, recognition_solution: Landmarks
 ) -> float:
-  """Compute the share of images with landmarks that are predicted right.
-
-  Raises:
-    InputError: If no image shows a landmark.
-  """
+  """Compute the share of images with landmarks that are predicted right."""
   number = _number_with_landmarks(recognition_solution)
   correct = sum(
     image in predictions and predictions[image]["class"] in landmarks
@@ -69,19 +56,11 @@ def Top1Accuracy(
 def MeanAveragePrecision(
   predictions: Images, retrieval_solution: Images, max_predictions: int = 100
 ) -> float:
-  """Compute the mean average precision of retrieval.
+  """Compute the mean average precision of retrieval, predictions best first.
 
   Of index images that are predicted twice, the first counts. A test image
-  without predictions, or without expected images, counts 0.
-
-  Args:
-    predictions: Index images by test image, best first.
-    retrieval_solution: Expected index images by test image.
-    max_predictions: Predictions of an image that count, from 1.
-
-  Raises:
-    InputError: If a test image is not part of the solution, the solution is
-      empty, or `max_predictions` cannot be.
+  without predictions, or without expected images, counts 0. InputError if a
+  test image is not part of the solution, or the solution is empty.
   """
   total = 0.0
   for image, ranks in _hits(predictions, retrieval_solution, max_predictions):
@@ -96,8 +75,7 @@ def MeanPrecisions(
 ) -> np.ndarray:
   """Compute mean precisions at the ranks from 1 to `max_predictions`.
 
-  Missing predictions count as wrong. Args and errors are as of
-  `MeanAveragePrecision`.
+  Missing predictions count as wrong.
   """
   hits = np.zeros([max(max_predictions, 0) + 1])
   for _, ranks in _hits(predictions, retrieval_solution, max_predictions):
@@ -111,8 +89,7 @@ def MeanMedianPosition(
 ) -> tuple[float, float]:
   """Compute mean and median of the rank of the first correct prediction.
 
-  A test image without one has `max_predictions + 1`. Args and errors are as of
-  `MeanAveragePrecision`.
+  A test image without one has `max_predictions + 1`.
   """
   positions = np.full([len(retrieval_solution)], max_predictions + 1)
   hits = _hits(predictions, retrieval_solution, max_predictions)

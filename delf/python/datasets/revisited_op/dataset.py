@@ -6,7 +6,7 @@ Functions keep the original's names; `delf.evaluation` documents them.
 import os
 from typing import Any
 
-from delf.base import errors
+from delf.base import errors, files
 from delf.evaluation.metrics import adjust_positive_ranks as AdjustPositiveRanks
 from delf.evaluation.metrics import average_precision as ComputeAveragePrecision
 from delf.evaluation.metrics import compute_metrics as ComputeMetrics
@@ -40,7 +40,7 @@ IMAGE_FOLDERS = {"roxford5k": "oxford5k_images", "rparis6k": "paris6k_images"}
 
 
 def CreateConfigForTestDataset(
-  dataset: str, dir_main: str | os.PathLike
+  dataset: str, dir_main: files.Path
 ) -> dict[str, Any]:
   """Describe a data set in a folder.
 
