@@ -1,17 +1,31 @@
 """Approximate search among global descriptors, by faiss: HNSW and IVF-PQ."""
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 
+import faiss
 import numpy as np
 
 from delf.base import arrays, errors
 from delf.formats import array_file
 from delf.indexes import ranking
+from delf.indexes.names import DescriptorIndex, Descriptors, Path
+
+HNSW, IVFPQ = METHODS = ("hnsw", "ivfpq")
+_KIND = "approximate index"
+_PRODUCT = faiss.METRIC_INNER_PRODUCT
+# Dimension; a file that states more is not believed.
+_LARGEST = 1 << 16
+# Centroids of each part of a vector: the values of a byte.
+_CENTROIDS = 256
+# faiss recommends so many vectors for each centroid.
+_PER_CENTROID = 39
 
 
 @dataclasses.dataclass(frozen=True)
 class HnswOptions:
-  """Malkov and Yashunin, PAMI 2020; words as there in brackets.
+  """Malkov and Yashunin, PAMI 2020; the paper's names in brackets.
 
   Attributes:
     links: Neighbours of each image in the graph (M); twice as many at the
@@ -25,189 +39,9 @@ class HnswOptions:
   search_depth: int = 128
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
+    for name, value in dataclasses.asdict(self).items():
       if type(value) is not int or not 2 <= value <= 1 << 16:
-        raise errors.InputError(f"{field.name} from 2 to 65536", repr(value))
-
-
-class HnswGraph:
-  """Vectors and the graph over them. Rows are those that were not removed.
-
-  Removed vectors stay in the graph, as steps of the search, until half of it
-  is removed; then it is built anew.
-  """
-
-  def __init__(self, dimension, options):
-    import faiss
-
-    self._options = options
-    self._index = faiss.IndexHNSWFlat(
-      dimension, options.links, faiss.METRIC_INNER_PRODUCT
-    )
-    self._index.hnsw.efConstruction = options.build_depth
-    self._alive = np.zeros([0], bool)
-
-  def __len__(self):
-    return int(np.count_nonzero(self._alive))
-
-  @property
-  def trained(self):
-    """Whether vectors can be added: always."""
-    return True
-
-  def add(self, vectors):
-    """Adds [N, D] float32 vectors."""
-    self._index.add(np.ascontiguousarray(vectors))
-    self._alive = np.concatenate([self._alive, np.ones([len(vectors)], bool)])
-
-  def search(self, queries, k, depth=None):
-    """Returns [Q, k] scores and [Q, k] rows (-1 pads), in no set order."""
-    import faiss
-
-    # Held until the search is done: faiss reads it in place.
-    bits = np.packbits(self._alive, bitorder="little")
-    rows = np.cumsum(self._alive) - 1
-    parameters = faiss.SearchParametersHNSW(
-      # More than all is no deeper, and may be more than faiss can count.
-      efSearch=max(min(depth or self._options.search_depth, len(rows)), k)
-    )
-    if not self._alive.all():
-      parameters.sel = faiss.IDSelectorBitmap(bits)
-    scores, labels = self._index.search(queries, k, params=parameters)
-    return scores, np.where(labels >= 0, rows[labels], -1)
-
-  def remove(self, keep):
-    """Removes the rows that are not in [N] bool."""
-    alive = self._alive.copy()
-    alive[np.flatnonzero(alive)[~keep]] = False
-    if 2 * np.count_nonzero(alive) < len(alive):
-      vectors = self._vectors()[alive]
-      self.__init__(self._index.d, self._options)
-      self.add(vectors)
-    else:
-      self._alive = alive
-
-  def merge(self, other):
-    """Adds the vectors of another graph, one by one as if they were new."""
-    self.add(other._vectors()[other._alive])
-
-  def arrays(self):
-    """Returns the arrays of a file, by name."""
-    import faiss
-
-    graph = self._index.hnsw
-    return {
-      "vectors": self._vectors(),
-      "alive": self._alive.astype(np.uint8),
-      "levels": faiss.vector_to_array(graph.levels),
-      "neighbors": faiss.vector_to_array(graph.neighbors),
-      "entry": np.array([graph.entry_point], np.int32),
-    }
-
-  @classmethod
-  def from_arrays(cls, arrays, dimension, options, path):
-    """Creates a graph from what `arrays` gave.
-
-    faiss follows links without looking, so each is checked first.
-
-    Raises:
-      InputError: If they are not arrays of a graph.
-    """
-    import faiss
-
-    graph = cls(dimension, options)
-    index = graph._index
-    found = _checked(arrays, dimension, options.links, path)
-    # faiss has a table of so many levels, and reads past it without looking.
-    most = index.hnsw.cum_nneighbor_per_level.size() - 1
-    if found["levels"].max(initial=0) > most:
-      raise errors.InputError(f"a graph of up to {most} levels", "more", path)
-    offsets = _offsets(found["levels"], options.links)
-    _check_links(found, offsets, options.links, path)
-    index.storage.add(np.ascontiguousarray(found["vectors"]))
-    faiss.copy_array_to_vector(found["levels"], index.hnsw.levels)
-    faiss.copy_array_to_vector(found["neighbors"], index.hnsw.neighbors)
-    faiss.copy_array_to_vector(offsets.astype(np.uint64), index.hnsw.offsets)
-    index.hnsw.entry_point = int(found["entry"][0])
-    index.hnsw.max_level = int(found["levels"].max(initial=0)) - 1
-    index.ntotal = len(offsets) - 1
-    graph._alive = found["alive"].astype(bool)
-    return graph
-
-  def _vectors(self):
-    """Returns [N, D] float32, a view of the vectors of all that was added."""
-    import faiss
-
-    size = self._index.ntotal * self._index.d
-    if not size:
-      return np.zeros([0, self._index.d], np.float32)
-    storage = faiss.downcast_index(self._index.storage)
-    values = faiss.rev_swig_ptr(storage.get_xb(), size)
-    return values.reshape(-1, self._index.d)
-
-
-def _offsets(levels, links):
-  """Returns [N + 1] int64: where the links of each image start."""
-  slots = links * (levels.astype(np.int64) + 1)
-  return np.concatenate([[0], np.cumsum(slots)])
-
-
-def _checked(arrays, dimension, links, path):
-  """Returns the arrays in memory, of the right types and sizes."""
-  kinds = {
-    "vectors": np.float32,
-    "alive": np.uint8,
-    "levels": np.int32,
-    "neighbors": np.int32,
-    "entry": np.int32,
-  }
-  for name, dtype in kinds.items():
-    if name not in arrays or arrays[name].dtype != dtype:
-      raise errors.InputError("an index with a graph", f"no {name}", path)
-  number = len(arrays["vectors"])
-  shapes = {
-    "vectors": (number, dimension),
-    "alive": (number,),
-    "levels": (number,),
-    "entry": (1,),
-  }
-  found = {name: np.array(arrays[name]) for name in kinds}
-  fits = all(found[name].shape == shape for name, shape in shapes.items())
-  if not fits or not np.isfinite(found["vectors"]).all():
-    raise errors.InputError("a graph of finite vectors", "another", path)
-  levels = found["levels"]
-  if np.any(levels < 1):
-    raise errors.InputError("a graph with levels", "others", path)
-  if found["neighbors"].shape != (_offsets(levels, links)[-1],):
-    raise errors.InputError("a graph with all its links", "others", path)
-  return found
-
-
-def _check_links(found, offsets, links, path):
-  """Raises an InputError if a link leads to where there is no image."""
-  levels, neighbors = found["levels"], found["neighbors"]
-  entry = found["entry"][0]
-  if not len(levels):
-    right = entry == -1
-  else:
-    right = 0 <= entry < len(levels) and levels[entry] == levels.max()
-  right = right and np.all((neighbors >= -1) & (neighbors < len(levels)))
-  for level in range(1, int(levels.max(initial=0))):
-    if not right:
-      break
-    # Whoever is linked at a level must have links there itself.
-    start = offsets[:-1][levels > level] + links * (level + 1)
-    linked = neighbors[start[:, None] + np.arange(links)]
-    right = np.all(levels[linked[linked >= 0]] > level)
-  if not right:
-    raise errors.InputError("a graph whose links fit", "another", path)
-
-
-# Values of a byte: words of each part of a vector.
-_WORDS = 256
-# faiss asks for as many vectors for each centre that it finds.
-_EACH = 39
+        raise errors.InputError(f"{name} from 2 to 65536", repr(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +53,7 @@ class IvfPqOptions:
       root of the number of vectors that it is trained with, and fewer where
       each would have less than 39.
     code_bytes: Bytes of a compressed vector; D must be a multiple. None: D / 4
-      (or what divides D and is next below), 1/16 of the size.
+      (or the largest divisor of D below), 1/16 of the size.
     probes: Lists that a search reads.
   """
 
@@ -228,286 +62,274 @@ class IvfPqOptions:
   probes: int = 32
 
   def __post_init__(self):
-    for name in ("lists", "code_bytes", "probes"):
-      value = getattr(self, name)
+    for name, value in dataclasses.asdict(self).items():
       if value is None and name != "probes":
         continue
       if type(value) is not int or not 1 <= value <= 1 << 24:
         raise errors.InputError(f"{name} over 0", repr(value))
 
 
-class ProductCodes:
-  """The codes of vectors, and what they mean, as arrays.
+class _Vectors:
+  """A faiss index, and for each id in it whether it is alive: not removed.
 
-  faiss's own object is made from them at the next search after a change.
+  Ids count all vectors that were ever added, rows those that are alive.
   """
 
-  def __init__(self, dimension, options):
-    parts = options.code_bytes or _parts(dimension)
-    if dimension % parts:
-      raise errors.InputError(
-        f"code_bytes that divide the dimension {dimension}", f"{parts}"
-      )
-    self._dimension, self._options = dimension, options
-    self._words = np.zeros([parts, _WORDS, dimension // parts], np.float32)
-    self._centres = np.zeros([0, dimension], np.float32)
-    self._lists = np.zeros([0], np.int32)
-    self._codes = np.zeros([0, parts], np.uint8)
-    self._index = None
+  def __init__(self, index, options, alive=()):
+    self.index, self.options = index, options
+    self.alive = np.array(alive, bool)
 
   def __len__(self):
-    return len(self._lists)
+    return int(np.count_nonzero(self.alive))
 
-  @property
-  def trained(self):
-    """Whether vectors can be added."""
-    return len(self._centres) > 0
+  def add(self, vectors):
+    ids = np.arange(len(vectors)) + len(self.alive)
+    self._add(np.ascontiguousarray(vectors), ids)
+    self.alive = np.concatenate([self.alive, np.ones([len(vectors)], bool)])
 
-  def train(self, vectors):
-    """Finds lists and words.
+  def search(self, queries, k, effort):
+    """Return [Q, k] scores and [Q, k] rows (-1 pads), in no set order."""
+    # Held until the search is done: faiss reads it in place.
+    bits = np.packbits(self.alive, bitorder="little")
+    parameters = self._parameters(k, effort, bits)
+    scores, ids = self.index.search(queries, k, params=parameters)
+    return scores, np.where(ids >= 0, (np.cumsum(self.alive) - 1)[ids], -1)
 
-    Args:
-      vectors: [N, D] float32, at least 256; some thousand for each hundred of
-        lists. What was added is lost.
+  def copy(self):
+    return type(self)(faiss.clone_index(self.index), self.options, self.alive)
 
-    Raises:
-      InputError: If they are fewer than 256.
+
+class _Hnsw(_Vectors):
+  """Vectors and the graph over them.
+
+  Removed vectors stay in the graph, as steps of the search, until half of it
+  is removed; then it is built anew.
+  """
+
+  @classmethod
+  def create(cls, vectors, options):
+    """Return a graph without vectors, of the dimension of [N, D]."""
+    index = faiss.IndexHNSWFlat(vectors.shape[1], options.links, _PRODUCT)
+    index.hnsw.efConstruction = options.build_depth
+    return cls(index, options)
+
+  def _add(self, vectors, _):
+    self.index.add(vectors)
+
+  def _parameters(self, k, effort, bits):
+    # More than all is no deeper, and may be more than faiss can count.
+    depth = min(effort or self.options.search_depth, len(self.alive))
+    parameters = faiss.SearchParametersHNSW(efSearch=max(depth, k))
+    if not self.alive.all():
+      parameters.sel = faiss.IDSelectorBitmap(bits)
+    return parameters
+
+  def remove(self, keep):
+    self.alive[np.flatnonzero(self.alive)[~keep]] = False
+    if 2 * len(self) < len(self.alive):
+      vectors = _rows(self.index.storage)[self.alive]
+      self.__init__(self.create(vectors, self.options).index, self.options)
+      self.add(vectors)
+
+  def merge(self, other):
+    self.add(_rows(other.index.storage)[other.alive])
+
+  def is_sound(self, dimension):
+    """Return whether an index that was read can be used with these options."""
+    index, number = self.index, len(self.alive)
+    if not (
+      isinstance(index, faiss.IndexHNSWFlat)
+      and _header(index) == (dimension, _PRODUCT, True, number)
+      and _is_flat(index.storage, dimension, number)
+    ):
+      return False
+    index.hnsw.efConstruction = self.options.build_depth
+    new = self.create(np.zeros([0, dimension]), self.options).index
+    tables = ("assign_probas", "cum_nneighbor_per_level")
+    return self._has_sound_levels() and all(
+      np.array_equal(*(_array(getattr(i.hnsw, t)) for i in (index, new)))
+      for t in tables
+    )
+
+  def _has_sound_levels(self):
+    """Return whether links above the lowest level lead to images there.
+
+    faiss 1.15 starts at the top and follows these links without a check.
     """
-    import faiss
+    graph, links = self.index.hnsw, self.options.links
+    levels, neighbors = _array(graph.levels), _array(graph.neighbors)
+    top, entry = int(levels.max(initial=0)), graph.entry_point
+    start = levels[entry] if 0 <= entry < len(levels) else 0
+    if graph.max_level != top - 1 or start != top:
+      return False
+    offsets = _array(graph.offsets)[:-1].astype(np.int64)
+    for level in range(1, top):
+      first = offsets[levels > level] + links * (level + 1)
+      linked = neighbors[first[:, None] + np.arange(links)]
+      if np.any(levels[linked[linked >= 0]] <= level):
+        return False
+    return True
 
-    if len(vectors) < _WORDS:
+
+class _IvfPq(_Vectors):
+  """Codes of vectors, in lists of near ones."""
+
+  @classmethod
+  def create(cls, vectors, options):
+    """Return lists and centroids that are trained with [N, D] vectors."""
+    if len(vectors) < _CENTROIDS:
       raise errors.InputError(
-        f"at least {_WORDS} descriptors to train a compressed index with"
+        f"at least {_CENTROIDS} descriptors to train a compressed index with"
         " (an exact one needs none)",
         f"{len(vectors)}",
       )
-    self.__init__(self._dimension, self._options)
-    lists = self._options.lists or min(
-      int(4 * len(vectors) ** 0.5), max(1, len(vectors) // _EACH)
+    lists = options.lists or min(
+      int(4 * len(vectors) ** 0.5), max(1, len(vectors) // _PER_CENTROID)
     )
-    lists = min(lists, len(vectors))
-    index = self._new_index(lists)
-    # What it says of few goes to standard error, past our own words.
+    index = _new_codes(vectors.shape[1], min(lists, len(vectors)), options)
+    # faiss would warn of few vectors on standard error.
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
     index.train(np.ascontiguousarray(vectors))
-    self._centres = index.quantizer.reconstruct_n(0, lists)
-    self._words = faiss.vector_to_array(index.pq.centroids).reshape(
-      self._words.shape
-    )
+    return cls(index, options)
 
-  def add(self, vectors):
-    """Adds [N, D] float32 vectors."""
-    index = self._faiss()
-    lists = index.quantizer.search(vectors, 1)[1][:, 0]
-    codes = index.pq.compute_codes(vectors - self._centres[lists])
-    self._extend(lists.astype(np.int32), codes)
+  def _add(self, vectors, ids):
+    self.index.add_with_ids(vectors, ids)
 
-  def search(self, queries, k, probes=None):
-    """Returns [Q, k] scores and [Q, k] rows (-1 pads), in no set order."""
-    import faiss
-
-    parameters = faiss.SearchParametersIVF(
-      nprobe=min(probes or self._options.probes, len(self._centres))
-    )
-    return self._faiss().search(queries, k, params=parameters)
+  def _parameters(self, _, effort, __):
+    probes = min(effort or self.options.probes, self.index.nlist)
+    return faiss.SearchParametersIVF(nprobe=probes)
 
   def remove(self, keep):
-    """Removes the rows that are not in [N] bool."""
-    self._lists, self._codes = self._lists[keep], self._codes[keep]
-    self._index = None
+    ids = np.flatnonzero(self.alive)[~keep]
+    self.index.remove_ids(ids)
+    self.alive[ids] = False
 
   def merge(self, other):
-    """Adds the codes of another object.
-
-    Raises:
-      InputError: If it was trained apart: its codes mean something else.
-    """
-    same = all(
-      np.array_equal(getattr(self, name), getattr(other, name))
-      for name in ("_centres", "_words")
-    )
-    if not same:
+    if not all(map(np.array_equal, self._trained(), other._trained())):
       raise errors.InputError(
         "a compressed index of the same training (loaded from one file)",
         "one that was trained apart",
       )
-    self._extend(other._lists, other._codes)
+    self.index.merge_from(other.copy().index, len(self.alive))
+    self.alive = np.concatenate([self.alive, other.alive])
 
-  def arrays(self):
-    """Returns the arrays of a file, by name."""
-    return {
-      "centres": self._centres,
-      "words": self._words,
-      "lists": self._lists,
-      "codes": self._codes,
-    }
+  def _trained(self):
+    return _rows(self.index.quantizer), _array(self.index.pq.centroids)
 
-  @classmethod
-  def from_arrays(cls, arrays, dimension, options, path):
-    """Creates an object from what `arrays` gave.
-
-    Raises:
-      InputError: If they are not arrays of one.
-    """
-    codes = cls(dimension, options)
-    expected = codes.arrays()
-    for name, array in expected.items():
-      if name not in arrays or arrays[name].dtype != array.dtype:
-        raise errors.InputError("a compressed index", f"no {name}", path)
-    found = {name: np.array(arrays[name]) for name in expected}
-    fits = all(
-      found[name].shape[1:] == array.shape[1:]
-      for name, array in expected.items()
-    )
-    fits = fits and len(found["words"]) == len(codes._words)
-    fits = fits and len(found["lists"]) == len(found["codes"])
-    lists, number = found["lists"], len(found["centres"])
-    fits = fits and np.all((lists >= 0) & (lists < number))
-    floats = ("centres", "words")
-    if not fits or not all(np.isfinite(found[name]).all() for name in floats):
-      raise errors.InputError("codes that fit their lists", "others", path)
-    codes._centres, codes._words = found["centres"], found["words"]
-    codes._lists, codes._codes = lists, found["codes"]
-    return codes
-
-  def _extend(self, lists, codes):
-    self._lists = np.concatenate([self._lists, lists])
-    self._codes = np.concatenate([self._codes, codes])
-    self._index = None
-
-  def _new_index(self, lists):
-    """Returns an untrained faiss index."""
-    import faiss
-
-    quantizer = faiss.IndexFlatIP(self._dimension)
-    return faiss.IndexIVFPQ(
-      quantizer,
-      self._dimension,
-      lists,
-      len(self._words),
-      8,
-      faiss.METRIC_INNER_PRODUCT,
-    )
-
-  def _faiss(self):
-    """Returns the faiss index of the arrays."""
-    import faiss
-
-    if self._index is not None:
-      return self._index
-    index = self._new_index(len(self._centres))
-    index.quantizer.add(self._centres)
-    faiss.copy_array_to_vector(self._words.ravel(), index.pq.centroids)
-    index.is_trained = True
-    order = np.argsort(self._lists, kind="stable").astype(np.int64)
-    codes = np.ascontiguousarray(self._codes[order])
-    starts = np.searchsorted(
-      self._lists[order], np.arange(len(self._centres) + 1)
-    )
-    for number, (start, end) in enumerate(
-      zip(starts[:-1], starts[1:], strict=True)
+  def is_sound(self, dimension):
+    """Return whether an index that was read can be used with these options."""
+    index, alive = self.index, np.flatnonzero(self.alive)
+    lists = index.nlist if isinstance(index, faiss.IndexIVFPQ) else 0
+    if not (
+      1 <= lists <= (self.options.lists or 1 << 24)
+      and _header(index) == (dimension, _PRODUCT, True, len(alive))
+      and _is_flat(index.quantizer, dimension, lists)
     ):
-      if end > start:
-        index.invlists.add_entries(
-          number,
-          int(end - start),
-          faiss.swig_ptr(order[start:end]),
-          faiss.swig_ptr(codes[start:end]),
-        )
-    index.ntotal = len(self)
-    self._index = index
-    return index
+      return False
+    new = _new_codes(dimension, lists, self.options)
+    codes = faiss.downcast_InvertedLists(index.invlists)
+    if not (
+      index.by_residual
+      and index.direct_map.type == faiss.DirectMap.NoMap
+      and index.code_size == new.code_size
+      and (index.pq.M, index.pq.nbits) == (new.pq.M, new.pq.nbits)
+      and isinstance(codes, faiss.ArrayInvertedLists)
+      and (codes.nlist, codes.code_size) == (lists, new.code_size)
+      and np.isfinite(_array(index.pq.centroids)).all()
+    ):
+      return False
+    ids = [np.zeros([0], np.int64)]
+    for i in range(lists):
+      if size := codes.list_size(i):
+        ids.append(faiss.rev_swig_ptr(codes.get_ids(i), size))
+    return np.array_equal(np.sort(np.concatenate(ids)), alive)
 
 
-def _parts(dimension):
-  """Returns the largest divisor of D that is at most D / 4, or 1."""
-  return next(
+def _new_codes(dimension, lists, options):
+  """Return an untrained IVF-PQ index."""
+  parts = options.code_bytes or next(
     parts
     for parts in range(max(dimension // 4, 1), 0, -1)
     if not dimension % parts
   )
+  if dimension % parts:
+    raise errors.InputError(
+      f"code_bytes that divide the dimension {dimension}", f"{parts}"
+    )
+  quantizer = faiss.IndexFlatIP(dimension)
+  return faiss.IndexIVFPQ(quantizer, dimension, lists, parts, 8, _PRODUCT)
 
 
-_KIND = "approximate index"
-HNSW, IVFPQ = "hnsw", "ivfpq"
-_METHODS = {
-  HNSW: (HnswGraph, HnswOptions),
-  IVFPQ: (ProductCodes, IvfPqOptions),
-}
-METHODS = tuple(_METHODS)
-# Dimension; a file that states more is not believed.
-_LARGEST = 1 << 16
+_array = faiss.vector_to_array
 
 
-class ApproximateIndex:
+def _rows(flat):
+  """View the vectors [N, D] float32 of a flat faiss index."""
+  flat = faiss.downcast_index(flat)
+  if not flat.ntotal:
+    return np.zeros([0, flat.d], np.float32)
+  values = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
+  return values.reshape(-1, flat.d)
+
+
+def _header(index):
+  return index.d, index.metric_type, index.is_trained, index.ntotal
+
+
+def _is_flat(index, dimension, number):
+  """Return whether a faiss index holds so many finite vectors as they are."""
+  index = index and faiss.downcast_index(index)
+  return (
+    isinstance(index, faiss.IndexFlat)
+    and _header(index) == (dimension, _PRODUCT, True, number)
+    and index.codes.size() == 4 * dimension * number
+    and bool(np.isfinite(_rows(index)).all())
+  )
+
+
+_KINDS = {HNSW: (_Hnsw, HnswOptions), IVFPQ: (_IvfPq, IvfPqOptions)}
+
+
+class ApproximateIndex(DescriptorIndex):
   """Images searched by dot product, faster than exactly, with some missed.
 
   "hnsw" keeps descriptors whole and finds nearly all; "ivfpq" keeps codes of
-  some bytes, and its scores are those of what the codes stand for.
+  some bytes, and its scores are those of the decoded vectors.
   `ranking.recall` measures either against exact search. HNSW needs descriptors
   of unit length.
 
-  A file holds the arrays of what faiss works with, which are checked when they
-  are read; faiss's own files are not used, because its reader trusts them.
+  A file holds the index as faiss writes it. faiss reads it within limits, and
+  the result is checked against the options (`tools/fuzz_index.py`).
   """
 
-  def __init__(self, method=HNSW, **options):
-    """Creates an empty index.
-
-    Args:
-      method: "hnsw" or "ivfpq".
-      **options: Fields of hnsw_graph.HnswOptions or product_codes.IvfPqOptions.
-
-    Raises:
-      InputError: If there is no such method, or an option is wrong.
-    """
-    if method not in _METHODS:
+  def __init__(self, method: str = HNSW, **options: int | None):
+    """Create an empty index; options are those of the method's dataclass."""
+    if method not in METHODS:
       raise errors.InputError(f"one of {', '.join(METHODS)}", repr(method))
+    super().__init__()
     self._method = method
+    self._kind, make_options = _KINDS[method]
     try:
-      self._options = _METHODS[method][1](**options)
+      self._options = make_options(**options)
     except TypeError as error:
       raise errors.InputError(
         f"options of {method}", errors.one_line(error)
       ) from None
-    self._names = ranking.NameList()
-    self._empty = np.zeros([0], bool)
-    self._dimension = None
     # Of the images that have a descriptor, in their order.
     self._vectors = None
 
-  def __len__(self):
-    return len(self._names)
+  def train(self, descriptors: Descriptors) -> None:
+    """Fit an empty "ivfpq" to a sample of at least 256, better of 50 per list.
 
-  @property
-  def names(self):
-    """List of str, the names by id; not to be changed."""
-    return self._names.names
-
-  @property
-  def dimension(self):
-    """D, or None while there is no descriptor."""
-    return self._dimension
-
-  def train(self, descriptors):
-    """Fits an empty "ivfpq" to descriptors; "hnsw" needs none.
-
-    Without it, the first that are added are trained with.
-
-    Args:
-      descriptors: As in `add`; a sample of at least 256, better of 50 for each
-        list.
-
-    Raises:
-      InputError: If the index has images, or they are too few or not fit.
+    Without it, the first that are added are trained with. "hnsw" needs none.
     """
     if len(self):
       raise errors.InputError("an empty index to train", f"{len(self)} images")
     stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
-    self._prepare(stacked[~empty], train=True)
+    self._create(stacked[~empty])
 
-  def add(self, names, descriptors):
-    """Adds images at the end; see `dense_index.DenseIndex.add`.
+  def add(self, names: Sequence[str], descriptors: Descriptors) -> None:
+    """Add images at the end; see `dense.DenseIndex.add`.
 
     Raises:
       InputError: As there, or if "ivfpq" is not trained and there are fewer
@@ -516,24 +338,23 @@ class ApproximateIndex:
     stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
     names = self._names.check(names, len(stacked))
     if not empty.all():
-      self._prepare(stacked[~empty])
+      if self._vectors is None:
+        self._create(stacked[~empty])
       self._vectors.add(stacked[~empty])
     self._names.add(names)
     self._empty = np.concatenate([self._empty, empty])
 
-  def search(self, queries, k, effort=None):
-    """Finds images with large dot products.
+  def _create(self, vectors):
+    self._vectors = self._kind.create(vectors, self._options)
+    self._dimension = vectors.shape[1]
 
-    Args:
-      queries: As in `dense_index.DenseIndex.search`.
-      k: Number of images a query.
-      effort: For this search in place of the option `search_depth` or `probes`.
+  def search(
+    self, queries: Descriptors, k: int, effort: int | None = None
+  ) -> ranking.Ranking:
+    """Find images with large dot products; see `dense.DenseIndex.search`.
 
-    Returns:
-      ranking.Ranking with k columns; a search that finds fewer has -1 last.
-
-    Raises:
-      InputError: As there, or if the effort is not over 0.
+    A search that finds fewer than k has -1 last. `effort` is for this search in
+    place of the option `search_depth` or `probes`.
     """
     k = ranking.check_k(k)
     if effort is not None and (type(effort) is not int or effort < 1):
@@ -545,32 +366,21 @@ class ApproximateIndex:
     scores = np.full([len(queries), k], -np.inf, np.float32)
     some = min(k, len(self._vectors or ()))
     if some and len(queries):
-      found, rows = self._vectors.search(queries, some, effort)
-      there = (rows >= 0) & ~none[:, None]
-      places = np.flatnonzero(~self._empty)
-      ids[:, :some] = np.where(there, places[rows], -1)
-      scores[:, :some] = np.where(there, found, -np.inf)
-    order = np.lexsort((ids, -scores), axis=1)
-    return ranking.Ranking(
-      np.take_along_axis(ids, order, axis=1).astype(np.int32),
-      np.take_along_axis(scores, order, axis=1),
-    )
+      products, rows = self._vectors.search(queries, some, effort)
+      known = (rows >= 0) & ~none[:, None]
+      ids[:, :some] = np.where(known, np.flatnonzero(~self._empty)[rows], -1)
+      scores[:, :some] = np.where(known, products, -np.inf)
+    return ranking.sort_rows(ids, scores)
 
-  def remove(self, names):
-    """Removes images; those after them move up.
-
-    Raises:
-      InputError: If a name is not there; none is removed then.
-    """
-    keep = np.ones([len(self)], bool)
-    keep[self._names.ids(names)] = False
+  def remove(self, names: str | Sequence[str]) -> None:
+    """Remove images: all, or none if a name is unknown."""
+    keep = self._without(names)
     if self._vectors is not None:
       self._vectors.remove(keep[~self._empty])
     self._empty = self._empty[keep]
-    self._names = self._names.kept(keep)
 
-  def merge(self, other):
-    """Adds all images of another ApproximateIndex at the end.
+  def merge(self, other: "ApproximateIndex") -> None:
+    """Add all images of another index at the end.
 
     Raises:
       InputError: If a name is in both, or the method, options, D, or the
@@ -585,46 +395,34 @@ class ApproximateIndex:
     arrays.check_same_dimension(self._dimension, other.dimension)
     names = self._names.check(other.names)
     if other._vectors is not None and self._vectors is None:
-      self._dimension = other.dimension
-      self._vectors = self._of_arrays(other._vectors.arrays(), None)
+      self._dimension, self._vectors = other.dimension, other._vectors.copy()
     elif other._vectors is not None:
       self._vectors.merge(other._vectors)
     self._names.add(names)
     self._empty = np.concatenate([self._empty, other._empty])
 
-  def save(self, path):
-    """Writes the index to one file, whole or not at all."""
+  def save(self, path: Path) -> None:
+    """Write the index to one local file, whole or not at all."""
     header = {
       "method": self._method,
       "options": dataclasses.asdict(self._options),
       "dimension": self._dimension,
     }
-    arrays = {
+    contents = {
       **array_file.encode_names(self.names),
       "empty": self._empty.astype(np.uint8),
-      **(self._vectors.arrays() if self._vectors is not None else {}),
     }
-    array_file.write(path, _KIND, header, arrays)
+    if self._vectors is not None:
+      contents["alive"] = self._vectors.alive.astype(np.uint8)
+      contents["faiss"] = faiss.serialize_index(self._vectors.index)
+    array_file.write(path, _KIND, header, contents)
 
   @classmethod
-  def load(cls, path, verify=False):
-    """Reads an index into memory.
-
-    Args:
-      path: Local path.
-      verify: Whether to compare checksums.
-
-    Returns:
-      ApproximateIndex.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      InputError: If it is another kind of file, cut, changed so that it makes
-        no sense, or of a newer version.
-    """
-    header, arrays = array_file.read(path, _KIND, verify)
-    names = array_file.decode_names(arrays, path)
-    dimension, empty = header.get("dimension"), arrays.get("empty")
+  def load(cls, path: Path, verify: bool = False) -> "ApproximateIndex":
+    """Read an index into memory; see `dense.DenseIndex.load`."""
+    header, contents = array_file.read(path, _KIND, verify)
+    names = array_file.decode_names(contents, path)
+    dimension, empty = header.get("dimension"), contents.get("empty")
     known = type(dimension) is int and 1 <= dimension <= _LARGEST
     if (
       not (known or dimension is None)
@@ -638,24 +436,49 @@ class ApproximateIndex:
       raise errors.InputError(
         "an index with its options", errors.one_line(error), path
       ) from None
-    index._names = ranking.NameList(names, path)
-    index._empty = np.array(empty, bool)
-    index._dimension = dimension
+    index._set(names, empty, dimension, path)
     if dimension is not None:
-      index._vectors = index._of_arrays(arrays, path)
-    number = len(index._vectors or ())
-    if number != np.count_nonzero(~index._empty):
+      index._vectors = index._read_vectors(contents, path)
+    if len(index._vectors or ()) != np.count_nonzero(~index._empty):
       raise errors.InputError("a descriptor of each image", "others", path)
     return index
 
-  def _of_arrays(self, arrays, path):
-    kind = _METHODS[self._method][0]
-    return kind.from_arrays(arrays, self._dimension, self._options, path)
+  def _read_vectors(self, contents, path):
+    data, alive = contents.get("faiss"), contents.get("alive")
+    if data is None and ("vectors" in contents or "codes" in contents):
+      raise errors.InputError(
+        "an approximate index of this version of delf",
+        "one of an older version (build it again)",
+        path,
+      )
+    kinds = [a is not None and (a.dtype, a.ndim) for a in (data, alive)]
+    if kinds != [(np.uint8, 1)] * 2:
+      raise errors.InputError("an index with its vectors", "another", path)
+    try:
+      # No table of products with centroids: it is not part of the file, and
+      # dot products do without.
+      flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
+      with _limits(len(data)):
+        read = faiss.deserialize_index(np.asarray(data), flags)
+    except (RuntimeError, MemoryError):
+      read = None
+    vectors = self._kind(read, self._options, alive)
+    if not vectors.is_sound(self._dimension):
+      raise errors.InputError(
+        "an index that faiss can search with its options", "another", path
+      )
+    return vectors
 
-  def _prepare(self, vectors, train=False):
-    """Makes what holds vectors, of their dimension, and trains it."""
-    if self._vectors is None or train:
-      made = _METHODS[self._method][0](vectors.shape[1], self._options)
-      if not made.trained:
-        made.train(vectors)
-      self._vectors, self._dimension = made, vectors.shape[1]
+
+@contextlib.contextmanager
+def _limits(size):
+  """Let faiss read no vector of more bytes, and no list of more items."""
+  kinds = "vector_byte", "loop"
+  before = [getattr(faiss, f"get_deserialization_{k}_limit")() for k in kinds]
+  try:
+    for kind in kinds:
+      getattr(faiss, f"set_deserialization_{kind}_limit")(size)
+    yield
+  finally:
+    for kind, limit in zip(kinds, before, strict=True):
+      getattr(faiss, f"set_deserialization_{kind}_limit")(limit)

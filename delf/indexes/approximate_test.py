@@ -1,3 +1,9 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import faiss
 import numpy as np
 import pytest
 
@@ -5,6 +11,7 @@ from delf.base import errors
 from delf.formats import array_file
 from delf.indexes import approximate, dense, ranking
 
+_FUZZ = pathlib.Path(__file__).resolve().parents[2] / "tools/fuzz_index.py"
 _OPTIONS = {
   "hnsw": {"links": 8, "build_depth": 40},
   "ivfpq": {"lists": 10, "probes": 4, "code_bytes": 8},
@@ -72,7 +79,7 @@ def test_codes_stand_for_what_faiss_says():
   )
   descriptors = _unit(600)
   index.add(_names(600), descriptors)
-  native = index._vectors._faiss()
+  native = index._vectors.index
   native.make_direct_map()
   stored = native.reconstruct_n(0, 600)
   found = index.search(_unit(5, seed=1), 600)
@@ -206,12 +213,16 @@ def test_what_cannot_be_done():
   assert len(codes) == 0
 
 
-def _changed(tmp_path, method, header=None, **changes):
-  """Writes an index whose arrays are changed by functions."""
+def _changed(tmp_path, method, header=None, native=None, **changes):
+  """Writes an index whose arrays, or whose faiss index, functions change."""
   path = tmp_path / "a.index"
   _made(method, _unit(300)).save(path)
   old, arrays = array_file.read(path, "approximate index")
   arrays = {name: np.array(array) for name, array in arrays.items()}
+  if native:
+    index = faiss.deserialize_index(arrays["faiss"])
+    native(index)
+    arrays["faiss"] = faiss.serialize_index(index)
   for name, change in changes.items():
     arrays[name] = change(arrays[name])
     if arrays[name] is None:
@@ -228,48 +239,128 @@ def _set(place, value):
   return change
 
 
-def _upper_link(neighbors):
+def _graph(**changes):
+  """Changes arrays of a graph by functions, and its fields to values."""
+
+  def change(index):
+    for name, change in changes.items():
+      old = getattr(index.hnsw, name)
+      if callable(change):
+        new = change(faiss.vector_to_array(old))
+        faiss.copy_array_to_vector(new, old)
+      else:
+        setattr(index.hnsw, name, change)
+
+  return change
+
+
+def _upper_link(index):
   """Links an image at a level to one that has no links there."""
-  levels = approximate_levels()
+  levels = faiss.vector_to_array(index.hnsw.levels)
+  neighbors = faiss.vector_to_array(index.hnsw.neighbors)
   high = np.flatnonzero(levels > 1)[0]
   start = 8 * (levels[:high].sum() + high) + 16
   neighbors[start] = np.flatnonzero(levels == 1)[-1]
-  return neighbors
+  faiss.copy_array_to_vector(neighbors, index.hnsw.neighbors)
 
 
-def _tall(levels):
+def _tall(index):
   """States more levels than faiss has a table of, and all their links."""
-  return np.full_like(levels, 30)
+  for name, array in (
+    ("levels", np.full([300], 30, np.int32)),
+    ("neighbors", np.zeros([300 * 8 * 31], np.int32)),
+    ("offsets", 8 * 31 * np.arange(301, dtype=np.uint64)),
+  ):
+    faiss.copy_array_to_vector(array, getattr(index.hnsw, name))
 
 
-def _tall_links(neighbors):
-  links = np.zeros([300, 8 * 31], np.int32)
-  return links.ravel()
+def _low_entry(index):
+  levels = faiss.vector_to_array(index.hnsw.levels)
+  index.hnsw.entry_point = int(np.argmin(levels))
 
 
-def approximate_levels():
-  index = _made("hnsw", _unit(300))
-  return index._vectors.arrays()["levels"].astype(int)
+def _vector(index):
+  """Gives an image a vector that is not finite."""
+  storage = faiss.downcast_index(index.storage)
+  values = faiss.rev_swig_ptr(storage.get_xb(), storage.ntotal * storage.d)
+  values[3] = np.nan
+
+
+def _other(index_of):
+  """Puts another faiss index in place."""
+
+  def change(_):
+    index = index_of()
+    index.train(_unit(300))
+    index.add(_unit(300))
+    return faiss.serialize_index(index)
+
+  return change
+
+
+def _field(**values):
+  def change(index):
+    for name, value in values.items():
+      setattr(index, name, value)
+
+  return change
+
+
+def _centroid(index):
+  faiss.copy_array_to_vector(
+    np.full([8 * 256 * 2], np.inf, np.float32), index.pq.centroids
+  )
+
+
+def _list(get):
+  """Sets the first value of the first list of codes or ids."""
+
+  def change(index):
+    pointer = get(index.invlists)
+    faiss.rev_swig_ptr(pointer, 1)[0] = 300
+
+  return change
+
+
+def _missing(index):
+  index.remove_ids(np.arange(3))
+
+
+_METRIC = faiss.METRIC_INNER_PRODUCT
 
 
 @pytest.mark.parametrize(
   ("method", "changes"),
   [
-    ("hnsw", {"neighbors": _set(5, 300)}),
-    ("hnsw", {"neighbors": _set(5, -2)}),
-    ("hnsw", {"neighbors": _upper_link}),
-    ("hnsw", {"neighbors": lambda a: a[:-1]}),
-    ("hnsw", {"neighbors": lambda a: a.astype(np.int64)}),
-    ("hnsw", {"levels": _set(3, 0)}),
-    ("hnsw", {"levels": _set(3, 50)}),
-    ("hnsw", {"levels": _tall, "neighbors": _tall_links}),
-    ("hnsw", {"entry": _set(0, 300)}),
-    ("hnsw", {"entry": _set(0, -1)}),
-    ("hnsw", {"entry": lambda a: np.int32([np.argmin(approximate_levels())])}),
-    ("hnsw", {"vectors": _set((3, 3), np.nan)}),
-    ("hnsw", {"vectors": lambda a: a[:, :-1].copy()}),
-    ("hnsw", {"vectors": lambda a: None}),
+    ("hnsw", {"native": _graph(neighbors=_set(5, 300))}),
+    ("hnsw", {"native": _graph(neighbors=_set(5, -2))}),
+    ("hnsw", {"native": _upper_link}),
+    ("hnsw", {"native": _graph(neighbors=lambda a: a[:-1])}),
+    ("hnsw", {"native": _graph(offsets=_set(5, 1 << 40))}),
+    ("hnsw", {"native": _graph(offsets=lambda a: a[:-1])}),
+    ("hnsw", {"native": _graph(levels=_set(3, 0))}),
+    ("hnsw", {"native": _graph(levels=_set(3, 50))}),
+    ("hnsw", {"native": _tall}),
+    ("hnsw", {"native": _graph(entry_point=300)}),
+    ("hnsw", {"native": _graph(entry_point=-1)}),
+    ("hnsw", {"native": _graph(max_level=9)}),
+    ("hnsw", {"native": _graph(max_level=-1)}),
+    ("hnsw", {"native": _low_entry}),
+    ("hnsw", {"native": _vector}),
+    ("hnsw", {"native": _field(ntotal=299)}),
+    ("hnsw", {"native": _field(d=15)}),
+    ("hnsw", {"native": _field(metric_type=faiss.METRIC_L2)}),
+    ("hnsw", {"faiss": _other(lambda: faiss.IndexHNSWFlat(16, 9, _METRIC))}),
+    ("hnsw", {"faiss": _other(lambda: faiss.IndexHNSWFlat(16, 8))}),
+    ("hnsw", {"faiss": _other(lambda: faiss.IndexHNSWSQ(16, 3, 8, _METRIC))}),
+    ("hnsw", {"faiss": _other(lambda: faiss.IndexFlatIP(16))}),
+    ("hnsw", {"faiss": lambda a: a[:-1]}),
+    ("hnsw", {"faiss": lambda a: a[:0]}),
+    ("hnsw", {"faiss": lambda a: a.astype(np.int64)}),
+    ("hnsw", {"faiss": lambda a: None}),
+    ("hnsw", {"alive": lambda a: None}),
     ("hnsw", {"alive": _set(3, 0)}),
+    ("hnsw", {"alive": lambda a: a[:-1]}),
     ("hnsw", {"empty": lambda a: a[:-1]}),
     ("hnsw", {"header": {"dimension": 17}}),
     ("hnsw", {"header": {"dimension": 1 << 40}}),
@@ -280,20 +371,43 @@ def approximate_levels():
     ("hnsw", {"header": {"method": "ivfpq"}}),
     ("hnsw", {"header": {"options": {"links": 1 << 30}}}),
     ("hnsw", {"header": {"options": 3}}),
-    ("ivfpq", {"lists": _set(3, 10)}),
-    ("ivfpq", {"lists": _set(3, -1)}),
-    ("ivfpq", {"lists": lambda a: a[:-1]}),
-    ("ivfpq", {"codes": lambda a: a[:, :-1].copy()}),
-    ("ivfpq", {"codes": lambda a: None}),
-    ("ivfpq", {"words": _set((0, 0, 0), np.inf)}),
-    ("ivfpq", {"words": lambda a: a[:-1]}),
-    ("ivfpq", {"centres": lambda a: a[:3]}),
+    ("ivfpq", {"native": _list(lambda lists: lists.get_ids(0))}),
+    ("ivfpq", {"native": _missing}),
+    ("ivfpq", {"native": _field(nlist=9)}),
+    ("ivfpq", {"native": _field(by_residual=False)}),
+    ("ivfpq", {"native": _field(is_trained=False)}),
+    ("ivfpq", {"native": _field(ntotal=299)}),
+    ("ivfpq", {"native": lambda index: index.make_direct_map()}),
+    ("ivfpq", {"native": _centroid}),
+    ("ivfpq", {"alive": lambda a: a[:-1]}),
+    ("ivfpq", {"faiss": lambda a: None}),
+    ("ivfpq", {"header": {"options": {"lists": 10, "code_bytes": 4}}}),
+    ("ivfpq", {"header": {"options": {"lists": 9, "code_bytes": 8}}}),
   ],
 )
 def test_files_of_others(tmp_path, method, changes):
   path = _changed(tmp_path, method, **changes)
   with pytest.raises(errors.InputError, match="a.index: expected"):
     approximate.ApproximateIndex.load(path)
+
+
+@pytest.mark.parametrize("name", ["vectors", "codes"])
+def test_files_of_an_older_version(tmp_path, name):
+  path = _changed(tmp_path, "hnsw", faiss=lambda a: None)
+  header, arrays = array_file.read(path, "approximate index")
+  arrays[name] = np.zeros([300, 16], np.float32)
+  array_file.write(path, "approximate index", header, arrays)
+  with pytest.raises(errors.InputError, match="older version .build it again"):
+    approximate.ApproximateIndex.load(path)
+
+
+def test_damaged_files_are_refused_or_usable():
+  command = [sys.executable, str(_FUZZ), "--number", "200"]
+  run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  assert run.returncode == 0, run.stdout
+  counts = json.loads(run.stdout)
+  for method in approximate.METHODS:
+    assert min(counts[f"{method} refused"], counts[f"{method} used"]) > 10
 
 
 def test_exact_indexes_are_another_kind(tmp_path):

@@ -1,48 +1,21 @@
 """Exact search among global descriptors or VLAD, kept in one file."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from delf.base import arrays, errors
 from delf.formats import array_file
 from delf.indexes import ranking
+from delf.indexes.names import DescriptorIndex, Descriptors, Path
 
+FLOAT32, FLOAT16 = "float32", "float16"
+STORAGES = (FLOAT32, FLOAT16)
+_KIND = "dense index"
 # Blocks are joined while they are small: a copy of more costs too much.
 _SMALL_BYTES = 1 << 26
-# What is left of a block is several blocks of no copy, unless they are many.
+# The rest of a block stays several blocks without a copy, unless they are many.
 _MOST_VIEWS = 64
-
-
-def joined(blocks, block):
-  """Returns blocks with one more, which small ones before it are joined to.
-
-  Only blocks that are no longer than what follows are joined to it, so that
-  each row is copied few times though rows may come one by one.
-
-  Args:
-    blocks: list of arrays [N_i, D] of one dtype; stays as it is.
-    block: [N, D] array.
-  """
-  blocks = list(blocks)
-  while blocks and len(blocks[-1]) <= len(block):
-    if blocks[-1].nbytes + block.nbytes > _SMALL_BYTES:
-      break
-    block = np.concatenate([blocks.pop(), block])
-  return [*blocks, block]
-
-
-def kept(block, keep):
-  """Returns what is left of a block, as a list of blocks.
-
-  Args:
-    block: [N, D] array.
-    keep: [N] bool.
-  """
-  edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]])))
-  if len(edges) > 2 * _MOST_VIEWS:
-    return [block[keep]]
-  return [block[start:end] for start, end in edges.reshape(-1, 2)]
-
-
 # Scores held at once: 16 MB of float32.
 _SCORES = 1 << 22
 # Values of descriptors that are converted at once: 16 MB of float32. More is no
@@ -57,22 +30,22 @@ _KEPT = 1 << 24
 _FIRST = 512
 
 
-def search(queries, blocks, k, empty=()):
-  """Finds the images with the largest dot products.
+def search(
+  queries: np.ndarray,
+  blocks: Sequence[np.ndarray],
+  k: int,
+  empty: Sequence[int] = (),
+) -> ranking.Ranking:
+  """Find the k images with the largest dot products for each query.
+
+  Beside the result, and what is mapped, up to 200 MB are needed whatever N is.
 
   Args:
     queries: [Q, D] float32.
-    blocks: Sequence of arrays [N_i, D], float32 or float16, perhaps mapped from
-      a file; ids count through them.
-    k: Number of images a query.
+    blocks: Arrays [N_i, D], float32 or float16, perhaps mapped from a file; ids
+      count through them.
+    k: Number of images per query.
     empty: Ids, sorted, of images without a descriptor: last, and -inf.
-
-  Returns:
-    ranking.Ranking of k columns. Beside it, and what is mapped, up to 200
-    MB are needed whatever N is.
-
-  Raises:
-    InputError: If k is not over 0, or a product is not finite.
   """
   k = ranking.check_k(k)
   empty = np.asarray(empty, np.int64)
@@ -83,61 +56,27 @@ def search(queries, blocks, k, empty=()):
   step = max(1, min(_QUERIES, _KEPT // max(kept, 1)))
   for start in range(0, len(queries), step):
     rows = slice(start, start + step)
-    found = _search(queries[rows], blocks, kept, empty)
+    best, first = ranking.TopScores(len(queries[rows]), kept), 0
+    for piece in _pieces(blocks, len(queries[rows])):
+      with np.errstate(over="ignore", invalid="ignore"):
+        # No copy where the file is float32.
+        products = queries[rows] @ piece.astype(np.float32, copy=False).T
+        if not np.isfinite(products.sum()):
+          raise errors.InputError("finite descriptors", "NaN or infinity")
+      own = slice(*np.searchsorted(empty, [first, first + len(piece)]))
+      products[:, empty[own] - first] = -np.inf
+      best.add(products, first)
+      first += len(piece)
+    found = best.result()
     ids[rows, :kept], scores[rows, :kept] = found.ids, found.scores
-  # Of images with a descriptor none is left out, so all rows have as many.
+  # All rows have as many images with a descriptor: none of these is left out.
   left = kept - min(kept, number - len(empty))
   ids[:, kept - left : kept] = empty[:left]
   return ranking.Ranking(ids, scores)
 
 
-def rescore(queries, found, descriptors):
-  """Ranks what an approximate search found by exact dot products.
-
-  A search for ten times the images that are wanted, by codes in memory, and
-  this with descriptors in a file find nearly what exact search finds.
-
-  Args:
-    queries: [Q, D] float32.
-    found: ranking.Ranking [Q, k] of these queries.
-    descriptors: [N, D] float, perhaps mapped from a file.
-
-  Returns:
-    ranking.Ranking [Q, k]; where a score was -inf it stays so.
-  """
-  scores = np.full(found.ids.shape, -np.inf, np.float32)
-  for row, ids in enumerate(found.ids):
-    some = np.flatnonzero((ids >= 0) & np.isfinite(found.scores[row]))
-    chosen = descriptors[ids[some]].astype(np.float32, copy=False)
-    scores[row, some] = chosen @ queries[row]
-  # What is not there has the highest id.
-  last = np.where(found.ids < 0, np.iinfo(np.int32).max, found.ids)
-  order = np.lexsort((last, -scores), axis=1)
-  return ranking.Ranking(
-    np.take_along_axis(found.ids, order, axis=1),
-    np.take_along_axis(scores, order, axis=1),
-  )
-
-
-def _search(queries, blocks, k, empty):
-  """Searches with some queries; images without a descriptor are left out."""
-  best, first = ranking.TopScores(len(queries), k), 0
-  for block in _pieces(blocks, len(queries)):
-    # One without a copy where the file is float32.
-    block = block.astype(np.float32, copy=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-      scores = queries @ block.T
-      if not np.isfinite(scores.sum()):
-        raise errors.InputError("finite descriptors", "NaN or infinity")
-    among = slice(*np.searchsorted(empty, [first, first + len(block)]))
-    scores[:, empty[among] - first] = -np.inf
-    best.add(scores, first)
-    first += len(block)
-  return best.result()
-
-
 def _pieces(blocks, queries):
-  """Yields the rows of all blocks in pieces of bounded size."""
+  """Yield the rows of all blocks in pieces of bounded size."""
   seen = 0
   for block in blocks:
     most = max(1, min(_SCORES // queries, _VALUES // max(block.shape[1], 1)))
@@ -148,87 +87,72 @@ def _pieces(blocks, queries):
       seen, start = seen + len(piece), start + len(piece)
 
 
-_KIND = "dense index"
-FLOAT32, FLOAT16 = "float32", "float16"
-STORAGES = (FLOAT32, FLOAT16)
+def rescore(
+  queries: np.ndarray, found: ranking.Ranking, descriptors: np.ndarray
+) -> ranking.Ranking:
+  """Rank the images of an approximate search by exact dot products.
+
+  A search for ten times the images that are wanted, by codes in memory, and
+  this with descriptors in a file find nearly what exact search finds.
+
+  Args:
+    queries: [Q, D] float32.
+    found: Ranking [Q, k] of these queries; a score of -inf stays.
+    descriptors: [N, D] float, perhaps mapped from a file.
+  """
+  scores = np.full(found.ids.shape, -np.inf, np.float32)
+  for row, ids in enumerate(found.ids):
+    some = np.flatnonzero((ids >= 0) & np.isfinite(found.scores[row]))
+    chosen = descriptors[ids[some]].astype(np.float32, copy=False)
+    scores[row, some] = chosen @ queries[row]
+  return ranking.sort_rows(found.ids, scores)
 
 
-class DenseIndex:
+class DenseIndex(DescriptorIndex):
   """Images and their descriptors, searched by dot product.
 
   Descriptors are used as they are: for cosine similarity they must have unit
-  length, as what the extraction writes has. Ids of images count from 0 in the
-  order of `names`; they change when images are removed.
+  length, as those that `delf extract` writes have.
   """
 
-  def __init__(self, storage=FLOAT32):
-    """Creates an empty index.
+  def __init__(self, storage: str = FLOAT32):
+    """Create an empty index.
 
-    Args:
-      storage: "float32", or "float16" for half the size and scores that are
-        right to about 0.0005 for unit length.
-
-    Raises:
-      InputError: If it is another.
+    "float16" takes half the size, and its scores are right to about 0.0005 for
+    unit length.
     """
     if storage not in STORAGES:
       raise errors.InputError(f"one of {', '.join(STORAGES)}", repr(storage))
+    super().__init__()
     self._dtype = np.dtype(storage)
-    self._names = ranking.NameList()
     # Never written to once they are here, so that indexes may share them.
     self._blocks = []
-    self._empty = np.zeros([0], bool)
-    self._dimension = None
-
-  def __len__(self):
-    return len(self._names)
 
   @property
-  def names(self):
-    """List of str, the names by id; not to be changed."""
-    return self._names.names
-
-  @property
-  def dimension(self):
-    """D, or None while there is no descriptor."""
-    return self._dimension
-
-  @property
-  def storage(self):
-    """How descriptors are kept, one of STORAGES."""
+  def storage(self) -> str:
+    """Type of the stored descriptors, one of STORAGES."""
     return self._dtype.name
 
   @property
-  def empty(self):
-    """[N] bool: which images have no descriptor."""
-    return self._empty
-
-  @property
-  def descriptors(self):
+  def descriptors(self) -> np.ndarray:
     """[N, D] float32 or float16, zeros where there is none; read-only.
 
     Mapped from the file where the index is as it was loaded.
     """
     if len(self._blocks) != 1:
-      shape = [0, self._dimension or 0]
-      self._blocks = [
-        np.concatenate([np.zeros(shape, self._dtype), *self._blocks])
-      ]
+      none = np.zeros([0, self._dimension or 0], self._dtype)
+      self._blocks = [np.concatenate([none, *self._blocks])]
     view = self._blocks[0].view()
     view.flags.writeable = False
     return view
 
-  def add(self, names, descriptors):
-    """Adds images at the end; all of them, or none if there is an error.
+  def add(self, names: Sequence[str], descriptors: Descriptors) -> None:
+    """Add images at the end: all, or none if there is an error.
 
     Args:
-      names: Sequence of N str.
+      names: N names that are not in the index.
       descriptors: [N, D] float, or a sequence of N arrays [D]; None or [0] for
         an image that was too small: it is always ranked last, with -inf.
-
-    Raises:
-      InputError: If a name is there already or comes twice, D is another than
-        the index's, or a value is not finite.
     """
     stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
     names = self._names.check(names, len(stacked))
@@ -238,99 +162,65 @@ class DenseIndex:
       raise errors.InputError("descriptors below 65504 for float16", "more")
     self._extend(names, [stored], empty)
 
-  def search(self, queries, k):
-    """Finds the images with the largest dot products.
+  def search(self, queries: Descriptors, k: int) -> ranking.Ranking:
+    """Find the k images with the largest dot products for each query.
 
-    Args:
-      queries: [Q, D] float, or a sequence of Q arrays [D]; None or [0] for a
-        query that was too small: all its scores are -inf.
-      k: Number of images a query.
-
-    Returns:
-      ranking.Ranking with k columns.
-
-    Raises:
-      InputError: If D is another than the index's, a value is not finite, or k
-        is not over 0.
+    Queries are given as the descriptors of `add`; the scores of an empty one
+    are -inf.
     """
     queries, none = arrays.stack_descriptors(
       queries, self._dimension, "queries"
     )
-    empty = np.flatnonzero(self._empty)
-    parts = self._parts(queries.shape[1])
-    found = search(queries, parts, k, empty)
-    found.scores[none] = -np.inf
-    found.ids[none] = -1
+    blocks = self._blocks_of(queries.shape[1])
+    found = search(queries, blocks, k, np.flatnonzero(self._empty))
+    found.scores[none], found.ids[none] = -np.inf, -1
     some = min(k, len(self))
     found.ids[none, :some] = np.arange(some)
     return found
 
-  def remove(self, names):
-    """Removes images; those after them move up.
+  def remove(self, names: str | Sequence[str]) -> None:
+    """Remove images: all, or none if a name is unknown."""
+    keep = self._without(names)
+    parts = np.split(keep, np.cumsum([len(block) for block in self._blocks]))
+    self._blocks = [
+      piece
+      for block, own in zip(self._blocks, parts[:-1], strict=True)
+      for piece in kept(block, own)
+    ]
+    self._empty = self._empty[keep]
 
-    Args:
-      names: Sequence of str.
-
-    Raises:
-      InputError: If a name is not there; none is removed then.
-    """
-    keep = np.ones([len(self)], bool)
-    keep[self._names.ids(names)] = False
-    blocks, first = [], 0
-    for block in self._blocks:
-      blocks += kept(block, keep[first : first + len(block)])
-      first += len(block)
-    self._blocks, self._empty = blocks, self._empty[keep]
-    self._names = self._names.kept(keep)
-
-  def merge(self, other):
-    """Adds all images of another DenseIndex at the end.
-
-    Raises:
-      InputError: If a name is in both, or D or the storage differ.
-    """
+  def merge(self, other: "DenseIndex") -> None:
+    """Add all images of another index of the same D and storage at the end."""
     if not isinstance(other, DenseIndex) or other.storage != self.storage:
       raise errors.InputError(f"a dense index of {self.storage}", f"{other!r}")
     arrays.check_same_dimension(self._dimension, other.dimension)
     names = self._names.check(other.names)
-    self._extend(names, other._parts(self._dimension), other.empty)
+    self._extend(names, other._blocks_of(self._dimension), other.empty)
 
-  def save(self, path):
-    """Writes the index to one file, whole or not at all.
+  def save(self, path: Path) -> None:
+    """Write the index to one local file, whole or not at all.
 
-    Args:
-      path: Local path; what is there is replaced, even what was loaded.
-
-    Raises:
-      OSError: If it cannot be written.
+    An existing file is replaced, even the one that was loaded.
     """
-    parts = self._parts()
     shape = (len(self), self._dimension or 0)
-    arrays = {
+    streams = {
       **array_file.encode_names(self.names),
       "empty": self._empty.astype(np.uint8),
-      "descriptors": array_file.Stream(self._dtype, shape, parts),
+      "descriptors": array_file.Stream(self._dtype, shape, self._blocks_of()),
     }
-    array_file.write(path, _KIND, {}, arrays)
+    array_file.write(path, _KIND, {}, streams)
 
   @classmethod
-  def load(cls, path, verify=False):
-    """Opens an index; descriptors stay in the file until they are needed.
+  def load(cls, path: Path, verify: bool = False) -> "DenseIndex":
+    """Open an index; descriptors stay in the file until they are needed.
 
     Args:
       path: Local path.
       verify: Whether to read all and compare checksums.
-
-    Returns:
-      DenseIndex. To change it leaves the file as it is.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      InputError: If it is another kind of file, cut, or of a newer version.
     """
-    _, arrays = array_file.read(path, _KIND, verify)
-    names = array_file.decode_names(arrays, path)
-    descriptors, empty = arrays.get("descriptors"), arrays.get("empty")
+    _, mapped = array_file.read(path, _KIND, verify)
+    names = array_file.decode_names(mapped, path)
+    descriptors, empty = mapped.get("descriptors"), mapped.get("empty")
     if (
       descriptors is None
       or empty is None
@@ -341,14 +231,12 @@ class DenseIndex:
     ):
       raise errors.InputError("a descriptor of each image", "others", path)
     index = cls(descriptors.dtype.name)
-    index._names = ranking.NameList(names, path)
-    index._empty = np.array(empty, bool)
-    index._dimension = descriptors.shape[1] or None
+    index._set(names, empty, descriptors.shape[1] or None, path)
     index._blocks = [descriptors]
     return index
 
-  def _parts(self, dimension=None):
-    """Returns the blocks; those without descriptors get their dimension."""
+  def _blocks_of(self, dimension=None):
+    """Return the blocks; those without descriptors get their dimension."""
     dimension = self._dimension or dimension or 0
     return [
       block
@@ -362,7 +250,28 @@ class DenseIndex:
     self._names.add(names)
     self._empty = np.concatenate([self._empty, empty])
     self._dimension = self._dimension or dimension or None
-    self._blocks = self._parts()
-    for block in blocks:
-      if len(block):
-        self._blocks = joined(self._blocks, block)
+    self._blocks = self._blocks_of()
+    for block in filter(len, blocks):
+      self._blocks = joined(self._blocks, block)
+
+
+def joined(blocks: Sequence[np.ndarray], block: np.ndarray) -> list[np.ndarray]:
+  """Append a block [N, D], joined with small ones before it.
+
+  Only blocks that are no longer than what follows are joined to it, so that
+  each row is copied few times though rows may come one by one.
+  """
+  blocks = list(blocks)
+  while blocks and len(blocks[-1]) <= len(block):
+    if blocks[-1].nbytes + block.nbytes > _SMALL_BYTES:
+      break
+    block = np.concatenate([blocks.pop(), block])
+  return [*blocks, block]
+
+
+def kept(block: np.ndarray, keep: np.ndarray) -> list[np.ndarray]:
+  """Split a block [N, D] into the runs of rows that [N] bool keeps."""
+  edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]])))
+  if len(edges) > 2 * _MOST_VIEWS:
+    return [block[keep]]
+  return [block[start:end] for start, end in edges.reshape(-1, 2)]

@@ -94,7 +94,7 @@ def test_bits_counted_by_a_table():
   random = np.random.default_rng(1)
   for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
     values = random.integers(0, 256, (9, 16), dtype=np.uint8).view(dtype)
-    counts = inverted._count_bits_by_table(values)
+    counts = postings._count_bits_by_table(values)
     expected = np.unpackbits(values.view(np.uint8), axis=1).sum(axis=1)
     assert np.array_equal(counts.sum(axis=1), expected)
 

@@ -1,21 +1,22 @@
-"""Rankings refined by the descriptors of the images in them, by name."""
+"""Rankings refined by the descriptors of the images in them, by method name."""
 
 import dataclasses
 import difflib
 import numbers
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from delf.base import arrays, errors
 from delf.indexes import dense, ranking
 
-# Images whose nearest are gathered at once, as values: 64 MB of float32.
+# Values of the nearest images of a block of queries: 64 MB of float32.
 _VALUES = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
 class Expansion:
-  """How many of the nearest are used, and with which weights.
+  """Number and weights of the nearest images that expand a descriptor.
 
   Alpha query expansion (Radenovic, Tolias and Chum, "Fine-tuning CNN Image
   Retrieval with No Human Annotation", PAMI 2019, on image representation and
@@ -45,8 +46,13 @@ QUERY = Expansion()
 DATABASE = Expansion(number=5)
 
 
-def expand(queries, ids, descriptors, options=None):
-  """Expands queries by the first images of their rankings.
+def expand(
+  queries: np.ndarray,
+  ids: np.ndarray,
+  descriptors: np.ndarray,
+  options: Expansion = QUERY,
+) -> np.ndarray:
+  """Expand queries by the first images of their rankings.
 
   Args:
     queries: [Q, D] float, unit length.
@@ -54,23 +60,32 @@ def expand(queries, ids, descriptors, options=None):
       `options.number` are used.
     descriptors: [N, D] float, unit length, zeros for an image without one;
       perhaps mapped from a file.
-    options: Expansion, or None for QUERY.
+    options: Expansion.
 
   Returns:
     [Q, D] float32, unit length; zeros stay zeros.
   """
-  options = options or QUERY
   ids = np.asarray(ids)[:, : options.number]
   expanded = np.array(queries, dtype=np.float32)
   step = max(1, _VALUES // max(1, ids.shape[1] * expanded.shape[1]))
-  for start in range(0, len(expanded), step):
+  for start in range(0, len(expanded) if len(descriptors) else 0, step):
     rows = slice(start, start + step)
-    expanded[rows] = _weighted(expanded[rows], ids[rows], descriptors, options)
+    images = descriptors[np.maximum(ids[rows], 0)]
+    images = images.astype(np.float32, copy=False)
+    similarity = np.einsum("qkd,qd->qk", images, expanded[rows])
+    weights = np.maximum(similarity, 0) ** options.alpha
+    # No power of 0 for missing images: 0 to the power of 0 is 1.
+    weights[(ids[rows] < 0) | (similarity <= 0)] = 0
+    expanded[rows] += np.einsum(
+      "qk,qkd->qd", weights.astype(np.float32), images
+    )
   return unit_length(expanded)
 
 
-def augment(descriptors, options=None):
-  """Replaces each descriptor of a collection as `expand` does a query.
+def augment(
+  descriptors: np.ndarray, options: Expansion = DATABASE
+) -> np.ndarray:
+  """Replace each descriptor of a collection as `expand` does a query.
 
   Database-side augmentation (Turcot and Lowe, ICCV workshops 2009; of global
   descriptors: Gordo et al., "End-to-end Learning of Deep Visual Representations
@@ -78,78 +93,42 @@ def augment(descriptors, options=None):
   It is done once for an index; queries are searched as they are, or expanded.
 
   Args:
-    descriptors: [N, D] float, unit length, zeros for an image without one;
-      perhaps mapped from a file. Time grows with N squared.
-    options: Expansion, or None for DATABASE.
+    descriptors: As in `expand`. Time grows with N squared.
+    options: Expansion.
 
   Returns:
     [N, D] float32, unit length; zeros stay zeros.
   """
-  options = options or DATABASE
   augmented = np.zeros(descriptors.shape, np.float32)
   step = max(1, _VALUES // max(1, options.number * descriptors.shape[1]))
   for start in range(0, len(descriptors), step):
-    rows = slice(start, start + step)
-    own = descriptors[rows].astype(np.float32)
-    found = dense.search(own, [descriptors], options.number + 1)
-    ids = _without(found.ids, np.arange(start, start + len(own)))
-    augmented[rows] = expand(own, ids, descriptors, options)
+    own = descriptors[start : start + step].astype(np.float32)
+    ids = dense.search(own, [descriptors], options.number + 1).ids
+    is_own = ids == np.arange(start, start + len(own))[:, None]
+    # Copies of an image have its similarity, and may have pushed it out.
+    is_own[~is_own.any(axis=1), -1] = True
+    others = ids[~is_own].reshape(len(ids), -1)
+    augmented[start : start + step] = expand(own, others, descriptors, options)
   return augmented
 
 
-def unit_length(vectors):
-  """Returns [N, D] float32 vectors at length 1; zeros stay zeros."""
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+  """Return [N, D] float32 vectors at length 1; zeros stay zeros."""
   vectors = np.asarray(vectors, dtype=np.float32)
   lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
   return vectors / np.where(lengths > 0, lengths, 1)
 
 
-def _weighted(queries, ids, descriptors, options):
-  """Returns the sums [Q, D] of queries and weighted images."""
-  if not len(descriptors):
-    return queries
-  images = descriptors[np.maximum(ids, 0)].astype(np.float32, copy=False)
-  similarity = np.einsum("qkd,qd->qk", images, queries)
-  # No power of 0 for what is not there: 0 to the power of 0 is 1.
-  weights = np.where(
-    (ids >= 0) & (similarity > 0),
-    np.maximum(similarity, 0) ** options.alpha,
-    0,
-  ).astype(np.float32)
-  return queries + np.einsum("qk,qkd->qd", weights, images)
-
-
-def _without(ids, own):
-  """Returns [Q, k - 1]: ids less each row's own, or less the last."""
-  is_own = ids == own[:, None]
-  # Copies of an image have its similarity, and may have pushed it out.
-  is_own[~is_own.any(axis=1), -1] = True
-  return ids[~is_own].reshape(len(ids), -1)
-
-
-ALPHA, AVERAGE = "alpha-qe", "average-qe"
-SUPERGLOBAL, DIFFUSION = "superglobal", "diffusion"
-
-
 @dataclasses.dataclass(frozen=True)
-class QueryExpansion:
-  """A second search, with expanded queries (`query_expansion.Expansion`).
-
-  Attributes:
-    number: First images that expand the query.
-    alpha: Power of their similarity as a weight.
-  """
-
-  number: int = QUERY.number
-  alpha: float = QUERY.alpha
+class QueryExpansion(Expansion):
+  """Second search, with queries that the first images expand."""
 
   def __call__(self, queries, found, descriptors, empty=()):
-    """Searches anew; see `refine`."""
-    options = Expansion(self.number, self.alpha)
-    if not found.ids.shape[1]:
-      return found
-    expanded = expand(queries, found.ids, descriptors, options)
+    """Search again; see `refine`."""
     depth = found.ids.shape[1]
+    if not depth:
+      return found
+    expanded = expand(queries, found.ids, descriptors, self)
     again = dense.search(expanded, [descriptors], depth, empty)
     # A query without a descriptor finds nothing, now as before.
     none = ~np.any(queries, axis=1)
@@ -158,7 +137,44 @@ class QueryExpansion:
 
 
 @dataclasses.dataclass(frozen=True)
-class SuperGlobal:
+class _Rescoring:
+  """Base of methods that give the first images other scores."""
+
+  depth: int = 400
+  neighbours: int = 9
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and (type(value) is not int or value < 1):
+        raise errors.InputError(f"{field.name} over 0", repr(value))
+
+  def __call__(self, queries, found, descriptors, empty=()):
+    """Rank the first images again; see `refine`."""
+    depth = self.depth
+    scores = np.full(found.ids[:, :depth].shape, -np.inf, np.float32)
+    for row, query in enumerate(queries):
+      head, before = found.ids[row, :depth], found.scores[row, :depth]
+      some = np.flatnonzero((head >= 0) & np.isfinite(before))
+      if len(some):
+        images = descriptors[head[some]].astype(np.float32, copy=False)
+        scores[row, some] = self._scores(query, images)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ids, all_scores = found.ids.copy(), found.scores.copy()
+    ids[:, :depth] = np.take_along_axis(ids[:, :depth], order, axis=1)
+    all_scores[:, :depth] = np.take_along_axis(scores, order, axis=1)
+    if depth < all_scores.shape[1]:
+      # The scores that follow are lowered, so that all descend.
+      last, tail = all_scores[:, depth - 1, None], all_scores[:, depth:]
+      with np.errstate(invalid="ignore"):
+        gap = np.nan_to_num(tail[:, :1] - last, nan=0.0, neginf=0.0)
+      # At most the last's: the difference is rounded.
+      all_scores[:, depth:] = np.minimum(tail - np.maximum(gap, 0), last)
+    return ranking.Ranking(ids, all_scores)
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperGlobal(_Rescoring):
   """Refinement of descriptors among the first images.
 
   Shao et al., "Global Features are All You Need for Image Retrieval and
@@ -174,36 +190,29 @@ class SuperGlobal:
   (`benchmarks/retrieval_tuning.py`).
 
   Attributes:
-    depth: M, images that are ranked anew; all, where there are fewer.
+    depth: M, images that are ranked again; all, where there are fewer.
     neighbours: K.
     beta: Weight of neighbours.
     least: Images expand the query where their score is at least this share of
       the best one's.
   """
 
-  depth: int = 400
-  neighbours: int = 9
   beta: float = 0.15
   least: float = 0.9
 
   def __post_init__(self):
-    _check_numbers(self, ("depth", "neighbours"))
+    super().__post_init__()
     if not (self.beta >= 0 and 0 <= self.least <= 1):
       raise errors.InputError(
         "a beta of at least 0 and a least share from 0 to 1",
         f"{self.beta!r} and {self.least!r}",
       )
 
-  def __call__(self, queries, found, descriptors, empty=()):
-    """Ranks the first images anew; see `refine`."""
-    return _rescored(queries, found, descriptors, self.depth, self._scores)
-
   def _scores(self, query, images):
-    """Returns [M] scores of images [M, D] for a query [D]."""
-    neighbours = min(self.neighbours, len(images) - 1)
+    """Return [M] scores of images [M, D] for a query [D]."""
     table = images @ images.T
     np.fill_diagonal(table, -np.inf)
-    weights = self.beta * _largest(table, neighbours)
+    weights = self.beta * _largest(table, min(self.neighbours, len(images) - 1))
     refined = images + weights @ images
     refined /= 1 + weights.sum(axis=1, keepdims=True)
     first = refined @ query
@@ -214,7 +223,7 @@ class SuperGlobal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion:
+class Diffusion(_Rescoring):
   """Similarity that spreads along chains of near images.
 
   Iscen et al., "Efficient Diffusion on Region Manifolds", CVPR 2017, of global
@@ -237,14 +246,13 @@ class Diffusion:
     alpha: Share that spreads, below 1; the paper's is 0.99.
   """
 
-  depth: int = 400
   neighbours: int = 20
   query_neighbours: int = 10
   gamma: float = 6.0
   alpha: float = 0.8
 
   def __post_init__(self):
-    _check_numbers(self, ("depth", "neighbours", "query_neighbours"))
+    super().__post_init__()
     # With an alpha of 1 the system has no solution.
     if not (self.gamma > 0 and 0 <= self.alpha < 1):
       raise errors.InputError(
@@ -252,12 +260,8 @@ class Diffusion:
         f"{self.gamma!r} and {self.alpha!r}",
       )
 
-  def __call__(self, queries, found, descriptors, empty=()):
-    """Ranks the first images anew; see `refine`."""
-    return _rescored(queries, found, descriptors, self.depth, self._scores)
-
   def _scores(self, query, images):
-    """Returns [M] scores of images [M, D] for a query [D]."""
+    """Return [M] scores of images [M, D] for a query [D]."""
     from scipy import linalg
 
     table = np.maximum(images @ images.T, 0)
@@ -273,7 +277,19 @@ class Diffusion:
     return linalg.solve(system, start, assume_a="pos")
 
 
-METHODS = {
+def _largest(table, number):
+  """Return [M, N] with all but the `number` largest of each row at 0."""
+  if number < 1:
+    return np.zeros_like(table)
+  if number < table.shape[1]:
+    least = np.partition(table, -number, axis=1)[:, -number, None]
+    table = np.where(table >= least, table, 0)
+  return np.maximum(table, 0)
+
+
+ALPHA, AVERAGE = "alpha-qe", "average-qe"
+SUPERGLOBAL, DIFFUSION = "superglobal", "diffusion"
+METHODS: dict[str, Callable] = {
   ALPHA: QueryExpansion,
   AVERAGE: lambda number=2: QueryExpansion(number, 0.0),
   SUPERGLOBAL: SuperGlobal,
@@ -281,26 +297,29 @@ METHODS = {
 }
 
 
-def refine(name, queries, found, descriptors, empty=()):
-  """Refines rankings by a method of METHODS, with its default options.
+def refine(
+  name: str,
+  queries: np.ndarray,
+  found: ranking.Ranking,
+  descriptors: np.ndarray,
+  empty: Sequence[int] = (),
+) -> ranking.Ranking:
+  """Refine rankings by a method of METHODS, with its default options.
 
-  An instance of a method is called as `method(queries, found, descriptors)`.
+  A method with other options is called itself: `SuperGlobal(depth=100)(queries,
+  found, descriptors)`.
 
   Args:
     name: One of METHODS.
     queries: [Q, D] float, unit length, zeros for a query without a descriptor.
-    found: ranking.Ranking [Q, k] of these queries.
+    found: Ranking [Q, k] of these queries.
     descriptors: [N, D] float, unit length, zeros for an image without one;
       perhaps mapped from a file.
     empty: Ids, sorted, of images without a descriptor: they stay last.
 
   Returns:
-    ranking.Ranking [Q, k]. Where only the first images are ranked anew, ties
-    keep their order, and those after them keep theirs, with scores lowered so
-    that they are below.
-
-  Raises:
-    InputError: If there is no such method, or the arrays do not fit.
+    Ranking [Q, k]. Where only the first images are ranked again, ties keep
+    their order, and those after them keep theirs, with lowered scores.
   """
   if name not in METHODS:
     near = difflib.get_close_matches(str(name), METHODS, 1)
@@ -318,48 +337,3 @@ def refine(name, queries, found, descriptors, empty=()):
       f"a ranking of {len(descriptors)} images", f"id {found.ids.max()}"
     )
   return METHODS[name]()(queries, found, descriptors, empty)
-
-
-def _check_numbers(options, names):
-  for name in names:
-    value = getattr(options, name)
-    if type(value) is not int or value < 1:
-      raise errors.InputError(f"{name} over 0", repr(value))
-
-
-def _largest(table, number):
-  """Returns [M, N] with all but the `number` largest of each row at 0."""
-  if number < 1:
-    return np.zeros_like(table)
-  if number < table.shape[1]:
-    least = np.partition(table, -number, axis=1)[:, -number, None]
-    table = np.where(table >= least, table, 0)
-  return np.maximum(table, 0)
-
-
-def _rescored(queries, found, descriptors, depth, function):
-  """Ranks the first `depth` images of each query by other scores."""
-  scores = np.full(found.ids[:, :depth].shape, -np.inf, np.float32)
-  for row, query in enumerate(queries):
-    head = found.ids[row, :depth]
-    some = np.flatnonzero((head >= 0) & np.isfinite(found.scores[row, :depth]))
-    if len(some):
-      images = descriptors[head[some]].astype(np.float32, copy=False)
-      scores[row, some] = function(query, images)
-  order = np.argsort(-scores, axis=1, kind="stable")
-  ids, all_scores = found.ids.copy(), found.scores.copy()
-  ids[:, :depth] = np.take_along_axis(ids[:, :depth], order, axis=1)
-  all_scores[:, :depth] = np.take_along_axis(scores, order, axis=1)
-  _lower(all_scores, depth)
-  return ranking.Ranking(ids, all_scores)
-
-
-def _lower(scores, depth):
-  """Lowers the scores after the first `depth`, so that all descend."""
-  if not 0 < depth < scores.shape[1]:
-    return
-  last, tail = scores[:, depth - 1, None], scores[:, depth:]
-  with np.errstate(invalid="ignore"):
-    gap = np.nan_to_num(tail[:, :1] - last, nan=0.0, neginf=0.0)
-  # At most the last's: the difference is rounded.
-  scores[:, depth:] = np.minimum(tail - np.maximum(gap, 0), last)
