@@ -49,7 +49,7 @@ ARCHITECTURES = {
 
 
 def network(architecture, pretrained, data_root):
-  """Makes a network that ends in a feature map.
+  """Returns a keras.Model of images of any size that ends in a feature map.
 
   Args:
     architecture: A key of ARCHITECTURES.
@@ -57,9 +57,6 @@ def network(architecture, pretrained, data_root):
       `<architecture>*notop*.h5` (in lower case) in `data_root` or in
       `networks/` there, else those that Keras has or downloads.
     data_root: Folder of such files.
-
-  Returns:
-    keras.Model of images of any size.
 
   Raises:
     InputError: If weights cannot be had.
@@ -108,15 +105,11 @@ def names():
 
 
 def make(name, **options):
-  """Makes a backbone with random weights, without a classifier.
+  """Returns a built backbone with random weights, without a classifier.
 
   Args:
     name: One of `names()`.
-    **options: Arguments of the backbone's class. ResNets: `pooling`,
-      `gem_power`, `block3_strides`, `embedding_layer`, `embedding_layer_dim`.
-
-  Returns:
-    The backbone, a Keras model named "backbone" whose variables exist.
+    **options: Arguments of the backbone's class.
 
   Raises:
     InputError: If there is no backbone of this name.
@@ -151,13 +144,13 @@ _READ_ERRORS = (
 
 
 def restore(model, path):
-  """Gives the layers of a model the weights that a file has for them.
+  """Gives the layers of a built model the weights that a file has for them.
 
   Weights are taken in the order in which the file lists them, as Keras does:
   their names have changed from version to version (`kernel:0`, `W_1:0`, ...).
 
   Args:
-    model: Built model; its layers' names are those of the file.
+    model: Model whose layers' names are those of the file.
     path: Path of a `.h5` file of Keras 1 or 2: weights, or a whole model.
 
   Raises:
@@ -261,15 +254,7 @@ class Bottleneck(layers.Layer):
   )
 
   def __init__(self, stage, block, stride, data_format):
-    """Creates the block.
-
-    Args:
-      stage: int from 2 to 5.
-      block: Letter of the block in the stage; the first one, "a", has a
-        convolution in the shortcut.
-      stride: Of the first convolution and of the shortcut.
-      data_format: "channels_last" or "channels_first".
-    """
+    """Creates a block of stage 2 to 5; "a" has a projection shortcut."""
     super().__init__(name=f"block{stage}{block}")
     self._data_format = data_format
     filters, filters_out = FILTERS[stage]

@@ -14,15 +14,7 @@ _RESIDUAL_START = keras.initializers.Constant(0.3)
 
 
 def stem_kernel(shape, dtype=None):
-  """Returns oriented gradients and spots as the first kernel, zero in sum.
-
-  Args:
-    shape: (3, 3, 3, number of filters).
-    dtype: Its dtype.
-
-  Returns:
-    Tensor of that shape.
-  """
+  """Returns [3, 3, 3, filters]: oriented gradients and spots, zero in sum."""
   rng = np.random.default_rng(11)
   kernel = 0.05 * rng.standard_normal(shape)
   y, x = np.mgrid[-1:2, -1:2]
@@ -102,7 +94,7 @@ class SoftVLAD(keras.layers.Layer):
     """Creates the layer.
 
     Args:
-      number: Of words.
+      number: Number of words.
       temperature: What cosines are divided by; towards 0, a feature belongs to
         its nearest word alone.
       name: Name of the layer.
@@ -120,14 +112,10 @@ class SoftVLAD(keras.layers.Layer):
     )
 
   def call(self, features):
-    """Pools maps of features.
+    """Returns [B, number * C] float32 of unit length, word by word.
 
-    Args:
-      features: [B, H, W, C] float, of any lengths.
-
-    Returns:
-      [B, number * C] float32 of unit length, word by word; where no feature is
-      near a word, its part is near 0.
+    `features` is [B, H, W, C] float, of any lengths; where no feature is near a
+    word, its part is near 0.
     """
     batch, channels = ops.shape(features)[0], self.words.shape[1]
     x = ops.reshape(features, (batch, -1, channels))
@@ -179,14 +167,7 @@ class CompactBackbone(keras.Model):
     embedding_layer_dim=256,
     words=12,
   ):
-    """Creates the backbone.
-
-    Args:
-      name: Its name.
-      local_channels: Number of values of a local feature.
-      embedding_layer_dim: Number of values of the global descriptor.
-      words: Number of words that the local map is pooled by.
-    """
+    """Creates the backbone, whose local map is pooled by so many words."""
     super().__init__(name=name)
     self.local_channels = local_channels
     self.global_channels = embedding_layer_dim
@@ -247,15 +228,7 @@ class CompactBackbone(keras.Model):
     return x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
 
   def stages(self, inputs, training):
-    """Returns the maps of all stages.
-
-    Args:
-      inputs: As for `build_call`.
-      training: Whether batch statistics are used.
-
-    Returns:
-      Five floats [B, ceil(H / s), ceil(W / s), C] of stride s 2, 4, 8, 16, 32.
-    """
+    """Returns maps [B, ceil(H / s), ceil(W / s), C] of s = 2, 4, 8, 16, 32."""
     grey = ops.mean(inputs, axis=-1, keepdims=True)
     # A row after another: the same whatever the number of threads.
     rows = ops.mean(grey, axis=2, keepdims=True)
@@ -322,13 +295,7 @@ class CompactBackbone(keras.Model):
     return self.embedding_layer(self.pool(cells))
 
   def local_call(self, inputs, training=True, intermediates_dict=None):
-    """Returns `block3` alone, as `build_call` has it.
-
-    Args:
-      inputs: As for `build_call`.
-      training: As for `build_call`.
-      intermediates_dict: None, or a dict that receives `offsets`.
-    """
+    """Returns `block3` alone; `intermediates_dict` receives `offsets`."""
     _, block3, offsets = self._placed(self.stages(inputs, training), training)
     if intermediates_dict is not None:
       intermediates_dict["offsets"] = offsets
@@ -337,14 +304,10 @@ class CompactBackbone(keras.Model):
   def cells_call(self, inputs, training=True):
     """Returns what training needs of the local map.
 
-    Args:
-      inputs: As for `build_call`.
-      training: As for `build_call`.
-
     Returns:
       Descriptors of the centres of the cells, float [B, ceil(H / 8),
-      ceil(W / 8), C], and float32 [B, ceil(H / 8), ceil(W / 8),
-      keypoints.PIXELS], logits of the pixels of each cell.
+      ceil(W / 8), C], and logits of the pixels of each cell, float32
+      [B, ceil(H / 8), ceil(W / 8), heads.PIXELS].
     """
     return self._local(self.stages(inputs, training), training)
 

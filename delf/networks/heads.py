@@ -125,13 +125,7 @@ class AttentionModel(keras.Model):
   foldable = (("conv1", "bn_conv1"),)
 
   def __init__(self, kernel_size=1, decay=_DECAY, name="attention"):
-    """Creates the model.
-
-    Args:
-      kernel_size: Side of the convolutions' kernels in positions.
-      decay: Weight of their L2 regularisation (see `losses`).
-      name: Name of the model.
-    """
+    """Creates the model; `decay` is of the kernels' L2 regularisation."""
     super().__init__(name=name)
     self.conv1 = layers.Conv2D(
       _ATTENTION_CHANNELS,
@@ -164,9 +158,9 @@ class AttentionModel(keras.Model):
       training: Whether batch normalisation uses the statistics of the batch.
 
     Returns:
-      Tuple of float [B, C], the mean of the features at unit length times their
-      probabilities; float [B, H, W, 1] >= 0, the "probabilities", which are the
-      softplus of the scores; and float [B, H, W, 1], the scores.
+      Mean of the features at unit length times their probabilities, [B, C]; the
+      "probabilities", softplus of the scores, [B, H, W, 1]; and the scores,
+      [B, H, W, 1].
     """
     x = self.bn_conv1(self.conv1(inputs), training=training)
     score = self.conv2(ops.relu(x))
@@ -191,14 +185,6 @@ class AutoencoderModel(keras.Model):
   def __init__(
     self, reduced_dimension, expand_dimension, kernel_size=1, name="autoencoder"
   ):
-    """Creates the model.
-
-    Args:
-      reduced_dimension: Channels of the codes.
-      expand_dimension: Channels of the features.
-      kernel_size: Side of the convolutions' kernels in positions.
-      name: Name of the model.
-    """
     super().__init__(name=name)
     self.conv1 = layers.Conv2D(
       reduced_dimension, kernel_size, padding="same", name="autoenc_conv1"
@@ -217,14 +203,6 @@ class AutoencoderModel(keras.Model):
     self.conv2.build((*input_shape[:3], self.conv1.filters))
 
   def call(self, inputs):
-    """Codes local features.
-
-    Args:
-      inputs: Float [B, H, W, C], local features.
-
-    Returns:
-      Tuple of float [B, H, W, expand_dimension], the features back from the
-      codes, and float [B, H, W, reduced_dimension], the codes.
-    """
+    """Returns the features reconstructed from codes, and the codes."""
     reduced = self.conv1(inputs)
     return self.conv2(reduced), reduced

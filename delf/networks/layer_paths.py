@@ -6,15 +6,11 @@ _SHOWN = 8
 
 
 def variables_by_path(model):
-  """Returns the variables of a model by path.
+  """Returns the variables of a built model by path.
 
-  Args:
-    model: Built layer or model.
-
-  Returns:
-    dict of str to keras.Variable. A path is made of the attributes that lead to
-    the layer and of the variable's name: `backbone/l2a/conv2a/kernel`. Layers
-    that no attribute holds go by their names.
+  A path is made of the attributes that lead to the layer and of the variable's
+  name: `backbone/l2a/conv2a/kernel`. Layers that no attribute holds go by their
+  names.
 
   Raises:
     RuntimeError: If two variables have one path, or one has none.
@@ -33,14 +29,7 @@ def variables_by_path(model):
 
 
 def layers_by_path(model):
-  """Returns a model and all layers in it by path.
-
-  Args:
-    model: Built layer or model.
-
-  Returns:
-    dict of str to keras.layers.Layer; the path of the model itself is "".
-  """
+  """Returns a built model, at path "", and all layers in it by path."""
   found = {"": model}
   seen = {id(model)}
   queue = [("", model)]
@@ -56,7 +45,7 @@ def layers_by_path(model):
 
 
 def listed(names):
-  """Returns names as words; of many, the first ones and how many there are."""
+  """Returns names as text; of many, the first ones and how many there are."""
   names = list(names)
   words = ", ".join(names[:_SHOWN])
   return (

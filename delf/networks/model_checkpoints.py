@@ -42,7 +42,7 @@ class LoadReport:
 
 
 def load_weights(model, path, *, unused=(), missing=()):
-  """Gives a model the weights of a checkpoint, all of them or none.
+  """Gives a built model the weights of a checkpoint, all of them or none.
 
   Args:
     model: Model whose variables exist.
@@ -55,9 +55,6 @@ def load_weights(model, path, *, unused=(), missing=()):
     missing: Paths, or beginnings of paths, that the model may have though the
       checkpoint lacks them; they keep their values. What is also in `unused`
       may be of another shape.
-
-  Returns:
-    LoadReport.
 
   Raises:
     FileNotFoundError: If there is no checkpoint.
@@ -121,32 +118,21 @@ def _mismatches(reader, loaded):
 
 
 def save_weights(model, path):
-  """Writes the weights of a model as a TensorFlow checkpoint.
+  """Writes the weights of a built model as a TensorFlow checkpoint.
 
-  Args:
-    model: Model whose variables exist.
-    path: Prefix of the checkpoint. `path`.index is written last, so that one
-      that exists is whole. Missing folders are made.
-
-  Returns:
-    str, `path`.
+  `path`.index is written last, so that one that exists is whole. Missing
+  folders are made. Returns `path`.
   """
   return checkpoints.write(path, **trackables(model))
 
 
 def trackables(model):
-  """Returns the variables of a model as `tf.train.Checkpoint` takes them.
+  """Returns the variables of a built model as `tf.train.Checkpoint` takes them.
 
   `tf.train.Checkpoint(model=trackables(model), optimizer=...)` has the keys of
   a training run of the original. Layers themselves would not do: Checkpoint
-  drops without a word those that a Python list holds.
-
-  Args:
-    model: Model whose variables exist.
-
-  Returns:
-    dict of attribute to such a dict or to a tf.Variable. With a Keras backend
-    other than TensorFlow the variables are copies.
+  drops without a word those that a Python list holds. With a Keras backend
+  other than TensorFlow the variables are copies.
   """
   tree = {}
   for path, variable in layer_paths.variables_by_path(model).items():
@@ -162,14 +148,7 @@ def trackables(model):
 
 
 def describe(path):
-  """Returns what a checkpoint holds.
-
-  Args:
-    path: As for `load_weights`.
-
-  Returns:
-    list of (str key, tuple shape, str dtype), by key. The graph of objects that
-    TensorFlow stores besides is left out.
+  """Returns (key, shape, dtype) of what a checkpoint holds, by key.
 
   Raises:
     FileNotFoundError: If there is no checkpoint.

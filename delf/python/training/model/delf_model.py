@@ -55,9 +55,8 @@ class Delf(keras.Model):
       reduced_dimension: Channels of its codes.
       dim_expand_channels: Channels of what it reconstructs; 1024 stands for
         those of the backbone's local features.
-      backbone: Name of a backbone (see `backbones`), or one that is ready: the
-        arguments about strides, pooling and embedding do not apply to it. All
-        of those but `embedding_layer_dim` are about ResNets.
+      backbone: Name of a backbone (see `backbones`), or one that is ready.
+        Strides, pooling and the embedding layer are options of ResNets alone.
 
     Raises:
       InputError: If there is no such backbone.
@@ -99,9 +98,8 @@ class Delf(keras.Model):
 
     Args:
       num_classes: Number of classes.
-      desc_classification: Function or layer that turns global descriptors into
-        logits, or None for a new dense layer. One that is given keeps its
-        weights elsewhere.
+      desc_classification: Function or layer from global descriptors to logits,
+        which keeps its weights elsewhere; None for a new dense layer.
 
     Raises:
       RuntimeError: If it has classifiers: Keras would go on holding them.
@@ -142,21 +140,18 @@ class Delf(keras.Model):
   def global_and_local_forward_pass(self, images, training=True):
     """Runs all parts, as training needs them.
 
-    Gradients of what attention and autoencoder return stop before the backbone
-    (section 3.3 of DELG).
+    Gradients of attention and autoencoder stop before the backbone (section 3.3
+    of DELG).
 
     Args:
       images: Float [B, H, W, 3], normalised.
       training: Whether batch normalisation uses the statistics of the batch.
 
     Returns:
-      Tuple of
-      float [B, D], global descriptor before the classifier;
-      float [B, C], attended feature before the classifier;
-      float [B, H', W', 1], attention;
-      dict of the backbone's feature maps (`block3`: [B, H', W', C]);
-      float [B, H', W', C], reconstructed local features, or None;
-      float [B, H', W', reduced_dimension], their codes, or None.
+      Global descriptor before the classifier, [B, D]; attended feature before
+      the classifier, [B, C]; attention, [B, H', W', 1]; dict of the backbone's
+      maps (`block3`: [B, H', W', C]); reconstructed local features
+      [B, H', W', C] and their codes [B, H', W', reduced_dimension], or None.
     """
     blocks = {}
     descriptor = self.backbone.build_call(
@@ -186,9 +181,8 @@ class Delf(keras.Model):
       intermediates_dict: None, or a dict that receives the backbone's maps.
 
     Returns:
-      Tuple of float [B, D], global descriptor (not normalised); float
-      [B, H', W', 1], attention; float [B, H', W', C], local features: codes of
-      the autoencoder where there is one, else `block3`.
+      Global descriptor [B, D], not normalised; attention [B, H', W', 1]; local
+      features [B, H', W', C]: the autoencoder's codes if any, else `block3`.
     """
     descriptor, _, attention, blocks, _, reduced = (
       self.global_and_local_forward_pass(input_image, training)
@@ -199,28 +193,14 @@ class Delf(keras.Model):
     return descriptor, attention, features
 
   def global_call(self, input_image, training=True):
-    """Extracts global features alone.
-
-    Args:
-      input_image: As for `build_call`.
-      training: As for `build_call`.
-
-    Returns:
-      Float [B, D], global descriptor (not normalised).
-    """
+    """Returns the global descriptor [B, D] alone, not normalised."""
     return self.backbone.build_call(input_image, training=training)
 
   def local_call(self, input_image, training=True, intermediates_dict=None):
-    """Extracts local features alone, without the last stage of the backbone.
+    """Returns attention and local features of `build_call` alone.
 
-    Args:
-      input_image: As for `build_call`.
-      training: As for `build_call`.
-      intermediates_dict: None, or a dict that receives what maps the backbone
-        gives on the way.
-
-    Returns:
-      Tuple of attention and local features, as `build_call` returns them.
+    The last stage of the backbone does not run; `intermediates_dict` receives
+    the maps before it.
     """
     blocks = {} if intermediates_dict is None else intermediates_dict
     if hasattr(self.backbone, "local_call"):

@@ -40,20 +40,14 @@ class Delg(delf_model.Delf):
     dim_expand_channels=1024,
     backbone="resnet50",
   ):
-    """Creates the model with random weights.
+    """Creates the model with random weights; other arguments are those of Delf.
 
     Args:
-      block3_strides: As for `Delf`.
-      name: Name of the model.
       gem_power: Power of the GeM pooling.
       embedding_layer_dim: Size of the global descriptor.
       scale_factor_init: What cosines are multiplied by to be logits.
       arcface_margin: Angle in radians that is added between a descriptor and
         its class in training.
-      use_dim_reduction: As for `Delf`.
-      reduced_dimension: As for `Delf`.
-      dim_expand_channels: As for `Delf`.
-      backbone: As for `Delf`.
     """
     super().__init__(
       block3_strides=block3_strides,
@@ -80,9 +74,6 @@ class Delg(delf_model.Delf):
 
     `desc_classification(prelogits, labels, training=True)` is then
     `cosine_classifier_logits` with the weights of this model.
-
-    Args:
-      num_classes: Number of classes.
 
     Raises:
       RuntimeError: If it has classifiers: Keras would go on holding them.
@@ -137,7 +128,7 @@ def cosine_classifier_logits(
   arcface_margin,
   training=True,
 ):
-  """Returns the logits of a cosine classifier.
+  """Returns float [B, num_classes], the logits of a cosine classifier.
 
   Args:
     prelogits: Float [B, D], descriptors.
@@ -147,9 +138,6 @@ def cosine_classifier_logits(
     scale_factor: What cosines are multiplied by.
     arcface_margin: Angle in radians added between a descriptor and its class.
     training: Whether to add it.
-
-  Returns:
-    Float [B, num_classes].
   """
   units = normalization.l2_normalize(prelogits, axis=1)
   # A tensor of what may be a variable, which has no gradient of its own.
@@ -196,15 +184,12 @@ def _margin_of_labels(cosines, labels, margin):
 
 
 def apply_arcface_margin(cosine_sim, one_hot_labels, arcface_margin):
-  """Returns cosines with an angle added for the labels.
+  """Returns cosines [B, num_classes] with an angle added for the labels.
 
   Args:
     cosine_sim: Float [B, num_classes], cosines.
     one_hot_labels: Float or bool [B, num_classes], 1 for the label.
     arcface_margin: Angle in radians; not added where the sum would exceed pi.
-
-  Returns:
-    Float [B, num_classes].
   """
   margined = _add_margin(cosine_sim, arcface_margin)
   return ops.where(ops.cast(one_hot_labels, "bool"), margined, cosine_sim)

@@ -47,12 +47,10 @@ class GlobalFeatureNet(keras.Model):
     Args:
       architecture: A key of ARCHITECTURES.
       pooling: "mac", "spoc" or "gem".
-      whitening: Whether a dense layer and a normalisation follow; it begins as
-        one that changes nothing.
-      pretrained: Whether it has weights of ImageNet: of a file
-        `<architecture>*notop*.h5` (in lower case) in `data_root` or in
-        `networks/` there, else those that Keras has or downloads.
-      data_root: Folder of such files.
+      whitening: Whether a dense layer, at first the identity, and a norm
+        follow.
+      pretrained: Whether it has weights of ImageNet; see `backbones.network`.
+      data_root: Folder of files with such weights.
 
     Raises:
       InputError: If there is no such architecture or pooling, or if weights
@@ -88,16 +86,13 @@ class GlobalFeatureNet(keras.Model):
     )
 
   def call(self, x, training=False):
-    """Returns descriptors.
+    """Returns descriptors, [B, outputdim] float32 of unit length.
 
     Args:
       x: [B, H, W, 3] float32, as `datasets.utils.default_loader` gives images:
         BGR in [0, 255] less the mean of ImageNet. Networks that were trained on
         something else get that.
       training: Changes nothing.
-
-    Returns:
-      [B, outputdim] float32 of unit length.
     """
     if self._trained_on is not None:
       offset, scale = self._trained_on
@@ -145,21 +140,18 @@ def extract_global_descriptors_from_list(
   print_freq=10,
   workers=4,
 ):
-  """Describes the images of a list.
+  """Describes the images of a list; returns [D, N] float32, one a column.
 
   Args:
     net: GlobalFeatureNet.
     images: list of paths.
     image_size: Largest side of an image in pixels, or None.
-    bounding_boxes: A box (x1, y1, x2, y2) or None for each image, in pixels;
+    bounding_boxes: A box (x1, y1, x2, y2) in pixels or None for each image;
       None for whole images.
     scales: Scales that each image is described at.
     multi_scale_power: Power of the generalised mean over them.
-    print_freq: Images between two changes of the words of the progress.
+    print_freq: Images between two updates of the progress line.
     workers: Threads that load images ahead.
-
-  Returns:
-    [D, N] float32, a descriptor a column, of unit length.
 
   Raises:
     FileNotFoundError: If an image is missing.
@@ -181,7 +173,7 @@ def extract_global_descriptors_from_list(
 
 
 def extract_multi_scale_descriptor(net, input, scales, multi_scale_power):
-  """Describes an image at several scales.
+  """Returns the descriptor [D] float32, of unit length, over several scales.
 
   Args:
     net: GlobalFeatureNet, or a function of images [1, H, W, 3].
@@ -189,9 +181,6 @@ def extract_multi_scale_descriptor(net, input, scales, multi_scale_power):
     scales: list of float over 0.
     multi_scale_power: Power of the generalised mean over the scales; other than
       1 only for descriptors without negative values.
-
-  Returns:
-    [D] float32 of unit length.
 
   Raises:
     InputError: If there is no scale, one is not over 0, or the mean is none.

@@ -173,15 +173,9 @@ class ResNet50(keras.Model):
     return self._pool(blocks["block4"], positions)
 
   def local_call(self, inputs, training=True, intermediates_dict=None):
-    """Runs the backbone up to its local features.
+    """Returns `block3`, [B, H', W', 1024], the local features.
 
-    Args:
-      inputs: As for `build_call`.
-      training: As for `build_call`.
-      intermediates_dict: As for `build_call`; filled up to `block3`.
-
-    Returns:
-      Float [B, H', W', 1024] ("channels_first": [B, 1024, H', W']), `block3`.
+    The last stage does not run; arguments are those of `build_call`.
     """
     blocks = {} if intermediates_dict is None else intermediates_dict
     x = self.bn_conv1(self.conv1(inputs), training=training)
@@ -207,10 +201,7 @@ class ResNet50(keras.Model):
   def restore_weights(self, filepath):
     """Reads the weights of a Keras `.h5` file by layer name.
 
-    Args:
-      filepath: Path of the file, for example
-        `resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5`. The embedding
-        and, where the file has none, the top keep their weights.
+    The embedding and, where the file has none, the top keep their weights.
 
     Raises:
       FileNotFoundError: If there is no such file.
