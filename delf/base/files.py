@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import errno
 import glob
 import io
 import os
@@ -33,6 +32,10 @@ IMAGES = (
 # have, 34 are the temporary's own, and an extension needs some.
 _STEM_BYTES = 180
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}(\.[a-z_]+)?")
+
+# POSIX locks the folder itself, so that no lock file is left in it, and also
+# where nothing can be written. Windows locks files alone.
+_LOCKS_FOLDERS = os.name == "posix"
 
 # Characters of a row: some landmarks have ten thousand images, of 17 each.
 _MAX_ROW = 2**24
@@ -283,41 +286,33 @@ def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
   The system frees it when the process ends, however it ends; a file system
   without locks locks nothing. Waits for another run, or raises InputError.
   """
-  # POSIX locks the folder itself, so that no lock file is left in it, and
-  # also where nothing can be written. Windows locks files alone.
-  lock = _lock_posix if os.name == "posix" else _lock_in_file
-  with contextlib.ExitStack() as stack:
+  busy = errors.InputError(
+    "a folder that no other run is changing",
+    "one that is being changed",
+    folder,
+  )
+  if not _LOCKS_FOLDERS:
+    import filelock
+
+    lock = filelock.FileLock(os.path.join(folder, ".lock"), blocking=wait)
     try:
-      lock(folder, wait, stack)
-    except BlockingIOError:
-      raise errors.InputError(
-        "a folder that no other run is changing",
-        "one that is being changed",
-        folder,
-      ) from None
-    yield
-
-
-def _lock_posix(folder, wait, stack):
+      with lock:
+        yield
+    except filelock.Timeout:
+      raise busy from None
+    return
   import fcntl
 
   handle = os.open(folder, os.O_RDONLY)
-  stack.callback(os.close, handle)
   try:
-    fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-  except OSError as error:
-    if isinstance(error, BlockingIOError):
-      raise
-
-
-def _lock_in_file(folder, wait, stack):
-  import filelock
-
-  try:
-    lock = filelock.FileLock(os.path.join(folder, ".lock"))
-    stack.enter_context(lock.acquire(blocking=wait))
-  except filelock.Timeout:
-    raise BlockingIOError(errno.EWOULDBLOCK, "locked") from None
+    with contextlib.suppress(OSError):  # A file system without locks.
+      try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+      except BlockingIOError:
+        raise busy from None
+    yield
+  finally:
+    os.close(handle)
 
 
 def check_inside(name: str) -> None:

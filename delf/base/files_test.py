@@ -198,7 +198,7 @@ with files.lock_folder(sys.argv[1]):
 def folder(request, tmp_path, monkeypatch):
   """A folder that is locked itself, or by a file as on Windows."""
   if request.param == "file":
-    monkeypatch.setattr(files, "_lock_posix", files._lock_in_file)
+    monkeypatch.setattr(files, "_LOCKS_FOLDERS", False)
   return tmp_path
 
 

@@ -72,39 +72,28 @@ class Split:
   texts: tuple[str, ...]
 
 
+_TRAIN_TEXTS = (
+  "train", "train_clean", "train_attribution", "train_label_to_category",
+  "train_label_to_hierarchical",
+)  # fmt: skip
+_INDEX_TEXTS = (
+  "index", "index_image_to_landmark", "index_label_to_category",
+  "index_label_to_hierarchical",
+)  # fmt: skip
+_TEST_TEXTS = (
+  "metadata/test.csv",
+  "ground_truth/recognition_solution_v2.1.csv",
+  "ground_truth/retrieval_solution_v2.1.csv",
+)
 SPLITS = {
   "train": Split(
-    500,
-    1_000_000_000,
-    (
-      "metadata/train.csv",
-      "metadata/train_clean.csv",
-      "metadata/train_attribution.csv",
-      "metadata/train_label_to_category.csv",
-      "metadata/train_label_to_hierarchical.csv",
-    ),
+    500, 1_000_000_000, tuple(f"metadata/{n}.csv" for n in _TRAIN_TEXTS)
   ),
   "index": Split(
-    100,
-    850_000_000,
-    (
-      "metadata/index.csv",
-      "metadata/index_image_to_landmark.csv",
-      "metadata/index_label_to_category.csv",
-      "metadata/index_label_to_hierarchical.csv",
-    ),
+    100, 850_000_000, tuple(f"metadata/{n}.csv" for n in _INDEX_TEXTS)
   ),
-  "test": Split(
-    20,
-    500_000_000,
-    (
-      "metadata/test.csv",
-      "ground_truth/recognition_solution_v2.1.csv",
-      "ground_truth/retrieval_solution_v2.1.csv",
-    ),
-  ),
+  "test": Split(20, 500_000_000, _TEST_TEXTS),
 }
-
 _DISTRACTOR_PARTS = 100
 
 
@@ -212,14 +201,10 @@ def _landmarks(split, parts):
   for part in _checked(parts, range(known.parts)):
     md5 = f"md5sum/{split}/md5.images_{part:03d}.txt"
     name = f"{split}/images_{part:03d}.tar"
+    url, md5_url = _LANDMARKS + name, _LANDMARKS + md5
     images.append(
       RemoteFile(
-        name,
-        (_LANDMARKS + name,),
-        folder,
-        md5=md5,
-        md5_url=_LANDMARKS + md5,
-        size=known.size,
+        name, (url,), folder, md5=md5, md5_url=md5_url, size=known.size
       )
     )
   return texts + images

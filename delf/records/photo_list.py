@@ -223,16 +223,20 @@ def list_train(directory: str, csv_path: files.Path) -> PhotoList:
       f"a landmark_id under {_MOST_LANDMARKS}", largest, csv_path
     )
   paths = find_photos(directory)
-  photos = [
-    Photo(path, identity, landmarks[identity])
-    for identity, path in paths.items()
-    if identity in landmarks
-  ]
-  _check_not_empty(photos, directory)
+  ids = [identity for identity in paths if identity in landmarks]
+  photos = _photos(paths, ids, landmarks, directory)
   classes = [str(i) for i in range(largest + 1)]
   absent = [identity for identity in landmarks if identity not in paths]
   unlisted = [path for name, path in paths.items() if name not in landmarks]
   return PhotoList(photos, classes, absent, unlisted, complete=False)
+
+
+def _photos(paths, ids, labels, directory):
+  photos = [
+    Photo(paths[name], name, labels.get(name)) for name in ids if name in paths
+  ]
+  _check_not_empty(photos, directory)
+  return photos
 
 
 def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
@@ -247,12 +251,8 @@ def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
   paths = find_photos(directory)
   old = sorted(set(landmarks.values()))
   new = {landmark: label for label, landmark in enumerate(old)}
-  photos = [
-    Photo(paths[identity], identity, new[landmark])
-    for identity, landmark in landmarks.items()
-    if identity in paths
-  ]
-  _check_not_empty(photos, directory)
+  labels = {name: new[landmark] for name, landmark in landmarks.items()}
+  photos = _photos(paths, landmarks, labels, directory)
   absent = [identity for identity in landmarks if identity not in paths]
   names = list(map(str, old))
   return PhotoList(photos, names, absent, old_labels=old, complete=False)
@@ -272,8 +272,7 @@ def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
       raise errors.InputError("a column id", ",".join(header)[:80], csv_path)
     column = header.index("id")
     listed = [row[column] for _, row in rows if len(row) > column]
-  photos = [Photo(paths[name], name) for name in listed if name in paths]
-  _check_not_empty(photos, directory)
+  photos = _photos(paths, listed, {}, directory)
   absent = [name for name in listed if name not in paths]
   return PhotoList(photos, [], absent, complete=False)
 
