@@ -106,22 +106,16 @@ def read(
     path: `.mat`, `.pkl`, `.csv` or `.json` file.
     index_names: Collection that is searched, in the order of its ids. By
       default the images that the file names.
-
-  Raises:
-    FileNotFoundError: If the file does not exist.
-    InputError: If it is malformed, names an image that the collection lacks,
-      labels one twice for a query, or is of another data set.
   """
   extension = os.path.splitext(path)[1].lower()
   if extension == ".csv":
-    return _from_labels(_read_csv(path), path, index_names)
+    return _from_labels(_csv_labels(path), path, index_names)
   if extension == ".json":
     content = _read_json(path)
     if set(_LISTS) <= set(content):
       parsed = revisited.parse(content, 0, path)
       return _from_lists(parsed, path, index_names, content.get("dataset"))
-    queries = [_parse_query(name, content[name], path) for name in content]
-    return _from_labels(queries, path, index_names)
+    return _from_labels(_json_labels(content, path), path, index_names)
   if extension not in (".mat", ".pkl", ".pickle"):
     raise errors.InputError(
       "ground truth, .mat, .pkl, .json or .csv", f"'{extension}'", path
@@ -208,49 +202,6 @@ def _place_listed(listed, queries, index_names, path):
   return np.array([places.find(name, path) for name in listed], np.int64)
 
 
-@dataclasses.dataclass
-class _LabelledQuery:
-  """Labels of one query, by name: (image, where it stands) of each label."""
-
-  name: str
-  images: dict[str, list[tuple[str, str]]] = dataclasses.field(
-    default_factory=dict
-  )
-  box: tuple[float, float, float, float] | None = None
-
-
-def _read_csv(path):
-  queries = {}
-  rows = files.read_csv(path, header=True, strict=True)
-  header = [column.strip().lower() for column in next(rows)[1]]
-  if header not in (_COLUMNS, _COLUMNS + _BOX_COLUMNS):
-    raise errors.InputError(
-      f"the header {','.join(_COLUMNS)}", f"'{','.join(header)[:80]}'", path
-    )
-  for line, row in rows:
-    _add_row(queries, row, header, f"{path}, line {line}")
-  return list(queries.values())
-
-
-def _add_row(queries, row, header, where):
-  if len(row) not in (len(_COLUMNS), len(header)):
-    raise errors.InputError(",".join(header), f"{len(row)} columns", where)
-  name, image, label, *box = (cell.strip() for cell in row)
-  if label.lower() not in _LABELS:
-    raise errors.InputError(
-      f"a label of {', '.join(_LABELS)}", f"'{label[:80]}'", where
-    )
-  if not name or not image:
-    raise errors.InputError("a query and an image", "an empty name", where)
-  query = queries.setdefault(name, _LabelledQuery(name))
-  query.images.setdefault(label.lower(), []).append((image, where))
-  if any(box):
-    box = _parse_box(box, where)
-    if query.box not in (None, box):
-      raise errors.InputError(f"one box for {name}", "two", where)
-    query.box = box
-
-
 def _read_json(path):
   """Content of a JSON file: an object, with lists under the names of _LISTS."""
 
@@ -279,26 +230,49 @@ def _read_json(path):
   return content
 
 
-def _parse_query(name, labels, path):
-  where = f"{path}, query '{name[:80]}'"
-  if not isinstance(labels, dict):
-    raise errors.InputError("labels and their images", "something else", where)
-  unknown = set(labels) - {*_LABELS, "bbx"}
-  if unknown:
+def _csv_labels(path):
+  """Yield (query, image, label, box or None, where it stands)."""
+  rows = files.read_csv(path, header=True, strict=True)
+  header = [column.strip().lower() for column in next(rows)[1]]
+  if header not in (_COLUMNS, _COLUMNS + _BOX_COLUMNS):
     raise errors.InputError(
-      f"labels of {', '.join(_LABELS)}", f"'{min(unknown)[:80]}'", where
+      f"the header {','.join(_COLUMNS)}", f"'{','.join(header)[:80]}'", path
     )
-  query = _LabelledQuery(name)
-  for label in set(_LABELS) & set(labels):
-    images = labels[label]
-    if not isinstance(images, list) or not all(
-      isinstance(image, str) and image for image in images
-    ):
-      raise errors.InputError(f"names in '{label}'", "something else", where)
-    query.images[label] = [(image, where) for image in images]
-  if labels.get("bbx") is not None:
-    query.box = _parse_box(labels["bbx"], where)
-  return query
+  for line, row in rows:
+    where = f"{path}, line {line}"
+    if len(row) not in (len(_COLUMNS), len(header)):
+      raise errors.InputError(",".join(header), f"{len(row)} columns", where)
+    query, image, label, *box = (cell.strip() for cell in row)
+    _check_label(label.lower(), where)
+    if not query or not image:
+      raise errors.InputError("a query and an image", "an empty name", where)
+    yield query, image, label.lower(), box if any(box) else None, where
+
+
+def _json_labels(content, path):
+  """Yield as `_csv_labels`; what is None is not said by this row."""
+  for query, labels in content.items():
+    where = f"{path}, query '{query[:80]}'"
+    if not isinstance(labels, dict):
+      raise errors.InputError(
+        "labels and their images", "something else", where
+      )
+    yield query, None, None, labels.get("bbx"), where
+    for label in labels.keys() - {"bbx"}:
+      _check_label(label, where)
+      if not isinstance(labels[label], list) or not all(
+        isinstance(image, str) and image for image in labels[label]
+      ):
+        raise errors.InputError(f"names in '{label}'", "something else", where)
+      for image in [None, *labels[label]]:
+        yield query, image, label, None, where
+
+
+def _check_label(label, where):
+  if label not in _LABELS:
+    raise errors.InputError(
+      f"a label of {', '.join(_LABELS)}", f"'{label[:80]}'", where
+    )
 
 
 def _parse_box(values, where):
@@ -313,52 +287,68 @@ def _parse_box(values, where):
   return x1, y1, x2, y2
 
 
-def _from_labels(queries, path, index_names):
-  """Ground truth of a file that labels images by name."""
+def _collect_labels(rows, path):
+  """(image, label, where) by query, boxes by query, and whether it grades."""
+  queries, labels, boxes = {}, {}, {}
+  for query, image, label, box, where in rows:
+    labelled = queries.setdefault(query, [])
+    if label is not None:
+      labels.setdefault(query, set()).add(label)
+    if image is not None:
+      labelled.append((image, label, where))
+    if box is not None:
+      box = _parse_box(box, where)
+      if boxes.setdefault(query, box) != box:
+        raise errors.InputError(f"one box for {query}", "two", where)
   if not queries:
     raise errors.InputError("labelled images", "none", path)
+  graded = not any("positive" in own for own in labels.values())
+  for query, own in labels.items():
+    if not graded and {"easy", "hard"} & own:
+      raise errors.InputError(
+        "'easy' and 'hard', or 'positive'", f"both, for '{query}'", path
+      )
+  return queries, boxes, graded
+
+
+def _from_labels(rows, path, index_names):
+  """Ground truth of a file that labels images by name."""
+  queries, boxes, graded = _collect_labels(rows, path)
   if index_names is None:
     index_names = dict.fromkeys(
-      name
-      for query in queries
-      for images in query.images.values()
-      for name, _ in images
+      image for labelled in queries.values() for image, _, _ in labelled
     )
   index_names = tuple(index_names)
   places = ImagePlaces(index_names)
-  graded = not any("positive" in query.images for query in queries)
   images = {label: [] for label in _GRADED}
-  for query in queries:
-    if not graded and {"easy", "hard"} & set(query.images):
-      raise errors.InputError(
-        "'easy' and 'hard', or 'positive'", f"both, for '{query.name}'", path
-      )
-    label_of = _label_images(query, places)
+  for query, labelled in queries.items():
+    label_of = _place_labels(query, labelled, places)
     for label in _GRADED:
       own = [place for place in label_of if label_of[place] == label]
       images[label].append(np.array(own, np.int64))
   return GroundTruth(
     _dataset_name(path),
     index_names,
-    tuple(query.name for query in queries),
-    boxes=tuple(query.box and np.array(query.box) for query in queries),
+    tuple(queries),
+    boxes=tuple(
+      np.array(boxes[query]) if query in boxes else None for query in queries
+    ),
     graded=graded,
     **{label: tuple(arrays) for label, arrays in images.items()},
   )
 
 
-def _label_images(query, places):
+def _place_labels(query, labelled, places):
   label_of = {}
-  for label, images in query.images.items():
-    for name, where in images:
-      place = places.find(name, where)
-      if place in label_of:
-        raise errors.InputError(
-          f"one label for '{name}' and '{query.name}'", "two", where
-        )
-      label_of[place] = "easy" if label == "positive" else label
-  if query.name in places:
-    label_of.setdefault(places.find(query.name, query.name), "junk")
+  for image, label, where in labelled:
+    place = places.find(image, where)
+    if place in label_of:
+      raise errors.InputError(
+        f"one label for '{image}' and '{query}'", "two", where
+      )
+    label_of[place] = "easy" if label == "positive" else label
+  if query in places:
+    label_of.setdefault(places.find(query, query), "junk")
   return label_of
 
 

@@ -53,13 +53,11 @@ def evaluate(
   truth: ground_truth.GroundTruth,
   ranks: Iterable[int] = RANKS,
 ) -> Evaluation:
-  """Measure a search.
+  """Measure rankings of a collection with its ground truth.
 
   Args:
     ids: [Q, k] int, positions in the collection, best first, -1 for none; or
-      such an array for each protocol, where rankings differ by protocol, as
-      after re-ranking without the junk of each.
-    truth: Ground truth of the same collection.
+      such an array for each protocol, as after re-ranking without its junk.
     ranks: Where precision and recall are measured; those beyond the size of the
       collection are dropped.
   """
@@ -108,17 +106,14 @@ def compute_metrics(
   """Compute the metrics of rankings under one protocol.
 
   Args:
-    sorted_index_ids: [Q, N] whole numbers, ids of index images, best first. A
-      positive that is not among them counts as never found; -1 stands for no
-      image.
+    sorted_index_ids: [Q, N] whole numbers, ids of index images, best first, -1
+      for none. Positives that are not among them count as never found.
     ground_truth: Q dicts with "ok" and "junk", [n] int ids.
     desired_pr_ranks: [R], from 1 to N.
 
   Returns:
-    (mean_average_precision, mean_precisions [R], mean_recalls [R],
-    average_precisions [Q], precisions [Q, R], recalls [Q, R]), float64 in
-    [0, 1]. A query without positives has NaN, and is left out of the means;
-    these are NaN where no query has positives.
+    The first six fields of `ProtocolMetrics`. A query without positives has
+    NaN, and is left out of the means.
   """
   ids = _check_rankings(sorted_index_ids)
   ranks = _check_ranks(ids, ground_truth, desired_pr_ranks)
@@ -148,10 +143,8 @@ def average_precision(
 ) -> float:
   """Average the precision of one query over recall, by the trapezoidal rule.
 
-  Args:
-    positive_ranks: [p] int, ascending ranks from 0 of the positives that were
-      found, without junk.
-    number: Number of all positives; by default p.
+  `positive_ranks`, [p] int, are ascending ranks from 0 of the positives that
+  were found, without junk; `number` is that of all positives, by default p.
   """
   ranks = np.asarray(positive_ranks)
   number = len(ranks) if number is None else number
@@ -200,14 +193,8 @@ def positive_ranks(
 ) -> np.ndarray:
   """Return the ranks of the positives that a ranking has, without junk.
 
-  Args:
-    ids: [N] int, ids of index images, best first; negative ids stand for none.
-    positives: [P] int ids.
-    junk: [J] int ids.
-    query: Number of the query, for the error if an image is ranked twice.
-
-  Returns:
-    [p <= P] int64, ascending, from 0.
+  Ids are int64, best first, negative ones stand for none; `query` is a number
+  for the error if an image is ranked twice. Ranks are [p] int64, ascending.
   """
   ids = ids[ids >= 0].astype(np.int64)
   size = ids.max(initial=-1) + 1
@@ -222,9 +209,8 @@ def positive_ranks(
       table[labelled[labelled < size]] = True
     members = [table[ids] for table in tables]
   if unique != len(ids):
-    raise errors.InputError(
-      f"each image once in the ranking of query {query}", "one twice"
-    )
+    once = f"each image once in the ranking of query {query}"
+    raise errors.InputError(once, "one twice")
   return adjust_positive_ranks(*map(np.flatnonzero, members))
 
 
@@ -248,8 +234,7 @@ def mean_curve(
     levels: Number of recalls, from 0 to 1.
 
   Returns:
-    (recalls [levels] float64, precisions [levels] float64), the mean over the
-    queries that have a positive, NaN where none has.
+    (recalls, precisions), float64; NaN where no query has positives.
   """
   junk = [()] * len(rankings) if junk is None else junk
   if not len(rankings) == len(positives) == len(junk):
@@ -358,10 +343,8 @@ def read_file(
 ) -> tuple[dict, np.ndarray, dict, dict]:
   """Read a metrics file, the original's too, also where its lists wrap.
 
-  Returns:
-    (mean_average_precision, pr_ranks, mean_precisions, mean_recalls): by
-    protocol float; [R] int64; by protocol [R] float64. All but the ranks are in
-    [0, 1].
+  Returns (mean_average_precision, pr_ranks, mean_precisions, mean_recalls): by
+  protocol float, [R] int64, and by protocol [R] float64 in [0, 1].
   """
   lines = _unwrapped_lines(metrics_path)
   if not lines or len(lines) % 4:

@@ -76,13 +76,9 @@ def transfer_error(
 ) -> float:
   """Return the mean distance of a homography from the true one, in pixels.
 
-  Infinity without a model ([2, 3] or [3, 3], from image 1 to image 2), or if
-  the images do not overlap.
-
-  Args:
-    truth: [3, 3], the true homography.
-    steps: Points per side of a grid on image 1; those that the true homography
-      sends into image 2 count.
+  Over a grid of `steps` points per side of image 1, as far as the true
+  homography [3, 3] sends them into image 2. Infinity without a model ([2, 3] or
+  [3, 3]), or if the images do not overlap.
   """
   if model is None:
     return float("inf")
@@ -106,17 +102,11 @@ def pose_error(
 ) -> float:
   """Return how far the pose of an essential matrix is from the true one.
 
-  Args:
-    essential: [3, 3], or [3 n, 3] of n candidates, or None. Of several the one
-      whose pose has most points before both cameras counts.
-    points_1: Inliers in image 1.
-    points_2: Inliers in image 2.
-    truth: True map of type "pose".
-
-  Returns:
-    Degrees: the larger of the angles of rotation and of the direction of the
-    translation, whose sign an essential matrix leaves open (Sarlin et al.,
-    SuperGlue, CVPR 2020). Infinity without a pose.
+  In degrees: the larger of the angles of rotation and of the direction of the
+  translation, whose sign an essential matrix leaves open (Sarlin et al.,
+  SuperGlue, CVPR 2020). Infinity without a pose. Points are inliers. Of n
+  candidates in `essential`, [3 n, 3], the one whose pose has most points before
+  both cameras counts.
   """
   if essential is None or len(points_1) < 5:
     return float("inf")

@@ -85,21 +85,13 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class ReportCard:
-  """Metrics of a search, and how they came about.
-
-  Attributes:
-    method: For example "global + verification".
-    made_with: Settings of the features by kind, as `output_folder.describe`
-      returns them; {} where they are unknown.
-    settings: Settings of the search, plain values.
-    versions: Versions of packages.
-  """
+  """Metrics of a search, and how they came about."""
 
   evaluation: metrics.Evaluation
-  method: str
-  made_with: dict[str, dict]
-  settings: dict[str, object]
-  versions: dict[str, str]
+  method: str  # For example "global + verification".
+  made_with: dict[str, dict]  # As `output_folder.describe`; {} if unknown.
+  settings: dict[str, object]  # Of the search, plain values.
+  versions: dict[str, str]  # Of packages.
 
 
 def make(
@@ -114,10 +106,8 @@ def make(
   Args:
     query_made_with: What `output_folder.describe` returned for the features of
       the queries, or None where it is unknown.
-    index_made_with: The same for the index images.
-
-  Raises:
-    InputError: If the two were made with different models or settings.
+    index_made_with: The same for the index images; an InputError is raised if
+      models or settings differ.
   """
   queries, index = query_made_with or {}, index_made_with or {}
   for kind in sorted(set(queries) & set(index)):

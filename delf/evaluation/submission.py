@@ -28,10 +28,6 @@ def read_landmarks(path: str | os.PathLike) -> dict[str, int]:
     path: CSV file with a header: `train.csv` (`id,url,landmark_id`),
       `index_image_to_landmark.csv` (`id,landmark_id`) or `train_clean.csv`
       (`landmark_id,images`, these separated by spaces).
-
-  Raises:
-    FileNotFoundError: If the file does not exist.
-    InputError: If a line is malformed or gives an image a second landmark.
   """
   rows = files.read_csv(path, header=True)
   _, header = next(rows)
@@ -90,12 +86,8 @@ def write_retrieval(
 ) -> None:
   """Write a submission to the retrieval contest, whole or not at all.
 
-  Args:
-    path: CSV file to be, `id,images`.
-    queries: Names of the Q queries.
-    index: Names of the index images.
-    ids: [Q, k] int, index images, best first; -1 stands for none. The first 100
-      are written.
+  The columns are `id,images`, with the first 100 of `ids`, [Q, k] int: index
+  images, best first; -1 stands for none.
   """
   names = np.array(_contest_ids(index, "index image"), object)
   ids = np.asarray(ids)
@@ -116,11 +108,8 @@ def write_recognition(
 ) -> None:
   """Write a submission to the recognition contest, whole or not at all.
 
-  Args:
-    path: CSV file to be, `id,landmarks`.
-    queries: Names of the Q queries.
-    predicted: [Q], landmarks; -1 stands for none.
-    scores: [Q], finite.
+  The columns are `id,landmarks`, with a landmark (-1 for none) and a finite
+  score for each query.
   """
   if len(predicted) != len(scores):
     raise errors.InputError(f"{len(predicted)} scores", f"{len(scores)}")
