@@ -3,7 +3,7 @@
 import pytest
 
 from delf.cli import scripts
-from delf.learning import delg, delg_settings, watchers
+from delf.learning import delg, delg_settings, pairs_settings, watchers
 from delf.python.training import train
 from delf.python.training.global_features import train as global_train
 
@@ -58,7 +58,7 @@ def test_debug_sets_what_is_not_given():
 def test_debug_of_global_training_reports_each_batch():
   def of(*argv):
     argv = ["--test_datasets=", *argv]
-    read = global_train.settings_of_flags
+    read = pairs_settings.settings_of_flags
     return _settings(global_train, read, *argv).print_every
 
   assert [of(), of("--debug"), of("--debug", "--print_freq=3")] == [10, 1, 3]

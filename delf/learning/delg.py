@@ -1,149 +1,72 @@
-"""What is told how a run goes: summaries, lines, diagnoses are observers."""
+"""Supervised training of DELF and DELG on labelled photos."""
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 from absl import logging
 
-from delf.base import concurrency, errors, files
+from delf.base import errors, files
 from delf.formats import checkpoints
-from delf.learning import delg_steps, loop
+from delf.learning import delg_settings, delg_steps, loop
 from delf.networks import layer_paths, model_checkpoints
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
+from delf.python.training.model import delf_model
 from delf.records import photo_list, stream, tfrecord
 
+_CHECKPOINTS = "delf_tf2-ckpt"
+_SETTINGS = "settings.json"
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """What a run works with, for those who watch it.
+# How many checkpoints are kept, and one of each so many hours besides.
+_KEPT = 10
+_KEPT_HOURS = 3
 
-  Attributes:
-    settings: settings.Settings.
-    model: delf_model.Delf, in training.
-    source: data_source.Source, or one with its functions.
-    step: Steps made before.
-    train_logs: Folder of the TensorBoard files.
-  """
-
-  settings: object
-  model: object
-  source: object
-  step: int
-  train_logs: str
+# Settings without which the next step is another one.
+_DECIDING = ("data", "learning")
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-  """What a step has seen and found; arrays over all devices.
+class Observer(loop.Observer):
+  """Watches a run; `details` of a step are a delg_steps.Batch or None."""
 
-  Attributes:
-    images: float32 [B, H, W, 3], normalised.
-    labels: int64 [B].
-    guesses: dict of "desc" and "attn" to int64 [B], the likeliest classes.
-    attention: float32 [B, H', W', 1].
-    sparsity: dict of tag to float, shares of zeros in the feature maps.
-  """
-
-  images: object
-  labels: object
-  guesses: dict
-  attention: object
-  sparsity: dict
-
-
-class Observer:
-  """Does nothing of what it is told; others override what they want."""
-
-  def start(self, run):
-    """Is told that a run starts, or goes on.
-
-    Args:
-      run: Run.
-    """
-
-  def wants(self, step):
-    """Returns whether `on_step` is to get a batch after this many steps."""
+  def wants(self, step: int) -> bool:
+    """Return whether `on_step` is to get the batch of this step."""
     return False
-
-  def on_step(self, step, metrics, batch):
-    """Is told of a step.
-
-    Args:
-      step: Steps made.
-      metrics: dict of TensorBoard tag to float.
-      batch: Batch, or None if no observer wants it.
-    """
-
-  def on_validation(self, step, metrics):
-    """Is told of a validation; `metrics` is a dict of tag to float."""
-
-  def on_save(self, step, path):
-    """Is told that a checkpoint of prefix `path` is written."""
-
-  def close(self):
-    """Lets go of what it holds: the run has ended, or an error has ended it.
-
-    It is called however a run ends, even if `start` has raised.
-    """
-
-
-class Log(Observer):
-  """Logs a line now and then."""
-
-  def __init__(self, every):
-    """Creates it; a line every so many steps."""
-    self._every = every
-
-  def on_step(self, step, metrics, batch):
-    """Logs the metrics of some steps."""
-    if step % self._every == 0:
-      logging.info("step %d: %s", step, _words(metrics))
-
-  def on_validation(self, step, metrics):
-    """Logs the metrics."""
-    logging.info("validation at step %d: %s", step, _words(metrics))
-
-
-def _words(metrics):
-  return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 class Source:
-  """Photos and labels as the data set of Google Landmarks has them."""
+  """Photos and labels of TFRecords, as of Google Landmarks."""
 
-  def __init__(self, data, seed):
-    """Looks for the files.
-
-    Args:
-      data: settings.Data.
-      seed: Of order and augmentation.
+  def __init__(self, data: delg_settings.Data, seed: int):
+    """Find the files; `seed` is that of order and augmentation.
 
     Raises:
       InputError: If there are none, or if they are of another label space.
     """
     self._data, self._seed = data, seed
-    _find(data.train_file_pattern, "training")
+    patterns = {"training": data.train_file_pattern}
     if data.validation_file_pattern:
-      _find(
-        data.validation_file_pattern,
-        'validation, or "" to train without validation',
+      purpose = 'validation, or "" to train without validation'
+      patterns[purpose] = data.validation_file_pattern
+    for purpose, pattern in patterns.items():
+      if not tf.io.gfile.glob(pattern):
+        raise errors.InputError(f"TFRecords for {purpose}", "none", pattern)
+    labels = photo_list.read_labels_beside(data.train_file_pattern)
+    if labels is not None and labels.num_classes != data.num_classes:
+      raise errors.InputError(
+        f"TFRecords of {data.num_classes} classes",
+        f"{labels.num_classes} (in {photo_list.NAME}); give the number of "
+        "classes, or 0 for theirs",
+        os.path.dirname(data.train_file_pattern),
       )
-    _check_classes(data)
 
-  def training(self, start_batch=0):
-    """Returns batches without end.
+  def training(self, start_batch: int = 0) -> tf.data.Dataset:
+    """Return batches without end: float32 [B, S, S, 3] and int64 [B].
 
-    Args:
-      start_batch: How many are left out.
-
-    Returns:
-      tf.data.Dataset of (float32 [B, S, S, 3], int64 [B]); the same for the
-      same files, seed, batch size and start.
+    They are the same for the same files, seed, batch size and start.
     """
     return self._create(
       self._data.train_file_pattern,
@@ -151,16 +74,16 @@ class Source:
       start_batch=start_batch,
     )
 
-  def validation(self):
-    """Returns the batches of one pass, as `training` does, or None."""
+  def validation(self) -> tf.data.Dataset | None:
+    """Return the batches of one pass, as `training` does, if there are any."""
     if not self._data.validation_file_pattern:
       return None
     return self._create(
       self._data.validation_file_pattern, augmentation=False, repeat=False
     )
 
-  def identities(self, number):
-    """Returns the ids of the photos of a training batch, list of str."""
+  def identities(self, number: int) -> list[str]:
+    """Return the ids of the photos of a training batch."""
     options = stream.Options(
       batch_size=self._data.batch_size, seed=self._seed, repeat=True
     )
@@ -178,14 +101,11 @@ class Source:
     )
 
 
-def classes_beside(pattern):
-  """Returns the number of classes that lies beside TFRecords.
-
-  Args:
-    pattern: Pattern of the TFRecords.
+def classes_beside(pattern: str) -> int:
+  """Return the number of classes that `labels.json` beside TFRecords has.
 
   Raises:
-    InputError: If there is no `labels.json`, or a damaged one.
+    InputError: If there is no such file, or a damaged one.
   """
   labels = photo_list.read_labels_beside(pattern)
   if labels is None:
@@ -197,67 +117,41 @@ def classes_beside(pattern):
   return labels.num_classes
 
 
-def _check_classes(data):
-  labels = photo_list.read_labels_beside(data.train_file_pattern)
-  if labels is not None and labels.num_classes != data.num_classes:
-    raise errors.InputError(
-      f"TFRecords of {data.num_classes} classes",
-      f"{labels.num_classes} (in {photo_list.NAME}); give the number of "
-      "classes, or 0 for theirs",
-      os.path.dirname(data.train_file_pattern),
-    )
-
-
-def _find(pattern, purpose):
-  if not tf.io.gfile.glob(pattern):
-    raise errors.InputError(f"TFRecords for {purpose}", "none", pattern)
-
-
-TRAIN_LOGS = "train_logs"
-WEIGHTS = "delf_weights"
-_FOLDER = "delf_tf2-ckpt"
-_SETTINGS = "settings.json"
-
-# How many checkpoints are kept, and one of each so many hours besides.
-_KEPT = 10
-_KEPT_HOURS = 3
-
-# Settings without which the next step is another one.
-_DECIDING = ("data", "learning")
-
-
 class RunFiles:
-  """Reads and writes the files of a run."""
+  """Checkpoints, weights and settings in the folder of a run.
 
-  def __init__(self, logdir, model, optimizer):
-    """Makes the folders.
+  Attributes:
+    train_logs: Folder of the TensorBoard files.
+    weights: Prefix of the model's weights, for exporters.
+  """
 
-    Args:
-      logdir: Folder of the run.
-      model: delf_model.Delf.
-      optimizer: momentum.Momentum.
-    """
+  def __init__(
+    self,
+    logdir: str | os.PathLike,
+    model: delf_model.Delf,
+    optimizer: delg_steps.Momentum,
+  ):
     self._logdir = os.fspath(logdir)
     self._model, self._optimizer = model, optimizer
-    self._folder = os.path.join(self._logdir, _FOLDER)
-    self.train_logs = os.path.join(self._logdir, TRAIN_LOGS)
-    self.weights = os.path.join(self._logdir, WEIGHTS)
+    self._folder = os.path.join(self._logdir, _CHECKPOINTS)
+    self.train_logs = os.path.join(self._logdir, "train_logs")
+    self.weights = os.path.join(self._logdir, "delf_weights")
     tf.io.gfile.makedirs(self._folder)
-    self._checkpoint = tf.train.Checkpoint(
+    checkpoint = tf.train.Checkpoint(
       model=model_checkpoints.trackables(model),
       optimizer=optimizer.trackables(),
     )
     self._manager = tf.train.CheckpointManager(
-      self._checkpoint,
+      checkpoint,
       self._folder,
       max_to_keep=_KEPT,
       keep_checkpoint_every_n_hours=_KEPT_HOURS,
     )
-    # Of what this object has read or written: it is known to be whole.
+    # Read or written by this object, and so known to be whole.
     self._newest = None
 
-  def remove_leftovers(self):
-    """Removes what a program left that was killed while it wrote."""
+  def remove_leftovers(self) -> None:
+    """Remove files of a program that was killed while it wrote."""
     for name in tf.io.gfile.listdir(self._folder):
       path = os.path.join(self._folder, name.rstrip("/"))
       if path.endswith("_temp"):
@@ -267,11 +161,8 @@ class RunFiles:
         if not tf.io.gfile.exists(f"{prefix}.index"):
           tf.io.gfile.remove(path)
 
-  def resume(self):
-    """Reads the newest checkpoint that is whole.
-
-    Returns:
-      str prefix of the checkpoint, or None if there is none.
+  def resume(self) -> str | None:
+    """Read the newest checkpoint that is whole, and return its prefix.
 
     Raises:
       InputError: If it is of another model, or all are damaged.
@@ -293,7 +184,7 @@ class RunFiles:
     return None
 
   def _read(self, prefix):
-    """Gives model and optimiser what a checkpoint holds."""
+    """Give model and optimizer the values of a checkpoint."""
     try:
       model_checkpoints.load_weights(self._model, prefix)
       values = self._optimizer_values(prefix)
@@ -305,11 +196,10 @@ class RunFiles:
       variable.assign(value)
 
   def _optimizer_values(self, prefix):
-    """Returns pairs of variable and value."""
+    """Return pairs of variable and value."""
     reader, _ = checkpoints.open_reader(prefix)
     shapes = reader.get_variable_to_shape_map()
-    values = []
-    wrong = []
+    values, wrong = [], []
     with checkpoints.reading(prefix):
       for path, variable in self._optimizer.by_key().items():
         key = path + checkpoints.SUFFIX
@@ -326,18 +216,12 @@ class RunFiles:
       )
     return values
 
-  def save(self, step):
-    """Writes a checkpoint and the weights.
-
-    Args:
-      step: Steps made; the number of the checkpoint.
-
-    Returns:
-      str prefix of the checkpoint.
+  def save(self, step: int) -> str:
+    """Write the weights, and a checkpoint of this number; return its prefix.
 
     Raises:
-      OSError: If they cannot be written, as where the disk is full; what was
-        written before is still there.
+      OSError: If they cannot be written, as where the disk is full; older
+        checkpoints stay.
     """
     prefix = os.path.join(self._folder, f"ckpt-{step}")
     try:
@@ -346,20 +230,13 @@ class RunFiles:
           self._newest = self._manager.save(checkpoint_number=step)
       model_checkpoints.save_weights(self._model, self.weights)
     except OSError:
-      # Half a checkpoint would take what is left of a full disk.
+      # Half a checkpoint would take the rest of a full disk.
       self.remove_leftovers()
       raise
     return prefix
 
-  def settings_that_differ(self, settings):
-    """Compares settings with those that the run began with, and stores them.
-
-    Args:
-      settings: settings.Settings.
-
-    Returns:
-      list of str, what makes the next step another one.
-    """
+  def changed_settings(self, settings: delg_settings.Settings) -> list[str]:
+    """Store settings, and describe the changes that make other steps."""
     path = os.path.join(self._logdir, _SETTINGS)
     text = settings.as_json()
     before = {}
@@ -384,182 +261,148 @@ class _DamagedError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """How a run ended.
+  """Result of a run.
 
   Attributes:
-    step: Steps made, over all runs that went on from each other.
-    metrics: dict of tag to float, of the last step (empty if there was none).
+    step: Steps made, over all runs that continue one another.
+    metrics: Of the last step, by tag; empty if there was none.
     signal: Number of the signal that ended it, or None.
     checkpoint: Prefix of the newest checkpoint.
     weights: Prefix of the model's weights, for exporters.
   """
 
   step: int
-  metrics: dict
+  metrics: dict[str, float]
   signal: int | None
   checkpoint: str | None
   weights: str
 
 
-def fit(settings, watching=None, source=None):
-  """Trains a model, from where an earlier run of the folder stopped.
+def fit(
+  settings: delg_settings.Settings,
+  observers: Sequence[loop.Observer] | None = None,
+  source: Source | None = None,
+) -> Report:
+  """Train a model, from the newest checkpoint in the folder of the run.
 
-  A run that was stopped and goes on equals one that was not, to the last bit,
+  A run that was stopped and resumed equals one that was not, to the last bit,
   where the machine computes alike each time: the checkpoint holds model,
-  momenta and step, and the batch follows from the step (`run_files`).
+  momenta and step, and the batch follows from the step.
 
   Args:
-    settings: settings.Settings.
-    watching: list of observers.Observer, or None for one that logs.
-    source: data_source.Source, or one with its functions; None for TFRecords.
-
-  Returns:
-    Report.
+    settings: Of the run.
+    observers: None for a line of progress.
+    source: Photos; None for the TFRecords of the settings.
 
   Raises:
     FileNotFoundError: If there are no weights to start from.
-    InputError: If settings or data are not what they can be, if the folder
-      holds a checkpoint of another model, or if a loss is no number; the last
+    InputError: If settings or data are out of range, if the folder holds a
+      checkpoint of another model, or if a loss is not finite; the last
       checkpoint is then the good one.
     OSError: If a checkpoint cannot be written.
   """
   settings.check()
+  budget = loop.Budget(steps=settings.learning.max_iters)
+  reporting = settings.reporting
   if source is None:
     source = Source(settings.data, settings.learning.seed)
-  if watching is None:
-    watching = [Log(settings.reporting.report_every)]
+  if observers is None:
+    observers = [loop.Live(budget, reporting.report_every)]
   keras.utils.set_random_seed(settings.learning.seed)
-  strategy = loop.strategy(settings.execution)
-  run = _Run(settings, delg_steps.Stepper(settings, strategy), watching, source)
+  strategy = delg_steps.strategy(settings.execution)
+  stepper = delg_steps.Stepper(settings, strategy)
+  training = _Training(settings, stepper, observers, source)
   # Observers draw batches of their own.
-  with googlelandmarks.clear_errors(), contextlib.ExitStack() as closing:
-    run.begin(closing)
-    with concurrency.stop_on_signals() as stop:
-      run.go_on(stop)
-  return run.report(stop.signal)
+  with googlelandmarks.clear_errors():
+    signal = loop.run(
+      training,
+      budget,
+      observers,
+      loop.Every(steps=reporting.save_every),
+      loop.Every(steps=reporting.validate_every),
+    )
+  return Report(
+    stepper.step,
+    training.metrics,
+    signal,
+    training.checkpoint,
+    training.weights,
+  )
 
 
-class _Run:
-  def __init__(self, settings, stepper, watching, source):
-    self._settings, self._stepper = settings, stepper
-    self._watching, self._source = watching, source
+class _Training(loop.Learner):
+  """The learner of a run.
+
+  Attributes:
+    settings: delg_settings.Settings.
+    source: Source.
+    model: delf_model.Delf in training.
+    train_logs: Folder of the TensorBoard files.
+    weights: Prefix of the model's weights.
+    metrics: Of the last step.
+  """
+
+  checked = (delg_steps.TOTAL, delg_steps.GRADIENT_NORM)
+  rate_flag = "--initial_lr"
+
+  def __init__(self, settings, stepper, observers, source):
+    self.settings, self.source, self.model = settings, source, stepper.model
+    self._stepper, self._observers = stepper, observers
     self._files = RunFiles(settings.logdir, stepper.model, stepper.optimizer)
-    self._metrics, self._saved, self._saved_step = {}, None, None
+    self.train_logs, self.weights = self._files.train_logs, self._files.weights
+    self.metrics, self._before = {}, {}
 
-  def begin(self, closing):
-    """Goes on from the newest checkpoint, or starts.
-
-    Args:
-      closing: contextlib.ExitStack that closes the observers in the end.
-    """
+  def resume(self):
     self._files.remove_leftovers()
-    found = self._files.resume()
-    differing = self._files.settings_that_differ(self._settings)
-    if found is None:
-      delg_steps.start(self._stepper.model, self._settings.network)
-    else:
-      logging.info("goes on from %s, step %d", found, self._stepper.step)
-      for words in differing:
-        logging.warning("not as the run began: %s", words)
-      self._saved = found
-    about = Run(
-      self._settings,
-      self._stepper.model,
-      self._source,
-      self._stepper.step,
-      self._files.train_logs,
-    )
-    for observer in self._watching:
-      closing.callback(observer.close)
-      observer.start(about)
-
-  def go_on(self, stop):
-    """Makes steps until it is done or stopped."""
-    step, last = self._stepper.step, self._settings.learning.max_iters
-    reporting = self._settings.reporting
-    if step < last:
-      dataset = self._source.training(start_batch=step)
-      batches = iter(self._stepper.distribute(dataset))
-    while step < last and stop.signal is None:
-      self._step(step, batches)
-      step += 1
-      if step % reporting.save_every == 0:
-        self._save(step)
-      if step % reporting.validate_every == 0:
-        self._validate(step)
-    # A run that makes no step may be one that was killed before its weights
-    # were written.
-    if self._saved_step != step:
-      self._save(step)
-
-  def report(self, signal):
-    """Returns the Report."""
-    return Report(
-      self._stepper.step,
-      self._metrics,
-      signal,
-      self._saved,
-      self._files.weights,
-    )
-
-  def _tell(self, what, *arguments):
-    for observer in self._watching:
-      getattr(observer, what)(*arguments)
-
-  def _step(self, step, batches):
-    images, labels = self._next(batches, step)
-    look = any(observer.wants(step + 1) for observer in self._watching)
-    metrics, outputs = self._stepper.train(images, labels, look)
-    for name in (delg_steps.TOTAL, delg_steps.GRADIENT_NORM):
-      if not math.isfinite(metrics[name]):
-        raise self._diverged(step, name, metrics[name])
-    self._metrics = metrics
-    batch = Batch(**outputs()) if look else None
-    self._tell("on_step", step + 1, metrics, batch)
-
-  def _diverged(self, step, name, value):
-    """Returns the error of a step from whose batch something is no number."""
-    parts = ", ".join(
-      f"{n} {v:g}" for n, v in self._metrics.items() if n.startswith("loss")
-    )
-    photos = ""
-    if hasattr(self._source, "identities"):
-      photos = f" (photos {layer_paths.listed(self._source.identities(step))})"
-    kept = "no checkpoint yet"
-    if self._saved:
-      kept = f"the last good one is {self._saved}"
-    return errors.InputError(
-      f"{name} that is a number in step {step + 1}",
-      f"{value:g} for batch {step} of seed "
-      f"{self._settings.learning.seed}{photos}, after {parts or 'no step'}; "
-      f"{kept}",
-      self._settings.logdir,
-    )
-
-  @staticmethod
-  def _next(batches, step):
-    try:
-      return next(batches)
-    except StopIteration:
-      raise errors.InputError("photos without end", f"{step} batches") from None
-
-  def _save(self, step):
-    if not self._stepper.is_finite():
-      raise self._diverged(step - 1, "weights, each", math.nan)
-    self._saved, self._saved_step = self._files.save(step), step
-    self._tell("on_save", step, self._saved)
-
-  def _validate(self, step):
-    dataset = self._source.validation()
-    if dataset is None:
+    self.checkpoint = self._files.resume()
+    changed = self._files.changed_settings(self.settings)
+    if self.checkpoint is None:
+      delg_steps.load_initial_weights(self.model, self.settings.network)
       return
-    data = self._settings.data
+    self.step = self._stepper.step
+    logging.info("resumes from %s, step %d", self.checkpoint, self.step)
+    for change in changed:
+      logging.warning("not as the run began: %s", change)
+
+  def batches(self):
+    dataset = self.source.training(start_batch=self.step)
+    return self._stepper.distribute(dataset)
+
+  def learn(self, batch, spent):
+    wants = [getattr(each, "wants", None) for each in self._observers]
+    look = any(want(self.step + 1) for want in wants if want is not None)
+    self._before = self.metrics
+    self.metrics, outputs = self._stepper.train(*batch, look)
+    self.details = outputs() if look else None
+    self.step += 1
+    return self.metrics
+
+  def save(self):
+    if not self._stepper.is_finite():
+      raise loop.diverged(self, {"weights": math.nan}, self.describe())
+    return self._files.save(self.step)
+
+  def measure(self):
+    dataset = self.source.validation()
+    if dataset is None:
+      return {}
+    data = self.settings.data
     counts = {"desc": 0, "attn": 0, "number": 0}
     most = max(1, data.validation_images // data.batch_size)
     for images, labels in self._stepper.distribute(dataset.take(most)):
       for name, count in self._stepper.validate(images, labels).items():
         counts[name] += count
     number = counts.pop("number")
-    if number:
-      metrics = {f"validation/{n}": c / number for n, c in counts.items()}
-      self._tell("on_validation", step, metrics)
+    return {f"validation/{n}": c / number for n, c in counts.items() if number}
+
+  def describe(self, batch=None):
+    number = self.step - 1
+    photos = ""
+    if hasattr(self.source, "identities"):
+      names = layer_paths.listed(self.source.identities(number))
+      photos = f" (photos {names})"
+    losses = ", ".join(
+      f"{n} {v:g}" for n, v in self._before.items() if n.startswith("loss")
+    )
+    seed = self.settings.learning.seed
+    return f"batch {number} of seed {seed}{photos}, after {losses or 'no step'}"

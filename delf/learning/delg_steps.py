@@ -1,19 +1,66 @@
-"""One step of training or validation, on one device or several."""
+"""Steps that train and validate DELF and DELG, on one device or several."""
 
 import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from delf.base import errors
+from delf.learning import delg_settings, loop
 from delf.networks import layer_paths, model_checkpoints
 from delf.python.training.model import delf_model, delg_model
+
+# Metrics by the tags that users know from TensorBoard.
+DESCRIPTOR = "loss/desc/crossentropy"
+ATTENTION = "loss/attn/crossentropy"
+RECONSTRUCTION = "loss/recon/mse"
+REGULARIZATION = "loss/regularization"
+TOTAL = "loss/total"
+ACCURACY = {"desc": "train_accuracy/desc", "attn": "train_accuracy/attn"}
+GRADIENT_NORM = "gradient_norm"
+LEARNING_RATE = "learning_rate"
+
+# Blocks of the backbone whose zeros are counted.
+_BLOCKS = ("block0", "block0mp", "block1", "block2", "block3", "block4")
+# Counts of a validation: right guesses of either classifier, and photos.
+_COUNTS = ("desc", "attn", "number")
+_SUM = tf.distribute.ReduceOp.SUM
+
+
+def strategy(execution: delg_settings.Execution) -> tf.distribute.Strategy:
+  """Return the strategy by which the devices of a run share its work.
+
+  Raises:
+    InputError: If there is no such device.
+  """
+  logical = tf.config.list_logical_devices()
+  known = [device.name.removeprefix("/device:") for device in logical]
+  names = [name for name in known if name.startswith("GPU:")]
+  if execution.devices is not None:
+    # "gpu:0", "/GPU:0" and "/device:GPU:0" are "GPU:0".
+    names = [
+      name.strip().upper().removeprefix("/").removeprefix("DEVICE:")
+      for name in execution.devices
+    ]
+  for name in names:
+    if name not in known or names.count(name) > 1:
+      expected = f"devices of {', '.join(known)}, each once"
+      raise errors.InputError(expected, repr(name))
+  paths = [f"/device:{name}" for name in names]
+  if len(paths) > 1:
+    return tf.distribute.MirroredStrategy(paths)
+  if paths:
+    return tf.distribute.OneDeviceStrategy(paths[0])
+  return tf.distribute.get_strategy()
 
 
 class Momentum:
   """SGD with momentum, of gradients that are reduced over the devices already.
 
-  Keras's optimisers clip the gradients of each device before they are summed,
+  Keras's optimizers clip the gradients of each device before they are summed,
   and store their state under other keys from release to release.
 
   Attributes:
@@ -21,11 +68,11 @@ class Momentum:
     learning_rate: Of the last step, float32.
   """
 
-  def __init__(self, variables, momentum):
-    """Makes the state, zero; in the scope of a strategy.
+  def __init__(self, variables: Sequence[tf.Variable], momentum: float):
+    """Make the state, zero; in the scope of a strategy.
 
     Args:
-      variables: list of tf.Variable to train, in the original's order.
+      variables: To train, in the original's order.
       momentum: Share of the last update that the next one repeats.
     """
     self._variables = variables
@@ -36,15 +83,15 @@ class Momentum:
     self.learning_rate = tf.Variable(
       0.0, dtype=tf.float32, trainable=False, name="learning_rate"
     )
-    strategy = tf.distribute.get_strategy()
+    extended = tf.distribute.get_strategy().extended
     self._updates = []
     for variable in variables:
-      with strategy.extended.colocate_vars_with(variable):
+      with extended.colocate_vars_with(variable):
         update = tf.Variable(tf.zeros_like(variable), trainable=False)
       self._updates.append(update)
 
-  def trackables(self):
-    """Returns the state as `tf.train.Checkpoint` takes it."""
+  def trackables(self) -> dict:
+    """Return the state as `tf.train.Checkpoint` takes it."""
     return {
       "_iterations": self.iterations,
       "_learning_rate": self.learning_rate,
@@ -53,21 +100,20 @@ class Momentum:
       },
     }
 
-  def by_key(self):
-    """Returns a dict of path in a checkpoint to tf.Variable."""
-    paths = {
-      f"_variables/{i}": update
-      for i, update in enumerate(self._updates, start=1)
-    }
-    paths["_iterations"] = self.iterations
-    paths["_learning_rate"] = self.learning_rate
-    return {f"optimizer/{name}": variable for name, variable in paths.items()}
+  def by_key(self) -> dict[str, tf.Variable]:
+    """Return the state by path in a checkpoint."""
+    state = self.trackables()
+    updates = state.pop("_variables").items()
+    state |= {f"_variables/{number}": update for number, update in updates}
+    return {f"optimizer/{name}": variable for name, variable in state.items()}
 
-  def apply(self, gradients, rate, most):
-    """Makes one step, in the context of a replica.
+  def apply(
+    self, gradients: Sequence[tf.Tensor], rate: tf.Tensor, most: float
+  ) -> tf.Tensor:
+    """Make one step, in the context of a replica.
 
     Args:
-      gradients: list of tensors, summed over the replicas.
+      gradients: Summed over the replicas.
       rate: Learning rate, float32 scalar.
       most: Norm of all gradients over which they are scaled down to it.
 
@@ -76,7 +122,7 @@ class Momentum:
     """
     norm = tf.linalg.global_norm(gradients)
     # The rate is scaled in place of the gradients: these are the largest
-    # arrays of a step. A norm that is no number stays none.
+    # arrays of a step. A norm that is not finite stays so.
     scale = most / tf.maximum(norm, most)
     context = tf.distribute.get_replica_context()
     context.merge_call(self._apply, args=(gradients, rate, rate * scale))
@@ -89,11 +135,18 @@ class Momentum:
     ):
       args = (last, gradient, scaled)
       update(variable, self._move, args=args, group=False)
-    update(self.learning_rate, _set, args=(rate,), group=False)
-    update(self.iterations, _count, group=False)
+
+    def assign(variable, value):
+      variable.assign(value)
+
+    def count(variable):
+      variable.assign_add(1)
+
+    update(self.learning_rate, assign, args=(rate,), group=False)
+    update(self.iterations, count, group=False)
 
   def _move(self, variable, last, gradient, rate):
-    """Makes `last` momentum * last - rate * gradient, and adds it."""
+    """Make `last` momentum * last - rate * gradient, and add it."""
     tf.raw_ops.ResourceApplyKerasMomentum(
       var=variable.handle,
       accum=last.handle,
@@ -103,40 +156,10 @@ class Momentum:
     )
 
 
-def _count(variable):
-  variable.assign_add(1)
-
-
-def _set(variable, value):
-  variable.assign(value)
-
-
-def rate_momentum(step, learning):
-  """Returns the learning rate of a step.
-
-  Args:
-    step: Steps made before, int scalar.
-    learning: settings.Learning.
-
-  Returns:
-    float32 scalar: it falls linearly to 0 at `max_iters`, and before that rises
-    from 0 within `warm_up` steps.
-  """
-  step = tf.cast(step, tf.float32)
-  left = tf.maximum(0.0, 1.0 - step / learning.max_iters)
-  warm = tf.minimum(1.0, (step + 1.0) / max(1, learning.warm_up))
-  return learning.initial_lr * left * warm
-
-
-def make(network, num_classes):
-  """Makes a model with its classifiers.
-
-  Args:
-    network: settings.Network.
-    num_classes: Number of classes.
-
-  Returns:
-    delf_model.Delf, or delg_model.Delg; all its variables exist.
+def make_model(
+  network: delg_settings.Network, num_classes: int
+) -> delf_model.Delf:
+  """Make a Delf or Delg with its classifiers and all its variables.
 
   Raises:
     InputError: If there is no such backbone.
@@ -160,18 +183,15 @@ def make(network, num_classes):
     else:
       model = delf_model.Delf(**options)
     model.init_classifiers(num_classes)
-  for layer in layer_paths.layers_by_path(model).values():
-    if isinstance(layer, keras.layers.BatchNormalization):
-      layer.synchronized = network.normalization == "synchronized"
+  for layer in _normalizations(model):
+    layer.synchronized = network.normalization == "synchronized"
   return model
 
 
-def start(model, network):
-  """Gives a model the weights that a new run starts from, if there are any.
-
-  Args:
-    model: Of `make`.
-    network: settings.Network.
+def load_initial_weights(
+  model: delf_model.Delf, network: delg_settings.Network
+) -> None:
+  """Give a model the weights that a new run starts from, if there are any.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -194,7 +214,7 @@ def start(model, network):
 
 @contextlib.contextmanager
 def _precision(name):
-  """Has the layers that are made within compute in a precision."""
+  """Have layers that are made meanwhile compute in a precision."""
   before = keras.config.dtype_policy()
   keras.config.set_dtype_policy(name)
   try:
@@ -203,23 +223,17 @@ def _precision(name):
     keras.config.set_dtype_policy(before)
 
 
-# Metrics by the tags that users know from TensorBoard.
-DESCRIPTOR = "loss/desc/crossentropy"
-ATTENTION = "loss/attn/crossentropy"
-RECONSTRUCTION = "loss/recon/mse"
-REGULARIZATION = "loss/regularization"
-TOTAL = "loss/total"
-ACCURACY = {"desc": "train_accuracy/desc", "attn": "train_accuracy/attn"}
-
-# Blocks of the backbone whose zeros are counted.
-_BLOCKS = ("block0", "block0mp", "block1", "block2", "block3", "block4")
+def _normalizations(model):
+  layers = layer_paths.layers_by_path(model).values()
+  kind = keras.layers.BatchNormalization
+  return [layer for layer in layers if isinstance(layer, kind)]
 
 
-def forward(model, images, labels, training, normalize_by_batch):
-  """Runs a model up to its logits.
+def _forward(model, images, labels, training, normalize_by_batch):
+  """Run a model up to its logits.
 
   Args:
-    model: delf_model.Delf with classifiers.
+    model: Delf with classifiers.
     images: Float [B, H, W, 3], normalised.
     labels: Int [B].
     training: Whether ArcFace's margin is added.
@@ -248,23 +262,12 @@ def forward(model, images, labels, training, normalize_by_batch):
   }
 
 
-def losses(model, outputs, labels, batch_size, replicas):
-  """Returns the losses of one device's share of a batch.
+def _losses(model, outputs, labels, batch_size, replicas):
+  """Return the losses of one device's share of a batch, by tag.
 
   The sum over the devices is the loss of the whole batch: of examples it is the
   mean over the batch, of reconstructions the mean over the devices, and what
   does not depend on the examples counts once.
-
-  Args:
-    model: As for `forward`.
-    outputs: What `forward` returned.
-    labels: Int [B].
-    batch_size: Number of examples over all devices.
-    replicas: Number of devices.
-
-  Returns:
-    dict of tag to float32 scalar, without weights and total; RECONSTRUCTION is
-    there where there is an autoencoder.
   """
   entropies = {
     tag: tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs[name])
@@ -279,16 +282,8 @@ def losses(model, outputs, labels, batch_size, replicas):
   return result
 
 
-def total(parts, learning):
-  """Returns the weighted sum of losses.
-
-  Args:
-    parts: dict of `losses`.
-    learning: settings.Learning.
-
-  Returns:
-    float32 scalar.
-  """
+def _total(parts, learning):
+  """Return the weighted sum of `_losses`."""
   return (
     parts[DESCRIPTOR]
     + learning.attention_loss_weight * parts[ATTENTION]
@@ -297,137 +292,132 @@ def total(parts, learning):
   )
 
 
-def guesses(outputs):
-  """Returns the most likely classes, dict of "desc" and "attn" to int64 [B]."""
+def _guesses(outputs):
+  """Return the most likely classes, int64 [B], by classifier."""
   return {
-    name: tf.argmax(outputs[f"{name}_logits"], axis=1)
-    for name in ("desc", "attn")
+    name: tf.argmax(outputs[f"{name}_logits"], axis=1) for name in ACCURACY
   }
 
 
-def sparsity_tags(blocks):
-  """Returns the tags of `sparsity`."""
-  return [f"sparsity/{name}" for name in _BLOCKS if name in blocks]
+def _sparsity(blocks, replicas, look):
+  """Return the shares of zeros in feature maps by tag; 0 without `look`."""
+  present = {f"sparsity/{n}": blocks[n] for n in _BLOCKS if n in blocks}
+  return tf.cond(
+    look,
+    lambda: {t: tf.nn.zero_fraction(b) / replicas for t, b in present.items()},
+    lambda: dict.fromkeys(present, tf.constant(0.0)),
+  )
 
 
-def sparsity_objectives(blocks, replicas):
-  """Returns the shares of zeros in feature maps.
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Inputs and outputs of a step, over all devices.
 
-  Args:
-    blocks: dict of name to float [B, H, W, C].
-    replicas: Number of devices, over which the shares are to be summed.
-
-  Returns:
-    dict of tag to float32 scalar.
+  Attributes:
+    images: float32 [B, H, W, 3], normalised.
+    labels: int64 [B].
+    guesses: "desc" and "attn" to int64 [B], the likeliest classes.
+    attention: float32 [B, H', W', 1].
+    sparsity: Shares of zeros in the feature maps, by tag.
   """
-  return {
-    tag: tf.nn.zero_fraction(blocks[tag.rpartition("/")[2]]) / replicas
-    for tag in sparsity_tags(blocks)
-  }
 
-
-GRADIENT_NORM = "gradient_norm"
-LEARNING_RATE = "learning_rate"
-_SUM = tf.distribute.ReduceOp.SUM
-# What validation counts.
-_COUNTS = ("desc", "attn", "number")
-
-
-def _compiled(function, **options):
-  """Returns a tf.function; there is no Python to convert, which takes long."""
-  return tf.function(function, autograph=False, **options)
+  images: np.ndarray
+  labels: np.ndarray
+  guesses: Mapping[str, np.ndarray]
+  attention: np.ndarray
+  sparsity: Mapping[str, float]
 
 
 class Stepper:
-  """The model, its optimiser, and the functions that run them.
+  """The model, its optimizer, and the functions that run them.
 
   Attributes:
     model: delf_model.Delf with classifiers.
-    optimizer: momentum.Momentum.
+    optimizer: Momentum.
     strategy: tf.distribute.Strategy.
   """
 
-  def __init__(self, settings, strategy):
-    """Makes all variables.
-
-    Args:
-      settings: settings.Settings.
-      strategy: Of `devices.strategy`.
+  def __init__(
+    self, settings: delg_settings.Settings, strategy: tf.distribute.Strategy
+  ):
+    """Make all variables.
 
     Raises:
       InputError: If the batch cannot be shared, or the devices cannot do what
-        is asked.
+        the settings say.
     """
+    normalization = settings.network.normalization
+    self._settings, self.strategy = settings, strategy
+    self._replicas = strategy.num_replicas_in_sync
     if (
       settings.execution.xla
-      and settings.network.normalization == "synchronized"
-      and strategy.num_replicas_in_sync > 1
+      and normalization == "synchronized"
+      and self._replicas > 1
     ):
       raise errors.InputError(
         'with XLA on several devices, normalization "batch" or "frozen": '
         "statistics of all devices cannot be within a compiled step",
         '"synchronized"',
       )
-    self._settings = settings
-    self.strategy = strategy
-    self._replicas = strategy.num_replicas_in_sync
     batch_size = settings.data.batch_size
     if batch_size % self._replicas:
       raise errors.InputError(
         f"a batch size that {self._replicas} devices share evenly", batch_size
       )
     with strategy.scope():
-      self.model = make(settings.network, settings.data.num_classes)
+      self.model = make_model(settings.network, settings.data.num_classes)
       # In the order in which the original numbers its slots.
       self._trained = [v.value for v in self.model.trainable_variables]
       self.optimizer = Momentum(self._trained, settings.learning.momentum)
-    self._by_batch = settings.network.normalization != "frozen"
-    self._averages = self._averages_apart()
+    self._by_batch = normalization != "frozen"
+    # Moving averages that each device updates by itself.
+    self._averages = []
+    if self._replicas > 1 and normalization == "batch":
+      self._averages = [
+        variable.value
+        for layer in _normalizations(self.model)
+        for variable in (layer.moving_mean, layer.moving_variance)
+      ]
     self._compile()
-
-  def _averages_apart(self):
-    """Returns the moving averages that each device updates by itself."""
-    if self._replicas == 1 or self._settings.network.normalization != "batch":
-      return []
-    return [
-      variable.value
-      for layer in layer_paths.layers_by_path(self.model).values()
-      if isinstance(layer, keras.layers.BatchNormalization)
-      for variable in (layer.moving_mean, layer.moving_variance)
-    ]
 
   def _compile(self):
     execution = self._settings.execution
     self._gradients = self._find_gradients
-    self._train = self._train_all
-    self._validate = self._validate_all
+    self._train, self._validate = self._train_all, self._validate_all
     if execution.eager:
       return
+
+    # There is no Python to convert, which takes long.
+    def compiled(function, **options):
+      return tf.function(function, autograph=False, **options)
+
     if execution.xla:
-      self._gradients = _compiled(self._find_gradients, jit_compile=True)
-    self._train = _compiled(self._train_all)
-    self._validate = _compiled(self._validate_all, reduce_retracing=True)
+      self._gradients = compiled(self._find_gradients, jit_compile=True)
+    self._train = compiled(self._train_all)
+    self._validate = compiled(self._validate_all, reduce_retracing=True)
 
   @property
-  def step(self):
+  def step(self) -> int:
     """Steps made."""
     return int(self.optimizer.iterations.numpy())
 
-  def is_finite(self):
-    """Returns whether all variables of the model are numbers."""
+  def is_finite(self) -> bool:
+    """Return whether all variables of the model are finite."""
     return all(
       bool(tf.reduce_all(tf.math.is_finite(variable.value)))
       for variable in self.model.variables
     )
 
-  def distribute(self, dataset):
-    """Returns an iterable over the shares of a dataset's batches."""
+  def distribute(self, dataset: tf.data.Dataset):
+    """Return an iterable over the shares of a dataset's batches."""
     if self._replicas == 1:
       return dataset
     return self.strategy.experimental_distribute_dataset(dataset)
 
-  def train(self, images, labels, look):
-    """Makes one step.
+  def train(
+    self, images, labels, look: bool
+  ) -> tuple[dict[str, float], Callable[[], Batch]]:
+    """Make one step.
 
     Args:
       images: float32 [B, H, W, 3], or the shares of the devices.
@@ -435,42 +425,30 @@ class Stepper:
       look: Whether sparsities are computed; else they are 0.
 
     Returns:
-      dict of tag to float; and a function without arguments that returns a dict
-      with `images`, `labels`, `guesses`, `attention` and `sparsity` (see
-      observers.Batch).
+      Metrics by tag; and a function that gathers the batch from the devices.
     """
-    metrics, sparsity, found = self._train(images, labels, tf.constant(look))
+    metrics, sparsity, outputs = self._train(images, labels, tf.constant(look))
     metrics = {name: float(value) for name, value in metrics.items()}
 
-    def outputs():
-      seen = found | {"images": images, "labels": labels}
-      whole = {name: self._gather(value) for name, value in seen.items()}
-      return {
-        "images": whole["images"],
-        "labels": whole["labels"],
-        "attention": whole["attention"],
-        "guesses": {name: whole[name] for name in ACCURACY},
-        "sparsity": {name: float(value) for name, value in sparsity.items()},
-      }
+    def gather(value):
+      parts = self.strategy.experimental_local_results(value)
+      return tf.concat(parts, axis=0).numpy()
 
-    return metrics, outputs
+    def batch():
+      return Batch(
+        gather(images),
+        gather(labels),
+        {name: gather(outputs[name]) for name in ACCURACY},
+        gather(outputs["attention"]),
+        {name: float(value) for name, value in sparsity.items()},
+      )
 
-  def validate(self, images, labels):
-    """Counts right guesses.
+    return metrics, batch
 
-    Args:
-      images: As for `train`.
-      labels: As for `train`.
-
-    Returns:
-      dict of "desc" and "attn" to number of right guesses, and "number".
-    """
+  def validate(self, images, labels) -> dict[str, int]:
+    """Return the number of right guesses, "desc" and "attn", and "number"."""
     counts = self._validate(images, labels)
     return {name: int(value) for name, value in counts.items()}
-
-  def _gather(self, value):
-    parts = self.strategy.experimental_local_results(value)
-    return tf.concat(parts, axis=0).numpy()
 
   def _reduce(self, values):
     return {
@@ -479,55 +457,58 @@ class Stepper:
     }
 
   def _train_all(self, images, labels, look):
-    metrics, sparsity, found = self.strategy.run(
+    metrics, sparsity, outputs = self.strategy.run(
       self._train_one, args=(images, labels, look)
     )
-    return self._reduce(metrics), self._reduce(sparsity), found
+    return self._reduce(metrics), self._reduce(sparsity), outputs
 
   def _train_one(self, images, labels, look):
-    """Makes the step of one device."""
-    gradients, metrics, sparsity, found = self._gradients(images, labels, look)
+    """Make the step of one device."""
+    gradients, metrics, sparsity, outputs = self._gradients(
+      images, labels, look
+    )
     averages = [tf.identity(average) for average in self._averages]
     context = tf.distribute.get_replica_context()
     summed = context.all_reduce(_SUM, [*gradients, *averages])
     gradients = summed[: len(gradients)]
-    # What is stored, and validated with, is of all photos of the batch.
+    # The stored averages, which validation uses, are of the whole batch.
     for average, total in zip(
       self._averages, summed[len(gradients) :], strict=True
     ):
       average.assign(total / self._replicas)
     learning = self._settings.learning
-    rate = rate_momentum(self.optimizer.iterations, learning)
+    rate = loop.linear_rate(
+      learning.initial_lr,
+      self.optimizer.iterations,
+      learning.max_iters,
+      learning.warm_up,
+    )
     norm = self.optimizer.apply(gradients, rate, learning.clip_norm)
     same = {GRADIENT_NORM: norm, LEARNING_RATE: rate}
     if hasattr(self.model, "scale_factor"):
       same["desc/scale_factor"] = self.model.scale_factor.value
     metrics |= {n: value / self._replicas for n, value in same.items()}
-    return metrics, sparsity, found
+    return metrics, sparsity, outputs
 
   def _find_gradients(self, images, labels, look):
-    """Returns gradients and metrics of one device's share."""
+    """Return gradients and metrics of one device's share."""
     settings, replicas = self._settings, self._replicas
     batch_size = settings.data.batch_size
     with tf.GradientTape() as tape:
-      outputs = forward(self.model, images, labels, True, self._by_batch)
-      parts = losses(self.model, outputs, labels, batch_size, replicas)
-      loss = total(parts, settings.learning)
+      outputs = _forward(self.model, images, labels, True, self._by_batch)
+      parts = _losses(self.model, outputs, labels, batch_size, replicas)
+      loss = _total(parts, settings.learning)
     gradients = tape.gradient(
       loss, self._trained, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
-    found = guesses(outputs)
+    shown = _guesses(outputs)
     metrics = parts | {TOTAL: loss}
     for name, tag in ACCURACY.items():
-      right = tf.cast(found[name] == tf.cast(labels, tf.int64), tf.float32)
+      right = tf.cast(shown[name] == tf.cast(labels, tf.int64), tf.float32)
       metrics[tag] = tf.reduce_sum(right) / batch_size
-    found["attention"] = outputs["attention"]
-    sparsity = tf.cond(
-      look,
-      lambda: sparsity_objectives(outputs["blocks"], replicas),
-      lambda: dict.fromkeys(sparsity_tags(outputs["blocks"]), tf.constant(0.0)),
-    )
-    return gradients, metrics, sparsity, found
+    shown["attention"] = outputs["attention"]
+    sparsity = _sparsity(outputs["blocks"], replicas, look)
+    return gradients, metrics, sparsity, shown
 
   def _validate_all(self, images, labels):
     return self._reduce(
@@ -545,9 +526,9 @@ class Stepper:
 
   def _count_right(self, images, labels):
     # The same pass as in training: attention reads what the autoencoder gives.
-    outputs = forward(self.model, images, labels, False, False)
+    outputs = _forward(self.model, images, labels, False, False)
     counts = {
       name: tf.reduce_sum(tf.cast(guess == labels, tf.int64))
-      for name, guess in guesses(outputs).items()
+      for name, guess in _guesses(outputs).items()
     }
     return counts | {"number": tf.size(labels, tf.int64)}

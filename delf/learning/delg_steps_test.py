@@ -69,7 +69,7 @@ def test_losses_are_those_of_the_original(goldens):
   declared = sum(golden["regularization_losses_not_used"])
   assert metrics["loss/regularization"] == pytest.approx(declared, rel=1e-4)
   logits = np.array(golden["desc_logits"])
-  assert outputs()["guesses"]["desc"].tolist() == logits.argmax(1).tolist()
+  assert outputs().guesses["desc"].tolist() == logits.argmax(1).tolist()
   moved = [
     np.linalg.norm(value - before[name])
     for name, value in _values(stepper).items()
@@ -182,20 +182,20 @@ def test_xla_gives_the_same(batch):
    (24, 50, 0.38), (50, 50, 0.5)],
 )  # fmt: skip
 def test_rate(step, warm_up, expected):
-  learning = delg_settings.Learning(
-    initial_lr=1.0, max_iters=100, warm_up=warm_up
-  )
-  assert float(delg_steps.rate_momentum(step, learning)) == pytest.approx(
-    expected
-  )
+  rate = loop.linear_rate(1.0, step, 100, warm_up)
+  assert float(rate) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
   "group, change, words",
   [
-    ("data", {"batch_size": 0}, "batch_size, received 0"),
-    ("data", {"num_classes": 2.5}, "num_classes, received 2.5"),
-    ("learning", {"initial_lr": float("nan")}, "initial_lr of at least"),
+    ("data", {"batch_size": 0}, "--batch_size of 1 or more, received 0"),
+    (
+      "data",
+      {"num_classes": 2.5},
+      "whole number as --num_classes, received 2.5",
+    ),
+    ("learning", {"initial_lr": float("nan")}, "--initial_lr of 0.0 or more"),
     ("network", {"precision": "int4"}, "'int4'"),
     ("network", {"normalization": "none"}, "'none'"),
   ],
@@ -210,12 +210,12 @@ def test_settings_that_cannot_be(group, change, words):
 @pytest.mark.parametrize("name", ["GPU:7", "0", "U:0", "", "all"])
 def test_devices_that_are_not_there(name):
   with pytest.raises(errors.InputError, match="devices of CPU:0, each once"):
-    loop.strategy(delg_settings.Execution(devices=(name,)))
+    delg_steps.strategy(delg_settings.Execution(devices=(name,)))
 
 
 def test_devices_by_their_names():
   for name in ("CPU:0", "/cpu:0", "/device:CPU:0"):
-    strategy = loop.strategy(delg_settings.Execution(devices=(name,)))
+    strategy = delg_steps.strategy(delg_settings.Execution(devices=(name,)))
     assert strategy.num_replicas_in_sync == 1
   with pytest.raises(errors.InputError, match="each once, received 'CPU:0'"):
-    loop.strategy(delg_settings.Execution(devices=("CPU:0", "cpu:0")))
+    delg_steps.strategy(delg_settings.Execution(devices=("CPU:0", "cpu:0")))

@@ -50,7 +50,7 @@ class _Watch(delg.Observer):
   def on_step(self, step, metrics, batch):
     self.told.append(("step", step, metrics, batch))
 
-  def on_validation(self, step, metrics):
+  def on_measure(self, step, metrics):
     self.told.append(("validation", step, metrics))
 
   def on_save(self, step, path):
@@ -255,8 +255,8 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
   with pytest.raises(errors.InputError) as caught:
     delg.fit(_eager(_settings(tmp_path)), [], _Spoilt())
   text = str(caught.value)
-  assert "loss/total that is a number in step 4, received nan" in text
-  assert "batch 3 of seed 0" in text
+  assert "finite loss/total, gradient_norm in step 4" in text
+  assert "received nan, nan in batch 3 of seed 0, after loss/desc" in text
   assert text.endswith("delf_tf2-ckpt/ckpt-2")
   arrays = _arrays(tmp_path, 2)
   assert all(np.isfinite(array).all() for array in arrays.values())
@@ -336,7 +336,7 @@ def test_momenta_of_the_original_are_read(goldens, tmp_path):
   tf.train.CheckpointManager(
     tf.train.Checkpoint(**tree), str(tmp_path / "delf_tf2-ckpt"), 10
   ).save()
-  model = delg_steps.make(delg_settings.Network(delg=True), _CLASSES)
+  model = delg_steps.make_model(delg_settings.Network(delg=True), _CLASSES)
   trained = [variable.value for variable in model.trainable_variables]
   optimizer = delg_steps.Momentum(trained, 0.9)
   files = delg.RunFiles(tmp_path, model, optimizer)

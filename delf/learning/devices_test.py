@@ -55,13 +55,13 @@ def _measure(given, names, batches, xla=False):
   import numpy as np
   import tensorflow as tf
 
-  from delf.learning import delg_settings, delg_steps, loop
+  from delf.learning import delg_settings, delg_steps
   from delf.networks import layer_paths
 
   keras.utils.set_random_seed(1)
   execution = delg_settings.Execution(devices=names, xla=xla)
   given = dataclasses.replace(given, execution=execution)
-  stepper = delg_steps.Stepper(given, loop.strategy(execution))
+  stepper = delg_steps.Stepper(given, delg_steps.strategy(execution))
   assert stepper.strategy.num_replicas_in_sync == len(names)
   dataset = tf.data.Dataset.from_tensor_slices(batches)
   found = {}
@@ -69,9 +69,9 @@ def _measure(given, names, batches, xla=False):
     metrics, outputs = stepper.train(images, labels, True)
     batch = outputs()
     found |= {f"{i} {name}": value for name, value in metrics.items()}
-    found |= {f"{i} {name}": value for name, value in batch["sparsity"].items()}
-    found[f"{i} attention"] = batch["attention"].ravel().tolist()
-    found[f"{i} labels"] = batch["labels"].tolist()
+    found |= {f"{i} {name}": value for name, value in batch.sparsity.items()}
+    found[f"{i} attention"] = batch.attention.ravel().tolist()
+    found[f"{i} labels"] = batch.labels.tolist()
   # The last batch of a validation: here one photo, or none for a device.
   rest = tf.data.Dataset.from_tensor_slices(batches).unbatch().take(5).batch(4)
   for i, (images, labels) in enumerate(stepper.distribute(rest)):

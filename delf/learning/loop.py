@@ -50,7 +50,8 @@ class Learner:
   Attributes:
     step: Steps made, over all runs that continue one another.
     seconds: Time spent on them; `run` counts it.
-    epoch: Epochs that are over, where training has epochs.
+    epoch: Epochs that are over, with a fraction that reaches the next one when
+      it is measured; where training has epochs.
     checkpoint: The newest checkpoint that was written or read, for messages.
     details: What observers get of the last step besides metrics.
     checked: Names of the metrics that must be finite; None for all.
@@ -59,7 +60,7 @@ class Learner:
 
   step: int = 0
   seconds: float = 0.0
-  epoch: int = 0
+  epoch: float = 0
   checkpoint: str | os.PathLike | None = None
   details: Any = None
   checked: Sequence[str] | None = None
@@ -311,7 +312,7 @@ class Live(Observer):
   def start(self, learner):
     """Show where the run is."""
     self._learner = learner
-    self._times = collections.deque([time.monotonic()], maxlen=50)
+    self._times = collections.deque([time.monotonic()], maxlen=_MEAN_OF + 1)
     if self._every is None or progress.is_terminal():
       budget = self._budget
       total = budget.steps or budget.seconds or budget.epochs
@@ -360,11 +361,11 @@ class Live(Observer):
     step = f"step {self._learner.step}"
     if self._budget.steps is not None:
       step = f"{step} of {self._budget.steps}"
-    names = self._recent[-1]
-    means = {
-      name: sum(each[name] for each in self._recent) / len(self._recent)
-      for name in names
-    }
+    values = {}
+    for metrics in self._recent:
+      for name, value in metrics.items():
+        values.setdefault(name, []).append(value)
+    means = {name: sum(each) / len(each) for name, each in values.items()}
     return f"{step}: {self.describe(means)}, {self._speed():.3g} steps/s"
 
 
@@ -381,6 +382,33 @@ def cosine_rate(spent: float, step: int, warm_up: int) -> float:
   cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, spent))
   rate = _LEARNING_RATE_FLOOR + (1 - _LEARNING_RATE_FLOOR) * cosine
   return rate * min(1.0, (step + 1) / warm_up)
+
+
+def linear_rate(first: float, step, steps: int, warm_up: int):
+  """Return the learning rate of a step, a float32 tensor.
+
+  It falls linearly to 0 in `steps`, and rises from 0 in the first `warm_up`.
+
+  Args:
+    first: Rate of the first step without a warm-up.
+    step: Steps made before, an integer or a tensor.
+    steps: Of the run.
+    warm_up: Steps until the rate is that without a warm-up.
+  """
+  import tensorflow as tf
+
+  step = tf.cast(step, tf.float32)
+  left = tf.maximum(0.0, 1.0 - step / steps)
+  warm = tf.minimum(1.0, (step + 1.0) / max(1, warm_up))
+  return first * left * warm
+
+
+def exponential_rate(epochs: float) -> float:
+  """Return the share of the first learning rate after so many epochs.
+
+  Radenovic et al., arXiv:1711.02512, section 4.2.
+  """
+  return math.exp(-0.01 * epochs)
 
 
 def write_state(
@@ -439,90 +467,31 @@ def assign_state(
     variable.assign(arrays[stored[i]])
 
 
-def strategy(execution):
-  """Returns how the devices of a run share its work.
-
-  Args:
-    execution: settings.Execution.
-
-  Returns:
-    tf.distribute.Strategy: MirroredStrategy where there are several devices.
-
-  Raises:
-    InputError: If there is no such device.
-  """
-  import tensorflow as tf
-
-  logical = tf.config.list_logical_devices()
-  known = [device.name.removeprefix("/device:") for device in logical]
-  names = [name for name in known if name.startswith("GPU:")]
-  if execution.devices is not None:
-    names = [_short(name) for name in execution.devices]
-  for name in names:
-    if name not in known or names.count(name) > 1:
-      expected = f"devices of {', '.join(known)}, each once"
-      raise errors.InputError(expected, repr(name))
-  paths = [f"/device:{name}" for name in names]
-  if len(paths) > 1:
-    return tf.distribute.MirroredStrategy(paths)
-  if paths:
-    return tf.distribute.OneDeviceStrategy(paths[0])
-  return tf.distribute.get_strategy()
-
-
-def _short(name):
-  """Returns "GPU:0" for "gpu:0", "/GPU:0" and "/device:GPU:0"."""
-  return name.strip().upper().removeprefix("/").removeprefix("DEVICE:")
-
-
-class StepRate:
-  """Counts from one look to the next."""
-
-  def __init__(self, step):
-    """Starts the clock.
-
-    Args:
-      step: Steps made before.
-    """
-    self._step, self._time = step, time.monotonic()
-
-  def since(self, step):
-    """Returns the steps of a second since the last look.
-
-    Args:
-      step: Steps made.
-    """
-    now = time.monotonic()
-    number, seconds = step - self._step, now - self._time
-    self._step, self._time = step, now
-    return number / max(seconds, 1e-9)
-
-
 class BoardFile:
-  """Writes numbers and pictures of steps to a new file in a folder.
+  """Numbers and pictures of steps for TensorBoard, in a new file in a folder.
 
-  Every function raises OSError, which names the folder, if that cannot be.
+  Methods raise an OSError that names the folder if they cannot write.
   """
 
-  def __init__(self, folder):
-    """Begins the file; those of earlier runs stay.
-
-    Args:
-      folder: Path; need not exist.
-    """
+  def __init__(self, folder: str | os.PathLike):
     import tensorflow as tf
 
     self._folder, self._summary = str(folder), tf.summary
     with self._errors():
       self._writer = self._summary.create_file_writer(self._folder)
 
-  def write(self, step, scalars, images=None):
-    """Writes a point of each curve, and pictures.
+  def write(
+    self,
+    step: int,
+    scalars: Mapping[str, float],
+    images: Mapping[str, np.ndarray] | None = None,
+  ) -> None:
+    """Write a point of each curve, and pictures.
 
     Args:
-      step: Number of the step.
-      scalars: dict by tag of float.
-      images: dict by tag of [N, H, W, C], float from 0 to 1 or uint8.
+      step: Of the point.
+      scalars: By tag.
+      images: By tag, [N, H, W, C], float from 0 to 1 or uint8.
     """
     with self._errors(), self._writer.as_default(step=step):
       for tag, value in scalars.items():
@@ -530,47 +499,15 @@ class BoardFile:
       for tag, pictures in (images or {}).items():
         self._summary.image(tag, pictures, max_outputs=len(pictures))
 
-  def flush(self):
-    """Writes out what is waiting."""
+  def flush(self) -> None:
+    """Write out what is buffered."""
     with self._errors():
       self._writer.flush()
 
-  def close(self):
-    """Writes out what is waiting, and closes the file."""
+  def close(self) -> None:
+    """Write out what is buffered, and close the file."""
     with self._errors():
       self._writer.close()
 
   def _errors(self):
     return checkpoints.writing("TensorBoard's file", self._folder)
-
-
-FOLDER = "logs"
-
-
-class Curves(contextlib.AbstractContextManager):
-  """Writes numbers to `logs/` in the folder of a run, while it is open."""
-
-  def __init__(self, folder):
-    """Opens it.
-
-    Args:
-      folder: pathlib.Path of the run.
-
-    Raises:
-      OSError: If it cannot be; so do the other functions.
-    """
-    self._file = BoardFile(folder / FOLDER)
-
-  def write(self, step, values):
-    """Writes a point of each curve.
-
-    Args:
-      step: Batches that are over.
-      values: dict by tag of float.
-    """
-    self._file.write(step, values)
-    self._file.flush()
-
-  def __exit__(self, *error):
-    """Closes it."""
-    self._file.close()

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from delf.base import errors
-from delf.learning import delg, delg_settings, watchers
+from delf.learning import delg, delg_settings, delg_steps, watchers
 from delf.records import photo_list
 from tests.stand_ins import tiny_training
 
@@ -47,13 +48,16 @@ def _metrics(**changes):
 
 
 def _run(folder, step=0, **options):
-  return delg.Run(
-    _settings(folder, **options), None, None, step, str(folder / "train_logs")
+  """Returns what observers read of a learner."""
+  return types.SimpleNamespace(
+    settings=_settings(folder, **options),
+    step=step,
+    train_logs=str(folder / "train_logs"),
   )
 
 
 def _batch(labels):
-  return delg.Batch(
+  return delg_steps.Batch(
     images=np.zeros([2, 8, 8, 3], np.float32),
     labels=np.array(labels),
     guesses={},
@@ -101,7 +105,7 @@ def test_half_a_line_of_a_run_that_was_killed_is_dropped(tmp_path):
   assert watchers.read(path) == [{"step": 2}]
   measured = watchers.Measurements(2)
   measured.start(_run(tmp_path, step=4))
-  measured.on_validation(4, {"validation/desc": 0.5})
+  measured.on_measure(4, {"validation/desc": 0.5})
   measured.close()
   assert path.read_text() == (
     '{"step": 2}\n{"step": 4, "validation/desc": 0.5}\n'
@@ -112,10 +116,10 @@ def test_lines_that_are_there_are_not_written_again(tmp_path):
   path = tmp_path / watchers.NAME
   measured = watchers.Measurements(1)
   measured.start(_run(tmp_path))
-  measured.on_validation(1, {"a": 0.0})
+  measured.on_measure(1, {"a": 0.0})
   # A mark in the file stays where it is only appended to.
   path.write_bytes(path.read_bytes().replace(b"1", b"7"))
-  measured.on_validation(2, {"a": 0.0})
+  measured.on_measure(2, {"a": 0.0})
   measured.close()
   assert [row["step"] for row in watchers.read(path)] == [7, 2]
 
@@ -126,7 +130,7 @@ def test_measurements_on_a_full_disk_name_their_file(tmp_path):
   measured.close()
   measured._file = open("/dev/full", "wb")  # noqa: SIM115 (closed below)
   with pytest.raises(OSError, match=watchers.NAME):
-    measured.on_validation(1, {"a": 0.0})
+    measured.on_measure(1, {"a": 0.0})
   measured.close()
 
 
@@ -136,7 +140,7 @@ def test_measurements_are_means_since_the_line_before(tmp_path):
   for step, (loss, rate) in enumerate([(1, 4), (3, 2), (7, 1), (9, 0)], 1):
     metrics = {"loss/total": float(loss), "learning_rate": float(rate)}
     measured.on_step(step, metrics, None)
-  measured.on_validation(4, {"validation/desc": 0.5})
+  measured.on_measure(4, {"validation/desc": 0.5})
   expected = [
     {"step": 2, "loss/total": 2.0, "learning_rate": 2.0},
     {"step": 4, "loss/total": 8.0, "learning_rate": 0.0},
@@ -171,11 +175,13 @@ def test_summaries_of_a_batch(tmp_path):
 
 def test_lines_of_a_log(tmp_path, caplog):
   shown = watchers.Live(2)
-  shown.start(_run(tmp_path, max_iters=10))
+  run = _run(tmp_path, max_iters=10)
+  shown.start(run)
   with caplog.at_level(logging.INFO, "absl"):
     for step in range(1, 5):
+      run.step = step
       shown.on_step(step, _metrics(**{"train_accuracy/desc": step / 4}), None)
-    shown.on_validation(4, {"validation/desc": 0.25})
+    shown.on_measure(4, {"validation/desc": 0.25})
   lines = [record.getMessage() for record in caplog.records]
   assert len(lines) == 3
   assert lines[1].startswith("step 4 of 10: loss desc 1, attn 1, recon 1")
@@ -261,7 +267,7 @@ def test_one_batch_of_nothing(tmp_path):
     def training(self, start_batch=0):
       return super().training().take(0)
 
-  with pytest.raises(errors.InputError, match="photos without end"):
+  with pytest.raises(errors.InputError, match="batches without end"):
     watchers.overfit(_settings(tmp_path), Empty())
 
 
@@ -272,10 +278,10 @@ def test_classes_without_photos(tmp_path, caplog):
   data = dataclasses.replace(
     run.settings.data, train_file_pattern=str(tmp_path / "train*")
   )
-  settings_of_it = dataclasses.replace(run.settings, data=data)
+  run.settings = dataclasses.replace(run.settings, data=data)
   watch = watchers.Diagnosis()
   with caplog.at_level(logging.WARNING, "absl"):
-    watch.start(dataclasses.replace(run, settings=settings_of_it))
+    watch.start(run)
   (record,) = caplog.records
   assert "1 of 3 classes have no training photo (the first is b)" in (
     record.getMessage()

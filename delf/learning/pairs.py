@@ -1,34 +1,34 @@
-"""Training of a global descriptor, from its first epoch or where it was."""
+"""Training of a global descriptor on tuples: query, positive, negatives."""
 
 import dataclasses
 import json
 import math
+import pathlib
 import types
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from delf.base import arrays as base_arrays
-from delf.base import concurrency, errors, files
-from delf.learning import loop, pairs_data, pairs_settings
-from delf.networks import exporting, model_checkpoints, signatures
-from delf.python import whiten
+from delf.base import arrays, errors, progress
+from delf.learning import loop, pairs_model, pairs_settings
+from delf.networks import model_checkpoints
 from delf.python.datasets.sfm120k import sfm120k
-from delf.python.datasets.utils import MEAN_BGR
 from delf.python.training.losses import ranking_losses
 from delf.python.training.model import global_model
 
-# The learning rate falls by this power of e in an epoch: Radenovic et al.,
-# arXiv:1711.02512, section 4.2.
-_DECAY = -0.01
+LOGS = "logs"
+_KIND = "a checkpoint of global training"
+_TUPLES = ("qidxs", "pidxs", "nidxs")
 
 _IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32)
 _VECTORS = tf.TensorSpec([None, None], tf.float32)
 
 
-class Learner:
-  """A network and its optimizer.
+class TupleStepper:
+  """A network, its optimizer, and the gradients of tuples until an update.
 
   Images of a tuple have sizes of their own, and go through the network one at a
   time: first all forwards, for the loss and its gradient with respect to each
@@ -37,16 +37,12 @@ class Learner:
   are far) cost no gradient. As nothing in the network is random, it is exact.
 
   Attributes:
-    net: GlobalFeatureNet.
+    net: The network.
   """
 
-  def __init__(self, net, learning):
-    """Makes the optimizer and places for gradients.
-
-    Args:
-      net: GlobalFeatureNet.
-      learning: settings.Learning.
-    """
+  def __init__(
+    self, net: global_model.GlobalFeatureNet, learning: pairs_settings.Learning
+  ):
     self.net = net
     self._learning = learning
     kind = {
@@ -63,44 +59,37 @@ class Learner:
       )
     self._optimizer.build(self._weights)
     self._sums = [tf.Variable(tf.zeros(w.shape)) for w in self._weights]
-    self._gradients = tf.function(
-      self._loss_gradients,
-      input_signature=[_VECTORS, _VECTORS, _VECTORS],
-      autograph=False,
-    )
-    self._back = tf.function(
-      self._accumulate, input_signature=[_IMAGES, _VECTORS], autograph=False
-    )
-    self._apply = tf.function(
-      self._update,
-      input_signature=[tf.TensorSpec([], tf.float32)],
-      autograph=False,
-    )
+
+    def compiled(function, *signature):
+      return tf.function(function, signature, autograph=False)
+
+    self._gradients = compiled(self._loss_gradients, *[_VECTORS] * 3)
+    self._back = compiled(self._accumulate, _IMAGES, _VECTORS)
+    self._apply = compiled(self._update, tf.TensorSpec([], tf.float32))
 
   @property
-  def variables(self):
-    """All that a step changes: list of keras.Variable, the network's first."""
+  def variables(self) -> list:
+    """All variables that a step changes, those of the network first."""
     return self.net.variables + self._optimizer.variables
 
-  def loss(self, images):
-    """Returns the loss of a tuple.
+  @property
+  def rate(self) -> float:
+    """Learning rate of the last update."""
+    return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
+
+  def loss(self, images: Sequence[np.ndarray]) -> float:
+    """Return the loss of a tuple: query, positive, negatives.
 
     Args:
-      images: list of [H, W, 3] float32: query, positive, negatives.
-
-    Returns:
-      float.
+      images: Each [H, W, 3] float32.
     """
     return float(self._gradients(*self._vectors(images))[0])
 
-  def learn(self, images):
-    """Adds the gradients of a tuple to what the next update applies.
-
-    Args:
-      images: As for `loss`.
+  def learn(self, images: Sequence[np.ndarray]) -> float:
+    """Add the gradients of a tuple to those of the next update.
 
     Returns:
-      float, the loss; where it is not finite, nothing is added.
+      The loss; where it is not finite, nothing is added.
     """
     loss, upstream = self._gradients(*self._vectors(images))
     if not math.isfinite(loss):
@@ -111,26 +100,22 @@ class Learner:
         self._back(tf.constant(image[None]), tf.constant(vector[None]))
     return float(loss)
 
-  def update(self, epochs):
-    """Applies what was added since the last update.
+  def update(self, epochs: float) -> None:
+    """Apply the gradients that were added since the last update.
 
     Args:
       epochs: Epochs that are over, with a fraction; the learning rate falls
         with them.
     """
-    decay = math.exp(_DECAY * epochs)
+    decay = loop.exponential_rate(epochs)
     self._optimizer.learning_rate.assign(self._learning.rate * decay)
     self._apply(tf.constant(self._learning.weight_decay * decay, tf.float32))
 
-  def rate(self):
-    """Returns the learning rate of the last update, float."""
-    return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
-
   def _vectors(self, images):
-    """Returns descriptors [1, D], [1, D], [K, D] of a tuple."""
-    found = [self.net.describe(image[None]) for image in images]
-    negatives = tf.concat(found[2:], 0) if found[2:] else found[0][:0]
-    return found[0], found[1], negatives
+    """Return descriptors [1, D], [1, D], [K, D] of a tuple."""
+    vectors = [self.net.describe(image[None]) for image in images]
+    negatives = tf.concat(vectors[2:], 0) if vectors[2:] else vectors[0][:0]
+    return vectors[0], vectors[1], negatives
 
   def _loss_gradients(self, query, positive, negatives):
     vectors = [query, positive, negatives]
@@ -152,7 +137,7 @@ class Learner:
       total.assign_add(gradient)
 
   def _update(self, decay):
-    """Makes one step; the decay of weights is Loshchilov and Hutter's.
+    """Make one step with the decay of weights of Loshchilov and Hutter.
 
     arXiv:1711.05101, algorithm 2: it is apart from the gradient, and falls as
     the learning rate does, but does not depend on it otherwise.
@@ -168,15 +153,9 @@ class Learner:
       total.assign(tf.zeros_like(total))
 
 
-FILE = "checkpoint.npz"
-_BEST = "best"
-_KIND = "a checkpoint of global training"
-_TUPLES = ("qidxs", "pidxs", "nidxs")
-
-
 @dataclasses.dataclass
 class Place:
-  """How far a run is.
+  """How far a run is, as its checkpoint has it.
 
   Attributes:
     epoch: Epochs that are over.
@@ -186,7 +165,7 @@ class Place:
     left_out: Tuples that could not be loaded, in all epochs.
     best_epoch: Epoch of the best network, from 1; 0 for none.
     best_score: Its score; lower is better.
-    history: A dict of each epoch that is over.
+    history: Metrics of each epoch that is over.
   """
 
   epoch: int = 0
@@ -199,128 +178,23 @@ class Place:
   history: list = dataclasses.field(default_factory=list)
 
 
-def save(folder, place, data, learner):
-  """Writes all that the rest of a run depends on, whole or not at all.
-
-  Args:
-    folder: pathlib.Path of the run.
-    place: Place.
-    data: tuples_dataset.TuplesDataset with the tuples of the epoch.
-    learner: learning.Learner, just after an update.
-  """
-  arrays = {
-    f"{i:04d}/{v.path}": np.asarray(v.value)
-    for i, v in enumerate(learner.variables)
-  }
-  arrays |= {name: getattr(data, name) for name in _TUPLES}
-  arrays["place"] = np.array(json.dumps(dataclasses.asdict(place)))
-  with files.atomic_path(folder / FILE) as temporary:
-    np.savez(temporary, **arrays)
-
-
-def restore(folder, data, learner):
-  """Reads what `save` wrote, if it is there.
-
-  Args:
-    folder: pathlib.Path of the run.
-    data: tuples_dataset.TuplesDataset, which gets the tuples.
-    learner: learning.Learner, which gets the variables.
-
-  Returns:
-    Place; that of a new run if there is no file.
-
-  Raises:
-    InputError: If it is another file, or of another network or data.
-  """
-  path = folder / FILE
-  if not path.exists():
-    return Place()
-  arrays = base_arrays.read_npz(path, _KIND, ["place", *_TUPLES])
-  try:
-    place = Place(**json.loads(str(arrays["place"])))
-  except (TypeError, ValueError):
-    raise errors.InputError(_KIND, "one of another version", path) from None
-  stored = {
-    name.partition("/")[0]: name for name in arrays if name[:1].isdigit()
-  }
-  variables, count = learner.variables, len(learner.net.variables)
-  if len(stored) != len(variables):
-    raise errors.InputError(
-      f"{_KIND} of {len(variables)} variables", f"{len(stored)}", path
-    )
-  for i, variable in enumerate(variables):
-    name = stored.get(f"{i:04d}", "nothing")
-    # Names of layers, and the optimizer's, count up within a program.
-    leaf = variable.path.rpartition("/")[2] if i < count else ""
-    fits = name.endswith(leaf) and name in arrays
-    if not fits or arrays[name].shape != tuple(variable.shape):
-      raise errors.InputError(
-        f"{variable.path} {tuple(variable.shape)}",
-        f"{name} {arrays[name].shape if name in arrays else ''}".rstrip(),
-        path,
-      )
-  data.set_tuples(*(arrays[name] for name in _TUPLES))
-  for i, variable in enumerate(variables):
-    variable.assign(arrays[stored[f"{i:04d}"]])
-  return place
-
-
-def save_best(folder, net, epoch):
-  """Writes the weights of the best network so far, beside older ones.
-
-  Args:
-    folder: pathlib.Path of the run.
-    net: GlobalFeatureNet.
-    epoch: Its epoch, from 1.
-  """
-  model_checkpoints.save_weights(net, folder / f"{_BEST}-{epoch:04d}")
-
-
-def drop_older(folder, epoch):
-  """Deletes weights of epochs that are not the best any more."""
-  for path in folder.glob(f"{_BEST}-*"):
-    if not path.name.startswith(f"{_BEST}-{epoch:04d}."):
-      path.unlink()
-
-
-def best_path(folder):
-  """Returns the prefix of the best weights of a run.
-
-  Args:
-    folder: pathlib.Path of the run.
-
-  Raises:
-    FileNotFoundError: If there are none yet.
-  """
-  found = sorted(folder.glob(f"{_BEST}-*.index"))
-  if not found:
-    raise FileNotFoundError(
-      f"{folder}: expected the weights {_BEST}-*.index of a run, found none"
-    )
-  return found[-1].with_suffix("")
-
-
-WHITENING = "whitening.datum"
-
-
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What became of a run.
+  """Result of a run.
 
   Attributes:
-    folder: pathlib.Path of the run.
+    folder: Of the run.
     epochs: Epochs that are over.
     best_epoch: Epoch of the best network, from 1; 0 for none yet.
     best_score: Its score: validation loss, or less its mean average precision
       where there is no validation, or else its training loss.
     left_out: Tuples that could not be loaded.
     signal: Number of the signal that stopped it, or None.
-    history: A dict of each epoch.
-    whitened: dict by data set of what `evaluation.search` found in the end
-      with a whitening; None without.
+    history: Metrics of each epoch.
+    whitened: Metrics of searches with a whitening in the end, by data set.
   """
 
-  folder: object
+  folder: pathlib.Path
   epochs: int
   best_epoch: int
   best_score: float
@@ -330,25 +204,23 @@ class Report:
   whitened: dict | None = None
 
 
-def fit(settings, make_net=global_model.GlobalFeatureNet):
-  """Trains, and learns a whitening in the end if asked for.
+def fit(
+  settings: pairs_settings.Settings, make_net=global_model.GlobalFeatureNet
+) -> Report:
+  """Train, and learn a whitening in the end if the settings say so.
 
   Args:
-    settings: settings.Settings.
-    make_net: Function of the arguments of GlobalFeatureNet that makes one.
-
-  Returns:
-    Report.
+    settings: Of the run.
+    make_net: Makes a network, of the arguments of GlobalFeatureNet.
 
   Raises:
     FileNotFoundError: If data or a photo of it is missing.
-    InputError: If a setting cannot be, data is other than it should be, there
-      is a run that is not to go on or of other settings, or the loss is not
-      finite.
+    InputError: If a setting or the data is out of its range, there is a run
+      that is not to be resumed or of other settings, or the loss is not finite.
     OSError: If a file cannot be written; what was saved before stays.
   """
   settings.check()
-  data = _Data(settings)
+  data = _open_data(settings)
   keras.utils.set_random_seed(settings.learning.seed)
   network = settings.network
   net = make_net(
@@ -359,190 +231,258 @@ def fit(settings, make_net=global_model.GlobalFeatureNet):
     settings.data.data_root,
   )
   folder = settings.open_folder()
-  learner = Learner(net, settings.learning)
-  place = restore(folder, data.train, learner)
-  with concurrency.stop_on_signals() as stop, loop.Curves(folder) as writer:
-    run = pairs_data.Epochs(settings, data, learner, folder, place, writer)
-    ended = run.train(stop)
-  whitened = _whiten(run.describer, net, data, folder) if ended else None
+  training = _Training(settings, data, net, folder)
+  budget = loop.Budget(epochs=settings.learning.epochs)
+  observers = [_Curves(folder), loop.Live(budget)]
+  signal = loop.run(training, budget, observers, training.is_save_due)
+  place, whitened = training.place, None
+  if data.whitening is not None and place.epoch >= settings.learning.epochs:
+    model_checkpoints.load_weights(net, pairs_model.best_path(folder))
+    whitening = pairs_model.learn_whitening(
+      training.describer, data.whitening, folder / pairs_model.WHITENING
+    )
+    whitened = {
+      test["dataset"]: pairs_model.search(training.describer, test, whitening)
+      for test in data.tests
+    }
   return Report(
     folder=folder,
     epochs=place.epoch,
     best_epoch=place.best_epoch,
     best_score=place.best_score,
     left_out=place.left_out,
-    signal=stop.signal,
+    signal=signal,
     history=tuple(place.history),
     whitened=whitened,
   )
 
 
-class _Data:
-  """All that is read, checked before anything is computed."""
+def _open_data(settings):
+  """Return all that is read, checked before anything is computed."""
+  data = settings.data
 
-  def __init__(self, settings):
-    data = settings.data
-    options = {"seed": settings.learning.seed, "workers": data.workers}
-    self.train = sfm120k.CreateDataset(
-      "train",
+  def create(mode, queries, pool, *eccv2020):
+    made = sfm120k.CreateDataset(
+      mode,
       data.data_root,
       data.image_size,
       data.negatives,
-      data.queries,
-      data.pool,
-      **options,
+      queries,
+      pool,
+      *eccv2020,
+      seed=settings.learning.seed,
+      workers=data.workers,
     )
-    self.validation = None
-    if data.validation or data.validation_2020:
-      self.validation = sfm120k.CreateDataset(
-        "val",
-        data.data_root,
-        data.image_size,
-        data.negatives,
-        math.inf,
-        math.inf,
-        data.validation_2020,
-        **options,
-      )
-    for tuples in (self.train, self.validation):
-      if tuples is None:
-        continue
-      listed = f"the {tuples.mode} part of {tuples.name}"
-      pairs_data.require_files(tuples.images, listed)
-      tuples.require_negatives()
-    self.tests = pairs_data.open_tests(data.tests, data.data_root)
-    self.whitening = None
-    if data.whitening:
-      pairs = pairs_data.whitening_paths(data.whitening, data.data_root)
-      self.whitening = pairs
+    listed = f"the {made.mode} part of {made.name}"
+    pairs_model.require_files(made.images, listed)
+    made.require_negatives()
+    return made
+
+  opened = types.SimpleNamespace(validation=None, whitening=None)
+  opened.train = create("train", data.queries, data.pool)
+  if data.validation or data.validation_2020:
+    opened.validation = create("val", math.inf, math.inf, data.validation_2020)
+  opened.tests = pairs_model.open_tests(data.tests, data.data_root)
+  if data.whitening:
+    opened.whitening = pairs_model.whitening_pairs(
+      data.whitening, data.data_root
+    )
+  return opened
 
 
-def _whiten(describer, net, data, folder):
-  """Learns a whitening for the best network, and searches with it."""
-  if data.whitening is None:
-    return None
-  model_checkpoints.load_weights(net, best_path(folder))
-  whitening = pairs_data.learn_whitening(
-    describer, data.whitening, folder / WHITENING
-  )
-  return {
-    test["dataset"]: pairs_data.search(describer, test, whitening)
-    for test in data.tests
-  }
+class _Training(loop.Learner):
+  """Epochs of tuples. A step is an update: a few batches and their gradients.
 
-
-# What extraction has made of a pixel: (value - 128) / 128.
-_SCALE = _OFFSET = np.float32(128)
-
-_CONFIGURATION = """\
-# A global descriptor of a network that training/global_features trained.
-
-model_path: {path}
-{scales}
-max_image_size: {size}
-use_local_features: false
-use_global_features: true
-delf_global_config {{
-  use_pca: false
-}}
-is_tf2_exported: true
-"""
-
-
-def load(folder, make_net=global_model.GlobalFeatureNet):
-  """Makes the best network of a run.
-
-  Args:
-    folder: pathlib.Path of the run.
-    make_net: As in `fitting.fit`.
-
-  Returns:
-    The network; settings.Settings of the run.
-
-  Raises:
-    FileNotFoundError: If there is no such run, or none that was saved.
-    InputError: If its files are other ones.
+  `step` counts batches of full epochs, `details` are the points of the curve of
+  losses: pairs of batch and metrics.
   """
-  stored = pairs_settings.read(folder / pairs_settings.FILE)
-  network = stored.network
-  net = make_net(
-    network.architecture, network.pooling, network.whitening, False, ""
-  )
-  model_checkpoints.load_weights(net, best_path(folder))
-  return net, stored
 
+  rate_flag = "--lr"
 
-def export(
-  folder, path, overwrite=False, make_net=global_model.GlobalFeatureNet
-):
-  """Exports the best network of a run, with a whitening if it learned one.
+  def __init__(self, settings, data, net, folder):
+    self._settings, self._data, self._folder = settings, data, folder
+    self._stepper = TupleStepper(net, settings.learning)
+    self._train, self._size = data.train, settings.learning.batch
+    self._futures, self._failed = None, 0
+    self.describer = pairs_model.Describer(net, settings.data)
+    self.place = Place()
 
-  The SavedModel has the tensors of every export of global descriptors: one
-  descriptor of unit length for each scale. Beside it is `config.pbtxt` for
-  extraction.
+  @property
+  def epoch(self):
+    # Until it is measured, an epoch is not over.
+    return self.place.epoch + self.place.batch / (self._number() + 1)
 
-  Args:
-    folder: pathlib.Path of the run.
-    path: pathlib.Path of the folder to be.
-    overwrite: Whether a finished export there is replaced.
-    make_net: As in `fitting.fit`.
+  def resume(self):
+    path = self._folder / pairs_settings.CHECKPOINT
+    if not path.exists():
+      return
+    stored = arrays.read_npz(path, _KIND, ["place", *_TUPLES])
+    try:
+      place = Place(**json.loads(str(stored["place"])))
+    except (TypeError, ValueError):
+      raise errors.InputError(_KIND, "one of another version", path) from None
+    variables = self._stepper.variables
+    number = sum(name[:1].isdigit() for name in stored)
+    if number != len(variables):
+      expected = f"{_KIND} of {len(variables)} variables"
+      raise errors.InputError(expected, f"{number}", path)
+    # Names of the optimizer's variables count up within a program.
+    named = len(self._stepper.net.variables)
+    loop.assign_state(variables, stored, path, named)
+    self._train.set_tuples(*(stored[name] for name in _TUPLES))
+    self.place, self.checkpoint = place, path
+    self.step = self._batches(place.batch)
 
-  Returns:
-    int, size of the descriptor.
+  def save(self):
+    path = self._folder / pairs_settings.CHECKPOINT
+    extra = {name: getattr(self._train, name) for name in _TUPLES}
+    extra["place"] = np.array(json.dumps(dataclasses.asdict(self.place)))
+    loop.write_state(path, self._stepper.variables, digits=4, **extra)
+    return path
 
-  Raises:
-    FileNotFoundError: If there is no such run, or none that was saved.
-    InputError: If its files are other ones, or there is something at `path`.
-  """
-  net, stored = load(folder, make_net)
-  whitening = None
-  if (folder / WHITENING).exists():
-    whitening = whiten.read_whitening(folder / WHITENING)
-    if whitening[1].shape[1] != net.meta["outputdim"]:
+  def is_save_due(self, *_):
+    """Whether the epoch is over, or batches after which the run saves."""
+    every, batch = self._settings.save_every, self.place.batch
+    return batch == self._number() or (every and batch % every == 0)
+
+  def batches(self):
+    """Yield the batches of each update that is left of the epoch: ranges."""
+    place, train = self.place, self._train
+    if not place.batch and not len(train):
+      place.distance = train.create_epoch_tuples(self._stepper.net, place.epoch)
+      place.losses = []
+      self.checkpoint = self.save()
+    number = -(-len(train) // self._size)
+    self._futures = train.load(range(place.batch * self._size, len(train)))
+    every = self._settings.learning.update_every
+    for first in range(place.batch, number, every):
+      yield range(first, min(first + every, number))
+
+  def learn(self, batch, spent):
+    place, self.details = self.place, []
+    for number in batch:
+      for _ in range(min(self._size, len(self._train) - number * self._size)):
+        loss = self._learn(next(self._futures))
+        if loss is not None and not math.isfinite(loss):
+          self._failed = number + 1
+          return {"loss": loss}
+        if loss is not None:
+          place.losses.append(loss)
+      if (number + 1) % self._settings.print_every == 0:
+        mean = _mean(place.losses[-self._size :])
+        self.details.append((self._batches(number + 1), {"loss/batch": mean}))
+    place.batch = batch.stop
+    self._stepper.update(place.epoch + place.batch / self._number())
+    self.step = self._batches(place.batch)
+    return {"loss": _mean(place.losses)} if place.losses else {}
+
+  def _learn(self, future):
+    """Return the loss of a tuple, or None if it cannot be loaded."""
+    try:
+      *images, _ = future.result()
+      return self._stepper.learn(images)
+    except (errors.InputError, OSError) as error:
+      logging.warning("left out: %s", errors.one_line(error))
+      self.place.left_out += 1
+      return None
+
+  def describe(self, batch):
+    return f"epoch {self.place.epoch + 1}, batch {self._failed}"
+
+  def measure(self):
+    """End the epoch: measure, keep the best network, and save."""
+    place, folder, settings = self.place, self._folder, self._settings
+    epoch = place.epoch + 1
+    if not place.losses:
       raise errors.InputError(
-        f"a whitening of {net.meta['outputdim']} dimensions",
-        f"one of {whitening[1].shape[1]}",
-        folder / WHITENING,
+        "tuples that the network can learn from",
+        f"none in epoch {epoch}: all were left out",
+        folder,
       )
-  descriptor = tf.function(
-    _descriptor(net, whitening),
-    input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)],
-    autograph=False,
-  )
-  with exporting.destination(path, overwrite) as new:
-    functions = signatures.global_(
-      types.SimpleNamespace(descriptor=descriptor), None, "None", False
-    )
-    exporting.save(functions, new)
-    text = configuration(path.resolve(), stored.data)
-    files.write_bytes(f"{new}/config.pbtxt", text.encode())
-  return int(descriptor.get_concrete_function().outputs[0].shape[-1])
+    metrics = {"negative_distance": place.distance}
+    metrics["loss/train"] = _mean(place.losses)
+    last = epoch == settings.learning.epochs
+    if last or epoch % settings.test_every == 0:
+      metrics |= self._evaluate()
+    score = self._score(metrics)
+    better = score is not None and score < place.best_score
+    if better or (last and not place.best_epoch):
+      place.best_score = math.inf if score is None else score
+      place.best_epoch = epoch
+      pairs_model.save_best(folder, self._stepper.net, epoch)
+    text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    logging.info("epoch %d: %s", epoch, text)
+    place.history.append({"epoch": epoch} | metrics)
+    place.epoch, place.batch, place.losses = epoch, 0, []
+    none = np.zeros([0], np.int64)
+    negatives = np.zeros([0, settings.data.negatives], np.int64)
+    self._train.set_tuples(none, none, negatives)
+    self.checkpoint = self.save()
+    pairs_model.drop_older(folder, place.best_epoch)
+    return metrics | {"learning_rate": self._stepper.rate}
+
+  def _evaluate(self):
+    """Return metrics of validation and searches."""
+    metrics, validation = {}, self._data.validation
+    if validation is not None:
+      validation.create_epoch_tuples(self._stepper.net, self.place.epoch)
+      losses = []
+      futures = validation.load(range(len(validation)))
+      for future in progress.track(futures, "validation", len(validation)):
+        try:
+          losses.append(self._stepper.loss(future.result()[:-1]))
+        except (errors.InputError, OSError) as error:
+          logging.warning("left out: %s", errors.one_line(error))
+      metrics["loss/validation"] = _mean(losses)
+    for test in self._data.tests:
+      for protocol, value in pairs_model.search(self.describer, test).items():
+        metrics[f"{test['dataset']}/{protocol}"] = value
+    return metrics
+
+  def _score(self, metrics):
+    """Return what the best network has least of, or None if not measured."""
+    if self._data.validation is not None:
+      return metrics.get("loss/validation")
+    if self._data.tests:
+      values = [v for k, v in metrics.items() if k.endswith("/medium")]
+      return -float(np.nanmean(values)) if values else None
+    return metrics["loss/train"]
+
+  def _number(self):
+    """Return the number of batches of this epoch."""
+    return max(1, -(-len(self._train) // self._size))
+
+  def _batches(self, batch):
+    """Return the place of a batch of this epoch on the curves."""
+    queries = min(self._settings.data.queries, len(self._train.query_pool))
+    return self.place.epoch * -(-queries // self._size) + batch
 
 
-def configuration(path, data):
-  """Returns the text of the DelfConfig of a model.
+class _Curves(loop.Observer):
+  """Writes losses and metrics for TensorBoard."""
 
-  Args:
-    path: Its path.
-    data: settings.Data.
-  """
-  return _CONFIGURATION.format(
-    path=json.dumps(str(path), ensure_ascii=False),
-    scales="\n".join(f"image_scales: {scale:.7g}" for scale in data.scales),
-    size=data.image_size,
-  )
+  _file = None
+
+  def __init__(self, folder):
+    self._folder = folder
+
+  def start(self, learner):
+    self._file = loop.BoardFile(self._folder / LOGS)
+
+  def on_step(self, step, metrics, details):
+    for place, values in details:
+      self._file.write(place, values)
+    if details:
+      self._file.flush()
+
+  def on_measure(self, step, metrics):
+    self._file.write(step, metrics)
+    self._file.flush()
+
+  def close(self):
+    if self._file is not None:
+      self._file.close()
 
 
-def _descriptor(net, whitening):
-  """Returns a function of normalised RGB images [B, H, W, 3] to [B, D]."""
-
-  def describe(images):
-    bgr = tf.reverse(images * _SCALE + _OFFSET, [-1]) - np.float32(MEAN_BGR)
-    vectors = net(bgr)
-    if whitening is None:
-      return vectors
-    mean, projection = (np.asarray(x, np.float32) for x in whitening)
-    vectors = (vectors - mean[:, 0]) @ projection.T
-    return keras.ops.normalize(vectors, axis=-1)
-
-  return describe
+def _mean(values):
+  return float(np.mean(values)) if len(values) else math.nan

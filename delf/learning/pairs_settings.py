@@ -1,188 +1,179 @@
-"""What a run of global training is told: data, network, learning, reporting."""
+"""Settings of training on tuples of photos, and the flags of its script."""
 
 import ast
 import dataclasses
 import json
-import math
 import operator
+import os
 import pathlib
 
+from absl import flags
+
 from delf.base import errors, files
-from delf.learning import pairs
+from delf.learning import settings
+from delf.learning.settings import setting
+from delf.networks import backbones
 from delf.python.datasets.revisited_op import dataset as revisited
 from delf.python.datasets.sfm120k import sfm120k
 from delf.python.training import global_features_utils
 
+FLAGS = flags.FLAGS
+
 LOSSES = ("contrastive", "triplet")
 OPTIMIZERS = ("sgd", "adam")
-WHITENINGS = ("retrieval-SfM-30k", "retrieval-SfM-120k")
+_WHITENINGS = ("retrieval-SfM-30k", sfm120k.NAME)
 
-# File beside the checkpoints that says what they were made with.
-FILE = "settings.json"
+# Files of a run: all that the rest of it depends on, and its settings.
+CHECKPOINT, FILE = "checkpoint.npz", "settings.json"
 
-# What may change from a run to the one that goes on from it.
+# What may change from a run to the one that resumes it.
 _FREE = {"data_root", "workers", "epochs", "print_every", "save_every"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Where photos come from.
+  """Photos to train on, to validate and search with, and to whiten with."""
 
-  Attributes:
-    data_root: Folder of data sets; see `tuples_dataset.TuplesDataset`.
-    image_size: Largest side of a photo, in pixels.
-    negatives: Negatives of a query.
-    queries: Queries of an epoch.
-    pool: Photos that negatives are looked for in.
-    validation: Whether there is validation.
-    validation_2020: Whether on the set of 2020.
-    tests: Names of the Revisited sets that are searched now and then.
-    scales: Scales that photos of searches are described at.
-    whitening: One of WHITENINGS that a whitening is learned on in the end.
-    workers: Threads that load photos.
-  """
-
-  data_root: str = "data"
-  image_size: int = 1024
-  negatives: int = 5
-  queries: int = 2000
-  pool: int = 20000
-  validation: bool = True
-  validation_2020: bool = False
-  tests: tuple = ("roxford5k", "rparis6k")
-  scales: tuple = (1.0,)
-  whitening: str | None = None
-  workers: int = 8
+  data_root: str = setting(
+    "data",
+    f"folder with train/{sfm120k.NAME}/, and gnd_<name>.pkl and photos of "
+    "the data sets that are searched",
+  )
+  image_size: int = setting(1024, "largest side of a photo, pixels", least=1)
+  negatives: int = setting(5, "negatives of a query", "neg_num", least=0)
+  queries: int = setting(2000, "queries of an epoch", "query_size", least=1)
+  pool: int = setting(
+    20000, "photos that negatives are looked for in", "pool_size", least=1
+  )
+  validation: bool = setting(True, "whether there is validation", "val")
+  validation_2020: bool = setting(
+    False, "whether validation is on the set of 2020", "val_eccv2020"
+  )
+  tests: tuple[str, ...] = setting(
+    ("roxford5k", "rparis6k"),
+    "data sets that are searched now and then, of roxford5k and rparis6k; "
+    "empty for none",
+    "test_datasets",
+    default="roxford5k,rparis6k",
+  )
+  scales: tuple[float, ...] = setting(
+    (1.0,),
+    "scales that photos of searches are described at, such as "
+    "[1, 2**(1/2), 1/2**(1/2)]",
+    "multiscale",
+    kind="string",
+    default="[1.]",
+  )
+  whitening: str | None = setting(
+    None,
+    "data set that a whitening is learned on in the end",
+    "precompute_whitening",
+    choices=_WHITENINGS,
+  )
+  workers: int = setting(8, "threads that load photos", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """What is trained; see `global_model.GlobalFeatureNet`."""
+  """The network; see `global_model.GlobalFeatureNet`."""
 
-  architecture: str = "ResNet101"
-  pooling: str = "gem"
-  whitening: bool = False
-  pretrained: bool = True
+  architecture: str = setting(
+    "ResNet101", "network of Keras", "arch", choices=backbones.ARCHITECTURES
+  )
+  pooling: str = setting(
+    "gem", "pooling", "pool", choices=("mac", "spoc", "gem")
+  )
+  whitening: bool = setting(
+    False, "whether the network ends in a whitening layer"
+  )
+  pretrained: bool = setting(
+    True,
+    "whether it starts with ImageNet weights, of <arch>*notop*.h5 in data_root "
+    "or of Keras' site",
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Learning:
-  """How it is trained.
+  """Loss, optimizer and epochs; gradients are summed over a batch."""
 
-  Attributes:
-    loss: One of LOSSES.
-    margin: Its margin.
-    optimizer: One of OPTIMIZERS.
-    rate: Learning rate of the first step.
-    momentum: Of SGD.
-    weight_decay: Share of each weight that an update takes away.
-    batch: Queries of a batch; gradients are summed over it.
-    update_every: Batches whose gradients are summed to an update.
-    epochs: Epochs in all.
-    seed: What random weights and the draws of tuples depend on.
-  """
-
-  loss: str = "contrastive"
-  margin: float = 0.7
-  optimizer: str = "adam"
-  rate: float = 1e-6
-  momentum: float = 0.9
-  weight_decay: float = 1e-6
-  batch: int = 5
-  update_every: int = 1
-  epochs: int = 100
-  seed: int = 0
+  loss: str = setting("contrastive", "loss of a tuple", choices=LOSSES)
+  margin: float = setting(0.7, "its margin", "loss_margin", least=0)
+  optimizer: str = setting("adam", "optimizer", choices=OPTIMIZERS)
+  rate: float = setting(1e-6, "learning rate of the first step", "lr", least=0)
+  momentum: float = setting(0.9, "momentum of sgd", least=0)
+  weight_decay: float = setting(
+    1e-6, "share of each weight that an update takes away", least=0
+  )
+  batch: int = setting(5, "queries of a batch", "batch_size", least=1)
+  update_every: int = setting(1, "batches of an update", least=1)
+  epochs: int = setting(100, "epochs in all", least=1)
+  seed: int = setting(0, "of random weights and of the tuples' draws")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """All of it.
+  """Settings of a run, by group, and what it writes when."""
 
-  Attributes:
-    directory: Folder that the run's own folder is made in.
-    data: Data.
-    network: Network.
-    learning: Learning.
-    test_every: Epochs from one validation, and search, to the next.
-    print_every: Batches from one report of the loss to the next.
-    save_every: Batches from one saving to the next; 0 for after epochs alone.
-    resume: Whether a run that is there goes on.
-  """
-
-  directory: str = "data"
+  directory: str = setting("data", "folder of the run's own folder")
   data: Data = Data()
   network: Network = Network()
   learning: Learning = Learning()
-  test_every: int = 5
-  print_every: int = 10
-  save_every: int = 100
-  resume: bool = False
+  test_every: int = setting(
+    5,
+    "epochs from one validation and search to the next",
+    "test_freq",
+    least=1,
+  )
+  print_every: int = setting(
+    10, "batches between two reports", "print_freq", least=1
+  )
+  save_every: int = setting(
+    100, "batches between two savings; 0: after epochs alone", least=0
+  )
+  resume: bool = setting(False, "whether a run that is there goes on")
 
-  def check(self):
-    """Raises InputError if a value cannot be."""
-    data, learning = self.data, self.learning
-    for name, value, least in (
-      ("--image_size", data.image_size, 1),
-      ("--neg_num", data.negatives, 1 if learning.loss == "triplet" else 0),
-      ("--query_size", data.queries, 1),
-      ("--pool_size", data.pool, 1),
-      ("--workers", data.workers, 0),
-      ("--batch_size", learning.batch, 1),
-      ("--update_every", learning.update_every, 1),
-      ("--epochs", learning.epochs, 1),
-      ("--test_freq", self.test_every, 1),
-      ("--print_freq", self.print_every, 1),
-      ("--save_every", self.save_every, 0),
-      ("--loss_margin", learning.margin, 0),
-      ("--lr", learning.rate, 0),
-      ("--momentum", learning.momentum, 0),
-      ("--weight_decay", learning.weight_decay, 0),
-    ):
-      if not least <= value < math.inf:
-        raise errors.InputError(f"{name} of {least} or more", value)
-    for name, value, known in (
-      ("--loss", learning.loss, LOSSES),
-      ("--optimizer", learning.optimizer, OPTIMIZERS),
-      ("--precompute_whitening", data.whitening, (None, *WHITENINGS)),
-      *(("--test_datasets", t, revisited.DATASET_NAMES) for t in data.tests),
-    ):
-      if value not in known:
-        words = ", ".join(str(each) for each in known if each)
-        raise errors.InputError(f"{name} of {words}", repr(value))
+  def check(self) -> None:
+    """Raise InputError if a setting is out of its range."""
+    settings.check(self, self.data, self.network, self.learning)
+    if self.learning.loss == "triplet" and self.data.negatives < 1:
+      raise errors.InputError("--neg_num of 1 or more", self.data.negatives)
+    for name in self.data.tests:
+      if name not in revisited.DATASET_NAMES:
+        expected = f"--test_datasets of {', '.join(revisited.DATASET_NAMES)}"
+        raise errors.InputError(expected, repr(name))
 
-  def open_folder(self):
-    """Makes the run's folder, or finds that of a run to go on with.
-
-    Returns:
-      pathlib.Path.
+  def open_folder(self) -> pathlib.Path:
+    """Make the folder of the run, or find that of a run to resume.
 
     Raises:
-      InputError: If there is a run and none is to go on, or one of other
+      InputError: If there is a run that is not to be resumed, or one of other
         settings.
     """
+    data, network, learning = self.data, self.network, self.learning
     folder = pathlib.Path(
       global_features_utils.create_model_directory(
         sfm120k.NAME,
-        self.network.architecture,
-        self.network.pooling,
-        self.network.whitening,
-        self.network.pretrained,
-        self.learning.loss,
-        self.learning.margin,
-        self.learning.optimizer,
-        self.learning.rate,
-        self.learning.weight_decay,
-        self.data.negatives,
-        self.data.queries,
-        self.data.pool,
-        self.learning.batch,
-        self.learning.update_every,
-        self.data.image_size,
+        network.architecture,
+        network.pooling,
+        network.whitening,
+        network.pretrained,
+        learning.loss,
+        learning.margin,
+        learning.optimizer,
+        learning.rate,
+        learning.weight_decay,
+        data.negatives,
+        data.queries,
+        data.pool,
+        learning.batch,
+        learning.update_every,
+        data.image_size,
         self.directory,
       )
     )
     path = folder / FILE
-    if (folder / pairs.FILE).exists():
+    if (folder / CHECKPOINT).exists():
       if not self.resume:
         raise errors.InputError(
           "--resume, to go on with the run that is there, or a new folder",
@@ -195,10 +186,9 @@ class Settings:
     return folder
 
   def _require_same(self, stored, path):
-    """Raises InputError if a run was made with what changes its result."""
+    """Refuse a run whose settings would give another result."""
     for part in ("data", "network", "learning"):
-      mine = dataclasses.asdict(getattr(self, part))
-      for name, value in mine.items():
+      for name, value in vars(getattr(self, part)).items():
         other = getattr(getattr(stored, part), name)
         if name not in _FREE and value != other:
           raise errors.InputError(
@@ -208,27 +198,43 @@ class Settings:
           )
 
 
-def read(path):
-  """Reads the settings of a run.
+def define_flags() -> None:
+  """Define the flags of the settings."""
+  settings.define_flags(Settings, Data, Network, Learning)
 
-  Args:
-    path: Path of its `settings.json`.
 
-  Returns:
-    Settings.
+def settings_of_flags() -> Settings:
+  """Return the settings that the flags say."""
+  values = {
+    "tests": tuple(filter(None, FLAGS.test_datasets)),
+    "scales": parse_scales(FLAGS.multiscale),
+  }
+  if FLAGS.debug and FLAGS["print_freq"].using_default_value:
+    values["print_every"] = 1
+  return dataclasses.replace(
+    settings.of_flags(Settings, values),
+    data=settings.of_flags(Data, values),
+    network=settings.of_flags(Network),
+    learning=settings.of_flags(Learning),
+  )
+
+
+def read(path: str | os.PathLike) -> Settings:
+  """Read the `settings.json` of a run.
 
   Raises:
     FileNotFoundError: If there is no such file.
     InputError: If it is another one.
   """
   try:
-    found = json.loads(files.read_bytes(path))
-    parts = {"data": Data, "network": Network, "learning": Learning}
-    for name, kind in parts.items():
-      found[name] = kind(**found[name])
-    lists = {k: tuple(getattr(found["data"], k)) for k in ("tests", "scales")}
-    found["data"] = dataclasses.replace(found["data"], **lists)
-    return Settings(**found)
+    stored = json.loads(files.read_bytes(path))
+    for name, kind in (("network", Network), ("learning", Learning)):
+      stored[name] = kind(**stored[name])
+    data = Data(**stored["data"])
+    stored["data"] = dataclasses.replace(
+      data, tests=tuple(data.tests), scales=tuple(data.scales)
+    )
+    return Settings(**stored)
   except (ValueError, TypeError, KeyError) as error:
     raise errors.InputError(
       "settings of a run of global training",
@@ -247,17 +253,11 @@ _ARITHMETIC = {
 }
 
 
-def parse(text):
-  """Reads a list of scales.
-
-  Args:
-    text: Such as "[1, 2**(1/2), 1/2**(1/2)]": numbers and arithmetic.
-
-  Returns:
-    tuple of float over 0.
+def parse_scales(text: str) -> tuple[float, ...]:
+  """Read a list of scales over 0, such as "[1, 2**(1/2), 1/2**(1/2)]".
 
   Raises:
-    InputError: If it is something else.
+    InputError: If it is anything but numbers and arithmetic.
   """
   try:
     node = ast.parse(text, mode="eval").body
@@ -272,7 +272,7 @@ def parse(text):
 
 
 def _value(node):
-  """Returns the float of an expression; others raise TypeError or the like."""
+  """Return the value of an expression; others raise TypeError or the like."""
   if isinstance(node, ast.BinOp):
     return _ARITHMETIC.get(type(node.op))(_value(node.left), _value(node.right))
   if isinstance(node, ast.UnaryOp):

@@ -16,7 +16,7 @@ from PIL import Image
 from delf.base import errors
 from delf.formats import configs
 from delf.inference import extractor
-from delf.learning import loop, pairs, pairs_data, pairs_settings
+from delf.learning import pairs, pairs_model, pairs_settings
 from delf.python import whiten
 from delf.python.datasets import utils
 from delf.python.datasets.sfm120k import sfm120k
@@ -38,7 +38,7 @@ def _fit(root, **changes):
 
 
 def _arrays(folder):
-  with np.load(folder / pairs.FILE) as found:
+  with np.load(folder / pairs_settings.CHECKPOINT) as found:
     return dict(found)
 
 
@@ -63,16 +63,18 @@ def test_a_run_learns_keeps_its_best_and_whitens(root, capsys):
   scores = [found["loss/validation"] for found in report.history]
   assert report.best_score == min(scores)
   assert report.best_epoch == 1 + int(np.argmin(scores))
-  assert pairs.best_path(report.folder).name == (
+  assert pairs_model.best_path(report.folder).name == (
     f"best-{report.best_epoch:04d}"
   )
-  mean, projection = whiten.read_whitening(report.folder / pairs.WHITENING)
+  mean, projection = whiten.read_whitening(
+    report.folder / pairs_model.WHITENING
+  )
   assert (mean.shape, projection.shape) == ((6, 1), (6, 6))
   assert 0 < report.whitened["roxford5k"]["medium"] <= 1
   printed = capsys.readouterr().out
   assert printed.count(">> roxford5k: mAP") == 4
   tags = set()
-  for path in (report.folder / loop.FOLDER).iterdir():
+  for path in (report.folder / pairs.LOGS).iterdir():
     for event in tf.compat.v1.train.summary_iterator(str(path)):
       tags |= {value.tag for value in event.summary.value}
   assert tags >= {
@@ -98,7 +100,7 @@ def test_a_run_goes_on_with_more_epochs_as_one_that_did_not_stop(root):
 
 def test_a_stopped_run_goes_on_within_its_epoch(root, monkeypatch):
   whole = _fit(root, directory=str(root / "whole"))
-  learn, calls = pairs.learning.Learner.learn, []
+  learn, calls = pairs.TupleStepper.learn, []
 
   def stop_in_the_second_epoch(self, images):
     calls.append(1)
@@ -106,7 +108,7 @@ def test_a_stopped_run_goes_on_within_its_epoch(root, monkeypatch):
       signal.raise_signal(signal.SIGTERM)
     return learn(self, images)
 
-  monkeypatch.setattr(pairs.learning.Learner, "learn", stop_in_the_second_epoch)
+  monkeypatch.setattr(pairs.TupleStepper, "learn", stop_in_the_second_epoch)
   report = _fit(root, save_every=0)
   assert report.signal == signal.SIGTERM
   assert report.epochs == 1
@@ -131,7 +133,7 @@ def test_a_killed_run_that_is_repeated_ends_as_any_other(root):
   with subprocess.Popen(command, env=environment, stdout=-1) as process:
     saved = None
     while process.poll() is None:
-      found = list((root / "killed").glob(f"*/{pairs.FILE}"))
+      found = list((root / "killed").glob(f"*/{pairs_settings.CHECKPOINT}"))
       if found and _place_of(found[0]) >= 1.5:
         saved = _place_of(found[0])
         process.send_signal(signal.SIGKILL)
@@ -190,13 +192,13 @@ def test_tuples_that_the_network_does_not_take_are_left_out(
 
 
 def test_a_loss_of_nan_ends_the_run_and_keeps_what_was_saved(root, monkeypatch):
-  learn, calls = pairs.learning.Learner.learn, []
+  learn, calls = pairs.TupleStepper.learn, []
 
   def break_later(self, images):
     calls.append(1)
     return learn(self, images) if len(calls) < 6 else float("nan")
 
-  monkeypatch.setattr(pairs.learning.Learner, "learn", break_later)
+  monkeypatch.setattr(pairs.TupleStepper, "learn", break_later)
   with pytest.raises(errors.InputError, match="nan in epoch 1, batch 3"):
     _fit(root)
   folder = next((root / "runs").iterdir())
@@ -210,7 +212,7 @@ def test_what_cannot_go_on(root):
     _fit(root, epochs=2, tests=())
   with pytest.raises(errors.InputError, match="momentum 0.5.* 0.9"):
     _fit(root, epochs=2, tests=(), momentum=0.5, resume=True)
-  path = report.folder / pairs.FILE
+  path = report.folder / pairs_settings.CHECKPOINT
   arrays = _arrays(report.folder)
   name = next(n for n in arrays if n.endswith("/kernel"))
   np.savez(path, **arrays | {name: arrays[name][..., :2]})
@@ -255,17 +257,17 @@ def test_data_is_looked_at_before_anything_is_computed(root):
 
 
 def test_a_search_ranks_by_likeness(root):
-  test = pairs_data.open_tests(("roxford5k",), str(root))[0]
+  test = pairs_model.open_tests(("roxford5k",), str(root))[0]
 
   class Exact:
     def describe(self, paths, boxes=None):
       things = [int(pathlib.Path(p).name.split("_")[0]) for p in paths]
       return np.eye(8, dtype=np.float32)[:, things]
 
-  found = pairs_data.search(Exact(), test)
+  found = pairs_model.search(Exact(), test)
   assert found["medium"] == 1.0
   identity = np.zeros([8, 1]), np.eye(8)
-  assert pairs_data.search(Exact(), test, identity) == found
+  assert pairs_model.search(Exact(), test, identity) == found
 
 
 def _net(seed=0):
@@ -291,7 +293,7 @@ def _straight(net, images, loss):
 @pytest.mark.parametrize("name", pairs_settings.LOSSES)
 def test_gradients_are_those_of_the_whole_tuple(name):
   net = _net()
-  learner = pairs.Learner(net, pairs_settings.Learning(name, margin=1.5))
+  learner = pairs.TupleStepper(net, pairs_settings.Learning(name, margin=1.5))
   loss = {
     "contrastive": ranking_losses.ContrastiveLoss(1.5),
     "triplet": ranking_losses.TripletLoss(1.5),
@@ -310,7 +312,7 @@ def test_gradients_are_those_of_the_whole_tuple(name):
 
 def test_images_that_do_not_matter_are_not_gone_through_again():
   net, calls = _net(), []
-  learner = pairs.Learner(net, pairs_settings.Learning(margin=1e-6))
+  learner = pairs.TupleStepper(net, pairs_settings.Learning(margin=1e-6))
   back = learner._back
   learner._back = lambda image, up: calls.append(image.shape) or back(image, up)
   learner.learn(_tuple(0))
@@ -320,7 +322,7 @@ def test_images_that_do_not_matter_are_not_gone_through_again():
 def test_an_update_is_a_step_and_a_decay():
   net = _net()
   before = [w.numpy() for w in net.trainable_variables]
-  learner = pairs.Learner(
+  learner = pairs.TupleStepper(
     net,
     pairs_settings.Learning(
       optimizer="sgd", rate=0.1, momentum=0.0, weight_decay=0.01
@@ -330,7 +332,7 @@ def test_an_update_is_a_step_and_a_decay():
   sums = [s.numpy() for s in learner._sums]
   learner.update(epochs=50)
   decay = math.exp(-0.5)
-  np.testing.assert_allclose(learner.rate(), 0.1 * decay, rtol=1e-6)
+  np.testing.assert_allclose(learner.rate, 0.1 * decay, rtol=1e-6)
   for weight, old, gradient in zip(
     net.trainable_variables, before, sums, strict=True
   ):
@@ -341,7 +343,7 @@ def test_an_update_is_a_step_and_a_decay():
 
 def test_a_loss_that_is_not_finite_changes_nothing():
   net = _net()
-  learner = pairs.Learner(net, pairs_settings.Learning())
+  learner = pairs.TupleStepper(net, pairs_settings.Learning())
   net.dense.bias.assign(np.full([6], np.nan))
   assert not math.isfinite(learner.learn(_tuple(0)))
   assert not any(s.numpy().any() for s in learner._sums)
@@ -351,7 +353,7 @@ def test_a_loss_that_is_not_finite_changes_nothing():
 def test_loss_falls(optimizer):
   rate = 0.01 if optimizer == "adam" else 0.1
   options = pairs_settings.Learning(optimizer=optimizer, rate=rate)
-  learner = pairs.Learner(_net(), options)
+  learner = pairs.TupleStepper(_net(), options)
   images = _tuple(3)
   first = learner.loss(images)
   for _ in range(10):
@@ -361,7 +363,7 @@ def test_loss_falls(optimizer):
 
 
 def test_no_negatives():
-  learner = pairs.Learner(_net(), pairs_settings.Learning())
+  learner = pairs.TupleStepper(_net(), pairs_settings.Learning())
   images = _tuple(0)[:2]
   assert learner.learn(images) == pytest.approx(learner.loss(images))
 
@@ -388,7 +390,9 @@ def _photo():
 
 
 def test_extraction_gives_what_the_run_gave(run, tmp_path):
-  size = pairs.export(run, tmp_path / "model", make_net=tiny_tuples.TinyNet)
+  size = pairs_model.export(
+    run, tmp_path / "model", make_net=tiny_tuples.TinyNet
+  )
   assert size == 6
   config = configs.read_delf_config(tmp_path / "model" / "config.pbtxt")
   assert list(config.image_scales) == [1.0, 0.5]
@@ -396,11 +400,11 @@ def test_extraction_gives_what_the_run_gave(run, tmp_path):
   found = extractor.make_extractor(config).extract(np.array(_photo()))
   _photo().save(tmp_path / "photo.png")
   image = utils.default_loader(tmp_path / "photo.png", 32)[None]
-  net, _ = pairs.load(run, tiny_tuples.TinyNet)
+  net, _ = pairs_model.load(run, tiny_tuples.TinyNet)
   vectors = np.concatenate(
     [net(image), net(tf.image.resize(image, [12, 16]))]
   ).T
-  whitening = whiten.read_whitening(run / pairs.WHITENING)
+  whitening = whiten.read_whitening(run / pairs_model.WHITENING)
   expected = whiten.apply_whitening(vectors, *whitening).sum(axis=1)
   expected /= np.linalg.norm(expected)
   np.testing.assert_allclose(found.global_descriptor, expected, atol=1e-4)
@@ -408,14 +412,14 @@ def test_extraction_gives_what_the_run_gave(run, tmp_path):
 
 def test_an_export_is_not_replaced_unasked(run, tmp_path):
   for overwrite in (False, True):
-    pairs.export(run, tmp_path / "model", overwrite, tiny_tuples.TinyNet)
+    pairs_model.export(run, tmp_path / "model", overwrite, tiny_tuples.TinyNet)
   with pytest.raises(errors.InputError, match="finished export"):
-    pairs.export(run, tmp_path / "model", make_net=tiny_tuples.TinyNet)
+    pairs_model.export(run, tmp_path / "model", make_net=tiny_tuples.TinyNet)
 
 
 def test_runs_that_cannot_be_exported(run, tmp_path):
   with pytest.raises(FileNotFoundError, match="settings.json"):
-    pairs.load(tmp_path)
+    pairs_model.load(tmp_path)
   (tmp_path / "settings.json").write_bytes((run / "settings.json").read_bytes())
   with pytest.raises(FileNotFoundError, match="best-"):
-    pairs.load(tmp_path, tiny_tuples.TinyNet)
+    pairs_model.load(tmp_path, tiny_tuples.TinyNet)

@@ -20,9 +20,9 @@ def run(tmp_path_factory):
     delg_settings.Learning(max_iters=4),
     delg_settings.Reporting(report_every=2, save_every=2, validate_every=2),
   )
-  watching = watchers.watching(options)
+  observers = watchers.standard(options)
   with tiny_training.registered():
-    delg.fit(options, watching, tiny_training.NoiseBatches())
+    delg.fit(options, observers, tiny_training.NoiseBatches())
   return folder
 
 

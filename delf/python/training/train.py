@@ -38,7 +38,7 @@ def create_model(num_classes):
 
   defined = "delg_global_features" in FLAGS and FLAGS.is_parsed()
   network = delg_settings.network() if defined else delg_settings.Network()
-  return delg_steps.make(network, num_classes)
+  return delg_steps.make_model(network, num_classes)
 
 
 def main():
@@ -53,7 +53,7 @@ def main():
   settings = delg_settings.settings_of_flags()
   if FLAGS.overfit_one_batch:
     return _overfit(settings)
-  report = delg.fit(settings, watchers.watching(settings))
+  report = delg.fit(settings, watchers.standard(settings))
   if report.signal is not None:
     scripts.print_problem(
       f"{sys.argv[0]}: stopped after step {report.step}; the same command goes "

@@ -27,10 +27,10 @@ def define_flags():
 
 def main():
   """Reads the weights and writes the SavedModel."""
-  from delf.learning import pairs
+  from delf.learning import pairs_model
 
   path = pathlib.Path(FLAGS.export_path)
-  size = pairs.export(
+  size = pairs_model.export(
     pathlib.Path(FLAGS.model_directory), path, FLAGS.overwrite
   )
   print(  # noqa: T201

@@ -1,0 +1,308 @@
+"""Networks trained on tuples of photos: searches, a whitening, exports."""
+
+import json
+import os
+import pathlib
+import types
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from delf.base import errors, files
+from delf.learning import pairs_settings
+from delf.networks import exporting, model_checkpoints, signatures
+from delf.python import whiten
+from delf.python.datasets.revisited_op import dataset as revisited
+from delf.python.datasets.sfm120k import sfm120k
+from delf.python.datasets.utils import MEAN_BGR
+from delf.python.training import global_features_utils
+from delf.python.training.model import global_model
+from delf.records import tuples
+
+WHITENING = "whitening.datum"
+_BEST = "best"
+_PROTOCOLS = ("easy", "medium", "hard")
+
+# Power of the mean over scales of descriptors that GeM has pooled, as in
+# Radenovic et al., arXiv:1711.02512, section 5.2.
+_GEM_POWER = 3.0
+
+# Extraction gives a network (value - 128) / 128 of each pixel.
+_SCALE = _OFFSET = np.float32(128)
+
+_CONFIGURATION = """\
+# A global descriptor of a network that training/global_features trained.
+
+model_path: {path}
+{scales}
+max_image_size: {size}
+use_local_features: false
+use_global_features: true
+delf_global_config {{
+  use_pca: false
+}}
+is_tf2_exported: true
+"""
+
+
+def require_files(paths: Sequence[str], listed_in: str) -> None:
+  """Raise FileNotFoundError if photos that a file lists are missing."""
+  missing = [path for path in paths if not os.path.exists(path)]
+  if missing:
+    raise FileNotFoundError(
+      f"{missing[0]}: expected the {len(paths)} photos that {listed_in} lists,"
+      f" found {len(paths) - len(missing)}"
+    )
+
+
+def open_tests(names: Sequence[str], data_root: str) -> list[dict]:
+  """Read the ground truth of data sets, and look for their photos.
+
+  Args:
+    names: "roxford5k", "rparis6k".
+    data_root: Folder with `gnd_<name>.pkl` and the photos' folders.
+
+  Returns:
+    As `dataset.CreateConfigForTestDataset` makes them.
+
+  Raises:
+    FileNotFoundError: If ground truth or a photo is missing.
+    InputError: If a file is no ground truth.
+  """
+  tests = [revisited.CreateConfigForTestDataset(n, data_root) for n in names]
+  for test in tests:
+    require_files(_queries(test) + _index(test), test["gnd_fname"])
+  return tests
+
+
+def _index(test):
+  return [test["im_fname"](test, i) for i in range(test["n"])]
+
+
+def _queries(test):
+  return [test["qim_fname"](test, i) for i in range(test["nq"])]
+
+
+class Describer:
+  """Describes photos as the searches of a run do."""
+
+  def __init__(
+    self, net: global_model.GlobalFeatureNet, data: pairs_settings.Data
+  ):
+    self._net, self._data = net, data
+    gem = net.meta["pooling"] == "gem" and not net.meta["whitening"]
+    self._power = _GEM_POWER if gem and len(data.scales) > 1 else 1.0
+
+  def describe(self, paths: Sequence[str], boxes=None) -> np.ndarray:
+    """Return [D, N] float32 of N photos, or of a box in each."""
+    return global_model.extract_global_descriptors_from_list(
+      self._net,
+      paths,
+      self._data.image_size,
+      boxes,
+      self._data.scales,
+      self._power,
+      workers=self._data.workers,
+    )
+
+
+def search(
+  describer: Describer,
+  test: Mapping,
+  whitening: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, float]:
+  """Search a data set, and print the metrics.
+
+  Args:
+    describer: Describes queries and index.
+    test: One of `open_tests`.
+    whitening: As `whiten.learn_whitening` returns it.
+
+  Returns:
+    Mean average precision in [0, 1] by protocol, NaN where no query has
+    positives.
+  """
+  boxes = [truth.get("bbx") for truth in test["gnd"]]
+  index = describer.describe(_index(test))
+  queries = describer.describe(_queries(test), boxes)
+  if whitening is not None:
+    index, queries = (
+      whiten.apply_whitening(each, *whitening) for each in (index, queries)
+    )
+  ranks = np.argsort(-(queries.T @ index), axis=1, kind="stable")
+  metrics = global_features_utils.compute_metrics_and_print(
+    test["dataset"],
+    ranks,
+    test["gnd"],
+    [rank for rank in (1, 5, 10) if rank <= ranks.shape[1]],
+    log=False,
+  )
+  return {
+    protocol: float(each[0])
+    for protocol, each in zip(_PROTOCOLS, metrics, strict=True)
+  }
+
+
+def whitening_pairs(
+  name: str, data_root: str
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+  """Read the pairs that a whitening is learned of.
+
+  Args:
+    name: "retrieval-SfM-30k" or "retrieval-SfM-120k".
+    data_root: Folder with `train/<name>/<name>-whiten.pkl`.
+
+  Returns:
+    N paths of photos; [P] int, [P] int: places of the two photos of each pair.
+
+  Raises:
+    FileNotFoundError: If the file or a photo is missing.
+    InputError: If the file is another one.
+  """
+  path = os.path.join(data_root, "train", name, f"{name}-whiten.pkl")
+  pairs = tuples.read_pairs(path)
+  folder = tuples.images_folder(path, data_root, name)
+  if not os.path.isdir(folder):  # The photos of 30k are among those of 120k.
+    folder = tuples.images_folder(path, data_root, sfm120k.NAME)
+  used, places = np.unique(
+    np.concatenate([pairs.queries, pairs.positives]), return_inverse=True
+  )
+  paths = [tuples.image_path(pairs.names[i], folder) for i in used]
+  require_files(paths, path)
+  return paths, *np.split(places, 2)
+
+
+def learn_whitening(
+  describer: Describer, pairs: tuple, path: str | os.PathLike
+) -> tuple[np.ndarray, np.ndarray]:
+  """Learn a whitening of `whitening_pairs`, and write it to a file.
+
+  Returns:
+    Mean [D, 1] and projection [D, D], float64.
+
+  Raises:
+    InputError: If a photo cannot be read, or pairs are all of one photo.
+  """
+  paths, first, second = pairs
+  try:
+    learned = whiten.learn_whitening(describer.describe(paths), first, second)
+  except np.linalg.LinAlgError:
+    raise errors.InputError(
+      "pairs that a whitening can be learned of", "others", path
+    ) from None
+  whiten.write_whitening(path, *learned)
+  return learned
+
+
+def save_best(
+  folder: pathlib.Path, net: global_model.GlobalFeatureNet, epoch: int
+) -> None:
+  """Write the weights of the best network so far, beside older ones."""
+  model_checkpoints.save_weights(net, folder / f"{_BEST}-{epoch:04d}")
+
+
+def drop_older(folder: pathlib.Path, epoch: int) -> None:
+  """Delete weights of epochs that are not the best any more."""
+  for path in folder.glob(f"{_BEST}-*"):
+    if not path.name.startswith(f"{_BEST}-{epoch:04d}."):
+      path.unlink()
+
+
+def best_path(folder: pathlib.Path) -> pathlib.Path:
+  """Return the prefix of the best weights of a run.
+
+  Raises:
+    FileNotFoundError: If there are none yet.
+  """
+  indices = sorted(folder.glob(f"{_BEST}-*.index"))
+  if not indices:
+    raise FileNotFoundError(
+      f"{folder}: expected the weights {_BEST}-*.index of a run, found none"
+    )
+  return indices[-1].with_suffix("")
+
+
+def load(
+  folder: pathlib.Path, make_net=global_model.GlobalFeatureNet
+) -> tuple[global_model.GlobalFeatureNet, pairs_settings.Settings]:
+  """Load the best network of a run, and the settings of the run.
+
+  Raises:
+    FileNotFoundError: If there is no such run, or none that was saved.
+    InputError: If its files are other ones.
+  """
+  stored = pairs_settings.read(folder / pairs_settings.FILE)
+  network = stored.network
+  net = make_net(
+    network.architecture, network.pooling, network.whitening, False, ""
+  )
+  model_checkpoints.load_weights(net, best_path(folder))
+  return net, stored
+
+
+def export(
+  folder: pathlib.Path,
+  path: pathlib.Path,
+  overwrite: bool = False,
+  make_net=global_model.GlobalFeatureNet,
+) -> int:
+  """Export the best network of a run, with a whitening if it learned one.
+
+  The SavedModel has the tensors of every export of global descriptors: one
+  descriptor of unit length for each scale. Beside it is `config.pbtxt` for
+  extraction.
+
+  Args:
+    folder: Of the run.
+    path: Folder of the export.
+    overwrite: Whether a finished export at `path` is replaced.
+    make_net: As in `pairs.fit`.
+
+  Returns:
+    Size of the descriptor.
+
+  Raises:
+    FileNotFoundError: If there is no such run, or none that was saved.
+    InputError: If its files are other ones, or `path` exists.
+  """
+  net, stored = load(folder, make_net)
+  whitening = None
+  if (folder / WHITENING).exists():
+    whitening = whiten.read_whitening(folder / WHITENING)
+    if whitening[1].shape[1] != net.meta["outputdim"]:
+      raise errors.InputError(
+        f"a whitening of {net.meta['outputdim']} dimensions",
+        f"one of {whitening[1].shape[1]}",
+        folder / WHITENING,
+      )
+
+  def describe(images):
+    bgr = tf.reverse(images * _SCALE + _OFFSET, [-1]) - np.float32(MEAN_BGR)
+    vectors = net(bgr)
+    if whitening is None:
+      return vectors
+    mean, projection = (np.asarray(x, np.float32) for x in whitening)
+    vectors = (vectors - mean[:, 0]) @ projection.T
+    return keras.ops.normalize(vectors, axis=-1)
+
+  descriptor = tf.function(
+    describe,
+    input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)],
+    autograph=False,
+  )
+  with exporting.destination(path, overwrite) as new:
+    functions = signatures.global_(
+      types.SimpleNamespace(descriptor=descriptor), None, "None", False
+    )
+    exporting.save(functions, new)
+    text = _CONFIGURATION.format(
+      path=json.dumps(str(path.resolve()), ensure_ascii=False),
+      scales="\n".join(
+        f"image_scales: {scale:.7g}" for scale in stored.data.scales
+      ),
+      size=stored.data.image_size,
+    )
+    files.write_bytes(f"{new}/config.pbtxt", text.encode())
+  return int(descriptor.get_concrete_function().outputs[0].shape[-1])
