@@ -26,12 +26,7 @@ _Verified = verification.VerifyReport | None
 
 
 def read_truth(path: _Path) -> ground_truth.GroundTruth:
-  """Read ground truth that has queries and index images.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: As of `ground_truth.read`, or if there are none.
-  """
+  """Read ground truth that has queries and index images."""
   truth = ground_truth.read(path)
   numbers = len(truth.query_names), len(truth.index_names)
   if not min(numbers):
@@ -44,17 +39,9 @@ def read_truth(path: _Path) -> ground_truth.GroundTruth:
 def search_global(
   truth: ground_truth.GroundTruth, query_dir: _Path, index_dir: _Path
 ) -> ranking.Ranking:
-  """Rank all index images by their global descriptors, exactly.
+  """Rank all index images by their `<name>.delg_global`, exactly.
 
-  Args:
-    truth: Names of the images.
-    query_dir: Folder with `<name>.delg_global` of each query.
-    index_dir: Folder with `<name>.delg_global` of each index image. One without
-      a descriptor (too small an image) is last.
-
-  Raises:
-    FileNotFoundError: If a folder does not exist.
-    InputError: If a file is missing or not right; it names it.
+  An image without a descriptor (too small) is last.
   """
   of_queries, of_index = (
     feature_files.require(names, folder, files.DELG_GLOBAL, label)
@@ -89,9 +76,8 @@ def search_aggregates(
     index_dir: Folder with the same of each index image.
 
   Raises:
-    FileNotFoundError: If a folder does not exist.
-    InputError: If a file is missing or not right, or the configurations do not
-      fit together, or the folders say that codebooks differ.
+    InputError: Also if the configurations do not fit together, or the folders
+      say that codebooks differ.
   """
   kind = aggregate.kind_of(index_config)
   if aggregate.kind_of(query_config) != kind:
@@ -153,11 +139,8 @@ def local_files(
 ) -> _Local:
   """Return the files of local features of queries and of index images.
 
-  That of an index image is `<name>_0` where regions were extracted, too.
-
-  Raises:
-    FileNotFoundError: If the queries' folder does not exist.
-    InputError: If a query has no file; it names it.
+  Queries must have theirs. That of an index image is `<name>_0` where regions
+  were extracted, too.
   """
   paths = feature_files.require(
     truth.query_names, query_dir, extension, "queries"
@@ -177,20 +160,12 @@ def local_files(
 
 @dataclasses.dataclass(frozen=True)
 class RetrieveReport:
-  """Result of retrieval.
-
-  Attributes:
-    metrics_path: Path of the metrics file.
-    evaluation: The metrics.
-    ids: [Q, N] int32 by protocol, ids of index images, best first.
-    inliers: [Q, N] int32 by protocol, in that order; {} without verification.
-    verification: What became of the pairs, or None.
-  """
+  """Result of retrieval."""
 
   metrics_path: str
   evaluation: metrics.Evaluation
-  ids: dict[str, np.ndarray]
-  inliers: dict[str, np.ndarray]
+  ids: dict[str, np.ndarray]  # [Q, N] int32 by protocol, best first.
+  inliers: dict[str, np.ndarray]  # The same; {} without verification.
   verification: _Verified = None
 
   @property
@@ -239,9 +214,6 @@ def evaluate(
     local: As from `local_files`, or None to verify nothing.
     options: How pairs are matched.
     workers: Number of processes, or None: all cores.
-
-  Raises:
-    OSError: If files cannot be written.
   """
   # First what may be wrong: not after all has been verified.
   os.makedirs(output_dir, exist_ok=True)

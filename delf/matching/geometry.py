@@ -39,17 +39,11 @@ _MAX_STRETCH = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A map from points 1 to points 2 and how well each pair agrees with it.
+  """A map from points 1 to points 2 and how well each pair agrees with it."""
 
-  Attributes:
-    model: [2, 3] (affine) or [3, 3] float64 in (x, y), or None.
-    residuals: [P] float32, pixels; infinity where there is no model.
-    inliers: [P] bool, residuals within the threshold.
-  """
-
-  model: np.ndarray | None
-  residuals: np.ndarray
-  inliers: np.ndarray
+  model: np.ndarray | None  # [2, 3] (affine) or [3, 3] float64 in (x, y).
+  residuals: np.ndarray  # [P] float32, pixels; infinity without a model.
+  inliers: np.ndarray  # [P] bool, residuals within the threshold.
 
 
 def estimate(
@@ -72,8 +66,7 @@ def estimate(
     points_1: [P, 2], (x, y) pixels.
     points_2: [P, 2], (x, y) pixels.
     estimator: One of ESTIMATORS.
-    threshold: Largest residual of an inlier, in pixels; see `residuals`.
-    seed: The same seed gives the same result.
+    threshold: Largest residual of an inlier, in pixels.
     use: [P] bool, pairs to sample from; None for all.
 
   Returns:
@@ -115,7 +108,7 @@ def residuals(
     model: [2, 3] affine or [3, 3] homography from points 1 to points 2; for
       FUNDAMENTAL [3, 3] with (x2, y2, 1) model (x1, y1, 1) = 0.
     points_1: [P, 2], (x, y) pixels.
-    points_2: [P, 2] or [S, P, 2], (x, y) pixels.
+    points_2: [P, 2] or [S, P, 2].
     estimator: FUNDAMENTAL for Sampson distances: to first order that to the
       nearest pair that fulfils the equation (Hartley and Zisserman, 2nd
       edition, eq. 11.9). Else that of mapped points 1 to points 2.
@@ -310,14 +303,12 @@ def needed_inliers(
 
   Args:
     points_1: [P, 2], (x, y) pixels of the putative matches in image 1.
-    points_2: [P, 2], (x, y) pixels of the same in image 2.
+    points_2: [P, 2], the same in image 2.
     model: The estimated map, or None.
     estimator: One of ESTIMATORS.
     threshold: Largest residual of an inlier, in pixels.
-    fewest: Lower bound of the result.
-
-  Returns:
-    Number of inliers; P + 1 (never reached) where any number could be chance.
+    fewest: Lower bound of the result, which is P + 1 (never reached) where any
+      number could be chance.
   """
   number, sample = len(points_2), SAMPLE_SIZES[estimator]
   if number <= sample:

@@ -32,30 +32,22 @@ _BLOCK = 4_000_000
 class MatchOptions:
   """How features are matched. The defaults suit any unit-length descriptor.
 
-  Attributes:
-    max_distance: Largest Euclidean distance of descriptors, exclusive.
-    ratio: Largest (exclusive) distance as a share of that to the second
-      nearest (D. Lowe, IJCV 2004).
-    mutual: Whether each must be the other's nearest neighbour.
-    estimator: "affine" (as the original), "homography" or "fundamental".
-    residual_threshold: Largest residual of an inlier, in pixels of the image
-      that the map leads to (Sampson distance for "fundamental"); None for
-      DEFAULT_THRESHOLDS.
-    seed: Of the random samples. It is the same for each pair: the result of a
-      pair does not depend on those before it.
-    min_inliers: Inliers that make a match; None for more than chance explains
-      (`geometry.needed_inliers`), and at least MIN_INLIERS.
-
-  Raises:
-    InputError: If a value is out of its range.
+  Limits are exclusive. InputError is raised for values out of their range.
   """
 
+  # Largest Euclidean distance of descriptors.
   max_distance: float | None = None
+  # Largest share of the distance to the second nearest (Lowe, IJCV 2004).
   ratio: float | None = None
+  # Whether each must be the other's nearest neighbour.
   mutual: bool = True
   estimator: str = geometry.AFFINE
+  # Pixels of the image that the map leads to (Sampson distance for
+  # "fundamental"); None for DEFAULT_THRESHOLDS.
   residual_threshold: float | None = None
+  # The same for each pair: its result does not depend on those before it.
   seed: int = 0
+  # None for more than chance explains, and at least MIN_INLIERS.
   min_inliers: int | None = None
 
   def __post_init__(self):
@@ -90,11 +82,7 @@ class MatchOptions:
   ) -> "MatchOptions":
     """Return the matching of the papers: one-way neighbours, an affine map.
 
-    Args:
-      threshold: Of the descriptors: `max_distance`, or `ratio` with the test.
-      residual_threshold: Pixels.
-      use_ratio_test: Whether to compare with the second nearest descriptor.
-      **others: Other fields.
+    The threshold is `max_distance`, or with the test `ratio`.
     """
     return cls(
       max_distance=None if use_ratio_test else threshold,
@@ -136,24 +124,17 @@ DELG = MatchOptions.one_way(1.0, 20.0)
 class Match:
   """What agrees between two images.
 
-  Attributes:
-    putative: [P, 2] int32, matches by descriptor: indices into features 1, 2.
-    inliers: [M, 2] int32, those of them that agree with the model.
-    model: [2, 3] (affine) or [3, 3] float64, from image 1 to image 2 in (x, y)
-      pixels, or None.
-    residuals: [M] float32, pixels that each inlier is off.
-    distances: [M] float32, Euclidean distance of each inlier's descriptors.
-    residual_threshold: Largest residual of an inlier, in pixels.
-    min_inliers: Least score of images that match.
+  Rows of `putative` and `inliers` are indices into features 1 and 2. The model
+  leads from image 1 to image 2 in (x, y) pixels.
   """
 
-  putative: np.ndarray
-  inliers: np.ndarray
-  model: np.ndarray | None
-  residuals: np.ndarray
-  distances: np.ndarray
-  residual_threshold: float
-  min_inliers: int
+  putative: np.ndarray  # [P, 2] int32, matches by descriptor.
+  inliers: np.ndarray  # [M, 2] int32, those that agree with the model.
+  model: np.ndarray | None  # [2, 3] (affine) or [3, 3] float64.
+  residuals: np.ndarray  # [M] float32, pixels that each inlier is off.
+  distances: np.ndarray  # [M] float32, Euclidean, of descriptors of inliers.
+  residual_threshold: float  # Pixels.
+  min_inliers: int  # Least score of images that match.
 
   @property
   def score(self) -> int:
@@ -180,17 +161,13 @@ def match(
   """Match the local features of two images.
 
   Args:
-    features_1: Local features of image 1.
-    features_2: Local features of image 2.
-    options: None for the defaults.
     **changes: Fields of MatchOptions to change.
 
   Returns:
     Match. With score 0 and no model where features are too few to tell.
 
   Raises:
-    InputError: If values are not finite, dimensions differ or an option is
-      wrong.
+    InputError: If values are not finite or dimensions differ.
   """
   return match_arrays(
     features_1.locations,
@@ -210,16 +187,7 @@ def match_arrays(
   options: MatchOptions | None = None,
   **changes,
 ) -> Match:
-  """Match local features given as arrays; see `match`.
-
-  Args:
-    locations_1: [N1, 2], (y, x) in pixels of image 1.
-    descriptors_1: [N1, D].
-    locations_2: [N2, 2], (y, x) in pixels of image 2.
-    descriptors_2: [N2, D].
-    options: None for the defaults.
-    **changes: Fields of MatchOptions to change.
-  """
+  """Match locations [N, 2], (y, x) pixels, with descriptors [N, D]."""
   return match_prepared(
     prepare(locations_1, descriptors_1, "image 1"),
     prepare(locations_2, descriptors_2, "image 2"),
@@ -229,20 +197,14 @@ def match_arrays(
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDescriptors:
-  """Descriptors with what each search among them needs, made once.
+  """Descriptors with what each search among them needs, made once, float32."""
 
-  Attributes:
-    array: [N, D] float32, checked.
-    centre: [D] float32, their mean.
-    centred: [N, D] float32, `array` less `centre`: distances do not change when
-      the origin does, and rounding errors shrink.
-    squares: [N] float32, squared lengths of `centred`.
-  """
-
-  array: np.ndarray
-  centre: np.ndarray
+  array: np.ndarray  # [N, D], checked.
+  centre: np.ndarray  # [D], their mean.
+  # [N, D], `array` less `centre`: distances do not change when the origin does,
+  # and rounding errors shrink.
   centred: np.ndarray
-  squares: np.ndarray
+  squares: np.ndarray  # [N], squared lengths of `centred`.
 
   def __len__(self):
     return len(self.array)
@@ -250,14 +212,9 @@ class PreparedDescriptors:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedFeatures:
-  """The local features of one image, prepared for many pairs.
+  """The local features of one image, prepared for many pairs."""
 
-  Attributes:
-    points: [N, 2] float64, (x, y) pixels.
-    descriptors: [N, D].
-  """
-
-  points: np.ndarray
+  points: np.ndarray  # [N, 2] float64, (x, y) pixels.
   descriptors: PreparedDescriptors
 
   def __len__(self):
@@ -273,15 +230,9 @@ class PreparedFeatures:
 def prepare(
   locations: np.ndarray, descriptors: np.ndarray, label: str = "the image"
 ) -> PreparedFeatures:
-  """Check and prepare the local features of an image.
+  """Check and prepare locations [N, 2], (y, x) pixels, and descriptors [N, D].
 
-  Args:
-    locations: [N, 2], (y, x) in pixels.
-    descriptors: [N, D].
-    label: Label of the image in errors.
-
-  Raises:
-    InputError: If they do not fit together or values are not finite.
+  `label` is that of the image in errors.
   """
   prepared = prepare_descriptors(descriptors, f"descriptors of {label}")
   locations = np.asarray(locations, dtype=np.float64)
@@ -319,9 +270,7 @@ def match_prepared(
   """Match prepared features.
 
   Args:
-    one: Features of image 1, each of which gets its nearest of image 2.
-    two: Features of image 2.
-    options: How to match.
+    one: Each feature gets its nearest of `two`.
     backward: Whether the map leads from image 2 to image 1, as the papers'
       verification has it: from the index image to the query.
 
@@ -368,15 +317,10 @@ def match_prepared(
 
 @dataclasses.dataclass(frozen=True)
 class Putatives:
-  """Matches by descriptor alone.
+  """Matches by descriptor alone."""
 
-  Attributes:
-    pairs: [P, 2] int32, indices into descriptors 1 and 2, sorted by the first.
-    distances: [P] float32, Euclidean distances of their descriptors.
-  """
-
-  pairs: np.ndarray
-  distances: np.ndarray
+  pairs: np.ndarray  # [P, 2] int32, indices, sorted by the first.
+  distances: np.ndarray  # [P] float32, Euclidean.
 
   def __len__(self):
     return len(self.pairs)
@@ -401,20 +345,10 @@ def nearest(
   ratio: float | None = None,
   mutual: bool = False,
 ) -> Putatives:
-  """Find the nearest of descriptors 2 for each of descriptors 1.
+  """Find the nearest of the second [N2, D] for each of the first [N1, D].
 
-  Args:
-    first: [N1, D].
-    second: [N2, D].
-    max_distance: Keeps pairs nearer than this.
-    ratio: Keeps pairs where the nearest is nearer than `ratio` times the second
-      nearest. Where descriptors 2 are fewer than two no pair is dropped.
-    mutual: Whether to keep a pair only where each is the other's nearest. Each
-      feature is then in at most one pair.
-
-  Raises:
-    InputError: If a descriptor has a value that is not finite, or their
-      dimensions differ.
+  The limits are those of MatchOptions. Where the second are fewer than two
+  `ratio` drops no pair. With `mutual` a feature is in at most one pair.
   """
   first, second = (
     each

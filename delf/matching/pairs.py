@@ -26,22 +26,14 @@ _Image = str | os.PathLike | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class MatchResult:
-  """Result of matching two images.
-
-  Attributes:
-    match: What agrees.
-    features: Of image 1 and of image 2.
-    timings: Seconds by step: "read", "load model", "extract", "match" and
-      "draw", those that were done.
-    picture: Path of the picture, or None.
-    device: Label of the device that extracted; "" if nothing was.
-  """
+  """Result of matching two images."""
 
   match: matcher.Match
   features: tuple[features.LocalFeatures, features.LocalFeatures]
+  # Seconds of "read", "load model", "extract", "match", "draw", if done.
   timings: dict[str, float]
   picture: str | None = None
-  device: str = ""
+  device: str = ""  # That extracted.
 
   @property
   def score(self) -> int:
@@ -73,18 +65,13 @@ def match_images(
     config: DelfConfig, or name of a known model, or None for the embedded one.
       Of a configuration local features alone are computed.
     output: Path of the picture, whose extension decides the format.
-    options: None for the defaults.
     device: Such as "cpu" or "gpu:1"; None for the best one.
     apply_rotation: Whether images are turned as their EXIF orientation says.
     extractor: Replaces one made from the configuration, so that many pairs
       share it.
 
-  Returns:
-    MatchResult. Images without features, or without any match, score 0.
-
   Raises:
-    InputError: If an image, the model, the configuration or an option is not
-      right.
+    InputError: If an image, the model or the configuration is not right.
     FileNotFoundError: If a file does not exist.
   """
   _check_output(output)
@@ -111,22 +98,9 @@ def match_feature_files(
   options: matcher.MatchOptions | None = None,
   apply_rotation: bool = False,
 ) -> MatchResult:
-  """Match two files of local features.
+  """Match two files of local features; see `match_images`.
 
-  Args:
-    features_1: Path of a `.delf` or `.delg_local` file.
-    features_2: Path of a `.delf` or `.delg_local` file.
-    images: Their images, for the picture; None to draw on plain grounds.
-    output: Path of the picture, whose extension decides the format.
-    options: None for the defaults.
-    apply_rotation: Whether images are turned as their EXIF orientation says.
-
-  Returns:
-    MatchResult. Files without features, or without any match, score 0.
-
-  Raises:
-    InputError: If a file is not what it should be, or an option is not right.
-    FileNotFoundError: If a file does not exist.
+  Without their images the picture is drawn on plain grounds.
   """
   _check_output(output)
   timings = {}

@@ -38,42 +38,26 @@ _Pair = tuple[typing.Any, typing.Any]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureFiles:
-  """Images and their files of local features.
+  """Images and their files of local features."""
 
-  Attributes:
-    names: Names of N images; the record knows a file by name, size and time.
-    path: Function from the number of an image to its `.delf` or `.delg_local`
-      file; called once for each image that is verified.
-  """
-
+  # The record knows a file by name, size and time.
   names: Sequence[str]
+  # From the number of an image; called once for each that is verified.
   path: Callable[[int], str]
 
 
 @dataclasses.dataclass(frozen=True)
 class VerifyReport:
-  """Result of verifying pairs.
+  """Result of verifying pairs."""
 
-  Attributes:
-    pairs: [P, 2] int64, (query, index image), sorted, each once.
-    inliers: [P] int32; 0 for pairs that failed.
-    failed: Feature files that could not be used, those of queries first.
-    resumed: Number of pairs that were in the record.
-    seconds: Wall-clock time.
-  """
-
-  pairs: np.ndarray
-  inliers: np.ndarray
-  failed: tuple[engine.Failure, ...]
-  resumed: int
+  pairs: np.ndarray  # [P, 2] int64, (query, index image), sorted, each once.
+  inliers: np.ndarray  # [P] int32; 0 for pairs that failed.
+  failed: tuple[engine.Failure, ...]  # Feature files, those of queries first.
+  resumed: int  # Number of pairs that were in the record.
   seconds: float
 
   def look_up(self, queries: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Return the inliers [M] int32 of pairs of a query and an index image.
-
-    Raises:
-      KeyError: If one of them was not verified.
-    """
+    """Return [M] int32 of M pairs; KeyError if one was not verified."""
     wanted = np.stack([queries, images], axis=1).astype(np.int64)
     if not len(wanted):
       return np.zeros([0], np.int32)
@@ -112,16 +96,12 @@ def verify_pairs(
 
   Args:
     pairs: [P, 2] int, (query, index image). One that is repeated is done once.
-    queries: Features of the queries.
-    index: Features of the index images.
-    options: How pairs are matched.
     folder: Local folder of the record; None to keep none.
     workers: Number of processes, or None: all cores, for as many pairs as are
       worth it.
     cache_bytes: Bytes that features may take in all processes together.
 
   Raises:
-    InputError: If the number of processes is wrong.
     OSError: If the record cannot be written, or a process was ended.
   """
   start = time.perf_counter()
@@ -209,17 +189,12 @@ RECORD = "verified_pairs.jsonl"
 
 
 class VerifiedRecord:
-  """The verified pairs of one output folder."""
+  """The verified pairs of one output folder; without a folder, of none."""
 
   def __init__(
     self, folder: str | os.PathLike | None, options: matcher.MatchOptions
   ):
-    """Read the pairs of the same version and settings, if there are any.
-
-    Args:
-      folder: Output folder, which need not exist; None to keep no record.
-      options: How pairs are matched.
-    """
+    """Read the pairs of the same version and settings, if there are any."""
     self._path = folder and pathlib.Path(folder) / RECORD
     self._file = None
     self._settings = f"delf {delf.__version__} {' '.join(options.describe())}"
@@ -255,15 +230,11 @@ class VerifiedRecord:
 
 
 class FeatureCache:
-  """Reads and prepares feature files, and keeps those used last.
-
-  Attributes:
-    reads: Number of files that were read.
-  """
+  """Reads and prepares feature files, and keeps those used last."""
 
   def __init__(self, most_bytes: int):
     """Create it for so many bytes of features; one image may be over it."""
-    self.reads = 0
+    self.reads = 0  # Files that were read.
     self._most_bytes = most_bytes
     self._kept = collections.OrderedDict()
     self._bytes = 0
@@ -412,9 +383,7 @@ def _start():
 def serve(descriptor: int) -> None:
   """Verify pairs in a process of its own until the pipe closes.
 
-  Args:
-    descriptor: File descriptor of the pipe: arguments of `Verifier`, then
-      pairs.
+  Through the pipe come the arguments of `Verifier`, then chunks of pairs.
   """
   # The program that started it decides what an interrupt means.
   signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -26,60 +26,35 @@ _SAVE_SHARE = 20
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
-  """How a collection is made.
+  """How a collection is made."""
 
-  Attributes:
-    model: Name of a known model, or path of a SavedModel.
-    config: Path of a `.pbtxt` of extraction, or None for that of the model.
-    codebook: Prefix of a codebook's checkpoint, or None: no visual words.
-    aggregation: Path of a `.pbtxt` of aggregation, or None: ASMK* with the
-      defaults of the original. Its `codebook_path` counts unless `codebook`
-      does.
-    whitening: Path of a whitening of global descriptors (`delf fit whitening`).
-    regions: None: images are indexed whole, but for an index that has regions.
-    photos: Folder of the photos of existing features, for pictures.
-    max_size: Longer side that photos are scaled down to.
-    workers: Threads that decode.
-    device: Device that extracts, or None for the best.
-    apply_rotation: Whether images are turned as their EXIF orientation says.
-    one_core_each: Whether regions are extracted on one core each.
-  """
-
-  model: str | None = None
-  config: str | None = None
-  codebook: str | None = None
+  model: str | None = None  # Name, or path of a SavedModel.
+  config: str | None = None  # `.pbtxt` of extraction; None: that of the model.
+  codebook: str | None = None  # Prefix of a checkpoint; None: no visual words.
+  # `.pbtxt`; None: ASMK* with the defaults of the original. Its `codebook_path`
+  # counts unless `codebook` does.
   aggregation: str | None = None
-  whitening: str | None = None
-  regions: collection.RegionSettings | None = None
-  photos: str | None = None
-  max_size: int | None = None
-  workers: int = 1
+  whitening: str | None = None  # Of global descriptors.
+  regions: collection.RegionSettings | None = None  # None: as the index has.
+  photos: str | None = None  # Folder of those of features, for pictures.
+  max_size: int | None = None  # Longer side that photos are scaled down to.
+  workers: int = 1  # Threads that decode.
   device: str | None = None
-  apply_rotation: bool = False
-  one_core_each: bool = False
+  apply_rotation: bool = False  # As the EXIF orientation says.
+  one_core_each: bool = False  # Of the extraction of regions.
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexReport:
-  """Result of making or extending a collection.
+  """Result of making or extending a collection."""
 
-  Attributes:
-    added: Names of entries that were added to an index, or added anew.
-    unchanged: Number of entries that were in it already.
-    total: Number of images in the collection now.
-    entries: Number of entries; with regions each is one.
-    failed: Feature files that could not be used.
-    extraction: Report of the extraction, or None where there was none.
-    bytes: Size of each index file by its name.
-  """
-
-  added: tuple[str, ...]
-  unchanged: int
-  total: int
-  entries: int
-  failed: tuple[engine.Failure, ...]
+  added: tuple[str, ...]  # Entries that were added to an index, or anew.
+  unchanged: int  # Entries that were in it already.
+  total: int  # Images in the collection now.
+  entries: int  # With regions each is one.
+  failed: tuple[engine.Failure, ...]  # Feature files.
   extraction: engine.ImageReport | None
-  bytes: dict[str, int]
+  bytes: dict[str, int]  # Of each index file.
 
   def summary(self) -> str:
     """Return one line for people."""
@@ -116,12 +91,8 @@ def build(
     sources: Folders, patterns, lists and images, or one folder of feature
       files.
     folder: Folder of the collection.
-    options: How it is made.
+    options: How it is made; InputError if an existing one was made otherwise.
     say: Called with a line for each image that failed.
-
-  Raises:
-    InputError: If the sources are not right, or the collection was made with
-      other settings.
   """
   features = feature_files.find(sources)
   if features is not None:
@@ -136,19 +107,7 @@ def build_photos(
   options: BuildOptions,
   say: _Say,
 ) -> IndexReport:
-  """Make a collection of photos, or add to one.
-
-  Args:
-    images: Paths of photos.
-    names: Name of each in the collection.
-    folder: Folder of the collection.
-    options: How it is made.
-    say: Called with a line for each image that failed.
-
-  Raises:
-    InputError: If the collection was made with other settings, or has another
-      photo of one of the names.
-  """
+  """Make a collection of photos with these names, or add to it."""
   config = _delf_config(folder, options)
   wanted = collection.Collection(
     folder,
@@ -312,10 +271,6 @@ def add_features(
     extraction: Report of the extraction, if there was one.
     regions_of: Names of images that were extracted anew: their regions that are
       not among the names are taken out.
-
-  Raises:
-    InputError: If an index file is not right.
-    OSError: If an index cannot be written; the last good one stays.
   """
   names = sorted(names)
   kept, redone = set(names), set(regions_of)
@@ -396,14 +351,7 @@ def _failure(part, name, error):
 
 
 def remove(folder: str | os.PathLike, names: Iterable[str]) -> int:
-  """Remove images from the indexes; their features and photos stay.
-
-  Returns:
-    Number of images that are left.
-
-  Raises:
-    InputError: If there is no image of such a name.
-  """
+  """Remove images, not their files, from the indexes; return how many stay."""
   opened = collection.open_folder(folder)
   with collection.changing(folder):
     parts = index_parts.parts(opened)
@@ -422,17 +370,10 @@ def remove(folder: str | os.PathLike, names: Iterable[str]) -> int:
 
 
 def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
-  """Take all images of another collection into this one.
+  """Take all images of another collection into this one; return how many are.
 
   Their features are copied, unless both collections use one folder of them. A
-  run that was killed can be repeated.
-
-  Args:
-    folder: Folder of the collection that grows.
-    other_folder: Folder of the collection that is taken in; it stays as it is.
-
-  Returns:
-    Number of images in the collection now.
+  run that was killed can be repeated. The other collection stays as it is.
 
   Raises:
     InputError: If the two were made with other settings, or some image is in

@@ -51,35 +51,21 @@ _WHOLE = "_0"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What a collection was made with; `config.pbtxt` has the extraction.
+  """What a collection was made with; `config.pbtxt` has the extraction."""
 
-  Attributes:
-    features: Folder of the feature files: absolute, or relative to the
-      collection.
-    local_extension: Extension of local features, or "" where there are none.
-    has_global: Whether images have a global descriptor.
-    apply_rotation: Whether images are turned as their EXIF orientation says.
-  """
-
-  features: str = FEATURES
-  local_extension: str = files.DELF
+  features: str = FEATURES  # Absolute, or relative to the collection.
+  local_extension: str = files.DELF  # "" without local features.
   has_global: bool = True
-  apply_rotation: bool = False
+  apply_rotation: bool = False  # As the EXIF orientation says.
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionSettings:
-  """Which regions the images of a collection have.
+  """Which regions the images of a collection have."""
 
-  Attributes:
-    detector: Name or folder of the detector.
-    threshold: Least score of a box.
-    most: Most boxes of an image, the best; None for all.
-  """
-
-  detector: str
-  threshold: float = 0.1
-  most: int | None = None
+  detector: str  # Name or folder.
+  threshold: float = 0.1  # Least score of a box.
+  most: int | None = None  # Boxes of an image, the best; None for all.
 
   def __post_init__(self):
     if not math.isfinite(self.threshold):
@@ -94,12 +80,7 @@ class RegionSettings:
 
 
 class Collection:
-  """The files of one collection.
-
-  Attributes:
-    folder: Path of the collection.
-    settings: What it was made with.
-  """
+  """The files of one collection."""
 
   def __init__(self, folder: str | os.PathLike, settings: Settings):
     """Describe a collection that is to be; `open_folder` reads one."""
@@ -215,10 +196,6 @@ def changing(folder: str | os.PathLike) -> Iterator[None]:
 
   What a killed run left unfinished is removed. The folder is made if need be,
   and goes again if it stays empty.
-
-  Raises:
-    InputError: If another run is changing it.
-    OSError: If it cannot be made.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -238,12 +215,7 @@ def exists(folder: str | os.PathLike) -> bool:
 
 
 def open_folder(folder: str | os.PathLike) -> Collection:
-  """Open a collection, given as to `delf index --out`.
-
-  Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If there is no collection in it, or one of a newer version.
-  """
+  """Open a collection that `delf index` has made."""
   folder = pathlib.Path(folder)
   if not folder.exists():
     raise FileNotFoundError(f"{folder}: expected an index, found none")
@@ -410,7 +382,7 @@ def agree_on_regions(
   Args:
     wanted: The collection; not written yet where it is new.
     regions: None for those that it has.
-    device: That a detector is tried on; None for the best one.
+    device: That a detector is tried on.
 
   Returns:
     The regions of the collection.

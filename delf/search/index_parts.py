@@ -28,24 +28,13 @@ class Part:
   A feature file counts as indexed while it has the size and time that it had;
   these are written after the index, so that a killed run adds some images
   again and never leaves one out.
-
-  Attributes:
-    name: Name of the file, and of the search method.
-    extension: Extension of the feature files.
-    collection: Collection of the index.
-    path: Path of the index.
-    index: The index in memory.
   """
 
-  name: str
-  extension: str
+  name: str  # Of the file, and of the search method.
+  extension: str  # Of the feature files.
 
   def __init__(self, collection: collections.Collection):
-    """Open the index, or make an empty one.
-
-    Raises:
-      InputError: If the file is not such an index.
-    """
+    """Open the index, or make an empty one."""
     self.collection = collection
     self.path = collection.folder / f"{self.name}.index"
     self._features = os.fspath(collection.features)
@@ -73,13 +62,7 @@ class Part:
   def read_file(self, path: str, required: bool = False) -> Any:
     """Return what the index takes of a feature file.
 
-    Args:
-      path: Path of the file.
-      required: Whether to refuse an image without features, as queries are.
-
-    Raises:
-      InputError: If the file is not right.
-      FileNotFoundError: If there is none.
+    An image without features is refused if they are `required`, as of queries.
     """
     raise NotImplementedError
 
@@ -171,12 +154,7 @@ class WordsPart(Part):
   def read_file(
     self, path: str, required: bool = False
   ) -> aggregate.Aggregated:
-    """Return the aggregate of the local features.
-
-    Raises:
-      InputError: Also if they do not fit the codebook, or it is not the one
-        that the index was made with.
-    """
+    """Return the aggregate of the local features."""
     local = feature_files.read_local(path)
     if required and not len(local):
       raise errors.InputError("local features", "none")

@@ -10,23 +10,18 @@ from delf.base import errors, files
 from delf.extraction import engine, extract, jobs
 from delf.search import collection
 
+# (x1, y1, x2, y2) in pixels of a photo.
+Box = tuple[float, float, float, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-  """One photo that a collection is asked with.
+  """One photo that a collection is asked with."""
 
-  Attributes:
-    name: Name for people.
-    photo: Path of the photo, or None where only features are known.
-    features: Path of the feature files, without extension.
-    box: (x1, y1, x2, y2) in pixels of the part that is asked for; None for the
-      whole photo.
-  """
-
-  name: str
-  photo: str | None
-  features: str
-  box: tuple[float, float, float, float] | None = None
+  name: str  # For people.
+  photo: str | None  # Path, or None where only features are known.
+  features: str  # Path of the feature files, without extension.
+  box: Box | None = None  # The part that is asked for; None: all of it.
 
   def path(self, extension: str) -> str:
     """Return the path of a feature file."""
@@ -35,31 +30,19 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class Photos:
-  """Photos to ask with; the lists are of one length.
-
-  Attributes:
-    paths: Paths.
-    names: Names for people.
-    boxes: (x1, y1, x2, y2) in pixels of the part that is asked for, or None.
-  """
+  """Photos to ask with: path, name and part of each, as of Query."""
 
   paths: list[str]
   names: list[str]
-  boxes: list[tuple[float, float, float, float] | None]
+  boxes: list[Box | None]
 
 
-def find(
-  sources: Sequence[str], box: tuple[float, ...] | None = None
-) -> Photos:
-  """Find the photos that a user asks with.
+def find(sources: Sequence[str], box: Box | None = None) -> Photos:
+  """Find the photos in folders, patterns, lists and images.
 
   Args:
-    sources: Folders, patterns, lists and images.
-    box: (x1, y1, x2, y2) in pixels of the part of the only photo, or None.
-
-  Raises:
-    FileNotFoundError: If a source does not exist.
-    InputError: If there is no image in a source, or a box for several.
+    sources: As of `delf.extraction.jobs.find`.
+    box: Part of the only photo.
   """
   paths, names = jobs.find(sources)
   if box is not None and len(paths) > 1:
@@ -79,14 +62,9 @@ def of_photos(
   photo, and a search that was interrupted, need not extract it again. Parts of
   photos are extracted at the scale that they have in the whole (DELG).
 
-  Args:
-    opened: The collection.
-    photos: Photos to ask with.
-    say: Called with a line for each photo that failed.
-    device: Device that extracts, or None for the best.
-
   Returns:
-    Queries of the photos that did not fail, and the report.
+    Queries of the photos that did not fail, of which `say` is told, and the
+    report.
 
   Raises:
     InputError: If the collection does not say what model it was made with.
@@ -130,15 +108,7 @@ def of_photos(
 def of_features(
   folder: str | os.PathLike, names: Sequence[str] | None = None
 ) -> list[Query]:
-  """Take existing features.
-
-  Args:
-    folder: Folder of feature files.
-    names: Their names, without extension, or None for all.
-
-  Raises:
-    InputError: If the folder has no features.
-  """
+  """Take existing feature files of these names, or all in the folder."""
   folder = pathlib.Path(folder)
   if names is None:
     extensions = (files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)

@@ -24,77 +24,50 @@ METHODS = {
 _SCORES = 1 << 24
 _REFINED = 1000
 
-Box = tuple[float, float, float, float]
-
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-  """How a collection is searched.
+  """How a collection is searched."""
 
-  Attributes:
-    method: "global" (descriptors), "words" (ASMK of local features), "fusion"
-      of both, or None: global where there are global descriptors.
-    rerank: How many of the first images are matched point by point; 0: none.
-    expand: Images that each query is averaged with (alpha query expansion).
-    refine: Name in refinement.METHODS, or None.
-    only_whole: Whether regions are left out, of a collection that has them.
-    workers: Processes that match, or None: one per core.
-    verify: How images are matched.
-  """
-
+  # "global" (descriptors), "words" (ASMK of local features), "fusion" of both,
+  # or None: global where there are global descriptors.
   method: str | None = None
-  rerank: int = 0
-  expand: int = 0
-  refine: str | None = None
-  only_whole: bool = False
-  workers: int | None = None
+  rerank: int = 0  # First images that are matched point by point.
+  expand: int = 0  # Images of alpha query expansion.
+  refine: str | None = None  # Name in refinement.METHODS.
+  only_whole: bool = False  # Whether regions are left out.
+  workers: int | None = None  # Processes that match; None: one per core.
   verify: matcher.MatchOptions = matcher.DELG
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-  """One result of a query.
-
-  Attributes:
-    name: Name of the image in the collection.
-    score: Of the first stage; larger is better.
-    inliers: Points that agree with the query, or None where it was not matched.
-    box: (x1, y1, x2, y2) in pixels of the photo: the region that is most like
-      the query; None for the whole image.
-  """
+  """One result of a query."""
 
   name: str
-  score: float
-  inliers: int | None = None
-  box: Box | None = None
+  score: float  # Of the first stage; larger is better.
+  inliers: int | None = None  # None where it was not matched.
+  box: queries.Box | None = (
+    None  # The region most like the query; None: all of it.
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-  """The results of all queries.
-
-  Attributes:
-    queries: Query of each row.
-    names: Names of the images in the collection.
-    ranking: [Q, k] over `names`; after verification in the order of inliers,
-      the scores those of the first stage.
-    inliers: [Q, k] int32, -1 where an image was not matched; None where none
-      was.
-    method: What was compared: "global", "words" or "fusion".
-    verify: How images were matched.
-    failed: Each query or image that could not be used.
-    boxes: Q lists of the box of each image, as of Hit; None of a collection
-      without regions.
-  """
+  """The results of Q queries."""
 
   queries: tuple[queries.Query, ...]
-  names: tuple[str, ...]
+  names: tuple[str, ...]  # Of the images in the collection.
+  # [Q, k] over `names`; after verification in the order of inliers, the scores
+  # those of the first stage.
   ranking: ranking.Ranking
-  inliers: np.ndarray | None
-  method: str
+  inliers: np.ndarray | None  # [Q, k] int32; -1 where not matched.
+  method: str  # "global", "words" or "fusion".
   verify: matcher.MatchOptions
-  failed: tuple[engine.Failure, ...] = ()
-  boxes: list[list[Box | None]] | None = None
+  failed: tuple[engine.Failure, ...] = ()  # Queries and images.
+  boxes: list[list[queries.Box | None]] | None = (
+    None  # As of Hit, with regions.
+  )
 
   def hits(self) -> Iterator[tuple[queries.Query, list[Hit]]]:
     """Yield each query with its hits, best first."""
@@ -150,15 +123,10 @@ def rerank(
     junk: One element for each order that is wanted, such as one a protocol:
       what it leaves out of verification, Q arrays of ids, or None. A pair that
       several orders need is verified once.
-    query_files: Q files of local features.
-    image_files: Files of the images that `found` has ids of.
-    options: How images are matched.
+    query_files: Local features of the queries.
+    image_files: Local features of the images that `found` has ids of.
     most: Images of each query that are verified.
-    folder: Folder of the record of verified pairs, or None.
-    workers: Processes, or None: one per core.
-
-  Returns:
-    The orders, and what became of the pairs.
+    folder: Of the record of verified pairs, or None.
   """
   junk = list(junk)
   chosen = [ranking.shortlist(found.ids, each, most) for each in junk]
@@ -178,23 +146,12 @@ def rerank(
 
 
 class Searcher:
-  """One collection, opened to be searched in one way.
-
-  Attributes:
-    collection: The collection.
-    options: How it is searched.
-    method: What is compared.
-    names: Names of its images.
-  """
+  """One collection, opened to be searched in one way."""
 
   def __init__(
     self, opened: collection.Collection, options: SearchOptions | None = None
   ):
-    """Open the indexes that the method needs.
-
-    Raises:
-      InputError: If the collection lacks what the method compares.
-    """
+    """Open the indexes that the method needs; InputError if one is missing."""
     self.collection = opened
     self.options = options or SearchOptions()
     kinds = index_parts.kinds(opened)
@@ -215,12 +172,7 @@ class Searcher:
   def read(
     self, asked: Iterable[queries.Query]
   ) -> tuple[list[queries.Query], list[dict], list[engine.Failure]]:
-    """Read what is compared of each query.
-
-    Returns:
-      The queries that can be searched with, what the index of each part takes
-      of them, and the others.
-    """
+    """Return queries that can be used, what each index takes, and failures."""
     good, entries, failed = [], [], []
     for query in asked:
       try:
@@ -237,15 +189,7 @@ class Searcher:
     return good, entries, failed
 
   def rank(self, entries: list[dict], k: int | None = None) -> ranking.Ranking:
-    """Rank the images of the collection for each query, without matching.
-
-    Args:
-      entries: As from `read`.
-      k: Images a query, or None for all.
-
-    Returns:
-      Ranking over `names`.
-    """
+    """Rank the first k images, or all, for entries of `read`; match none."""
     k = max(len(self.names), 1) if k is None else k
     depth = self._regions.depth(k) if self._regions else k
     step = max(1, _SCORES // max(1, len(self._entries)))
@@ -312,12 +256,9 @@ class Searcher:
     found: ranking.Ranking,
     junk: Iterable[Sequence[np.ndarray] | None] = (None,),
   ) -> tuple[list[ranking.Reranked], verification.VerifyReport]:
-    """Match the first images of rankings; see `rerank`.
+    """Match the first images of rankings of `rank`; see `rerank`.
 
     Pairs are recorded in the collection, where it can be written.
-
-    Raises:
-      InputError: If the collection has no local features.
     """
     opened = self.collection
     extension = opened.settings.local_extension
@@ -344,16 +285,15 @@ class Searcher:
 
   def boxes(
     self, found: ranking.Ranking, ids: np.ndarray
-  ) -> list[list[Box | None]] | None:
-    """Return the box of each image that was most like the query.
+  ) -> list[list[queries.Box | None]] | None:
+    """Return the box, as of Hit, of images of a ranking of `rank`.
 
     Args:
-      found: As from `rank`.
+      found: The ranking.
       ids: [Q, n], places in `names`, or -1.
 
     Returns:
-      Q lists of n: (x1, y1, x2, y2) in pixels of the photo, or None for the
-      whole image. None of a collection without regions.
+      Q lists of n; None of a collection without regions.
     """
     if not self._regions:
       return None
@@ -465,13 +405,6 @@ def write_page(
     notes: Text for each query.
     evaluation: results_page.Evaluation to show before the queries.
     title: None for the name of the collection.
-
-  Returns:
-    results_page.Report.
-
-  Raises:
-    InputError: If a page cannot have that name.
-    OSError: If it cannot be written.
   """
   from delf.pictures import results_page, thumbnails
 
