@@ -26,13 +26,7 @@ def describe(
   codebook: np.ndarray,
   mapping_path: str | os.PathLike | None = None,
 ) -> dict:
-  """Return what decides the content of aggregates, for JSON.
-
-  Args:
-    config: How features are aggregated.
-    codebook: [K, D] float32.
-    mapping_path: Mapping of images to feature files of regions, or None.
-  """
+  """Return what decides the content of aggregates, for JSON."""
   made_with = {
     "delf_version": delf.__version__,
     "codebook_path": config.codebook_path,
@@ -78,28 +72,23 @@ class AggregateFolder(output_folder.OutputFolder):
     made_with: dict,
     sources: dict[str, list[str]],
   ):
-    """Read what is in a folder; nothing is written yet.
+    """Read what is in a folder, which need not exist.
 
-    Args:
-      folder: Local path; need not exist.
-      config: How features are aggregated.
-      made_with: Result of `describe`.
-      sources: Paths of the feature files of each image.
+    Sources are the paths of the feature files of each image.
     """
     extension = aggregate.extension(config)
     super().__init__(folder, {extension: made_with})
     self.endings = (extension,)
     self._config, self._sources = config, sources
     self.without_features, self._empty = set(), []
-    if not self.read_record() and any(self.folder.glob(f"*{extension}")):
+    if not self._read_record() and any(self.folder.glob(f"*{extension}")):
       logging.warning(
         "%s: %s files without a record of what they were made with: kept.",
         self.folder,
         extension,
       )
 
-  def read_record(self) -> dict:
-    """Return the settings of the files of each extension."""
+  def _read_record(self):
     return read_record(self.folder)
 
   def divide(
@@ -139,10 +128,10 @@ class AggregateFolder(output_folder.OutputFolder):
 
 @dataclasses.dataclass(frozen=True)
 class AggregateReport(engine.Report):
-  """Result of an aggregation, of names of images.
+  """Result of an aggregation; images go by their names.
 
   Attributes:
-    empty: Names of images among `done` that have no features.
+    empty: Images among `done` that have no features.
   """
 
   empty: tuple[str, ...] = ()
@@ -183,11 +172,8 @@ def aggregate_to_files(
 
   Raises:
     FileNotFoundError: If the codebook, the folder or the mapping is missing.
-    InputError: If nothing can be done: no images, a name that leads out of the
-      folder, a configuration or codebook that does not fit, a folder of other
-      aggregates.
-    OSError: If files cannot be written; once begun, its attribute `report` has
-      what was done.
+    InputError: If nothing can be done, as with a folder of other aggregates.
+    OSError: If files cannot be written; its `report` has what was done.
   """
   configs.check_aggregation_config(config)
   image_names = list(map(str, image_names))

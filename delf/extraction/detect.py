@@ -28,13 +28,8 @@ def describe(
 ) -> dict:
   """Return what decides the boxes of images, as OutputFolder takes it.
 
-  Args:
-    detector: Folder of the detector, or None: existing files are used, whatever
-      they are of.
-    apply_rotation: As of engine.RunOptions.
-    threshold: As of DetectOptions; None stands for all boxes.
-    most_overlap: As of DetectOptions.
-    max_size: As of DetectOptions.
+  Without a detector existing files are used, whatever they are of. Other
+  arguments are as of DetectOptions; a threshold of None stands for all boxes.
   """
   if detector is None:
     return {}
@@ -61,8 +56,7 @@ class BoxFolder(output_folder.OutputFolder):
     """Read the detections of a photo; None if missing, or of another photo.
 
     Raises:
-      InputError: If a file of another program is damaged, or has boxes that
-        cannot be.
+      InputError: If a file of another program is damaged.
     """
     (path,) = self.paths(job)
     if not path.exists() or self.photos.has_changed(job):
@@ -77,21 +71,18 @@ class BoxFolder(output_folder.OutputFolder):
     files.write_bytes(self.paths(job)[0], data)
     self.photos.add(job, self.paths(job))
 
-  def is_readable(self, path: pathlib.Path) -> bool:
-    """Return whether a file that is not recorded has boxes."""
+  def _is_readable(self, path):
     try:
       boxes.make_detections(*box_io.ReadFromFile(path), path)
     except (OSError, ValueError):
       return False
     return True
 
-  def read_record(self) -> dict:
-    """Return the settings of the files, as of `describe`."""
-    record = super().read_record()
+  def _read_record(self):
+    record = super()._read_record()
     return {"": record} if record else {}
 
-  def record_of(self, settings: dict) -> dict:
-    """Return what is written of settings as of `describe`."""
+  def _record_of(self, settings):
     return settings[""]
 
 
@@ -116,9 +107,8 @@ class PictureFolder(BoxFolder):
     )
     self.photos.add(job, self.paths(job))
 
-  def is_readable(self, path: pathlib.Path) -> bool:
-    """Return False: nobody knows what a picture is of."""
-    return False
+  def _is_readable(self, path):
+    return False  # Nobody knows what a picture is of.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +141,7 @@ class DetectOptions(engine.ImageOptions):
 
 @dataclasses.dataclass(frozen=True)
 class DetectReport(engine.ImageReport):
-  """Result of a detection.
-
-  Attributes:
-    boxes: Number of boxes in the images that were done.
-  """
+  """Result of a detection, with the number of boxes in the images done."""
 
   boxes: int = 0
 
@@ -232,28 +218,15 @@ def detect_to_files(
 ) -> DetectReport:
   """Find boxes in images, and write them, each file whole or not at all.
 
-  Images are decoded in the background; one that fails is reported and the
-  others continue. A run that was stopped at any moment can be repeated: it does
-  what is missing in the folders. `detection.json` in each has the detector and
-  settings of the boxes or pictures; others are refused.
+  Runs are as of `extract.extract_to_files`; `detection.json` in each folder has
+  the detector and settings of the boxes or pictures.
 
   Args:
     images: Paths of image files.
     detector: Name of a detector, or folder of its SavedModel.
     folder: Local folder, made if need be, for `<name>.boxes`; or None.
-    pictures: Local folder for `<name>_viz.jpg`, the image with its boxes and
-      scores; or None.
+    pictures: The same for `<name>_viz.jpg`, the image with its boxes.
     **options: Fields of DetectOptions.
-
-  Returns:
-    Report, also after an interrupt by the user (SIGINT).
-
-  Raises:
-    InputError: If nothing can be done: no images, two for one output name, a
-      detector that does not work, a folder of boxes or pictures of other
-      settings.
-    OSError: If files cannot be written; once begun, its attribute `report` has
-      what was done.
   """
   from delf.inference import zoo
 

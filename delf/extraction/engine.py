@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import threading
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from absl import logging
 
-from delf.base import errors, progress
+from delf.base import concurrency, errors, progress
 from delf.extraction import jobs
 from delf.protos import delf_config_pb2
 from delf.python import utils
@@ -61,10 +62,9 @@ class Report:
   """Result of a run.
 
   Attributes:
-    done: Paths of images whose files were written; names where the images
-      themselves are not read.
+    done: Paths (or names) of images whose files were written.
     skipped: The same of images that were finished before.
-    failed: Failure of each image without a result.
+    failed: Images without a result.
     seconds: Wall-clock time, without loading models.
     interrupted: Whether the user stopped the run.
   """
@@ -95,12 +95,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class ImageReport(Report):
-  """Result of a run over images.
-
-  Attributes:
-    device: Description of the device that was used; "" if none was needed.
-    images_per_second: Images done per second.
-  """
+  """Result of a run on a device, which is "" if none was needed."""
 
   device: str = ""
   images_per_second: float = dataclasses.field(init=False)
@@ -120,14 +115,13 @@ class RunOptions:
   """Options of each run over images.
 
   Attributes:
-    names: Output name of each image, without extension and relative to the
-      output folder, or None for their base names.
+    names: Output names, without extension, or None for base names.
     workers: Threads that decode; 0 decodes between other work.
-    device: Device such as "cpu" or "gpu:1", or None for the best available.
+    device: Such as "cpu" or "gpu:1", or None for the best available.
     apply_rotation: Whether images are turned as their EXIF orientation says.
-      The original does not, and its results are of the image as it is stored.
-    say: Called at the end with a line for each image that failed, also if an
-      error such as a full disk ends the run.
+      The original does not: its results are of the image as it is stored.
+    say: Called at the end with a line for each failed image, also after an
+      error such as a full disk.
   """
 
   names: Sequence[str] | None = None
@@ -139,11 +133,10 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions(RunOptions):
-  """Options of a run that does all of a list of images, or what is missing.
+  """Options of a run that does a list of images, or what is missing of it.
 
   Attributes:
-    resume: Whether images with whole files of all requested kinds are skipped;
-      otherwise all are done again.
+    resume: Whether images whose files are whole are skipped.
     batch_size: Largest batch, or None: one image on a CPU, and on a GPU as many
       of one size as `MEMORY_BUDGET` allows.
     strict: Whether the first image that fails ends the run with its error.
@@ -156,14 +149,7 @@ class ImageOptions(RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-  """An image in memory, or the reason why it is not.
-
-  Attributes:
-    job: jobs.Job, or another object with `path`.
-    image: [H, W, 3] uint8 RGB, or None.
-    error: Exception that decoding raised, or None.
-    resize_factor: Factor for the size limits of a configuration.
-  """
+  """An image in memory, [H, W, 3] uint8 RGB, or the error in its place."""
 
   job: typing.Any
   image: np.ndarray | None = None
@@ -185,7 +171,7 @@ def decode_ahead(
 
   Args:
     todo: Objects with `path`, and with `crop` (jobs.Crop) for a part.
-    load: Called with a path; returns an image.
+    load: Function from a path to an image.
     workers: Number of threads; 0 decodes in the caller's.
     pixels_ahead: Bound on the pixels that are held.
   """
@@ -240,12 +226,8 @@ def memory_limit(
 ) -> Callable[[tuple[int, int]], int]:
   """Return a function from (height, width) to the largest batch.
 
-  Args:
-    config: Its sizes and scales tell the pixels.
-    device: Description of the device, such as "CPU".
-    batch_size: Requested size, or None: 1 on a CPU, which one image keeps busy,
-      and which then gives the same bytes however the work is cut.
-    budget: Memory for one batch, in bytes.
+  Without a requested size that is 1 on a CPU, which one image keeps busy, and
+  which then gives the same bytes however the work is cut.
   """
   if batch_size is None and "GPU" not in device.upper():
     return lambda shape: 1
@@ -268,7 +250,7 @@ class BatchExtractor:
   """
 
   def __init__(self, extractor: typing.Any, limit: Callable):
-    """Create it.
+    """Wrap an extractor.
 
     Args:
       extractor: Has `extract(image)` and `extract_batch(images)`; both take a
@@ -279,11 +261,7 @@ class BatchExtractor:
     self._largest = None  # Lowered when memory runs out.
 
   def run(self, stream: Iterable[Decoded]) -> Iterator[tuple]:
-    """Extract in order, but for images that join an earlier one of their size.
-
-    Yields:
-      (Decoded, result or Exception).
-    """
+    """Yield (Decoded, result or Exception), in order but for equal sizes."""
     for batch in self._batches(iter(stream)):
       if batch[0].error is not None:
         yield batch[0], batch[0].error
@@ -349,77 +327,44 @@ def _same_size(decoded, head):
 
 
 class ParallelExtractor:
-  """Extracts a stream of images in threads; results are those of one thread."""
+  """Extracts a stream of images in threads; results are those of one thread.
+
+  As BatchExtractor, with a limit on the images in memory at once.
+  """
 
   def __init__(self, extractor: typing.Any, limit: Callable, workers: int):
-    """Create it.
-
-    Args:
-      extractor: Has `extract(image)`, safe to call from several threads.
-      limit: Function from (height, width) to how many such images fit in
-        memory at once.
-      workers: Number of threads.
-    """
     self._extractor, self._limit = extractor, limit
     self._workers = max(1, workers)
+    self._memory, self._free = threading.Condition(), 1.0
 
   def run(self, stream: Iterable[Decoded]) -> Iterator[tuple]:
-    """Extract in order.
-
-    Yields:
-      (Decoded, result or Exception).
-    """
-    pool = concurrent.futures.ThreadPoolExecutor(self._workers, "extract")
-    pending = collections.deque()  # (Decoded, future, share of the memory)
-    try:
-      for decoded in stream:
-        share = 0.0
-        if decoded.image is not None:
-          share = 1 / max(1, self._limit(decoded.image.shape[:2]))
-        while len(pending) > _RESULTS_AHEAD * self._workers or _wait(
-          pending, share
-        ):
-          first, future, _ = pending.popleft()
-          yield first, future.result()
-        pending.append((decoded, pool.submit(self._extract, decoded), share))
-      while pending:
-        first, future, _ = pending.popleft()
-        yield first, future.result()
-    finally:
-      pool.shutdown(cancel_futures=True)
+    """Yield (Decoded, result or Exception), in order."""
+    return concurrency.map_ahead(
+      self._extract, stream, self._workers, _RESULTS_AHEAD * self._workers
+    )
 
   def _extract(self, decoded):
     if decoded.error is not None:
-      return decoded.error
+      return decoded, decoded.error
+    share = 1 / max(1, self._limit(decoded.image.shape[:2]))
+    with self._memory:
+      # What is free is a sum of shares, up to rounding.
+      self._memory.wait_for(lambda: share <= self._free + 1e-9)
+      self._free -= share
     try:
-      return _extract_one(self._extractor, decoded)
+      return decoded, _extract_one(self._extractor, decoded)
     except Exception as error:  # Whatever it is, it is about this image alone.
-      return error
-
-
-def _wait(pending, share):
-  """Waits until one image more, with its share of the memory, can start.
-
-  Returns:
-    Whether the first of those pending is finished, so that it can be yielded.
-  """
-  while pending and not pending[0][1].done():
-    running = [(f, held) for _, f, held in pending if not f.done()]
-    if sum(held for _, held in running) + share <= 1 + 1e-9:
-      return False
-    concurrent.futures.wait(
-      [future for future, _ in running],
-      return_when=concurrent.futures.FIRST_COMPLETED,
-    )
-  return bool(pending)
+      return decoded, error
+    finally:
+      with self._memory:
+        self._free += share
+        self._memory.notify_all()
 
 
 def find_problem(path: str, result: typing.Any) -> str | None:
-  """Return one line, without the path, on what is wrong with a result.
+  """Return what is wrong with a result, in one line without the path, or None.
 
-  Args:
-    path: Path of the image.
-    result: Dataclass of arrays, or the Exception in its place.
+  A result is a dataclass of arrays, or the Exception in its place.
   """
   if isinstance(result, Exception):
     if is_out_of_memory(result):
@@ -452,33 +397,28 @@ def is_out_of_memory(error: Exception) -> bool:
   )
 
 
+@dataclasses.dataclass
 class Run:
   """One pass over jobs: writes results as they come, and reports.
 
   Files are written in a thread. After an error there nothing more is written.
+
+  Attributes:
+    outputs: output_folder.OutputFolder, or an object with its `claim`, `write`,
+      `finish`, `close`, `report_fields` and `wants_images`.
+    report: Report with the images that were skipped.
+    say: As of RunOptions.
+    strict: As of ImageOptions.
+    overwrite: Whether files of the jobs are removed that are not stale.
   """
 
-  def __init__(
-    self,
-    outputs: typing.Any,
-    report: Report,
-    say: Callable | None = None,
-    strict: bool = False,
-    overwrite: bool = False,
-  ):
-    """Prepare the pass.
+  outputs: typing.Any
+  report: Report
+  say: Callable | None = None
+  strict: bool = False
+  overwrite: bool = False
 
-    Args:
-      outputs: output_folder.OutputFolder, or an object with its `claim`,
-        `write`, `finish`, `close`, `report_fields` and `wants_images`.
-      report: Report with the images that were skipped.
-      say: As of RunOptions.
-      strict: As of ImageOptions.
-      overwrite: Whether existing files of the jobs are removed, not only those
-        of other settings or photos.
-    """
-    self._outputs, self._report, self._say = outputs, report, say
-    self._strict, self._overwrite = strict, overwrite
+  def __post_init__(self):
     self._done, self._failed = [], []
     self._is_claimed = self._is_broken = False
     self._start = time.perf_counter()
@@ -486,10 +426,10 @@ class Run:
   def do(
     self, results: Iterator[tuple], todo: list[jobs.Job], bar: typing.Any
   ) -> Report:
-    """Write results until they end.
+    """Write the results of a generator of (Decoded, result or Exception).
 
     Args:
-      results: Generator of (Decoded, result or Exception), in any order.
+      results: In any order.
       todo: All jobs, whose stale files are removed before the first write.
       bar: Progress, of which this sets the text.
 
@@ -501,30 +441,30 @@ class Run:
     """
     try:
       with (
-        contextlib.closing(self._outputs),
+        contextlib.closing(self.outputs),
         concurrent.futures.ThreadPoolExecutor(1, "write") as writer,
       ):
         self._write_all(results, todo, bar, writer)
-        self._outputs.finish()
+        self.outputs.finish()
     except KeyboardInterrupt:
       return self._make_report(interrupted=True)
     except OSError as error:
       error.report = self._make_report()
       raise
     finally:
-      for failure in self._failed if self._say else ():
-        self._say(str(failure))
+      for failure in self._failed if self.say else ():
+        self.say(str(failure))
     return self._make_report()
 
   def _make_report(self, interrupted=False):
-    fields = {
-      "done": tuple(self._done),
-      "failed": tuple(self._failed),
-      "seconds": time.perf_counter() - self._start,
-      "interrupted": interrupted,
-    }
-    fields |= self._outputs.report_fields()
-    return dataclasses.replace(self._report, **fields)
+    fields = {"done": tuple(self._done)} | self.outputs.report_fields()
+    return dataclasses.replace(
+      self.report,
+      failed=tuple(self._failed),
+      seconds=time.perf_counter() - self._start,
+      interrupted=interrupted,
+      **fields,
+    )
 
   def _write_all(self, results, todo, bar, writer):
     pending = collections.deque()
@@ -536,9 +476,9 @@ class Run:
           bar.set_postfix_str(f"{len(self._failed)} failed")
           continue
         if not self._is_claimed:
-          self._outputs.claim(todo, self._overwrite)
+          self.outputs.claim(todo, self.overwrite)
           self._is_claimed = True
-        more = (decoded.image,) if self._outputs.wants_images else ()
+        more = (decoded.image,) if self.outputs.wants_images else ()
         pending.append(writer.submit(self._write, decoded.job, result, *more))
         while len(pending) > _WRITES_AHEAD:
           pending.popleft().result()
@@ -553,14 +493,14 @@ class Run:
     if self._is_broken:
       return
     try:
-      self._outputs.write(job, *result)
+      self.outputs.write(job, *result)
     except BaseException:
       self._is_broken = True
       raise
     self._done.append(job.path)
 
   def _fail(self, job, problem):
-    if self._strict:
+    if self.strict:
       raise errors.InputError("a result of each image", problem, job.path)
     reason = f"{job.label}: {problem}" if job.label else problem
     logging.info("Failed: %s: %s", job.path, reason)
@@ -592,16 +532,11 @@ def run_images(
   Args:
     plan: All images.
     outputs: As of `Run`, with `check`, `divide` and `prepare`.
-    make_extractor: Returns what `BatchExtractor` takes, and a
-      delf_config_pb2.DelfConfig with its sizes and scales; called if there is
-      something to do.
+    make_extractor: Returns what `BatchExtractor` takes, and a configuration
+      with its sizes and scales; called if there is something to do.
     options: Options of the run.
-    report: Report of the kind to return.
+    report: Empty report of the kind to return.
     label: What is being done, such as "extracting".
-
-  Raises:
-    InputError: If the folder has files of other settings.
-    OSError: As of `Run.do`.
   """
   outputs.check(plan, overwrite=not options.resume)
   todo, done = outputs.divide(plan) if options.resume else (plan, [])

@@ -39,11 +39,11 @@ def extract_to_files(
 ) -> engine.ImageReport:
   """Extract features of images and write them, each file whole or not at all.
 
-  Images are decoded in the background; one that fails is reported and the
-  others continue. A run that was stopped at any moment can be repeated: it does
-  what is missing. `extraction.json` in the folder has the model and settings of
-  the files; others are refused there. `extraction_images.jsonl` has the size of
-  each photo, and which part was extracted; others are done again.
+  An image that fails is reported and the others continue. A run that was
+  stopped at any moment can be repeated: it does what is missing.
+  `extraction.json` in the folder has the model and settings of the files;
+  others are refused there. `extraction_images.jsonl` has the size of each
+  photo, and which part was extracted; others are done again.
 
   Args:
     images: Paths of image files.
@@ -56,10 +56,8 @@ def extract_to_files(
     Report, also after an interrupt by the user (SIGINT).
 
   Raises:
-    InputError: If nothing can be done: no images, two for one output name, a
-      model or configuration that does not work, a folder of other features.
-    OSError: If files cannot be written; once begun, its attribute `report` has
-      what was done.
+    InputError: If nothing can be done, as with a folder of other features.
+    OSError: If files cannot be written; its `report` has what was done.
   """
   options = ExtractOptions(**options)
   plan = jobs.plan(images, options.names, options.crops)
@@ -98,15 +96,12 @@ def _make_extractor(config, options):
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-  """Seconds per image, and what they were measured on.
+  """Seconds of each image, the mean of its repeats, and what they are of.
 
   Attributes:
-    device: Description of the device.
-    seconds: Mean of the repeats of each image, in the order of the images.
     binary_seconds: Of these, the time to turn local descriptors into bits;
       None if it was not measured.
     features: Number of local features of each image.
-    failed: Images that could not be measured.
   """
 
   device: str
@@ -130,18 +125,8 @@ def measure(
   """Measure extraction, image by image, from pixels in memory to features.
 
   Loading an image is not included, nor, as the first of a size is slower, one
-  extraction before those that count.
-
-  Args:
-    images: Paths of images.
-    extractor: inference.extractor.Extractor.
-    repeats: How often each image is extracted.
-    binary_local_features: Whether to add the time in which local descriptors
-      become bits, as ASMK* and binary matching have them.
-
-  Raises:
-    InputError: If there are no images or repeats, or the extractor has no local
-      features to turn into bits.
+  extraction before those that count. With `binary_local_features` local
+  descriptors are also turned into bits, as ASMK* and binary matching have them.
   """
   if not images:
     raise errors.InputError("at least one image", "none")
@@ -169,10 +154,7 @@ def measure(
 
 
 def pack_bits(descriptors: np.ndarray) -> np.ndarray:
-  """Return the signs of descriptors [N, D] as [N, ceil(D / 8)] uint8.
-
-  A bit is set where a value is positive, the first value in the highest bit.
-  """
+  """Return the signs of [N, D] as bits [N, ceil(D / 8)], the first highest."""
   return np.packbits(descriptors > 0, axis=1)
 
 

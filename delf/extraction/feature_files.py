@@ -17,14 +17,9 @@ _NAMED = 5
 def find(
   sources: Sequence[str | os.PathLike],
 ) -> tuple[set[str], set[str]] | None:
-  """Find what is in a folder of feature files.
+  """Return the names and extensions of feature files in a folder.
 
-  Args:
-    sources: Folders, patterns, lists and images, as a user gave them.
-
-  Returns:
-    Names without extension, and extensions; None unless there is one folder,
-    which has feature files and no image.
+  None unless a user gave one folder, which has feature files and no image.
   """
   folder = pathlib.Path(sources[0])
   if len(sources) > 1 or not folder.is_dir():
@@ -55,14 +50,7 @@ def read_local(path: str | os.PathLike) -> features.LocalFeatures:
 
 
 def read_global(path: str | os.PathLike) -> np.ndarray:
-  """Read a `.delg_global` file.
-
-  Returns:
-    [D] float32; [0] of an image that was too small.
-
-  Raises:
-    InputError: If it is not a descriptor, or not finite.
-  """
+  """Read a `.delg_global` file, finite: [D] float32, [0] of a tiny image."""
   found = datum_io.ReadFromFile(path)
   if found.ndim != 1 or not np.isfinite(found).all():
     raise errors.InputError(
@@ -74,20 +62,9 @@ def read_global(path: str | os.PathLike) -> np.ndarray:
 def read_globals(
   wanted: Sequence[str], what: str, dimension: int | None = None
 ) -> list[np.ndarray]:
-  """Read the global descriptors of images, all of one dimension.
+  """Read `.delg_global` files of images (`what` they are), as `read_global`.
 
-  Args:
-    wanted: Paths of `.delg_global` files.
-    what: What the images are, for the progress line.
-    dimension: D that they must have, or None for any.
-
-  Returns:
-    [D] float32 of each, or [0] of an image that was too small.
-
-  Raises:
-    FileNotFoundError: If a file is missing.
-    InputError: If a file is no descriptor, has another dimension than the
-      others or a value that is not finite; it names the file.
+  All but those of tiny images must have one dimension, the given one if any.
   """
   found = []
   for path in progress.track(wanted, f"reading {what}"):
@@ -99,14 +76,13 @@ def read_globals(
         path,
       )
     arrays.check_finite(descriptor, "descriptor", path)
-    if descriptor.size:
-      dimension = dimension or descriptor.size
-      if descriptor.size != dimension:
-        raise errors.InputError(
-          f"{dimension} values as the other descriptors have",
-          f"{descriptor.size}",
-          path,
-        )
+    dimension = dimension or descriptor.size
+    if descriptor.size not in (0, dimension):
+      raise errors.InputError(
+        f"{dimension} values as the other descriptors have",
+        f"{descriptor.size}",
+        path,
+      )
     found.append(descriptor)
   return found
 
@@ -121,18 +97,7 @@ def paths(
 def require(
   names: Sequence[str], folder: str | os.PathLike, extension: str, what: str
 ) -> list[str]:
-  """Return the paths of images' files, all of which must exist.
-
-  Args:
-    names: Names of images.
-    folder: Folder of the files.
-    extension: Extension, with its point.
-    what: What the images are, for the error.
-
-  Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If files are missing; it names the first few.
-  """
+  """Return the paths of images' files; raise InputError if some are missing."""
   if not os.path.isdir(folder):
     raise FileNotFoundError(f"{folder}: expected a folder, found none")
   wanted = paths(names, folder, extension)

@@ -42,13 +42,12 @@ class Crop:
     object.__setattr__(self, "box", box)
 
   def cut(self, image: np.ndarray | Image.Image) -> tuple[np.ndarray, float]:
-    """Cut the part out of an RGB photo ([H, W, 3] uint8 if an array).
+    """Cut the part out of an RGB photo.
 
     Returns:
       [h, w, 3] uint8, and the factor for the size limits: 1, or with
       `scale_limits` the longer side of the part over that of the photo. Where
-      the box reaches out of the photo the part is black, as in the original,
-      and a warning is logged.
+      the box reaches out of the photo the part is black, as in the original.
 
     Raises:
       InputError: If the box is empty, beside the photo, or far larger; or
@@ -91,7 +90,6 @@ class Job:
     path: Path of the image.
     name: Path of its outputs in the folder, without extension.
     size: Size of the file in bytes, or None if it is remote or missing.
-    crop: Part to work on, or None for the whole image.
     label: Which part it is, for messages, such as "region 1".
   """
 
@@ -112,19 +110,10 @@ def find(
 ) -> tuple[list[str], list[str]]:
   """Find images, and give each an output name of its own.
 
+  Sources are folders, patterns, lists and images, as of `files.find_images`.
   Images under a folder keep their sub-folder there; others go by base name.
   Where names are equal, these images are named from the common parent of all,
   and where that is not enough with their extension.
-
-  Args:
-    sources: Folders, patterns, lists and images, as `files.find_images` takes.
-
-  Returns:
-    Paths, and names without extension unless two differ by it alone.
-
-  Raises:
-    FileNotFoundError: If a source is missing.
-    InputError: If there is no image in a source.
   """
   found, roots = {}, set()  # Absolute path -> (path, name).
   for source in map(os.fspath, sources):
@@ -172,11 +161,8 @@ def plan(
 ) -> list[Job]:
   """Make the jobs of a run; an image that is repeated is done once.
 
-  Args:
-    images: Paths of images.
-    names: Output name of each, without extension and below the output folder,
-      or None: base names.
-    crops: Part of each, or None: all are whole.
+  Names are output names, without extension and below the output folder; base
+  names if None.
 
   Raises:
     InputError: If there are no images, or two (or two parts of one) have one

@@ -130,9 +130,9 @@ class OutputFolder:
         overwritten; it names what differs. Nothing has been changed then.
     """
     try:
-      self._recorded = self.read_record()
+      self._recorded = self._read_record()
       differences = {
-        kind: self.difference(self._recorded[kind], wanted)
+        kind: self._difference(self._recorded[kind], wanted)
         for kind, wanted in self.made_with.items()
         if kind in self._recorded
       }
@@ -156,7 +156,7 @@ class OutputFolder:
   def _check_all_replaced(self, plan, kind, difference):
     content = f"{kind} {self.content}".strip()
     names = {job.name for job in plan}
-    for ending in self.endings_of(kind):
+    for ending in self._endings_of(kind):
       for path in self.folder.rglob(f"*{ending}"):
         name = path.relative_to(self.folder).as_posix()
         if path.name.startswith(".") or name.removesuffix(ending) in names:
@@ -184,7 +184,7 @@ class OutputFolder:
         changed += 1
         todo.append(job)
       elif all(
-        self.photos.is_whole(job, path) if is_known else self.is_readable(path)
+        self.photos.is_whole(job, path) if is_known else self._is_readable(path)
         for path in self.paths(job)
       ):
         unknown += not is_known
@@ -219,11 +219,11 @@ class OutputFolder:
     for job in todo:
       stale = self.endings if overwrite else ()
       if self._is_replaced or self.photos.has_changed(job):
-        stale = self.endings_of(None)
+        stale = self._endings_of(None)
       for ending in stale:
         (self.folder / f"{job.name}{ending}").unlink(missing_ok=True)
     if self.made_with:
-      record = self.record_of(self._recorded | self.made_with)
+      record = self._record_of(self._recorded | self.made_with)
       manifest.write(self.folder / self.record, record)
 
   def finish(self) -> None:
@@ -237,24 +237,23 @@ class OutputFolder:
     """Return fields of the run's report that the folder knows."""
     return {}
 
-  def read_record(self) -> dict:
-    """Return the settings of each kind of files; {} without a manifest."""
+  def _read_record(self):
+    """Returns the settings of each kind of files; {} without a record."""
     return manifest.read(self.folder / self.record) or {}
 
-  def record_of(self, settings: dict) -> dict:
-    """Return what is written of the settings of each kind of files."""
+  def _record_of(self, settings):
+    """Returns what is written of the settings of each kind of files."""
     return settings
 
-  def difference(self, existing: dict, wanted: dict) -> str:
-    """Describe how settings of one kind of files differ; "" if they do not."""
+  def _difference(self, existing, wanted):
     return manifest.difference(existing, wanted, self.for_people)
 
-  def endings_of(self, kind: str | None) -> tuple[str, ...]:
-    """Return the endings of the files of a kind, or of all kinds for None."""
+  def _endings_of(self, kind):
+    """Returns the endings of the files of a kind, or of all kinds for None."""
     return self.endings
 
-  def is_readable(self, path: pathlib.Path) -> bool:
-    """Return whether a file that is not recorded is one of these."""
+  def _is_readable(self, path):
+    """Returns whether a file without a record is one of these."""
     return False
 
 
@@ -275,10 +274,10 @@ class FeatureFolder(OutputFolder):
     local_extension: str,
     made_with: dict,
   ):
-    """Read what is in a folder; nothing is written yet.
+    """Read what is in a folder, which need not exist.
 
     Args:
-      folder: Local path; need not exist.
+      folder: Local path.
       config: Says which files an image has.
       local_extension: Extension of local features' files.
       made_with: Result of `describe`.
@@ -315,8 +314,7 @@ class FeatureFolder(OutputFolder):
       files.write_bytes(path, data)
     self.photos.add(job, self.paths(job))
 
-  def read_record(self) -> dict:
-    """Return the settings of each head; {} without a manifest."""
+  def _read_record(self):
     path = self.folder / self.record
     record = read(path)
     if record is None and path.exists():
@@ -325,16 +323,13 @@ class FeatureFolder(OutputFolder):
       )
     return record or {}
 
-  def difference(self, existing: dict, wanted: dict) -> str:
-    """Describe how settings of one head differ; "" if they do not."""
+  def _difference(self, existing, wanted):
     return difference(existing, wanted)
 
-  def endings_of(self, kind: str | None) -> tuple[str, ...]:
-    """Return the endings of the files of a head, or of both for None."""
+  def _endings_of(self, kind):
     return _ENDINGS[kind] if kind else sum(_ENDINGS.values(), ())
 
-  def is_readable(self, path: pathlib.Path) -> bool:
-    """Return whether a file that is not recorded is a feature file."""
+  def _is_readable(self, path):
     is_global = path.suffix == files.DELG_GLOBAL
     try:
       (datum_io if is_global else feature_io).ReadFromFile(path)
@@ -411,21 +406,17 @@ def difference(existing: dict, wanted: dict) -> str:
   if existing["files"] != wanted["files"]:
     return "with other PCA files"
   # Settings are lines: those of one of the two alone say what differs.
-  lines = [
-    {line.strip(): None for line in one if line not in other}
-    for one, other in (
-      (existing["settings"], wanted["settings"]),
-      (wanted["settings"], existing["settings"]),
-    )
-  ]
-  here, new = map(", ".join, lines)
+  lines = (existing["settings"], wanted["settings"])
+  here, new = (
+    ", ".join(line.strip() for line in one if line not in other)
+    for one, other in (lines, lines[::-1])
+  )
   if here and new:
     return f"with {here} and not {new}"
   if here or new:
     return f"with {here}" if here else f"without {new}"
-  return manifest.difference(
-    existing, wanted, ("delf_version", "model_path", "model", "files")
-  )
+  ignored = ("delf_version", "model_path", "model", "files")
+  return manifest.difference(existing, wanted, ignored)
 
 
 def _settings(config, part):

@@ -34,10 +34,8 @@ def write(
 ) -> None:
   """Write a mapping of images to feature files, whole or not at all.
 
-  Args:
-    path: Path of the CSV file.
-    rows: Name of a feature file without extension, index of its image in the
-      data set, and WHOLE or the place of its box among the image's regions.
+  A row is the name of a feature file without extension, the index of its image
+  in the data set, and WHOLE or the place of its box among the image's regions.
   """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
@@ -49,19 +47,11 @@ def write(
 def read(
   path: str | os.PathLike, image_names: Sequence[str]
 ) -> dict[str, list[str]]:
-  """Read a mapping of images to feature files.
+  """Read the names of each image's feature files, without extension.
 
   Args:
     path: CSV file with the header `name,index_image_id,box_id`.
     image_names: The images in the order of their ids.
-
-  Returns:
-    Names of each image's feature files, without extension, in the order of the
-    file.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is no such file, or has an image id that cannot be.
   """
   rows = files.read_csv(path, header=True)
   _, header = next(rows)
@@ -93,8 +83,7 @@ class RegionOptions(engine.RunOptions):
 
   Attributes:
     threshold: Least score of a box that is a region.
-    most: Most regions of a photo beside the whole of it, those of the highest
-      scores; None for all over the threshold.
+    most: Most boxes of a photo, those of the highest scores; None for all.
     extract_workers: Regions that a CPU extracts at once, or None: one per core.
     extractor: Extractor to use in place of one made from the configuration.
     one_core_each: Whether operations of TensorFlow run on one core each, a
@@ -122,12 +111,9 @@ class RegionOptions(engine.RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class RegionReport(engine.Report):
-  """Result of an extraction of regions.
+  """Result of an extraction of regions; images go by their names.
 
   Attributes:
-    done: Names of photos of which something was extracted.
-    skipped: Names of photos all of whose files existed.
-    failed: Failure of each photo, or region, without a result.
     files: Names of all regions that have features, whole images among them, of
       photos that were skipped too.
   """
@@ -162,11 +148,8 @@ def extract_regions(
   Written are `<image>.boxes` with all boxes, `<image>_0.delf` of the whole
   image, `<image>_1.delf` and so on of the boxes at or over the threshold, in
   pixels of the part, and at the end the mapping that lists these files. A photo
-  is decoded once. One that fails is reported, and the others continue.
-
-  A run that was stopped at any moment can be repeated: it does what is missing.
-  An existing mapping is that of a whole run: it is removed before anything is
-  changed.
+  is decoded once. An existing mapping is that of a whole run: it is removed
+  before anything is changed. Runs are as of `extract.extract_to_files`.
 
   Args:
     images: Paths of photos.
@@ -177,15 +160,6 @@ def extract_regions(
     boxes_dir: Local folder, made if need be; may be the same.
     mapping_path: Path of the CSV file, or None for none.
     **options: Fields of RegionOptions.
-
-  Returns:
-    Report, also after an interrupt by the user (SIGINT).
-
-  Raises:
-    InputError: If nothing can be done: no images, two for one name, a model or
-      detector that does not work, folders of other features or boxes.
-    OSError: If files cannot be written; once begun, its attribute `report` has
-      what was done.
   """
   options = RegionOptions(**options)
   plan = jobs.plan(images, options.names)
