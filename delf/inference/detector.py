@@ -22,10 +22,6 @@ def load(
       it is a graph of TensorFlow 1, run by the names of its tensors, or has a
       `serving_default` signature shows in the model.
     device: Device such as "cpu" or "gpu:1", or None for the best available.
-
-  Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If it is no detector, cannot be read or is not on this machine.
   """
   folder = zoo.resolve(path_or_name)
   return Detector(folder, *saved_model.read(folder, device))
@@ -39,7 +35,6 @@ class Detector:
   boxes are shares of the image, so they stay those of the image.
 
   Attributes:
-    folder: Path of the SavedModel.
     device: Description of the device, such as "CPU" or "GPU:0 (name)".
     is_tf2: Whether it is run by a signature; else by the names of its tensors.
   """
@@ -81,10 +76,6 @@ class Detector:
     Returns:
       boxes [B, M, 4] float32, scores [B, M] and classes [B, M], as the model
       gives them: often filled up with boxes of no area.
-
-    Raises:
-      InputError: If they are no such images, or not of a number that the model
-        takes.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
@@ -122,12 +113,8 @@ class Detector:
   def detect(self, images: np.ndarray) -> list[boxes.Detections]:
     """Find the boxes in images of one size, [B, H, W, 3] uint8, RGB.
 
-    Returns:
-      Detections of each image, in the model's order; what cannot be a box is
-      left out, as `boxes.make_detections` says.
-
-    Raises:
-      InputError: As `run`, or if the model gives what is no detection.
+    Boxes are in the model's order; what cannot be a box is left out, as
+    `boxes.make_detections` says.
     """
     images = np.asarray(images)
     if self._shape.rank and self._shape[0] == 1 and len(images) > 1:

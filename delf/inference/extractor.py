@@ -29,11 +29,6 @@ def load(path: str | os.PathLike, device: str | None = None) -> typing.Any:
 
   Returns:
     saved_model.ExtractionModel or single_file.SingleFileModel.
-
-  Raises:
-    FileNotFoundError: If there is nothing at the path.
-    InputError: If it is something else, or cannot be read, or the package that
-      runs it is not installed, or there is no such device.
   """
   path = pathlib.Path(path)
   if network_files.is_network(path) and not path.is_dir():
@@ -73,7 +68,6 @@ def load_pca(proto: delf_config_pb2.DelfPcaParameters) -> PcaParameters:
   """Read the files that a configuration names.
 
   Raises:
-    FileNotFoundError: If a file is missing.
     InputError: If a file is not a DatumProto, holds what is not finite, or the
       shapes do not fit each other or `pca_dim`; it names the file.
   """
@@ -177,17 +171,11 @@ def project(
   components: np.ndarray,
   variances: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Project descriptors; for NumPy arrays and TensorFlow's tensors alike.
-
-  Args:
-    descriptors: [N, D] float.
-    mean: [D] float.
-    components: [D, dim] float, one component a column.
-    variances: [dim] float to whiten by, or None.
+  """Project descriptors [N, D], as NumPy arrays or TensorFlow's tensors.
 
   Returns:
-    [N, dim]: (descriptors - mean) @ components, with whitening over the square
-    root of the variances (Jegou & Chum, ECCV 2012).
+    [N, dim]: (descriptors - mean) @ components [D, dim], with whitening over
+    the square root of the variances [dim] (Jegou & Chum, ECCV 2012).
   """
   projected = (descriptors - mean) @ components
   return projected if variances is None else projected / variances**0.5
@@ -198,13 +186,10 @@ def make_extractor(
 ) -> "Extractor":
   """Load the model of a configuration, and prepare it for extraction.
 
-  Args:
-    config: `model_path` is a folder or a name (see `zoo.resolve`), or a `.onnx`
-      or `.tflite` file of `delf export`, for which TensorFlow is not loaded.
-      Whether the model is of TensorFlow 1 or 2 shows in the model;
-      `is_tf2_exported` is not needed. `delf_local_config.iou_threshold` has no
-      effect: how much boxes may overlap was set when the model was exported.
-    device: As of `load`.
+  `model_path` is a folder or a name (see `zoo.resolve`), or a `.onnx` or
+  `.tflite` file of `delf export`, for which TensorFlow is not loaded.
+  `is_tf2_exported` is not needed, and `iou_threshold` has no effect: how much
+  boxes may overlap was set when the model was exported.
 
   Raises:
     FileNotFoundError: If the model or a PCA file is missing.
@@ -218,9 +203,7 @@ def make_extractor(
 class Extractor:
   """Extracts features of images; safe to call from several threads.
 
-  Attributes:
-    config: Copy of the configuration.
-    device: Description of the device, such as "CPU" or "GPU:0 (name)".
+  Its `device` is a description, such as "CPU" or "GPU:0 (name)".
   """
 
   def __init__(self, config: delf_config_pb2.DelfConfig, model: typing.Any):
@@ -272,21 +255,16 @@ class Extractor:
   def extract(
     self, image: np.ndarray, resize_factor: float = 1.0
   ) -> features.ImageFeatures:
-    """Extract the features of an image.
+    """Extract the features of an image [H, W, 3] uint8, RGB.
 
-    Args:
-      image: [H, W, 3] uint8, RGB.
-      resize_factor: What the size limits of the configuration are multiplied
-        by; for a crop its longer side over that of the image.
-
-    Returns:
-      Locations are in pixels of `image`, or of the resized one with
-      `use_resized_coordinates`. An image that is under 10 pixels high or wide
-      after resizing has no local features, and None as global descriptor.
+    `resize_factor` is for the size limits of the configuration; for a crop its
+    longer side over that of the image. Locations are in pixels of the image,
+    or of the resized one with `use_resized_coordinates`. An image that is under
+    10 pixels high or wide after resizing has no local features, and None as
+    global descriptor.
 
     Raises:
-      InputError: If it is no such image, or the model gives what is not a
-        finite number.
+      InputError: If it is no such image, or the model gives NaN or infinity.
     """
     resized, factors = utils.ResizeImage(image, self.config, resize_factor)
     if min(resized.shape[:2]) < MIN_SIZE:
@@ -301,13 +279,6 @@ class Extractor:
     The result is that of `extract` but for the rounding of float32: values
     differ by less than 1e-5 of the largest, and features whose attention is
     equal up to that may change places.
-
-    Args:
-      images: [H, W, 3] uint8, RGB, all of one size.
-      resize_factor: As for `extract`.
-
-    Raises:
-      InputError: As for `extract`, or if sizes differ.
     """
     sizes = {np.shape(image)[:2] for image in images}
     if len(sizes) > 1:

@@ -29,9 +29,8 @@ _LONGEST_REASON = 300
 def resolve(device: str | None = None) -> str:
   """Return TensorFlow's name of a device, such as "/CPU:0".
 
-  Args:
-    device: For example "cpu", "GPU", "gpu:1" or "/GPU:0", or None for the first
-      GPU if there is one, else the CPU.
+  A device is such as "cpu", "GPU", "gpu:1" or "/GPU:0", or None for the first
+  GPU if there is one, else the CPU.
 
   Raises:
     InputError: If there is no such device; it lists those available.
@@ -67,9 +66,6 @@ def use_one_core_each(device: str | None = None) -> bool:
   Many images side by side, one per core, then do not wait for each other inside
   of operations: two cores do 1.1 times as much (benchmarks/regions.py). Nothing
   changes with a GPU, after TensorFlow has begun, or if a number was set.
-
-  Args:
-    device: As of `resolve`.
 
   Returns:
     Whether operations run on one core now.
@@ -130,10 +126,6 @@ class ExtractionModel:
     Of exports of TensorFlow 2 for local and global features together, only
     those of delf's exporters have functions for one part alone. Others, as of
     the original's exporter, compute both parts if one is requested.
-
-    Args:
-      request: What to extract.
-      batch: Whether for several images of one size.
 
     Returns:
       Function of an image, [H, W, 3] uint8, that returns a dict of arrays:
@@ -215,9 +207,7 @@ def read(
     What `tf.saved_model.load` returned, and TensorFlow's name of the device.
 
   Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If it is no SavedModel, or one that cannot be read, or there is
-      no such device.
+    InputError: If it is no SavedModel, or one that cannot be read.
   """
   folder = pathlib.Path(folder)
   if not folder.exists():
@@ -269,11 +259,7 @@ def prune(
 def call(
   function: Callable, device: str, folder: pathlib.Path, **values: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-  """Run a function of a model on a device.
-
-  Raises:
-    InputError: If the model does not take the image; it names the folder.
-  """
+  """Run a function on a device; InputError if it does not take the image."""
   try:
     with tf.device(device):
       return function(**values)

@@ -117,11 +117,8 @@ def candidates(
 def select(found: Sequence[Candidates], most: int, iou: float) -> Local:
   """Return the best features, best first; of equal ones the first ones.
 
-  Args:
-    found: Candidates of one or more scales.
-    most: Largest number to return.
-    iou: Overlap of two boxes over which the weaker one goes; from 1.0 on, all
-      stay.
+  Of two boxes that overlap by more than `iou` the weaker one goes; from 1.0 on,
+  all stay.
   """
   boxes = np.concatenate([each.boxes for each in found])
   scores = np.concatenate([each.scores for each in found])
@@ -232,14 +229,8 @@ def _independent(number, first, second):
 class SingleFileModel:
   """A network and what its settings say is around it.
 
-  It is used as `saved_model.ExtractionModel` is.
-
-  Attributes:
-    folder: Path of the file.
-    device_words: Description of what it runs on.
-    inputs: Names of what extraction can set.
-    outputs: Names of what it can request.
-    signatures: None of those that SavedModels have.
+  It is used as `saved_model.ExtractionModel` is, and its attributes are as
+  there, but inputs and outputs are names alone.
   """
 
   signatures = ()
@@ -290,10 +281,7 @@ class SingleFileModel:
   def prepare(
     self, request: tensors.Request, batch: bool = False
   ) -> Callable | None:
-    """Return a function of an image, as `ExtractionModel.prepare` does.
-
-    For a batch that is None.
-    """
+    """Return what `ExtractionModel.prepare` does; None for a batch."""
     tensors.check(request, self.inputs, self.outputs, self.folder)
     if batch:
       return None
@@ -375,15 +363,12 @@ class SingleFileModel:
 
 
 def load(path: pathlib.Path, device: str | None = None) -> SingleFileModel:
-  """Load a network that `delf export` wrote.
+  """Load a `.onnx` or `.tflite` network that `delf export` wrote.
 
-  Args:
-    path: Path of the `.onnx` or `.tflite` file.
-    device: "cpu", or "gpu" or "gpu:N" where ONNX Runtime has CUDA, or None for
-      the best available.
+  A device is "cpu", or "gpu" or "gpu:N" where ONNX Runtime has CUDA, or None
+  for the best available.
 
   Raises:
-    FileNotFoundError: If there is no such file.
     InputError: If it is another kind of file, or damaged, or its runtime is not
       installed, or there is no such device.
   """

@@ -32,7 +32,6 @@ class Request:
 
   Attributes:
     image_scales: Image scales; may be empty for a model with scales of its own.
-    use_local: Whether local features are requested.
     max_feature_num: Largest number of local features.
     abs_thres: Least attention of a local feature.
     global_scales: Positions in `image_scales` of the global descriptors, or

@@ -49,12 +49,10 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-  """A model or file that is known by name.
+  """A model or file that is known by name, and what it is for.
 
   Attributes:
-    name: Full name, with its date if it has one.
     kind: EXTRACTION, DETECTOR, CODEBOOK or WEIGHTS.
-    purpose: One line for people.
     settings: Of an extraction model, the published ones.
     unavailable: Why it cannot be had, and what to use instead; "" if it can.
   """
@@ -94,16 +92,21 @@ def _delf(pca_dim):
   )
 
 
-def _delg(score_threshold):
-  return Settings(_DELG_SCALES, score_threshold, (3, 4, 5), max_image_size=1024)
-
-
-def _codebook(photos, words):
-  other = {"RParis6k": "ROxford5k", "ROxford5k": "RParis6k"}[photos]
+def _delg(name, score_threshold, data):
+  backbone = "ResNet-101" if name.startswith("r101") else "ResNet-50"
   return Artefact(
-    f"{photos.lower()}_codebook_{words}",
+    name,
+    EXTRACTION,
+    f"DELG, {backbone}, Google Landmarks {data}: local and global",
+    Settings(_DELG_SCALES, score_threshold, (3, 4, 5), max_image_size=1024),
+  )
+
+
+def _codebook(photos, other, size):
+  return Artefact(
+    f"{photos.lower()}_codebook_{size}",
     CODEBOOK,
-    f"{words} words of 128-D DELF features of {photos}, for use on {other}",
+    f"{size} words of 128-D DELF features of {photos}, for use on {other}",
   )
 
 
@@ -122,30 +125,10 @@ _ARTEFACTS = (
     "DELF of 2017, Landmarks Clean and Full: the model of the first paper",
     _delf(40),
   ),
-  Artefact(
-    "r50delg_gld_20200814",
-    EXTRACTION,
-    "DELG, ResNet-50, Google Landmarks v1: local and global",
-    _delg(175.0),
-  ),
-  Artefact(
-    "r101delg_gld_20200814",
-    EXTRACTION,
-    "DELG, ResNet-101, Google Landmarks v1: local and global",
-    _delg(166.1),
-  ),
-  Artefact(
-    "r50delg_gldv2clean_20200914",
-    EXTRACTION,
-    "DELG, ResNet-50, Google Landmarks v2 clean: local and global",
-    _delg(454.6),
-  ),
-  Artefact(
-    "r101delg_gldv2clean_20200914",
-    EXTRACTION,
-    "DELG, ResNet-101, Google Landmarks v2 clean: local and global",
-    _delg(357.48),
-  ),
+  _delg("r50delg_gld_20200814", 175.0, "v1"),
+  _delg("r101delg_gld_20200814", 166.1, "v1"),
+  _delg("r50delg_gldv2clean_20200914", 454.6, "v2 clean"),
+  _delg("r101delg_gldv2clean_20200914", 357.48, "v2 clean"),
   Artefact(
     "rn101_af_gldv2clean_20200814",
     EXTRACTION,
@@ -180,10 +163,10 @@ _ARTEFACTS = (
     DETECTOR,
     "boxes of landmarks, MobileNet SSD: the lighter one",
   ),
-  _codebook("RParis6k", 65536),
-  _codebook("ROxford5k", 65536),
-  _codebook("RParis6k", 1024),
-  _codebook("ROxford5k", 1024),
+  _codebook("RParis6k", "ROxford5k", 65536),
+  _codebook("ROxford5k", "RParis6k", 65536),
+  _codebook("RParis6k", "ROxford5k", 1024),
+  _codebook("ROxford5k", "RParis6k", 1024),
   Artefact(
     "resnet50_imagenet_weights",
     WEIGHTS,
@@ -218,11 +201,7 @@ def find(name: str | os.PathLike) -> Artefact | None:
 
 
 def artefact(name: str | os.PathLike) -> Artefact:
-  """Return the artefact of a name, with or without its date.
-
-  Raises:
-    InputError: If no artefact has the name; it lists near ones.
-  """
+  """Return the artefact of a name; an InputError lists near ones."""
   known = find(name)
   if known is None:
     raise errors.InputError(_near_names(name), repr(os.fspath(name)))
@@ -271,12 +250,8 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
 def locate(known: Artefact) -> pathlib.Path:
   """Return the part of an artefact that is loaded.
 
-  Returns:
-    SavedModel folder of a model, prefix of the checkpoint of a codebook, file
-    of weights.
-
-  Raises:
-    InputError: If it is not on this machine, or not what it should be.
+  That is the SavedModel folder of a model, the prefix of the checkpoint of a
+  codebook, the file of weights. It is an InputError if it is missing.
   """
   _require_present(known)
   root = folder(known)
@@ -294,12 +269,9 @@ def locate(known: Artefact) -> pathlib.Path:
 def local_path(path: str | os.PathLike) -> pathlib.Path:
   """Return where a file is that a published configuration names.
 
-  Args:
-    path: For example `parameters/delf_gld_20190411/pca/mean.datum`.
-
-  Returns:
-    `path` if it exists or belongs to nothing known, otherwise the same file of
-    the downloaded artefact.
+  For `parameters/delf_gld_20190411/pca/mean.datum` that is the path itself if
+  it exists, otherwise the same file of the downloaded artefact. A path of
+  nothing known is returned as it is.
 
   Raises:
     InputError: If it belongs to an artefact that is not downloaded yet.
@@ -360,11 +332,7 @@ def _near_names(name):
 
 
 def default_config(name: str) -> delf_config_pb2.DelfConfig:
-  """Return the published settings of an extraction model.
-
-  Raises:
-    InputError: If the name is not that of an extraction model.
-  """
+  """Return the published settings of an extraction model."""
   known = artefact(name)
   if known.name == EMBEDDED:
     _require_present(known)
@@ -414,10 +382,6 @@ def choose(
     The configuration of the file, with the model in place of its own where one
     is given; without a file that of the model (`config.pbtxt` in its folder, or
     the published one); without both that of the embedded model.
-
-  Raises:
-    InputError: If the file or the name is not right, or a folder comes without
-      settings.
   """
   if config_path is None and model is None:
     return default_config(EMBEDDED)
