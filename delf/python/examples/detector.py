@@ -2,7 +2,7 @@
 
 
 def MakeDetector(model_dir):
-  """Makes a function that finds boxes in images of one size.
+  """Make a function that finds boxes in images of one size.
 
   Args:
     model_dir: Folder of a SavedModel, of TensorFlow 1 or 2, or the name of a
@@ -12,10 +12,6 @@ def MakeDetector(model_dir):
     Function of images, [B, H, W, 3] uint8, that returns (boxes, scores,
     class_indices) as the model gives them: [B, M, 4] float32 (ymin, xmin, ymax,
     xmax) in [0, 1], [B, M] and [B, M].
-
-  Raises:
-    FileNotFoundError: As `inference.detector.load`.
-    InputError: As `inference.detector.load`.
   """
   from delf.inference import detector
 

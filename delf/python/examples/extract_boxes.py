@@ -10,7 +10,7 @@ FLAGS = flags.FLAGS
 
 
 def define_flags():
-  """Defines the flags; defaults are relative to this folder."""
+  """Define the flags; defaults are relative to this folder."""
   flags.DEFINE_string(
     "detector_path",
     "/tmp/d2r_frcnn_20190411/",
@@ -30,7 +30,7 @@ def define_flags():
 
 
 def main():
-  """Finds the boxes that are missing in the folder; returns the exit status."""
+  """Find the boxes that are missing in the folder; returns the exit status."""
   report = detect.detect_to_files(
     files.read_lines(FLAGS.list_images_path),
     FLAGS.detector_path,

@@ -11,7 +11,7 @@ FLAGS = flags.FLAGS
 
 
 def define_flags():
-  """Defines the flags; defaults are relative to this folder."""
+  """Define the flags; defaults are relative to this folder."""
   flags.DEFINE_string(
     "config_path", "delf_config_example.pbtxt", "DelfConfig: model and settings"
   )
@@ -29,7 +29,7 @@ def define_flags():
 
 
 def main():
-  """Extracts what is missing in the folder; returns the exit status."""
+  """Extract what is missing in the folder; returns the exit status."""
   images = files.read_lines(FLAGS.list_images_path)
   config = configs.read_delf_config(FLAGS.config_path)
   report = extract.extract_to_files(

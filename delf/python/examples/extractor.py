@@ -6,7 +6,7 @@ from delf.inference import extractor
 
 
 def MakeExtractor(config):
-  """Makes a function that extracts features as a configuration says.
+  """Make a function that extracts features as a configuration says.
 
   Args:
     config: DelfConfig. Its `model_path` may be a name of a known model.
@@ -19,27 +19,23 @@ def MakeExtractor(config):
       high or wide;
     - `local_features`: dict of `locations` [N, 2] (y, x) in pixels,
       `descriptors` [N, D], `scales` [N] and `attention` [N], all float32.
-
-  Raises:
-    FileNotFoundError: As `extractor.make_extractor`.
-    InputError: As `extractor.make_extractor`.
   """
-  made = extractor.make_extractor(config)
+  extract = extractor.make_extractor(config).extract
 
   def ExtractorFn(image, resize_factor=1.0):
-    found = made.extract(image, resize_factor)
+    features = extract(image, resize_factor)
     result = {}
     if config.use_global_features:
-      descriptor = found.global_descriptor
+      descriptor = features.global_descriptor
       if descriptor is None:
         descriptor = np.zeros([0], dtype=np.float32)
       result["global_descriptor"] = descriptor
     if config.use_local_features:
       result["local_features"] = {
-        "locations": found.local.locations,
-        "descriptors": found.local.descriptors,
-        "scales": found.local.scales,
-        "attention": found.local.attention,
+        "locations": features.local.locations,
+        "descriptors": features.local.descriptors,
+        "scales": features.local.scales,
+        "attention": features.local.attention,
       }
     return result
 
