@@ -53,21 +53,20 @@ def parse(
     path: File, for errors.
   """
   queries, index = list(content["qimlist"]), list(content["imlist"])
-  entries = [
-    _parse_entry(entry, first_id, i, path)
-    for i, entry in enumerate(content["gnd"])
-  ]
   for name in [*queries, *index]:
     if not isinstance(name, str):
       raise errors.InputError(
         "names of images", f"a {type(name).__name__}", path
       )
+  entries = list(content["gnd"])
   if len(queries) != len(entries):
     raise errors.InputError(
       f"ground truth of {len(queries)} queries", f"{len(entries)}", path
     )
-  for query, entry in zip(queries, entries, strict=True):
-    _check_entry(query, entry, len(index), path)
+  entries = [
+    _parse_entry(entry, first_id, len(index), f"query {i} ('{name}')", path)
+    for i, (name, entry) in enumerate(zip(queries, entries, strict=True), 1)
+  ]
   return queries, index, entries
 
 
@@ -115,11 +114,10 @@ def split_protocols(ground_truth: Sequence[dict]) -> tuple[list[dict], ...]:
   return protocols
 
 
-def _parse_entry(entry, first_id, query, path):
+def _parse_entry(entry, first_id, size, query, path):
+  """Labels and box of a query, with ids from 0 that are below `size`."""
   if not isinstance(entry, dict):
-    raise errors.InputError(
-      f"labels of query {query + 1}", "something else", path
-    )
+    raise errors.InputError(f"labels of {query}", "something else", path)
   if "ok" in entry and "easy" not in entry:
     raise errors.InputError(
       "ground truth of a Revisited data set, with 'easy' and 'hard'",
@@ -128,37 +126,25 @@ def _parse_entry(entry, first_id, query, path):
     )
   try:
     parsed = {key: _id_array(entry[key]) for key in LABELS if key in entry}
-    box = np.array(_flat(entry.get("bbx", ())), np.float64)
+    box = np.array(_flat(entry.get("bbx", np.zeros(4))), np.float64)
   except (TypeError, ValueError, OverflowError):
     raise errors.InputError(
-      f"ids of images and a box for query {query + 1}", "something else", path
+      f"ids of images and a box for {query}", "something else", path
     ) from None
   for label, ids in parsed.items():
-    if first_id and (ids < first_id).any():
-      raise errors.InputError(
-        f"ids from {first_id} in '{label}' of query {query + 1}",
-        f"{ids.min():g}",
-        path,
-      )
-    parsed[label] = ids - ids.dtype.type(first_id)
-  if "bbx" in entry:
-    parsed["bbx"] = box
-  return parsed
-
-
-def _check_entry(query, entry, size, path):
-  for label in LABELS:
-    ids = entry.get(label, np.zeros([0]))
-    wrong = ~((ids >= 0) & (ids < size) & (ids % 1 == 0))
+    wrong = ~((ids >= first_id) & (ids < first_id + size) & (ids % 1 == 0))
     if wrong.any():
       raise errors.InputError(
         f"ids of the {size} index images in '{label}' of {query}",
-        f"{ids[wrong][0]:g} (from 0)",
+        f"{ids[wrong][0] - float(first_id):g} (from 0)",
         path,
       )
-  box = entry.get("bbx", np.zeros([4]))
+    parsed[label] = ids - ids.dtype.type(first_id)
   if box.shape != (4,) or not np.isfinite(box).all():
     raise errors.InputError(f"four numbers in 'bbx' of {query}", "other", path)
+  if "bbx" in entry:
+    parsed["bbx"] = box
+  return parsed
 
 
 def _id_array(values):
