@@ -12,10 +12,10 @@ from absl import logging
 
 from delf.base import errors, files
 from delf.formats import checkpoints
-from delf.learning import delg_settings, delg_steps, loop
+from delf.learning import delg_steps, loop
+from delf.learning.delg_settings import Data, Settings
 from delf.networks import layer_paths, model_checkpoints
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
-from delf.python.training.model import delf_model
 from delf.records import photo_list, stream, tfrecord
 
 _CHECKPOINTS = "delf_tf2-ckpt"
@@ -40,12 +40,8 @@ class Observer(loop.Observer):
 class Source:
   """Photos and labels of TFRecords, as of Google Landmarks."""
 
-  def __init__(self, data: delg_settings.Data, seed: int):
-    """Find the files; `seed` is that of order and augmentation.
-
-    Raises:
-      InputError: If there are none, or if they are of another label space.
-    """
+  def __init__(self, data: Data, seed: int):
+    """Find the files; `seed` is that of order and augmentation."""
     self._data, self._seed = data, seed
     patterns = {"training": data.train_file_pattern}
     if data.validation_file_pattern:
@@ -102,11 +98,7 @@ class Source:
 
 
 def classes_beside(pattern: str) -> int:
-  """Return the number of classes that `labels.json` beside TFRecords has.
-
-  Raises:
-    InputError: If there is no such file, or a damaged one.
-  """
+  """Return the number of classes that `labels.json` beside TFRecords has."""
   labels = photo_list.read_labels_beside(pattern)
   if labels is None:
     raise errors.InputError(
@@ -125,12 +117,8 @@ class RunFiles:
     weights: Prefix of the model's weights, for exporters.
   """
 
-  def __init__(
-    self,
-    logdir: str | os.PathLike,
-    model: delf_model.Delf,
-    optimizer: delg_steps.Momentum,
-  ):
+  def __init__(self, logdir: str | os.PathLike, model, optimizer):
+    """Make the folder for a Delf and its delg_steps.Momentum."""
     self._logdir = os.fspath(logdir)
     self._model, self._optimizer = model, optimizer
     self._folder = os.path.join(self._logdir, _CHECKPOINTS)
@@ -217,12 +205,7 @@ class RunFiles:
     return values
 
   def save(self, step: int) -> str:
-    """Write the weights, and a checkpoint of this number; return its prefix.
-
-    Raises:
-      OSError: If they cannot be written, as where the disk is full; older
-        checkpoints stay.
-    """
+    """Write the weights, and a checkpoint of this number; return its prefix."""
     prefix = os.path.join(self._folder, f"ckpt-{step}")
     try:
       if self._newest != prefix:
@@ -235,7 +218,7 @@ class RunFiles:
       raise
     return prefix
 
-  def changed_settings(self, settings: delg_settings.Settings) -> list[str]:
+  def changed_settings(self, settings: Settings) -> list[str]:
     """Store settings, and describe the changes that make other steps."""
     path = os.path.join(self._logdir, _SETTINGS)
     text = settings.as_json()
@@ -279,7 +262,7 @@ class Report:
 
 
 def fit(
-  settings: delg_settings.Settings,
+  settings: Settings,
   observers: Sequence[loop.Observer] | None = None,
   source: Source | None = None,
 ) -> Report:
@@ -295,11 +278,8 @@ def fit(
     source: Photos; None for the TFRecords of the settings.
 
   Raises:
-    FileNotFoundError: If there are no weights to start from.
-    InputError: If settings or data are out of range, if the folder holds a
-      checkpoint of another model, or if a loss is not finite; the last
-      checkpoint is then the good one.
-    OSError: If a checkpoint cannot be written.
+    InputError: If settings or data are out of range, the folder holds a
+      checkpoint of another model, or a loss is not finite.
   """
   settings.check()
   budget = loop.Budget(steps=settings.learning.max_iters)
@@ -331,16 +311,7 @@ def fit(
 
 
 class _Training(loop.Learner):
-  """The learner of a run.
-
-  Attributes:
-    settings: delg_settings.Settings.
-    source: Source.
-    model: delf_model.Delf in training.
-    train_logs: Folder of the TensorBoard files.
-    weights: Prefix of the model's weights.
-    metrics: Of the last step.
-  """
+  """The learner of a run; observers read its public attributes."""
 
   checked = (delg_steps.TOTAL, delg_steps.GRADIENT_NORM)
   rate_flag = "--initial_lr"

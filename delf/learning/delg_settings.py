@@ -59,9 +59,7 @@ class Network:
   """The model, a `delf_model.Delf` or `delg_model.Delg`, and its weights."""
 
   delg: bool = setting(
-    False,
-    "Whether to train DELG in place of DELF.",
-    "delg_global_features",
+    False, "Whether to train DELG in place of DELF.", "delg_global_features"
   )
   backbone: str = setting(
     "resnet50", "Backbone: resnet50, resnet101 or compact."
@@ -131,9 +129,7 @@ class Learning:
   )
   max_iters: int = setting(500000, "Steps of the run, all told.", least=1)
   warm_up: int = setting(
-    0,
-    "Steps in which the learning rate rises to where it would be.",
-    least=0,
+    0, "Steps in which the learning rate rises to where it would be.", least=0
   )
   momentum: float = setting(0.9, least=0.0)
   # Norm of all gradients over which they are scaled down to it.

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from delf.base import errors
-from delf.learning import delg_settings, loop
+from delf.learning import loop
+from delf.learning.delg_settings import Execution, Network, Settings
 from delf.networks import layer_paths, model_checkpoints
 from delf.python.training.model import delf_model, delg_model
 
@@ -30,12 +31,8 @@ _COUNTS = ("desc", "attn", "number")
 _SUM = tf.distribute.ReduceOp.SUM
 
 
-def strategy(execution: delg_settings.Execution) -> tf.distribute.Strategy:
-  """Return the strategy by which the devices of a run share its work.
-
-  Raises:
-    InputError: If there is no such device.
-  """
+def strategy(execution: Execution) -> tf.distribute.Strategy:
+  """Return the strategy by which the devices of a run share its work."""
   logical = tf.config.list_logical_devices()
   known = [device.name.removeprefix("/device:") for device in logical]
   names = [name for name in known if name.startswith("GPU:")]
@@ -69,12 +66,7 @@ class Momentum:
   """
 
   def __init__(self, variables: Sequence[tf.Variable], momentum: float):
-    """Make the state, zero; in the scope of a strategy.
-
-    Args:
-      variables: To train, in the original's order.
-      momentum: Share of the last update that the next one repeats.
-    """
+    """Make the state of variables, in the original's order, in a strategy."""
     self._variables = variables
     self._momentum = momentum
     self.iterations = tf.Variable(
@@ -110,15 +102,12 @@ class Momentum:
   def apply(
     self, gradients: Sequence[tf.Tensor], rate: tf.Tensor, most: float
   ) -> tf.Tensor:
-    """Make one step, in the context of a replica.
+    """Make one step, in the context of a replica, and return the norm.
 
     Args:
       gradients: Summed over the replicas.
-      rate: Learning rate, float32 scalar.
+      rate: Learning rate.
       most: Norm of all gradients over which they are scaled down to it.
-
-    Returns:
-      float32 scalar, the norm before that.
     """
     norm = tf.linalg.global_norm(gradients)
     # The rate is scaled in place of the gradients: these are the largest
@@ -156,14 +145,8 @@ class Momentum:
     )
 
 
-def make_model(
-  network: delg_settings.Network, num_classes: int
-) -> delf_model.Delf:
-  """Make a Delf or Delg with its classifiers and all its variables.
-
-  Raises:
-    InputError: If there is no such backbone.
-  """
+def make_model(network: Network, num_classes: int) -> delf_model.Delf:
+  """Make a Delf or Delg with its classifiers and all its variables."""
   options = {
     "backbone": network.backbone,
     "block3_strides": network.block3_strides,
@@ -188,15 +171,8 @@ def make_model(
   return model
 
 
-def load_initial_weights(
-  model: delf_model.Delf, network: delg_settings.Network
-) -> None:
-  """Give a model the weights that a new run starts from, if there are any.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is of another model.
-  """
+def load_initial_weights(model: delf_model.Delf, network: Network) -> None:
+  """Give a model the weights that a new run starts from, if there are any."""
   if network.imagenet_checkpoint:
     if not hasattr(model.backbone, "restore_weights"):
       raise errors.InputError(
@@ -230,20 +206,7 @@ def _normalizations(model):
 
 
 def _forward(model, images, labels, training, normalize_by_batch):
-  """Run a model up to its logits.
-
-  Args:
-    model: Delf with classifiers.
-    images: Float [B, H, W, 3], normalised.
-    labels: Int [B].
-    training: Whether ArcFace's margin is added.
-    normalize_by_batch: Whether batch normalisation uses the batch.
-
-  Returns:
-    dict: `desc_logits`, `attn_logits` float32 [B, classes]; `attention` float
-    [B, H', W', 1]; `blocks` dict of feature maps; `expanded` float [B, H', W',
-    C], or None.
-  """
+  """Run a model up to logits [B, classes]; `training` adds ArcFace's margin."""
   descriptor, feature, attention, blocks, expanded, _ = (
     model.global_and_local_forward_pass(images, training=normalize_by_batch)
   )
@@ -263,12 +226,10 @@ def _forward(model, images, labels, training, normalize_by_batch):
 
 
 def _losses(model, outputs, labels, batch_size, replicas):
-  """Return the losses of one device's share of a batch, by tag.
-
-  The sum over the devices is the loss of the whole batch: of examples it is the
-  mean over the batch, of reconstructions the mean over the devices, and what
-  does not depend on the examples counts once.
-  """
+  """Return the losses of one device's share of a batch, by tag."""
+  # The sum over the devices is the loss of the whole batch: of examples it is
+  # the mean over the batch, of reconstructions the mean over the devices, and
+  # what does not depend on the examples counts once.
   entropies = {
     tag: tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs[name])
     for tag, name in ((DESCRIPTOR, "desc_logits"), (ATTENTION, "attn_logits"))
@@ -280,16 +241,6 @@ def _losses(model, outputs, labels, batch_size, replicas):
     result[RECONSTRUCTION] = tf.reduce_mean(tf.square(error)) / replicas
   result[REGULARIZATION] = tf.add_n([0.0, *model.losses]) / replicas
   return result
-
-
-def _total(parts, learning):
-  """Return the weighted sum of `_losses`."""
-  return (
-    parts[DESCRIPTOR]
-    + learning.attention_loss_weight * parts[ATTENTION]
-    + learning.reconstruction_loss_weight * parts.get(RECONSTRUCTION, 0.0)
-    + parts[REGULARIZATION]
-  )
 
 
 def _guesses(outputs):
@@ -337,15 +288,7 @@ class Stepper:
     strategy: tf.distribute.Strategy.
   """
 
-  def __init__(
-    self, settings: delg_settings.Settings, strategy: tf.distribute.Strategy
-  ):
-    """Make all variables.
-
-    Raises:
-      InputError: If the batch cannot be shared, or the devices cannot do what
-        the settings say.
-    """
+  def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
     normalization = settings.network.normalization
     self._settings, self.strategy = settings, strategy
     self._replicas = strategy.num_replicas_in_sync
@@ -414,18 +357,13 @@ class Stepper:
       return dataset
     return self.strategy.experimental_distribute_dataset(dataset)
 
-  def train(
-    self, images, labels, look: bool
-  ) -> tuple[dict[str, float], Callable[[], Batch]]:
-    """Make one step.
+  def train(self, images, labels, look: bool) -> tuple[dict, Callable]:
+    """Make one step; return its metrics, and a function that gathers the batch.
 
     Args:
       images: float32 [B, H, W, 3], or the shares of the devices.
       labels: int64 [B], or the shares of the devices.
       look: Whether sparsities are computed; else they are 0.
-
-    Returns:
-      Metrics by tag; and a function that gathers the batch from the devices.
     """
     metrics, sparsity, outputs = self._train(images, labels, tf.constant(look))
     metrics = {name: float(value) for name, value in metrics.items()}
@@ -492,12 +430,17 @@ class Stepper:
 
   def _find_gradients(self, images, labels, look):
     """Return gradients and metrics of one device's share."""
-    settings, replicas = self._settings, self._replicas
-    batch_size = settings.data.batch_size
+    learning, replicas = self._settings.learning, self._replicas
+    batch_size = self._settings.data.batch_size
     with tf.GradientTape() as tape:
       outputs = _forward(self.model, images, labels, True, self._by_batch)
       parts = _losses(self.model, outputs, labels, batch_size, replicas)
-      loss = _total(parts, settings.learning)
+      loss = (
+        parts[DESCRIPTOR]
+        + learning.attention_loss_weight * parts[ATTENTION]
+        + learning.reconstruction_loss_weight * parts.get(RECONSTRUCTION, 0.0)
+        + parts[REGULARIZATION]
+      )
     gradients = tape.gradient(
       loss, self._trained, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )

@@ -1,22 +1,17 @@
 """The training loop of the package, and what its learners share.
 
 A learner knows what a step is; `run` knows when to make one. A learner derives
-from `Learner` and writes
-
-- `learn(batch, spent)`: one step. It counts `step` up and returns the metrics
-  of the step by name;
-- `batches()`: the batches from `step` on: without end, or those that are left
-  of an epoch;
-- `save()` and `resume()`: write and read all that later steps depend on;
-- `measure()`: metrics on held-out data, or the end of an epoch.
+from `Learner` and writes `learn` (one step), `batches` (from the current step
+on: without end, or the rest of an epoch), `save` and `resume` (all that later
+steps depend on) and `measure` (metrics on held-out data, or the end of an
+epoch).
 
 `run` resumes the newest checkpoint, makes steps until a `Budget` of steps,
-seconds or epochs is spent, saves and measures when they are due (`Every`),
-saves before it returns, stops after the running step on SIGTERM or SIGINT, and
-ends with an InputError, and without saving, where a metric is not finite.
-Observers see each step, measurement and checkpoint: `Live` shows progress,
-others draw or write. An epoch ends where `batches()` does: `run` then measures,
-and asks for the batches of the next one.
+seconds or epochs is spent, saves and measures when that is due (`Every`), saves
+before it returns, stops after the running step on SIGTERM or SIGINT, and ends
+with an InputError, unsaved, where a metric is not finite. Observers see each
+step, measurement and checkpoint: `Live` shows progress, others draw or write.
+An epoch ends where `batches` does: `run` measures, and asks for more batches.
 
 Learners: supervised training (`delg`), global descriptors (`pairs`), the
 compact model (`compact_training`), detectors (`detector_training`).
@@ -29,7 +24,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,9 +33,11 @@ from absl import logging
 from delf.base import concurrency, errors, files, progress
 from delf.formats import checkpoints
 
-_LEARNING_RATE_FLOOR = 0.01
+Metrics = Mapping[str, float]
 
-# Steps whose mean the live line shows.
+_LOWEST_RATE = 0.01
+
+# Steps whose mean and speed the live line shows.
 _MEAN_OF = 20
 
 
@@ -73,7 +70,7 @@ class Learner:
     """Return the batches from `step` on: endless, or the rest of an epoch."""
     raise NotImplementedError
 
-  def learn(self, batch, spent: float) -> Mapping[str, float]:
+  def learn(self, batch, spent: float) -> Metrics:
     """Make one step, count it and return its metrics.
 
     Args:
@@ -86,12 +83,12 @@ class Learner:
     """Write a checkpoint, whole or not at all, and return its path."""
     raise NotImplementedError
 
-  def measure(self) -> Mapping[str, float]:
+  def measure(self) -> Metrics:
     """Return metrics on held-out data; where there are epochs, end one."""
     return {}
 
   def describe(self, batch) -> str:
-    """Return which batch this is, for error messages."""
+    """Return which batch the last step was made of, for error messages."""
     return f"batch {self.step - 1}"
 
 
@@ -101,12 +98,10 @@ class Observer:
   def start(self, learner: Learner) -> None:
     """The run starts, or resumes, with this learner."""
 
-  def on_step(
-    self, step: int, metrics: Mapping[str, float], details: Any
-  ) -> None:
+  def on_step(self, step: int, metrics: Metrics, details: Any) -> None:
     """A step was made; `details` are those of the learner."""
 
-  def on_measure(self, step: int, metrics: Mapping[str, float]) -> None:
+  def on_measure(self, step: int, metrics: Metrics) -> None:
     """A measurement was made."""
 
   def on_save(self, step: int, path: str | os.PathLike) -> None:
@@ -118,12 +113,9 @@ class Observer:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """How long to train, over all runs that continue one another: one of three.
+  """Length of a training, over all runs that continue one another.
 
-  Attributes:
-    steps: Steps.
-    seconds: Seconds of making steps; measurements do not count.
-    epochs: Epochs.
+  One of three is given. Seconds are those of steps, without measurements.
   """
 
   steps: int | None = None
@@ -140,7 +132,7 @@ class Budget:
 
 
 class Every:
-  """Tells when something that is done now and then is due.
+  """Whether something that is done now and then is due after a step.
 
   Give one of `steps`, `seconds` (since the last time, or since the run began)
   and `parts`: so many times in a whole budget, and at its end.
@@ -156,13 +148,7 @@ class Every:
     self._last = time.monotonic()
 
   def __call__(self, learner: Learner, before: float, spent: float) -> bool:
-    """Return whether it is due after a step.
-
-    Args:
-      learner: Has made the step.
-      before: Share of the budget that was spent before the step.
-      spent: Share that is spent now.
-    """
+    """Return whether it is due, by the shares spent before the step and now."""
     if self._steps is not None:
       return learner.step % self._steps == 0
     if self._parts is not None:
@@ -173,22 +159,26 @@ class Every:
     return True
 
 
+def _never(*_):
+  return False
+
+
 def run(
   learner: Learner,
   budget: Budget,
-  observers: Iterable[Observer] = (),
-  save_when=None,
-  measure_when=None,
+  observers: Sequence[Observer] = (),
+  save_when: Callable = _never,
+  measure_when: Callable = _never,
 ) -> int | None:
   """Train from the newest checkpoint, if any, until the budget is spent.
 
   Args:
-    learner: What is trained.
+    learner: Is trained.
     budget: How long.
-    observers: Watch the run; they are closed however it ends.
-    save_when: `Every`, or a function with its arguments: whether a checkpoint
-      is due after a step. None saves at the end alone.
-    measure_when: The same for measurements besides those at the end of epochs.
+    observers: Are closed however the run ends.
+    save_when: `Every`, or a function with its arguments: when to save, besides
+      at the end.
+    measure_when: The same of measurements, besides those at the end of epochs.
 
   Returns:
     Number of the signal that stopped the run, or None.
@@ -203,7 +193,7 @@ def run(
       stack.callback(observer.close)
       observer.start(learner)
     stop = stack.enter_context(concurrency.stop_on_signals())
-    _Run(learner, budget, tuple(observers), save_when, measure_when).go(stop)
+    _Run(learner, budget, observers, save_when, measure_when).go(stop)
   return stop.signal
 
 
@@ -211,8 +201,7 @@ class _Run:
   def __init__(self, learner, budget, observers, save_when, measure_when):
     self._learner, self._budget = learner, budget
     self._observers = observers
-    self._save_when = save_when or (lambda *_: False)
-    self._measure_when = measure_when or (lambda *_: False)
+    self._save_when, self._measure_when = save_when, measure_when
     # A run that makes no step may follow one that was killed as it saved.
     self._unsaved = True
 
@@ -223,7 +212,7 @@ class _Run:
         batches = learner.batches()
         if hasattr(batches, "close"):
           stack.callback(batches.close)
-        if self._steps(iter(batches), stop):
+        if self._make_steps(iter(batches), stop):
           if budget.epochs is None:
             received = f"{learner.step} batches"
             raise errors.InputError("batches without end", received)
@@ -231,7 +220,7 @@ class _Run:
     if self._unsaved:
       self._save()
 
-  def _steps(self, batches, stop):
+  def _make_steps(self, batches, stop):
     """Make the steps of an epoch; return whether it came to its end."""
     learner, budget = self._learner, self._budget
     spent = budget.share(learner)
@@ -248,26 +237,26 @@ class _Run:
       learner.seconds += time.monotonic() - begin
       self._unsaved = True
       before, spent = spent, budget.share(learner)
-      for observer in self._observers:
-        observer.on_step(learner.step, metrics, learner.details)
+      self._tell("on_step", metrics, learner.details)
       if self._save_when(learner, before, spent):
         self._save()
       if self._measure_when(learner, before, spent):
         self._measure()
     return False
 
-  def _save(self):
-    learner = self._learner
-    learner.checkpoint = learner.save()
-    self._unsaved = False
+  def _tell(self, event, *arguments):
     for observer in self._observers:
-      observer.on_save(learner.step, learner.checkpoint)
+      getattr(observer, event)(self._learner.step, *arguments)
+
+  def _save(self):
+    self._learner.checkpoint = self._learner.save()
+    self._unsaved = False
+    self._tell("on_save", self._learner.checkpoint)
 
   def _measure(self):
     metrics = self._learner.measure()
     if metrics:
-      for observer in self._observers:
-        observer.on_measure(self._learner.step, metrics)
+      self._tell("on_measure", metrics)
 
 
 def _check_finite(metrics, batch, learner):
@@ -277,14 +266,8 @@ def _check_finite(metrics, batch, learner):
     raise diverged(learner, wrong, learner.describe(batch))
 
 
-def diverged(learner: Learner, wrong: Mapping[str, float], where: str):
-  """Return the error of a training in which something is not finite.
-
-  Args:
-    learner: What was trained.
-    wrong: Values that are not finite, by name.
-    where: The batch.
-  """
+def diverged(learner: Learner, wrong: Metrics, batch: str) -> errors.InputError:
+  """Return the error of a step after which values are not finite."""
   kept = "no checkpoint yet"
   if learner.checkpoint is not None:
     kept = f"the last good checkpoint is {os.fspath(learner.checkpoint)}"
@@ -292,32 +275,29 @@ def diverged(learner: Learner, wrong: Mapping[str, float], where: str):
   return errors.InputError(
     f"finite {', '.join(wrong)} in step {learner.step} (a lower "
     f"{learner.rate_flag} may help)",
-    f"{values} in {where}; {kept}",
+    f"{values} in {batch}; {kept}",
   )
 
 
 class Live(Observer):
   """Shows step, means over the last steps, speed and the time that is left.
 
-  On a terminal that is a bar; elsewhere, as in a log, a line at each report or,
-  without a number of steps between reports, each minute.
+  On a terminal that is a bar; elsewhere, as in a log, a line after each `every`
+  steps or, without a number, each minute.
   """
 
   def __init__(self, budget: Budget, every: int | None = None):
-    """Show a budget; `every` is the number of steps between log lines."""
     self._budget, self._every = budget, every
     self._recent = collections.deque(maxlen=_MEAN_OF)
-    self._bar = self._learner = None
+    self._bar = None
 
   def start(self, learner):
     """Show where the run is."""
-    self._learner = learner
+    budget, self._learner = self._budget, learner
     self._times = collections.deque([time.monotonic()], maxlen=_MEAN_OF + 1)
     if self._every is None or progress.is_terminal():
-      budget = self._budget
-      total = budget.steps or budget.seconds or budget.epochs
-      self._bar, self._shown = progress.spend("training", total), 0.0
-      self._total = total
+      self._total = budget.steps or budget.seconds or budget.epochs
+      self._bar, self._shown = progress.spend("training", self._total), 0.0
       self._update()
 
   def on_step(self, step, metrics, details):
@@ -325,19 +305,18 @@ class Live(Observer):
     self._recent.append(metrics)
     self._times.append(time.monotonic())
     if self._bar is not None:
-      self._bar.set_postfix_str(self._line(), refresh=False)
+      self._bar.set_postfix_str(self._line(step), refresh=False)
       self._update()
     elif step % self._every == 0:
-      spent = self._budget.share(self._learner)
-      left = progress.duration(self._seconds_left(spent))
-      logging.info("%s, %s left", self._line(), left)
+      left = progress.duration(self._seconds_left())
+      logging.info("%s, %s left", self._line(step), left)
 
   def close(self):
     """Leave the line as it is."""
     if self._bar is not None:
       self._bar.close()
 
-  def describe(self, means: Mapping[str, float]) -> str:
+  def describe(self, means: Metrics) -> str:
     """Return the text for the means of metrics over the last steps."""
     return ", ".join(f"{name} {value:.3g}" for name, value in means.items())
 
@@ -349,24 +328,22 @@ class Live(Observer):
   def _speed(self):
     return (len(self._times) - 1) / max(self._times[-1] - self._times[0], 1e-9)
 
-  def _seconds_left(self, spent):
-    budget, learner = self._budget, self._learner
-    if budget.seconds is not None:
-      return max(0.0, budget.seconds - learner.seconds)
-    if budget.steps is not None:
-      return (budget.steps - learner.step) / max(self._speed(), 1e-9)
-    return learner.seconds * (1 / max(spent, 1e-9) - 1)
-
-  def _line(self):
-    step = f"step {self._learner.step}"
+  def _seconds_left(self):
+    learner = self._learner
     if self._budget.steps is not None:
-      step = f"{step} of {self._budget.steps}"
-    values = {}
+      return (self._budget.steps - learner.step) / max(self._speed(), 1e-9)
+    spent = self._budget.share(learner)
+    return learner.seconds * (1 / min(1.0, max(spent, 1e-9)) - 1)
+
+  def _line(self, step):
+    steps = f" of {self._budget.steps}" if self._budget.steps else ""
+    values = collections.defaultdict(list)
     for metrics in self._recent:
       for name, value in metrics.items():
-        values.setdefault(name, []).append(value)
+        values[name].append(value)
     means = {name: sum(each) / len(each) for name, each in values.items()}
-    return f"{step}: {self.describe(means)}, {self._speed():.3g} steps/s"
+    speed = f"{self._speed():.3g} steps/s"
+    return f"step {step}{steps}: {self.describe(means)}, {speed}"
 
 
 def cosine_rate(spent: float, step: int, warm_up: int) -> float:
@@ -380,7 +357,7 @@ def cosine_rate(spent: float, step: int, warm_up: int) -> float:
     warm_up: Steps until the highest rate.
   """
   cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, spent))
-  rate = _LEARNING_RATE_FLOOR + (1 - _LEARNING_RATE_FLOOR) * cosine
+  rate = _LOWEST_RATE + (1 - _LOWEST_RATE) * cosine
   return rate * min(1.0, (step + 1) / warm_up)
 
 
@@ -414,11 +391,11 @@ def exponential_rate(epochs: float) -> float:
 def write_state(
   path: pathlib.Path, variables: Sequence, digits: int = 3, **extra
 ) -> None:
-  """Write variables to an `.npz` file, whole or not at all.
+  """Write Keras variables to an `.npz` file, whole or not at all.
 
   Args:
     path: Of the file.
-    variables: Keras variables; the keys are `<number>/<path of the variable>`.
+    variables: Stored as `<number>/<path of the variable>`.
     digits: Of the numbers.
     **extra: Further arrays by name.
   """
@@ -453,11 +430,10 @@ def assign_state(
   }
   for i, variable in enumerate(variables):
     name = stored.get(i, "nothing")
-    shape = tuple(arrays[name].shape) if name in arrays else None
-    leaf = variable.path.rpartition("/")[2]
-    fits = named is not None and i >= named
-    fits = fits or name.rpartition("/")[2] == leaf
-    if not fits or shape != tuple(variable.shape):
+    shape = arrays[name].shape if name in arrays else None
+    same = name.rpartition("/")[2] == variable.path.rpartition("/")[2]
+    same = same or (named is not None and i >= named)
+    if not same or shape != tuple(variable.shape):
       raise errors.InputError(
         f"{variable.path} {tuple(variable.shape)} as variable {i}",
         name if shape is None else f"{name} {shape}",
@@ -483,13 +459,13 @@ class BoardFile:
   def write(
     self,
     step: int,
-    scalars: Mapping[str, float],
+    scalars: Metrics,
     images: Mapping[str, np.ndarray] | None = None,
   ) -> None:
-    """Write a point of each curve, and pictures.
+    """Write points of curves by tag, and pictures.
 
     Args:
-      step: Of the point.
+      step: Of the points.
       scalars: By tag.
       images: By tag, [N, H, W, C], float from 0 to 1 or uint8.
     """

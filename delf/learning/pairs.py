@@ -13,7 +13,8 @@ import tensorflow as tf
 from absl import logging
 
 from delf.base import arrays, errors, progress
-from delf.learning import loop, pairs_model, pairs_settings
+from delf.learning import loop, pairs_model
+from delf.learning.pairs_settings import CHECKPOINT, Learning, Settings
 from delf.networks import model_checkpoints
 from delf.python.datasets.sfm120k import sfm120k
 from delf.python.training.losses import ranking_losses
@@ -35,16 +36,10 @@ class TupleStepper:
   descriptor, then each again with a gradient of its weights. So the memory is
   that of one image, and images that the loss does not depend on (negatives that
   are far) cost no gradient. As nothing in the network is random, it is exact.
-
-  Attributes:
-    net: The network.
   """
 
-  def __init__(
-    self, net: global_model.GlobalFeatureNet, learning: pairs_settings.Learning
-  ):
-    self.net = net
-    self._learning = learning
+  def __init__(self, net: global_model.GlobalFeatureNet, learning: Learning):
+    self.net, self._learning = net, learning
     kind = {
       "contrastive": ranking_losses.ContrastiveLoss,
       "triplet": ranking_losses.TripletLoss,
@@ -78,19 +73,11 @@ class TupleStepper:
     return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
 
   def loss(self, images: Sequence[np.ndarray]) -> float:
-    """Return the loss of a tuple: query, positive, negatives.
-
-    Args:
-      images: Each [H, W, 3] float32.
-    """
+    """Return the loss of a query, a positive and negatives, [H, W, 3]."""
     return float(self._gradients(*self._vectors(images))[0])
 
   def learn(self, images: Sequence[np.ndarray]) -> float:
-    """Add the gradients of a tuple to those of the next update.
-
-    Returns:
-      The loss; where it is not finite, nothing is added.
-    """
+    """Return the loss of a tuple; add its gradients, if they are finite."""
     loss, upstream = self._gradients(*self._vectors(images))
     if not math.isfinite(loss):
       return float(loss)
@@ -101,12 +88,7 @@ class TupleStepper:
     return float(loss)
 
   def update(self, epochs: float) -> None:
-    """Apply the gradients that were added since the last update.
-
-    Args:
-      epochs: Epochs that are over, with a fraction; the learning rate falls
-        with them.
-    """
+    """Apply the gradients that were added, at the rate after so many epochs."""
     decay = loop.exponential_rate(epochs)
     self._optimizer.learning_rate.assign(self._learning.rate * decay)
     self._apply(tf.constant(self._learning.weight_decay * decay, tf.float32))
@@ -137,11 +119,9 @@ class TupleStepper:
       total.assign_add(gradient)
 
   def _update(self, decay):
-    """Make one step with the decay of weights of Loshchilov and Hutter.
-
-    arXiv:1711.05101, algorithm 2: it is apart from the gradient, and falls as
-    the learning rate does, but does not depend on it otherwise.
-    """
+    # The decay of weights is that of Loshchilov and Hutter, arXiv:1711.05101,
+    # algorithm 2: it is apart from the gradient, and falls as the learning rate
+    # does, but does not depend on it otherwise.
     before = [tf.identity(weight.value) for weight in self._weights]
     self._optimizer.apply_gradients(
       zip([tf.identity(s) for s in self._sums], self._weights, strict=True)
@@ -164,7 +144,8 @@ class Place:
     losses: Losses of its tuples so far.
     left_out: Tuples that could not be loaded, in all epochs.
     best_epoch: Epoch of the best network, from 1; 0 for none.
-    best_score: Its score; lower is better.
+    best_score: Its score, lower is better: validation loss, or less its mean
+      average precision where there is no validation, or else training loss.
     history: Metrics of each epoch that is over.
   """
 
@@ -184,29 +165,18 @@ class Report:
 
   Attributes:
     folder: Of the run.
-    epochs: Epochs that are over.
-    best_epoch: Epoch of the best network, from 1; 0 for none yet.
-    best_score: Its score: validation loss, or less its mean average precision
-      where there is no validation, or else its training loss.
-    left_out: Tuples that could not be loaded.
+    place: How far it is.
     signal: Number of the signal that stopped it, or None.
-    history: Metrics of each epoch.
     whitened: Metrics of searches with a whitening in the end, by data set.
   """
 
   folder: pathlib.Path
-  epochs: int
-  best_epoch: int
-  best_score: float
-  left_out: int
+  place: Place
   signal: int | None
-  history: tuple
   whitened: dict | None = None
 
 
-def fit(
-  settings: pairs_settings.Settings, make_net=global_model.GlobalFeatureNet
-) -> Report:
+def fit(settings: Settings, make_net=global_model.GlobalFeatureNet) -> Report:
   """Train, and learn a whitening in the end if the settings say so.
 
   Args:
@@ -217,7 +187,6 @@ def fit(
     FileNotFoundError: If data or a photo of it is missing.
     InputError: If a setting or the data is out of its range, there is a run
       that is not to be resumed or of other settings, or the loss is not finite.
-    OSError: If a file cannot be written; what was saved before stays.
   """
   settings.check()
   data = _open_data(settings)
@@ -245,16 +214,7 @@ def fit(
       test["dataset"]: pairs_model.search(training.describer, test, whitening)
       for test in data.tests
     }
-  return Report(
-    folder=folder,
-    epochs=place.epoch,
-    best_epoch=place.best_epoch,
-    best_score=place.best_score,
-    left_out=place.left_out,
-    signal=signal,
-    history=tuple(place.history),
-    whitened=whitened,
-  )
+  return Report(folder, place, signal, whitened)
 
 
 def _open_data(settings):
@@ -313,7 +273,7 @@ class _Training(loop.Learner):
     return self.place.epoch + self.place.batch / (self._number() + 1)
 
   def resume(self):
-    path = self._folder / pairs_settings.CHECKPOINT
+    path = self._folder / CHECKPOINT
     if not path.exists():
       return
     stored = arrays.read_npz(path, _KIND, ["place", *_TUPLES])
@@ -334,7 +294,7 @@ class _Training(loop.Learner):
     self.step = self._batches(place.batch)
 
   def save(self):
-    path = self._folder / pairs_settings.CHECKPOINT
+    path = self._folder / CHECKPOINT
     extra = {name: getattr(self._train, name) for name in _TUPLES}
     extra["place"] = np.array(json.dumps(dataclasses.asdict(self.place)))
     loop.write_state(path, self._stepper.variables, digits=4, **extra)

@@ -19,6 +19,7 @@ from delf.python.datasets.sfm120k import sfm120k
 from delf.python.datasets.utils import MEAN_BGR
 from delf.python.training import global_features_utils
 from delf.python.training.model import global_model
+from delf.python.training.model.global_model import GlobalFeatureNet
 from delf.records import tuples
 
 WHITENING = "whitening.datum"
@@ -31,6 +32,9 @@ _GEM_POWER = 3.0
 
 # Extraction gives a network (value - 128) / 128 of each pixel.
 _SCALE = _OFFSET = np.float32(128)
+
+# Mean [D, 1] and projection [D, D].
+Whitening = tuple[np.ndarray, np.ndarray]
 
 _CONFIGURATION = """\
 # A global descriptor of a network that training/global_features trained.
@@ -58,18 +62,14 @@ def require_files(paths: Sequence[str], listed_in: str) -> None:
 
 
 def open_tests(names: Sequence[str], data_root: str) -> list[dict]:
-  """Read the ground truth of data sets, and look for their photos.
+  """Read the ground truth of "roxford5k" or "rparis6k", and find their photos.
 
   Args:
-    names: "roxford5k", "rparis6k".
+    names: Of the data sets.
     data_root: Folder with `gnd_<name>.pkl` and the photos' folders.
 
   Returns:
     As `dataset.CreateConfigForTestDataset` makes them.
-
-  Raises:
-    FileNotFoundError: If ground truth or a photo is missing.
-    InputError: If a file is no ground truth.
   """
   tests = [revisited.CreateConfigForTestDataset(n, data_root) for n in names]
   for test in tests:
@@ -88,9 +88,7 @@ def _queries(test):
 class Describer:
   """Describes photos as the searches of a run do."""
 
-  def __init__(
-    self, net: global_model.GlobalFeatureNet, data: pairs_settings.Data
-  ):
+  def __init__(self, net: GlobalFeatureNet, data: pairs_settings.Data):
     self._net, self._data = net, data
     gem = net.meta["pooling"] == "gem" and not net.meta["whitening"]
     self._power = _GEM_POWER if gem and len(data.scales) > 1 else 1.0
@@ -109,16 +107,9 @@ class Describer:
 
 
 def search(
-  describer: Describer,
-  test: Mapping,
-  whitening: tuple[np.ndarray, np.ndarray] | None = None,
+  describer: Describer, test: Mapping, whitening: Whitening | None = None
 ) -> dict[str, float]:
-  """Search a data set, and print the metrics.
-
-  Args:
-    describer: Describes queries and index.
-    test: One of `open_tests`.
-    whitening: As `whiten.learn_whitening` returns it.
+  """Search one of `open_tests`, and print the metrics.
 
   Returns:
     Mean average precision in [0, 1] by protocol, NaN where no query has
@@ -156,10 +147,6 @@ def whitening_pairs(
 
   Returns:
     N paths of photos; [P] int, [P] int: places of the two photos of each pair.
-
-  Raises:
-    FileNotFoundError: If the file or a photo is missing.
-    InputError: If the file is another one.
   """
   path = os.path.join(data_root, "train", name, f"{name}-whiten.pkl")
   pairs = tuples.read_pairs(path)
@@ -175,16 +162,9 @@ def whitening_pairs(
 
 
 def learn_whitening(
-  describer: Describer, pairs: tuple, path: str | os.PathLike
-) -> tuple[np.ndarray, np.ndarray]:
-  """Learn a whitening of `whitening_pairs`, and write it to a file.
-
-  Returns:
-    Mean [D, 1] and projection [D, D], float64.
-
-  Raises:
-    InputError: If a photo cannot be read, or pairs are all of one photo.
-  """
+  describer: Describer, pairs: tuple, path: pathlib.Path
+) -> Whitening:
+  """Learn a whitening of `whitening_pairs`, and write it to a file."""
   paths, first, second = pairs
   try:
     learned = whiten.learn_whitening(describer.describe(paths), first, second)
@@ -196,9 +176,7 @@ def learn_whitening(
   return learned
 
 
-def save_best(
-  folder: pathlib.Path, net: global_model.GlobalFeatureNet, epoch: int
-) -> None:
+def save_best(folder: pathlib.Path, net: GlobalFeatureNet, epoch: int) -> None:
   """Write the weights of the best network so far, beside older ones."""
   model_checkpoints.save_weights(net, folder / f"{_BEST}-{epoch:04d}")
 
@@ -211,11 +189,7 @@ def drop_older(folder: pathlib.Path, epoch: int) -> None:
 
 
 def best_path(folder: pathlib.Path) -> pathlib.Path:
-  """Return the prefix of the best weights of a run.
-
-  Raises:
-    FileNotFoundError: If there are none yet.
-  """
+  """Return the prefix of the best weights of a run."""
   indices = sorted(folder.glob(f"{_BEST}-*.index"))
   if not indices:
     raise FileNotFoundError(
@@ -225,14 +199,9 @@ def best_path(folder: pathlib.Path) -> pathlib.Path:
 
 
 def load(
-  folder: pathlib.Path, make_net=global_model.GlobalFeatureNet
-) -> tuple[global_model.GlobalFeatureNet, pairs_settings.Settings]:
-  """Load the best network of a run, and the settings of the run.
-
-  Raises:
-    FileNotFoundError: If there is no such run, or none that was saved.
-    InputError: If its files are other ones.
-  """
+  folder: pathlib.Path, make_net=GlobalFeatureNet
+) -> tuple[GlobalFeatureNet, pairs_settings.Settings]:
+  """Load the best network of a run, and the settings of the run."""
   stored = pairs_settings.read(folder / pairs_settings.FILE)
   network = stored.network
   net = make_net(
@@ -246,7 +215,7 @@ def export(
   folder: pathlib.Path,
   path: pathlib.Path,
   overwrite: bool = False,
-  make_net=global_model.GlobalFeatureNet,
+  make_net=GlobalFeatureNet,
 ) -> int:
   """Export the best network of a run, with a whitening if it learned one.
 
@@ -262,10 +231,6 @@ def export(
 
   Returns:
     Size of the descriptor.
-
-  Raises:
-    FileNotFoundError: If there is no such run, or none that was saved.
-    InputError: If its files are other ones, or `path` exists.
   """
   net, stored = load(folder, make_net)
   whitening = None

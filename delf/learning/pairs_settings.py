@@ -120,10 +120,7 @@ class Settings:
   network: Network = Network()
   learning: Learning = Learning()
   test_every: int = setting(
-    5,
-    "epochs from one validation and search to the next",
-    "test_freq",
-    least=1,
+    5, "epochs from one validation and search to the next", "test_freq", least=1
   )
   print_every: int = setting(
     10, "batches between two reports", "print_freq", least=1

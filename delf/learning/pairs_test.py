@@ -56,15 +56,15 @@ def _require_equal(one, other):
 
 def test_a_run_learns_keeps_its_best_and_whitens(root, capsys):
   report = _fit(root, whitening=sfm120k.NAME, scales=(1.0, 2.0), pooling="spoc")
-  assert report.epochs == 3
-  assert report.left_out == 0
-  losses = [found["loss/train"] for found in report.history]
+  assert report.place.epoch == 3
+  assert report.place.left_out == 0
+  losses = [found["loss/train"] for found in report.place.history]
   assert losses[2] < losses[0]
-  scores = [found["loss/validation"] for found in report.history]
-  assert report.best_score == min(scores)
-  assert report.best_epoch == 1 + int(np.argmin(scores))
+  scores = [found["loss/validation"] for found in report.place.history]
+  assert report.place.best_score == min(scores)
+  assert report.place.best_epoch == 1 + int(np.argmin(scores))
   assert pairs_model.best_path(report.folder).name == (
-    f"best-{report.best_epoch:04d}"
+    f"best-{report.place.best_epoch:04d}"
   )
   mean, projection = whiten.read_whitening(
     report.folder / pairs_model.WHITENING
@@ -89,12 +89,12 @@ def test_a_run_learns_keeps_its_best_and_whitens(root, capsys):
 def test_a_run_goes_on_with_more_epochs_as_one_that_did_not_stop(root):
   same = {"update_every": 2, "test_every": 2, "tests": ()}
   whole = _fit(root, epochs=3, directory=str(root / "whole"), **same)
-  measured = ["loss/validation" in found for found in whole.history]
+  measured = ["loss/validation" in found for found in whole.place.history]
   assert measured == [False, True, True]
   part = same | {"directory": str(root / "parts")}
-  assert _fit(root, epochs=2, **part).epochs == 2
+  assert _fit(root, epochs=2, **part).place.epoch == 2
   report = _fit(root, epochs=3, resume=True, **part)
-  assert report.history == whole.history
+  assert report.place.history == whole.place.history
   _require_equal(whole.folder, report.folder)
 
 
@@ -111,11 +111,11 @@ def test_a_stopped_run_goes_on_within_its_epoch(root, monkeypatch):
   monkeypatch.setattr(pairs.TupleStepper, "learn", stop_in_the_second_epoch)
   report = _fit(root, save_every=0)
   assert report.signal == signal.SIGTERM
-  assert report.epochs == 1
+  assert report.place.epoch == 1
   place = json.loads(str(_arrays(report.folder)["place"]))
   assert place["batch"] == 3
   report = _fit(root, resume=True)
-  assert report.history == whole.history
+  assert report.place.history == whole.place.history
   _require_equal(whole.folder, report.folder)
 
 
@@ -141,7 +141,7 @@ def test_a_killed_run_that_is_repeated_ends_as_any_other(root):
       time.sleep(0.01)
   assert saved is not None
   report = _fit(root, **changes)
-  assert report.history == whole.history
+  assert report.place.history == whole.place.history
   _require_equal(whole.folder, report.folder)
 
 
@@ -157,12 +157,12 @@ def _place_of(path):
 
 def test_without_validation_the_searches_or_the_training_decide(root):
   report = _fit(root, validation=False, epochs=2)
-  medium = [found["roxford5k/medium"] for found in report.history]
-  assert report.best_score == -max(medium)
+  medium = [found["roxford5k/medium"] for found in report.place.history]
+  assert report.place.best_score == -max(medium)
   report = _fit(
     root, validation=False, tests=(), epochs=1, directory=str(root / "other")
   )
-  assert report.best_score == report.history[0]["loss/train"]
+  assert report.place.best_score == report.place.history[0]["loss/train"]
 
 
 def test_photos_that_cannot_be_read_are_left_out(root, caplog):
@@ -170,7 +170,7 @@ def test_photos_that_cannot_be_read_are_left_out(root, caplog):
   bad = pathlib.Path(train.images[train.positive_pool[0]])
   bad.write_bytes(b"no photo")
   report = _fit(root, epochs=1, queries=24, tests=(), validation=False)
-  assert report.left_out > 0
+  assert report.place.left_out > 0
   assert str(bad) in caplog.text
 
 

@@ -1,4 +1,5 @@
 """Observers of supervised training: lines, TensorBoard, warnings, pictures."""
+# ruff: noqa: D102 (methods of observers are those of delg.Observer)
 
 import contextlib
 import dataclasses
@@ -49,12 +50,10 @@ class Live(loop.Live):
     super().__init__(None, every)
 
   def start(self, learner):
-    """Show where the run is."""
     self._budget = loop.Budget(steps=learner.settings.learning.max_iters)
     super().start(learner)
 
   def on_measure(self, step, metrics):
-    """Show the accuracy on validation photos."""
     parts = [f"{n.rpartition('/')[2]} {v:.1%}" for n, v in metrics.items()]
     line = f"validation at step {step}: accuracy {', '.join(parts)}"
     if self._bar is None:
@@ -63,7 +62,6 @@ class Live(loop.Live):
       progress.say(line)
 
   def describe(self, means):
-    """Return the text of losses and accuracies."""
     losses = [f"{n} {means[t]:.3g}" for n, t in _LOSSES.items() if t in means]
     shares = [f"{means[tag]:.1%}" for tag in delg_steps.ACCURACY.values()]
     return f"loss {', '.join(losses)}, accuracy {' and '.join(shares)}"
@@ -80,16 +78,13 @@ class Summaries(delg.Observer):
     self._every = every
 
   def start(self, learner):
-    """Begin a file; those of earlier runs stay."""
     self._file = loop.BoardFile(learner.train_logs)
     self._last = learner.step, time.monotonic()
 
   def wants(self, step):
-    """Return whether a summary is due."""
     return step % self._every == 0
 
   def on_step(self, step, metrics, details):
-    """Write metrics, and images and attention of a batch."""
     if not self.wants(step):
       return
     (before, begin), now = self._last, time.monotonic()
@@ -122,15 +117,12 @@ class Summaries(delg.Observer):
     return {tag: float(value) for tag, value in values.items()}
 
   def on_measure(self, step, metrics):
-    """Write the accuracy on validation photos."""
     self._file.write(step, metrics)
 
   def on_save(self, step, path):
-    """Write out what is buffered: a checkpoint is worth its curve."""
     self._file.flush()
 
   def close(self):
-    """Close the file."""
     if self._file is not None:
       self._file.close()
 
@@ -174,7 +166,6 @@ class Diagnosis(delg.Observer):
   """Logs what is wrong with a run, or what may be."""
 
   def start(self, learner):
-    """Warn of what settings and counts of photos make likely."""
     self._data, self._begin = learner.settings.data, learner.step
     classes = self._data.num_classes
     self._length = max(
@@ -191,11 +182,9 @@ class Diagnosis(delg.Observer):
     _advise(learner.settings)
 
   def wants(self, step):
-    """Return whether the labels of this step are looked at."""
     return step - self._begin <= _FIRST
 
   def on_step(self, step, metrics, details):
-    """Look at labels and accuracy."""
     if details is not None:
       np.add.at(self._seen, details.labels, 1)
       self._look_at_labels(step)
@@ -300,11 +289,7 @@ class Measurements(delg.Observer):
     self.rows = []
 
   def start(self, learner):
-    """Read the lines of earlier runs, and drop those after the step resumed.
-
-    A run that was killed leaves lines of steps that are made again, and perhaps
-    half a line.
-    """
+    # A run that was killed leaves lines of steps that are made again.
     self._path = os.path.join(learner.settings.logdir, NAME)
     self.rows = [r for r in read(self._path) if r["step"] <= learner.step]
     self._write_all()
@@ -312,7 +297,6 @@ class Measurements(delg.Observer):
       self._file = files.open_to_append(self._path)
 
   def on_step(self, step, metrics, details):
-    """Count a step, and write a line at each report."""
     for name, value in metrics.items():
       total = 0.0 if name in _LAST else self._sums.get(name, 0.0)
       self._sums[name] = total + value
@@ -326,7 +310,6 @@ class Measurements(delg.Observer):
       self.on_measure(step, means)
 
   def on_measure(self, step, metrics):
-    """Write a line."""
     self.rows.append({"step": step} | metrics)
     if self._file is None:
       # Object stores cannot append.
@@ -339,7 +322,6 @@ class Measurements(delg.Observer):
       raise OSError(error.errno, error.strerror, self._path) from error
 
   def close(self):
-    """Close the file."""
     if self._file is not None:
       # Lines are written out one by one: what fails here has failed before.
       with contextlib.suppress(OSError):
@@ -406,7 +388,6 @@ class Curves(delg.Observer):
     self._measured = measured
 
   def start(self, learner):
-    """Prepare path and caption."""
     self._path = os.path.join(learner.settings.logdir, CURVES)
     data = learner.settings.data
     self._caption = (
@@ -415,7 +396,6 @@ class Curves(delg.Observer):
     )
 
   def on_save(self, step, path):
-    """Draw."""
     panels = {}
     for title, tags in _PANELS.items():
       curves = {
@@ -440,7 +420,6 @@ class Attention(delg.Observer):
   _file = None
 
   def start(self, learner):
-    """Take the photos, and draw the attention before the first step."""
     self._learner, self._drawn = learner, None
     self._file = loop.BoardFile(learner.train_logs)
     self._photos = _first_photos(learner.source)
@@ -448,13 +427,11 @@ class Attention(delg.Observer):
       self._draw(0, ATTENTION_BEFORE)
 
   def on_save(self, step, path):
-    """Draw."""
     self._draw(step, ATTENTION)
 
   on_measure = on_save
 
   def close(self):
-    """Close the file of TensorBoard."""
     if self._file is not None:
       self._file.close()
 
@@ -534,9 +511,6 @@ def overfit(
       are made, and the learning rate falls over these.
     source: The first batch is taken.
     observers: Watch the training.
-
-  Raises:
-    InputError: As `delg.fit` does, for example where a loss is not finite.
   """
   losses = _Losses(settings.learning.attention_loss_weight > 0)
   steps = min(settings.learning.max_iters, STEPS)

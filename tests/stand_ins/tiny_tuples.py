@@ -132,4 +132,4 @@ if __name__ == "__main__":  # So that a test can kill it.
 
   root, changes = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
   report = pairs.fit(options(root, **changes), TinyNet)
-  print(json.dumps(report.history))
+  print(json.dumps(report.place.history))

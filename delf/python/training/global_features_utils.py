@@ -46,16 +46,13 @@ def compute_metrics_and_print(
   Args:
     dataset_name: "roxford5k" or "rparis6k".
     sorted_index_ids: [Q, N] int, ids of index images, best first.
-    ground_truth: list of Q dicts, as `dataset.ReadDatasetFile` gives them.
+    ground_truth: Q dicts, as of `dataset.ReadDatasetFile`.
     desired_pr_ranks: Numbers of results to measure precision at; None is 1, 5
       and 10.
     log: Whether they are logged too.
 
   Returns:
-    (easy, medium, hard), each what `dataset.ComputeMetrics` returns, in [0, 1].
-
-  Raises:
-    InputError: If the data set is another one, or rankings do not fit it.
+    `dataset.ComputeMetrics` of easy, medium and hard.
   """
   if dataset_name not in dataset.DATASET_NAMES:
     raise errors.InputError(
@@ -68,20 +65,16 @@ def compute_metrics_and_print(
     for protocol in protocols
   )
   for title, place in (("mAP", 0), (f"mP@k{ranks}", 1)):
-    words = ", ".join(
-      f"{name}: {np.around(100 * found[place], 2)}"
-      for name, found in zip(("E", "M", "H"), metrics, strict=True)
+    values = ", ".join(
+      f"{name}: {np.around(100 * each[place], 2)}"
+      for name, each in zip(("E", "M", "H"), metrics, strict=True)
     )
-    debug_and_log(f">> {dataset_name}: {title} {words}", log=log)
+    debug_and_log(f">> {dataset_name}: {title} {values}", log=log)
   return metrics
 
 
 def htime(time_difference):
-  """Returns a time as words, such as "1d 1h 1m 1s".
-
-  Args:
-    time_difference: Seconds.
-  """
+  """Returns a number of seconds as text, such as "1d 1h 1m 1s"."""
   seconds = round(time_difference)
   parts = []
   for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
@@ -137,34 +130,16 @@ def create_model_directory(  # noqa: PLR0913
   image_size,
   directory,
 ):
-  """Makes the folder of a training, whose name says how it is trained.
+  """Makes the folder of a training in `directory`, and returns its path.
 
-  Args:
-    training_dataset: Name of the data set.
-    arch: Architecture.
-    pool: Pooling.
-    whitening: Whether a whitening layer is learned.
-    pretrained: Whether it starts with weights of ImageNet.
-    loss: Loss.
-    loss_margin: Its margin.
-    optimizer: Optimizer.
-    lr: Learning rate.
-    weight_decay: Weight decay.
-    neg_num: Number of negatives of a query.
-    query_size: Queries of an epoch.
-    pool_size: Images that negatives are looked for in.
-    batch_size: Queries of a batch.
-    update_every: Batches of an update.
-    image_size: Largest side of an image, pixels.
-    directory: Folder that it is made in.
-
-  Returns:
-    str, its path.
+  Its name tells how the network is trained: `neg_num` negatives of a query,
+  `query_size` queries of an epoch, `pool_size` images that negatives are looked
+  for in, `batch_size` queries of a batch, `update_every` batches of an update.
   """
-  words = [training_dataset, arch, pool]
-  words += ["whiten"] if whitening else []
-  words += [] if pretrained else ["notpretrained"]
-  words += [
+  parts = [training_dataset, arch, pool]
+  parts += ["whiten"] if whitening else []
+  parts += [] if pretrained else ["notpretrained"]
+  parts += [
     loss,
     f"m{loss_margin:.2f}",
     optimizer,
@@ -177,6 +152,6 @@ def create_model_directory(  # noqa: PLR0913
     f"uevery{update_every}",
     f"imsize{image_size}",
   ]
-  path = os.path.join(directory, "_".join(words))
+  path = os.path.join(directory, "_".join(parts))
   os.makedirs(path, exist_ok=True)
   return path

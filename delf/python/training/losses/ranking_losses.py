@@ -17,12 +17,7 @@ class ContrastiveLoss(keras.losses.Loss):
   """Contrastive loss, called with queries, positives and negatives."""
 
   def __init__(self, margin=0.7, reduction="none"):
-    """Creates the loss.
-
-    Args:
-      margin: Distance over which a negative counts no more.
-      reduction: As in keras.losses.Loss; the loss is one number anyway.
-    """
+    """Creates the loss; it is one number whatever the reduction."""
     super().__init__(name="contrastive_loss", reduction=reduction)
     self.margin = margin
 
@@ -39,13 +34,7 @@ class TripletLoss(keras.losses.Loss):
   """Triplet loss, called with queries, positives and negatives."""
 
   def __init__(self, margin=0.1, reduction="none"):
-    """Creates the loss.
-
-    Args:
-      margin: How much further than the positive a negative should be, in
-        squared distance.
-      reduction: As in keras.losses.Loss; the loss is one number anyway.
-    """
+    """Creates the loss; it is one number whatever the reduction."""
     super().__init__(name="triplet_loss", reduction=reduction)
     self.margin = margin
 
@@ -59,7 +48,10 @@ class TripletLoss(keras.losses.Loss):
 
 
 def contrastive_loss(queries, positives, negatives, margin=0.7, eps=1e-6):
-  """Returns half the squared distances, and half the squared lacks of them.
+  """Returns the contrastive loss.
+
+  Over all queries, it is the sum of d(query, positive)^2 / 2 and, over their
+  negatives, max(margin - d(query, negative), 0)^2 / 2.
 
   Args:
     queries: Float [B, D].
@@ -68,10 +60,6 @@ def contrastive_loss(queries, positives, negatives, margin=0.7, eps=1e-6):
     margin: Distance over which a negative counts no more.
     eps: Added to differences, so that the distance of equal descriptors has a
       gradient.
-
-  Returns:
-    Float []: over all queries, the sum of d(query, positive)^2 / 2 and, over
-    their negatives, max(margin - d(query, negative), 0)^2 / 2.
   """
   to_positives = ops.sum(ops.square(queries - positives + eps), axis=-1)
   differences = queries[:, None, :] - negatives + eps
@@ -81,17 +69,11 @@ def contrastive_loss(queries, positives, negatives, margin=0.7, eps=1e-6):
 
 
 def triplet_loss(queries, positives, negatives, margin=0.1):
-  """Returns by how much negatives are not further than positives.
+  """Returns the triplet loss of queries, as `contrastive_loss` takes them.
 
-  Args:
-    queries: Float [B, D].
-    positives: Float [B, D], one of each query.
-    negatives: Float [B, K, D]; K may be 0.
-    margin: How much further a negative should be, in squared distance.
-
-  Returns:
-    Float []: over all queries and their negatives, the sum of
-    max(d(query, positive)^2 - d(query, negative)^2 + margin, 0).
+  Over all queries and their negatives, it is the sum of
+  max(d(query, positive)^2 - d(query, negative)^2 + margin, 0): `margin` is how
+  much further a negative should be, in squared distance.
   """
   to_positives = ops.sum(ops.square(queries - positives), axis=-1)
   differences = queries[:, None, :] - negatives
