@@ -77,16 +77,17 @@ def main():
   finally:
     if board is not None:
       board.terminate()
+  place = report.place
   if report.signal is not None:
     scripts.print_problem(
-      f"{sys.argv[0]}: stopped in epoch {report.place.epoch + 1}; --resume goes on"
+      f"{sys.argv[0]}: stopped in epoch {place.epoch + 1}; --resume goes on"
     )
     return _SIGNALLED + report.signal
   print(  # noqa: T201
-    f"wrote {report.folder}: best of {report.place.epoch} epochs is"
-    f" {report.place.best_epoch}, score {report.place.best_score:.4f}"
+    f"wrote {report.folder}: best of {place.epoch} epochs is"
+    f" {place.best_epoch}, score {place.best_score:.4f}"
   )
-  return 1 if report.place.left_out else 0
+  return 1 if place.left_out else 0
 
 
 if __name__ == "__main__":
