@@ -23,102 +23,77 @@ fail are named, the others are indexed, and the exit status is then 1.
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
+  add = parser.add_argument
+  add(
     "sources",
     nargs="*",
     metavar="PHOTOS|FEATURES",
     help="folder, quoted pattern, list or image; or a folder of feature files",
   )
-  parser.add_argument(
-    "--out", required=True, metavar="INDEX", help="folder of the index"
+  add("--out", required=True, metavar="INDEX", help="folder of the index")
+  default = (
+    "that of --config, of the index that is there, else the embedded one"
   )
-  arguments.add_model(
-    parser,
-    "that of --config, of the index that is there, else the embedded one",
-  )
+  arguments.add_model(parser, default)
   arguments.add_config(parser)
-  parser.add_argument(
+  add(
     "--codebook",
     metavar="PREFIX",
     help="codebook (`delf fit codebook`): local features are indexed as "
     "visual words too",
   )
-  parser.add_argument(
-    "--aggregation",
-    metavar="FILE",
-    help=".pbtxt of aggregation; default: ASMK*, as the original's",
-  )
-  parser.add_argument(
-    "--whitening",
-    metavar="FILE",
-    help="whitening of global descriptors (`delf fit whitening`)",
-  )
-  parser.add_argument(
-    "--photos",
-    metavar="DIR",
-    help="with FEATURES: the photos that they are of, for pictures",
-  )
-  _add_regions(parser)
-  _add_changes(parser)
-  arguments.add_rotate(parser)
-  arguments.add_device(parser)
-  arguments.add_json(parser)
-
-
-def _add_regions(parser):
-  parser.add_argument(
+  help = ".pbtxt of aggregation; default: ASMK*, as the original's"
+  add("--aggregation", metavar="FILE", help=help)
+  help = "whitening of global descriptors (`delf fit whitening`)"
+  add("--whitening", metavar="FILE", help=help)
+  help = "with FEATURES: the photos that they are of, for pictures"
+  add("--photos", metavar="DIR", help=help)
+  add(
     "--regions",
     action="store_true",
     help="index the boxes that a detector finds in each photo, beside the "
     "whole; an image is as similar as its best region",
   )
-  parser.add_argument(
+  add(
     "--detector",
     metavar="NAME|PATH",
     default="delf-boxes",
     help="with --regions: detector (default: delf-boxes)",
   )
-  parser.add_argument(
+  add(
     "--detector-threshold",
     type=float,
     default=0.1,
     metavar="X",
     help="with --regions: least score of a box (default: 0.1)",
   )
-  parser.add_argument(
+  add(
     "--max-regions",
     type=arguments.positive_whole,
     default=5,
     metavar="N",
     help="with --regions: most boxes of a photo, the best (default: 5)",
   )
-
-
-def _add_changes(parser):
   arguments.add_max_size(parser)
-  parser.add_argument(
+  add(
     "--remove",
     nargs="+",
     default=[],
     metavar="NAME",
     help="take images out of the index, until their photos are indexed again",
   )
-  parser.add_argument(
-    "--merge", metavar="INDEX", help="take in all images of another index"
-  )
-  parser.add_argument(
-    "--workers",
-    type=arguments.whole,
-    default=1,
-    metavar="N",
-    help="threads that decode (default: 1)",
-  )
+  add("--merge", metavar="INDEX", help="take in all images of another index")
+  help = "threads that decode (default: 1)"
+  add("--workers", type=arguments.whole, default=1, metavar="N", help=help)
+  arguments.add_rotate(parser)
+  arguments.add_device(parser)
+  arguments.add_json(parser)
 
 
 def run(args):
-  """Indexes, prints a summary; returns the exit status."""
+  """Index and print a summary; return the exit status."""
   from delf.base import errors
   from delf.search import building
 

@@ -23,80 +23,48 @@ _FEATURES = (".delf", ".delg_local")
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  parser.add_argument("first", metavar="A", help="image, or its .delf file")
-  parser.add_argument("second", metavar="B", help="image, or its .delf file")
+  add = parser.add_argument
+  add("first", metavar="A", help="image, or its .delf file")
+  add("second", metavar="B", help="image, or its .delf file")
   arguments.add_model(parser)
   arguments.add_config(parser)
   arguments.add_max_size(parser)
   arguments.add_rotate(parser)
   arguments.add_device(parser)
-  _add_matching_arguments(parser)
-  _add_output_arguments(parser)
-
-
-def _add_matching_arguments(parser):
-  parser.add_argument(
+  add(
     "--estimator",
     choices=("affine", "homography", "fundamental"),
     default="affine",
     help="kind of map that matches agree with (default: affine)",
   )
-  parser.add_argument(
-    "--ratio",
-    type=arguments.positive,
-    metavar="R",
-    help="keep matches nearer than R times the second nearest",
-  )
-  parser.add_argument(
-    "--distance",
-    type=arguments.positive,
-    metavar="D",
-    help="keep matches of descriptors nearer than D",
-  )
-  parser.add_argument(
-    "--one-way",
-    action="store_true",
-    help="do not ask that matches be nearest both ways",
-  )
-  parser.add_argument(
+  help = "keep matches nearer than R times the second nearest"
+  add("--ratio", type=arguments.positive, metavar="R", help=help)
+  help = "keep matches of descriptors nearer than D"
+  add("--distance", type=arguments.positive, metavar="D", help=help)
+  help = "do not ask that matches be nearest both ways"
+  add("--one-way", action="store_true", help=help)
+  add(
     "--threshold",
     type=arguments.positive,
     metavar="PX",
     help="most pixels that an inlier is off (default: 20 for affine, 10 for "
     "homography, 3 for fundamental)",
   )
-  parser.add_argument(
-    "--min-inliers",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="inliers that make a match (default: more than chance explains)",
-  )
+  help = "inliers that make a match (default: more than chance explains)"
+  add("--min-inliers", type=arguments.positive_whole, metavar="N", help=help)
   arguments.add_seed(parser)
-
-
-def _add_output_arguments(parser):
-  parser.add_argument(
-    "--out",
-    default="matches.png",
-    metavar="FILE",
-    help="picture: .png, .jpg, .pdf, ... (default: matches.png)",
-  )
-  parser.add_argument(
-    "--no-picture", action="store_true", help="write no picture"
-  )
-  parser.add_argument(
-    "--images",
-    nargs=2,
-    metavar=("A", "B"),
-    help="images of two .delf files, for the picture",
-  )
+  help = "picture: .png, .jpg, .pdf, ... (default: matches.png)"
+  add("--out", default="matches.png", metavar="FILE", help=help)
+  add("--no-picture", action="store_true", help="write no picture")
+  help = "images of two .delf files, for the picture"
+  add("--images", nargs=2, metavar=("A", "B"), help=help)
   arguments.add_json(parser)
 
 
 def run(args):
-  """Matches and prints; returns the exit status."""
+  """Match and print; return the exit status."""
   result = _match(args)
   if args.json:
     output.print_json(_as_dict(args, result))
@@ -115,51 +83,42 @@ def run(args):
 
 
 def _match(args):
-  """Returns the pipelines.match.MatchResult that the arguments ask for."""
   from delf.base import errors
   from delf.matching import matcher, pairs
 
-  output = None if args.no_picture else args.out
-  options = matcher.MatchOptions(
-    max_distance=args.distance,
-    ratio=args.ratio,
-    mutual=not args.one_way,
-    estimator=args.estimator,
-    residual_threshold=args.threshold,
-    seed=args.seed,
-    min_inliers=args.min_inliers,
-  )
-  are_features = [
-    path.lower().endswith(_FEATURES) for path in (args.first, args.second)
-  ]
+  how = {
+    "output": None if args.no_picture else args.out,
+    "options": matcher.MatchOptions(
+      max_distance=args.distance,
+      ratio=args.ratio,
+      mutual=not args.one_way,
+      estimator=args.estimator,
+      residual_threshold=args.threshold,
+      seed=args.seed,
+      min_inliers=args.min_inliers,
+    ),
+    "apply_rotation": args.rotate,
+  }
+  paths = args.first, args.second
+  are_features = [path.lower().endswith(_FEATURES) for path in paths]
   if all(are_features):
     _refuse_unused(args)
-    return pairs.match_feature_files(
-      args.first,
-      args.second,
-      args.images,
-      output=output,
-      options=options,
-      apply_rotation=args.rotate,
-    )
+    return pairs.match_feature_files(*paths, args.images, **how)
   if any(are_features) or args.images:
     raise errors.InputError(
       "two images, or two .delf files (--images goes with these)",
-      f"{args.first} and {args.second}",
+      " and ".join(paths),
     )
-  return pairs.match_images(
-    args.first,
-    args.second,
-    _config(args),
-    output=output,
-    options=options,
-    device=args.device,
-    apply_rotation=args.rotate,
-  )
+  from delf.inference import zoo
+
+  config = zoo.choose(args.model, args.config)
+  if args.max_size:
+    config.max_image_size = args.max_size
+  return pairs.match_images(*paths, config, device=args.device, **how)
 
 
 def _refuse_unused(args):
-  """Refuses options that say nothing about two files of features."""
+  """Refuse options that say nothing about two files of features."""
   from delf.base import errors
 
   unused = [
@@ -176,17 +135,8 @@ def _refuse_unused(args):
     raise errors.InputError(expected, ", ".join(unused))
 
 
-def _config(args):
-  from delf.inference import zoo
-
-  config = zoo.choose(args.model, args.config)
-  if args.max_size:
-    config.max_image_size = args.max_size
-  return config
-
-
 def _as_dict(args, result):
-  """Returns what is printed as JSON."""
+  """What is printed as JSON."""
   match = result.match
   return {
     "images": [args.first, args.second],

@@ -26,19 +26,18 @@ does not do it twice.
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
-    "index", metavar="INDEX", help="folder that `delf index` has made"
-  )
-  parser.add_argument(
+  add = parser.add_argument
+  add("index", metavar="INDEX", help="folder that `delf index` has made")
+  add(
     "queries",
     nargs="+",
     metavar="PHOTO",
     help="image, folder, quoted pattern or list; or one folder of feature "
     "files",
   )
-  parser.add_argument(
+  add(
     "--top",
     type=arguments.positive_whole,
     default=20,
@@ -46,71 +45,61 @@ def add_arguments(parser):
     help="results per query (default: 20)",
   )
   add_method_arguments(parser)
-  parser.add_argument(
+  add(
     "--box",
     type=arguments.box,
     metavar="X1,Y1,X2,Y2",
     help="ask with this part of the only photo, in pixels",
   )
-  parser.add_argument(
+  add(
     "--html", metavar="FILE", help="write a page with the results, to look at"
   )
   add_work_arguments(parser)
 
 
 def add_method_arguments(parser):
-  """Adds how to search, as `delf eval` has it too."""
-  parser.add_argument(
+  """Add how to search, as `delf eval` has it too."""
+  add = parser.add_argument
+  add(
     "--method",
     choices=["global", "words", "fusion"],
     help="what is compared (default: global, or words where there is no "
     "global descriptor)",
   )
-  parser.add_argument(
-    "--rerank",
-    action="store_true",
-    help="match the first images point by point",
-  )
-  parser.add_argument(
+  help = "match the first images point by point"
+  add("--rerank", action="store_true", help=help)
+  add(
     "--rerank-top",
     type=arguments.positive_whole,
     default=100,
     metavar="N",
     help="how many are matched (default: 100)",
   )
-  parser.add_argument(
+  add(
     "--expand",
     type=arguments.whole,
     default=0,
     metavar="N",
     help="average each query with its first N images (alpha query expansion)",
   )
-  parser.add_argument(
-    "--refine",
-    choices=REFINEMENTS,
-    help="re-rank by the global descriptors of the first images",
-  )
-  parser.add_argument(
-    "--no-regions",
-    action="store_true",
-    help="compare whole images alone, of an index that has regions",
-  )
+  help = "re-rank by the global descriptors of the first images"
+  add("--refine", choices=REFINEMENTS, help=help)
+  help = "compare whole images alone, of an index that has regions"
+  add("--no-regions", action="store_true", help=help)
 
 
 def add_work_arguments(parser):
-  """Adds how the work is done."""
+  """Add how the work is done."""
+  help = "processes that match (default: one per core)"
   parser.add_argument(
-    "--workers",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="processes that match (default: one per core)",
+    "--workers", type=arguments.positive_whole, metavar="N", help=help
   )
   arguments.add_device(parser)
   arguments.add_json(parser)
 
 
 def search_options(args):
-  """Returns search.SearchOptions of the arguments."""
+  """Return searching.SearchOptions of the arguments."""
   from delf.search import searching
 
   return searching.SearchOptions(
@@ -124,11 +113,12 @@ def search_options(args):
 
 
 def run(args):
-  """Searches, prints the results; returns the exit status."""
+  """Search and print the results; return the exit status."""
+  from delf.pictures import results_page
   from delf.search import collection, searching
 
   if args.html:
-    searching.check_path(args.html)
+    results_page.check_path(args.html)
   found = collection.open_folder(args.index)
   searcher = searching.Searcher(found, search_options(args))
   asked, failed = _queries(found, args)
@@ -147,7 +137,7 @@ def run(args):
 
 
 def _queries(found, args):
-  """Returns the queries, and those photos of which there are no features."""
+  """The queries, and those photos of which there are no features."""
   from delf.extraction import feature_files
   from delf.search import queries
 
@@ -171,6 +161,6 @@ def _print(result):
 
 
 def say_problems(report):
-  """Says which photos a page lacks."""
+  """Say which photos a page lacks."""
   for problem in report.problems:
     output.warning(problem)

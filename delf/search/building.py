@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from absl import logging
 
+from delf.aggregation import visual_words
 from delf.base import errors, files, progress
 from delf.extraction import engine, extract, feature_files, jobs, regions
 from delf.formats import configs
@@ -125,7 +126,7 @@ def build_photos(
     has_regions = collection.agree_on_regions(
       wanted, options.regions, options.device
     )
-    _open_or_make(wanted, config, options)
+    collection.open_or_make(wanted, config, options)
     names = _add_photos(wanted, names, images)
     extraction = _extract(
       wanted, images, names, config, has_regions, options, say
@@ -191,16 +192,10 @@ def _build_of_features(source, names, extensions, folder, options, say):
     photos = dict(zip(photo_names, images, strict=True))
   known = [name for name in names if name in photos]
   with collection.changing(folder):
-    _open_or_make(wanted, config, options)
+    collection.open_or_make(wanted, config, options)
     if known:
       _add_photos(wanted, known, [photos[name] for name in known])
     return add_features(wanted, names, say)
-
-
-def _open_or_make(wanted, config, options):
-  collection.open_or_make(
-    wanted, config, options.aggregation, options.codebook, options.whitening
-  )
 
 
 def _delf_config(folder, options):
@@ -417,22 +412,16 @@ def _check_settings(opened, other):
   same = made_with(opened) == made_with(other)
   whitenings = [c.whitening() or (None, None) for c in (opened, other)]
   same = same and all(map(np.array_equal, *whitenings))
-  if not same or (opened.has_codebook and not _same_words(opened, other)):
+  if same and opened.has_codebook:
+    config = other.aggregation_config()
+    codebook = visual_words.read_codebook(config.codebook_path)
+    same = opened.has_words(config, codebook)
+  if not same:
     raise errors.InputError(
       "an index made with the same model, settings and codebook",
       "another",
       other.folder,
     )
-
-
-def _same_words(opened, other):
-  from delf.aggregation import visual_words
-
-  both = [c.aggregation_config() for c in (opened, other)]
-  codebooks = [visual_words.read_codebook(c.codebook_path) for c in both]
-  for config in both:
-    config.codebook_path = ""
-  return both[0] == both[1] and np.array_equal(*codebooks)
 
 
 def _check_names(part, theirs):

@@ -290,11 +290,11 @@ def test_queries_of_an_index_that_cannot_be_written(
     folder = found.make_queries()
     assert folder == found.make_queries()
     (folder / "a.delf").write_bytes(b"")
-  assert not found.queries.exists()
+  assert not (found.folder / "queries").exists()
   del found
   assert not folder.exists()
   found = collection.open_folder(tmp_path / "index")
-  assert found.make_queries() == found.queries
+  assert found.make_queries() == found.folder / "queries"
 
 
 def _no_photos(tmp_path, *photos):

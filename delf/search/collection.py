@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from google.protobuf import text_format
@@ -93,11 +94,6 @@ class Collection:
     """Folder of feature files."""
     return self.folder / self.settings.features
 
-  @property
-  def queries(self) -> pathlib.Path:
-    """Folder where features of queries are kept."""
-    return self.folder / QUERIES
-
   def make_queries(self) -> pathlib.Path:
     """Make and return the folder for features of queries.
 
@@ -109,8 +105,9 @@ class Collection:
         self._temporary = tempfile.mkdtemp(prefix="delf_queries_")
         weakref.finalize(self, shutil.rmtree, self._temporary, True)
       return pathlib.Path(self._temporary)
-    self.queries.mkdir(exist_ok=True)
-    return self.queries
+    path = self.folder / QUERIES
+    path.mkdir(exist_ok=True)
+    return path
 
   def writable_folder(self) -> pathlib.Path | None:
     """Return the folder, or None where nothing can be written in it."""
@@ -140,6 +137,17 @@ class Collection:
     config = configs.read_aggregation_config(self.folder / AGGREGATION)
     config.codebook_path = os.fspath(self.folder / config.codebook_path)
     return config
+
+  def has_words(
+    self, config: aggregation_config_pb2.AggregationConfig, codebook: np.ndarray
+  ) -> bool:
+    """Return whether the aggregation and its codebook are these."""
+    own = self.aggregation_config()
+    same = np.array_equal(
+      visual_words.read_codebook(own.codebook_path), codebook
+    )
+    own.codebook_path = config.codebook_path
+    return same and own == config
 
   def regions(self) -> RegionSettings | None:
     """Return which regions images have; None if they are indexed whole."""
@@ -243,22 +251,14 @@ def open_folder(folder: str | os.PathLike) -> Collection:
 
 
 def open_or_make(
-  wanted: Collection,
-  config: delf_config_pb2.DelfConfig | None,
-  aggregation: str | None = None,
-  codebook: str | None = None,
-  whitening: str | None = None,
-) -> Collection:
+  wanted: Collection, config: delf_config_pb2.DelfConfig | None, options: Any
+) -> None:
   """Make a collection, or check that an existing one was made alike.
 
   Args:
     wanted: The collection as it is to be.
     config: Configuration of extraction, or None where it is not known.
-    aggregation: Path of a `.pbtxt` of aggregation, or None: ASMK* as the
-      original's.
-    codebook: Prefix of a checkpoint, or None for that of the `.pbtxt`; without
-      both there are no visual words.
-    whitening: Path of a whitening of global descriptors, or None.
+    options: building.BuildOptions: aggregation, codebook and whitening.
 
   Raises:
     InputError: If the existing one was made with something else, or the wanted
@@ -276,10 +276,10 @@ def open_or_make(
           f"{value!r}",
           folder,
         )
-  if aggregation or codebook:
-    _add_codebook(wanted, _aggregation(aggregation, codebook))
-  if whitening:
-    _add_whitening(wanted, whitening, new)
+  if options.aggregation or options.codebook:
+    _add_codebook(wanted, _aggregation(options.aggregation, options.codebook))
+  if options.whitening:
+    _add_whitening(wanted, options.whitening, new)
   if not (settings.has_global or wanted.has_codebook):
     raise errors.InputError(
       "global descriptors, or --codebook to search by local features",
@@ -290,7 +290,6 @@ def open_or_make(
     wanted.write(config)
   elif config is not None:
     _check_config(wanted, config)
-  return wanted
 
 
 def _check_config(wanted, config):
@@ -344,12 +343,7 @@ def _add_codebook(wanted, config):
     text = text_format.MessageToString(own)
     files.write_bytes(wanted.folder / AGGREGATION, text.encode())
     return
-  known = wanted.aggregation_config()
-  same = np.array_equal(
-    visual_words.read_codebook(known.codebook_path), codebook
-  )
-  known.codebook_path = config.codebook_path
-  if known != config or not same:
+  if not wanted.has_words(config, codebook):
     raise errors.InputError(
       "the codebook and aggregation that the index was made with",
       "another",

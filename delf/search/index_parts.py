@@ -39,7 +39,8 @@ class Part:
     self.path = collection.folder / f"{self.name}.index"
     self._features = os.fspath(collection.features)
     self._stamps_path = collection.folder / f"{self.name}.files.json"
-    self.index = self._load() if self.path.exists() else self._make()
+    existing = self.path.exists()
+    self.index = self._kind.load(self.path) if existing else self._make()
 
   @functools.cached_property
   def _stamps(self):
@@ -115,6 +116,7 @@ class GlobalPart(Part):
 
   name = GLOBAL
   extension = files.DELG_GLOBAL
+  _kind = dense.DenseIndex
 
   def __init__(self, collection: collections.Collection):
     """Open the index, or make an empty one."""
@@ -136,14 +138,12 @@ class GlobalPart(Part):
   def _make(self):
     return dense.DenseIndex()
 
-  def _load(self):
-    return dense.DenseIndex.load(self.path)
-
 
 class WordsPart(Part):
   """The inverted index of aggregated local features (ASMK, ASMK*)."""
 
   name = WORDS
+  _kind = inverted.InvertedIndex
 
   def __init__(self, collection: collections.Collection):
     """Open the index, or make an empty one."""
@@ -181,9 +181,6 @@ class WordsPart(Part):
     options = inverted.AsmkOptions.from_config(self._config)
     metadata = {_CODEBOOK: visual_words.fingerprint(self._read_codebook())}
     return inverted.InvertedIndex(options, metadata)
-
-  def _load(self):
-    return inverted.InvertedIndex.load(self.path)
 
 
 def kinds(collection: collections.Collection) -> dict[str, type[Part]]:

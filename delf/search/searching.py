@@ -72,23 +72,19 @@ class SearchResult:
   def hits(self) -> Iterator[tuple[queries.Query, list[Hit]]]:
     """Yield each query with its hits, best first."""
     for row, query in enumerate(self.queries):
-      yield query, self.hits_of(row)
-
-  def hits_of(self, row: int) -> list[Hit]:
-    """Return the hits of a query, best first."""
-    ids, scores = self.ranking.ids[row], self.ranking.scores[row]
-    hits = []
-    for column in np.flatnonzero(ids >= 0):
-      inliers = -1 if self.inliers is None else int(self.inliers[row, column])
-      hits.append(
-        Hit(
-          self.names[ids[column]],
-          float(scores[column]),
-          None if inliers < 0 else inliers,
-          None if self.boxes is None else self.boxes[row][column],
+      hits = []
+      for column in np.flatnonzero(self.ranking.ids[row] >= 0):
+        place = row, column
+        inliers = -1 if self.inliers is None else int(self.inliers[place])
+        hits.append(
+          Hit(
+            self.names[self.ranking.ids[place]],
+            float(self.ranking.scores[place]),
+            None if inliers < 0 else inliers,
+            None if self.boxes is None else self.boxes[row][column],
+          )
         )
-      )
-    return hits
+      yield query, hits
 
   def document(self) -> dict:
     """Return the results for JSON."""
@@ -159,15 +155,17 @@ class Searcher:
     self._parts = {name: kinds[name](opened) for name in METHODS[self.method]}
     first, *_ = self._parts.values()
     self._entries = self.names = list(first.index.names)
-    self._regions = None
+    self._image = None  # Of each entry, where these are regions.
     if opened.regions() is not None:
-      self._regions = _Regions(self._entries, self.options.only_whole)
-      self.names = self._regions.images
+      images = [collection.image_of(entry) for entry in self._entries]
+      places = {name: i for i, name in enumerate(dict.fromkeys(images))}
+      self._image = np.array([places[name] for name in images], np.int64)
+      self.names = list(places)
 
   @property
   def has_regions(self) -> bool:
     """Whether the collection is indexed by region."""
-    return self._regions is not None
+    return self._image is not None
 
   def read(
     self, asked: Iterable[queries.Query]
@@ -191,17 +189,26 @@ class Searcher:
   def rank(self, entries: list[dict], k: int | None = None) -> ranking.Ranking:
     """Rank the first k images, or all, for entries of `read`; match none."""
     k = max(len(self.names), 1) if k is None else k
-    depth = self._regions.depth(k) if self._regions else k
-    step = max(1, _SCORES // max(1, len(self._entries)))
+    depth, kept, number = k, None, len(self._entries)
+    if self.has_regions and self.options.only_whole:
+      kept = np.array([collection.is_whole(e) for e in self._entries], bool)
+      depth = max(1, number)
+    elif self.has_regions:
+      # So many regions are of the best k images, whichever these are.
+      most = int(np.bincount(self._image).max(initial=1))
+      depth = max(1, min(k * most, number))
+    step = max(1, _SCORES // max(1, number))
     blocks = [
       self._rank(entries[start : start + step], depth)
       for start in range(0, len(entries), step)
-    ] or [ranking.top_k(np.zeros([0, len(self._entries)]), depth)]
+    ] or [ranking.top_k(np.zeros([0, number]), depth)]
     found = ranking.Ranking(
       np.concatenate([block.ids[:, :depth] for block in blocks]),
       np.concatenate([block.scores[:, :depth] for block in blocks]),
     )
-    return self._regions.rank(found, k) if self._regions else found
+    if self.has_regions:
+      return ranking.by_best(found, self._image, k, kept)
+    return found
 
   def _rank(self, entries, k):
     """Ranks for some of the queries; the Ranking may have more than k."""
@@ -295,7 +302,7 @@ class Searcher:
     Returns:
       Q lists of n; None of a collection without regions.
     """
-    if not self._regions:
+    if not self.has_regions:
       return None
     from delf.extraction import output_folder
 
@@ -350,39 +357,6 @@ def _method(options, kinds, folder):
       "--method global or fusion with --expand or --refine", method
     )
   return method
-
-
-class _Regions:
-  """Which entries of an index are regions of which image."""
-
-  def __init__(self, entries, only_whole):
-    self.images, group = [], []
-    place = {}
-    for entry in entries:
-      name = collection.image_of(entry)
-      group.append(place.setdefault(name, len(place)))
-    self.images = list(place)
-    self._group = np.array(group, np.int64)
-    self._kept = None
-    if only_whole:
-      self._kept = np.array(list(map(collection.is_whole, entries)), bool)
-
-  def depth(self, k):
-    """Returns how many entries must be ranked for the best k images."""
-    if self._kept is not None or not len(self._group):
-      return max(1, len(self._group))
-    return min(k * int(np.bincount(self._group).max()), len(self._group))
-
-  def rank(self, found, k):
-    """Returns the GroupRanking of images, of a Ranking of entries."""
-    return ranking.by_best(found, self._group, k, self._kept)
-
-
-def check_path(path: str | os.PathLike) -> None:
-  """Raise InputError, before any work, if a page cannot have that name."""
-  from delf.pictures import results_page
-
-  results_page.check_path(path)
 
 
 def write_page(

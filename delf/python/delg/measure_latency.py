@@ -1,7 +1,6 @@
 """Script that measures how long the extraction of an image takes."""
 
 import statistics
-import sys
 
 from absl import flags
 
@@ -51,7 +50,7 @@ def main():
     FLAGS.binary_local_features,
   )
   for failure in measured.failed:
-    print(failure, file=sys.stderr)  # noqa: T201
+    scripts.print_problem(failure)
   if measured.seconds:
     _print(measured)
   return 1 if measured.failed else 0

@@ -13,26 +13,15 @@ def ExtractAggregatedRepresentationsToFiles(
   mapping_path,
   output_aggregation_dir,
 ):
-  """Aggregates the features of images, and writes a file for each.
-
-  Images that have one already are skipped; images whose features cannot be read
-  are reported.
+  """Aggregate the features of images; see `aggregate_files`.
 
   Args:
-    image_names: list of str, names of images without extension, in the order of
-      the data set.
+    image_names: Names without extension, in the order of the data set.
     features_dir: Folder with their `.delf` files.
-    aggregation_config_path: Path of an AggregationConfig in text format.
-    mapping_path: Path of the CSV file that says which feature files hold the
-      regions of each image, or "": `<image>.delf` of each.
+    aggregation_config_path: AggregationConfig in text format.
+    mapping_path: CSV file of the feature files of each image's regions, or "":
+      `<image>.delf` of each.
     output_aggregation_dir: Folder for `<image>.rasmk_star` and the like.
-
-  Returns:
-    pipelines.aggregate.AggregateReport.
-
-  Raises:
-    FileNotFoundError: If something that is named is missing.
-    InputError: As `pipelines.aggregate.aggregate_to_files`.
   """
   report = aggregate_files.aggregate_to_files(
     image_names,

@@ -17,31 +17,19 @@ def ExtractBoxesAndFeaturesToFiles(  # noqa: PLR0913 (the contract's signature)
   output_boxes_dir,
   output_mapping,
 ):
-  """Finds boxes in images, and extracts features of the images and the boxes.
-
-  Written are `<image>.boxes` with all boxes; `<image>_0.delf` of the whole
-  image and `<image>_1.delf` and so on of the boxes at or over the threshold, in
-  pixels of the crop; and a CSV file that lists these. What is there already is
-  left; images that fail are reported.
+  """Find boxes in images and extract features; see `regions.extract_regions`.
 
   Args:
-    image_names: list of N str, names of images without extension, in the order
-      of the data set.
-    image_paths: list of N str, paths of their files.
-    delf_config_path: Path of a DelfConfig in text format. Local features are
-      extracted, whatever else it asks for.
+    image_names: Names without extension, in the order of the data set.
+    image_paths: Paths of the same images.
+    delf_config_path: DelfConfig in text format. Local features are extracted,
+      whatever else it asks for.
     detector_model_dir: Folder or name of a detector.
     detector_thresh: Least score of a box whose features are extracted.
-    output_features_dir: Folder for the features.
-    output_boxes_dir: Folder for the boxes.
-    output_mapping: Path of the CSV file.
-
-  Returns:
-    pipelines.region_report.RegionReport.
-
-  Raises:
-    FileNotFoundError: If something that is named is missing.
-    InputError: As `pipelines.extract_regions.extract_regions`.
+    output_features_dir: Folder for `<image>_0.delf` of the whole image,
+      `<image>_1.delf` and so on of the boxes, in pixels of the crop.
+    output_boxes_dir: Folder for `<image>.boxes`, with all boxes.
+    output_mapping: CSV file to be, of the feature files.
   """
   if len(image_names) != len(image_paths):
     raise errors.InputError(

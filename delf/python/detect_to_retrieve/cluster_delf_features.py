@@ -6,18 +6,16 @@ goes on where it was when it is repeated.
 """
 
 import os
-import sys
 
 from absl import flags
 
 from delf.aggregation import clustering
 from delf.base import files
 from delf.cli import scripts
+from delf.extraction import feature_files
 from delf.python.datasets.revisited_op import dataset
 
 FLAGS = flags.FLAGS
-
-_CODEBOOK = "codebook"
 
 
 def define_flags():
@@ -50,11 +48,13 @@ def define_flags():
 
 def main():
   """Clusters; returns the exit status."""
-  prefix = os.path.join(FLAGS.output_cluster_dir, _CODEBOOK)
+  prefix = os.path.join(FLAGS.output_cluster_dir, "codebook")
   clustering.refuse_finished(prefix)
   _, index_names, _ = dataset.ReadDatasetFile(FLAGS.dataset_file_path)
   report = clustering.cluster_files(
-    [_whole_image(FLAGS.features_dir, name) for name in index_names],
+    feature_files.whole_image_paths(
+      index_names, FLAGS.features_dir, files.DELF
+    ),
     prefix,
     num_clusters=FLAGS.num_clusters,
     num_iterations=FLAGS.num_iterations,
@@ -62,17 +62,9 @@ def main():
     seed=FLAGS.seed,
   )
   for failure in report.failed:
-    print(failure, file=sys.stderr)  # noqa: T201
+    scripts.print_problem(failure)
   print(f"{prefix}: {report.summary()}")  # noqa: T201
   return 1 if report.failed else 0
-
-
-def _whole_image(folder, name):
-  """Returns the path of an image's features, those of its boxes apart."""
-  path = os.path.join(folder, f"{name}{files.DELF}")
-  with_boxes = os.path.join(folder, f"{name}_0{files.DELF}")
-  use_other = not os.path.exists(path) and os.path.exists(with_boxes)
-  return with_boxes if use_other else path
 
 
 if __name__ == "__main__":

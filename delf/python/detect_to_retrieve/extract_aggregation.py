@@ -1,7 +1,5 @@
 """Script that aggregates the features of a data set's images."""
 
-import sys
-
 from absl import flags
 
 from delf.aggregation import aggregate_files
@@ -65,7 +63,7 @@ def main():
     raise
   finally:
     for failure in report.failed if report else ():
-      print(failure, file=sys.stderr)  # noqa: T201
+      scripts.print_problem(failure)
   return scripts.print_report(FLAGS.output_aggregation_dir, report)
 
 

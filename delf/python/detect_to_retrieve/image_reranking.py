@@ -27,39 +27,29 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
   index_im_scale_factors=None,
   use_ratio_test=False,
 ):
-  """Counts the local features of two images that agree with an affine map.
+  """Count the local features of two images that agree with an affine map.
 
   Each query feature's nearest index feature is a putative match; the map goes
   from the index image to the query image.
 
   Args:
-    query_locations: [N1, 2] float, (y, x) in pixels of the query image.
+    query_locations: [N1, 2] float, (y, x) pixels.
     query_descriptors: [N1, D] float.
-    index_image_locations: [N2, 2] float, (y, x) in pixels of the index image.
+    index_image_locations: [N2, 2] float, (y, x) pixels.
     index_image_descriptors: [N2, D] float.
-    ransac_seed: int, or None for a fixed seed: the same input always has the
-      same result.
-    descriptor_matching_threshold: Largest (exclusive) Euclidean distance of
-      descriptors; with `use_ratio_test`, largest (exclusive) share of the
-      distance to the second nearest.
-    ransac_residual_threshold: Largest residual of an inlier, in pixels of the
-      query image.
-    query_im_array: [H1, W1, 3] uint8, or None.
-    index_im_array: [H2, W2, 3] uint8, or None. Where both are given, a picture
-      of the inliers is made.
-    query_im_scale_factors: (y, x) factors from query locations to pixels of
-      `query_im_array`, or None for 1.
-    index_im_scale_factors: (y, x) factors from index locations to pixels of
-      `index_im_array`, or None for 1.
+    ransac_seed: None for a fixed seed: the same input has the same result.
+    descriptor_matching_threshold: Largest (exclusive) distance of descriptors;
+      with `use_ratio_test`, share of the distance to the second nearest.
+    ransac_residual_threshold: Pixels of the query image.
+    query_im_array: [H1, W1, 3] uint8. With both, a picture of inliers is made.
+    index_im_array: [H2, W2, 3] uint8.
+    query_im_scale_factors: (y, x) from locations to pixels of the array.
+    index_im_scale_factors: The same for the index image.
     use_ratio_test: Whether to compare with the second nearest descriptor.
 
   Returns:
     (number of inliers, JPEG bytes of the picture). The number is 0 with at most
     three putative matches. Bytes are empty without images or without inliers.
-
-  Raises:
-    InputError: If dimensions differ or values are not finite. It is a
-      ValueError.
   """
   is_drawn = query_im_array is not None and index_im_array is not None
   options = matcher.MatchOptions.one_way(
@@ -117,33 +107,28 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
   ransac_residual_threshold=10.0,
   use_ratio_test=False,
 ):
-  """Re-ranks the images of one query by their inliers.
+  """Re-rank the images of one query by their inliers.
 
   The first 100 of the ranking that are not junk are verified; all others, junk
   too, have 0 inliers. The order is by (inliers, initial score), descending.
   `delf.matching.verification` does the same for many queries, on all cores.
 
   Args:
-    input_ranks: Sequence of N int, ids of all index images, best first.
-    initial_scores: Sequence of N float, score of each index image by its id.
-    query_name: Name of the query image, without extension.
-    index_names: Sequence of N str, names of the index images by id.
+    input_ranks: N ids of all index images, best first.
+    initial_scores: N scores of index images, by id.
+    query_name: Without extension.
+    index_names: N names of index images, by id.
     query_features_dir: Folder of the query's local features.
     index_features_dir: Folder of the index images' local features.
     junk_ids: Ids of index images that are not verified.
-    local_feature_extension: Extension of the feature files.
-    ransac_seed: As in `MatchFeatures`, for each pair.
-    descriptor_matching_threshold: As in `MatchFeatures`.
-    ransac_residual_threshold: As in `MatchFeatures`.
-    use_ratio_test: As in `MatchFeatures`.
+    local_feature_extension: Of the feature files.
+    ransac_seed: For each pair; this and the others are those of MatchFeatures.
+    descriptor_matching_threshold: Of descriptors.
+    ransac_residual_threshold: Pixels.
+    use_ratio_test: Whether to compare with the second nearest descriptor.
 
   Returns:
-    list of N int, ids of the index images, best first.
-
-  Raises:
-    InputError: If numbers of elements differ, or a feature file cannot be used.
-      It is a ValueError.
-    FileNotFoundError: If a feature file is not there.
+    N ids of the index images, best first.
   """
   ranks = np.asarray(input_ranks, np.int64)
   scores = np.asarray(initial_scores, np.float64)
