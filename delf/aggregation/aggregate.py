@@ -1,33 +1,35 @@
 """Aggregation of local features by visual words: VLAD, ASMK and ASMK*.
 
 VLAD: H. Jegou et al., CVPR 2010. ASMK and ASMK*: G. Tolias et al., IJCV 2016.
-The regional forms: M. Teichmann et al., CVPR 2019 (Detect-to-Retrieve). What is
-summed for each word is a row of its own; no array is as large as the codebook
-but the VLAD itself.
+The regional forms: M. Teichmann et al., CVPR 2019 (Detect-to-Retrieve). The sum
+of each word is a row of its own; no array is as large as the codebook but the
+VLAD itself.
 """
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
 from delf.aggregation import visual_words
-from delf.base import arrays, errors
+from delf.base import arrays, errors, files
+from delf.protos import aggregation_config_pb2
 from delf.python import datum_io
 
 VLAD, ASMK, ASMK_STAR = KINDS = ("vlad", "asmk", "asmk_star")
 
 Words = visual_words.Words
 
-# What the original adds within its L2 normalisation, to the squared length.
+# Least squared length in the original's L2 normalisation.
 _LEAST_SQUARE = 1e-12
-# ASMK leaves out words whose residual is not longer than this.
+# ASMK omits words whose residual is not longer than this.
 _LEAST_LENGTH = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class AggregateOptions:
-  """How to aggregate.
+  """Options of aggregation.
 
   Attributes:
     kind: VLAD, ASMK or ASMK_STAR.
@@ -66,8 +68,13 @@ class Aggregated:
   words: np.ndarray | None = None
 
 
-def aggregate(words, descriptors, options=None, regions=None):
-  """Aggregates the local features of an image.
+def aggregate(
+  words: Words,
+  descriptors: np.ndarray,
+  options: AggregateOptions | None = None,
+  regions: Sequence[int] | np.ndarray | None = None,
+) -> Aggregated:
+  """Aggregate the local features of an image.
 
   Args:
     words: Words of the codebook.
@@ -90,114 +97,71 @@ def aggregate(words, descriptors, options=None, regions=None):
   regions = _check_regions(regions, len(descriptors))
   if options.regional and not len(regions):
     descriptors = descriptors[:0]
-  nearest = words.nearest(descriptors, options.num_assignments)
-  if options.regional:
-    region = np.repeat(np.arange(len(regions)), regions)
-    sums = _regional_sums(words, descriptors, nearest, region)
-    if len(regions) and not (options.kind == VLAD and options.normalize):
-      sums.rows /= np.float32(len(regions))
+  nearest = words.nearest_of_checked(descriptors, options.num_assignments)
+  if not options.regional:
+    own, sums = _sum_residuals(words, descriptors, nearest, nearest)
   else:
-    key, rows = _sum_residuals(words, descriptors, nearest, nearest)
-    sums = _Sums(key, rows)
+    # The sum over regions of their L2-normalised VLADs.
+    region = np.repeat(np.arange(len(regions)), regions)
+    keys = region[:, None] * len(words) + nearest
+    keys, rows = _sum_residuals(words, descriptors, nearest, keys)
+    region, own = np.divmod(keys, len(words))
+    squares = np.einsum("ij,ij->i", rows, rows)
+    lengths = _lengths(np.bincount(region, weights=squares))
+    rows /= lengths[region, None]
+    order = arrays.stable_argsort(own)
+    own, sums = _sum_rows(own[order], rows[order])
+    if len(regions) and not (options.kind == VLAD and options.normalize):
+      sums /= np.float32(len(regions))
   if options.kind == VLAD:
-    return Aggregated(_vlad(words, sums, options.normalize))
-  return _asmk(sums, options.kind)
-
-
-@dataclasses.dataclass
-class _Sums:
-  words: np.ndarray  # [M] int, ascending
-  rows: np.ndarray  # [M, D] float32, what was summed for each
+    vlad = np.zeros([len(words), words.dimension], dtype=np.float32)
+    vlad[own] = sums
+    if options.normalize:
+      vlad /= _lengths(np.einsum("ij,ij->", sums, sums, dtype=np.float64))
+    return Aggregated(vlad.reshape(-1))
+  squares = np.einsum("ij,ij->i", sums, sums)
+  keep = np.sqrt(squares) > _LEAST_LENGTH
+  rows, own = sums[keep], own[keep].astype(np.int32)
+  if options.kind == ASMK_STAR:
+    return Aggregated(np.packbits(rows > 0, axis=1), own)
+  return Aggregated(rows / _lengths(squares[keep])[:, None], own)
 
 
 def _sum_residuals(words, descriptors, nearest, keys):
-  """Sums residuals that have the same key.
-
-  Args:
-    words: Words.
-    descriptors: [N, D] float32.
-    nearest: [N, A] int, words of each.
-    keys: [N, A] int, what their residuals are summed by.
+  """Sum residuals to the [N, A] nearest words that have the same [N, A] key.
 
   Returns:
     [M] int keys, ascending, and [M, D] float32 sums, each in the order of the
     features.
   """
-  number = nearest.shape[1]
   order = arrays.stable_argsort(keys.reshape(-1))
-  residuals = descriptors[order // number]
+  residuals = descriptors[order // nearest.shape[1]]
   residuals -= words.centers[nearest.reshape(-1)[order]]
   return _sum_rows(keys.reshape(-1)[order], residuals)
 
 
 def _sum_rows(keys, rows):
-  """Sums rows with the same key; keys [N] are in order."""
+  """Sum rows with the same key; keys [N] are in order."""
   # Many times faster than np.add.reduceat over rows.
   from scipy import sparse
 
   if not len(keys):
     return keys, rows
   starts = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
-  which = sparse.csr_array(
-    (
-      np.ones([len(keys)], np.float32),
-      np.arange(len(keys)),
-      np.append(starts, len(keys)),
-    ),
+  ones, columns = np.ones([len(keys)], np.float32), np.arange(len(keys))
+  table = sparse.csr_array(
+    (ones, columns, np.append(starts, len(keys))),
     shape=(len(starts), len(keys)),
   )
-  return keys[starts], which @ rows
-
-
-def _regional_sums(words, descriptors, nearest, region):
-  """Returns the sum over regions of their L2-normalised VLADs.
-
-  Args:
-    words: Words.
-    descriptors: [N, D] float32.
-    nearest: [N, A] int32, words of each.
-    region: [N] int, index of the region of each.
-
-  Returns:
-    _Sums.
-  """
-  keys = region[:, None] * len(words) + nearest
-  keys, rows = _sum_residuals(words, descriptors, nearest, keys)
-  region, word = np.divmod(keys, len(words))
-  squares = np.einsum("ij,ij->i", rows, rows)
-  lengths = _lengths(np.bincount(region, weights=squares))
-  rows /= lengths[region, None]
-  order = arrays.stable_argsort(word)
-  return _Sums(*_sum_rows(word[order], rows[order]))
+  return keys[starts], table @ rows
 
 
 def _lengths(squares):
-  """Returns what rows are divided by to be L2-normalised, float32."""
+  """Return the divisors that L2-normalise rows, float32."""
   return np.sqrt(np.maximum(squares, _LEAST_SQUARE)).astype(np.float32)
 
 
-def _vlad(words, sums, normalize):
-  """Returns [K * D] float32."""
-  vlad = np.zeros([len(words), words.dimension], dtype=np.float32)
-  vlad[sums.words] = sums.rows
-  if normalize:
-    square = np.einsum("ij,ij->", sums.rows, sums.rows, dtype=np.float64)
-    vlad /= _lengths(square)
-  return vlad.reshape(-1)
-
-
-def _asmk(sums, kind):
-  """Returns Aggregated of ASMK or ASMK*."""
-  squares = np.einsum("ij,ij->i", sums.rows, sums.rows)
-  keep = np.sqrt(squares) > _LEAST_LENGTH
-  rows, found = sums.rows[keep], sums.words[keep].astype(np.int32)
-  if kind == ASMK_STAR:
-    return Aggregated(np.packbits(rows > 0, axis=1), found)
-  return Aggregated(rows / _lengths(squares[keep])[:, None], found)
-
-
 def _check_regions(regions, number):
-  """Returns regions as [R] int64."""
   if regions is None or not np.size(regions):
     return np.zeros([0], dtype=np.int64)
   regions = np.asarray(regions)
@@ -214,24 +178,21 @@ def _check_regions(regions, number):
   return regions.astype(np.int64)
 
 
-def selectivity(values, alpha, tau):
-  """Returns sigma(u) = sign(u) |u|^alpha where u > tau, else 0.
+def selectivity(values: np.ndarray, alpha: float, tau: float) -> np.ndarray:
+  """Return sigma(u) = sign(u) |u|^alpha where u > tau, else 0, float64.
 
   Args:
-    values: Array of u, similarities of two descriptors, in [-1, 1].
+    values: u, similarities of two descriptors, in [-1, 1].
     alpha: Exponent, 0 or over.
     tau: Threshold.
-
-  Returns:
-    float64 array of the same shape.
   """
   values = np.asarray(values, dtype=np.float64)
   powers = np.sign(values) * np.abs(values) ** alpha
   return np.where(values > tau, powers, 0.0)
 
 
-def compared_bits(dimension):
-  """Returns the bits that ASMK* compares, of which u = 1 - 2 h / bits.
+def compared_bits(dimension: int) -> int:
+  """Return the number of bits that ASMK* compares: u = 1 - 2 h / bits.
 
   Those that fill the last byte count, too, as in the original; but for a
   dimension that is under one byte.
@@ -239,37 +200,9 @@ def compared_bits(dimension):
   return dimension if dimension < 8 else -(-dimension // 8) * 8
 
 
-def options(config):
-  """Returns what a configuration asks for.
-
-  Args:
-    config: AggregationConfig.
-
-  Returns:
-    aggregation.AggregateOptions.
-
-  Raises:
-    InputError: If its type is none.
-  """
-  return AggregateOptions(
-    kind=kind_of(config),
-    num_assignments=config.num_assignments,
-    regional=config.use_regional_aggregation,
-    normalize=config.use_l2_normalization,
-  )
-
-
-def kind_of(config):
-  """Returns the kind (`aggregation.KINDS`) of an AggregationConfig.
-
-  Raises:
-    InputError: If its type is none.
-  """
-  kinds = {
-    config.VLAD: VLAD,
-    config.ASMK: ASMK,
-    config.ASMK_STAR: ASMK_STAR,
-  }
+def kind_of(config: aggregation_config_pb2.AggregationConfig) -> str:
+  """Return the kind (one of KINDS) of a configuration."""
+  kinds = {config.VLAD: VLAD, config.ASMK: ASMK, config.ASMK_STAR: ASMK_STAR}
   if config.aggregation_type not in kinds:
     raise errors.InputError(
       "an aggregation_type of VLAD, ASMK or ASMK_STAR",
@@ -278,19 +211,26 @@ def kind_of(config):
   return kinds[config.aggregation_type]
 
 
-def extension(config):
-  """Returns the extension of the files of an AggregationConfig, `.rasmk`."""
+def options(
+  config: aggregation_config_pb2.AggregationConfig,
+) -> AggregateOptions:
+  """Return the options of a configuration."""
+  return AggregateOptions(
+    kind=kind_of(config),
+    num_assignments=config.num_assignments,
+    regional=config.use_regional_aggregation,
+    normalize=config.use_l2_normalization,
+  )
+
+
+def extension(config: aggregation_config_pb2.AggregationConfig) -> str:
+  """Return the extension of the files of a configuration, such as `.rasmk`."""
   regional = "r" if config.use_regional_aggregation else ""
   return f".{regional}{kind_of(config)}"
 
 
-def write(path, aggregated):
-  """Writes an aggregation.Aggregated whole or not at all.
-
-  Args:
-    path: Path with the extension of its kind.
-    aggregated: aggregation.Aggregated.
-  """
+def write(path: files.Path, aggregated: Aggregated) -> None:
+  """Write an aggregate, whole or not at all; the extension says its kind."""
   if aggregated.words is None:
     datum_io.WriteToFile(aggregated.descriptors, path)
   else:
@@ -301,53 +241,63 @@ def write(path, aggregated):
     )
 
 
-def read(path, dimension=None, size=None):
-  """Reads an aggregate.
+def read(
+  path: files.Path, dimension: int | None = None, size: int | None = None
+) -> Aggregated:
+  """Read an aggregate of the kind that its extension says.
 
   Args:
-    path: Path whose extension says the kind.
-    dimension: D that it must be of, or None for any.
+    path: Path of `write`.
+    dimension: Required D, or None for any.
     size: K that its words must be under, or None for any.
 
   Returns:
-    aggregation.Aggregated. Without words its descriptors are [0, D], or [0, 0]
-    where no dimension is given.
+    Aggregated. Without words its descriptors are [0, D], or [0, 0] where no
+    dimension is given.
 
   Raises:
     FileNotFoundError: If there is no such file.
     InputError: If it is cut, of another format, or of another dimension or
       codebook, or has values that are not finite.
   """
-  kind = _kind_of_path(path)
-  if kind == VLAD:
-    vlad = datum_io.ReadFromFile(path)
-    _check_vlad(vlad, dimension, size, path)
-    return Aggregated(vlad)
-  descriptors, words = datum_io.ReadPairFromFile(path)
-  _check_words(words, size, path)
-  dtype = np.uint8 if kind == ASMK_STAR else np.float32
-  width = None
-  if dimension is not None:
-    width = -(-dimension // 8) if dtype == np.uint8 else dimension
-  descriptors = _rows(descriptors, len(words), width, path)
-  _check_values(descriptors, dtype, path)
-  return Aggregated(
-    descriptors.astype(dtype, copy=False), words.astype(np.int32)
-  )
-
-
-def _kind_of_path(path):
   name = os.path.splitext(os.fspath(path))[1]
   kinds = {f".{r}{kind}": kind for r in ("", "r") for kind in KINDS}
   if name not in kinds:
     raise errors.InputError(f"a name ending in {', '.join(kinds)}", name, path)
-  return kinds[name]
+  if kinds[name] == VLAD:
+    return Aggregated(_read_vlad(path, dimension, size))
+  packed = kinds[name] == ASMK_STAR
+  values, words = datum_io.ReadPairFromFile(path)
+  if words.ndim != 1 or words.dtype != np.uint32:
+    raise errors.InputError("words [M] uint32", _description(words), path)
+  words = words.astype(np.int64)
+  limit = min(size or 2**31, 2**31)
+  if np.any(np.diff(words) <= 0) or np.any(words >= limit):
+    raise errors.InputError(
+      f"ascending words under {limit}", _first_values(words), path
+    )
+  flat = values.reshape(-1)
+  if dimension is not None:
+    width = -(-dimension // 8) if packed else dimension
+  else:
+    width = flat.size // len(words) if len(words) else 0
+  if flat.size != len(words) * width:
+    raise errors.InputError(
+      f"{len(words)} words of {width} values each", f"{flat.size} values", path
+    )
+  if packed and (flat.dtype != np.uint32 or np.any(flat > 255)):
+    raise errors.InputError("bytes of bits", _description(flat), path)
+  if not packed:
+    _check_floats(flat, path)
+  rows = flat.astype(np.uint8 if packed else np.float32, copy=False)
+  return Aggregated(rows.reshape(len(words), width), words.astype(np.int32))
 
 
-def _check_vlad(vlad, dimension, size, path):
+def _read_vlad(path, dimension, size):
+  vlad = datum_io.ReadFromFile(path)
   if vlad.ndim != 1 or vlad.dtype != np.float32:
     raise errors.InputError(
-      "a VLAD of shape [K * D] float", _described(vlad), path
+      "a VLAD of shape [K * D] float", _description(vlad), path
     )
   if dimension and size and vlad.size != dimension * size:
     raise errors.InputError(
@@ -355,44 +305,19 @@ def _check_vlad(vlad, dimension, size, path):
       f"{vlad.size} values",
       path,
     )
-  _check_values(vlad, np.float32, path)
+  _check_floats(vlad, path)
+  return vlad
 
 
-def _check_words(words, size, path):
-  if words.ndim != 1 or words.dtype != np.uint32:
-    raise errors.InputError("words [M] uint32", _described(words), path)
-  words = words.astype(np.int64)
-  limit = min(size or 2**31, 2**31)
-  if np.any(np.diff(words) <= 0) or np.any(words >= limit):
-    raise errors.InputError(
-      f"ascending words under {limit}", f"{_some(words)}", path
-    )
+def _check_floats(values, path):
+  if values.dtype != np.float32 or not np.isfinite(values).all():
+    raise errors.InputError("finite floats", _description(values), path)
 
 
-def _rows(descriptors, number, width, path):
-  """Returns flat descriptors as [number, width]; any width if it is None."""
-  flat = descriptors.reshape(-1)
-  if width is None:
-    width = flat.size // number if number else 0
-  if flat.size != number * width:
-    raise errors.InputError(
-      f"{number} words of {width} values each", f"{flat.size} values", path
-    )
-  return flat.reshape(number, width)
+def _description(array):
+  return f"{array.dtype} of shape {list(array.shape)}, {_first_values(array)}"
 
 
-def _check_values(values, dtype, path):
-  if dtype == np.uint8:
-    if values.dtype != np.uint32 or np.any(values > 255):
-      raise errors.InputError("bytes of bits", _described(values), path)
-  elif values.dtype != np.float32 or not np.isfinite(values).all():
-    raise errors.InputError("finite floats", _described(values), path)
-
-
-def _described(array):
-  return f"{array.dtype} of shape {list(array.shape)}, {_some(array)}"
-
-
-def _some(array):
-  words = ", ".join(f"{value:g}" for value in array.reshape(-1)[:5])
-  return f"{words} ..." if array.size > 5 else words or "none"
+def _first_values(array):
+  listed = ", ".join(f"{value:g}" for value in array.reshape(-1)[:5])
+  return f"{listed} ..." if array.size > 5 else listed or "none"

@@ -1,93 +1,47 @@
 """Codebooks from feature files: gathered, clustered, written.
 
-All that a run has done stands in a folder beside the codebook until that is
-written, so that a run that was killed at any moment goes on where it was.
+The state of a run is in a folder beside the codebook until that is written, so
+that a run that was killed at any moment is resumed.
 """
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
 import shutil
 import time
-import zipfile
+from collections.abc import Iterable, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 from absl import logging
 
 from delf.aggregation import kmeans, visual_words
-from delf.base import errors, files, progress
+from delf.base import arrays, errors, files, manifest, progress
 from delf.extraction import engine
 from delf.python import datum_io, feature_io
 
-
-def write(path, state):
-  """Writes a clustering.State, whole or not at all."""
-  arrays = {
-    "centers": state.centers,
-    "objectives": np.array(state.objectives, dtype=np.float64),
-    "moved": np.array(state.moved, dtype=np.int64),
-    "converged": np.array(state.converged),
-  }
-  if state.labels is not None:
-    arrays["labels"] = state.labels
-  with files.atomic_path(path) as temporary:
-    np.savez(temporary, **arrays)
-
-
-def read(path):
-  """Reads a clustering.State.
-
-  Args:
-    path: pathlib.Path of the file.
-
-  Returns:
-    clustering.State, or None if there is no file.
-
-  Raises:
-    InputError: If it is damaged.
-  """
-  if not path.exists():
-    return None
-  try:
-    with np.load(io.BytesIO(files.read_bytes(path))) as found:
-      found = dict(found)
-    return kmeans.State(
-      centers=found["centers"],
-      labels=found.get("labels"),
-      objectives=tuple(found["objectives"].tolist()),
-      moved=tuple(found["moved"].tolist()),
-      converged=bool(found["converged"]),
-    )
-  except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
-    raise errors.InputError(
-      "the state of a clustering (without the file it begins anew)",
-      "a damaged one",
-      path,
-    ) from None
-
-
-LOCAL = "local"
-GLOBAL = "global"
-
+LOCAL, GLOBAL = "local", "global"
 # Kind of descriptor -> extensions of the files that hold it.
 EXTENSIONS = {
   LOCAL: (files.DELF, files.DELG_LOCAL),
   GLOBAL: (files.DELG_GLOBAL,),
 }
+# The folder of an unfinished run, after the name of the codebook, and in it.
+_UNFINISHED = ".unfinished"
+_SETTINGS, _STATE = "settings.json", "state.npz"
+_ARRAY, _RECORD = "features.f32", "features.json"
+# Seconds from one record of gathered features to the next.
+_RECORD_INTERVAL = 5.0
 
 
-def find(folder, kind=LOCAL):
-  """Finds the feature files in a folder and the folders in it.
+def find(folder: files.Path, kind: str = LOCAL) -> list[str]:
+  """Find the feature files in a local folder and its sub-folders, sorted.
 
   Args:
     folder: Local path.
     kind: LOCAL or GLOBAL.
-
-  Returns:
-    Sorted list of str paths.
 
   Raises:
     FileNotFoundError: If there is no such folder.
@@ -95,60 +49,60 @@ def find(folder, kind=LOCAL):
   """
   if not os.path.isdir(folder):
     raise FileNotFoundError(f"{folder}: expected a folder, found none")
-  found = sorted(
+  paths = sorted(
     os.path.join(parent, name)
     for parent, _, names in os.walk(folder)
     for name in names
     if name.endswith(EXTENSIONS[kind]) and not name.startswith(".")
   )
-  if not found:
+  if not paths:
     raise errors.InputError(
       f"feature files ({', '.join(EXTENSIONS[kind])})", "none", folder
     )
-  return found
+  return paths
 
 
 class Reader:
-  """Reads files one by one; one that is bad is a failure, and the rest go on.
+  """Reads files one by one; a bad one is recorded as a failure.
 
   Attributes:
     dimension: Values of a descriptor, or None until a file had one.
-    failures: list of extract_report.Failure, of files that are missing, cut,
-      not finite, or of another dimension than the first.
+    failures: Files that are missing, cut, not finite, or of another dimension
+      than the first.
   """
 
-  def __init__(self, dimension=None, failures=()):
+  def __init__(
+    self,
+    dimension: int | None = None,
+    failures: Iterable[engine.Failure] = (),
+  ):
     self.dimension = dimension
     self.failures = list(failures)
 
-  def read(self, path):
-    """Returns the descriptors of a file, [N, D] float32; of a bad one none."""
+  def read(self, path: str) -> np.ndarray:
+    """Return the descriptors of a file, [N, D] float32; of a bad one none."""
     try:
-      descriptors = self._check(_descriptors(path), path)
+      descriptors = _read_descriptors(path)
+      if len(descriptors):
+        size = descriptors.shape[1]
+        if size == 0 or self.dimension not in (None, size):
+          raise errors.InputError(
+            f"descriptors of {self.dimension or 'some'} values, as in the"
+            " files before",
+            f"{size}",
+            path,
+          )
+        descriptors = arrays.check_descriptors(descriptors)
+        self.dimension = size
+        return descriptors
     except (errors.InputError, OSError) as error:
       reason = errors.one_line(error).removeprefix(f"{path}: ")
       self.failures.append(engine.Failure(path, reason))
-      return np.zeros([0, self.dimension or 0], dtype=np.float32)
-    return descriptors
-
-  def _check(self, descriptors, path):
-    if not len(descriptors):
-      return np.zeros([0, self.dimension or 0], dtype=np.float32)
-    size = descriptors.shape[1]
-    if size == 0 or self.dimension not in (None, size):
-      raise errors.InputError(
-        f"descriptors of {self.dimension or 'some'} values, as in the files "
-        "before",
-        f"{size}",
-        path,
-      )
-    descriptors = visual_words.check_descriptors(descriptors, "descriptors")
-    self.dimension = size
-    return descriptors
+    return np.zeros([0, self.dimension or 0], dtype=np.float32)
 
 
-def _descriptors(path):
-  """Returns the descriptors of a file of local features or a global one."""
+def _read_descriptors(path):
+  """Return [N, D] of a file of local features or a global descriptor."""
   if not path.endswith(EXTENSIONS[GLOBAL]):
     return feature_io.read_local_features(path).descriptors
   descriptor = datum_io.ReadFromFile(path)
@@ -156,20 +110,12 @@ def _descriptors(path):
     raise errors.InputError(
       "a descriptor [D]", f"shape {list(descriptor.shape)}", path
     )
-  descriptors = descriptor[np.newaxis].astype(np.float32)
-  return descriptors if descriptor.size else descriptors.reshape([0, 0])
-
-
-_ARRAY = "features.f32"
-_RECORD = "features.json"
-
-# Seconds from one record of what is in to the next.
-_RECORD_INTERVAL = 5.0
+  return descriptor[np.newaxis] if descriptor.size else np.zeros([0, 0])
 
 
 @dataclasses.dataclass
-class _Progress:
-  """What is in the array: kept in a file beside it."""
+class _Record:
+  """Contents of the array of features, kept in a file beside it."""
 
   files: int = 0
   seen: int = 0
@@ -185,7 +131,7 @@ class Pool:
   Attributes:
     features: [N, D] float32, a read-only memory map; or [0, 0].
     seen: Number of descriptors that N were chosen from.
-    failures: extract_report.Failure of each file that was left out.
+    failures: Feature files that were skipped.
   """
 
   features: np.ndarray
@@ -193,145 +139,118 @@ class Pool:
   failures: tuple[engine.Failure, ...]
 
 
-def gather(paths, folder, limit=None, seed=0):
-  """Puts the descriptors of files into one array, in the order of the files.
+def gather(
+  paths: Sequence[str],
+  folder: files.Path,
+  limit: int | None = None,
+  seed: int = 0,
+) -> Pool:
+  """Put the descriptors of files into one array, in the order of the files.
 
   Args:
-    paths: Paths of feature files; the same ones when a run is repeated.
+    paths: Paths of feature files; the same ones when a run is resumed.
     folder: Local folder for the array, 4 D bytes a descriptor.
     limit: Most descriptors; of more, each has the same chance to be in (Vitter,
       "Random Sampling with a Reservoir", 1985, algorithm R). None for all.
-    seed: int, decides which are in.
-
-  Returns:
-    Pool.
-
-  Raises:
-    InputError: If what a run before has left is damaged.
-    OSError: If the array cannot be written.
+    seed: Seed of that choice.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  done = _read_record(folder)
-  if done.files < len(paths):
-    _read_files(paths, folder, done, (limit, seed))
+  record = _read_record(folder)
+  if record.files < len(paths):
+    with open(folder / _ARRAY, "r+b" if record.files else "w+b") as file:
+      _gather_into(file, paths, folder / _RECORD, record, limit, seed)
   features = np.zeros([0, 0], dtype=np.float32)
-  if done.kept:
-    shape = (done.kept, done.dimension)
+  if record.kept:
+    shape = (record.kept, record.dimension)
     features = np.memmap(folder / _ARRAY, np.float32, "r", shape=shape)
-  failures = tuple(engine.Failure(*each) for each in done.failures)
-  return Pool(features, done.seen, failures)
+  failures = tuple(engine.Failure(*each) for each in record.failures)
+  return Pool(features, record.seen, failures)
 
 
-def _read_files(paths, folder, done, sampling):
-  """Reads what is not in yet; `done` says so at the end, as does its file."""
-  reader = Reader(done.dimension)
-  last = time.monotonic()
-  with open(folder / _ARRAY, "r+b" if done.files else "w+b") as file:
-    # What a killed run wrote after its last record comes again, equal.
-    file.truncate(4 * done.kept * (done.dimension or 0))
-    array = _Array(file, done, *sampling)
-    bar = progress.track(range(done.files, len(paths)), "reading features")
-    for position in bar:
-      array.add(reader.read(paths[position]), position)
-      done.files = position + 1
-      if time.monotonic() - last > _RECORD_INTERVAL:
-        _write_record(folder / _RECORD, done, reader, file)
-        last = time.monotonic()
-    _write_record(folder / _RECORD, done, reader, file)
+def _gather_into(file: BinaryIO, paths, record_path, record, limit, seed):
+  """Read the files that are not in the array yet; `record` is updated."""
+  # What a killed run wrote after its last record comes again, equal.
+  file.truncate(4 * record.kept * (record.dimension or 0))
+  failures = [engine.Failure(*each) for each in record.failures]
+  reader, last = Reader(record.dimension, failures), time.monotonic()
+  for i in progress.track(range(record.files, len(paths)), "reading features"):
+    descriptors = reader.read(paths[i])
+    record.dimension = reader.dimension
+    room = len(descriptors)
+    if limit is not None:
+      room = min(room, limit - record.kept)
+    if room:
+      file.seek(4 * record.kept * record.dimension)
+      file.write(np.ascontiguousarray(descriptors[:room], dtype="<f4").data)
+      record.kept += room
+    if room < len(descriptors):
+      generator = np.random.default_rng([seed, i])
+      first = record.seen + room
+      _replace(file, descriptors[room:], first, limit, generator)
+    record.seen += len(descriptors)
+    record.files = i + 1
+    at_end = record.files == len(paths)
+    if at_end or time.monotonic() - last > _RECORD_INTERVAL:
+      # The record must not be on disk before the descriptors.
+      file.flush()
+      os.fsync(file.fileno())
+      record.failures = [dataclasses.astuple(each) for each in reader.failures]
+      files.write_bytes(
+        record_path, json.dumps(dataclasses.asdict(record)).encode()
+      )
+      last = time.monotonic()
 
 
-class _Array:
-  """The array while it grows, and when it is full while it is sampled."""
-
-  def __init__(self, file, done, limit, seed):
-    self._file, self._done = file, done
-    self._limit, self._seed = limit, seed
-
-  def add(self, descriptors, position):
-    """Adds the descriptors of the file at a position of the list."""
-    done, first = self._done, 0
-    if len(descriptors):
-      done.dimension = descriptors.shape[1]
-    if self._limit is None or done.kept < self._limit:
-      first = len(descriptors)
-      if self._limit is not None:
-        first = min(first, self._limit - done.kept)
-      self._write(done.kept, descriptors[:first])
-      done.kept += first
-    if first < len(descriptors):
-      self._replace(descriptors[first:], done.seen + first, position)
-    done.seen += len(descriptors)
-
-  def _replace(self, descriptors, number, position):
-    """Puts descriptors, `number` in the whole and on, in place of others."""
-    generator = np.random.default_rng([self._seed, position])
-    numbers = np.arange(number, number + len(descriptors))
-    places = generator.integers(0, numbers + 1)
-    # Of several for one place the last stays.
-    places, order = np.unique(places[::-1], return_index=True)
-    inside = places < self._limit
-    chosen = len(descriptors) - 1 - order[inside]
-    self._file.flush()
-    shape = (self._limit, self._done.dimension)
-    array = np.memmap(self._file, np.float32, "r+", shape=shape)
-    array[places[inside]] = descriptors[chosen]
-
-  def _write(self, place, rows):
-    self._file.seek(4 * place * (self._done.dimension or 0))
-    self._file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+def _replace(file, descriptors, first, limit, generator):
+  """Put descriptors, from the `first` of all on, in place of random ones."""
+  numbers = np.arange(first, first + len(descriptors))
+  targets = generator.integers(0, numbers + 1)
+  # Of several for one target the last stays.
+  targets, order = np.unique(targets[::-1], return_index=True)
+  inside = targets < limit
+  chosen = len(descriptors) - 1 - order[inside]
+  file.flush()
+  shape = (limit, descriptors.shape[1])
+  array = np.memmap(file, np.float32, "r+", shape=shape)
+  array[targets[inside]] = descriptors[chosen]
 
 
 def _read_record(folder):
-  """Returns what a run before has put in, if anything; the array has it."""
+  """Return the record of the run before, if any; the array is long enough."""
   path, array = folder / _RECORD, folder / _ARRAY
   if not path.exists():
-    return _Progress()
+    return _Record()
   try:
-    done = _Progress(**json.loads(files.read_bytes(path)))
-    needed = 4 * done.kept * (done.dimension or 0)
+    record = _Record(**json.loads(files.read_bytes(path)))
+    needed = 4 * record.kept * (record.dimension or 0)
   except (ValueError, TypeError, RecursionError):
     raise errors.InputError(
-      "the record of what was read (without its folder it begins anew)",
+      "the record of gathered features (without its folder it begins anew)",
       "a damaged one",
       path,
     ) from None
-  found = array.stat().st_size if array.exists() else 0
-  if found < needed:
+  size = array.stat().st_size if array.exists() else 0
+  if size < needed:
     raise errors.InputError(
       f"at least {needed} bytes (without its folder it begins anew)",
-      f"{found}",
+      f"{size}",
       array,
     )
-  return done
-
-
-def _write_record(path, done, reader, file):
-  """Records what is in, once it is on the disk."""
-  file.flush()
-  os.fsync(file.fileno())
-  done.failures += [[each.path, each.reason] for each in reader.failures]
-  reader.failures.clear()
-  files.write_bytes(path, json.dumps(dataclasses.asdict(done)).encode())
-
-
-# The folder of an unfinished run, after the name of the codebook.
-_UNFINISHED = ".unfinished"
-_SETTINGS = "settings.json"
-_STATE = "state.npz"
+  return record
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusterOptions:
-  """How to cluster.
+  """Options of clustering.
 
   Attributes:
     num_clusters: Number of words.
     num_iterations: Most steps of k-means; fewer where no word moves any more.
     max_features: Most features; of more, each has the same chance to be in.
       None for all.
-    seed: int, 0 or over: the features and first words that are chosen.
-    method: One of clustering.METHODS.
+    seed: Of the features and first words that are chosen, 0 or over.
+    method: One of kmeans.METHODS.
     save_interval: Least seconds from one saved state to the next.
   """
 
@@ -343,12 +262,8 @@ class ClusterOptions:
   save_interval: float = 2.0
 
   def __post_init__(self):
-    for name, least in (
-      ("num_clusters", 1),
-      ("num_iterations", 1),
-      ("max_features", 1),
-      ("seed", 0),
-    ):
+    names = "num_clusters", "num_iterations", "max_features", "seed"
+    for name, least in zip(names, (1, 1, 1, 0), strict=True):
       value = getattr(self, name)
       if value is not None and value < least:
         raise errors.InputError(f"{name} of at least {least}", value)
@@ -356,7 +271,7 @@ class ClusterOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ClusterReport:
-  """What became of a clustering.
+  """Result of a clustering.
 
   Attributes:
     codebook: Prefix of the checkpoint.
@@ -364,10 +279,10 @@ class ClusterReport:
     dimension: Values of each.
     features: Number of features that were clustered.
     features_seen: Number that they were chosen from.
-    method: clustering.EXACT or clustering.APPROXIMATE.
+    method: kmeans.EXACT or kmeans.APPROXIMATE.
     objectives: Mean squared distance in each step.
     moved: Words in each step that had no features and were put elsewhere.
-    failed: Failure of each feature file that was left out.
+    failed: Feature files that were skipped.
     seconds: Wall-clock time of this run.
   """
 
@@ -382,8 +297,8 @@ class ClusterReport:
   failed: tuple[engine.Failure, ...] = ()
   seconds: float = 0.0
 
-  def summary(self):
-    """Returns one line for people."""
+  def summary(self) -> str:
+    """Return one line for people."""
     chosen = f" of {self.features_seen}"
     some = chosen if self.features < self.features_seen else ""
     return (
@@ -395,25 +310,23 @@ class ClusterReport:
     )
 
 
-def cluster_files(paths, codebook, **options):
-  """Trains a codebook on the features of files.
+def cluster_files(
+  paths: Iterable[files.Path], codebook: files.Path, **options: Any
+) -> ClusterReport:
+  """Train a codebook on the features of files.
 
-  A run that was ended at any moment can be repeated: it goes on, and gets the
+  A run that ended at any moment is resumed when it is repeated, and gets the
   codebook that it would have got, bit for bit on the same machine.
 
   Args:
     paths: Paths of feature files of one dimension.
     codebook: Prefix of the TensorFlow checkpoint to be, which holds [K, D]
-      float32 under `codebook`. Beside it `<prefix>.json` says how it was made.
+      float32 under `codebook`. Beside it `<prefix>.json` has the report.
     **options: Fields of ClusterOptions.
 
-  Returns:
-    ClusterReport.
-
   Raises:
-    InputError: If an option cannot be; the codebook is there; what is
-      unfinished there is of other files or settings; or there are fewer
-      features than words.
+    InputError: If an option is invalid, the codebook exists, an unfinished run
+      is of other files or settings, or there are fewer features than words.
     OSError: If files cannot be written.
   """
   options = ClusterOptions(**options)
@@ -423,7 +336,15 @@ def cluster_files(paths, codebook, **options):
   refuse_finished(codebook)
   _claim(folder, paths, options)
   pool = gather(paths, folder, options.max_features, options.seed)
-  _check(pool, options, folder)
+  if len(pool.features) < options.num_clusters:
+    shutil.rmtree(folder, ignore_errors=True)
+    received = f"{len(pool.features)}"
+    if pool.failures:
+      number, first = len(pool.failures), pool.failures[0]
+      received += f"; first of {number} bad files: {first}"
+    raise errors.InputError(
+      f"at least as many features as words, {options.num_clusters}", received
+    )
   method = kmeans.choose_method(
     options.method, len(pool.features), options.num_clusters
   )
@@ -440,15 +361,15 @@ def cluster_files(paths, codebook, **options):
     failed=pool.failures,
     seconds=time.perf_counter() - begin,
   )
-  described = json.dumps(dataclasses.asdict(report), indent=2)
-  files.write_bytes(f"{codebook}.json", described.encode())
+  text = json.dumps(dataclasses.asdict(report), indent=2)
+  files.write_bytes(f"{codebook}.json", text.encode())
   visual_words.write_codebook(codebook, state.centers)
   shutil.rmtree(folder, ignore_errors=True)
   return report
 
 
-def refuse_finished(codebook):
-  """Raises an InputError if a codebook is there; what it was made of goes."""
+def refuse_finished(codebook: files.Path) -> None:
+  """Raise InputError if a codebook exists; remove an unfinished run of it."""
   if os.path.exists(f"{codebook}.index"):
     shutil.rmtree(f"{codebook}{_UNFINISHED}", ignore_errors=True)
     raise errors.InputError(
@@ -457,10 +378,14 @@ def refuse_finished(codebook):
 
 
 def _claim(folder, paths, options):
-  """Writes down what a run is of, or compares it with the run before."""
+  """Record the settings of a run, or compare them with the run before."""
   names = hashlib.sha256()
   for path in paths:
-    names.update(f"{os.path.basename(path)}\0{_stamp(path)}\0".encode())
+    stamp = "missing"
+    if os.path.exists(path):
+      stat = os.stat(path)
+      stamp = f"{stat.st_size} {stat.st_mtime_ns}"
+    names.update(f"{os.path.basename(path)}\0{stamp}\0".encode())
   wanted = {
     "feature files": names.hexdigest(),
     "num_clusters": options.num_clusters,
@@ -468,65 +393,36 @@ def _claim(folder, paths, options):
     "seed": options.seed,
     "method": options.method,
   }
-  if not (folder / _SETTINGS).exists():
-    files.write_bytes(folder / _SETTINGS, json.dumps(wanted).encode())
-    return
-  try:
-    found = json.loads(files.read_bytes(folder / _SETTINGS))
-  except ValueError:
-    found = {}
-  for name, value in wanted.items():
-    if not isinstance(found, dict) or found.get(name) != value:
-      other = name == "feature files" or not isinstance(found, dict)
-      raise errors.InputError(
-        f"a run with the same {name} to go on with (without this folder it "
-        "begins anew)",
-        "one with others" if other else f"{name} {found.get(name)}",
-        folder,
-      )
-
-
-def _stamp(path):
-  """Returns what tells a file from a later one of its name."""
-  try:
-    stat = os.stat(path)
-  except OSError:
-    return "missing"
-  return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _check(pool, options, folder):
-  """Raises an InputError, with a reason, if features are too few."""
-  if len(pool.features) >= options.num_clusters:
-    return
-  shutil.rmtree(folder, ignore_errors=True)
-  found = f"{len(pool.features)}"
-  if pool.failures:
-    found += f"; first of {len(pool.failures)} bad files: {pool.failures[0]}"
-  raise errors.InputError(
-    f"at least as many features as words, {options.num_clusters}", found
-  )
+  existing = manifest.read(folder / _SETTINGS)
+  if existing is None:
+    manifest.write(folder / _SETTINGS, wanted)
+  elif difference := manifest.difference(existing, wanted):
+    raise errors.InputError(
+      "an unfinished run of the same settings (without this folder it begins"
+      " anew)",
+      f"one {difference}",
+      folder,
+    )
 
 
 def _iterate(features, path, options, method):
-  """Returns the last state; those between are saved."""
-  state = read(path)
+  """Return the last state; those between are saved."""
+  state = kmeans.State.read(path)
   if state is None:
     state = kmeans.start(features, options.num_clusters, options.seed)
   else:
-    logging.info("Going on after iteration %d.", state.iteration)
+    logging.info("Resumed after iteration %d.", state.iteration)
   last, saved = time.monotonic(), state
-  bar = progress.track(
-    range(state.iteration, options.num_iterations), "clustering"
-  )
+  steps = range(state.iteration, options.num_iterations)
+  bar = progress.track(steps, "clustering")
   for _ in bar:
     if state.converged:
       break
     state = kmeans.step(features, state, method)
     bar.set_postfix_str(f"mean squared distance {state.objectives[-1]:.6g}")
     if time.monotonic() - last >= options.save_interval:
-      write(path, state)
+      state.write(path)
       last, saved = time.monotonic(), state
   if saved is not state:
-    write(path, state)
+    state.write(path)
   return state

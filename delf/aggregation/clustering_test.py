@@ -145,9 +145,9 @@ def test_what_was_done_is_not_done_again(paths, unfinished, monkeypatch):
 
 def test_other_settings_are_refused(paths, unfinished):
   folder = pathlib.Path(f"{unfinished}.unfinished")
-  with pytest.raises(errors.InputError, match="same num_clusters"):
+  with pytest.raises(errors.InputError, match="with num_clusters 4 and not 5"):
     clustering.cluster_files(paths, unfinished, num_clusters=5)
-  with pytest.raises(errors.InputError, match="same feature files"):
+  with pytest.raises(errors.InputError, match="one with feature files"):
     clustering.cluster_files(paths[1:], unfinished, num_clusters=4)
   (folder / "settings.json").write_bytes(b"[1]")
   with pytest.raises(errors.InputError, match="unfinished"):
@@ -167,8 +167,8 @@ def test_a_state_of_labels(tmp_path):
   state = kmeans.State(
     np.eye(3, dtype=np.float32), np.array([2, 1], np.int32), (0.1,), (7,), True
   )
-  clustering.write(tmp_path / "state.npz", state)
-  found = clustering.read(tmp_path / "state.npz")
+  state.write(tmp_path / "state.npz")
+  found = kmeans.State.read(tmp_path / "state.npz")
   np.testing.assert_array_equal(found.centers, state.centers)
   np.testing.assert_array_equal(found.labels, state.labels)
   assert found.objectives == (0.1,)

@@ -1,11 +1,12 @@
 """Parameters of a user's own: PCA and whitening from feature files.
 
-Codebooks are `pipelines.cluster`'s.
+Codebooks are trained by `clustering`.
 """
 
 import csv
 import dataclasses
 import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -18,27 +19,25 @@ from delf.python import datum_io, whiten
 # The original's names, and one for what it has none for.
 _PCA_FILES = ("mean.datum", "pca_proj_mat.datum", "pca_variances.datum")
 _PCA_CONFIG = "pca_parameters.pbtxt"
-
-# Share of the variance that the components which a configuration names keep,
-# where none is asked for.
+# Share of the variance that the components in a configuration keep by default.
 _VARIANCE_KEPT = 0.95
+# Most pairs of one group: 500 of one thing say little that 5000 do not.
+_MOST_IN_GROUP = 500
 
 
 @dataclasses.dataclass(frozen=True)
 class PcaReport:
-  """What a PCA was made of.
+  """Result of a PCA.
 
   Attributes:
-    folder: Folder of its files.
-    config: Text of a DelfPcaParameters that names them.
+    config: Text of a DelfPcaParameters that names its files.
     dimension: Values of a descriptor.
     descriptors: Number of descriptors.
     kept: [D] float, share of the variance that 1, 2, ... components keep.
     pca_dim: Components that `config` keeps.
-    failed: Failure of each feature file that was left out.
+    failed: Feature files that were skipped.
   """
 
-  folder: str
   config: str
   dimension: int
   descriptors: int
@@ -49,25 +48,21 @@ class PcaReport:
 
 @dataclasses.dataclass(frozen=True)
 class WhiteningReport:
-  """What a whitening was made of.
+  """Result of a whitening: numbers that it was learned from."""
 
-  Attributes:
-    path: Its file, a DatumPairProto of mean [D, 1] and projection [D, D].
-    dimension: Values of a descriptor.
-    descriptors: Number of descriptors.
-    pairs: Number of pairs.
-    failed: Failure of each feature file that was left out.
-  """
-
-  path: str
   dimension: int
   descriptors: int
   pairs: int
   failed: tuple[engine.Failure, ...] = ()
 
 
-def fit_pca(paths, folder, dim=None, overwrite=False):
-  """Computes the principal components of all descriptors of files.
+def fit_pca(
+  paths: Iterable[str],
+  folder: files.Path,
+  dim: int | None = None,
+  overwrite: bool = False,
+) -> PcaReport:
+  """Compute the principal components of all descriptors of files.
 
   Descriptors are L2-normalised first, as they are before a PCA is applied. One
   file is in memory at a time.
@@ -78,10 +73,7 @@ def fit_pca(paths, folder, dim=None, overwrite=False):
       component a row, `pca_variances.datum` [D], and `pca_parameters.pbtxt`.
     dim: Components that the configuration keeps; None for those that keep 95 %
       of the variance. The files hold all.
-    overwrite: Whether files that are there are replaced.
-
-  Returns:
-    PcaReport.
+    overwrite: Whether existing files are replaced.
 
   Raises:
     InputError: If there is a PCA already, there are no more descriptors than
@@ -91,43 +83,40 @@ def fit_pca(paths, folder, dim=None, overwrite=False):
     refuse_pca(folder)
   reader, moments = clustering.Reader(), extractor.Moments()
   for path in progress.track(paths, "reading features"):
-    moments.add(_normalize(reader.read(path)))
-  _any_left(moments.number, reader.failures)
-  found = moments.parameters()
-  kept = np.cumsum(found.variances, dtype=np.float64)
+    descriptors = reader.read(path)
+    lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
+    tiny = np.finfo(np.float32).tiny
+    moments.add(descriptors / np.maximum(lengths, tiny))
+  _check_any(moments.number, reader.failures)
+  pca = moments.parameters()
+  kept = np.cumsum(pca.variances, dtype=np.float64)
   kept /= kept[-1] or 1
   if dim is None:
     dim = 1 + int(np.searchsorted(kept, _VARIANCE_KEPT))
-  if not 0 < dim <= found.dim:
-    raise errors.InputError(f"1 to {found.dim} components", f"{dim}")
-  arrays = (found.mean, found.matrix, found.variances)
-  for name, array in zip(_PCA_FILES, arrays, strict=True):
+  if not 0 < dim <= pca.dim:
+    raise errors.InputError(f"1 to {pca.dim} components", f"{dim}")
+  contents = (pca.mean, pca.matrix, pca.variances)
+  for name, array in zip(_PCA_FILES, contents, strict=True):
     datum_io.WriteToFile(array, os.path.join(folder, name))
   config = _pca_config(folder, dim)
   files.write_bytes(os.path.join(folder, _PCA_CONFIG), config.encode())
-  return PcaReport(
-    folder=os.fspath(folder),
-    config=config,
-    dimension=found.dim,
-    descriptors=moments.number,
-    kept=kept,
-    pca_dim=dim,
-    failed=tuple(reader.failures),
-  )
+  failed = tuple(reader.failures)
+  return PcaReport(config, pca.dim, moments.number, kept, dim, failed)
 
 
-def fit_whitening(paths, pairs, output, overwrite=False):
-  """Learns a whitening from pairs of images of one object each.
+def fit_whitening(
+  paths: Sequence[str],
+  pairs: np.ndarray,
+  output: files.Path,
+  overwrite: bool = False,
+) -> WhiteningReport:
+  """Learn a whitening from pairs of images of one object each.
 
   Args:
     paths: Paths of `.delg_global` files.
-    pairs: [P, 2] int, positions in `paths`. A pair of a file that is bad is
-      left out.
-    output: Path of the file to be.
-    overwrite: Whether a file that is there is replaced.
-
-  Returns:
-    WhiteningReport.
+    pairs: [P, 2] int, indices of `paths`. Pairs of bad files are skipped.
+    output: File to be, a DatumPairProto of mean [D, 1] and projection [D, D].
+    overwrite: Whether an existing file is replaced.
 
   Raises:
     InputError: If there is such a file, or fewer pairs than D are left, which
@@ -135,61 +124,50 @@ def fit_whitening(paths, pairs, output, overwrite=False):
   """
   if not overwrite:
     refuse(output)
-  reader, found = clustering.Reader(), []
-  place = np.full([len(paths)], -1)
+  reader, rows = clustering.Reader(), []
+  row_of = np.full([len(paths)], -1)
   for i, path in enumerate(progress.track(paths, "reading features")):
     descriptor = reader.read(path)
     if len(descriptor):
-      place[i] = len(found)
-      found.append(descriptor[0])
-  _any_left(len(found), reader.failures)
-  pairs = place[pairs]
+      row_of[i] = len(rows)
+      rows.append(descriptor[0])
+  _check_any(len(rows), reader.failures)
+  pairs = row_of[pairs]
   pairs = pairs[(pairs >= 0).all(axis=1)]
   if len(pairs) < reader.dimension:
     raise errors.InputError(
       f"at least {reader.dimension} pairs for descriptors of as many values",
       f"{len(pairs)}",
     )
-  columns = np.stack(found, axis=1)
+  columns = np.stack(rows, axis=1)
   learned = whiten.learn_whitening(columns, pairs[:, 0], pairs[:, 1])
   whiten.write_whitening(output, *learned)
-  return WhiteningReport(
-    path=os.fspath(output),
-    dimension=reader.dimension,
-    descriptors=len(found),
-    pairs=len(pairs),
-    failed=tuple(reader.failures),
-  )
+  failed = tuple(reader.failures)
+  return WhiteningReport(reader.dimension, len(rows), len(pairs), failed)
 
 
-def refuse_pca(folder):
-  """Raises an InputError if there is a file of a PCA in a folder."""
+def refuse_pca(folder: files.Path) -> None:
+  """Raise InputError if there is a file of a PCA in a folder."""
   for name in _PCA_FILES:
     refuse(os.path.join(folder, name))
 
 
-def refuse(path):
-  """Raises an InputError if there is such a file."""
+def refuse(path: files.Path) -> None:
+  """Raise InputError if a file exists."""
   if os.path.exists(path):
     raise errors.InputError(
       "a new name (or to overwrite it)", "one that is there", path
     )
 
 
-def _any_left(number, failures):
-  """Raises an InputError, with a reason, if there is not a descriptor."""
+def _check_any(number, failures):
   if not number:
     reason = f"; first bad file: {failures[0]}" if failures else ""
     raise errors.InputError("files with descriptors", f"none{reason}")
 
 
-def _normalize(descriptors):
-  lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
-  return descriptors / np.maximum(lengths, np.finfo(np.float32).tiny)
-
-
 def _pca_config(folder, dim):
-  """Returns a DelfPcaParameters as text, for a configuration."""
+  """Return a DelfPcaParameters as text, for a configuration."""
   from google.protobuf import text_format
 
   from delf.protos import delf_config_pb2
@@ -209,10 +187,10 @@ def _pca_config(folder, dim):
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-  """How photos are extracted, where photos are given.
+  """Extraction of photos, where these are given in place of features.
 
   Attributes:
-    folder: Folder that their features go to, and are found in again.
+    folder: Folder of their features; existing ones are used.
     model: Name or path of a model, or None.
     config: Path of a `.pbtxt` configuration, or None.
     max_size: Pixels that the longer side is scaled down to, or None.
@@ -228,77 +206,67 @@ class Extraction:
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-  """Feature files, with names relative to their folders, without extension.
-
-  Attributes:
-    paths: Paths of feature files.
-    names: Name of each image.
-    failed: extract_report.Failure of each photo that was left out.
-  """
+  """Feature files, with names relative to their folders, without extension."""
 
   paths: list[str]
   names: list[str]
   failed: tuple[engine.Failure, ...] = ()
 
 
-def find(sources, kind, extraction, raw=False):
-  """Finds the feature files that sources stand for.
+def find(
+  sources: Sequence[str],
+  kind: str,
+  extraction: Extraction | None,
+  raw: bool = False,
+) -> Sources:
+  """Find feature files, or extract photos.
 
   Args:
     sources: Folders of feature files, or else folders, patterns and lists of
-      photos, which are extracted first; those that are done are not done again.
-    kind: feature_files.LOCAL or GLOBAL.
-    extraction: Extraction.
+      photos, which are extracted first unless that is done.
+    kind: clustering.LOCAL or GLOBAL.
+    extraction: Options of extraction.
     raw: Whether photos are extracted without the PCA of the configuration, as
-      what is to be fitted is one.
-
-  Returns:
-    Sources.
+      a PCA is to be fitted.
 
   Raises:
-    FileNotFoundError: If a source is not there.
+    FileNotFoundError: If a source does not exist.
     InputError: If there is neither kind of file, or one is of features and
       another of photos.
     KeyboardInterrupt: If the extraction was interrupted.
   """
-  found = [_features(source, kind) for source in sources]
-  if all(found):
-    names = [
-      name
-      for source, paths in zip(sources, found, strict=True)
-      for name in _names(paths, source)
-    ]
-    return Sources([path for paths in found for path in paths], names)
-  if any(found):
+  paths = [_features(source, kind) for source in sources]
+  if not any(paths):
+    return _extract(sources, kind, extraction, raw)
+  if not all(paths):
     raise errors.InputError(
       "folders of features alone, or photos alone", "both", sources[0]
     )
-  return _extract(sources, kind, extraction, raw)
+  names = [
+    os.path.splitext(os.path.relpath(path, source))[0]
+    for source, own in zip(sources, paths, strict=True)
+    for path in own
+  ]
+  return Sources(sum(paths, []), names)
 
 
 def _features(source, kind):
-  """Returns the feature files of a folder, [] if it is something else."""
+  """Return the feature files of a folder, [] if it is something else."""
   if not os.path.isdir(source):
     return []
-  try:
-    return clustering.find(source, kind)
-  except errors.InputError:
-    _refuse_other_kind(source, kind)
-    return []
-
-
-def _refuse_other_kind(source, kind):
-  """Raises an InputError if a folder has features of the other kind."""
-  for other in clustering.EXTENSIONS.keys() - {kind}:
+  paths = {}
+  for each in clustering.EXTENSIONS:
     try:
-      clustering.find(source, other)
+      paths[each] = clustering.find(source, each)
     except errors.InputError:
       continue
+  if paths and kind not in paths:
     raise errors.InputError(
       f"{kind} features ({', '.join(clustering.EXTENSIONS[kind])})",
-      f"{other} ones alone",
+      f"{', '.join(paths)} ones alone",
       source,
     )
+  return paths.get(kind, [])
 
 
 def _extract(sources, kind, extraction, raw):
@@ -316,7 +284,6 @@ def _extract(sources, kind, extraction, raw):
   )
   if report.interrupted:
     raise KeyboardInterrupt
-  extension = files.DELF if config.use_local_features else files.DELG_GLOBAL
   failed = {failure.path for failure in report.failed}
   done = [
     name
@@ -328,113 +295,96 @@ def _extract(sources, kind, extraction, raw):
       "photos with features",
       f"none; first of {len(failed)} that failed: {report.failed[0]}",
     )
+  extension = files.DELF if config.use_local_features else files.DELG_GLOBAL
   paths = [os.path.join(extraction.folder, name + extension) for name in done]
   return Sources(paths, done, report.failed)
 
 
-def _names(paths, folder):
-  return [os.path.splitext(os.path.relpath(p, folder))[0] for p in paths]
-
-
-# Most pairs of one group: 500 of one thing say little that 5000 do not.
-_MOST_IN_GROUP = 500
-
-
-def from_folders(names, seed=0):
-  """Pairs images that are in one folder; those in no folder are in no pair.
+def from_folders(names: Sequence[str], seed: int = 0) -> np.ndarray:
+  """Pair images of one folder; those in no folder are in no pair.
 
   Args:
     names: Names of images such as `colosseum/1`.
-    seed: int, decides which pairs of a large group are in.
+    seed: Of the choice of pairs of a large group.
 
   Returns:
-    [P, 2] int, positions in `names`.
-
-  Raises:
-    InputError: If there are no two images in one folder.
+    [P, 2] int, indices of `names`.
   """
-  found = _within([os.path.dirname(name) for name in names], seed)
-  if not len(found):
+  pairs = _pairs_within([os.path.dirname(name) for name in names], seed)
+  if not len(pairs):
     raise errors.InputError(
       "folders with two or more images of one object each (or --pairs, or "
       "--groups)",
       "none",
     )
-  return found
+  return pairs
 
 
-def from_groups(path, names, seed=0):
-  """Pairs images that a file puts into one group.
+def from_groups(
+  path: files.Path, names: Sequence[str], seed: int = 0
+) -> np.ndarray:
+  """Pair images of one group of a CSV file: image name, name of its group.
 
   Args:
-    path: Path of a CSV file: image name, name of its group.
-    names: Names of images; extensions in the file do not matter.
-    seed: int, decides which pairs of a large group are in.
+    path: Path of the file; extensions of the names in it are ignored.
+    names: Names of images.
+    seed: Of the choice of pairs of a large group.
 
   Returns:
-    [P, 2] int, positions in `names`.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If a row has less than two values, or no group has two images.
+    [P, 2] int, indices of `names`.
   """
-  places = {name: place for place, name in enumerate(names)}
+  index = {name: i for i, name in enumerate(names)}
   groups = [""] * len(names)
   for name, group in _rows(path):
-    place = _find(name, places)
-    if place is not None:
-      groups[place] = group
-  found = _within(groups, seed)
-  if not len(found):
+    if (i := _find(name, index)) is not None:
+      groups[i] = group
+  pairs = _pairs_within(groups, seed)
+  if not len(pairs):
     raise errors.InputError(
       f"groups of two or more of the images, such as {names[0]}", "none", path
     )
-  return found
+  return pairs
 
 
-def from_pairs(path, names):
-  """Reads pairs; those of an image that is not there are left out.
+def from_pairs(path: files.Path, names: Sequence[str]) -> np.ndarray:
+  """Read pairs of image names from a CSV file; unknown ones are skipped.
 
   Args:
-    path: Path of a CSV file: name of an image, name of another.
-    names: Names of images; extensions in the file do not matter.
+    path: Path of the file; extensions of the names in it are ignored.
+    names: Names of images.
 
   Returns:
-    [P, 2] int, positions in `names`.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If a row has less than two values, or no pair is there.
+    [P, 2] int, indices of `names`.
   """
-  places = {name: place for place, name in enumerate(names)}
-  found = [[_find(one, places), _find(two, places)] for one, two in _rows(path)]
-  found = [pair for pair in found if None not in pair]
-  if not found:
+  index = {name: i for i, name in enumerate(names)}
+  pairs = [[_find(name, index) for name in row] for row in _rows(path)]
+  pairs = [pair for pair in pairs if None not in pair]
+  if not pairs:
     raise errors.InputError(
       f"pairs of the images, such as {names[0]}", "none", path
     )
-  return np.array(found)
+  return np.array(pairs)
 
 
-def _within(groups, seed):
-  """Returns the pairs of places, [P, 2], of one group that is not ""."""
+def _pairs_within(groups, seed):
+  """Return the pairs of indices, [P, 2], of one group that is not ""."""
   labels, inverse = np.unique(groups, return_inverse=True)
   order = np.argsort(inverse, kind="stable")
   members = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
   generator = np.random.default_rng(seed)
-  found = [np.zeros([0, 2], dtype=np.int64)]
-  for label, places in zip(labels, members, strict=True):
-    if label and len(places) > 1:
-      one, two = np.triu_indices(len(places), 1)
+  pairs = [np.zeros([0, 2], dtype=np.int64)]
+  for label, own in zip(labels, members, strict=True):
+    if label and len(own) > 1:
+      one, two = np.triu_indices(len(own), 1)
       if len(one) > _MOST_IN_GROUP:
         some = generator.choice(len(one), _MOST_IN_GROUP, replace=False)
         one, two = one[some], two[some]
-      found.append(np.stack([places[one], places[two]], axis=1))
-  return np.concatenate(found)
+      pairs.append(np.stack([own[one], own[two]], axis=1))
+  return np.concatenate(pairs)
 
 
 def _rows(path):
-  """Returns the first two values of each row of a CSV file."""
+  """Return the first two values of each row of a CSV file."""
   try:
     rows = list(csv.reader(files.read_lines(path)))
   except csv.Error as error:
@@ -449,6 +399,6 @@ def _rows(path):
   return [[value.strip() for value in row[:2]] for row in rows]
 
 
-def _find(name, places):
-  """Returns the place of a name, which may have an extension, or None."""
-  return places.get(name, places.get(os.path.splitext(name)[0]))
+def _find(name, index):
+  """Return the index of a name, which may have an extension, or None."""
+  return index.get(name, index.get(os.path.splitext(name)[0]))

@@ -127,7 +127,7 @@ def test_bad_input_is_refused():
   words = visual_words.Words(_noise(20, 3))
   with pytest.raises(errors.InputError, match="dimension 3.*dimension 4"):
     words.nearest(_noise(5, 4))
-  with pytest.raises(errors.InputError, match=r"1 of 5 rows \(first: 2\)"):
+  with pytest.raises(errors.InputError, match=r"1 of 5 \(first: 2\)"):
     words.nearest(np.where(np.arange(15).reshape(5, 3) == 7, np.nan, 0))
   with pytest.raises(errors.InputError, match="1e.*15"):
     words.nearest(np.full([2, 3], 1e200))
@@ -138,7 +138,7 @@ def test_bad_input_is_refused():
     words.nearest(np.array([["a"]]))
   with pytest.raises(errors.InputError, match="codebook"):
     visual_words.Words(np.zeros([0, 4]))
-  with pytest.raises(errors.InputError, match="codebook of finite"):
+  with pytest.raises(errors.InputError, match="finite visual words"):
     visual_words.Words(np.full([4, 2], np.inf))
 
 
@@ -239,7 +239,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value):
   centers[4, 1] = value
   with pytest.raises(errors.InputError, match="first: 4"):
     visual_words.write_codebook(tmp_path / "codebook", centers)
-  with pytest.raises(errors.InputError, match="1 of 6 words"):
+  with pytest.raises(errors.InputError, match="visual words.* 1 of 6"):
     visual_words.read_codebook(_write(tmp_path / "codebook", centers))
 
 

@@ -54,7 +54,7 @@ def check_descriptors(
       f"{name} of dimension {dimension}", f"dimension {array.shape[1]}"
     )
   with np.errstate(over="ignore", invalid="ignore"):
-    array = array.astype(np.float32)
+    array = array.astype(np.float32, copy=False)
     squares = np.einsum("ij,ij->i", array, array)
   bad = np.flatnonzero(~(squares < _LONGEST**2))
   if bad.size:
@@ -85,7 +85,9 @@ def stack_descriptors(
   """
   if isinstance(descriptors, np.ndarray):
     empty = np.full([len(descriptors)], not descriptors.size)
-    return check_descriptors(descriptors, dimension, name), empty
+    checked = check_descriptors(descriptors, dimension, name)
+    # Not the caller's own array, which may change.
+    return (checked.copy() if checked is descriptors else checked), empty
   rows = [np.zeros([0]) if r is None else np.asarray(r) for r in descriptors]
   empty = np.array([row.size == 0 for row in rows], dtype=bool)
   shapes = sorted({row.shape for row in rows if row.size})

@@ -1,25 +1,23 @@
 """Local features to one aggregate, under the name of the original."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from delf.aggregation import aggregate, visual_words
 from delf.formats import configs
+from delf.protos import aggregation_config_pb2
 
 
 class ExtractAggregatedRepresentation:
   """Aggregates the local features of images by the words of a codebook."""
 
-  def __init__(self, aggregation_config):
-    """Reads the codebook; one that was read before is shared.
+  def __init__(
+    self, aggregation_config: aggregation_config_pb2.AggregationConfig
+  ):
+    """Read the codebook; one that was read before is shared.
 
-    Args:
-      aggregation_config: AggregationConfig. `feature_batch_size` has no effect
-        here: blocks are as large as suits the memory.
-
-    Raises:
-      FileNotFoundError: If there is no codebook.
-      InputError: If the configuration has a value that cannot be, or the
-        codebook is of another shape.
+    `feature_batch_size` has no effect: blocks are as large as suits the memory.
     """
     configs.check_aggregation_config(aggregation_config)
     self._options = aggregate.options(aggregation_config)
@@ -31,8 +29,12 @@ class ExtractAggregatedRepresentation:
       )
     )
 
-  def Extract(self, features, num_features_per_region=None):
-    """Aggregates the features of one image.
+  def Extract(
+    self,
+    features: np.ndarray,
+    num_features_per_region: Sequence[int] | None = None,
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Aggregate the features of one image.
 
     Args:
       features: [N, D] float, descriptors of local features; those of regions
@@ -44,14 +46,10 @@ class ExtractAggregatedRepresentation:
       Aggregated descriptors: VLAD [K * D] float32, ASMK [M * D] float32, ASMK*
       [M * ceil(D / 8)] uint8; and visual words: [M] int64, ascending, or for
       VLAD the int32 -1.
-
-    Raises:
-      InputError: If features are of another dimension than the codebook or not
-        finite, or the regions do not have as many features in all.
     """
-    found = aggregate.aggregate(
+    aggregated = aggregate.aggregate(
       self._words, features, self._options, num_features_per_region
     )
-    if found.words is None:
-      return found.descriptors, np.int32(-1)
-    return found.descriptors.reshape(-1), found.words.astype(np.int64)
+    if aggregated.words is None:
+      return aggregated.descriptors, np.int32(-1)
+    return aggregated.descriptors.reshape(-1), aggregated.words.astype(np.int64)
