@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import pathlib
 
@@ -10,18 +12,6 @@ from delf.inference import zoo
 from delf.python import feature_io
 
 
-def test_demo_as_json(tmp_path, capsys):
-  if not zoo.is_present(zoo.artefact(zoo.EMBEDDED)):
-    pytest.skip("the embedded model is not in this checkout")
-  argv = ["demo", "--out", str(tmp_path / "out"), "--json", "--device", "cpu"]
-  assert main.main(argv) == 0
-  made = json.loads(capsys.readouterr().out)
-  assert made["as_expected"]
-  assert pathlib.Path(made["picture"]) == tmp_path / "out" / "matches.png"
-  for path in [made["picture"], *made["photos"], *made["features"]]:
-    assert pathlib.Path(path).stat().st_size > 1000
-
-
 def test_an_unknown_model_is_one_line(tmp_path, capsys):
   argv = ["demo", "--out", str(tmp_path / "out"), "--model", "delf_compact"]
   assert main.main(argv) == 1
@@ -32,14 +22,40 @@ def test_an_unknown_model_is_one_line(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def made(tmp_path_factory):
+  """Runs the command once: its folder, exit status, document and DemoReport."""
   if not zoo.is_present(zoo.artefact(zoo.EMBEDDED)):
     pytest.skip("the embedded model is not in this checkout")
   folder = tmp_path_factory.mktemp("demo")
-  # The second run finds what the first one left.
+  # What an earlier run left is written anew.
   (folder / "features").mkdir()
   (folder / "features" / "coffee.delf").write_bytes(b"cut")
-  return demo.run_demo(folder, device="cpu")
+  run_demo, reports, text = demo.run_demo, [], io.StringIO()
+
+  def record(*args, **options):
+    reports.append(run_demo(*args, **options))
+    return reports[-1]
+
+  argv = ["demo", "--out", str(folder), "--json", "--device", "cpu"]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(demo, "run_demo", record)
+    with contextlib.redirect_stdout(text):
+      status = main.main(argv)
+  return folder, status, json.loads(text.getvalue()), reports[0]
+
+
+@pytest.fixture(scope="module")
+def report(made):
+  return made[-1]
+
+
+def test_demo_as_json(made):
+  folder, status, document, _ = made
+  assert status == 0
+  assert document["as_expected"]
+  assert pathlib.Path(document["picture"]) == folder / "matches.png"
+  for path in [document["picture"], *document["photos"], *document["features"]]:
+    assert pathlib.Path(path).stat().st_size > 1000
 
 
 def test_one_scene_matches_and_another_does_not(report):
