@@ -487,3 +487,18 @@ class BoardFile:
 
   def _errors(self):
     return checkpoints.writing("TensorBoard's file", self._folder)
+
+
+class BoardObserver(Observer):
+  """Observer with a `BoardFile` in the folder `train_logs` of the learner."""
+
+  _file = None
+
+  def start(self, learner):
+    """Begin a file; those of earlier runs stay."""
+    self._learner, self._file = learner, BoardFile(learner.train_logs)
+
+  def close(self):
+    """Close the file."""
+    if self._file is not None:
+      self._file.close()

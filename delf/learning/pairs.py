@@ -202,7 +202,7 @@ def fit(settings: Settings, make_net=global_model.GlobalFeatureNet) -> Report:
   folder = settings.open_folder()
   training = _Training(settings, data, net, folder)
   budget = loop.Budget(epochs=settings.learning.epochs)
-  observers = [_Curves(folder), loop.Live(budget)]
+  observers = [_Curves(), loop.Live(budget)]
   signal = loop.run(training, budget, observers, training.is_save_due)
   place, whitened = training.place, None
   if data.whitening is not None and place.epoch >= settings.learning.epochs:
@@ -261,6 +261,7 @@ class _Training(loop.Learner):
 
   def __init__(self, settings, data, net, folder):
     self._settings, self._data, self._folder = settings, data, folder
+    self.train_logs = folder / LOGS
     self._stepper = TupleStepper(net, settings.learning)
     self._train, self._size = data.train, settings.learning.batch
     self._futures, self._failed = None, 0
@@ -418,16 +419,8 @@ class _Training(loop.Learner):
     return self.place.epoch * -(-queries // self._size) + batch
 
 
-class _Curves(loop.Observer):
+class _Curves(loop.BoardObserver):
   """Writes losses and metrics for TensorBoard."""
-
-  _file = None
-
-  def __init__(self, folder):
-    self._folder = folder
-
-  def start(self, learner):
-    self._file = loop.BoardFile(self._folder / LOGS)
 
   def on_step(self, step, metrics, details):
     for place, values in details:
@@ -438,10 +431,6 @@ class _Curves(loop.Observer):
   def on_measure(self, step, metrics):
     self._file.write(step, metrics)
     self._file.flush()
-
-  def close(self):
-    if self._file is not None:
-      self._file.close()
 
 
 def _mean(values):

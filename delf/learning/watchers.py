@@ -67,10 +67,9 @@ class Live(loop.Live):
     return f"loss {', '.join(losses)}, accuracy {' and '.join(shares)}"
 
 
-class Summaries(delg.Observer):
+class Summaries(loop.BoardObserver, delg.Observer):
   """Writes the files of TensorBoard, a summary each `every` steps."""
 
-  _file = None
   _percentiles = (25, 50, 75)
   _photos = 3
 
@@ -78,7 +77,7 @@ class Summaries(delg.Observer):
     self._every = every
 
   def start(self, learner):
-    self._file = loop.BoardFile(learner.train_logs)
+    super().start(learner)
     self._last = learner.step, time.monotonic()
 
   def wants(self, step):
@@ -121,10 +120,6 @@ class Summaries(delg.Observer):
 
   def on_save(self, step, path):
     self._file.flush()
-
-  def close(self):
-    if self._file is not None:
-      self._file.close()
 
 
 # What DELG was trained with; other batches in proportion: Goyal et al.,
@@ -269,7 +264,7 @@ def _warn_of_counts(names, counts):
     )
 
 
-NAME = "metrics.jsonl"
+METRICS = "metrics.jsonl"
 
 # Of these a line has the last one; of all else the mean since the line before.
 _LAST = (delg_steps.LEARNING_RATE, "desc/scale_factor")
@@ -290,8 +285,10 @@ class Measurements(delg.Observer):
 
   def start(self, learner):
     # A run that was killed leaves lines of steps that are made again.
-    self._path = os.path.join(learner.settings.logdir, NAME)
-    self.rows = [r for r in read(self._path) if r["step"] <= learner.step]
+    self._path = os.path.join(learner.settings.logdir, METRICS)
+    self.rows = [
+      r for r in read_metrics(self._path) if r["step"] <= learner.step
+    ]
     self._write_all()
     if not files.is_remote(self._path):
       self._file = files.open_to_append(self._path)
@@ -335,7 +332,7 @@ def _line(row):
   return f"{json.dumps(row)}\n".encode()
 
 
-def read(path: str | os.PathLike) -> list[dict[str, float]]:
+def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
   """Read the `metrics.jsonl` of a run, without a last line that is cut.
 
   A file that is missing or, with a warning, of something else has no lines.
@@ -411,17 +408,15 @@ class Curves(delg.Observer):
   on_measure = on_save
 
 
-class Attention(delg.Observer):
+class Attention(loop.BoardObserver, delg.Observer):
   """Draws where attention is on the same photos, at each validation.
 
   They are the first of validation or, where there is none, of training.
   """
 
-  _file = None
-
   def start(self, learner):
-    self._learner, self._drawn = learner, None
-    self._file = loop.BoardFile(learner.train_logs)
+    super().start(learner)
+    self._drawn = None
     self._photos = _first_photos(learner.source)
     if learner.step == 0:
       self._draw(0, ATTENTION_BEFORE)
@@ -430,10 +425,6 @@ class Attention(delg.Observer):
     self._draw(step, ATTENTION)
 
   on_measure = on_save
-
-  def close(self):
-    if self._file is not None:
-      self._file.close()
 
   def _draw(self, step, name):
     if self._photos is None or self._drawn == step:
