@@ -5,12 +5,13 @@ import os
 import statistics
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from delf.base import errors, files, progress
 from delf.extraction import engine, jobs, output_folder
+from delf.formats import features
 from delf.protos import delf_config_pb2
 from delf.python import utils
 
@@ -24,11 +25,14 @@ class ExtractOptions(engine.ImageOptions):
       pixels of the part.
     local_extension: Extension of local features' files.
     extractor: Extractor to use in place of one made from the configuration.
+    on_written: Called, in a thread, with the name and the features of each
+      image whose files were written.
   """
 
   crops: Sequence[jobs.Crop | None] | None = None
   local_extension: str = files.DELF
   extractor: typing.Any = None
+  on_written: Callable[[str, features.ImageFeatures], object] | None = None
 
 
 def extract_to_files(
@@ -65,7 +69,7 @@ def extract_to_files(
     config, model_folder(config, options), options.apply_rotation
   )
   folder = output_folder.FeatureFolder(
-    output_dir, config, options.local_extension, made_with
+    output_dir, config, options.local_extension, made_with, options.on_written
   )
 
   def make():
@@ -143,12 +147,12 @@ def measure(
       times.append(_time(image, extractor, repeats, binary_local_features))
     except Exception as error:  # Of this image alone, as of its size.
       failed.append(engine.Failure(path, engine.find_problem(path, error)))
-  seconds, binary, features = zip(*times, strict=True) if times else ((),) * 3
+  seconds, binary, numbers = zip(*times, strict=True) if times else ((),) * 3
   return Latency(
     extractor.device,
     seconds,
     binary if binary_local_features else None,
-    features,
+    numbers,
     tuple(failed),
   )
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
@@ -273,6 +274,7 @@ class FeatureFolder(OutputFolder):
     config: delf_config_pb2.DelfConfig,
     local_extension: str,
     made_with: dict,
+    on_written: Callable[[str, features.ImageFeatures], object] | None = None,
   ):
     """Read what is in a folder, which need not exist.
 
@@ -281,8 +283,10 @@ class FeatureFolder(OutputFolder):
       config: Says which files an image has.
       local_extension: Extension of local features' files.
       made_with: Result of `describe`.
+      on_written: Called with the name and features of each image.
     """
     super().__init__(folder, made_with)
+    self._on_written = on_written
     if config.use_local_features:
       self.endings += (local_extension,)
     if config.use_global_features:
@@ -313,6 +317,8 @@ class FeatureFolder(OutputFolder):
         )
       files.write_bytes(path, data)
     self.photos.add(job, self.paths(job))
+    if self._on_written is not None:
+      self._on_written(job.name, found)
 
   def _read_record(self):
     path = self.folder / self.record

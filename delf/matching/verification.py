@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 import delf
 from delf.base import concurrency, errors, files, progress
 from delf.extraction import engine
+from delf.formats import features
 from delf.matching import matcher
 from delf.python import feature_io
 
@@ -44,6 +45,10 @@ class FeatureFiles:
   names: Sequence[str]
   # From the number of an image; called once for each that is verified.
   path: Callable[[int], str]
+  # What some files hold, by path: these are not read.
+  in_memory: Mapping[str, features.LocalFeatures] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +110,7 @@ def verify_pairs(
     OSError: If the record cannot be written, or a process was ended.
   """
   start = time.perf_counter()
+  in_memory = {**queries.in_memory, **index.in_memory}
   pairs = np.unique(np.asarray(pairs, np.int64).reshape([-1, 2]), axis=0)
   queries, index = (
     {number: _File.identify(side, number) for number in set(column.tolist())}
@@ -129,7 +135,8 @@ def verify_pairs(
   def results():
     """Yields the place of each pair and its result; records the good ones."""
     work = [[(both[p][0].path, both[p][1].path) for p in c] for c in chunks]
-    with contextlib.closing(_run(work, workers, (options, most_bytes))) as done:
+    arguments = options, most_bytes, in_memory
+    with contextlib.closing(_run(work, workers, arguments)) as done:
       for number, result in done:
         chunk = list(zip(chunks[number], result, strict=True))
         record.add(
@@ -232,9 +239,14 @@ class VerifiedRecord:
 class FeatureCache:
   """Reads and prepares feature files, and keeps those used last."""
 
-  def __init__(self, most_bytes: int):
+  def __init__(
+    self,
+    most_bytes: int,
+    in_memory: Mapping[str, features.LocalFeatures] | None = None,
+  ):
     """Create it for so many bytes of features; one image may be over it."""
     self.reads = 0  # Files that were read.
+    self._in_memory = in_memory or {}
     self._most_bytes = most_bytes
     self._kept = collections.OrderedDict()
     self._bytes = 0
@@ -244,30 +256,38 @@ class FeatureCache:
     if path in self._kept:
       self._kept.move_to_end(path)
       return self._kept[path]
-    self.reads += 1
     try:
-      local = feature_io.read_local_features(path)
-      features = matcher.prepare(local.locations, local.descriptors)
+      if path in self._in_memory:
+        local = self._in_memory[path]
+      else:
+        self.reads += 1
+        local = feature_io.read_local_features(path)
+      prepared = matcher.prepare(local.locations, local.descriptors)
     except (errors.InputError, OSError) as error:
-      features = errors.one_line(error).removeprefix(f"{path}: ")
-    self._kept[path] = features
-    self._bytes += getattr(features, "nbytes", 0)
+      prepared = errors.one_line(error).removeprefix(f"{path}: ")
+    self._kept[path] = prepared
+    self._bytes += getattr(prepared, "nbytes", 0)
     while self._bytes > self._most_bytes and len(self._kept) > 1:
       _, oldest = self._kept.popitem(last=False)
       self._bytes -= getattr(oldest, "nbytes", 0)
-    return features
+    return prepared
 
 
 class Verifier:
   """Verifies pairs of feature files, which it reads and keeps."""
 
-  def __init__(self, options: matcher.MatchOptions, most_bytes: int):
+  def __init__(
+    self,
+    options: matcher.MatchOptions,
+    most_bytes: int,
+    in_memory: Mapping[str, features.LocalFeatures] | None = None,
+  ):
     """Create it for so many bytes of features."""
     # Only inliers are counted: how many chance explains need not be known.
     self._options = dataclasses.replace(options, min_inliers=1)
     # Pairs come image by image, so that a few of the index are enough.
-    self.queries = FeatureCache(3 * most_bytes // 4)
-    self.index = FeatureCache(most_bytes // 4)
+    self.queries = FeatureCache(3 * most_bytes // 4, in_memory)
+    self.index = FeatureCache(most_bytes // 4, in_memory)
 
   def __call__(
     self, pairs: list[tuple[str, str]]
@@ -281,9 +301,9 @@ class Verifier:
 
   def _verify(self, query, image):
     both = self.queries.get(query), self.index.get(image)
-    for side, features in enumerate(both):
-      if isinstance(features, str):
-        return features, side
+    for side, prepared in enumerate(both):
+      if isinstance(prepared, str):
+        return prepared, side
     try:
       return matcher.match_prepared(*both, self._options, backward=True).score
     except errors.InputError as error:

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -113,6 +115,23 @@ def test_each_file_is_read_once_where_memory_allows(collection, monkeypatch):
   monkeypatch.setattr(feature_io, "read_local_features", count)
   verification.verify_pairs(_ALL, *collection, _OPTIONS)
   assert sorted(read) == sorted(_paths(collection[0]) + _paths(collection[1]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_features_in_memory_are_not_read(collection, workers):
+  queries, index = collection
+  expected = verification.verify_pairs(_ALL, *collection, _OPTIONS)
+  in_memory = {
+    path: feature_io.read_local_features(path) for path in _paths(queries)
+  }
+  for path in in_memory:
+    pathlib.Path(path).write_bytes(b"not read")
+  queries = dataclasses.replace(queries, in_memory=in_memory)
+  found = verification.verify_pairs(
+    _ALL, queries, index, _OPTIONS, workers=workers
+  )
+  assert found.inliers.tolist() == expected.inliers.tolist()
+  assert found.failed == ()
 
 
 def test_cache_stays_within_its_bytes(collection):

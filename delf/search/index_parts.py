@@ -14,6 +14,7 @@ from delf.extraction import feature_files
 from delf.indexes import dense, inverted
 from delf.python import whiten
 from delf.search import collection as collections
+from delf.search import queries
 
 GLOBAL = "global"
 WORDS = "words"
@@ -57,14 +58,11 @@ class Part:
     return os.fspath(self.collection.feature_path(name, self.extension))
 
   def read(self, name: str) -> Any:
-    """Return what the index takes of one entry, as `read_file`."""
-    return self.read_file(self.source(name))
+    """Return what the index takes of one entry."""
+    raise NotImplementedError
 
-  def read_file(self, path: str, required: bool = False) -> Any:
-    """Return what the index takes of a feature file.
-
-    An image without features is refused if they are `required`, as of queries.
-    """
+  def read_query(self, query: queries.Query) -> Any:
+    """Return the same of a query; InputError if it has no features."""
     raise NotImplementedError
 
   def divide(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -123,13 +121,20 @@ class GlobalPart(Part):
     self._whitening = collection.whitening()
     super().__init__(collection)
 
-  def read_file(self, path: str, required: bool = False) -> np.ndarray:
+  def read(self, name: str) -> np.ndarray:
     """Return [D] float32 as it is compared; [0] of too small an image."""
-    descriptor = feature_files.read_global(path)
-    if required and not descriptor.size:
+    return self._whiten(feature_files.read_global(self.source(name)))
+
+  def read_query(self, query: queries.Query) -> np.ndarray:
+    """Return [D] float32 as it is compared."""
+    descriptor = query.global_descriptor()
+    if not descriptor.size:
       raise errors.InputError(
         "a photo large enough for a global descriptor", "one that is not"
       )
+    return self._whiten(descriptor)
+
+  def _whiten(self, descriptor):
     if self._whitening is None or not descriptor.size:
       return descriptor
     white = whiten.apply_whitening(descriptor[:, None], *self._whitening)
@@ -151,13 +156,18 @@ class WordsPart(Part):
     self.extension = collection.settings.local_extension
     super().__init__(collection)
 
-  def read_file(
-    self, path: str, required: bool = False
-  ) -> aggregate.Aggregated:
+  def read(self, name: str) -> aggregate.Aggregated:
     """Return the aggregate of the local features."""
-    local = feature_files.read_local(path)
-    if required and not len(local):
+    return self._aggregate(feature_files.read_local(self.source(name)))
+
+  def read_query(self, query: queries.Query) -> aggregate.Aggregated:
+    """Return the aggregate of the local features, of which there are some."""
+    local = query.local_features(self.extension)
+    if not len(local):
       raise errors.InputError("local features", "none")
+    return self._aggregate(local)
+
+  def _aggregate(self, local):
     options = aggregate.options(self._config)
     return aggregate.aggregate(self._words, local.descriptors, options)
 

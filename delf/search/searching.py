@@ -175,10 +175,7 @@ class Searcher:
     for query in asked:
       try:
         entries.append(
-          {
-            name: part.read_file(query.path(part.extension), required=True)
-            for name, part in self._parts.items()
-          }
+          {name: part.read_query(query) for name, part in self._parts.items()}
         )
         good.append(query)
       except (errors.InputError, OSError) as error:
@@ -279,6 +276,7 @@ class Searcher:
       verification.FeatureFiles(
         [query.features for query in asked],
         lambda row: asked[row].path(extension),
+        {q.path(extension): q.extracted.local for q in asked if q.extracted},
       ),
       verification.FeatureFiles(
         self.names,
@@ -419,16 +417,18 @@ class _Lines:
   def __init__(self, opened, query, options):
     self._opened, self._query = opened, query
     self._options = dataclasses.replace(options, min_inliers=1)
+    self._extension = opened.settings.local_extension
 
   @functools.cached_property
   def _features(self):
-    return _prepare(self._query.path(self._opened.settings.local_extension))
+    local = self._query.local_features(self._extension)
+    return _prepare(local, self._query.path(self._extension))
 
   def of(self, hit):
     """Returns [M, 4] float32: (x, y) in the query's photo and the image's."""
-    extension = self._opened.settings.local_extension
     name = self._opened.whole(hit.name)
-    other = _prepare(self._opened.feature_path(name, extension))
+    path = self._opened.feature_path(name, self._extension)
+    other = _prepare(feature_files.read_local(path), os.fspath(path))
     match = matcher.match_prepared(
       self._features, other, self._options, backward=True
     )
@@ -440,6 +440,5 @@ class _Lines:
     return np.concatenate(points, axis=1, dtype=np.float32)
 
 
-def _prepare(path):
-  local = feature_files.read_local(path)
-  return matcher.prepare(local.locations, local.descriptors, os.fspath(path))
+def _prepare(local, path):
+  return matcher.prepare(local.locations, local.descriptors, path)

@@ -2,11 +2,14 @@ import dataclasses
 import shutil
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from delf.aggregation import visual_words
 from delf.base import errors
 from delf.evaluation import evaluate, submission
+from delf.extraction import extract
+from delf.formats import features
 from delf.matching import matcher
 from delf.pictures import results_page
 from delf.python import datum_io, feature_io, whiten
@@ -105,6 +108,125 @@ def test_what_was_matched_is_not_matched_again(folders, tmp_path):
   again = _search(folders, rerank=6)
   assert (folders / "index" / "verified_pairs.jsonl").read_bytes() == record
   assert first.document() == again.document()
+
+
+class _Extractor:
+  """Makes features of a photo's pixels, in float64, as no file holds them."""
+
+  device = "CPU"
+
+  def extract(self, image, resize_factor=1.0):
+    seed, number = int(image[0, 0, 0]), int(image[0, 0, 1])
+    rng = np.random.default_rng(seed)
+    local = features.LocalFeatures(
+      locations=rng.uniform(0, 300, [2, number]).T,
+      scales=np.ones([number]),
+      descriptors=rng.standard_normal([_DIMENSION, number]).T,
+      attention=rng.uniform(size=[number]),
+    )
+    vector = rng.standard_normal([_DIMENSION]) if number else None
+    return features.ImageFeatures(local, vector)
+
+
+@pytest.fixture
+def photos(folders, tmp_path, monkeypatch):
+  """Photos to ask with, of an index whose model is `_Extractor`."""
+  monkeypatch.setattr(extract, "_make_extractor", lambda *_: _Extractor())
+  (tmp_path / "model").mkdir()
+  (tmp_path / "config.pbtxt").write_text(
+    f'model_path: "{tmp_path}/model" image_scales: 1.0'
+    " use_local_features: true use_global_features: true"
+    " delf_local_config { use_pca: false }"
+    " delf_global_config { use_pca: false }"
+  )
+  options = building.BuildOptions(
+    config=str(tmp_path / "config.pbtxt"),
+    codebook=str(folders / "codebook/codebook"),
+  )
+  shutil.copytree(folders / "features", tmp_path / "features")
+  (tmp_path / "p").mkdir()
+  for seed in range(3):
+    photo = PIL.Image.new("RGB", (32, 32), (seed, 20, 0))
+    photo.save(tmp_path / "p" / f"{seed}.png")
+    same = _Extractor().extract(np.asarray(photo))
+    path = tmp_path / "features" / f"same{seed}"
+    feature_io.write_local_features(f"{path}.delf", same.local)
+    datum_io.WriteToFile(same.global_descriptor, f"{path}.delg_global")
+  source = [str(tmp_path / "features")]
+  building.build(source, tmp_path / "i", options, pytest.fail)
+  return tmp_path / "p"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+  """Paths of feature files that were read."""
+  paths = []
+  for module, name in (
+    (feature_io, "read_local_features"),
+    (datum_io, "ReadFromFile"),
+  ):
+    read = getattr(module, name)
+    monkeypatch.setattr(
+      module, name, lambda path, r=read: paths.append(str(path)) or r(path)
+    )
+  return paths
+
+
+def test_what_was_just_extracted_is_not_read_back(photos, reads):
+  """Only a later run reads it, with the same results to the last bit."""
+  found = collection.open_folder(photos.parent / "i")
+  options = searching.SearchOptions(method="fusion", rerank=6, workers=1)
+  pages, results = [], []
+  for number in range(2):
+    asked, report = queries.of_photos(
+      found, queries.find([str(photos)]), pytest.fail
+    )
+    assert len(report.done) == (3, 0)[number]
+    del reads[:]
+    searcher = searching.Searcher(found, options)
+    results.append(searcher.search(asked, 12))
+    searching.write_page(photos.parent / "page.html", found, results[-1])
+    pages.append((photos.parent / "page.html").read_bytes())
+    of_queries = {path for path in reads if "/queries/" in path}
+    assert len(of_queries) == (0, 6)[number]
+    assert any("/features/" in path for path in reads)
+    (found.folder / "verified_pairs.jsonl").unlink()
+  first, second = results
+  assert first.document() == second.document()
+  assert [hits[0].inliers for _, hits in first.hits()] == [20] * 3
+  assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize("number", [20, 0])
+def test_what_was_just_extracted_is_as_its_file(photos, number):
+  for path in photos.iterdir():
+    PIL.Image.new("RGB", (32, 32), (7, number, 0)).save(path)
+  found = collection.open_folder(photos.parent / "i")
+  (query, *_), _ = queries.of_photos(
+    found, queries.find([str(photos)]), pytest.fail
+  )
+  stored = dataclasses.replace(query, extracted=None)
+  ours, theirs = (
+    [
+      *dataclasses.asdict(each.local_features(".delf")).values(),
+      each.global_descriptor(),
+    ]
+    for each in (query, stored)
+  )
+  for array, read in zip(ours, theirs, strict=True):
+    assert array.tobytes() == read.tobytes()
+    assert (array.shape, array.dtype) == (read.shape, read.dtype)
+    assert array.strides == read.strides
+
+
+def test_features_are_kept_of_so_many_photos(photos, reads, monkeypatch):
+  monkeypatch.setattr(queries, "_KEPT", 2)
+  found = collection.open_folder(photos.parent / "i")
+  asked, _ = queries.of_photos(found, queries.find([str(photos)]), pytest.fail)
+  del reads[:]
+  options = searching.SearchOptions(method="global")
+  assert searching.Searcher(found, options).search(asked, 4).failed == ()
+  assert len([path for path in reads if "/queries/" in path]) == 1
 
 
 def test_words_score_as_the_pairwise_similarity(folders):
