@@ -121,7 +121,7 @@ def test_other_settings_are_refused_until_all_are_done_again(
   before = _contents(tmp_path / "out")
   assert _detect(*words, "--threshold", 0.9) == 1
   error = capsys.readouterr().err
-  assert "threshold 0.1 and not 0.9" in error and "--overwrite" in error
+  assert "threshold 0.1, not 0.9" in error and "--overwrite" in error
   some = (photos / "more", *words[1:], "--threshold", 0.9, "--overwrite")
   assert _detect(*some) == 1
   assert "would stay" in capsys.readouterr().err
@@ -186,7 +186,7 @@ def test_pictures_of_another_threshold_are_refused(
       "expected pictures of the same detector and settings, or --overwrite"
       in (error := capsys.readouterr().err)
     )
-    assert "threshold 0.1 and not 0.9" in error
+    assert "threshold 0.1, not 0.9" in error
   some = (photos / "more", *words[1:], "--threshold", 0.9, "--overwrite")
   assert _detect(*some) == 1
   assert "would stay" in capsys.readouterr().err

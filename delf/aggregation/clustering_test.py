@@ -145,7 +145,7 @@ def test_what_was_done_is_not_done_again(paths, unfinished, monkeypatch):
 
 def test_other_settings_are_refused(paths, unfinished):
   folder = pathlib.Path(f"{unfinished}.unfinished")
-  with pytest.raises(errors.InputError, match="with num_clusters 4 and not 5"):
+  with pytest.raises(errors.InputError, match="with num_clusters 4, not 5"):
     clustering.cluster_files(paths, unfinished, num_clusters=5)
   with pytest.raises(errors.InputError, match="one with feature files"):
     clustering.cluster_files(paths[1:], unfinished, num_clusters=4)

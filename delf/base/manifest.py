@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 from delf.base import errors, files
 
@@ -43,7 +43,7 @@ def difference(
   """Describe how settings differ from those wanted; "" if they do not.
 
   Returns:
-    Text such as "with threshold 0.1 and not 0.9, with most 3 and not None".
+    Text such as "with threshold 0.1, not 0.9; with most 3, not None".
   """
   parts = []
   for name in wanted | existing:
@@ -54,10 +54,8 @@ def difference(
       old, new = ({f"{name} {k}": v for k, v in d.items()} for d in (old, new))
       parts.append(difference(old, new))
     else:
-      parts.append(
-        f"with {name} {str(old)[:_SHORT]} and not {str(new)[:_SHORT]}"
-      )
-  return ", ".join(parts)
+      parts.append(f"with {name} {str(old)[:_SHORT]}, not {str(new)[:_SHORT]}")
+  return "; ".join(parts)
 
 
 class Journal:
@@ -70,12 +68,13 @@ class Journal:
     self.path = pathlib.Path(path)
     self._file = None
 
-  def read(self, parse: Callable = lambda entry: entry) -> Iterator:
-    """Yield `parse(entry)` of each line, without those it cannot read."""
-    exists = self.path.exists()
+  def read(self, parse: Callable = lambda entry: entry) -> list:
+    """Return `parse(entry)` of each line, without those it cannot read."""
+    parsed, exists = [], self.path.exists()
     for line in files.read_bytes(self.path).splitlines() if exists else ():
       with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-        yield parse(json.loads(line))
+        parsed.append(parse(json.loads(line)))
+    return parsed
 
   def add(self, *entries: object) -> None:
     """Append a line for each entry, all in one write."""

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import pathlib
@@ -18,7 +17,7 @@ from multiprocessing import connection
 import numpy as np
 
 import delf
-from delf.base import concurrency, errors, files, progress
+from delf.base import concurrency, errors, manifest, progress
 from delf.extraction import engine
 from delf.formats import features
 from delf.matching import matcher
@@ -202,38 +201,29 @@ class VerifiedRecord:
     self, folder: str | os.PathLike | None, options: matcher.MatchOptions
   ):
     """Read the pairs of the same version and settings, if there are any."""
-    self._path = folder and pathlib.Path(folder) / RECORD
-    self._file = None
+    self._journal = folder and manifest.Journal(pathlib.Path(folder) / RECORD)
     self._settings = f"delf {delf.__version__} {' '.join(options.describe())}"
     self.inliers: dict[_Pair, int] = {}
-    is_there = self._path and self._path.exists()
-    for line in files.read_bytes(self._path).splitlines() if is_there else ():
-      try:
-        settings, query, image, number = json.loads(line)
-        is_number = isinstance(number, int) and 0 <= number < 2**31
-        if settings == self._settings and is_number:
-          self.inliers[tuple(query), tuple(image)] = number
-      except (ValueError, TypeError, RecursionError):
-        continue  # Cut, as a run was killed.
+    if self._journal:
+      self._journal.read(self._keep)
+
+  def _keep(self, entry):
+    settings, query, image, number = entry
+    is_number = isinstance(number, int) and 0 <= number < 2**31
+    if settings == self._settings and is_number:
+      self.inliers[tuple(query), tuple(image)] = number
 
   def add(self, inliers: dict[_Pair, int]) -> None:
     """Record the inliers of pairs, all in one write."""
-    if not self._path or not inliers:
-      return
-    if self._file is None:
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._file = files.open_to_append(self._path)
-    lines = [
-      f"{json.dumps([self._settings, *pair, int(number)])}\n"
-      for pair, number in inliers.items()
-    ]
-    self._file.write("".join(lines).encode())
-    self._file.flush()
+    if self._journal and inliers:
+      self._journal.add(
+        *([self._settings, *pair, int(n)] for pair, n in inliers.items())
+      )
 
   def close(self) -> None:
     """Close the file."""
-    if self._file is not None:
-      self._file.close()
+    if self._journal:
+      self._journal.close()
 
 
 class FeatureCache:

@@ -201,7 +201,7 @@ def _mapping_columns(folder):
 
 @_case(
   "folder of aggregates of other settings",
-  "num_assignments 3 and not 1",
+  "num_assignments 3, not 1",
   "folder",
 )
 def _other_settings(folder):

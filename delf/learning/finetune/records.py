@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from delf.base import concurrency, errors, files, progress
+from delf.base import concurrency, errors, files, manifest, progress
 from delf.extraction import engine
 from delf.python import utils
 
@@ -316,28 +316,18 @@ def refuse_finished(out, settings, overwrite=False):
   if overwrite:
     return
   found = _read(record).get("settings", {})
-  words = _differences(found, settings) or "of the same settings"
+  words = manifest.difference(found, settings) or "of the same settings"
   raise errors.InputError(expected, f"a finished model {words}", out)
 
 
 def _refuse_others(path, found, wanted, what):
-  words = _differences(found, wanted)
+  words = manifest.difference(found, wanted)
   if words:
     raise errors.InputError(
       f"{what} of the same photos and settings (or --overwrite)",
       f"one {words}",
       path.parent,
     )
-
-
-def _differences(found, wanted):
-  """Returns words for what differs, "" for nothing."""
-  words = []
-  for name in sorted(set(found) | set(wanted)):
-    one, two = found.get(name), wanted.get(name)
-    if one != two:
-      words.append(f"with {name} {one}, not {two}")
-  return "; ".join(words)
 
 
 def _read(path):
