@@ -2,6 +2,7 @@
 
 import functools
 
+import faiss
 import numpy as np
 
 from delf.formats import array_file
@@ -86,14 +87,17 @@ def _changed(folder, model):
   return functools.partial(dense.DenseIndex.load, path, verify=True)
 
 
-@_case("graph whose links lead nowhere", "my.index", "a graph whose links")
+@_case("graph whose links lead nowhere", "my.index", "faiss can search")
 def _links(folder, model):
   path = folder / "my.index"
   index = approximate.ApproximateIndex("hnsw")
   index.add(_NAMES, _ROWS)
   index.save(path)
   header, arrays = array_file.read(path, "approximate index")
-  changed = {**arrays, "neighbors": np.array(arrays["neighbors"]) + 9}
+  graph = faiss.deserialize_index(np.array(arrays["faiss"]))
+  links = faiss.vector_to_array(graph.hnsw.neighbors)
+  faiss.copy_array_to_vector(links + 9, graph.hnsw.neighbors)
+  changed = {**arrays, "faiss": faiss.serialize_index(graph)}
   array_file.write(path, "approximate index", header, changed)
   return functools.partial(approximate.ApproximateIndex.load, path)
 
