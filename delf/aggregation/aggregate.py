@@ -87,10 +87,6 @@ def aggregate(
 
   Returns:
     Aggregated. Without features a VLAD is zero, and others have no words.
-
-  Raises:
-    InputError: If descriptors are of another dimension than the words or not
-      finite, or the numbers do not fit.
   """
   options = options or AggregateOptions()
   descriptors = words.check(descriptors)
@@ -179,13 +175,7 @@ def _check_regions(regions, number):
 
 
 def selectivity(values: np.ndarray, alpha: float, tau: float) -> np.ndarray:
-  """Return sigma(u) = sign(u) |u|^alpha where u > tau, else 0, float64.
-
-  Args:
-    values: u, similarities of two descriptors, in [-1, 1].
-    alpha: Exponent, 0 or over.
-    tau: Threshold.
-  """
+  """Return sigma(u) = sign(u) |u|^alpha where u > tau, else 0, float64."""
   values = np.asarray(values, dtype=np.float64)
   powers = np.sign(values) * np.abs(values) ** alpha
   return np.where(values > tau, powers, 0.0)
@@ -250,15 +240,6 @@ def read(
     path: Path of `write`.
     dimension: Required D, or None for any.
     size: K that its words must be under, or None for any.
-
-  Returns:
-    Aggregated. Without words its descriptors are [0, D], or [0, 0] where no
-    dimension is given.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is cut, of another format, or of another dimension or
-      codebook, or has values that are not finite.
   """
   name = os.path.splitext(os.fspath(path))[1]
   kinds = {f".{r}{kind}": kind for r in ("", "r") for kind in KINDS}

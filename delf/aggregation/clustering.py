@@ -37,16 +37,7 @@ _RECORD_INTERVAL = 5.0
 
 
 def find(folder: files.Path, kind: str = LOCAL) -> list[str]:
-  """Find the feature files in a local folder and its sub-folders, sorted.
-
-  Args:
-    folder: Local path.
-    kind: LOCAL or GLOBAL.
-
-  Raises:
-    FileNotFoundError: If there is no such folder.
-    InputError: If there is no such file in it.
-  """
+  """Find the feature files of a kind in a local folder and its sub-folders."""
   if not os.path.isdir(folder):
     raise FileNotFoundError(f"{folder}: expected a folder, found none")
   paths = sorted(
@@ -245,7 +236,6 @@ class ClusterOptions:
   """Options of clustering.
 
   Attributes:
-    num_clusters: Number of words.
     num_iterations: Most steps of k-means; fewer where no word moves any more.
     max_features: Most features; of more, each has the same chance to be in.
       None for all.
@@ -271,20 +261,7 @@ class ClusterOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ClusterReport:
-  """Result of a clustering.
-
-  Attributes:
-    codebook: Prefix of the checkpoint.
-    num_clusters: Number of words.
-    dimension: Values of each.
-    features: Number of features that were clustered.
-    features_seen: Number that they were chosen from.
-    method: kmeans.EXACT or kmeans.APPROXIMATE.
-    objectives: Mean squared distance in each step.
-    moved: Words in each step that had no features and were put elsewhere.
-    failed: Feature files that were skipped.
-    seconds: Wall-clock time of this run.
-  """
+  """Result of a clustering; `objectives` and `moved` as in kmeans.State."""
 
   codebook: str
   num_clusters: int
@@ -323,11 +300,6 @@ def cluster_files(
     codebook: Prefix of the TensorFlow checkpoint to be, which holds [K, D]
       float32 under `codebook`. Beside it `<prefix>.json` has the report.
     **options: Fields of ClusterOptions.
-
-  Raises:
-    InputError: If an option is invalid, the codebook exists, an unfinished run
-      is of other files or settings, or there are fewer features than words.
-    OSError: If files cannot be written.
   """
   options = ClusterOptions(**options)
   begin = time.perf_counter()

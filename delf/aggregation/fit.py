@@ -27,22 +27,13 @@ _MOST_IN_GROUP = 500
 
 @dataclasses.dataclass(frozen=True)
 class PcaReport:
-  """Result of a PCA.
+  """Result of a PCA of descriptors of one dimension."""
 
-  Attributes:
-    config: Text of a DelfPcaParameters that names its files.
-    dimension: Values of a descriptor.
-    descriptors: Number of descriptors.
-    kept: [D] float, share of the variance that 1, 2, ... components keep.
-    pca_dim: Components that `config` keeps.
-    failed: Feature files that were skipped.
-  """
-
-  config: str
+  config: str  # Text of a DelfPcaParameters that names its files.
   dimension: int
   descriptors: int
-  kept: np.ndarray
-  pca_dim: int
+  kept: np.ndarray  # [D], share of the variance that 1, 2, ... components keep.
+  pca_dim: int  # Components that `config` keeps.
   failed: tuple[engine.Failure, ...] = ()
 
 
@@ -74,10 +65,6 @@ def fit_pca(
     dim: Components that the configuration keeps; None for those that keep 95 %
       of the variance. The files hold all.
     overwrite: Whether existing files are replaced.
-
-  Raises:
-    InputError: If there is a PCA already, there are no more descriptors than
-      they have values, or `dim` is over these.
   """
   if not overwrite:
     refuse_pca(folder)
@@ -117,10 +104,6 @@ def fit_whitening(
     pairs: [P, 2] int, indices of `paths`. Pairs of bad files are skipped.
     output: File to be, a DatumPairProto of mean [D, 1] and projection [D, D].
     overwrite: Whether an existing file is replaced.
-
-  Raises:
-    InputError: If there is such a file, or fewer pairs than D are left, which
-      leave some direction without a scale.
   """
   if not overwrite:
     refuse(output)
@@ -134,6 +117,7 @@ def fit_whitening(
   _check_any(len(rows), reader.failures)
   pairs = row_of[pairs]
   pairs = pairs[(pairs >= 0).all(axis=1)]
+  # Fewer leave some direction without a scale.
   if len(pairs) < reader.dimension:
     raise errors.InputError(
       f"at least {reader.dimension} pairs for descriptors of as many values",
@@ -187,15 +171,7 @@ def _pca_config(folder, dim):
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-  """Extraction of photos, where these are given in place of features.
-
-  Attributes:
-    folder: Folder of their features; existing ones are used.
-    model: Name or path of a model, or None.
-    config: Path of a `.pbtxt` configuration, or None.
-    max_size: Pixels that the longer side is scaled down to, or None.
-    device: Device, or None for the best there is.
-  """
+  """Extraction of photos into a folder, as `delf extract` has its options."""
 
   folder: str
   model: str | None = None
@@ -228,12 +204,6 @@ def find(
     extraction: Options of extraction.
     raw: Whether photos are extracted without the PCA of the configuration, as
       a PCA is to be fitted.
-
-  Raises:
-    FileNotFoundError: If a source does not exist.
-    InputError: If there is neither kind of file, or one is of features and
-      another of photos.
-    KeyboardInterrupt: If the extraction was interrupted.
   """
   paths = [_features(source, kind) for source in sources]
   if not any(paths):
@@ -301,14 +271,9 @@ def _extract(sources, kind, extraction, raw):
 
 
 def from_folders(names: Sequence[str], seed: int = 0) -> np.ndarray:
-  """Pair images of one folder; those in no folder are in no pair.
+  """Pair images of one folder, such as `colosseum/1`: [P, 2] indices of names.
 
-  Args:
-    names: Names of images such as `colosseum/1`.
-    seed: Of the choice of pairs of a large group.
-
-  Returns:
-    [P, 2] int, indices of `names`.
+  `seed` decides which pairs of a large group are in.
   """
   pairs = _pairs_within([os.path.dirname(name) for name in names], seed)
   if not len(pairs):
@@ -323,15 +288,9 @@ def from_folders(names: Sequence[str], seed: int = 0) -> np.ndarray:
 def from_groups(
   path: files.Path, names: Sequence[str], seed: int = 0
 ) -> np.ndarray:
-  """Pair images of one group of a CSV file: image name, name of its group.
+  """As `from_folders`, of a CSV file of image names and their groups.
 
-  Args:
-    path: Path of the file; extensions of the names in it are ignored.
-    names: Names of images.
-    seed: Of the choice of pairs of a large group.
-
-  Returns:
-    [P, 2] int, indices of `names`.
+  Extensions of the names in the file are ignored.
   """
   index = {name: i for i, name in enumerate(names)}
   groups = [""] * len(names)
@@ -347,14 +306,9 @@ def from_groups(
 
 
 def from_pairs(path: files.Path, names: Sequence[str]) -> np.ndarray:
-  """Read pairs of image names from a CSV file; unknown ones are skipped.
+  """Read pairs of names from a CSV file: [P, 2] indices of names.
 
-  Args:
-    path: Path of the file; extensions of the names in it are ignored.
-    names: Names of images.
-
-  Returns:
-    [P, 2] int, indices of `names`.
+  Extensions in the file are ignored, and pairs of unknown names are skipped.
   """
   index = {name: i for i, name in enumerate(names)}
   pairs = [[_find(name, index) for name in row] for row in _rows(path)]

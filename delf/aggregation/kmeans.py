@@ -43,23 +43,17 @@ _BLOCK = 16384
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """State of a clustering: all that the next step needs.
+  """State of a clustering: all that the next step needs."""
 
-  Attributes:
-    centers: [K, D] float32, the words.
-    labels: [N] int32, the word of each feature in the last step, or None where
-      the next step does not need them.
-    objectives: Mean squared distance of features to their words in each step,
-      before the words moved.
-    moved: In each step, the words without features that were put elsewhere.
-    converged: Whether the last step moved no word, so that none will.
-  """
-
-  centers: np.ndarray
+  centers: np.ndarray  # [K, D] float32, the words.
+  # [N] int32, the word of each feature in the last step, or None where the next
+  # step does not need them.
   labels: np.ndarray | None = None
+  # Mean squared distance in each step, before the words moved.
   objectives: tuple[float, ...] = ()
+  # In each step, the words without features that were put elsewhere.
   moved: tuple[int, ...] = ()
-  converged: bool = False
+  converged: bool = False  # The last step moved no word, so that none will.
 
   @property
   def iteration(self) -> int:
@@ -106,13 +100,7 @@ def choose_method(method: str, num_features: int, num_clusters: int) -> str:
 
 
 def start(features: np.ndarray, num_clusters: int, seed: int = 0) -> State:
-  """Return the first state: words that are features, chosen at random.
-
-  Args:
-    features: [N, D] float32, finite, perhaps a memory map.
-    num_clusters: Number of words, K.
-    seed: The same seed gives the same words.
-  """
+  """Return the first state: K of [N, D] features, chosen at random."""
   if num_clusters < 1:
     raise errors.InputError("at least one word", f"{num_clusters}")
   number = len(features)
@@ -134,13 +122,8 @@ def step(features: np.ndarray, state: State, method: str = EXACT) -> State:
 
   A word that is nearest to none goes to the feature that is farthest from its
   own word, which lowers the objective; several go to as many features, as far
-  as these differ.
-
-  Args:
-    features: [N, D] float32, perhaps a memory map.
-    state: State of the step before.
-    method: EXACT; or APPROXIMATE, which compares each feature with the words of
-      the cells near it, and with the word that it had.
+  as these differ. APPROXIMATE compares each feature with the words of the cells
+  near it, and with the word that it had.
   """
   exact = method == EXACT
   # Other cells in each step: what one misses, the next may find.
@@ -235,16 +218,11 @@ def cells(centers: np.ndarray, seed: int = 0):
 def nearest(
   index, centers: np.ndarray, features: np.ndarray, before=None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Find a near word of each feature.
-
-  Args:
-    index: faiss index of the words.
-    centers: [K, D] float32, the words.
-    features: [N, D] float32.
-    before: [N] int, words that are compared too, or None.
+  """Find a near word of each feature [N, D] with a faiss index of the words.
 
   Returns:
-    [N] float32 squared distances, and [N] int64 words.
+    [N] float32 squared distances, and [N] words: those of `before`, if any,
+    where these are not farther.
   """
   labels = index.search(features, 1)[1][:, 0]
   missing = labels < 0  # All cells that were looked into are empty.

@@ -41,11 +41,7 @@ class Words:
   """
 
   def __init__(self, centers: np.ndarray):
-    """Prepare the search; it takes as much memory as the codebook.
-
-    Args:
-      centers: [K, D] of finite numbers; not copied if float32.
-    """
+    """Prepare the search in [K, D]; it takes as much memory as they do."""
     self.centers = arrays.check_descriptors(
       np.asarray(centers), name="visual words"
     )
@@ -71,11 +67,7 @@ class Words:
     return arrays.check_descriptors(array, self.dimension, "features")
 
   def nearest(self, descriptors: np.ndarray, number: int = 1) -> np.ndarray:
-    """Find the nearest words of descriptors, by Euclidean distance.
-
-    Args:
-      descriptors: [N, D] of finite numbers.
-      number: Words for each, from 1 to K.
+    """Find the nearest words of [N, D] descriptors, by Euclidean distance.
 
     Returns:
       [N, number] int32, nearest first; of words at the same distance the one
@@ -119,8 +111,7 @@ class Scores:
   """Candidates among words for the nearest, by float32 products.
 
   The score of a word c for a descriptor x is x c - |c|^2 / 2, which is highest
-  for the nearest; candidates are within its rounding error. Threads may share
-  an object.
+  for the nearest; candidates are within its rounding error.
   """
 
   def __init__(self, centers: np.ndarray):
@@ -141,11 +132,7 @@ class Scores:
   def candidates(
     self, descriptors: np.ndarray, number: int
   ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Find the words that may be among the `number` nearest, from 1 to K.
-
-    Args:
-      descriptors: [N, D] float32, finite.
-      number: Nearest words that are wanted.
+    """Find the words that may be among the `number` nearest of descriptors.
 
     Yields:
       Slice of the descriptors, one after the other; [P] int words, at least
@@ -273,11 +260,6 @@ def read_codebook(
       variable `clusters`, or a folder with one.
     size: Required K, or None for any.
     dimension: Required D, or None for any.
-
-  Raises:
-    FileNotFoundError: If there is no checkpoint.
-    InputError: If it cannot be read, holds no codebook, or one of another shape
-      or with values that are not finite.
   """
   from delf.formats import checkpoints
 
@@ -316,12 +298,9 @@ def read_codebook(
 
 
 def write_codebook(prefix: files.Path, centers: np.ndarray) -> None:
-  """Write a codebook, whole or not at all.
+  """Write a codebook [K, D], whole or not at all, as a TensorFlow checkpoint.
 
-  Args:
-    prefix: Prefix of the TensorFlow checkpoint to be, such as `out/codebook`;
-      `tf.train.Checkpoint(codebook=tf.Variable(...))` reads it.
-    centers: [K, D] float, finite.
+  `tf.train.Checkpoint(codebook=tf.Variable(...))` reads it.
   """
   import tensorflow as tf
 

@@ -38,12 +38,10 @@ def search(
 ) -> ranking.Ranking:
   """Find the k images with the largest dot products for each query.
 
-  Beside the result, and what is mapped, up to 200 MB are needed whatever N is.
-
   Args:
     queries: [Q, D] float32.
     blocks: Arrays [N_i, D], float32 or float16, perhaps mapped from a file; ids
-      count through them.
+      count through them. 200 MB of memory are enough whatever N is.
     k: Number of images per query.
     empty: Ids, sorted, of images without a descriptor: last, and -inf.
   """
@@ -94,11 +92,6 @@ def rescore(
 
   A search for ten times the images that are wanted, by codes in memory, and
   this with descriptors in a file find nearly what exact search finds.
-
-  Args:
-    queries: [Q, D] float32.
-    found: Ranking [Q, k] of these queries; a score of -inf stays.
-    descriptors: [N, D] float, perhaps mapped from a file.
   """
   scores = np.full(found.ids.shape, -np.inf, np.float32)
   for row, ids in enumerate(found.ids):
@@ -198,10 +191,7 @@ class DenseIndex(DescriptorIndex):
     self._extend(names, other._blocks_of(self._dimension), other.empty)
 
   def save(self, path: Path) -> None:
-    """Write the index to one local file, whole or not at all.
-
-    An existing file is replaced, even the one that was loaded.
-    """
+    """Write the index to one local file, even the one that was loaded."""
     shape = (len(self), self._dimension or 0)
     streams = {
       **array_file.encode_names(self.names),
@@ -212,11 +202,9 @@ class DenseIndex(DescriptorIndex):
 
   @classmethod
   def load(cls, path: Path, verify: bool = False) -> "DenseIndex":
-    """Open an index; descriptors stay in the file until they are needed.
+    """Open a local file; descriptors stay in it until they are needed.
 
-    Args:
-      path: Local path.
-      verify: Whether to read all and compare checksums.
+    `verify` reads all and compares checksums.
     """
     _, mapped = array_file.read(path, _KIND, verify)
     names = array_file.decode_names(mapped, path)

@@ -7,7 +7,6 @@ are 18 GB in the file.
 """
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -30,6 +29,7 @@ _MERGED_BYTES = 1 << 29
 # So that a damaged file cannot require tables that fill the memory.
 _MAX_DIMENSION = 1 << 16
 _MAX_WORDS = (1 << 31) - 1
+_FINITE = 1e300
 # Values of ASMK that are compared are smaller; at the most they are 1.
 _LARGEST = 1e6
 
@@ -57,22 +57,20 @@ class AsmkOptions:
   normalize: bool = True
 
   def __post_init__(self):
-    for name, most in (
-      ("dimension", _MAX_DIMENSION),
-      ("codebook_size", _MAX_WORDS),
+    for name, kind, least, most in (
+      ("packed", bool, False, True),
+      ("dimension", numbers.Integral, 1, _MAX_DIMENSION),
+      ("codebook_size", numbers.Integral, 1, _MAX_WORDS),
+      ("alpha", numbers.Real, 0, _FINITE),
+      ("tau", numbers.Real, -_FINITE, _FINITE),
+      ("normalize", bool, False, True),
     ):
       value = getattr(self, name)
-      if not _is_number(value, numbers.Integral) or not 1 <= value <= most:
-        raise errors.InputError(f"{name} of 1 to {most}", repr(value))
-    for name in ("alpha", "tau"):
-      value = getattr(self, name)
-      if not _is_number(value, numbers.Real) or not math.isfinite(value):
-        raise errors.InputError(f"{name} that is finite", repr(value))
-    if self.alpha < 0:
-      raise errors.InputError("alpha of 0 or over", self.alpha)
-    for name in ("packed", "normalize"):
-      if not isinstance(getattr(self, name), bool):
-        raise errors.InputError(f"{name} true or false", getattr(self, name))
+      is_kind = isinstance(value, kind) and isinstance(value, bool) == (
+        kind is bool
+      )
+      if not is_kind or not least <= value <= most:
+        raise errors.InputError(f"{name} of {least} to {most}", repr(value))
 
   @classmethod
   def from_config(
@@ -105,10 +103,6 @@ class AsmkOptions:
     return np.dtype(np.uint8 if self.packed else np.float32)
 
 
-def _is_number(value, kind):
-  return isinstance(value, kind) and not isinstance(value, bool)
-
-
 class InvertedIndex(NamedIndex):
   """Images and their words, searched by the selective match kernel.
 
@@ -128,12 +122,7 @@ class InvertedIndex(NamedIndex):
     super().__init__()
     self.options = options or AsmkOptions()
     self.metadata = dict(metadata or {})
-    self._kernel = postings.Kernel(
-      self.options.packed,
-      self.options.dimension,
-      self.options.alpha,
-      self.options.tau,
-    )
+    self._kernel = postings.Kernel(self.options)
     # An image keeps its row, while ids close up behind one that is removed.
     self._rows = np.zeros([0], np.int64)
     self._counts = np.zeros([0], np.int32)
@@ -197,11 +186,9 @@ class InvertedIndex(NamedIndex):
     self._extend(names, other._parts, other._counts, other._rows)
 
   def score_all(self, query: Any) -> np.ndarray:
-    """Compare a query, an aggregate as `add` takes it, with all images.
+    """Return the similarity of a query to all images, [N] float32 by id.
 
-    Returns:
-      [N] float32 by id, equal to the pairwise similarity; -1 for an image
-      without words, and for all if the query has none.
+    It is -1 for an image without words, and for all if the query has none.
     """
     descriptors, words = _check_image(query, self.options, "query")
     if not len(words):
@@ -228,11 +215,10 @@ class InvertedIndex(NamedIndex):
     )
 
   def save(self, path: Path) -> None:
-    """Write the index to one local file, whole or not at all.
+    """Write the index to one local file, even the one that was loaded.
 
     Parts are merged on the way, piece by piece, so that indexes that are
-    larger than the memory can be loaded, merged and saved. An existing file is
-    replaced, even the one that was loaded.
+    larger than the memory can be loaded, merged and saved.
     """
     new_ids = np.full([len(self._counts)], postings.DROPPED, np.int64)
     new_ids[self._rows] = np.arange(len(self))
@@ -256,11 +242,9 @@ class InvertedIndex(NamedIndex):
 
   @classmethod
   def load(cls, path: Path, verify: bool = False) -> "InvertedIndex":
-    """Open an index; lists stay in the file until a query needs them.
+    """Open a local file; lists stay in it until a query needs them.
 
-    Args:
-      path: Local path.
-      verify: Whether to read all and compare checksums.
+    `verify` reads all and compares checksums.
     """
     header, arrays = array_file.read(path, KIND, verify)
     try:

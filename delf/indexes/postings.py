@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,26 +24,19 @@ DROPPED = -1
 class Kernel:
   """sigma(u) of pairs of descriptors of one word."""
 
-  def __init__(self, packed: bool, dimension: int, alpha: float, tau: float):
+  def __init__(self, options: Any):
+    """Create the kernel of an `inverted.AsmkOptions`."""
     self._selectivity = functools.partial(
-      aggregate.selectivity, alpha=alpha, tau=tau
+      aggregate.selectivity, alpha=options.alpha, tau=options.tau
     )
     self._table = None
-    if packed:
-      bits = aggregate.compared_bits(dimension)
-      distances = np.arange(8 * -(-dimension // 8) + 1)
+    if options.packed:
+      distances = np.arange(8 * options.width + 1)
+      bits = aggregate.compared_bits(options.dimension)
       self._table = self._selectivity(1 - 2 * distances / bits)
 
   def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compare descriptors row by row.
-
-    Args:
-      first: [P, L] `lanes` or [P, D] float32.
-      second: The same; it may be overwritten.
-
-    Returns:
-      [P] float64, sigma(u) of each pair.
-    """
+    """Compare rows of [P, L] `lanes` or [P, D] float32; overwrites `second`."""
     if self._table is None:
       return self._selectivity(np.einsum("ij,ij->i", first, second))
     counts = _count_bits(np.bitwise_xor(first, second, out=second))
@@ -114,16 +108,13 @@ class Postings:
     descriptors: np.ndarray,
     scores: np.ndarray,
   ) -> None:
-    """Add what each image has in common with a query.
+    """Add what images have in common with a query to their scores [images].
 
     Args:
       kernel: Kernel of these descriptors.
       words: [M] int32, those of the query, ascending.
       descriptors: [M, B] uint8 or [M, D] float32, one for each word.
-      scores: [images] float64, which is added to.
-
-    Raises:
-      InputError: If the file has images that it cannot have.
+      scores: [images] float64.
     """
     if not len(self.words) or not len(words):
       return
@@ -143,11 +134,7 @@ class Postings:
         raise self._changed() from None
 
   def of_images(self, values: np.ndarray, rows: slice) -> np.ndarray:
-    """Return values [images] at the images of some postings.
-
-    Raises:
-      InputError: If the file has images that it cannot have.
-    """
+    """Return values [images] at the images of some postings."""
     try:
       return values[self.ids[rows]]
     except IndexError:
@@ -162,12 +149,7 @@ class Postings:
 def build(
   words: Sequence[np.ndarray], descriptors: Sequence[np.ndarray]
 ) -> Postings:
-  """Make the lists of some images.
-
-  Args:
-    words: [M] int32 of each image; a word at most once.
-    descriptors: [M, B] uint8 or [M, D] float32 of each image.
-  """
+  """Make the lists of images from the words [M] and descriptors of each."""
   lengths = [len(each) for each in words]
   together = np.concatenate(words)
   order = arrays.stable_argsort(together)
@@ -184,12 +166,7 @@ def build(
 
 
 def _blocks(starts, lengths, step):
-  """Yield the rows of lists [L], at most `step` at once.
-
-  Yields:
-    [R] int64 rows; slice of the lists that they are of; and how many rows are
-    of each of these.
-  """
+  """Yield [R] rows of lists, slice of these lists, and numbers of rows each."""
   ends = np.cumsum(lengths)
   # Row of a list = its place among all rows + this.
   shifts = starts - (ends - lengths)
@@ -204,22 +181,10 @@ def _blocks(starts, lengths, step):
     yield rows, lists, taken
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-  source: Postings
-  numbers: np.ndarray  # [images] int64, the new number of each, or DROPPED
-  kept: np.ndarray  # [V] int64, places in `source.words` of kept words
-  counts: np.ndarray  # [V] int64, postings kept of each of these words
-  places: np.ndarray  # [V] int64, place of each word among all words
-  targets: np.ndarray  # [V] int64, where its postings go
-
-
 class Merge:
   """The postings of several parts, merged piece by piece.
 
-  Attributes:
-    words: [W] int32, ascending.
-    starts: [W + 1] int64.
+  `words` [W] and `starts` [W + 1] are those of the result.
   """
 
   def __init__(self, parts: Sequence[Postings], numbers: np.ndarray):
@@ -232,24 +197,22 @@ class Merge:
     """
     ends = np.cumsum([part.images for part in parts], dtype=np.int64)
     own = np.split(numbers, ends[:-1]) if parts else []
-    kept = [_kept(*each) for each in zip(parts, own, strict=True)]
-    words = [
-      source.words[rows] for source, (rows, _) in zip(parts, kept, strict=True)
-    ]
+    kept = [_count_kept(*each) for each in zip(parts, own, strict=True)]
+    words = [part.words[n > 0] for part, n in zip(parts, kept, strict=True)]
     self.words = np.unique(np.concatenate([np.zeros([0], np.int32), *words]))
-    places = [np.searchsorted(self.words, each) for each in words]
-    totals = np.zeros([len(self.words)], np.int64)
-    for place, (_, counts) in zip(places, kept, strict=True):
-      totals[place] += counts
-    self.starts = np.concatenate([[0], np.cumsum(totals)]).astype(np.int64)
-    self._parts, free = [], self.starts[:-1].copy()
-    for source, number, place, (rows, counts) in zip(
+    totals = np.zeros([len(self.words) + 1], np.int64)
+    places = [np.searchsorted(self.words, part.words) for part in parts]
+    for place, counts in zip(places, kept, strict=True):
+      np.add.at(totals, place, counts)
+    self.starts = np.concatenate([[0], np.cumsum(totals[:-1])]).astype(np.int64)
+    # Of each part: the postings, the new numbers of its images, how many are
+    # kept of each of its words, and where these go.
+    self._parts, free = [], self.starts.copy()
+    for part, number, place, counts in zip(
       parts, own, places, kept, strict=True
     ):
-      self._parts.append(
-        _Part(source, number, rows, counts, place, free[place])
-      )
-      free[place] += counts
+      self._parts.append((part, number, counts, free[place]))
+      np.add.at(free, place, counts)
 
   def __len__(self):
     return int(self.starts[-1])
@@ -258,10 +221,10 @@ class Merge:
     """Yield [P'] uint32 pieces of the images of all postings."""
     for first, last in self._pieces(_PIECE_BYTES // 16):
       piece = np.empty([self.starts[last] - self.starts[first]], np.uint32)
-      for part in self._parts:
-        rows, kept, targets = self._moves(part, first, last)
-        numbers = part.source.of_images(part.numbers, rows)
-        piece[targets] = numbers if kept is None else numbers[kept]
+      for part, numbers, *plan in self._parts:
+        rows, kept, targets = self._moves(part, numbers, *plan, first, last)
+        ids = part.of_images(numbers, rows)
+        piece[targets] = ids if kept is None else ids[kept]
       yield piece
 
   def descriptors(self, width: int, dtype: np.dtype) -> Iterator[np.ndarray]:
@@ -271,9 +234,9 @@ class Merge:
     for first, last in self._pieces(_PIECE_BYTES // item.itemsize):
       number = self.starts[last] - self.starts[first]
       piece = np.empty([number, width], dtype)
-      for part in self._parts:
-        rows, kept, targets = self._moves(part, first, last)
-        values = part.source.descriptors[rows]
+      for part, *plan in self._parts:
+        rows, kept, targets = self._moves(part, *plan, first, last)
+        values = part.descriptors[rows]
         values = values if kept is None else values[kept]
         piece.view(item)[targets, 0] = values.view(item)[:, 0]
       yield piece
@@ -290,7 +253,7 @@ class Merge:
       for piece in pieces:
         array[start : start + len(piece)] = piece
         start += len(piece)
-    images = sum(np.count_nonzero(p.numbers != DROPPED) for p in self._parts)
+    images = sum(np.count_nonzero(own != DROPPED) for _, own, *_ in self._parts)
     return Postings(self.words, self.starts, ids, descriptors, images)
 
   def _pieces(self, step):
@@ -303,33 +266,30 @@ class Merge:
       yield first, last
       first = last
 
-  def _moves(self, part, first, last):
+  def _moves(self, part, numbers, counts, targets, first, last):
     """Find the postings of a part that belong to a range of words.
 
     Returns:
       slice of the part's postings; [n] bool, which of these are kept, or None
       for all; and [kept] int64, their places within the piece.
     """
-    begin, end = np.searchsorted(part.places, [first, last])
-    if begin == end:
-      return slice(0), None, np.zeros([0], np.int64)
-    starts, words = part.source.starts, part.kept[[begin, end - 1]]
-    rows = slice(int(starts[words[0]]), int(starts[words[1] + 1]))
-    counts = part.counts[begin:end]
-    shifts = part.targets[begin:end] - (np.cumsum(counts) - counts)
-    targets = np.repeat(shifts - self.starts[first], counts)
-    targets += np.arange(len(targets))
-    if len(targets) == rows.stop - rows.start:
-      return rows, None, targets
-    numbers = part.source.of_images(part.numbers, rows)
-    return rows, numbers != DROPPED, targets
+    bounds = self.words[[first, last - 1]]
+    begin = np.searchsorted(part.words, bounds[0])
+    end = np.searchsorted(part.words, bounds[1], side="right")
+    rows = slice(int(part.starts[begin]), int(part.starts[end]))
+    counts = counts[begin:end]
+    shifts = targets[begin:end] - (np.cumsum(counts) - counts)
+    places = np.repeat(shifts - self.starts[first], counts)
+    places += np.arange(len(places))
+    if len(places) == rows.stop - rows.start:
+      return rows, None, places
+    return rows, part.of_images(numbers, rows) != DROPPED, places
 
 
-def _kept(source, numbers):
-  """Return which words have postings left, and how many each."""
-  counts = np.diff(source.starts)
-  if len(counts) and np.any(numbers == DROPPED):
-    stays = source.of_images(numbers != DROPPED, slice(None))
-    counts = np.add.reduceat(stays, source.starts[:-1], dtype=np.int64)
-  places = np.flatnonzero(counts)
-  return places, counts[places]
+def _count_kept(part, numbers):
+  """Return how many postings of each word of a part are kept."""
+  counts = np.diff(part.starts)
+  if not len(counts) or np.all(numbers != DROPPED):
+    return counts
+  stays = part.of_images(numbers != DROPPED, slice(None))
+  return np.add.reduceat(stays, part.starts[:-1], dtype=np.int64)

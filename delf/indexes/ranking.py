@@ -14,8 +14,7 @@ class Ranking:
   """The best images of each query, best first; ties by lower id.
 
   Attributes:
-    ids: [Q, k] int32, indices into the names of the collection. Where there are
-      fewer than k images, the last of a row are -1.
+    ids: [Q, k] int32; -1 at the end of a row where there are fewer than k.
     scores: [Q, k] float32, descending; -inf where the id is -1.
   """
 
@@ -28,13 +27,9 @@ class Ranking:
 
 @dataclasses.dataclass(frozen=True)
 class GroupRanking(Ranking):
-  """A ranking of groups by their best parts, such as images by regions.
+  """A ranking of groups by their best parts, such as images by regions."""
 
-  Attributes:
-    parts: [Q, k] int32, the id of the best part; -1 where the id is -1.
-  """
-
-  parts: np.ndarray
+  parts: np.ndarray  # [Q, k] int32, ids of the best parts, or -1.
 
   def parts_of(self, ids: np.ndarray) -> np.ndarray:
     """Return [Q, n] best parts of groups [Q, n]; -1 for groups not ranked."""
@@ -53,12 +48,7 @@ def check_k(k: int) -> int:
 
 
 def top_k(scores: np.ndarray, k: int | None = None) -> Ranking:
-  """Rank images by a table of scores.
-
-  Args:
-    scores: [Q, N] numbers without NaN, of N images for Q queries.
-    k: Number of images per query, or None for all.
-  """
+  """Rank images by [Q, N] scores without NaN; None stands for all images."""
   scores = np.asarray(scores, dtype=np.float32)
   k = max(scores.shape[1], 1) if k is None else check_k(k)
   ids = np.full([len(scores), k], -1, np.int32)
@@ -89,13 +79,7 @@ def sort_rows(
 
 
 def recall(found: Ranking, exact: Ranking, k: int) -> float:
-  """Share of the k best images that a search finds among its k (recall@k).
-
-  Args:
-    found: Ranking of the search.
-    exact: Ranking of an exact search for the same queries.
-    k: Number of images per query; both rankings have at least as many.
-  """
+  """Share of the k best images that a search finds among its k (recall@k)."""
   one, two = found.ids[:, :k], exact.ids[:, :k]
   hits = (one[:, :, None] == two[:, None, :]) & (two[:, None, :] >= 0)
   return float(hits.any(axis=1).sum() / max(np.count_nonzero(two >= 0), 1))
@@ -149,11 +133,9 @@ class TopScores:
     self._least = np.full([number], -np.inf, np.float32)
 
   def add(self, scores: np.ndarray, first: int) -> None:
-    """Add the scores of the next images.
+    """Add the [Q, B] float32 scores of the images from id `first` on.
 
-    Args:
-      scores: [Q, B] float32 without NaN; -inf is left out.
-      first: Id of the first of these images, higher than all before.
+    `first` is higher than all ids before. Scores are no NaN; -inf is left out.
     """
     # An equal score has a higher id than the one that is kept, and loses.
     better = np.flatnonzero(scores > self._least[:, None])
@@ -238,10 +220,6 @@ def fuse(
     weights: Weight of each ranking, at least 0; None for equal ones.
     k: Number of images per query, or None for the depth of the deepest.
     options: FusionOptions, or None for the default.
-
-  Raises:
-    InputError: If there is no ranking, their numbers of queries differ, or the
-      weights do not fit.
   """
   options, rankings = options or FusionOptions(), list(rankings)
   if not rankings:
@@ -318,18 +296,11 @@ VERIFIED = 100
 
 @dataclasses.dataclass(frozen=True)
 class Reranked:
-  """Rankings by inliers, then by the score of the search.
+  """Rankings [Q, k] by inliers, then by the score of the search."""
 
-  Attributes:
-    ids: [Q, k] int32, indices of images, best first; -1 at the end of a row
-      that has fewer.
-    inliers: [Q, k] int32; 0 for images that were not verified.
-    scores: [Q, k] float, scores of the search, of the type they came in.
-  """
-
-  ids: np.ndarray
-  inliers: np.ndarray
-  scores: np.ndarray
+  ids: np.ndarray  # Indices of images; -1 at the end of a row with fewer.
+  inliers: np.ndarray  # int32; 0 for images that were not verified.
+  scores: np.ndarray  # Of the search.
 
 
 def shortlist(
@@ -337,15 +308,12 @@ def shortlist(
   junk: Sequence[np.ndarray] | None = None,
   most: int = VERIFIED,
 ) -> np.ndarray:
-  """Choose the images of each ranking that are verified.
+  """Choose the images to verify: [Q, k] bool, the first `most` but for junk.
 
   Args:
     ids: [Q, k] int, indices of images, best first; -1 for none.
     junk: Q int arrays, images that a protocol ignores, or None.
     most: Number of images per query.
-
-  Returns:
-    [Q, k] bool: the first `most` that are not junk.
   """
   ids = np.asarray(ids)
   if ids.ndim != 2:
@@ -362,12 +330,7 @@ def shortlist(
 
 
 def pairs(ids: np.ndarray, *chosen: np.ndarray) -> np.ndarray:
-  """List (query, image) pairs to verify, each once: [P, 2] int64, sorted.
-
-  Args:
-    ids: [Q, k] int, indices of images.
-    *chosen: [Q, k] bool each, as from `shortlist`, one per protocol.
-  """
+  """List (query, image) pairs of shortlists, each once: [P, 2], sorted."""
   ids = np.asarray(ids)
   rows, columns = np.nonzero(np.logical_or.reduce(chosen))
   listed = np.stack([rows, ids[rows, columns]], axis=1).astype(np.int64)
@@ -383,16 +346,9 @@ def rerank(
 ) -> Reranked:
   """Sort rankings by (inliers, score), descending; ties by lower index.
 
-  The `shortlist` is verified. All others, junk too, keep 0 inliers and stand
-  among the verified ones of 0 by their score.
-
-  Args:
-    ids: [Q, k] int, indices of images, best first; -1 for none.
-    scores: [Q, k] float, their scores.
-    verify: Function from queries [P] and images [P], int, to the inliers of
-      each pair, [P] int.
-    junk: As in `shortlist`.
-    most: As in `shortlist`.
+  The `shortlist` is verified by a function from queries [P] and images [P] to
+  inliers [P]. All others, junk too, keep 0 inliers and stand among the verified
+  ones of 0 by their score.
   """
   ids, scores = np.asarray(ids), np.asarray(scores)
   chosen = shortlist(ids, junk, most)

@@ -52,18 +52,13 @@ def expand(
   descriptors: np.ndarray,
   options: Expansion = QUERY,
 ) -> np.ndarray:
-  """Expand queries by the first images of their rankings.
+  """Expand queries [Q, D] by the first images of their rankings.
 
   Args:
     queries: [Q, D] float, unit length.
-    ids: [Q, k] int, ids of images, best first; -1 pads. The first
-      `options.number` are used.
-    descriptors: [N, D] float, unit length, zeros for an image without one;
-      perhaps mapped from a file.
+    ids: [Q, k] int, ids of images, best first; -1 pads.
+    descriptors: [N, D] float, unit length, zeros for an image without one.
     options: Expansion.
-
-  Returns:
-    [Q, D] float32, unit length; zeros stay zeros.
   """
   ids = np.asarray(ids)[:, : options.number]
   expanded = np.array(queries, dtype=np.float32)
@@ -91,13 +86,7 @@ def augment(
   descriptors: Gordo et al., "End-to-end Learning of Deep Visual Representations
   for Image Retrieval", IJCV 2017), with the weights of alpha query expansion.
   It is done once for an index; queries are searched as they are, or expanded.
-
-  Args:
-    descriptors: As in `expand`. Time grows with N squared.
-    options: Expansion.
-
-  Returns:
-    [N, D] float32, unit length; zeros stay zeros.
+  Time grows with N squared.
   """
   augmented = np.zeros(descriptors.shape, np.float32)
   step = max(1, _VALUES // max(1, options.number * descriptors.shape[1]))
@@ -306,8 +295,9 @@ def refine(
 ) -> ranking.Ranking:
   """Refine rankings by a method of METHODS, with its default options.
 
-  A method with other options is called itself: `SuperGlobal(depth=100)(queries,
-  found, descriptors)`.
+  Where only the first images are ranked again, ties keep their order, and those
+  after them keep theirs, with lowered scores. With other options a method is
+  called itself: `SuperGlobal(depth=100)(queries, found, descriptors)`.
 
   Args:
     name: One of METHODS.
@@ -316,10 +306,6 @@ def refine(
     descriptors: [N, D] float, unit length, zeros for an image without one;
       perhaps mapped from a file.
     empty: Ids, sorted, of images without a descriptor: they stay last.
-
-  Returns:
-    Ranking [Q, k]. Where only the first images are ranked again, ties keep
-    their order, and those after them keep theirs, with lowered scores.
   """
   if name not in METHODS:
     near = difflib.get_close_matches(str(name), METHODS, 1)
