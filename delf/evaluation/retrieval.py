@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,12 +17,11 @@ from delf.protos import aggregation_config_pb2
 from delf.search import searching
 
 METRICS = "metrics.txt"
-# The papers and the original measure the others.
-_LEFT_OUT = "easy"
+_LABELS = "queries", "index images"
 
+_Verified = verification.VerifyReport | None
 _Path = str | os.PathLike
 _Local = tuple[verification.FeatureFiles, verification.FeatureFiles]
-_Verified = verification.VerifyReport | None
 
 
 def read_truth(path: _Path) -> ground_truth.GroundTruth:
@@ -43,18 +42,20 @@ def search_global(
 
   An image without a descriptor (too small) is last.
   """
-  of_queries, of_index = (
-    feature_files.require(names, folder, files.DELG_GLOBAL, label)
-    for names, folder, label in (
-      (truth.query_names, query_dir, "queries"),
-      (truth.index_names, index_dir, "index images"),
-    )
-  )
+  extensions = files.DELG_GLOBAL, files.DELG_GLOBAL
+  of_queries, of_index = _find(truth, (query_dir, index_dir), extensions)
   images = dense.DenseIndex()
   descriptors = feature_files.read_globals(of_index, "index images")
   images.add(truth.index_names, descriptors)
   queries = feature_files.read_globals(of_queries, "queries", images.dimension)
   return images.search(queries, len(images))
+
+
+def _find(truth, folders, extensions):
+  """Returns the paths of the files of queries and of index images."""
+  names = truth.query_names, truth.index_names
+  sides = zip(names, folders, extensions, _LABELS, strict=True)
+  return [feature_files.require(*side) for side in sides]
 
 
 def search_aggregates(
@@ -66,54 +67,47 @@ def search_aggregates(
 ) -> ranking.Ranking:
   """Rank all index images by their aggregated local features.
 
-  Args:
-    truth: Names of the images.
-    query_config: Says what the queries' files are.
-    index_config: Images are compared as it says (alpha, tau, L2
-      normalisation), as in the original. Without words a score is -1.
-    query_dir: Folder with `<name>.asmk_star`, or as the configuration has it,
-      of each query.
-    index_dir: Folder with the same of each index image.
+  Files are `<name>.asmk_star`, or as the configuration has it. Images are
+  compared as `index_config` says (alpha, tau, L2 normalisation), as in the
+  original. Without words a score is -1.
 
   Raises:
     InputError: Also if the configurations do not fit together, or the folders
       say that codebooks differ.
   """
-  kind = aggregate.kind_of(index_config)
-  if aggregate.kind_of(query_config) != kind:
-    raise errors.InputError(
-      f"queries of the index's type, {kind}", aggregate.kind_of(query_config)
-    )
-  for name in ("codebook_size", "feature_dimensionality"):
-    expected, value = getattr(index_config, name), getattr(query_config, name)
-    if expected != value:
+  configurations, folders = (query_config, index_config), (query_dir, index_dir)
+  compared = {
+    "type": aggregate.kind_of,
+    "codebook_size": lambda config: config.codebook_size,
+    "feature_dimensionality": lambda config: config.feature_dimensionality,
+  }
+  for name, get in compared.items():
+    value, expected = map(get, configurations)
+    if value != expected:
       raise errors.InputError(
         f"queries of the index's {name}, {expected}", value
       )
-  sides = (
-    (truth.query_names, query_dir, query_config, "queries"),
-    (truth.index_names, index_dir, index_config, "index images"),
-  )
-  codebooks = {_codebook(folder, config) for _, folder, config, _ in sides}
+  extensions = list(map(aggregate.extension, configurations))
+  records = [aggregate_files.read_record(pathlib.Path(f)) for f in folders]
+  codebooks = {
+    record.get(extension, {}).get("codebook")
+    for record, extension in zip(records, extensions, strict=True)
+  }
   if len(codebooks - {None}) > 1:
     raise errors.InputError(
       "queries and index images aggregated by one codebook",
       "two codebooks",
       query_dir,
     )
-  of_queries, of_index = (
-    feature_files.require(names, folder, aggregate.extension(config), label)
-    for names, folder, config, label in sides
-  )
+  sizes = index_config.feature_dimensionality, index_config.codebook_size
 
-  def read(paths, label) -> Iterator[aggregate.Aggregated]:
+  def read(paths, label):
     for path in progress.track(paths, f"reading {label}"):
-      yield aggregate.read(
-        path, index_config.feature_dimensionality, index_config.codebook_size
-      )
+      yield aggregate.read(path, *sizes)
 
-  images, queries = read(of_index, "index images"), read(of_queries, "queries")
-  if kind == aggregate.VLAD:
+  paths = _find(truth, folders, extensions)
+  queries, images = map(read, paths, _LABELS)
+  if aggregate.kind_of(index_config) == aggregate.VLAD:
     index = dense.DenseIndex()
     index.add(truth.index_names, [image.descriptors for image in images])
     queries = [query.descriptors for query in queries]
@@ -123,12 +117,6 @@ def search_aggregates(
     )
     index.add(truth.index_names, images)
   return index.search(queries, len(index))
-
-
-def _codebook(folder, config):
-  """Returns which codebook the words of a folder are of, or None."""
-  record = aggregate_files.read_record(pathlib.Path(folder))
-  return record.get(aggregate.extension(config), {}).get("codebook")
 
 
 def local_files(
@@ -146,15 +134,12 @@ def local_files(
     truth.query_names, query_dir, extension, "queries"
   )
   names = truth.index_names
-
-  def path(image):
-    return feature_files.whole_image_paths(
-      [names[image]], index_dir, extension
-    )[0]
-
+  whole = feature_files.whole_image_paths
   return (
     verification.FeatureFiles(truth.query_names, paths.__getitem__),
-    verification.FeatureFiles(names, path),
+    verification.FeatureFiles(
+      names, lambda image: whole([names[image]], index_dir, extension)[0]
+    ),
   )
 
 
@@ -208,17 +193,15 @@ def evaluate(
   recorded in the output folder.
 
   Args:
-    truth: Ground truth of the images.
     found: Ranking of all images.
     output_dir: Folder of `metrics.txt`.
-    local: As from `local_files`, or None to verify nothing.
-    options: How pairs are matched.
+    local: Result of `local_files`, or None to verify nothing.
     workers: Number of processes, or None: all cores.
   """
   # First what may be wrong: not after all has been verified.
   os.makedirs(output_dir, exist_ok=True)
   protocols = truth.protocols()
-  protocols.pop(_LEFT_OUT, None)
+  protocols.pop("easy", None)  # Papers and original measure the others.
   ids, inliers, report = dict.fromkeys(protocols, found.ids), {}, None
   if local is not None:
     junk = [[entry["junk"] for entry in each] for each in protocols.values()]
