@@ -9,7 +9,7 @@ import numpy as np
 
 from delf.base import errors
 from delf.evaluation import ground_truth, metrics, report_card
-from delf.extraction import engine, feature_files, output_folder
+from delf.extraction import engine, feature_files, jobs, output_folder
 from delf.indexes import ranking
 from delf.pictures import results_page
 from delf.search import queries, searching
@@ -54,22 +54,30 @@ def find_index_photos(
   Raises:
     InputError: If a photo is missing.
   """
-  photos = queries.find([folder])
+  paths, names = jobs.find([folder])
   truth = ground_truth.read(path)
   if not truth.lists_collection:
-    return photos.paths, photos.names
-  return _pick(truth.index_names, photos, folder), list(truth.index_names)
+    return paths, names
+  places = ground_truth.ImagePlaces(names)
+  names = list(truth.index_names)
+  return [paths[places.find(name, folder)] for name in names], names
 
 
 def find_photos(
   truth: ground_truth.GroundTruth, folder: str | os.PathLike
-) -> queries.Photos:
+) -> list[queries.Query]:
   """Find the photos of the queries, in order, with their boxes."""
-  paths = _pick(truth.query_names, queries.find([folder]), folder)
-  boxes = [
-    None if box is None else tuple(map(float, box)) for box in truth.boxes
+  paths, names = jobs.find([folder])
+  places = ground_truth.ImagePlaces(names)
+  return [
+    queries.Query(
+      name,
+      paths[places.find(name, folder)],
+      "",
+      None if box is None else tuple(map(float, box)),
+    )
+    for name, box in zip(truth.query_names, truth.boxes, strict=True)
   ]
-  return queries.Photos(paths, list(truth.query_names), boxes)
 
 
 def find_features(
@@ -189,12 +197,6 @@ def write_page(
     ),
     f"{report.card.evaluation.dataset}: {report.card.method}",
   )
-
-
-def _pick(names, photos, folder):
-  """Paths of the photos of that name."""
-  places = ground_truth.ImagePlaces(photos.names)
-  return [photos.paths[places.find(name, folder)] for name in names]
 
 
 def _rank_protocols(searcher, truth, good, first):

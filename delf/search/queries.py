@@ -27,7 +27,8 @@ class Query:
 
   name: str  # For people.
   photo: str | None  # Path, or None where only features are known.
-  features: str  # Path of the feature files, without extension.
+  # Path of the feature files, without extension; "" before extraction.
+  features: str
   box: Box | None = None  # The part that is asked for; None: all of it.
   # What the files hold, where it is in memory.
   extracted: features.ImageFeatures | None = dataclasses.field(
@@ -51,31 +52,25 @@ class Query:
     return feature_files.read_global(self.path(files.DELG_GLOBAL))
 
 
-@dataclasses.dataclass(frozen=True)
-class Photos:
-  """Photos to ask with: path, name and part of each, as of Query."""
-
-  paths: list[str]
-  names: list[str]
-  boxes: list[Box | None]
-
-
-def find(sources: Sequence[str], box: Box | None = None) -> Photos:
+def find(sources: Sequence[str], box: Box | None = None) -> list[Query]:
   """Find the photos in folders, patterns, lists and images.
 
   Args:
-    sources: As of `delf.extraction.jobs.find`.
+    sources: What `jobs.find` takes.
     box: Part of the only photo.
   """
-  paths, names = jobs.find(sources)
-  if box is not None and len(paths) > 1:
-    raise errors.InputError("one photo with a box", f"{len(paths)} photos")
-  return Photos(paths, names, [box] * len(paths))
+  found = [
+    Query(name, path, "", box)
+    for path, name in zip(*jobs.find(sources), strict=True)
+  ]
+  if box is not None and len(found) > 1:
+    raise errors.InputError("one photo with a box", f"{len(found)} photos")
+  return found
 
 
 def of_photos(
   opened: collection.Collection,
-  photos: Photos,
+  photos: Sequence[Query],
   say: Callable[[str], None],
   device: str | None = None,
 ) -> tuple[list[Query], engine.ImageReport]:
@@ -103,7 +98,7 @@ def of_photos(
     )
   config.use_global_features = settings.has_global
   config.use_local_features = bool(settings.local_extension)
-  keys = list(map(_key, photos.paths, photos.boxes))
+  keys = [_key(query.photo, query.box) for query in photos]
   extracted = {}
 
   def keep(key, found):
@@ -114,12 +109,12 @@ def of_photos(
   # Two runs may ask with one photo.
   with files.lock_folder(folder, wait=True):
     extraction = extract.extract_to_files(
-      photos.paths,
+      [query.photo for query in photos],
       config,
       folder,
       say=say,
       names=keys,
-      crops=[box and jobs.Crop(box, scale_limits=True) for box in photos.boxes],
+      crops=[q.box and jobs.Crop(q.box, scale_limits=True) for q in photos],
       device=device,
       apply_rotation=settings.apply_rotation,
       local_extension=settings.local_extension or files.DELF,
@@ -128,11 +123,12 @@ def of_photos(
   if extraction.interrupted:
     raise KeyboardInterrupt
   failed = {failure.path for failure in extraction.failed}
-  rows = zip(photos.names, photos.paths, keys, photos.boxes, strict=True)
   return [
-    Query(name, path, os.fspath(folder / key), box, extracted.get(key))
-    for name, path, key, box in rows
-    if path not in failed
+    dataclasses.replace(
+      query, features=os.fspath(folder / key), extracted=extracted.get(key)
+    )
+    for query, key in zip(photos, keys, strict=True)
+    if query.photo not in failed
   ], extraction
 
 

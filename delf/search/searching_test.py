@@ -273,7 +273,7 @@ def test_a_collection_without_words(folders, tmp_path):
     with pytest.raises(errors.InputError, match="words.*--codebook"):
       searching.Searcher(found, searching.SearchOptions(method=method))
   with pytest.raises(errors.InputError, match="--model"):
-    queries.of_photos(found, queries.Photos(["a.jpg"], ["a"], [None]), print)
+    queries.of_photos(found, [queries.Query("a", "a.jpg", "")], print)
 
 
 def test_descriptors_are_whitened(folders, tmp_path):
