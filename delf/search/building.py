@@ -260,10 +260,8 @@ def add_features(
   missing, and ends with the index of a run that was not.
 
   Args:
-    wanted: The collection.
     names: Names of feature files without extension.
     say: Called with a line for each that failed.
-    extraction: Report of the extraction, if there was one.
     regions_of: Names of images that were extracted anew: their regions that are
       not among the names are taken out.
   """

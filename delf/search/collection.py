@@ -256,7 +256,6 @@ def open_or_make(
   """Make a collection, or check that an existing one was made alike.
 
   Args:
-    wanted: The collection as it is to be.
     config: Configuration of extraction, or None where it is not known.
     options: building.BuildOptions: aggregation, codebook and whitening.
 
@@ -371,15 +370,12 @@ def _add_whitening(wanted, path, new):
 def agree_on_regions(
   wanted: Collection, regions: RegionSettings | None, device: str | None = None
 ) -> RegionSettings | None:
-  """Give a new collection its regions, or check those of an existing one.
+  """Give a new collection its regions, or check and return existing ones.
 
   Args:
-    wanted: The collection; not written yet where it is new.
+    wanted: Not written yet where it is new.
     regions: None for those that it has.
     device: That a detector is tried on.
-
-  Returns:
-    The regions of the collection.
 
   Raises:
     InputError: If an existing one has others, or the detector of a new one does

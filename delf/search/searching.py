@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from delf.base import errors
-from delf.extraction import engine, feature_files
+from delf.extraction import engine, feature_files, output_folder
 from delf.indexes import ranking
 from delf.matching import matcher, verification
 from delf.search import collection, index_parts, queries
@@ -47,9 +47,8 @@ class Hit:
   name: str
   score: float  # Of the first stage; larger is better.
   inliers: int | None = None  # None where it was not matched.
-  box: queries.Box | None = (
-    None  # The region most like the query; None: all of it.
-  )
+  # The region most like the query; None: all of it.
+  box: queries.Box | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +64,8 @@ class SearchResult:
   method: str  # "global", "words" or "fusion".
   verify: matcher.MatchOptions
   failed: tuple[engine.Failure, ...] = ()  # Queries and images.
-  boxes: list[list[queries.Box | None]] | None = (
-    None  # As of Hit, with regions.
-  )
+  # As of Hit, with regions.
+  boxes: list[list[queries.Box | None]] | None = None
 
   def hits(self) -> Iterator[tuple[queries.Query, list[Hit]]]:
     """Yield each query with its hits, best first."""
@@ -293,17 +291,11 @@ class Searcher:
   ) -> list[list[queries.Box | None]] | None:
     """Return the box, as of Hit, of images of a ranking of `rank`.
 
-    Args:
-      found: The ranking.
-      ids: [Q, n], places in `names`, or -1.
-
-    Returns:
-      Q lists of n; None of a collection without regions.
+    Of `ids` [Q, n], places in `names` or -1, these are Q lists of n; None for
+    a collection without regions.
     """
     if not self.has_regions:
       return None
-    from delf.extraction import output_folder
-
     box = output_folder.PhotoRecord(self.collection.features).box
     return [
       [box(self._entries[place]) if place >= 0 else None for place in row]
@@ -370,8 +362,6 @@ def write_page(
 
   Args:
     path: Path of the page, `.html`.
-    opened: Collection that was searched.
-    result: Results of the search.
     labels: Function from the row of a query and the name of an image to
       results_page.TRUE, JUNK, FALSE or None; None without ground truth.
     notes: Text for each query.
