@@ -159,7 +159,7 @@ def largest_difference(arrays, others):
 
 
 def _sum(attention, features, *_):
-  """Stands in for `selecting.candidates`: one feature, of all values."""
+  """Stands in for `tensorflow_ops.candidates`: one feature, of all values."""
   total = tf.reduce_sum(attention) + tf.reduce_sum(features)
   zero = tf.zeros([1])
   return tensorflow_ops.Local(

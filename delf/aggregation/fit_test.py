@@ -147,3 +147,30 @@ def test_what_has_no_pairs(tmp_path, read, content, words):
     read(path, ["x/1", "y"])
   with pytest.raises(errors.InputError, match="one object each"):
     fit.from_folders(["x/1", "y", "z"])
+
+
+def test_components_of_descriptors_in_parts():
+  generator = np.random.default_rng(0)
+  spread = np.array([5.0, 3.0, 1.0, 0.2])
+  turn = np.linalg.qr(generator.standard_normal((4, 4)))[0]
+  descriptors = generator.standard_normal((5000, 4)) * spread @ turn + 1000
+  moments = fit.Moments()
+  for part in np.split(descriptors, [0, 1, 700, 4000]):
+    moments.add(part)
+  found = moments.parameters()
+  np.testing.assert_allclose(found.mean, descriptors.mean(axis=0), rtol=1e-5)
+  np.testing.assert_allclose(found.variances, spread**2, rtol=0.06)
+  assert (np.abs((found.matrix * turn).sum(axis=1)) > 0.995).all()
+  assert (found.matrix.max(axis=1) >= -found.matrix.min(axis=1)).all()
+  projected = extractor.project(
+    descriptors - 1000, found.mean - 1000, found.matrix.T, found.variances
+  )
+  np.testing.assert_allclose(np.cov(projected.T), np.eye(4), atol=1e-2)
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_too_few_descriptors_for_components(number):
+  moments = fit.Moments()
+  moments.add(np.zeros([number, 4]))
+  with pytest.raises(errors.InputError, match="more descriptors"):
+    moments.parameters()

@@ -2,18 +2,13 @@
 
 import dataclasses
 import os
-import statistics
-import time
 import typing
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from delf.base import errors, files, progress
+from delf.base import files
 from delf.extraction import engine, jobs, output_folder
 from delf.formats import features
 from delf.protos import delf_config_pb2
-from delf.python import utils
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,83 +91,3 @@ def _make_extractor(config, options):
   from delf.inference import extractor
 
   return extractor.make_extractor(config, device=options.device)
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-  """Seconds of each image, the mean of its repeats, and what they are of.
-
-  Attributes:
-    binary_seconds: Of these, the time to turn local descriptors into bits;
-      None if it was not measured.
-    features: Number of local features of each image.
-  """
-
-  device: str
-  seconds: tuple[float, ...]
-  binary_seconds: tuple[float, ...] | None
-  features: tuple[int, ...]
-  failed: tuple[engine.Failure, ...]
-
-  @property
-  def mean(self) -> float:
-    """Seconds per image, over all images and repeats; NaN if all failed."""
-    return statistics.fmean(self.seconds) if self.seconds else float("nan")
-
-
-def measure(
-  images: Sequence[str | os.PathLike],
-  extractor: typing.Any,
-  repeats: int,
-  binary_local_features: bool = False,
-) -> Latency:
-  """Measure extraction, image by image, from pixels in memory to features.
-
-  Loading an image is not included, nor, as the first of a size is slower, one
-  extraction before those that count. With `binary_local_features` local
-  descriptors are also turned into bits, as ASMK* and binary matching have them.
-  """
-  if not images:
-    raise errors.InputError("at least one image", "none")
-  if repeats < 1:
-    raise errors.InputError("at least 1 repeat per image", repeats)
-  if binary_local_features and not extractor.config.use_local_features:
-    raise errors.InputError(
-      "a configuration with use_local_features, for binary ones", "one without"
-    )
-  times, failed = [], []
-  for path in progress.track(images, f"measuring on {extractor.device}"):
-    try:
-      image = np.asarray(utils.RgbLoader(path))
-      times.append(_time(image, extractor, repeats, binary_local_features))
-    except Exception as error:  # Of this image alone, as of its size.
-      failed.append(engine.Failure(path, engine.find_problem(path, error)))
-  seconds, binary, numbers = zip(*times, strict=True) if times else ((),) * 3
-  return Latency(
-    extractor.device,
-    seconds,
-    binary if binary_local_features else None,
-    numbers,
-    tuple(failed),
-  )
-
-
-def pack_bits(descriptors: np.ndarray) -> np.ndarray:
-  """Return the signs of [N, D] as bits [N, ceil(D / 8)], the first highest."""
-  return np.packbits(descriptors > 0, axis=1)
-
-
-def _time(image, extractor, repeats, binary_local_features):
-  """Returns seconds per extraction, of these for bits, and local features."""
-  found = extractor.extract(image)
-  total = binary = 0.0
-  for _ in range(repeats):
-    start = time.perf_counter()
-    found = extractor.extract(image)
-    extracted = time.perf_counter()
-    if binary_local_features:
-      pack_bits(found.local.descriptors)
-    end = time.perf_counter()
-    total, binary = total + end - start, binary + end - extracted
-  number = len(found.local.scales) if found.local is not None else 0
-  return total / repeats, binary / repeats, number

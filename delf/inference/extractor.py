@@ -112,59 +112,6 @@ def _read(path, what, shape):
   return arrays.check_finite(array, f"numbers of {what}", path)
 
 
-class Moments:
-  """Sums of descriptors, from which principal components are computed.
-
-  Descriptors may come in any number of parts; [D, D] float64 is in memory.
-  """
-
-  def __init__(self):
-    self.number = 0
-    self._first = self._sum = self._products = None
-
-  def add(self, descriptors: np.ndarray) -> None:
-    """Add descriptors, [N, D] float, finite."""
-    if not len(descriptors):
-      return
-    descriptors = np.asarray(descriptors, dtype=np.float64)
-    if self._first is None:
-      # Near the mean, so that the difference of large sums keeps its digits.
-      self._first = descriptors.mean(axis=0)
-      self._sum = np.zeros_like(self._first)
-      self._products = np.zeros([len(self._first)] * 2)
-    moved = descriptors - self._first
-    self.number += len(moved)
-    self._sum += moved.sum(axis=0)
-    self._products += moved.T @ moved
-
-  def parameters(self) -> PcaParameters:
-    """Return all D components and their variances.
-
-    The largest value of a component is positive, as its sign is free.
-
-    Raises:
-      InputError: If there are no more than D descriptors, which leave some
-        direction without variance.
-    """
-    size = 0 if self._first is None else len(self._first)
-    if self.number <= size:
-      raise errors.InputError(
-        f"more descriptors than their dimension, {size or 'D'}",
-        f"{self.number}",
-      )
-    mean = self._sum / self.number
-    covariance = self._products / self.number - np.outer(mean, mean)
-    variances, directions = np.linalg.eigh(covariance)
-    matrix = directions[:, ::-1].T
-    largest = np.abs(matrix).argmax(axis=1)[:, np.newaxis]
-    matrix = matrix * np.sign(np.take_along_axis(matrix, largest, axis=1))
-    return PcaParameters(
-      (self._first + mean).astype(np.float32),
-      matrix.astype(np.float32),
-      np.maximum(variances[::-1], 0).astype(np.float32),
-    )
-
-
 def project(
   descriptors: np.ndarray,
   mean: np.ndarray,

@@ -1,6 +1,6 @@
 """Weights of models as TensorFlow checkpoints with the original's keys.
 
-A key is the path of a variable (see `layer_tree`) and a suffix:
+A key is the path of a variable (see `layer_paths`) and a suffix:
 `backbone/l2a/conv2a/kernel/.ATTRIBUTES/VARIABLE_VALUE`.
 """
 

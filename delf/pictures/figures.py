@@ -16,7 +16,7 @@ from matplotlib.backends import backend_agg
 from PIL import Image
 
 from delf.base import errors, files
-from delf.pictures import lines
+from delf.pictures import results_page
 
 FORMATS = ("png", "jpg", "jpeg", "pdf", "svg", "tif", "tiff", "webp")
 MAX_BOXES = 20  # More hide the photo and each other.
@@ -283,7 +283,8 @@ def _matches_figure(images, features, match, title):
     # Pixel centres are at integers, so that the image starts at -0.5.
     shares = (located + 0.5) / image.shape[:2]
     points.append(shares[:, ::-1] * [widths[side], 1] + [start, 0])
-  drawn, bar = lines.spread(points[0], match.strengths, starts[1]), None
+  drawn = results_page.spread_lines(points[0], match.strengths, starts[1])
+  bar = None
   if len(drawn):
     strengths = match.strengths[drawn]
     coloured = _add_lines(axes, points[0][drawn], points[1][drawn], strengths)

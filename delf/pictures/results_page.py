@@ -14,7 +14,7 @@ import numpy as np
 
 import delf
 from delf.base import errors, files
-from delf.pictures import lines, thumbnails
+from delf.pictures import thumbnails
 
 # Labels of results by the ground truth.
 TRUE, JUNK, FALSE = "true", "junk", "false"
@@ -29,6 +29,8 @@ _EXTENSIONS = (".html", ".htm")
 # The picture of the curves, in units of its own.
 _WIDTH, _HEIGHT = 420, 320
 _LEFT, _TOP, _SIDE_X, _SIDE_Y = 48, 12, 356, 260
+MAX_LINES = 100  # More hide the photos and each other.
+_GRID = 8  # Cells along each side of image 1 that lines are spread over.
 _MAX_POINTS = 400  # Of a curve; more do not show.
 
 
@@ -147,6 +149,29 @@ def match_lines(
   first = np.reshape(features_1.locations, [-1, 2])[pairs[:, 0]] + offset
   second = np.reshape(features_2.locations, [-1, 2])[pairs[:, 1]]
   return np.concatenate([first[:, ::-1], second[:, ::-1]], 1, dtype=np.float32)
+
+
+def spread_lines(
+  points: np.ndarray, strengths: np.ndarray, width: float, most: int = MAX_LINES
+) -> np.ndarray:
+  """Return which inliers to draw: the strongest of each region first.
+
+  Args:
+    points: [M, 2] float, (x, y) in image 1, x in [0, width], y in [0, 1].
+    strengths: [M] float, larger for a better inlier.
+    width: Width of the image by its height.
+
+  Returns:
+    [min(M, most)] int indices, weakest first.
+  """
+  cells = np.floor(points * [_GRID / max(width, 1e-9), _GRID]).astype(int)
+  order = np.lexsort((-strengths, *cells.T))
+  places = np.arange(len(order))
+  starts = np.diff(cells[order], axis=0, prepend=-1).any(axis=1)
+  # The best of each cell come first, then the second best, and so on.
+  turns = places - np.maximum.accumulate(np.where(starts, places, 0))
+  chosen = order[np.lexsort((-strengths[order], turns))][:most]
+  return chosen[np.argsort(strengths[chosen], kind="stable")]
 
 
 def check_path(path: str | os.PathLike) -> None:
@@ -322,7 +347,7 @@ def _line_data(points, query_photo, copy):
   # Pixel centres are at integers, so that a photo starts at -0.5.
   shares = (points + 0.5) / (query_size + size)
   aspect = query_size[0] / query_size[1]
-  chosen = lines.spread(
+  chosen = spread_lines(
     shares[:, :2] * [aspect, 1], np.arange(len(points)), aspect
   )
   places = np.rint(np.clip(shares[chosen], 0, 1) * _PLACES).astype("<u2")

@@ -215,7 +215,7 @@ class Collected:
     training: Side.
     held_out: Side.
     classes: Names of the classes, () without.
-    failures: tuple of extract_report.Failure.
+    failures: tuple of engine.Failure.
   """
 
   training: Side

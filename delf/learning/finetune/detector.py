@@ -295,7 +295,7 @@ class DetectorReport:
     scores: dict by BEFORE, AFTER, "whole image" and "median box" of
       measure.Scores of held-out photos.
     seconds: Time of learning.
-    failed: extract_report.Failure of each photo that was left out.
+    failed: engine.Failure of each photo that was left out.
   """
 
   out: str

@@ -242,7 +242,7 @@ class TrainReport:
     pairs: Pairs of two photos that were trained on.
     scores: dict by BEFORE, ALONE (with classes) and AFTER of measuring.Scores.
     seconds: dict by phase.
-    failed: extract_report.Failure of each photo that was left out.
+    failed: engine.Failure of each photo that was left out.
   """
 
   out: str

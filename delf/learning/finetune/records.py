@@ -27,7 +27,7 @@ class Store:
   Attributes:
     images: list of [H, W, 3] uint8, RGB, memory-mapped; None for one that was
       left out.
-    failures: tuple of extract_report.Failure, those that were.
+    failures: tuple of engine.Failure, those that were.
   """
 
   images: list
