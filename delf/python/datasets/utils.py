@@ -46,7 +46,14 @@ def pil_imagenet_loader(
   return array[..., ::-1].astype(np.float32) - np.float32(MEAN_BGR)
 
 
-default_loader = pil_imagenet_loader
+def default_loader(
+  path: files.Path,
+  imsize: int | None,
+  bounding_box: tuple[float, float, float, float] | None = None,
+  preprocess: bool = True,
+) -> np.ndarray:
+  """Load an image as `pil_imagenet_loader` does."""
+  return pil_imagenet_loader(path, imsize, bounding_box, preprocess)
 
 
 def _crop(image, bounding_box, path):
