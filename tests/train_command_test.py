@@ -120,8 +120,8 @@ def test_what_is_unfinished_stays_unless_it_became_the_model(trained, capsys):
 
 
 def test_training_goes_on_from_the_model(trained):
-  from delf.learning.finetune import training_run
+  from delf.learning.finetune import model as finetuned
 
   model = trained[0] / "model"
-  assert training_run.check(str(model)) == model / "weights.npz"
-  training_run.make(model / "weights.npz", 0)
+  assert finetuned.find_weights(str(model)) == model / "weights.npz"
+  finetuned.create(model / "weights.npz", 0)

@@ -13,7 +13,7 @@ import pytest
 from delf.base import errors
 from delf.formats import configs
 from delf.inference import extractor, zoo
-from delf.learning import compact_training, synthetic_views
+from delf.learning import compact_model, view_pairs
 from tools import train_compact
 
 _ROOT = pathlib.Path(train_compact.__file__).parents[1]
@@ -87,11 +87,12 @@ def test_the_settings_beside_an_export_are_those_of_the_export(
 def test_a_run_that_goes_on_draws_other_batches(folder, tmp_path, monkeypatch):
   batches = []
 
-  def background(source):
-    batches.append(source.batch().images)
-    return iter(())
+  class Watched(view_pairs.Source):
+    def __init__(self, *args):
+      super().__init__(*args)
+      batches.append(self.batch().images)
 
-  monkeypatch.setattr(synthetic_views, "batches", background)
+  monkeypatch.setattr(view_pairs, "Source", Watched)
   _run(folder, tmp_path)
   with np.load(tmp_path / "checkpoint.npz") as arrays:
     arrays = dict(arrays)
@@ -100,6 +101,15 @@ def test_a_run_that_goes_on_draws_other_batches(folder, tmp_path, monkeypatch):
     _run(folder, tmp_path)
   assert not np.array_equal(batches[0], batches[1])
   np.testing.assert_array_equal(batches[1], batches[2])
+
+
+def test_error_of_the_background_thread_is_raised():
+  class Broken:
+    def batch(self):
+      raise errors.InputError("a batch", "none")
+
+  with pytest.raises(errors.InputError):
+    next(train_compact.batches(Broken()))
 
 
 def test_more_pairs_than_places_are_refused(folder, tmp_path):
@@ -118,7 +128,7 @@ def test_bad_input_is_one_line(tmp_path):
 def test_export_of_the_packaged_folder_goes_by_its_name(monkeypatch, tmp_path):
   monkeypatch.setattr(zoo, "folder", lambda known: tmp_path / known.name)
   assert (
-    compact_training.model_path(tmp_path / "delf-compact") == "delf-compact"
+    compact_model.configured_path(tmp_path / "delf-compact") == "delf-compact"
   )
   other = tmp_path / "run" / "delf-compact"
-  assert compact_training.model_path(other) == str(other.resolve())
+  assert compact_model.configured_path(other) == str(other.resolve())

@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.shared import photo_pairs
 from delf.learning import synthetic_views, view_pairs
+from tools import photo_sets
 
 SIDE = 320
 _MIN_POINTS = 20
@@ -29,16 +30,14 @@ class _Pairs:
 
 
 def read(folder):
-  """Returns the training photos and the held-out ones, lists of photos.Photo.
+  """Returns the training photos and the held-out ones, two lists.
 
   Args:
     folder: Folder with `train_pool` and `train_pool_more`.
   """
   folder = pathlib.Path(folder)
   names = ("train_pool", "train_pool_more")
-  return synthetic_views.split(
-    synthetic_views.load([folder / name for name in names])
-  )
+  return photo_sets.split(photo_sets.load([folder / name for name in names]))
 
 
 def pairs(training, held_out, counts=(100, 200), unrelated=500, seed=7):
@@ -59,7 +58,7 @@ def pairs(training, held_out, counts=(100, 200), unrelated=500, seed=7):
   """
   rng = np.random.default_rng(seed)
   drawn = _Pairs({}, {}, [])
-  found = view_pairs.find(held_out)
+  found = view_pairs.match_groups(held_out)
   _add_real(drawn, held_out, found)
   for number in range(counts[0]):
     _add_synthetic(drawn, rng, held_out, number)
@@ -110,7 +109,7 @@ def _add_synthetic(drawn, rng, held_out, number):
     if (
       len(
         synthetic_views.correspondences(
-          synthetic_views.centres(SIDE), maps, size, SIDE
+          synthetic_views.cell_centres(SIDE), maps, size, SIDE
         )[0]
       )
       >= 150
@@ -213,7 +212,7 @@ def _add_strong(drawn, rng, held_out, background, number):
       strong_view(rng, middles[1], SIDE, zoom / ratio),
     ]
     points = synthetic_views.correspondences(
-      synthetic_views.centres(SIDE), maps, size, SIDE
+      synthetic_views.cell_centres(SIDE), maps, size, SIDE
     )[1]
     if len(points) >= 150 and _far_side(maps[1], size) > 0:
       break

@@ -85,44 +85,43 @@ def add_rest(parser, made):
   arguments.add_json(parser)
 
 
-def told(args, kind):
-  """Returns the options that the arguments stand for.
+def options(args):
+  """Returns the run.TrainOptions that the arguments stand for."""
+  from delf.learning.finetune import run as finetune
 
-  Args:
-    args: What `argparse` found, under the names of the options.
-    kind: Dataclass of options, of which those without an argument keep their
-      defaults.
-  """
-  given = {name: getattr(args, name) for name in _names(args, kind)}
+  given = {name: getattr(args, name) for name in _names(args)}
   if given["minutes"] is None and given["steps"] is None:
     given["minutes"] = _MINUTES
-  return kind(**given)
+  return finetune.TrainOptions(**given)
 
 
-def command(words, args, kind):
-  """Returns the words of a command that does the same.
+def command(first, args):
+  """Returns the command that does the same, as a list of str.
 
   Args:
-    words: The first words, up to the photos.
-    args: What `argparse` found.
-    kind: As of `told`; what has its default is left out.
+    first: The command up to the photos.
+    args: Parsed arguments; those that are defaults are left out.
   """
-  words = [*words, *args.sources, "--out", args.out]
-  defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-  defaults["minutes"] = None
-  for name in _names(args, kind):
+  from delf.learning.finetune import run as finetune
+
+  parts = [*first, *args.sources, "--out", args.out]
+  fields = dataclasses.fields(finetune.TrainOptions)
+  defaults = {field.name: field.default for field in fields}
+  for name in _names(args):
     value = getattr(args, name)
     if value == defaults[name]:
       continue
-    words.append("--from" if name == "start" else f"--{name}")
+    parts.append("--from" if name == "start" else f"--{name}")
     if name != "rotate":
-      words.append(f"{value:g}" if name == "minutes" else str(value))
-  return words
+      parts.append(f"{value:g}" if name == "minutes" else str(value))
+  return parts
 
 
-def _names(args, kind):
+def _names(args):
   """Returns the names of the options that there are arguments for."""
-  names = (field.name for field in dataclasses.fields(kind))
+  from delf.learning.finetune import run as finetune
+
+  names = (field.name for field in dataclasses.fields(finetune.TrainOptions))
   return [name for name in names if hasattr(args, name)]
 
 
@@ -137,11 +136,11 @@ def run_training(train, show):
   Returns:
     The exit status.
   """
-  from delf.learning.finetune import training_run
+  from delf.learning.finetune import run as finetune
 
   try:
     report = train()
-  except training_run.Stopped as stopped:
+  except finetune.Stopped as stopped:
     print(f"delf: {stopped}", file=sys.stderr)
     return 128 + stopped.number
   for failure in report.failed:
@@ -185,16 +184,17 @@ stopped by Ctrl-C or SIGTERM
 
 def add_arguments(parser):
   """Adds the arguments of this command to an `argparse` parser."""
-  from delf.learning.finetune import records
+  from delf.inference import zoo
+  from delf.learning.finetune import run as finetune
 
-  defaults = records.TrainOptions
+  defaults = finetune.TrainOptions
   parser.epilog = _EXAMPLES
   add_photos(parser, "model")
   add_start(
     parser,
     defaults.start,
     "folder of a model that this command made, a checkpoint (.npz), or scratch "
-    f"(default: {defaults.start}, the embedded one)",
+    f"(default: {zoo.EMBEDDED}, the embedded one)",
   )
   parser.add_argument(
     "--labels",
@@ -237,17 +237,15 @@ def _add_sizes(parser, defaults):
 
 def run(args):
   """Trains, prints what it gave; returns the exit status."""
-  from delf.learning.finetune import records
-  from delf.learning.finetune import training_run as pipeline
+  from delf.learning.finetune import model
 
-  kind = records.TrainOptions
   return run_training(
-    lambda: pipeline.train(
+    lambda: model.train(
       args.sources,
       args.out,
-      told(args, kind),
+      options(args),
       args.overwrite,
-      command(["delf", "train"], args, kind),
+      command(["delf", "train"], args),
     ),
     lambda report: _print(report, args.json),
   )
@@ -255,14 +253,11 @@ def run(args):
 
 def _print(report, as_json):
   if not as_json:
-    for line in report.lines():
+    for line in report.lines:
       print(line)
     return
-  import dataclasses
-
-  found = dataclasses.asdict(report)
+  found = report.as_dict()
   found["out"] = os.path.abspath(report.out)
-  found["kept"] = report.kept
   for name, scores in report.scores.items():
     found["scores"][name]["overall"] = scores.overall()
   output.print_json(found)

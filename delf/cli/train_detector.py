@@ -34,23 +34,22 @@ stopped by Ctrl-C or SIGTERM
 
 def add_arguments(parser):
   """Adds the arguments of this command to an `argparse` parser."""
+  from delf.inference import zoo
   from delf.learning.finetune import detector
 
-  defaults = detector.DetectorOptions
   parser.epilog = _EXAMPLES
   parser.add_argument("boxes", metavar="BOXES.csv", help="file of boxes")
   train.add_photos(parser, "detector")
   train.add_start(
     parser,
-    defaults.start,
+    None,
     "a detector that this command made, or scratch (default: "
-    f"{defaults.start}, the embedded one, whose backbone scratch has too)",
+    f"{zoo.EMBEDDED_DETECTOR}, the embedded one, whose backbone scratch has "
+    "too)",
   )
   train.add_budget(parser)
-  train.add_rate(parser, defaults.rate, f"{defaults.rate:g}")
-  train.add_batch(
-    parser, defaults.batch, f"views in a step (default: {defaults.batch})"
-  )
+  train.add_rate(parser, None, f"{detector.RATE:g}")
+  train.add_batch(parser, None, f"views in a step (default: {detector.BATCH})")
   arguments.add_seed(parser)
   train.add_rest(parser, "detector")
 
@@ -58,41 +57,32 @@ def add_arguments(parser):
 def run(args):
   """Trains, prints what it gave; returns the exit status."""
   from delf.learning.finetune import detector
-  from delf.learning.finetune import detector as pipeline
 
-  kind = detector.DetectorOptions
-  words = ["delf", "train-detector", args.boxes]
+  first = ["delf", "train-detector", args.boxes]
   return train.run_training(
-    lambda: pipeline.train(
+    lambda: detector.train(
       args.boxes,
       args.sources,
       args.out,
-      train.told(args, kind),
+      train.options(args),
       args.overwrite,
-      train.command(words, args, kind),
+      train.command(first, args),
     ),
     lambda report: _print(report, args.json),
   )
 
 
 def _print(report, as_json):
-  if report.missing:
+  missing = report.details["missing"]
+  if missing:
     output.warning(
-      f"{len(report.missing)} names in the CSV file have no photo, such as "
-      f"{report.missing[0]}"
+      f"{len(missing)} names in the CSV file have no photo, such as "
+      f"{missing[0]}"
     )
   if as_json:
-    import dataclasses
-
-    found = dataclasses.asdict(report)
+    found = report.as_dict()
     found["out"] = os.path.abspath(report.out)
     output.print_json(found)
     return
-  from delf.learning.finetune import detector
-
-  print(
-    f"{report.steps} steps on {report.photos} photos in {report.seconds:.0f} s"
-  )
-  for line in detector.table(report.scores):
+  for line in report.lines:
     print(line)
-  print(f"kept: {report.kept}; written to {report.out}")

@@ -1,20 +1,21 @@
 import types
 
-import cv2
 import keras
 import numpy as np
-import pytest
-from keras import ops
 from skimage import data as skimage_data
 
-from delf.base import errors
-from delf.learning import (
-  compact_heads,
-  compact_training,
-  synthetic_views,
-  view_pairs,
-)
-from delf.networks import backbones, compact, heads
+from delf.learning import compact_heads, synthetic_views
+from delf.networks import backbones
+
+
+def _recall(descriptors, groups):
+  """Counts photos whose nearest other one is of their group, and queries."""
+  units = descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)
+  similarity = units @ units.T
+  np.fill_diagonal(similarity, -np.inf)
+  nearest = groups[similarity.argmax(1)]
+  queries = np.array([(groups == g).sum() > 1 for g in groups])
+  return int((nearest == groups)[queries].sum()), int(queries.sum())
 
 
 def _backbone(rows):
@@ -26,9 +27,9 @@ def _backbone(rows):
   return types.SimpleNamespace(embedding_layer=layer)
 
 
-def _recall(backbone, rows, labels):
+def _embedded_recall(backbone, rows, labels):
   kernel, bias = backbone.embedding_layer.get_weights()
-  return compact_heads.recall(rows @ kernel + bias, labels)[0]
+  return _recall(rows @ kernel + bias, labels)[0]
 
 
 def test_photos_of_a_class_come_nearer(monkeypatch):
@@ -42,21 +43,23 @@ def test_photos_of_a_class_come_nearer(monkeypatch):
   monkeypatch.setattr(
     compact_heads, "_views", lambda *_: (rows[training], labels[training])
   )
-  before = _recall(backbone, rows[~training], labels[~training])
-  first, last = compact_heads.fit(backbone, [], labels[training])
+  before = _embedded_recall(backbone, rows[~training], labels[~training])
+  first, last = compact_heads.learn_classes(backbone, [], labels[training])
   assert last < 0.7 * first
-  assert _recall(backbone, rows[~training], labels[~training]) > before + 3
+  assert (
+    _embedded_recall(backbone, rows[~training], labels[~training]) > before + 3
+  )
 
 
 def test_the_same_seed_gives_the_same_embedding(monkeypatch):
   generator = np.random.default_rng(1)
   rows, labels = generator.normal(size=[30, 8]), np.arange(30) % 3
   monkeypatch.setattr(compact_heads, "_views", lambda *_: (rows, labels))
-  options = compact_heads.Options(steps=20, batch=8)
+  options = compact_heads.ClassOptions(steps=20, batch=8)
   kernels = []
   for _ in range(2):
     backbone = _backbone(rows)
-    compact_heads.fit(backbone, [], labels, options)
+    compact_heads.learn_classes(backbone, [], labels, options)
     kernels.append(backbone.embedding_layer.get_weights()[0])
   np.testing.assert_array_equal(*kernels)
 
@@ -70,21 +73,21 @@ def test_whitening_ignores_what_differs_in_one_place():
   place = random.normal(size=(60, 2))[groups]
   light = 100 * random.normal(size=(120, 6))
   rows = np.hstack([place, light]) @ mixing + 5
-  plain, number = compact_heads.recall(rows - rows.mean(0), groups)
+  plain, number = _recall(rows - rows.mean(0), groups)
   assert number == 120
-  global_head_kernel, bias = compact_heads.whitening(
+  kernel, bias = compact_heads.whitening(
     rows[::2], rows[1::2], rows, 2, shrinkage=1e-9
   )
-  white = rows @ global_head_kernel + bias
+  white = rows @ kernel + bias
   assert plain < 0.2 * number
-  assert compact_heads.recall(white, groups)[0] > 0.9 * number
+  assert _recall(white, groups)[0] > 0.9 * number
   np.testing.assert_allclose(white.mean(0), 0, atol=1e-3)
 
 
 def test_recall_counts_nearest_photos_of_the_group():
   rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [-1, 0.0]])
-  assert compact_heads.recall(rows, np.array([0, 0, 1, 1, 2])) == (4, 4)
-  assert compact_heads.recall(rows, np.array([0, 1, 0, 1, 2])) == (0, 4)
+  assert _recall(rows, np.array([0, 0, 1, 1, 2])) == (4, 4)
+  assert _recall(rows, np.array([0, 1, 0, 1, 2])) == (0, 4)
 
 
 def test_words_and_embedding_tell_places_apart():
@@ -100,126 +103,20 @@ def test_words_and_embedding_tell_places_apart():
     synthetic_views.Photo(str(i), image, i, i) for i, image in enumerate(images)
   ]
   backbone = backbones.make("compact", words=4, embedding_layer_dim=8)
-  compact_heads.fit_global_head(backbone, shown, [], seed=0)
+  compact_heads.whiten(backbone, shown, [], seed=0)
   words = backbone.pool.words.numpy()
   np.testing.assert_allclose(np.linalg.norm(words, axis=1), 1, atol=1e-5)
   assert np.linalg.matrix_rank(words) == 4
   layer = backbone.embedding_layer
   # The first of the views that it was made from.
   rng = np.random.default_rng(0)
-  views = [compact_heads._view_global_head(rng, image) for image in images]
+  views = [compact_heads._view(rng, image, (0.8, 1.5)) for image in images]
   rows = np.concatenate(
     [compact_heads.pooled(backbone, each) for each in (images, views)]
   )
   embedded = rows @ layer.kernel.numpy() + layer.bias.numpy()
   np.testing.assert_allclose(embedded[: len(images)].mean(0), 0, atol=1e-2)
   groups = np.tile(np.arange(len(images)), 2)
-  before, number = compact_heads.recall(rows, groups)
+  before, number = _recall(rows, groups)
   assert before < 0.6 * number
-  assert compact_heads.recall(embedded, groups)[0] > 0.9 * number
-
-
-def _units(*shape):
-  x = np.random.default_rng(0).normal(size=shape)
-  x /= np.linalg.norm(x, axis=-1, keepdims=True)
-  return x.astype(np.float32)
-
-
-def test_keypoint_loss_is_the_weighted_cross_entropy():
-  logits = np.zeros([1, 1, 2, 64], np.float32)
-  logits[0, 0, 0, 27] = 3.0  # (-1, -1)
-  offsets = np.array([[[-1.0, -0.8], [2.0, 1.0]]], np.float32)
-  weights = np.array([[1.0, 0.0]], np.float32)
-  loss = float(compact_heads.keypoint_loss(logits, offsets, weights))
-  y, x = np.mgrid[-4:4, -4:4]
-  target = np.exp(-0.5 * ((y + 1) ** 2 + (x + 0.8) ** 2) / 0.6**2)
-  share = (target / target.sum())[3, 3]
-  assert 0.3 < share < 0.5
-  assert loss == pytest.approx(np.log(63 + np.exp(3)) - 3 * share, abs=1e-4)
-  both = float(
-    compact_heads.keypoint_loss(logits, offsets, np.ones_like(weights))
-  )
-  assert both == pytest.approx((loss + np.log(64)) / 2, abs=1e-4)
-
-
-def test_descriptor_loss_is_the_definition():
-  first, second = _units(2, 3, 8), _units(2, 3, 8)[::-1].copy()
-  far = 100.0 * np.arange(3, dtype=np.float32)
-  points = np.tile(np.stack([far, far], -1), (2, 1, 1))
-  loss, probability, _ = compact_heads.descriptor_loss(
-    first, second, points, points, np.ones([2, 3], np.float32)
-  )
-  logits = first.reshape(6, 8) @ second.reshape(6, 8).T
-  logits = np.exp(logits.astype(np.float64) / compact_heads.LOCAL_TEMPERATURE)
-  true = np.diag(logits)
-  expected = -0.5 * np.log(true**2 / logits.sum(0) / logits.sum(1))
-  np.testing.assert_allclose(np.ravel(loss), expected, rtol=1e-4)
-  np.testing.assert_allclose(
-    np.ravel(probability), np.exp(-expected), rtol=1e-3
-  )
-
-
-def test_near_points_and_padding_are_no_negatives():
-  same = np.tile(_units(1, 1, 8), (1, 3, 1))
-  points = np.array([[[0, 0], [5, 5], [900, 900]]], np.float32)
-  weights = np.array([[1, 1, 0]], np.float32)
-  loss, _, nearest = compact_heads.descriptor_loss(
-    same, same, points, points, weights
-  )
-  np.testing.assert_allclose(np.array(loss)[0, :2], 0, atol=1e-5)
-  assert np.array(nearest)[0, :2].tolist() == [1, 1]
-  far = 100 * points
-  loss, _, _ = compact_heads.descriptor_loss(same, same, far, far, weights)
-  np.testing.assert_allclose(np.array(loss)[0, :2], np.log(2), atol=1e-4)
-
-
-def test_attention_loss_is_least_at_its_target():
-  logits = np.linspace(-4, 4, 81)
-  scores = np.log1p(np.exp(logits)).astype(np.float32)
-  entropies = [
-    float(
-      compact_heads.attention_loss(s[None, None], 0.3 * np.ones([1, 1]), 1.0)
-    )
-    for s in scores
-  ]
-  best = 1 / (1 + np.exp(-logits[np.argmin(entropies)]))
-  assert best == pytest.approx(0.3, abs=0.03)
-
-
-@pytest.fixture(scope="module")
-def batch():
-  image = cv2.resize(skimage_data.astronaut(), (320, 320))
-  other = cv2.resize(skimage_data.coffee(), (320, 240))
-  pool = [
-    synthetic_views.Photo("a", image, 0, 0),
-    synthetic_views.Photo("b", other, 1, 1),
-  ]
-  return view_pairs.Source(
-    pool, [], view_pairs.Options(pairs=2, side=96, seed=1)
-  ).batch()
-
-
-def _trainer(minutes=1.0):
-  schedule = compact_training.Schedule(minutes=minutes, warm_up=1)
-  backbone = compact.CompactBackbone()
-  return compact_training.Trainer(
-    backbone, heads.AttentionModel(), schedule, 96
-  )
-
-
-def test_one_batch_is_learnt_and_training_continues(batch, tmp_path):
-  learner = _trainer()
-  values = [learner.learn(batch, 0.0) for _ in range(25)]
-  assert values[-1][0] < 0.6 * values[0][0]
-  learner.save(tmp_path / "checkpoint.npz")
-  other = _trainer()
-  other.restore(tmp_path / "checkpoint.npz")
-  assert other.step == 25
-  with pytest.raises(errors.InputError, match="a checkpoint of training"):
-    (tmp_path / "bad.npz").write_bytes(b"no arrays")
-    other.restore(tmp_path / "bad.npz")
-  pixels = ops.zeros([1, 32, 32, 3])
-  np.testing.assert_array_equal(
-    np.array(other.backbone.local_call(pixels, training=False)),
-    np.array(learner.backbone.local_call(pixels, training=False)),
-  )
+  assert _recall(embedded, groups)[0] > 0.9 * number

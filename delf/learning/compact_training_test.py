@@ -1,83 +1,117 @@
-import pathlib
-
-import keras
+import cv2
 import numpy as np
 import pytest
+from keras import ops
+from skimage import data as skimage_data
 
 from delf.base import errors
-from delf.inference import zoo
-from delf.learning import compact_training
-from delf.python.training.model import delg_model
+from delf.learning import compact_training, synthetic_views, view_pairs
+from delf.networks import compact, heads
 
 
-def _model(seed=0, **options):
-  keras.utils.set_random_seed(seed)
-  return delg_model.Delg(backbone="compact", block3_strides=False, **options)
+def _units(*shape):
+  x = np.random.default_rng(0).normal(size=shape)
+  x /= np.linalg.norm(x, axis=-1, keepdims=True)
+  return x.astype(np.float32)
+
+
+def test_keypoint_loss_is_the_weighted_cross_entropy():
+  logits = np.zeros([1, 1, 2, 64], np.float32)
+  logits[0, 0, 0, 27] = 3.0  # (-1, -1)
+  offsets = np.array([[[-1.0, -0.8], [2.0, 1.0]]], np.float32)
+  weights = np.array([[1.0, 0.0]], np.float32)
+  loss = float(compact_training.keypoint_loss(logits, offsets, weights))
+  y, x = np.mgrid[-4:4, -4:4]
+  target = np.exp(-0.5 * ((y + 1) ** 2 + (x + 0.8) ** 2) / 0.6**2)
+  share = (target / target.sum())[3, 3]
+  assert 0.3 < share < 0.5
+  assert loss == pytest.approx(np.log(63 + np.exp(3)) - 3 * share, abs=1e-4)
+  both = float(
+    compact_training.keypoint_loss(logits, offsets, np.ones_like(weights))
+  )
+  assert both == pytest.approx((loss + np.log(64)) / 2, abs=1e-4)
+
+
+def test_descriptor_loss_is_the_definition():
+  first, second = _units(2, 3, 8), _units(2, 3, 8)[::-1].copy()
+  far = 100.0 * np.arange(3, dtype=np.float32)
+  points = np.tile(np.stack([far, far], -1), (2, 1, 1))
+  loss, probability, _ = compact_training.descriptor_loss(
+    first, second, points, points, np.ones([2, 3], np.float32)
+  )
+  logits = first.reshape(6, 8) @ second.reshape(6, 8).T
+  logits = np.exp(logits.astype(np.float64) / compact_training.TEMPERATURE)
+  true = np.diag(logits)
+  expected = -0.5 * np.log(true**2 / logits.sum(0) / logits.sum(1))
+  np.testing.assert_allclose(np.ravel(loss), expected, rtol=1e-4)
+  np.testing.assert_allclose(
+    np.ravel(probability), np.exp(-expected), rtol=1e-3
+  )
+
+
+def test_near_points_and_padding_are_no_negatives():
+  same = np.tile(_units(1, 1, 8), (1, 3, 1))
+  points = np.array([[[0, 0], [5, 5], [900, 900]]], np.float32)
+  weights = np.array([[1, 1, 0]], np.float32)
+  loss, _, nearest = compact_training.descriptor_loss(
+    same, same, points, points, weights
+  )
+  np.testing.assert_allclose(np.array(loss)[0, :2], 0, atol=1e-5)
+  assert np.array(nearest)[0, :2].tolist() == [1, 1]
+  far = 100 * points
+  loss, _, _ = compact_training.descriptor_loss(same, same, far, far, weights)
+  np.testing.assert_allclose(np.array(loss)[0, :2], np.log(2), atol=1e-4)
+
+
+def test_attention_loss_is_least_at_its_target():
+  logits = np.linspace(-4, 4, 81)
+  scores = np.log1p(np.exp(logits)).astype(np.float32)
+  entropies = [
+    float(
+      compact_training.attention_loss(s[None, None], 0.3 * np.ones([1, 1]), 1.0)
+    )
+    for s in scores
+  ]
+  best = 1 / (1 + np.exp(-logits[np.argmin(entropies)]))
+  assert best == pytest.approx(0.3, abs=0.03)
 
 
 @pytest.fixture(scope="module")
-def model():
-  return _model()
-
-
-def _arrays(model):
-  return [
-    keras.ops.convert_to_numpy(v).copy()
-    for v in model.backbone.variables + model.attention.variables
+def batch():
+  image = cv2.resize(skimage_data.astronaut(), (320, 320))
+  other = cv2.resize(skimage_data.coffee(), (320, 240))
+  pool = [
+    synthetic_views.Photo("a", image, 0, 0),
+    synthetic_views.Photo("b", other, 1, 1),
   ]
+  return view_pairs.Source(
+    pool, [], view_pairs.Options(pairs=2, side=96, seed=1)
+  ).batch()
 
 
-def test_weights_come_back_to_half_precision(tmp_path):
-  model, other = _model(), _model(seed=1)
-  model.backbone.norm1.moving_variance.assign(np.full([48], 1e-9))
-  model.backbone.embedding_layer.kernel.assign(
-    1e6 * model.backbone.embedding_layer.kernel
+def _learner(path):
+  return compact_training.CompactTrainer(
+    compact.CompactBackbone(),
+    heads.AttentionModel(),
+    path=path,
+    warm_up=1,
+    side=96,
   )
-  compact_training.save(model, tmp_path)
-  compact_training.load(other, tmp_path)
-  for one, two in zip(_arrays(model), _arrays(other), strict=True):
-    np.testing.assert_allclose(one, two, rtol=5e-4, atol=3e-8)
-    if one.ndim < 2:
-      np.testing.assert_array_equal(one, two)
 
 
-def test_the_packaged_model_can_be_trained_on(model):
-  folder = pathlib.Path(zoo.resolve("delf-compact"))
-  if not (folder / compact_training.NAME).exists():
-    pytest.skip("the embedded model comes without training weights")
-  compact_training.load(model, folder)
-  assert np.ptp(_arrays(model)[0]) > 0
-
-
-def test_weights_of_another_size_change_nothing(model, tmp_path):
-  compact_training.save(_model(embedding_layer_dim=32), tmp_path)
-  before = _arrays(model)
-  with pytest.raises(errors.InputError, match="embedding_layer.*256.*32"):
-    compact_training.load(model, tmp_path)
-  for one, two in zip(before, _arrays(model), strict=True):
-    np.testing.assert_array_equal(one, two)
-
-
-@pytest.mark.parametrize("change", ["missing", "nan", "objects", "other"])
-def test_damaged_weights_are_refused(model, tmp_path, change):
-  compact_training.save(model, tmp_path)
-  path = tmp_path / compact_training.NAME
-  with np.load(path) as found:
-    arrays = dict(found)
-  name = "backbone/stem/kernel"
-  if change == "missing":
-    del arrays[name]
-  elif change == "nan":
-    arrays[name] = arrays[name] * np.nan
-  elif change == "objects":
-    arrays[name] = np.full(arrays[name].shape, "x")
-  else:
-    arrays["architecture"] = "resnet50"
-  np.savez(path, **arrays)
-  with pytest.raises(errors.InputError, match="weights.npz: expected"):
-    compact_training.load(model, tmp_path)
-
-
-def test_a_folder_without_weights_is_named(model, tmp_path):
-  with pytest.raises(FileNotFoundError, match="weights.npz"):
-    compact_training.load(model, tmp_path)
+def test_one_batch_is_learnt_and_training_continues(batch, tmp_path):
+  learner = _learner(tmp_path / "checkpoint.npz")
+  losses = [learner.learn(batch, 0.0)["local"] for _ in range(25)]
+  assert losses[-1] < 0.6 * losses[0]
+  learner.save()
+  other = _learner(tmp_path / "checkpoint.npz")
+  other.resume()
+  assert other.step == 25
+  pixels = ops.zeros([1, 32, 32, 3])
+  np.testing.assert_array_equal(
+    np.array(other.backbone.local_call(pixels, training=False)),
+    np.array(learner.backbone.local_call(pixels, training=False)),
+  )
+  (tmp_path / "checkpoint.npz").write_bytes(b"no arrays")
+  with pytest.raises(errors.InputError, match="a checkpoint of training"):
+    other.resume()

@@ -1,7 +1,8 @@
-"""A detector as a SavedModel, from which its training can go on too."""
+"""The detector: network, loss, and SavedModel from which training resumes."""
 
 import os
 import pathlib
+from collections.abc import Callable, Iterable
 
 import keras
 import numpy as np
@@ -21,52 +22,39 @@ STRIDE = 16
 LARGE = 0.4
 SIZES = 2
 # Layers of the backbone that lead to its last stage.
-STAGES = (
-  "stem",
-  "conv1a",
-  "norm1",
-  "conv1b",
-  "conv2a",
-  "conv2b",
-  "conv2c",
-  "conv3a",
-  "conv3b",
-  "conv3c",
-  "conv4a",
-  "conv4b",
-)
+STAGES = {"stem", "norm1", "conv1a", "conv1b", "conv4a", "conv4b"}
+STAGES |= {f"conv{number}{part}" for number in (2, 3) for part in "abc"}
+# Boxes of a photo at most, and the overlap above which the lower one goes.
+MOST_BOXES, OVERLAP = 20, 0.5
+# Boxes of a lower score are none.
+_LEAST_SCORE = 0.02
 # Channels of the head.
 _CHANNELS = 96
 # Logits before training, of a score, and of the sides of a large and of a small
 # box: few boxes, of middle size.
 _FIRST_SCORE, _FIRST_SIDES = -3.0, (-1.0, -2.2)
+# Share of a box, around its middle, whose cells answer for it; cells further
+# out, but inside of the larger share, answer for nothing.
+_ANSWERS, _SPARED = 0.35, 0.7
+# At least so far from the middle, in parts of the photo: a cell and a half.
+_NEAREST = 0.05
+
+_VARIABLES = "variables/variables"
+_KIND = "a detector of this library, with its variables"
 
 
-def centres(side=SIDE):
-  """Returns where the cells look, [N, 2] float32: (y, x) in [0, 1].
-
-  Args:
-    side: Of the images, in pixels; a multiple of 32.
-  """
+def cell_centres(side: int = SIDE) -> np.ndarray:
+  """Return the centres of the cells, float32 [N, 2], (y, x) in [0, 1]."""
   # Cell i of the backbone is centred on pixel 16 i.
   one = (np.arange(side // STRIDE, dtype=np.float32) * STRIDE + 0.5) / side
   return np.stack(np.meshgrid(one, one, indexing="ij"), -1).reshape(-1, 2)
 
 
 class BoxHead(keras.Model):
-  """Scores and boxes in cells of stride 16, from three stages.
+  """Scores and boxes in cells of stride 16, from three stages."""
 
-  Attributes:
-    side: Of the images, in pixels.
-  """
-
-  def __init__(self, side=SIDE, name="head"):
-    """Creates the head with random weights.
-
-    Args:
-      side: Of the images, in pixels; a multiple of 32.
-      name: Its name.
-    """
+  def __init__(self, side: int = SIDE, name: str = "head"):
+    """Create the head with random weights; `side` is a multiple of 32."""
     super().__init__(name=name)
     self.side = side
     self.finer = keras.layers.AveragePooling2D(2, name="finer")
@@ -93,13 +81,13 @@ class BoxHead(keras.Model):
       dtype="float32",
       name="sides",
     )
-    self.cells = centres(side)
+    self.cells = cell_centres(side)
 
   def build(self, input_shape):
-    """Does nothing: `call` builds the layers."""
+    """Do nothing: `call` builds the layers."""
 
   def call(self, stages, training=False):
-    """Finds boxes.
+    """Find boxes.
 
     Args:
       stages: Maps of stride 8, 16 and 32 of the backbone.
@@ -138,7 +126,7 @@ class BoxHead(keras.Model):
 
 
 def _first_sides(shape, dtype=None):
-  """Initializes the biases of the sides."""
+  """Initialize the biases of the sides."""
   return ops.cast(np.repeat(_FIRST_SIDES, shape[0] // SIZES), dtype)
 
 
@@ -161,32 +149,21 @@ class _Dilated(keras.layers.Layer):
     )
 
   def call(self, inputs, training=False):
-    """Returns a map of the same shape."""
+    """Return a map of the same shape."""
     x = self.normalization(self.convolution(inputs), training=training)
     return ops.relu(inputs + x)
 
 
-def in_part(variable, part):
-  """Returns the path of a variable below a part, whatever the part is in."""
+def _path_in(variable, part):
+  """Return the path of a variable below a part, whatever the part is in."""
   return variable.path.rpartition(f"{part.name}/")[2]
 
 
 class Detector:
-  """The compact backbone and a head of boxes.
+  """The compact backbone and a head of boxes, for images of one side."""
 
-  Attributes:
-    side: Of the images, in pixels.
-    backbone: compact.CompactBackbone.
-    head: BoxHead.
-  """
-
-  def __init__(self, backbone=None, side=SIDE):
-    """Creates the detector; its head has random weights.
-
-    Args:
-      backbone: compact.CompactBackbone, or None for one of random weights.
-      side: Of the images, in pixels; a multiple of 32.
-    """
+  def __init__(self, backbone=None, side: int = SIDE):
+    """Create the detector; weights are random but for those of a backbone."""
     self.side = side
     self.backbone = backbone or compact.CompactBackbone()
     self.head = BoxHead(side)
@@ -195,202 +172,27 @@ class Detector:
     self.backbone(image, training=False)
     self.head(self.stages(image), training=False)
 
-  def backbone_variables(self):
-    """Returns the trainable variables of the backbone that boxes need."""
+  def backbone_variables(self) -> list:
+    """Return the trainable variables of the backbone that boxes need."""
     return [
       variable
       for variable in self.backbone.trainable_variables
-      if in_part(variable, self.backbone).partition("/")[0] in STAGES
+      if _path_in(variable, self.backbone).partition("/")[0] in STAGES
     ]
 
   def stages(self, images):
-    """Returns what the head takes of [B, side, side, 3] RGB from 0 to 255."""
+    """Return the inputs of the head for [B, side, side, 3] RGB to 255."""
     pixels = (ops.cast(images, "float32") - 128.0) / 128.0
     # Statistics of the backbone stay as they are, also where it learns.
     return self.backbone.stages(pixels, training=False)[2:]
 
   def __call__(self, images, training=False):
-    """Finds boxes; see `BoxHead.call`.
-
-    Args:
-      images: [B, side, side, 3], RGB from 0 to 255.
-      training: Whether the head uses batch statistics.
-    """
+    """Find boxes in [B, side, side, 3] RGB; see `BoxHead.call`."""
     return self.head(self.stages(images), training=training)
 
 
-# Boxes of a photo at most, and the overlap above which the lower one goes.
-MOST_BOXES, OVERLAP = 20, 0.5
-# Boxes of a lower score are none.
-_LEAST_SCORE = 0.02
-
-_VARIABLES = "variables/variables"
-_KIND = "a detector of this library, with its variables"
-
-
-def export(detector, folder, overwrite=False, extra=()):
-  """Writes a detector as a SavedModel; kernels are kept in half precision.
-
-  Its signature is that of detectors: `input_images` uint8 [B, H, W, 3] to
-  `detection_boxes` [B, 20, 4], `detection_scores` [B, 20] and
-  `detection_classes` [B, 20], all float32, best first; what is left is 0.
-
-  Args:
-    detector: network.Detector.
-    folder: Folder to be; see `export_folder.destination`.
-    overwrite: Whether a finished export there is replaced.
-    extra: (name, bytes) of files that lie in it too.
-
-  Raises:
-    InputError: If there is something that is not to be replaced.
-    OSError: If it cannot be written.
-  """
-  half = _half(detector)
-  with exporting.destination(folder, overwrite) as new:
-    _save(_function(detector, half), half, new)
-    for name, data in extra:
-      pathlib.Path(new, name).write_bytes(data)
-
-
-def finder(detector):
-  """Returns a function that finds boxes as an export does.
-
-  Args:
-    detector: network.Detector, as it is now.
-
-  Returns:
-    Function from a photo, uint8 [H, W, 3], to boxes float32 [N, 4] and scores
-    float32 [N], best first.
-  """
-  function = _function(detector, _half(detector))
-
-  def find(image):
-    found = function(tf.constant(image[None]))
-    scores = found["detection_scores"][0].numpy()
-    return found["detection_boxes"][0].numpy()[scores > 0], scores[scores > 0]
-
-  return find
-
-
-def load(folder):
-  """Reads a detector that `export` wrote, for training.
-
-  Args:
-    folder: Folder of its SavedModel.
-
-  Returns:
-    network.Detector.
-
-  Raises:
-    FileNotFoundError: If there is none.
-    InputError: If it is another model, or damaged.
-  """
-  reader, prefix = checkpoints.open_reader(pathlib.Path(folder, _VARIABLES))
-  detector = Detector()
-  shapes = reader.get_variable_to_shape_map()
-  values = {}
-  for name, variable in _variables(detector).items():
-    key = f"{name}{checkpoints.SUFFIX}"
-    if shapes.get(key) != list(variable.shape):
-      raise errors.InputError(
-        f"{_KIND}, {name} {list(variable.shape)}",
-        f"one with {shapes.get(key, 'none')}",
-        folder,
-      )
-    with checkpoints.reading(prefix):
-      values[name] = reader.get_tensor(key)
-  for name, variable in _variables(detector).items():
-    variable.assign(values[name])
-  return detector
-
-
-def _variables(detector):
-  """Returns the variables that finding boxes needs, by name."""
-  named = {}
-  for part in (detector.backbone, detector.head):
-    for variable in part.variables:
-      path = in_part(variable, part)
-      layer = path.partition("/")[0]
-      if part is detector.head or layer in STAGES:
-        named[f"{part.name}-{path.replace('/', '-')}"] = variable
-  return named
-
-
-def _half(detector):
-  """Returns variables with the values that an export has, by name."""
-  return {
-    name: tf.Variable(_stored(keras.ops.convert_to_numpy(variable)))
-    for name, variable in _variables(detector).items()
-  }
-
-
-def _stored(array):
-  """Returns kernels in half precision; statistics may not fit into it."""
-  return array.astype(np.float16 if array.ndim > 1 else np.float32)
-
-
-def _function(detector, half):
-  """Returns the function of the signature, with the weights `half`."""
-  variables = _variables(detector)
-
-  @tf.function(
-    input_signature=[
-      tf.TensorSpec([None, None, None, 3], tf.uint8, name="input_images")
-    ]
-  )
-  def detect(input_images):
-    weights = [(v, tf.cast(half[n], v.dtype)) for n, v in variables.items()]
-    images = _scaled(input_images, detector.side)
-    with keras.StatelessScope(state_mapping=weights):
-      logits, boxes = detector(images, training=False)
-    found = tf.image.combined_non_max_suppression(
-      boxes[:, :, None],
-      tf.sigmoid(logits)[..., None],
-      max_output_size_per_class=MOST_BOXES,
-      max_total_size=MOST_BOXES,
-      iou_threshold=OVERLAP,
-      score_threshold=_LEAST_SCORE,
-      clip_boxes=True,
-    )
-    # One class, by the number that detectors of landmarks give it.
-    classes = tf.cast(found.nmsed_scores > 0, tf.float32)
-    return {
-      "detection_boxes": found.nmsed_boxes,
-      "detection_scores": found.nmsed_scores,
-      "detection_classes": classes,
-    }
-
-  return detect
-
-
-def _scaled(images, side):
-  """Returns images scaled to a square, float32 [B, side, side, 3]."""
-  return tf.image.resize(
-    tf.cast(images, tf.float32), [side, side], antialias=True
-  )
-
-
-def _save(function, half, folder):
-  module = tf.Module()
-  for name, variable in half.items():
-    setattr(module, name, variable)
-  with checkpoints.writing("the SavedModel", folder):
-    tf.saved_model.save(
-      module,
-      os.fspath(folder),
-      signatures={"serving_default": function.get_concrete_function()},
-    )
-
-
-# Share of a box, around its middle, whose cells answer for it; cells further
-# out, but inside of the larger share, answer for nothing.
-_ANSWERS, _SPARED = 0.35, 0.7
-# At least so far from the middle, in parts of the photo: a cell and a half.
-_NEAREST = 0.05
-
-
 def assign(cells, boxes):
-  """Says which cells answer for which boxes.
+  """Decide which cells answer for which boxes.
 
   Args:
     cells: float32 [N, 2], centres (y, x) in [0, 1].
@@ -421,16 +223,16 @@ def assign(cells, boxes):
 
 
 def _assign(cells, boxes):
-  """Does for boxes of one size what `assign` does for all."""
+  """Do for boxes of one size what `assign` does for all."""
   centre = (boxes[..., :2] + boxes[..., 2:]) / 2
   size = boxes[..., 2:] - boxes[..., :2]
   area = size[..., 0] * size[..., 1]
   away = tf.abs(cells[None, :, None] - centre[:, None])
-  there = (area > 0)[:, None]
+  exists = (area > 0)[:, None]
 
   def within(share):
     reach = tf.maximum(share * size / 2, _NEAREST)[:, None]
-    return tf.reduce_all(away <= reach, -1) & there
+    return tf.reduce_all(away <= reach, -1) & exists
 
   near = within(_ANSWERS)
   smallest = tf.argmin(tf.where(near, area[:, None], 9.0), -1)
@@ -441,14 +243,9 @@ def _assign(cells, boxes):
 
 
 def overlaps(one, two):
-  """Returns overlap and generalised overlap of boxes, pair by pair.
+  """Return overlap and generalised overlap (GIoU) of boxes [..., 4] by pairs.
 
-  Args:
-    one: float32 [..., 4], (ymin, xmin, ymax, xmax).
-    two: The same shape.
-
-  Returns:
-    Two float32 [...], in [0, 1] and in [-1, 1].
+  The former is in [0, 1], the latter in [-1, 1].
   """
   low = tf.maximum(one[..., :2], two[..., :2])
   high = tf.minimum(one[..., 2:], two[..., 2:])
@@ -462,19 +259,18 @@ def overlaps(one, two):
   return overlap, overlap - tf.math.divide_no_nan(hull - union, hull)
 
 
-def loss(logits, found, cells, boxes, weights):
-  """Compares what was found with the boxes that are known.
+def loss(logits, found, cells, boxes):
+  """Compare found boxes with the known ones.
 
   Args:
     logits: float32 [B, N * SIZES], of scores.
     found: float32 [B, N * SIZES, 4], boxes of the cells.
     cells: float32 [N, 2], their centres.
     boxes: float32 [B, M, 4], known boxes; those of no area fill up.
-    weights: float32 [B], of the photos.
 
   Returns:
     Loss of scores, loss of boxes, and mean overlap of the boxes of cells that
-    answer: three float32.
+    answer: three float32, means over the photos.
   """
   answers, spared, wanted = assign(cells, boxes)
   overlap, general = overlaps(found, wanted)
@@ -486,10 +282,144 @@ def loss(logits, found, cells, boxes, weights):
   scores = tf.reduce_sum(hard * entropy * (1 - spared), -1) / number
   apart = tf.reduce_sum(tf.abs(found - wanted), -1)
   fit = tf.reduce_sum(answers * (1 - general + apart), -1) / number
-  total = tf.maximum(tf.reduce_sum(weights), 1e-6)
-  per_photo = tf.reduce_sum(answers * overlap, -1) / number
+  mean_overlap = tf.reduce_sum(answers * overlap, -1) / number
+  photos = tf.cast(tf.shape(boxes)[0], tf.float32)
+  return tuple(
+    tf.reduce_sum(each) / photos for each in (scores, fit, mean_overlap)
+  )
 
-  def mean(values):
-    return tf.reduce_sum(values * weights) / total
 
-  return mean(scores), mean(fit), mean(per_photo)
+def export(
+  detector: Detector,
+  folder: str | os.PathLike,
+  overwrite: bool = False,
+  extra: Iterable[tuple[str, bytes]] = (),
+) -> None:
+  """Write a detector as a SavedModel; kernels are kept in half precision.
+
+  Its signature is that of detectors: `input_images` uint8 [B, H, W, 3] to
+  `detection_boxes` [B, 20, 4], `detection_scores` [B, 20] and
+  `detection_classes` [B, 20], all float32, best first; what is left is 0.
+  Further files are given by name and content.
+
+  Raises:
+    InputError: If there is something that is not to be replaced.
+    OSError: If it cannot be written.
+  """
+  half = _half(detector)
+  module = tf.Module()
+  for name, variable in half.items():
+    setattr(module, name, variable)
+  function = _function(detector, half).get_concrete_function()
+  with exporting.destination(folder, overwrite) as new:
+    with checkpoints.writing("the SavedModel", new):
+      signatures = {"serving_default": function}
+      tf.saved_model.save(module, os.fspath(new), signatures=signatures)
+    for name, data in extra:
+      pathlib.Path(new, name).write_bytes(data)
+
+
+def finder(
+  detector: Detector,
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+  """Return a function that finds boxes as an export does.
+
+  It takes a photo, uint8 [H, W, 3], and returns boxes float32 [N, 4] and scores
+  float32 [N], best first, with the weights that the detector has now.
+  """
+  function = _function(detector, _half(detector))
+
+  def find(image):
+    found = function(tf.constant(image[None]))
+    scores = found["detection_scores"][0].numpy()
+    return found["detection_boxes"][0].numpy()[scores > 0], scores[scores > 0]
+
+  return find
+
+
+def load(folder: str | os.PathLike) -> Detector:
+  """Read a detector that `export` wrote, for training.
+
+  Raises:
+    FileNotFoundError: If there is none.
+    InputError: If it is another model, or damaged.
+  """
+  reader, prefix = checkpoints.open_reader(pathlib.Path(folder, _VARIABLES))
+  detector = Detector()
+  shapes = reader.get_variable_to_shape_map()
+  values = {}
+  for name, variable in _variables(detector).items():
+    key = f"{name}{checkpoints.SUFFIX}"
+    if shapes.get(key) != list(variable.shape):
+      raise errors.InputError(
+        f"{_KIND}, {name} {list(variable.shape)}",
+        f"one with {shapes.get(key, 'none')}",
+        folder,
+      )
+    with checkpoints.reading(prefix):
+      values[name] = reader.get_tensor(key)
+  for name, variable in _variables(detector).items():
+    variable.assign(values[name])
+  return detector
+
+
+def _variables(detector):
+  """Return the variables that finding boxes needs, by name."""
+  named = {}
+  for part in (detector.backbone, detector.head):
+    for variable in part.variables:
+      path = _path_in(variable, part)
+      layer = path.partition("/")[0]
+      if part is detector.head or layer in STAGES:
+        named[f"{part.name}-{path.replace('/', '-')}"] = variable
+  return named
+
+
+def _half(detector):
+  """Return variables with the values that an export has, by name.
+
+  Kernels are in half precision; statistics may not fit into it.
+  """
+  half = {}
+  for name, variable in _variables(detector).items():
+    array = keras.ops.convert_to_numpy(variable)
+    half[name] = tf.Variable(
+      array.astype(np.float16 if array.ndim > 1 else np.float32)
+    )
+  return half
+
+
+def _function(detector, half):
+  """Return the function of the signature, with the weights `half`."""
+  variables = _variables(detector)
+
+  @tf.function(
+    input_signature=[
+      tf.TensorSpec([None, None, None, 3], tf.uint8, name="input_images")
+    ]
+  )
+  def detect(input_images):
+    weights = [(v, tf.cast(half[n], v.dtype)) for n, v in variables.items()]
+    images = tf.image.resize(
+      tf.cast(input_images, tf.float32), [detector.side] * 2, antialias=True
+    )
+    with keras.StatelessScope(state_mapping=weights):
+      logits, boxes = detector(images, training=False)
+    found = tf.image.combined_non_max_suppression(
+      boxes[:, :, None],
+      tf.sigmoid(logits)[..., None],
+      max_output_size_per_class=MOST_BOXES,
+      max_total_size=MOST_BOXES,
+      iou_threshold=OVERLAP,
+      score_threshold=_LEAST_SCORE,
+      clip_boxes=True,
+    )
+    # One class, by the number that detectors of landmarks give it.
+    classes = tf.cast(found.nmsed_scores > 0, tf.float32)
+    return {
+      "detection_boxes": found.nmsed_boxes,
+      "detection_scores": found.nmsed_scores,
+      "detection_classes": classes,
+    }
+
+  return detect

@@ -1,104 +1,10 @@
-"""Recall, precision and average precision of boxes."""
+"""Views of photos with boxes."""
 
 import numpy as np
 import pytest
 
 from delf.base import boxes as arithmetic
-from delf.base import errors
-from delf.learning import detector_training, synthetic_views
-
-_A, _B = [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]
-_WIDE = [0, 0, 0.5, 1]
-
-
-def _found(boxes, scores):
-  return np.float32(boxes).reshape([-1, 4]), np.float32(scores)
-
-
-def test_boxes_that_are_the_same_are_all_found():
-  found = [_found([_A, _B], [0.9, 0.8])]
-  scores = detector_training.score(found, [np.float32([_B, _A])])
-  assert (scores.recall, scores.precision) == (1, 1)
-  assert (scores.average_precision, scores.mean_overlap) == (1, 1)
-
-
-def test_a_known_box_is_found_once():
-  found = [_found([_A, _A], [0.9, 0.8])]
-  scores = detector_training.score(found, [np.float32([_A, _B])])
-  assert (scores.recall, scores.precision) == (0.5, 0.5)
-
-
-def test_half_an_overlap_counts_and_less_does_not():
-  known = [np.float32([_A])]
-  assert detector_training.score([_found([_WIDE], [1])], known).recall == 1
-  more = [_found([[0, 0, 0.51, 1]], [1])]
-  assert detector_training.score(more, known).recall == 0
-
-
-def test_average_precision_is_of_the_ranking_over_photos():
-  known = [np.float32([_A]), np.float32([_A])]
-  # Right, wrong, right: 1 and 2/3.
-  found = [_found([_A, _B], [0.9, 0.8]), _found([_A], [0.7])]
-  scores = detector_training.score(found, known)
-  np.testing.assert_allclose(scores.average_precision, (1 + 2 / 3) / 2)
-
-
-def test_threshold_and_most_leave_boxes_out():
-  found = [_found([_B, _A], [0.9, 0.2])]
-  known = [np.float32([_A])]
-  assert detector_training.score(found, known).recall == 1
-  assert detector_training.score(found, known, threshold=0.5).recall == 0
-  assert detector_training.score(found, known, most=1).precision == 0
-
-
-def test_nothing_found_has_no_precision():
-  scores = detector_training.score([_found([], [])], [np.float32([_A])])
-  assert (scores.recall, scores.precision, scores.average_precision) == (0,) * 3
-  assert scores.known == 1 and scores.mean_overlap == 0
-
-
-def test_median_box_is_in_the_middle():
-  size = detector_training.median_size(
-    [np.float32([_A, _WIDE]), np.float32([_A])]
-  )
-  (boxes, _), _ = detector_training.middle_box(2, size)
-  np.testing.assert_allclose(boxes, [[0.25, 0.25, 0.75, 0.75]])
-
-
-def _photos(number):
-  image = np.zeros([100, 200, 3], np.uint8)
-  return [synthetic_views.Photo(f"{i}", image, 0, i) for i in range(number)]
-
-
-def test_drawn_boxes_are_found_by_the_name_of_the_photo(tmp_path):
-  path = tmp_path / "drawn.csv"
-  of = [detector_training.key(str(i)) for i in range(3)]
-  path.write_text(
-    "photo,kind,ymin,xmin,ymax,xmax\n"
-    f"{of[2]},whole,0.1,0.2,0.9,0.8\n{of[0]},none,,,,\n"
-    f"{of[2]},other,0.1,0.2,0.3,0.4\n"
-  )
-  found = detector_training.drawn(_photos(3), path)
-  assert [each.pool for each in found] == [0, 2]
-  assert found[0].boxes.shape == (0, 4)
-  wanted = [[0.1, 0.2, 0.9, 0.8], [0.1, 0.2, 0.3, 0.4]]
-  np.testing.assert_allclose(found[1].boxes, wanted)
-
-
-def test_other_photos_have_none():
-  with pytest.raises(errors.InputError, match="boxes are drawn"):
-    detector_training.drawn(_photos(3))
-
-
-def test_boxes_that_come_with_the_library_are_boxes():
-  lines = detector_training.DRAWN.read_text().splitlines()[1:]
-  rows = [line.split(",") for line in lines]
-  assert {row[1] for row in rows} == {"whole", "part", "other", "none"}
-  boxes = np.float64([row[2:] for row in rows if row[1] != "none"])
-  assert len(boxes) > 3000
-  assert (boxes >= 0).all() and (boxes <= 1).all()
-  assert (boxes[:, 2:] - boxes[:, :2] >= 0.01).all()
-
+from delf.learning import detector_training
 
 _NO_PARTS = np.zeros([0, 4], np.float32)
 _BOX = np.float32([[0.3, 0.2, 0.7, 0.6]])

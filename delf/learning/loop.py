@@ -125,9 +125,9 @@ class Budget:
   def share(self, learner: Learner) -> float:
     """Return the share that is spent: 0 to 1, or a little over."""
     if self.steps is not None:
-      return learner.step / max(1, self.steps)
+      return learner.step / self.steps if self.steps else 1.0
     if self.seconds is not None:
-      return learner.seconds / max(1e-9, self.seconds)
+      return learner.seconds / self.seconds if self.seconds else 1.0
     return learner.epoch / self.epochs
 
 

@@ -1,79 +1,73 @@
-"""Batches of pairs of views, with the cells that correspond."""
+"""Training batches of pairs of views, from one photo twice or from two photos.
+
+Points of two photos of one place correspond where RootSIFT is sure.
+"""
 
 import collections
+import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import itertools
+import os
 
 import cv2
 import numpy as np
-from absl import logging
 
 from delf.base import arrays as base_arrays
 from delf.base import errors, files, progress
 from delf.learning import synthetic_views
 
+# A pair of photos with fewer inliers is left out.
+MIN_INLIERS = 25
+
 # Share of synthetic pairs with a strong change of viewpoint.
 _STRONG = 0.4
 
-# How sure a corner is that no other view confirms.
-_ALONE = 0.3
+# Weight of a corner that no other view confirms.
+_UNCONFIRMED = 0.3
 
 # A smaller view may never hold the points that a pair needs.
-_LEAST_SIDE = 64
+_LEAST_SIDE, _LEAST_POINTS = 64, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """Two photos, by their indices, and points that correspond."""
+
+  first: int
+  second: int
+  points: np.ndarray  # float32 [N, 4], (x, y) in the first and in the second.
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a batch is made of.
-
-  Attributes:
-    pairs: Pairs of views in a batch.
-    side: Pixels of a view's side, a multiple of cells.STRIDE and at least 64.
-    points: Correspondences of a pair.
-    real: Share of pairs of two photos; the others show one photo twice.
-    seed: Of all that is random, an int or several.
-  """
+  """Content of a batch."""
 
   pairs: int = 8
-  side: int = 192
-  points: int = 192
-  real: float = 0.3
+  side: int = 192  # Pixels of a view, a multiple of the stride, at least 64.
+  points: int = 192  # Correspondences of a pair.
+  real: float = 0.3  # Share of pairs of two photos; the others show one twice.
   seed: int | tuple = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Pairs of views; the first of each pair come before all the second.
+  """Pairs of views; the first of each pair come before all the second."""
 
-  Attributes:
-    images: uint8 [2 P, S, S, 3], RGB.
-    points: float32 [2 P, K, 2], (x, y) of each point in its view.
-    weights: float32 [P, K], 1 where there is a point, 0 in padding.
-    offsets: float32 [2 P, C, 2], of the keypoint of each cell from its centre,
-      (y, x) in pixels.
-    sureness: float32 [2 P, C], how sure that is.
-    pools: int32 [P], the place.
-  """
-
-  images: np.ndarray
-  points: np.ndarray
-  weights: np.ndarray
+  images: np.ndarray  # uint8 [2 P, S, S, 3], RGB.
+  points: np.ndarray  # float32 [2 P, K, 2], (x, y) of each point in its view.
+  weights: np.ndarray  # float32 [P, K], 1 where there is a point, 0 in padding.
+  # float32 [2 P, C, 2], (y, x) of the keypoint of each cell from its centre, in
+  # pixels; and [2 P, C], its weight in [0, 1].
   offsets: np.ndarray
   sureness: np.ndarray
-  pools: np.ndarray
+  pools: np.ndarray  # int32 [P], the place.
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
-  """One view of a pair.
-
-  Attributes:
-    image: uint8 [S, S, 3], RGB.
-    points: float [N, 2], (x, y) of what the other view shows too.
-    offsets: float32 [C, 2], of the keypoint of each cell from its centre.
-    sureness: float32 [C], how sure that is.
-  """
+class _View:
+  """One view of a pair: `points` [N, 2], (x, y), are also in the other one."""
 
   image: np.ndarray
   points: np.ndarray
@@ -82,15 +76,10 @@ class View:
 
 
 class Source:
-  """Draws batches as its `options`, Options, say."""
+  """Draws batches of pairs of views."""
 
-  def __init__(self, photos, real_pairs, options):
-    """Creates the source.
-
-    Args:
-      photos: list of Photo.
-      real_pairs: list of real_pairs.Pair that index `photos`.
-      options: Options.
+  def __init__(self, photos: list, real_pairs: list[Pair], options: Options):
+    """Take photos, and pairs that index them.
 
     Raises:
       InputError: If the side cannot be, or if there are fewer places than
@@ -112,35 +101,34 @@ class Source:
     self._pairs = real_pairs
     self._rng = np.random.default_rng(options.seed)
 
-  def batch(self):
-    """Returns the next Batch."""
+  def batch(self) -> Batch:
+    """Draw the next batch."""
     options = self.options
-    used, views = set(), []
-    while len(views) < options.pairs:
+    used, pairs = set(), []
+    while len(pairs) < options.pairs:
       real = self._pairs and self._rng.random() < options.real
-      view = self._real() if real else self._synthetic()
-      if view is None or view[-1] in used:
-        continue
-      used.add(view[-1])
-      views.append(view)
-    first, second, pools = zip(*views, strict=True)
+      pair = self._real() if real else self._synthetic()
+      if pair is not None and pair[-1] not in used:
+        used.add(pair[-1])
+        pairs.append(pair)
+    first, second, pools = zip(*pairs, strict=True)
     chosen = [
       self._choose(one.points, two.points)
       for one, two in zip(first, second, strict=True)
     ]
     points = np.stack([c[0] for c in chosen] + [c[1] for c in chosen])
-    everything = first + second
+    views = first + second
     return Batch(
-      images=np.stack([view.image for view in everything]),
+      images=np.stack([view.image for view in views]),
       points=points.astype(np.float32),
       weights=np.stack([c[2] for c in chosen]),
-      offsets=np.stack([view.offsets for view in everything]),
-      sureness=np.stack([view.sureness for view in everything]),
+      offsets=np.stack([view.offsets for view in views]),
+      sureness=np.stack([view.sureness for view in views]),
       pools=np.int32(pools),
     )
 
   def _synthetic(self):
-    """Returns two View of one photo, and the pool; or None."""
+    """Draw two views of one photo; return them and the pool, or None."""
     rng, side = self._rng, self.options.side
     photo = self._photos[rng.integers(len(self._photos))]
     height, width = photo.image.shape[:2]
@@ -149,81 +137,75 @@ class Source:
     zoom = side / min(height, width) * np.exp(rng.uniform(-0.2, 0.7))
     ratio = np.exp(rng.uniform(-0.45, 0.45))
     drift = rng.normal(0, 0.12, 2) * side / zoom
-    strengths = (0.7, 1.4 if rng.random() < _STRONG else 0.7)
-    homographies = [
+    strength = 1.4 if rng.random() < _STRONG else 0.7
+    maps = [
+      synthetic_views.random_view(rng, middle - drift, side, zoom * ratio, 0.7),
       synthetic_views.random_view(
-        rng, middle - drift, side, zoom * ratio, strengths[0]
-      ),
-      synthetic_views.random_view(
-        rng, middle + drift, side, zoom / ratio, strengths[1]
+        rng, middle + drift, side, zoom / ratio, strength
       ),
     ]
-    images = [
-      synthetic_views.render(photo.image, h, side) for h in homographies
-    ]
-    found = [synthetic_views.find(image) for image in images]
+    images = [synthetic_views.render(photo.image, h, side) for h in maps]
+    corners = [synthetic_views.find_corners(image) for image in images]
     points = synthetic_views.correspondences(
-      found[0].points, homographies, size, side
+      corners[0].points, maps, size, side
     )
-    if len(points[0]) < 16:
+    if len(points[0]) < _LEAST_POINTS:
       return None
-    there = homographies[1] @ np.linalg.inv(homographies[0])
+    across = maps[1] @ np.linalg.inv(maps[0])
     sureness = (
-      synthetic_views.agreement(*found, there),
-      synthetic_views.agreement(*found[::-1], np.linalg.inv(there)),
+      synthetic_views.corner_agreement(*corners, across),
+      synthetic_views.corner_agreement(*corners[::-1], np.linalg.inv(across)),
     )
-    images = [
-      synthetic_views.change_pixels(rng, image, 0.8) for image in images
-    ]
     views = [
-      View(images[i], points[i], found[i].offsets, sureness[i]) for i in (0, 1)
+      _View(
+        synthetic_views.change_pixels(rng, images[i], 0.8),
+        points[i],
+        corners[i].offsets,
+        sureness[i],
+      )
+      for i in (0, 1)
     ]
     return (*views, photo.pool)
 
   def _real(self):
-    """Returns a View each of two photos of a place, and the pool; or None."""
+    """Draw a view each of two photos; return them and the pool, or None."""
     rng, side = self._rng, self.options.side
     pair = self._pairs[rng.integers(len(self._pairs))]
-    points = pair.points
+    photos, points = [pair.first, pair.second], pair.points
     if rng.random() < 0.5:
-      pair = dataclasses.replace(pair, first=pair.second, second=pair.first)
-      points = points[:, [2, 3, 0, 1]]
+      photos, points = photos[::-1], points[:, [2, 3, 0, 1]]
     centre = points[rng.integers(len(points))]
-    images, homographies = [], []
-    for i, photo in enumerate([pair.first, pair.second]):
+    images, moved = [], []
+    for i, photo in enumerate(photos):
       image = self._photos[photo].image
       size = np.array(image.shape[1::-1])
       zoom = side / min(size) * np.exp(rng.uniform(-0.1, 0.6))
       middle = 0.7 * centre[2 * i : 2 * i + 2] + 0.15 * size
-      homographies.append(
-        synthetic_views.random_view(rng, middle, side, zoom, 0.7)
+      homography = synthetic_views.random_view(rng, middle, side, zoom, 0.7)
+      images.append(synthetic_views.render(image, homography, side))
+      moved.append(
+        synthetic_views.project(homography, points[:, 2 * i : 2 * i + 2])
       )
-      images.append(synthetic_views.render(image, homographies[i], side))
-    points_1 = synthetic_views.project(homographies[0], points[:, :2])
-    points_2 = synthetic_views.project(homographies[1], points[:, 2:])
-    good = synthetic_views.inside(points_1, side) & synthetic_views.inside(
-      points_2, side
-    )
-    if good.sum() < 16:
+    shared = synthetic_views.inside(moved[0], side)
+    shared &= synthetic_views.inside(moved[1], side)
+    if shared.sum() < _LEAST_POINTS:
       return None
     views = []
-    for image, some in zip(
-      images, (points_1[good], points_2[good]), strict=True
-    ):
-      found = synthetic_views.find(image)
+    for image, where in zip(images, moved, strict=True):
+      corners = synthetic_views.find_corners(image)
       changed = synthetic_views.change_pixels(rng, image, 0.5)
-      views.append(View(changed, some, found.offsets, _ALONE * found.sharp))
-    return (*views, self._photos[pair.first].pool)
+      sureness = _UNCONFIRMED * corners.sharp
+      views.append(_View(changed, where[shared], corners.offsets, sureness))
+    return (*views, self._photos[photos[0]].pool)
 
   def _choose(self, points_1, points_2):
-    """Returns K points of each view, one per cell, and their weights."""
+    """Return K points of each view, one per cell, and their weights."""
     options = self.options
     order = self._rng.permutation(len(points_1))
     points_1, points_2 = points_1[order], points_2[order]
     for _ in range(2):
-      _, first = np.unique(
-        synthetic_views.of(points_1, options.side), return_index=True
-      )
+      cells = synthetic_views.nearest_cells(points_1, options.side)
+      _, first = np.unique(cells, return_index=True)
       points_1, points_2 = points_2[first], points_1[first]
     order = self._rng.permutation(len(points_1))[: options.points]
     number = len(order)
@@ -233,35 +215,11 @@ class Source:
     return result[0], result[1], weights
 
 
-# A pair with fewer inliers is left out.
-MIN_INLIERS = 25
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-  """Two photos and points that correspond.
-
-  Attributes:
-    first: Index of a photo.
-    second: Index of the other.
-    points: [N, 4] float32, (x, y) in the first and (x, y) in the second.
-  """
-
-  first: int
-  second: int
-  points: np.ndarray
-
-
-def root_sift(image, number=2000, contrast=0.02):
-  """Finds RootSIFT features (Arandjelovic and Zisserman, CVPR 2012).
-
-  Args:
-    image: uint8 [H, W, 3], RGB.
-    number: At most so many.
-    contrast: Contrast threshold of the detector.
+def root_sift(image: np.ndarray, number: int = 2000, contrast: float = 0.02):
+  """Find RootSIFT features (Arandjelovic and Zisserman, CVPR 2012).
 
   Returns:
-    Sequence of N cv2.KeyPoint, and descriptors [N, 128] float32.
+    At most `number` cv2.KeyPoint, and descriptors float32 [N, 128].
   """
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
   sift = cv2.SIFT_create(number, contrastThreshold=contrast)
@@ -272,16 +230,10 @@ def root_sift(image, number=2000, contrast=0.02):
   return keypoints, np.sqrt(descriptors)
 
 
-def matches(first, second, ratio=0.85):
-  """Returns mutual nearest neighbours that pass the ratio test.
+def _matches(first, second, ratio=0.85):
+  """Match (points, descriptors) of two photos; return float32 [N, 4].
 
-  Args:
-    first: Points and descriptors.
-    second: Points and descriptors.
-    ratio: Of the distances to the nearest and second nearest.
-
-  Returns:
-    [N, 4] float32, (x, y) in the first and in the second.
+  Mutual nearest neighbours that pass the ratio test.
   """
   if min(len(first[0]), len(second[0])) < 2:
     return np.zeros([0, 4], np.float32)
@@ -295,16 +247,13 @@ def matches(first, second, ratio=0.85):
   return np.hstack([first[0][rows], second[0][nearest[rows]]])
 
 
-def verified(points, threshold=1.0, seed=0):
-  """Returns the points that agree with one fundamental matrix.
+def epipolar_inliers(
+  points: np.ndarray, threshold: float = 1.0, seed: int = 0
+) -> np.ndarray:
+  """Keep the points [N, 4] that agree with one fundamental matrix.
 
-  Args:
-    points: [N, 4] float32.
-    threshold: Of the distance to the epipolar line, in pixels.
-    seed: Of the estimator.
-
-  Returns:
-    [M, 4] float32; empty where fewer than MIN_INLIERS agree.
+  The threshold is that of the distance to the epipolar line, in pixels. None is
+  kept where fewer than MIN_INLIERS agree.
   """
   if len(points) < MIN_INLIERS:
     return points[:0]
@@ -320,57 +269,44 @@ def verified(points, threshold=1.0, seed=0):
   return points[mask.ravel().astype(bool)]
 
 
-def find(photos):
-  """Finds the pairs of photos of one group that match.
+def match_photos(images: list[np.ndarray], candidates) -> list[Pair]:
+  """Return the candidate pairs of indices of images that RootSIFT matches."""
 
-  Args:
-    photos: list of Photo.
+  @functools.lru_cache(maxsize=256)  # 1 MB each.
+  def features(i):
+    keypoints, descriptors = root_sift(images[i])
+    points = np.float32([keypoint.pt for keypoint in keypoints])
+    return points.reshape(-1, 2), descriptors
 
-  Returns:
-    list of Pair.
-  """
+  def compare(candidate):
+    first, second = map(int, candidate)
+    points = _matches(features(first), features(second))
+    return Pair(first, second, epipolar_inliers(points))
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    compared = progress.track(
+      pool.map(compare, candidates),
+      "matching photos of one place",
+      len(candidates),
+    )
+    return [pair for pair in compared if len(pair.points)]
+
+
+def match_groups(photos: list) -> list[Pair]:
+  """Find the pairs of photos of one group that RootSIFT is sure of."""
   groups = collections.defaultdict(list)
   for i, photo in enumerate(photos):
     groups[photo.group].append(i)
-  groups = [group for group in groups.values() if len(group) > 1]
-  pairs = []
-  for group in progress.track(groups, "matching photos of one place"):
-    features = {i: _points_and_descriptors(photos[i].image) for i in group}
-    for i, j in itertools.combinations(group, 2):
-      points = verified(matches(features[i], features[j]))
-      if len(points):
-        pairs.append(Pair(i, j, points))
-  return pairs
+  candidates = [
+    pair
+    for group in groups.values()
+    for pair in itertools.combinations(group, 2)
+  ]
+  return match_photos([photo.image for photo in photos], candidates)
 
 
-def _points_and_descriptors(image):
-  keypoints, descriptors = root_sift(image)
-  points = np.float32([keypoint.pt for keypoint in keypoints]).reshape(-1, 2)
-  return points, descriptors
-
-
-def cached(path, photos):
-  """Finds the pairs of photos, once.
-
-  Args:
-    path: pathlib.Path of an `.npz` file; read if these photos were its, else
-      written.
-    photos: list of Photo.
-
-  Returns:
-    list of Pair.
-  """
-  if path.exists():
-    pairs = load(path, photos)
-    if pairs is not None:
-      return pairs
-    logging.info("%s is of other photos: finding the pairs anew", path)
-  save(path, find(photos), photos)
-  return load(path, photos)
-
-
-def save(path, pairs, photos):
-  """Writes pairs of photos to an `.npz` file."""
+def save(path: str | os.PathLike, pairs: list[Pair], photos: list) -> None:
+  """Write pairs of photos to an `.npz` file."""
   with files.atomic_path(path) as temporary:
     np.savez_compressed(
       temporary,
@@ -383,20 +319,20 @@ def save(path, pairs, photos):
     )
 
 
-def load(path, photos):
-  """Returns the list of Pair that `save` wrote; None if of other photos."""
+def load(path: str | os.PathLike, photos: list) -> list[Pair] | None:
+  """Read what `save` wrote; None if it is of other photos."""
   names = ["digest", "photos", "numbers", "points"]
   arrays = base_arrays.read_npz(path, "pairs of photos", names)
   if arrays["digest"] != _digest(photos):
     return None
   points = np.split(arrays["points"], np.cumsum(arrays["numbers"])[:-1])
   return [
-    Pair(int(first), int(second), some)
-    for (first, second), some in zip(arrays["photos"], points, strict=False)
+    Pair(int(first), int(second), rows)
+    for (first, second), rows in zip(arrays["photos"], points, strict=False)
   ]
 
 
 def _digest(photos):
-  """Returns words that other photos, groups or sizes do not have."""
+  """Digest of the names, groups and sizes of photos."""
   rows = [(p.name, p.group, p.image.shape) for p in photos]
   return hashlib.sha256(repr(rows).encode()).hexdigest()

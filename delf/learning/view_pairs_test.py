@@ -9,6 +9,7 @@ from skimage import data as skimage_data
 
 from delf.base import errors
 from delf.learning import synthetic_views, view_pairs
+from tools import photo_sets
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_correspondences_map_onto_each_other():
     synthetic_views.random_view(rng, (160, 120), 192, 1.0, 0.7)
     for _ in range(2)
   ]
-  grid = synthetic_views.centres(192)
+  grid = synthetic_views.cell_centres(192)
   first, second = synthetic_views.correspondences(grid, maps, (320, 240), 192)
   assert 50 < len(first) < len(grid)
   source = synthetic_views.project(np.linalg.inv(maps[0]), first)
@@ -59,7 +60,12 @@ def test_correspondences_map_onto_each_other():
 
 def test_cells_are_the_nearest():
   points = np.array([[0.0, 0.0], [3.9, 4.1], [8.0, 0.0], [187.9, 99.0]])
-  assert synthetic_views.of(points, 192).tolist() == [0, 24, 1, 12 * 24 + 23]
+  assert synthetic_views.nearest_cells(points, 192).tolist() == [
+    0,
+    24,
+    1,
+    12 * 24 + 23,
+  ]
 
 
 def test_batch_shows_the_same_in_both_views(photo):
@@ -71,7 +77,7 @@ def test_batch_shows_the_same_in_both_views(photo):
   assert batch.images.shape == (2, 192, 192, 3)
   number = int(batch.weights[0].sum())
   assert number > 16
-  places = synthetic_views.of(batch.points[:, :number], 192)
+  places = synthetic_views.nearest_cells(batch.points[:, :number], 192)
   assert len(np.unique(places[0])) == len(np.unique(places[1])) == number
   # Points of the first view are the keypoints of cells.
   keypoints = 8 * np.mgrid[:24, :24].reshape(2, -1).T + batch.offsets[0]
@@ -82,8 +88,8 @@ def test_batch_shows_the_same_in_both_views(photo):
 def test_corners_are_found_where_they_are():
   image = np.full([64, 64, 3], 40, np.uint8)
   image[21:, 30:] = 220
-  found = synthetic_views.find(image)
-  cell = synthetic_views.of(np.array([30.0, 21.0]), 64)
+  found = synthetic_views.find_corners(image)
+  cell = synthetic_views.nearest_cells(np.array([30.0, 21.0]), 64)
   assert found.sharp[cell] == 1 and found.sharp.sum() < 9
   assert np.abs(found.points[cell] - [29.5, 20.5]).max() <= 1.5
   assert found.distance[0, 0] > 20
@@ -93,9 +99,12 @@ def test_corners_that_another_view_shows_too_are_sure(photo):
   view = synthetic_views.render(photo.image, np.eye(3), 192)
   shift = np.array([[1, 0, 25], [0, 1, -3], [0, 0, 1.0]])
   moved = synthetic_views.render(photo.image, shift, 192)
-  found = [synthetic_views.find(view), synthetic_views.find(moved)]
-  right = synthetic_views.agreement(*found, shift)
-  wrong = synthetic_views.agreement(*found, np.eye(3))
+  found = [
+    synthetic_views.find_corners(view),
+    synthetic_views.find_corners(moved),
+  ]
+  right = synthetic_views.corner_agreement(*found, shift)
+  wrong = synthetic_views.corner_agreement(*found, np.eye(3))
   # A cell's best corner may have a better one beside it, in another cell.
   assert (right > 0.95).sum() > 3 * (wrong > 0.95).sum() > 0
   assert (right > 0.95).sum() > 0.3 * found[0].sharp.sum()
@@ -115,19 +124,21 @@ def test_batches_repeat_by_seed(photo):
 def test_an_estimator_that_fails_finds_no_pair(monkeypatch):
   points = np.random.default_rng(0).uniform(0, 300, (40, 2))
   points = np.float32(np.hstack([points, points + 5]))
-  assert len(view_pairs.verified(points))
+  assert len(view_pairs.epipolar_inliers(points))
 
   def fail(*_):
     raise cv2.error("model.empty()")
 
   monkeypatch.setattr(cv2, "findFundamentalMat", fail)
-  assert view_pairs.verified(points).shape == (0, 4)
+  assert view_pairs.epipolar_inliers(points).shape == (0, 4)
 
 
 def test_real_pairs_follow_a_known_map(photo, tmp_path):
   homography = np.array([[0.9, 0.1, 10], [-0.1, 0.9, 30], [1e-4, 0, 1]])
   other = cv2.warpPerspective(photo.image, homography, (320, 320))
-  found = view_pairs.find([photo, synthetic_views.Photo("warped", other, 0, 0)])
+  found = view_pairs.match_groups(
+    [photo, synthetic_views.Photo("warped", other, 0, 0)]
+  )
   assert len(found) == 1
   points = found[0].points
   expected = synthetic_views.project(homography, points[:, :2])
@@ -147,8 +158,8 @@ def test_pairs_of_other_photos_are_not_taken(photo, tmp_path):
   one, other = [photo], [dataclasses.replace(photo, name="other")]
   pair = view_pairs.Pair(0, 0, np.zeros([1, 4], np.float32))
   view_pairs.save(path, [pair], one)
-  assert len(view_pairs.cached(path, one)) == 1
-  assert view_pairs.cached(path, other) == []
+  assert len(photo_sets.cached_pairs(path, one)) == 1
+  assert photo_sets.cached_pairs(path, other) == []
   assert view_pairs.load(path, one) is None
 
 
@@ -176,51 +187,3 @@ def test_pairs_of_photos_alone_need_a_place_each(photo):
     view_pairs.Source(
       [photo, other], [pair], view_pairs.Options(pairs=2, real=1.0)
     )
-
-
-def test_photos_of_one_pool_stay_on_one_side():
-  image = np.zeros([8, 8, 3], np.uint8)
-  everything = [
-    synthetic_views.Photo(str(i), image, i, i // 3) for i in range(90)
-  ]
-  training, held_out = synthetic_views.split(everything)
-  assert len(training) + len(held_out) == 90 and held_out
-  assert not {p.pool for p in training} & {p.pool for p in held_out}
-
-
-def test_photo_that_does_not_decode_is_named(tmp_path):
-  (tmp_path / "images").mkdir()
-  (tmp_path / "images" / "a.jpg").write_bytes(b"no image")
-  (tmp_path / "train.csv").write_text("id,url,landmark_id\na,a.jpg,0\n")
-  with pytest.raises(errors.InputError, match="a.jpg"):
-    synthetic_views.load([tmp_path])
-
-
-@pytest.mark.parametrize(
-  "name, content, words",
-  [
-    (
-      "train.csv",
-      b"id,landmark_id\na,0\n",
-      "column url, received none in row 1",
-    ),
-    ("train.csv", b"id,url,landmark_id\na,a.jpg\n", "column landmark_id"),
-    ("train.csv", b"\xff\xfe", "expected a CSV file"),
-    ("groups.json", b"{", "groups that have a landmark_id"),
-    ("groups.json", b'{"groups": {"a": {"pool": 1}}}', "landmark_id each"),
-  ],
-)
-def test_lists_of_photos_that_are_bad_are_named(tmp_path, name, content, words):
-  (tmp_path / "train.csv").write_text("id,url,landmark_id\n")
-  (tmp_path / name).write_bytes(content)
-  with pytest.raises(errors.InputError, match=f"{name}: .*{words}"):
-    synthetic_views.load([tmp_path])
-
-
-def test_error_of_the_background_thread_is_raised(photo):
-  class Broken:
-    def batch(self):
-      raise errors.InputError("a batch", "none")
-
-  with pytest.raises(errors.InputError):
-    next(synthetic_views.batches(Broken()))

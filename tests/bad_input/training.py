@@ -7,7 +7,8 @@ import types
 import numpy as np
 import PIL.Image
 
-from delf.learning.finetune import training_run
+from delf.learning import file_learner, loop
+from delf.learning.finetune import run
 
 # What -> (function of a folder and a model that returns arguments, words).
 CASES = {}
@@ -119,26 +120,21 @@ def _view(folder, model):
 @_case("training whose loss is nan", "--rate", "nan", "step 0", "places 3, 5")
 def _not_finite(folder, model):
   return functools.partial(
-    training_run.learn,
-    _Diverging(),
-    ["loss"],
-    lambda step: types.SimpleNamespace(pools=[3, 5]),
-    training_run.Budget(steps=2),
-    folder,
-    lambda: 0.0,
+    run.learn, _Diverging(), loop.Budget(steps=2), folder
   )
 
 
-class _Diverging:
-  """Has what `learning.learn` asks of a trainer, and a loss that is none."""
+class _Diverging(file_learner.FileLearner):
+  """A learner whose loss is not finite."""
 
-  step, seconds = 0, 0.0
+  def __init__(self):
+    super().__init__(lambda step: types.SimpleNamespace(pools=[3, 5]))
 
-  def resume(self, path):
+  def resume(self):
     pass
 
-  def learn(self, batch, progress):
-    return [np.nan]
+  def learn(self, batch, spent):
+    return {"loss": np.nan}
 
 
 @_case("training from a model of another kind", "weights.npz", "tiny")
@@ -168,11 +164,10 @@ def _other_file(folder, model):
 
 def _settings(folder, model):
   """Returns what a training of this folder records of itself."""
-  from delf.learning.finetune import data, records, training_run
+  from delf.learning.finetune import model as finetuned
 
-  told = records.TrainOptions(steps=2, start=records.SCRATCH)
-  found = data.find([str(folder)])
-  return records.settings_of(found, told, training_run.check(told.start))
+  options = run.TrainOptions(steps=2, start=run.SCRATCH)
+  return finetuned._ModelTask([str(folder)], options).settings
 
 
 @_case("training where a model of other settings is", "steps 9, not 2", "out")

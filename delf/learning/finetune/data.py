@@ -1,18 +1,33 @@
-"""From photos to what is trained on and what is measured with."""
+"""Photos to train and to measure with: classes, pixels, and pairs of places."""
 
-import concurrent.futures
 import dataclasses
 import functools
+import hashlib
+import json
 import os
+import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
+from PIL import Image
 
-from delf.base import errors, files, progress
-from delf.extraction import jobs
-from delf.learning.finetune import records
-from delf.learning.finetune import records as train_options
+from delf.base import concurrency, errors, files, progress
+from delf.extraction import engine, jobs
+from delf.python import utils
+
+# Fewer are no material: a tenth of them is kept to measure with.
+FEWEST_PHOTOS = 10
+
+# Values of `labels` that are no file.
+AUTO, FOLDERS, NO_LABELS = "auto", "folders", "none"
+
+# First value of a row that names columns.
+_HEADS = ("photo", "image", "file", "filename", "path", "url", "name", "id")
+
+_PIXELS, _RECORD = "photos.u8", "photos.json"
+
+# Nothing can be learnt of a photo whose shorter side has fewer pixels.
+_LEAST_SIDE = 32
 
 # Photos whose neighbours are looked at, neighbours of each, and pairs that are
 # compared point by point: at some 50 ms a pair, a minute or two.
@@ -20,319 +35,39 @@ _MOST_PHOTOS = 5000
 _NEIGHBOURS = 4
 _MOST_PAIRS = 1500
 
-
-def candidates(descriptors, labels=None, seed=0):
-  """Chooses pairs of photos that may show one place.
-
-  Args:
-    descriptors: [N, D] float, global descriptors of unit length.
-    labels: [N] int, the class of each photo, or None. Pairs are of one class.
-    seed: int, decides which are in where there are many.
-
-  Returns:
-    [P, 2] int64, the first less than the second, sorted.
-  """
-  generator = np.random.default_rng(seed)
-  number = len(descriptors)
-  asked = generator.permutation(number)[:_MOST_PHOTOS]
-  found = set()
-  for i in asked:
-    scores = descriptors @ descriptors[i]
-    scores[i] = -np.inf
-    if labels is not None:
-      scores[labels != labels[i]] = -np.inf
-    nearest = np.argsort(-scores, kind="stable")[:_NEIGHBOURS]
-    found |= {(min(i, j), max(i, j)) for j in nearest if np.isfinite(scores[j])}
-  pairs = np.array(sorted(found), np.int64).reshape(-1, 2)
-  if len(pairs) > _MOST_PAIRS:
-    some = generator.choice(len(pairs), _MOST_PAIRS, replace=False)
-    pairs = pairs[np.sort(some)]
-  return pairs
-
-
-def verified(images, pairs):
-  """Finds the points that correspond, where RootSIFT is sure.
-
-  Args:
-    images: list of [H, W, 3] uint8.
-    pairs: [P, 2] int, places in `images`.
-
-  Returns:
-    list of real_pairs.Pair, at most P.
-  """
-  from delf.learning import view_pairs
-
-  @functools.lru_cache(maxsize=256)  # 1 MB each.
-  def features(i):
-    keypoints, descriptors = view_pairs.root_sift(images[i])
-    points = [keypoint.pt for keypoint in keypoints]
-    return np.float32(points).reshape(-1, 2), descriptors
-
-  def compare(pair):
-    first, second = map(int, pair)
-    points = view_pairs.matches(features(first), features(second))
-    return view_pairs.Pair(first, second, view_pairs.verified(points))
-
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    found = progress.track(
-      pool.map(compare, pairs), "matching photos of one place", len(pairs)
-    )
-    return [pair for pair in found if len(pair.points)]
-
-
-def pools_places(number, pairs):
-  """Returns the number of each photo's place, [number] int.
-
-  Photos that pairs join, directly or through others, are of one place.
-
-  Args:
-    number: Number of photos.
-    pairs: list of real_pairs.Pair.
-  """
-  rows = [pair.first for pair in pairs]
-  columns = [pair.second for pair in pairs]
-  ones = np.ones(len(pairs), bool)
-  graph = sparse.coo_array((ones, (rows, columns)), shape=(number, number))
-  return csgraph.connected_components(graph, directed=False)[1]
-
-
-# One in so many is kept; of a class, one in so many.
+# One photo in so many is held out; of a class, one in so many.
 _ONE_IN = 10
 _ONE_IN_OF_CLASS = 5
 
 # More say little more, and each takes time to be measured.
-_MOST = 200
+_MOST_HELD_OUT = 200
 
-# Photos that were taken one after the other often show the same, and are called
-# one after the other, so that they are kept in so many runs of names.
+# Photos that were taken one after the other often show the same, and have names
+# one after the other, so that they are held out in so many runs of names.
 _RUNS = 5
 
-
-def held_out(names, labels=None):
-  """Chooses the photos to measure with.
-
-  Args:
-    names: list of str.
-    labels: list of str or None, the class of each photo; or None.
-
-  Returns:
-    [N] bool. Without classes a tenth, and at least two, in up to five runs of
-    the sorted names. With classes a fifth of each class that has three photos
-    or more, at least one, the last ones by name.
-  """
-  if labels is None:
-    return _by_runs(names)
-  kept = np.zeros(len(names), bool)
-  for members in _members(names, labels):
-    if len(members) > 2:
-      kept[members[-max(1, len(members) // _ONE_IN_OF_CLASS) :]] = True
-  return _at_most(kept)
-
-
-def _by_runs(names):
-  order = np.argsort(names, kind="stable")
-  number = min(_MOST, max(2, len(names) // _ONE_IN))
-  runs = min(_RUNS, number // 2)
-  kept = np.zeros(len(names), bool)
-  for part, length in zip(
-    np.array_split(order, runs), _shares(number, runs), strict=True
-  ):
-    start = (len(part) - length) // 2
-    kept[part[start : start + length]] = True
-  return kept
-
-
-def _shares(number, parts):
-  """Returns how many of `number` go to each part."""
-  return [number // parts + (i < number % parts) for i in range(parts)]
-
-
-def _members(names, labels):
-  """Yields the places of each class's photos, by name."""
-  places = {}
-  for i in np.argsort(names, kind="stable"):
-    if labels[i] is not None:
-      places.setdefault(labels[i], []).append(i)
-  yield from places.values()
-
-
-def _at_most(kept):
-  """Returns `kept` with no more than the most that are measured with."""
-  places = np.flatnonzero(kept)
-  if len(places) > _MOST:
-    chosen = places[np.linspace(0, len(places) - 1, _MOST).astype(int)]
-    kept = np.zeros_like(kept)
-    kept[chosen] = True
-  return kept
-
-
-# Pairs of views in a step, unless it is said.
+# Pairs of views in a step, unless the options say it.
 _BATCH = 8
 
-# Classes are places, photos of which are never told apart, where a batch can
-# have others beside: with few classes what RootSIFT joins is a place.
+# Classes are places, photos of which are never each other's negatives, where a
+# batch can have others beside: with few classes what RootSIFT joins is a place.
 _MANY_CLASSES = 4 * _BATCH
 
 _PAIRS = ("pairs_training.npz", "pairs_held_out.npz")
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-  """Photos of one side: those that are trained on, or those that are not.
-
-  Attributes:
-    photos: list of photos.Photo.
-    labels: [N] int, the class of each, -1 for none.
-    pairs: list of real_pairs.Pair that index `photos`.
-  """
-
-  photos: list
-  labels: np.ndarray
-  pairs: list
-
-  def batch(self, wanted=None):
-    """Returns how many pairs of views a step has.
-
-    A step shows each place once. Where few places have most of the photos, it
-    is less than the number of places, or one would wait long for the others.
-
-    Args:
-      wanted: What the user asks for, or None for up to 8.
-    """
-    if wanted is not None:
-      return wanted
-    pools = [photo.pool for photo in self.photos]
-    shares = np.unique(pools, return_counts=True)[1] / len(pools)
-    least = min(2, len(shares))
-    return int(np.clip(1 / np.sum(shares**2), least, _BATCH))
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-  """What is trained on, and what is measured with.
-
-  Attributes:
-    training: Side.
-    held_out: Side.
-    classes: Names of the classes, () without.
-    failures: tuple of engine.Failure.
-  """
-
-  training: Side
-  held_out: Side
-  classes: tuple
-  failures: tuple
-
-
-def collect(sources, folder, options, describe):
-  """Decodes photos, chooses held-out ones, and finds pairs of one place.
-
-  Args:
-    sources: sources.Sources.
-    folder: pathlib.Path of the unfinished run.
-    options: TrainOptions.
-    describe: Function from images to global descriptors [N, D] of unit length.
-
-  Returns:
-    Collected.
-
-  Raises:
-    InputError: If too few photos can be read.
-  """
-  store = records.gather(sources.paths, folder, options.size, options.rotate)
-  good = [i for i, image in enumerate(store.images) if image is not None]
-  _check(good, store)
-  names = [sources.names[i] for i in good]
-  images = [store.images[i] for i in good]
-  classes, labels = _numbers(sources.labels, good)
-  kept = held_out(
-    names, None if sources.labels is None else [sources.labels[i] for i in good]
-  )
-  sides = []
-  for path, chosen in zip(_PAIRS, (~kept, kept), strict=True):
-    places_of = np.flatnonzero(chosen)
-    sides.append(
-      _side(
-        [names[i] for i in places_of],
-        [images[i] for i in places_of],
-        labels[places_of] if classes else None,
-        folder / path,
-        options.seed,
-        describe,
-      )
-    )
-  return Collected(*sides, classes, store.failures)
-
-
-def _check(good, store):
-  if len(good) >= train_options.FEWEST_PHOTOS:
-    return
-  first = f"; first bad one: {store.failures[0]}" if store.failures else ""
-  raise errors.InputError(
-    f"at least {train_options.FEWEST_PHOTOS} photos that can be read",
-    f"{len(good)}{first}",
-  )
-
-
-def _numbers(labels, good):
-  """Returns names of classes, and the number of each photo's, -1 for none."""
-  if labels is None:
-    return (), np.full(len(good), -1)
-  classes = sorted({labels[i] for i in good} - {None})
-  numbers = {name: i for i, name in enumerate(classes)}
-  return tuple(classes), np.array([numbers.get(labels[i], -1) for i in good])
-
-
-def _side(names, images, labels, path, seed, describe):
-  """Returns a Side; the pairs of one that was made before are read."""
-  from delf.learning import synthetic_views, view_pairs
-
-  def make(groups, pools):
-    rows = zip(names, images, groups, pools, strict=True)
-    return [
-      synthetic_views.Photo(*row[:2], int(row[2]), int(row[3])) for row in rows
-    ]
-
-  # A photo in no class is in a group of its own.
-  alone = np.arange(len(names)) + 1 + (0 if labels is None else labels.max())
-  groups = alone if labels is None else np.where(labels < 0, alone, labels)
-  found, pairs = make(groups, groups), None
-  if path.exists():
-    pairs = view_pairs.load(path, found)
-  if pairs is None:
-    asked = candidates(describe(images), labels, seed)
-    pairs = verified(images, asked)
-    view_pairs.save(path, pairs, found)
-  pools = pools_places(len(names), pairs)
-  if labels is not None:
-    if len(np.unique(labels)) > _MANY_CLASSES:
-      pools = groups
-  else:
-    labels = np.full(len(names), -1)
-  return Side(make(groups, pools), labels, pairs)
-
-
-# First value of a row that names columns.
-_HEADS = ("photo", "image", "file", "filename", "path", "url", "name", "id")
-
-
-@dataclasses.dataclass(frozen=True)
 class Sources:
-  """Photos to train on.
+  """Photos to train on, and their classes."""
 
-  Attributes:
-    paths: list of str.
-    names: list of str, one for each, without extension.
-    labels: list of str or None: class of each, None of a photo that is in none;
-      or None where there are no classes.
-  """
+  paths: list[str]
+  names: list[str]  # Without extension.
+  labels: (
+    list[str | None] | None
+  )  # None without classes, or for a photo in none.
 
-  paths: list
-  names: list
-  labels: list | None
-
-  def classes(self):
-    """Returns dict by class of its number of photos; {} without classes."""
+  def classes(self) -> dict[str, int]:
+    """Return the number of photos of each class."""
     counts = {}
     for label in self.labels or ():
       if label is not None:
@@ -340,125 +75,40 @@ class Sources:
     return counts
 
 
-def find(given, labels=records.AUTO):
-  """Finds photos and their classes.
+def find(given: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
+  """Find photos and their classes.
 
   Args:
     given: Folders, patterns, lists and photos.
-    labels: As `TrainOptions.labels`.
-
-  Returns:
-    Sources; labels that tell no two photos of a class apart are an error.
+    labels: FOLDERS, NO_LABELS, AUTO, or path of a CSV file.
 
   Raises:
-    FileNotFoundError: If a source is not there.
-    InputError: If there are too few photos, a class has none, it is not clear
-      what is a class, or a CSV file is not right.
+    FileNotFoundError: If a source is missing.
+    InputError: If there are too few photos, or of two classes; a class has no
+      photo; it is not clear whether folders are classes; a CSV file is wrong.
   """
   paths, names = jobs.find(given)
-  if len(paths) < records.FEWEST_PHOTOS:
+  if len(paths) < FEWEST_PHOTOS:
     raise errors.InputError(
-      f"at least {records.FEWEST_PHOTOS} photos to train on",
+      f"at least {FEWEST_PHOTOS} photos to train on",
       len(paths),
       os.fspath(given[0]),
     )
-  if labels == records.AUTO:
+  if labels == AUTO:
     labels = _guess(given, names)
-  if labels == records.NO_LABELS:
+  if labels == NO_LABELS:
     return Sources(paths, names, None)
-  if labels == records.FOLDERS:
-    _refuse_empty_folders(given)
-    found = [name.split("/")[0] if "/" in name else None for name in names]
+  if labels == FOLDERS:
+    _check_folders(given)
+    classes = [name.split("/")[0] if "/" in name else None for name in names]
   elif not os.path.exists(labels):
     raise FileNotFoundError(
       f"{labels}: expected labels that are folders, none, or a CSV file; found "
       "no such file"
     )
   else:
-    found = _listed(labels, paths, names)
-  sources = Sources(paths, names, found)
-  _check_sources(sources, given)
-  return sources
-
-
-def refuse_inside(given, out):
-  """Refuses a model among the photos, as its pictures would be some of them.
-
-  Args:
-    given: As for `find`.
-    out: pathlib.Path of the model to be.
-
-  Raises:
-    InputError: If it would lie in one of the folders.
-  """
-  for source in filter(os.path.isdir, given):
-    if out.resolve().is_relative_to(os.path.realpath(source)):
-      raise errors.InputError(
-        "a folder outside those of the photos", f"one inside {source}", out
-      )
-
-
-def _guess(given, names):
-  """Returns "folders" or "none"."""
-  if len(given) > 1 or not os.path.isdir(given[0]):
-    return records.NO_LABELS
-  inside = ["/" in name for name in names]
-  if all(inside):
-    return records.FOLDERS
-  if any(inside):
-    raise errors.InputError(
-      "photos in a folder for each class, or none in folders (--labels says "
-      "what they are)",
-      f"some in folders ({names[inside.index(True)]}), some not "
-      f"({names[inside.index(False)]})",
-      os.fspath(given[0]),
-    )
-  return records.NO_LABELS
-
-
-def _refuse_empty_folders(given):
-  """Raises InputError for a folder of a class that has no photo."""
-  for source in filter(os.path.isdir, given):
-    with os.scandir(source) as entries:
-      folders = sorted(e.path for e in entries if e.is_dir())
-    for folder in folders:
-      if not os.path.basename(folder).startswith("."):
-        files.find_images(folder)
-
-
-def _listed(path, paths, names):
-  """Returns the class of each photo by a CSV file; None where it lists none."""
-  places = {name: i for i, name in enumerate(names)}
-  for i, each in enumerate(paths):
-    places.setdefault(os.path.basename(each), i)
-    places.setdefault(os.path.splitext(os.path.basename(each))[0], i)
-  found = [None] * len(names)
-  for line, row in files.read_csv(path, header=True):
-    photo, label = _row(row, line, path)
-    place = places.get(photo, places.get(os.path.splitext(photo)[0]))
-    if place is None and line == 1 and photo.lower() in _HEADS:
-      continue
-    if place is None:
-      raise errors.InputError(
-        "photos that are among those given", f"{photo} in line {line}", path
-      )
-    found[place] = label
-  return found
-
-
-def _row(row, line, path):
-  row = [value.strip() for value in row[:2]]
-  if len(row) < 2 or not all(row):
-    raise errors.InputError(
-      "a photo and its class a row, with a comma between",
-      f"{','.join(row)!r} in line {line}",
-      path,
-    )
-  return row
-
-
-def _check_sources(sources, given):
-  """Raises InputError where labels tell nothing."""
+    classes = _listed(labels, paths, names)
+  sources = Sources(paths, names, classes)
   counts = sources.classes()
   good = [label for label, number in counts.items() if number > 1]
   if len(good) < 2:
@@ -468,3 +118,336 @@ def _check_sources(sources, given):
       f"{len(good)} ({some or 'no classes'})",
       os.fspath(given[0]),
     )
+  return sources
+
+
+def _guess(given, names):
+  """Return FOLDERS or NO_LABELS."""
+  if len(given) > 1 or not os.path.isdir(given[0]):
+    return NO_LABELS
+  inside = ["/" in name for name in names]
+  if any(inside) and not all(inside):
+    raise errors.InputError(
+      "photos in a folder for each class, or none in folders (--labels says "
+      "what they are)",
+      f"some in folders ({names[inside.index(True)]}), some not "
+      f"({names[inside.index(False)]})",
+      os.fspath(given[0]),
+    )
+  return FOLDERS if all(inside) else NO_LABELS
+
+
+def _check_folders(given):
+  """Raise InputError for a folder of a class that has no photo."""
+  for source in filter(os.path.isdir, given):
+    with os.scandir(source) as entries:
+      folders = sorted(e.path for e in entries if e.is_dir())
+    for folder in folders:
+      if not os.path.basename(folder).startswith("."):
+        files.find_images(folder)
+
+
+def _listed(path, paths, names):
+  """Return the class of each photo by a CSV file; None where it lists none."""
+  places = {name: i for i, name in enumerate(names)}
+  for i, each in enumerate(paths):
+    places.setdefault(os.path.basename(each), i)
+    places.setdefault(os.path.splitext(os.path.basename(each))[0], i)
+  classes = [None] * len(names)
+  for line, row in files.read_csv(path, header=True):
+    values = [value.strip() for value in row[:2]]
+    if len(values) < 2 or not all(values):
+      raise errors.InputError(
+        "a photo and its class a row, with a comma between",
+        f"{','.join(values)!r} in line {line}",
+        path,
+      )
+    photo, label = values
+    place = places.get(photo, places.get(os.path.splitext(photo)[0]))
+    if place is not None:
+      classes[place] = label
+    elif line > 1 or photo.lower() not in _HEADS:
+      raise errors.InputError(
+        "photos that are among those given", f"{photo} in line {line}", path
+      )
+  return classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+  """Decoded photos."""
+
+  images: list[np.ndarray | None]  # RGB, memory-mapped; None for a failure.
+  failures: tuple[engine.Failure, ...]
+
+
+def digest(paths: Sequence[str | os.PathLike]) -> str:
+  """Digest of the names, sizes and times of photos."""
+  result = hashlib.sha256()
+  for path in paths:
+    try:
+      stat = os.stat(path)
+      stamp = (stat.st_size, stat.st_mtime_ns)
+    except OSError:
+      stamp = None
+    result.update(f"{path}\0{stamp}\0".encode(errors="surrogateescape"))
+  return result.hexdigest()
+
+
+def decode(
+  paths: Sequence[str | os.PathLike],
+  folder: pathlib.Path,
+  size: int,
+  rotate: bool = False,
+) -> Store:
+  """Decode photos once, on all cores; a repeated run finds them in a file.
+
+  Args:
+    paths: Photos. One that cannot be decoded, or is too small, is a failure.
+    folder: Where the file is: 3 bytes a pixel.
+    size: Pixels that the longer side is scaled down to.
+    rotate: Whether the EXIF orientation is applied.
+  """
+  if not (folder / _RECORD).exists():
+    _write_pixels(paths, folder, size, rotate)
+  record = json.loads(files.read_bytes(folder / _RECORD))
+  pixels = np.zeros(0, np.uint8)
+  if (folder / _PIXELS).stat().st_size:
+    # An array as such: OpenCV takes no memory map.
+    pixels = np.asarray(np.memmap(folder / _PIXELS, np.uint8, "r"))
+  images, start = [], 0
+  for shape in record["shapes"]:
+    if shape is None:
+      images.append(None)
+      continue
+    end = start + shape[0] * shape[1] * 3
+    images.append(pixels[start:end].reshape(*shape, 3))
+    start = end
+  failures = tuple(engine.Failure(*failure) for failure in record["failures"])
+  return Store(images, failures)
+
+
+def _write_pixels(paths, folder, size, rotate):
+  shapes, failures = [], []
+  workers = concurrency.core_count()
+  load = functools.partial(_decode, size=size, rotate=rotate)
+  images = concurrency.map_ahead(load, paths, workers, 2 * workers + 1)
+  with (
+    files.atomic_path(folder / _PIXELS) as temporary,
+    open(temporary, "wb") as file,
+  ):
+    for path, image in zip(
+      paths, progress.track(images, "reading photos", len(paths)), strict=True
+    ):
+      failed = isinstance(image, Exception)
+      reason = engine.find_problem(path, image) if failed else None
+      if reason:
+        failures.append((os.fspath(path), reason))
+        shapes.append(None)
+      else:
+        shapes.append(image.shape[:2])
+        file.write(image.data)
+  record = json.dumps({"shapes": shapes, "failures": failures})
+  files.write_bytes(folder / _RECORD, record.encode())
+
+
+def _decode(path, size, rotate):
+  """Return a photo, or the exception that it raises."""
+  try:
+    image = utils.RgbLoader(path, rotate, at_least=(size, size))
+    share = min(1.0, size / max(image.size))
+    width, height = (max(1, round(side * share)) for side in image.size)
+    if min(width, height) < _LEAST_SIDE:
+      raise errors.InputError(
+        f"a photo of {_LEAST_SIDE} pixels or more a side at {size} pixels",
+        f"{width} x {height}",
+      )
+    if share < 1:
+      image = image.resize((width, height), Image.Resampling.BOX)
+    return np.ascontiguousarray(image)
+  except Exception as error:  # noqa: BLE001 - one bad photo ends no run
+    return error
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """Photos that are trained on, or those that are held out."""
+
+  photos: list  # Of synthetic_views.Photo.
+  labels: np.ndarray  # int [N], the class of each, -1 for none.
+  pairs: list  # Of view_pairs.Pair: photos of one place.
+
+  def batch(self, requested: int | None = None) -> int:
+    """Return the number of pairs of views in a step, at most 8 if not given.
+
+    A step shows each place once. Where few places have most of the photos, it
+    is less than the number of places, or one would wait long for the others.
+    """
+    if requested is not None:
+      return requested
+    pools = [photo.pool for photo in self.photos]
+    shares = np.unique(pools, return_counts=True)[1] / len(pools)
+    least = min(2, len(shares))
+    return int(np.clip(1 / np.sum(shares**2), least, _BATCH))
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+  """Photos to train on, and photos to measure with."""
+
+  training: Side
+  held_out: Side
+  classes: tuple[str, ...]
+  failures: tuple[engine.Failure, ...]
+
+
+def collect(
+  sources: Sources, folder: pathlib.Path, options, describe: Callable
+) -> Collected:
+  """Decode photos, choose held-out ones, and find pairs of one place.
+
+  Args:
+    sources: Photos and classes.
+    folder: Where pixels and pairs are kept for a repeated run.
+    options: run.TrainOptions.
+    describe: Returns global descriptors [N, D] of unit length for images.
+
+  Raises:
+    InputError: If too few photos can be read.
+  """
+  store = decode(sources.paths, folder, options.size, options.rotate)
+  good = [i for i, image in enumerate(store.images) if image is not None]
+  if len(good) < FEWEST_PHOTOS:
+    first = f"; first bad one: {store.failures[0]}" if store.failures else ""
+    raise errors.InputError(
+      f"at least {FEWEST_PHOTOS} photos that can be read",
+      f"{len(good)}{first}",
+    )
+  names = [sources.names[i] for i in good]
+  classes, labels, held = (), None, held_out(names)
+  if sources.labels is not None:
+    given = [sources.labels[i] for i in good]
+    classes = tuple(sorted(set(given) - {None}))
+    numbers = {name: i for i, name in enumerate(classes)}
+    labels = np.array([numbers.get(label, -1) for label in given])
+    held = held_out(names, given)
+  sides = []
+  for file, chosen in zip(_PAIRS, (~held, held), strict=True):
+    chosen = np.flatnonzero(chosen)
+    sides.append(
+      _side(
+        [names[i] for i in chosen],
+        [store.images[good[i]] for i in chosen],
+        labels[chosen] if classes else None,
+        folder / file,
+        functools.partial(_match, describe=describe, seed=options.seed),
+      )
+    )
+  return Collected(*sides, classes, store.failures)
+
+
+def held_out(
+  names: Sequence[str], labels: Sequence[str | None] | None = None
+) -> np.ndarray:
+  """Choose the photos to measure with, bool [N].
+
+  Without classes a tenth, and at least two, in up to five runs of the sorted
+  names. With classes a fifth of each class that has three photos or more, at
+  least one, the last ones by name. Never more than 200.
+  """
+  held = np.zeros(len(names), bool)
+  order = np.argsort(names, kind="stable")
+  if labels is None:
+    number = min(_MOST_HELD_OUT, max(2, len(names) // _ONE_IN))
+    runs = min(_RUNS, number // 2)
+    for i, part in enumerate(np.array_split(order, runs)):
+      length = number // runs + (i < number % runs)
+      start = (len(part) - length) // 2
+      held[part[start : start + length]] = True
+    return held
+  members = {}
+  for i in order:
+    if labels[i] is not None:
+      members.setdefault(labels[i], []).append(i)
+  for photos in members.values():
+    if len(photos) > 2:
+      held[photos[-max(1, len(photos) // _ONE_IN_OF_CLASS) :]] = True
+  chosen = np.flatnonzero(held)
+  if len(chosen) > _MOST_HELD_OUT:
+    kept = np.linspace(0, len(chosen) - 1, _MOST_HELD_OUT).astype(int)
+    held[:] = False
+    held[chosen[kept]] = True
+  return held
+
+
+def _side(names, images, labels, path, match):
+  """Return a Side; the pairs of one that was made before are read."""
+  from delf.learning import synthetic_views, view_pairs
+
+  def photos(groups, pools):
+    rows = zip(names, images, map(int, groups), map(int, pools), strict=True)
+    return [synthetic_views.Photo(*row) for row in rows]
+
+  # A photo in no class is in a group of its own.
+  alone = np.arange(len(names)) + 1 + (0 if labels is None else labels.max())
+  groups = alone if labels is None else np.where(labels < 0, alone, labels)
+  grouped, pairs = photos(groups, groups), None
+  if path.exists():
+    pairs = view_pairs.load(path, grouped)
+  if pairs is None:
+    pairs = match(images, labels)
+    view_pairs.save(path, pairs, grouped)
+  pools = places(len(names), pairs)
+  if labels is None:
+    labels = np.full(len(names), -1)
+  elif len(np.unique(labels)) > _MANY_CLASSES:
+    pools = groups
+  return Side(photos(groups, pools), labels, pairs)
+
+
+def _match(images, labels, describe, seed):
+  from delf.learning import view_pairs
+
+  pairs = candidates(describe(images), labels, seed)
+  return view_pairs.match_photos(images, pairs)
+
+
+def candidates(
+  descriptors: np.ndarray, labels: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
+  """Choose pairs of photos that may show one place, int64 [P, 2], sorted.
+
+  Args:
+    descriptors: [N, D], global descriptors of unit length.
+    labels: int [N], the class of each photo. Pairs are of one class.
+    seed: Decides which are chosen where there are many.
+  """
+  rng = np.random.default_rng(seed)
+  pairs = set()
+  for i in rng.permutation(len(descriptors))[:_MOST_PHOTOS]:
+    scores = descriptors @ descriptors[i]
+    scores[i] = -np.inf
+    if labels is not None:
+      scores[labels != labels[i]] = -np.inf
+    nearest = np.argsort(-scores, kind="stable")[:_NEIGHBOURS]
+    pairs |= {(min(i, j), max(i, j)) for j in nearest if np.isfinite(scores[j])}
+  pairs = np.array(sorted(pairs), np.int64).reshape(-1, 2)
+  if len(pairs) > _MOST_PAIRS:
+    chosen = rng.choice(len(pairs), _MOST_PAIRS, replace=False)
+    pairs = pairs[np.sort(chosen)]
+  return pairs
+
+
+def places(number: int, pairs: list) -> np.ndarray:
+  """Return the place of each of `number` photos, int [number].
+
+  Photos that pairs join, directly or through others, are of one place.
+  """
+  from scipy import sparse
+  from scipy.sparse import csgraph
+
+  rows = [pair.first for pair in pairs]
+  columns = [pair.second for pair in pairs]
+  ones = np.ones(len(pairs), bool)
+  graph = sparse.coo_array((ones, (rows, columns)), shape=(number, number))
+  return csgraph.connected_components(graph, directed=False)[1]

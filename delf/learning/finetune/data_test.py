@@ -1,10 +1,11 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from delf.base import errors
 from delf.learning import view_pairs
-from delf.learning.finetune import data, records
+from delf.learning.finetune import data
 
 
 def _pair(first, second):
@@ -36,17 +37,19 @@ def test_what_overlaps_is_verified_and_what_does_not_is_not():
 
   one, other = noise(), noise()
   moved = np.roll(one, (5, 9), axis=(0, 1))
-  found = data.verified([one, moved, other], np.array([[0, 1], [0, 2]]))
+  found = view_pairs.match_photos(
+    [one, moved, other], np.array([[0, 1], [0, 2]])
+  )
   assert [(pair.first, pair.second) for pair in found] == [(0, 1)]
   shift = np.median(found[0].points[:, 2:] - found[0].points[:, :2], axis=0)
   np.testing.assert_allclose(shift, [9, 5], atol=0.3)
 
 
 def test_what_pairs_join_is_one_place():
-  pools = data.pools_places(6, [_pair(0, 1), _pair(1, 4)])
+  pools = data.places(6, [_pair(0, 1), _pair(1, 4)])
   assert pools[0] == pools[1] == pools[4]
   assert len(set(pools.tolist())) == 4
-  assert len(set(data.pools_places(3, []).tolist())) == 3
+  assert len(set(data.places(3, []).tolist())) == 3
 
 
 def _photos(folder, *names):
@@ -79,7 +82,7 @@ def test_photos_in_no_folder_have_no_classes(tmp_path):
 
 def test_folders_need_not_be_classes(tmp_path):
   given = _photos(tmp_path, *_ten("2024/"), "2025/1")
-  assert data.find([given], records.NO_LABELS).labels is None
+  assert data.find([given], data.NO_LABELS).labels is None
 
 
 def test_a_mixture_is_asked_about(tmp_path):
@@ -87,7 +90,7 @@ def test_a_mixture_is_asked_about(tmp_path):
   with pytest.raises(errors.InputError, match="--labels.*cat/0.*stray"):
     data.find([given])
   _photos(tmp_path, "dog/1", "dog/2")
-  found = data.find([given], records.FOLDERS)
+  found = data.find([given], data.FOLDERS)
   assert found.labels[found.names.index("stray")] is None
 
 
@@ -157,3 +160,58 @@ def test_no_more_than_200_are_measured_with():
   names = [f"{i:05d}" for i in range(5000)]
   assert data.held_out(names).sum() == 200
   assert data.held_out(names, [str(i // 5) for i in range(5000)]).sum() == (200)
+
+
+@pytest.fixture
+def paths(tmp_path):
+  generator = np.random.default_rng(0)
+  found = []
+  for i, size in enumerate([(120, 80), (100, 200), (40, 40)]):
+    pixels = generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    found.append(tmp_path / f"{i}.png")
+    Image.fromarray(pixels).save(found[-1])
+  return found
+
+
+def test_photos_are_scaled_down_and_not_up(paths, tmp_path):
+  store = data.decode(paths, tmp_path / "store", size=100)
+  shapes = [image.shape for image in store.images]
+  assert shapes == [(67, 100, 3), (100, 50, 3), (40, 40, 3)]
+  with Image.open(paths[2]) as small:
+    np.testing.assert_array_equal(store.images[2], np.asarray(small))
+
+
+def test_bad_photos_are_failures_and_the_others_stay(paths, tmp_path):
+  (tmp_path / "bad.jpg").write_bytes(b"no photo")
+  narrow = tmp_path / "narrow.png"
+  Image.new("RGB", (400, 20)).save(narrow)
+  given = [paths[0], tmp_path / "bad.jpg", narrow, paths[2]]
+  store = data.decode(given, tmp_path / "store", size=100)
+  assert [image is None for image in store.images] == [False, True, True, False]
+  bad, small = store.failures
+  assert bad.path.endswith("bad.jpg") and "expected an image" in bad.reason
+  assert small.path.endswith("narrow.png") and "100 x 5" in small.reason
+  with Image.open(paths[2]) as last:
+    np.testing.assert_array_equal(store.images[3], np.asarray(last))
+
+
+def test_a_run_that_is_repeated_decodes_nothing(paths, tmp_path):
+  first = data.decode(paths, tmp_path / "store", size=100)
+  for path in paths:
+    path.unlink()
+  again = data.decode(paths, tmp_path / "store", size=100)
+  for one, two in zip(first.images, again.images, strict=True):
+    np.testing.assert_array_equal(one, two)
+
+
+def test_no_photo_at_all(tmp_path):
+  (tmp_path / "bad.jpg").write_bytes(b"")
+  store = data.decode([tmp_path / "bad.jpg"], tmp_path / "s", size=100)
+  assert store.images == [None] and len(store.failures) == 1
+
+
+def test_a_photo_that_changes_is_another(paths):
+  before = data.digest(paths)
+  assert data.digest(paths) == before
+  Image.new("RGB", (9, 9)).save(paths[1])
+  assert data.digest(paths) != before

@@ -8,7 +8,7 @@ import pytest
 
 from delf.base import errors
 from delf.learning import detector_network, detector_training
-from delf.learning.finetune import detector, training_run
+from delf.learning.finetune import detector, run
 from tests.stand_ins import tiny_boxes
 
 
@@ -121,9 +121,7 @@ def given(tmp_path):
 
 
 def _options(first, steps=3):
-  return detector.DetectorOptions(
-    start=str(first), minutes=None, steps=steps, rate=5e-3, batch=2
-  )
+  return run.TrainOptions(start=str(first), steps=steps, rate=5e-3, batch=2)
 
 
 def _weights(path):
@@ -131,24 +129,24 @@ def _weights(path):
 
 
 def test_better_detector_is_kept(first, given, tmp_path, monkeypatch):
-  told = _options(first)
-  report = detector.train(given[0], given[1:], tmp_path / "a", told)
+  options = _options(first)
+  report = detector.train(given[0], given[1:], tmp_path / "a", options)
   kept = _weights(tmp_path / "a")
   same = all(
     np.array_equal(a, b) for a, b in zip(kept, _weights(first), strict=True)
   )
-  assert same == (report.kept == detector.BEFORE)
+  assert same == (report.kept == run.BEFORE)
   precisions = {k: s.average_precision for k, s in report.scores.items()}
-  assert precisions[report.kept] >= precisions[detector.BEFORE]
+  assert precisions[report.kept] >= precisions[run.BEFORE]
 
 
 def test_run_that_breaks_off_ends_as_it_would_have(
   first, given, tmp_path, monkeypatch
 ):
   # Whatever is measured, the trained one.
-  monkeypatch.setattr(detector, "_gained", lambda scores: True)
-  told = _options(first)
-  detector.train(given[0], given[1:], tmp_path / "whole", told)
+  monkeypatch.setattr(run, "best", lambda scores: run.AFTER)
+  options = _options(first)
+  detector.train(given[0], given[1:], tmp_path / "whole", options)
 
   draw = detector_training.batch
 
@@ -159,9 +157,9 @@ def test_run_that_breaks_off_ends_as_it_would_have(
 
   with monkeypatch.context() as patch:
     patch.setattr(detector_training, "batch", break_off)
-    patch.setattr(training_run, "_SAVE_INTERVAL", 0)
+    patch.setattr(run, "_SAVE_SECONDS", 0)
     with pytest.raises(RuntimeError, match="broken off"):
-      detector.train(given[0], given[1:], tmp_path / "parts", told)
+      detector.train(given[0], given[1:], tmp_path / "parts", options)
   assert not (tmp_path / "parts").exists()
   begun = []
 
@@ -170,7 +168,7 @@ def test_run_that_breaks_off_ends_as_it_would_have(
     return draw(known, drawn, step)
 
   monkeypatch.setattr(detector_training, "batch", watch)
-  detector.train(given[0], given[1:], tmp_path / "parts", told)
+  detector.train(given[0], given[1:], tmp_path / "parts", options)
   assert min(begun) > 0
   for one, two in zip(
     _weights(tmp_path / "whole"), _weights(tmp_path / "parts"), strict=True
@@ -182,10 +180,11 @@ def test_unfinished_run_of_other_settings_is_refused(first, given, tmp_path):
   folder = tmp_path / "a.unfinished"
   folder.mkdir()
   (folder / "settings.json").write_text(json.dumps({"batch": 7}))
-  told = _options(first)
+  (folder / run.CHECKPOINT).touch()
+  options = _options(first)
   with pytest.raises(errors.InputError, match="batch 7, not 2"):
-    detector.train(given[0], given[1:], tmp_path / "a", told)
-  detector.train(given[0], given[1:], tmp_path / "a", told, overwrite=True)
+    detector.train(given[0], given[1:], tmp_path / "a", options)
+  detector.train(given[0], given[1:], tmp_path / "a", options, overwrite=True)
   assert not folder.exists()
 
 
@@ -193,7 +192,7 @@ def test_model_that_is_no_detector_is_refused(given, tmp_path):
   import tensorflow as tf
 
   tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
-  told = _options(tmp_path / "other")
+  options = _options(tmp_path / "other")
   with pytest.raises(errors.InputError, match="expected a detector"):
-    detector.train(given[0], given[1:], tmp_path / "a", told)
+    detector.train(given[0], given[1:], tmp_path / "a", options)
   assert not (tmp_path / "a").exists()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from delf.learning import synthetic_views
-from delf.learning.finetune import finishing, measuring
+from delf.learning.finetune import measuring, model, run
 
 _SCORES = measuring.Scores(0.8, (3, 4), (3, 8), 20.0)
 
@@ -26,11 +26,11 @@ def test_overall_is_the_mean_of_what_there_is():
   assert labelled.overall() == pytest.approx((0.8 + 0.5 + 0.2) / 3)
   alone = dataclasses.replace(_SCORES, average_precision=None)
   assert alone.overall() == pytest.approx(0.5)
-  assert finishing.rows({"before": alone})[1][1] == "none unrelated"
+  assert model.rows({"before": alone})[1][1] == "none unrelated"
 
 
 def test_synthetic_pairs_show_the_same_and_unrelated_ones_do_not():
-  found = measuring.make(_photos(4), [], side=96)
+  found = measuring.make_pairs(_photos(4), [], side=96)
   assert len(found.true) == 32 and len(found.images) == 4 + 2 * 32
   first, second, real, truth = found.true[5]
   assert not real
@@ -43,23 +43,19 @@ def test_synthetic_pairs_show_the_same_and_unrelated_ones_do_not():
   same = np.corrcoef(moved[inside].ravel(), two[inside].ravel())[0, 1]
   assert same > 0.5
   assert len(found.unrelated) == 150
-  assert measuring.make(_photos(1), [], side=96).unrelated.shape == (0, 2)
+  assert measuring.make_pairs(_photos(1), [], side=96).unrelated.shape == (0, 2)
 
 
 def test_the_better_is_kept_and_the_first_of_equal_ones():
-  def kept(**scores):
-    made = finishing.TrainReport("m", 1, 9, 2, 0, 0, scores, {})
-    return made.kept
-
   better = dataclasses.replace(_SCORES, average_precision=0.9)
-  assert kept(before=_SCORES, after=better) == "after"
-  assert kept(before=_SCORES, after=_SCORES) == "before"
+  assert run.best({"before": _SCORES, "after": better}) == "after"
+  assert run.best({"before": _SCORES, "after": _SCORES}) == "before"
 
 
 def test_held_out_photos_come_first_of_those_that_are_searched():
   asked = np.arange(2000) < 50
   labels = np.arange(2000) % 500
   generator = np.random.default_rng(0)
-  found = measuring.searched(generator, asked, labels)
+  found = measuring.choose_searched(generator, asked, labels)
   assert len(found) == 1000 and set(range(50)) <= set(found.tolist())
   assert np.isin(np.flatnonzero(labels < 50), found).all()

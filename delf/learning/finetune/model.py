@@ -1,0 +1,578 @@
+"""`delf train`: a compact model of one's own, from photos."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import textwrap
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from delf.base import errors, files
+from delf.evaluation import report_card
+from delf.learning.finetune import data, measuring, run
+
+# The model that training began with, with a new global head of the classes.
+ALONE = "labels alone"
+
+# Folder of each model that is measured, in that of the unfinished run.
+_FOLDERS = {run.BEFORE: "before", ALONE: "alone", run.AFTER: "after"}
+_PICTURE = "match.jpg"
+
+_WARM_UP = 50
+
+# Batches of held-out photos for the learning curve, and pairs in each.
+_BATCHES, _PAIRS = 2, 4
+
+# A whitening is made anew of so many photos: of fewer it would be worse than
+# that of the model that training began with.
+_ENOUGH_TO_WHITEN = 512
+_MOST_WHITENED = 2000
+
+_CARD = """\
+# {name}
+
+{head}
+
+## Use
+
+```
+delf match A.jpg B.jpg --model {folder}
+delf index PHOTOS --out my.index --model {folder}
+```
+
+`config.pbtxt` beside this file has its settings; `weights.npz` is what
+`delf train --from {folder}` goes on from.
+
+## Data
+
+{data}
+
+## Method
+
+{method}
+
+## Measurements
+
+All with held-out photos, which training has not seen.
+
+{table}
+
+- before: the model that training began with.{alone}
+- Pairs are matched with a ratio test of 0.95 and a homography with a threshold
+  of 1.5 % of the longer side. Solved: 15 inliers, of which 70 % agree with the
+  truth. The truth of pairs of two photos is RootSIFT's, which is at home there;
+  synthetic pairs are two views of one photo under random homographies and
+  light.
+{overall}
+
+![learning curves](curves.png)
+
+One held-out pair, before and after:
+
+![matches before](match_before.jpg)
+
+![matches after](match_after.jpg)
+
+## Time and hardware
+
+{time}
+
+## How to make it again
+
+```
+{command}
+```
+
+{again}
+
+## Limits
+
+- Trained and measured on one collection: on other photos it may be worse than
+  the model that it began with. Measure there before it is used.
+{limits}"""
+
+_ALONE = """
+- labels alone: that model, with a new global head of the classes."""
+
+# What the card and the command say of the model that is kept.
+_KEPT = {
+  run.BEFORE: "**Training brought no gain on held-out photos: its weights are "
+  "those that it began with.**",
+  ALONE: "Its global head is that of the classes; the rest of the "
+  "network is as before, as training it brought no gain on held-out photos.",
+  run.AFTER: "Its weights are the trained ones.",
+}
+_SAID = {
+  run.BEFORE: "no gain on held-out photos, so that the model that it began "
+  "with was kept",
+  ALONE: "the first model with a global head of the classes; training the rest "
+  "brought no gain on held-out photos",
+  run.AFTER: "the trained model",
+}
+
+
+def train(
+  photos: Sequence[str | os.PathLike],
+  out: str | os.PathLike,
+  options: run.TrainOptions,
+  overwrite: bool = False,
+  command: Sequence[str] = (),
+) -> run.TrainReport:
+  """Train a compact model on photos; see `run.train`.
+
+  Raises:
+    FileNotFoundError: If a photo or the model to begin with is missing.
+    InputError: If something that is given is not right; it says what.
+    run.Stopped: After SIGINT or SIGTERM while it learnt.
+  """
+  task = _ModelTask(photos, options)
+  return run.train(task, photos, out, overwrite, command)
+
+
+def find_weights(start: str) -> pathlib.Path | None:
+  """Return the file of weights to begin with; None for "scratch".
+
+  Raises:
+    FileNotFoundError: If there is nothing at a path.
+    InputError: If it is another kind of model.
+  """
+  from delf.inference import zoo
+
+  if start == run.SCRATCH:
+    return None
+  path = pathlib.Path(start)
+  if not path.exists() and start == zoo.EMBEDDED:
+    path = pathlib.Path(zoo.resolve(start))
+  if path.is_dir():
+    for name in ("weights.npz", run.CHECKPOINT):
+      if (path / name).exists():
+        return path / name
+    raise errors.InputError(
+      "a model with weights.npz, as `delf train` makes it", "one without", path
+    )
+  if path.is_file():
+    return path
+  if zoo.find(start) is not None:
+    raise errors.InputError(
+      f"a model of the compact architecture ({zoo.EMBEDDED}, or one that "
+      "`delf train` has made)",
+      f"{start}, of another",
+    )
+  raise FileNotFoundError(
+    f"{start}: expected a model to start from, found none"
+  )
+
+
+def create(weights: pathlib.Path | None, seed: int):
+  """Create the compact model that a training begins with.
+
+  Raises:
+    InputError: If the weights are of another architecture.
+  """
+  import keras
+
+  from delf.learning import compact_model
+
+  if weights is not None and weights.name != compact_model.WEIGHTS:
+    return compact_model.from_checkpoint(weights)
+  keras.utils.set_random_seed(seed)
+  model = compact_model.create()
+  if weights is not None:
+    compact_model.load(model, weights)
+  return model
+
+
+class _ModelTask(run.Task):
+  last = f"{_FOLDERS[run.AFTER]}.json"
+
+  def __init__(self, photos, options):
+    from delf.inference import zoo
+
+    start = zoo.EMBEDDED if options.start is None else options.start
+    self._options = dataclasses.replace(options, start=start)
+    self._weights = find_weights(start)
+    self._sources = found = data.find(photos, options.labels)
+    _check_batch(options.batch, len(found.paths), "photos")
+    photos = f"{len(found.paths)} photos ({data.digest(found.paths)[:12]})"
+    more = {"photos": photos}
+    if found.labels is not None:
+      text = "\0".join(map(str, found.labels)).encode(errors="surrogateescape")
+      classes = f"{len(found.classes())} classes ({run.short_digest(text)})"
+      more["classes"] = classes
+    if self._weights is not None:
+      digest = run.short_digest(files.read_bytes(self._weights))
+      more["first weights"] = digest
+    self.settings = run.settings(self._options, unused=("pasted",), **more)
+    self._seconds = {}
+
+  @contextlib.contextmanager
+  def _phase(self, name):
+    """Count the time of a block."""
+    begin = time.monotonic()
+    try:
+      yield
+    finally:
+      passed = time.monotonic() - begin
+      self._seconds[name] = self._seconds.get(name, 0.0) + passed
+
+  def run(self, folder, out):
+    options = self._options
+    self._folder = folder
+    self._create()  # Weights that do not fit are an error at once.
+    with self._phase("photos and pairs"):
+      self._data = collected = data.collect(
+        self._sources, folder, options, measuring.describe
+      )
+    training, held_out = collected.training, collected.held_out
+    pools = {photo.pool for photo in training.photos}
+    _check_batch(options.batch, len(pools), "places")
+    # At this size photos are looked at by the model's own scales.
+    side = min(320, options.size)
+    pairs = measuring.make_pairs(
+      held_out.photos, held_out.pairs, side, options.seed
+    )
+    if not pairs.true:
+      raise errors.InputError(
+        "held-out photos that two views can be made of",
+        f"{len(held_out.photos)} that are too narrow",
+      )
+    search = None
+    if collected.classes:
+      search = measuring.make_search(held_out, training, options.seed)
+    before = self._measured(run.BEFORE, self._create, pairs, search)
+    scores = {run.BEFORE: before}
+    if collected.classes:
+      scores[ALONE] = self._measured(
+        ALONE, lambda: self._with_head(self._create()), before, search
+      )
+    model, learner = self._learn()
+    # Of all runs that resumed one another.
+    self._seconds["learning"] = learner.seconds
+    model = self._with_head(model)
+    scores[run.AFTER] = self._measured(run.AFTER, lambda: model, pairs, search)
+    kept = run.best(scores)
+    classes = len(collected.classes)
+    total = sum(self._seconds.values())
+    return run.TrainReport(
+      out=out,
+      kept=kept,
+      steps=learner.step,
+      photos=len(training.photos),
+      held_out=len(held_out.photos),
+      scores=scores,
+      seconds=self._seconds,
+      failed=collected.failures,
+      details={"classes": classes, "pairs": len(training.pairs)},
+      lines=(
+        f"{learner.step} steps on {len(training.photos)} photos"
+        f"{f' in {classes} classes' if classes else ''} in {total:.0f} s; "
+        f"{len(held_out.photos)} photos held out",
+        *_aligned(rows(scores)),
+        f"{out}: {_SAID[kept]}; {run.CARD} says all of it",
+      ),
+    )
+
+  def _create(self):
+    return create(self._weights, self._options.seed)
+
+  def _with_head(self, model):
+    """Set the embedding of the global descriptor of a model."""
+    from delf.learning import compact_heads
+
+    side, seed, said = self._data.training, self._options.seed, []
+    with self._phase("global descriptor"):
+      enough = len(side.photos) >= _ENOUGH_TO_WHITEN
+      if enough or self._options.start == run.SCRATCH:
+        photos, pairs = _whitened(side, seed)
+        compact_heads.whiten(model.backbone, photos, pairs, seed)
+        said.append(
+          f"whitened anew with {len(photos)} photos, a view of each and "
+          f"{len(pairs)} pairs of one place"
+        )
+      else:
+        said.append("whitened as in the model that training began with")
+      labelled = np.flatnonzero(side.labels >= 0)
+      if len(labelled):
+        first, last = compact_heads.learn_classes(
+          model.backbone,
+          [side.photos[i].image for i in labelled],
+          side.labels[labelled],
+          compact_heads.ClassOptions(seed=seed),
+        )
+        said.append(
+          f"turned by ArcFace on {len(self._data.classes)} classes, the rest "
+          f"of the network fixed (loss {first:.3f} to {last:.3f})"
+        )
+    self._head = ", ".join(said)
+    return model
+
+  def _measured(self, name, create, matching, search):
+    """Export the model that `create` returns and measure it, if need be.
+
+    `matching` is a PairSet, or Scores of a model with these local features.
+    """
+    from delf.formats import configs
+    from delf.learning import compact_model
+
+    folder = self._folder / _FOLDERS[name]
+    path = folder.with_suffix(".json")
+    if not path.exists():
+      model = create()
+      with self._phase("measuring"):
+        compact_model.export(model, folder)
+        config = configs.read_delf_config(folder / "config.pbtxt")
+        scores = matching
+        if isinstance(matching, measuring.PairSet):
+          scores = measuring.measure(config, matching, folder / _PICTURE)
+        if search is not None:
+          scores = measuring.measure_search(config, scores, search)
+      values = dataclasses.asdict(scores)
+      files.write_bytes(path, json.dumps(values).encode())
+    return measuring.Scores(**json.loads(files.read_bytes(path)))
+
+  def _learn(self):
+    """Train local features; return the model and the learner."""
+    from delf.learning import compact_training
+
+    options, training = self._options, self._data.training
+    held_out = self._data.held_out
+    number = min(_PAIRS, held_out.batch())
+    checks = [
+      self._batch(held_out, number, (options.seed, 2, i))
+      for i in range(_BATCHES)
+    ]
+    model, number = self._create(), training.batch(options.batch)
+    rate = options.rate
+    if rate is None:
+      rate = 1.5e-3 if options.start == run.SCRATCH else 3e-4
+    learner = compact_training.CompactTrainer(
+      model.backbone,
+      model.attention,
+      lambda step: self._batch(training, number, (options.seed, step)),
+      self._folder / run.CHECKPOINT,
+      rate=rate,
+      warm_up=_WARM_UP,
+      side=options.view,
+      held_out=checks,
+    )
+    self._rate = rate
+    self._curve = run.learn(learner, options.budget, self._folder)
+    return model, learner
+
+  def _batch(self, side, pairs, seed):
+    from delf.learning import view_pairs
+
+    options = view_pairs.Options(
+      pairs=pairs, side=self._options.view, seed=seed
+    )
+    return view_pairs.Source(side.photos, side.pairs, options).batch()
+
+  def write(self, report, folder):
+    from delf.learning import compact_model
+
+    chosen = self._folder / _FOLDERS[report.kept]
+    shutil.copytree(chosen, folder, ignore=shutil.ignore_patterns(_PICTURE))
+    path = os.fspath(pathlib.Path(report.out).resolve())
+    text = compact_model.configuration(path).partition("\n")[2]
+    text = f"# A model that `delf train` made; see {run.CARD}.\n{text}"
+    files.write_bytes(folder / "config.pbtxt", text.encode())
+    for name in (run.BEFORE, run.AFTER):
+      picture = self._folder / _FOLDERS[name] / _PICTURE
+      shutil.copy(picture, folder / f"match_{name}.jpg")
+    _draw_curves(folder / "curves.png", self._curve)
+
+  def record(self, report):
+    return report.as_dict() | {"curve": self._curve}
+
+  def card(self, report, command):
+    options, collected = self._options, self._data
+    scores, classes = report.scores, report.details["classes"]
+    training, held_out = collected.training, collected.held_out
+    material = [
+      f"{report.photos} photos to train on, {report.held_out} held out, scaled "
+      f"down to {options.size} pixels; {len(report.failed)} could not be used.",
+      f"{len(training.pairs)} pairs of two photos of one place that RootSIFT "
+      f"is sure of to train on, {len(held_out.pairs)} held out.",
+    ]
+    parts = "the average precision and the share of solved pairs"
+    if classes:
+      singles = sum(n < 3 for n in self._sources.classes().values())
+      material.append(
+        f"{classes} classes; a fifth of the photos of each is held out and "
+        f"looked for among all others (none of {singles} classes of less than "
+        "three photos)."
+      )
+      parts = "the average precision, the share of solved pairs and the mAP"
+    limits = []
+    real = scores[run.AFTER].real[1]
+    if report.held_out < 50 or real < 20:
+      limits.append(
+        f"Measured with {report.held_out} photos and {real} pairs of two: "
+        "small differences mean nothing."
+      )
+    if options.minutes is not None:
+      budget = f"{options.minutes:g} minutes"
+      again = (
+        "Time, not the number of steps, is fixed, so that another run gives "
+        "other weights; `--steps` fixes them."
+      )
+    else:
+      budget = f"{options.steps} steps"
+      again = (
+        "The same photos, versions and processor give the same weights, "
+        "whether the run is stopped in between or not."
+      )
+    method = [
+      f"Local features: {report.steps} steps of "
+      f"{training.batch(options.batch)} pairs of views of {options.view} "
+      "pixels, self-supervised as the embedded model: two views of one photo "
+      "under random homographies and light, and pairs of two photos.",
+      f"Budget {budget}, highest learning rate {self._rate:g}, seed "
+      f"{options.seed}.",
+      f"Global descriptor: {self._head}.",
+    ]
+    table = ["| " + " | ".join(row) + " |" for row in rows(scores)]
+    table.insert(1, "|---" * (1 + len(scores)) + "|")
+    return _CARD.format(
+      name=os.path.basename(os.path.abspath(report.out)),
+      head=_wrap(
+        "Local features with attention and a global descriptor, made by "
+        f"`delf train` on {datetime.date.today():%d %B %Y}, from "
+        f"`{options.start}`. {_KEPT[report.kept]}"
+      ),
+      folder=shlex.quote(report.out),
+      data=_list(material),
+      method=_list(method),
+      table="\n".join(table),
+      alone=_ALONE if ALONE in scores else "",
+      overall=_list(
+        [
+          f"overall: the mean of {parts}. The highest is kept; it was chosen "
+          "with these photos, so that its own figures are a little high."
+        ]
+      ),
+      time=_time(report),
+      command=shlex.join(command or ["delf", "train"]),
+      again=_wrap(again),
+      limits="".join(f"{_list([line])}\n" for line in limits),
+    )
+
+
+def _check_batch(batch, number, what):
+  if batch is not None and batch > number:
+    raise errors.InputError(
+      f"a batch of at most as many pairs as there are {what} ({number})", batch
+    )
+
+
+def _whitened(side, seed):
+  """Return photos, not too many, and the pairs among them."""
+  order = np.random.default_rng((seed, 4)).permutation(len(side.photos))
+  chosen = np.sort(order[:_MOST_WHITENED])
+  place = {int(old): new for new, old in enumerate(chosen)}
+  pairs = [
+    dataclasses.replace(
+      pair, first=place[pair.first], second=place[pair.second]
+    )
+    for pair in side.pairs
+    if pair.first in place and pair.second in place
+  ]
+  return [side.photos[i] for i in chosen], pairs
+
+
+def rows(scores: dict[str, measuring.Scores]) -> list[tuple[str, ...]]:
+  """Return the cells of a table of scores; the first row has the names."""
+  every = list(scores.values())
+
+  def number(value):
+    return "none unrelated" if value is None else f"{value:.3f}"
+
+  def counts(name):
+    return ("{} of {}".format(*getattr(each, name)) for each in every)
+
+  table = [
+    ("held-out photos", *scores),
+    (
+      "average precision of pairs against unrelated ones",
+      *(number(each.average_precision) for each in every),
+    ),
+    ("pairs of two photos solved", *counts("real")),
+    ("synthetic pairs solved", *counts("synthetic")),
+    ("median inliers", *(f"{each.inliers:.0f}" for each in every)),
+  ]
+  if every[0].nearest is not None:
+    maps = (number(each.mean_average_precision) for each in every)
+    table.append(("mAP of finding photos of the class", *maps))
+    table.append(("nearest photo is of the class", *counts("nearest")))
+  return [*table, ("overall", *(f"{each.overall():.4f}" for each in every))]
+
+
+def _aligned(table):
+  """Yield the lines of a table as plain text."""
+  width = max(len(row[0]) for row in table)
+  for name, *values in table:
+    yield f"  {name:<{width}}" + "".join(f"{v:>14}" for v in values)
+
+
+def _list(lines):
+  return "\n".join(_wrap(f"- {line}", "  ") for line in lines)
+
+
+def _wrap(text, indent=""):
+  """Break text into lines, but no long paths."""
+  return textwrap.fill(
+    text,
+    80,
+    subsequent_indent=indent,
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
+
+
+def _time(report):
+  """Describe time, machine and versions."""
+  import tensorflow as tf
+
+  phases = ", ".join(f"{n} {s:.0f} s" for n, s in report.seconds.items())
+  gpus = [
+    tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+    for gpu in tf.config.list_physical_devices("GPU")
+  ]
+  cores = f"{os.cpu_count()} processor cores ({platform.machine()})"
+  hardware = ", ".join([cores, *gpus])
+  versions = ", ".join(f"{n} {v}" for n, v in report_card.versions().items())
+  return _wrap(f"{report.steps} steps; {phases}. {hardware}. {versions}.")
+
+
+def _draw_curves(path, curve):
+  from delf.pictures import figures
+
+  steps = [row["step"] for row in curve]
+
+  def column(name):
+    return steps, [row.get(name, np.nan) for row in curve]
+
+  panels = {
+    "loss": {
+      "descriptors": column("local"),
+      "attention": column("attention"),
+      "keypoints": column("keypoint"),
+    },
+    "share of points found": {
+      "training": column("found"),
+      "held out": column("held_out"),
+    },
+  }
+  caption = (
+    "found: points of two views that are each other's nearest among all of the "
+    "batch; a batch of held-out photos has fewer pairs"
+  )
+  figures.draw_curves(path, panels, "Learning curves", caption)
