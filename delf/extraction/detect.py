@@ -28,8 +28,7 @@ def describe(
 ) -> dict:
   """Return what decides the boxes of images, as OutputFolder takes it.
 
-  Without a detector existing files are used, whatever they are of. Other
-  arguments are as of DetectOptions; a threshold of None stands for all boxes.
+  Without a detector any existing files are used; `threshold` None is no limit.
   """
   if detector is None:
     return {}
@@ -55,8 +54,7 @@ class BoxFolder(output_folder.OutputFolder):
   def read(self, job: jobs.Job) -> boxes.Detections | None:
     """Read the detections of a photo; None if missing, or of another photo.
 
-    Raises:
-      InputError: If a file of another program is damaged.
+    A damaged file of another program is an InputError.
     """
     (path,) = self.paths(job)
     if not path.exists() or self.photos.has_changed(job):
@@ -82,15 +80,9 @@ class BoxFolder(output_folder.OutputFolder):
     record = super()._read_record()
     return {"": record} if record else {}
 
-  def _record_of(self, settings):
-    return settings[""]
-
 
 class PictureFolder(BoxFolder):
-  """`<image>_viz.jpg`, photos with the boxes of one detector, in one folder.
-
-  A picture without a record of its photo is drawn again.
-  """
+  """`<image>_viz.jpg`, photos with boxes; drawn anew if not recorded."""
 
   content, endings = "pictures", ("_viz.jpg",)
 
@@ -113,21 +105,14 @@ class PictureFolder(BoxFolder):
 
 @dataclasses.dataclass(frozen=True)
 class DetectOptions(engine.ImageOptions):
-  """Options of a detection.
+  """Options of a detection."""
 
-  Attributes:
-    threshold: Least score of a box.
-    most_overlap: IoU up to which a box may overlap a better one of its class,
-      or None: the boxes are the detector's, which has chosen already.
-    max_size: Pixels that the longer side of an image is scaled down to before,
-      or None. Boxes do not depend on the unit.
-    see: Called with (jobs.Job, boxes.Detections, (height, width) of the image)
-      when an image is done.
-  """
-
-  threshold: float = 0.0
+  threshold: float = 0.0  # Least score of a box.
+  # IoU up to which a box may overlap a better one of its class; None keeps the
+  # detector's own choice.
   most_overlap: float | None = None
-  max_size: int | None = None
+  max_size: int | None = None  # Longer side of images before, in pixels.
+  # Called with jobs.Job, boxes.Detections and the image's (height, width).
   see: Callable | None = None
 
   def __post_init__(self):
@@ -141,7 +126,7 @@ class DetectOptions(engine.ImageOptions):
 
 @dataclasses.dataclass(frozen=True)
 class DetectReport(engine.ImageReport):
-  """Result of a detection, with the number of boxes in the images done."""
+  """Result of a detection, with the number of boxes found."""
 
   boxes: int = 0
 
@@ -219,13 +204,13 @@ def detect_to_files(
   """Find boxes in images, and write them, each file whole or not at all.
 
   Runs are as of `extract.extract_to_files`; `detection.json` in each folder has
-  the detector and settings of the boxes or pictures.
+  the detector and settings.
 
   Args:
     images: Paths of image files.
     detector: Name of a detector, or folder of its SavedModel.
-    folder: Local folder, made if need be, for `<name>.boxes`; or None.
-    pictures: The same for `<name>_viz.jpg`, the image with its boxes.
+    folder: Local folder for `<name>.boxes`, or None.
+    pictures: Local folder for `<name>_viz.jpg`, images with boxes, or None.
     **options: Fields of DetectOptions.
   """
   from delf.inference import zoo

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import threading
 import time
 import typing
@@ -59,21 +60,13 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Result of a run.
-
-  Attributes:
-    done: Paths (or names) of images whose files were written.
-    skipped: The same of images that were finished before.
-    failed: Images without a result.
-    seconds: Wall-clock time, without loading models.
-    interrupted: Whether the user stopped the run.
-  """
+  """Result of a run over images, which go by their paths or names."""
 
   done: tuple[str, ...] = ()
-  skipped: tuple[str, ...] = ()
+  skipped: tuple[str, ...] = ()  # Finished before.
   failed: tuple[Failure, ...] = ()
-  seconds: float = 0.0
-  interrupted: bool = False
+  seconds: float = 0.0  # Wall-clock time, without loading models.
+  interrupted: bool = False  # By the user.
 
   _verb: typing.ClassVar[str] = "extracted"
 
@@ -95,7 +88,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class ImageReport(Report):
-  """Result of a run on a device, which is "" if none was needed."""
+  """Result of a run on a device, "" if none was needed."""
 
   device: str = ""
   images_per_second: float = dataclasses.field(init=False)
@@ -112,39 +105,34 @@ class ImageReport(Report):
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-  """Options of each run over images.
+  """Options of each run over images."""
 
-  Attributes:
-    names: Output names, without extension, or None for base names.
-    workers: Threads that decode; 0 decodes between other work.
-    device: Such as "cpu" or "gpu:1", or None for the best available.
-    apply_rotation: Whether images are turned as their EXIF orientation says.
-      The original does not: its results are of the image as it is stored.
-    say: Called at the end with a line for each failed image, also after an
-      error such as a full disk.
-  """
-
+  # Output names, without extension; None for base names.
   names: Sequence[str] | None = None
-  workers: int = 1
-  device: str | None = None
+  workers: int = 1  # Threads that decode; 0 decodes between other work.
+  device: str | None = None  # Such as "gpu:1"; None for the best available.
+  # Whether to turn images by EXIF orientation, which the original does not.
   apply_rotation: bool = False
+  # Called at the end, also after an error, with a line for each failure.
   say: Callable[[str], object] | None = None
+
+  def decode_ahead(self, todo: Iterable) -> Iterator["Decoded"]:
+    """Yield the images of jobs, decoded in threads."""
+    load = functools.partial(
+      utils.RgbLoader, apply_rotation=self.apply_rotation
+    )
+    return decode_ahead(todo, load, self.workers)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions(RunOptions):
-  """Options of a run that does a list of images, or what is missing of it.
+  """Options of a run that does what is missing of a list of images."""
 
-  Attributes:
-    resume: Whether images whose files are whole are skipped.
-    batch_size: Largest batch, or None: one image on a CPU, and on a GPU as many
-      of one size as `MEMORY_BUDGET` allows.
-    strict: Whether the first image that fails ends the run with its error.
-  """
-
-  resume: bool = True
+  resume: bool = True  # Whether images whose files are whole are skipped.
+  # Largest batch, or None: one image on a CPU, and on a GPU as many of one size
+  # as `MEMORY_BUDGET` allows.
   batch_size: int | None = None
-  strict: bool = False
+  strict: bool = False  # Whether the first failure ends the run with an error.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +144,11 @@ class Decoded:
   error: Exception | None = None
   resize_factor: float = 1.0
 
+  @property
+  def factor(self) -> tuple[float, ...]:
+    """The resize factor as an argument; none if it is 1."""
+    return () if self.resize_factor == 1 else (self.resize_factor,)
+
 
 def decode_ahead(
   todo: Iterable,
@@ -166,8 +159,7 @@ def decode_ahead(
   """Decode images in threads ahead of their use, and yield them in order.
 
   Sizes are read from the headers, and decoding waits when `pixels_ahead` would
-  be passed (a single image may be larger). An image whose size cannot be read
-  there, as of a remote one, is decoded alone.
+  be passed; an image that is larger, or of unknown size, is decoded alone.
 
   Args:
     todo: Objects with `path`, and with `crop` (jobs.Crop) for a part.
@@ -226,8 +218,7 @@ def memory_limit(
 ) -> Callable[[tuple[int, int]], int]:
   """Return a function from (height, width) to the largest batch.
 
-  Without a requested size that is 1 on a CPU, which one image keeps busy, and
-  which then gives the same bytes however the work is cut.
+  Without a requested size that is 1 on a CPU, which one image keeps busy.
   """
   if batch_size is None and "GPU" not in device.upper():
     return lambda shape: 1
@@ -245,18 +236,12 @@ def memory_limit(
 class BatchExtractor:
   """Extracts a stream of images, those of one size together.
 
-  The result for an image is the same in a batch as alone, up to the rounding of
-  float32 (`Extractor.extract_batch` states the tolerance).
+  Results of a batch are those of single images up to rounding (see
+  `Extractor.extract_batch`). An extractor has `extract(image)` and
+  `extract_batch(images)`; both also take a resize factor.
   """
 
   def __init__(self, extractor: typing.Any, limit: Callable):
-    """Wrap an extractor.
-
-    Args:
-      extractor: Has `extract(image)` and `extract_batch(images)`; both take a
-        resize factor as well, if an image has one.
-      limit: Function from (height, width) to the largest batch.
-    """
     self._extractor, self._limit = extractor, limit
     self._largest = None  # Lowered when memory runs out.
 
@@ -269,7 +254,7 @@ class BatchExtractor:
         yield from zip(batch, self._extract(batch), strict=True)
 
   def _batches(self, stream):
-    """Yields lists of images of one size; one that failed is alone."""
+    """Yields lists of images of one size; a failed image is alone."""
     window = collections.deque()
     while window or (head := next(stream, None)) is not None:
       head = window.popleft() if window else head
@@ -277,7 +262,12 @@ class BatchExtractor:
       limit = 1 if head.image is None else self._limit(head.image.shape[:2])
       limit = max(1, min(limit, self._largest or limit))
       if limit > 1:
-        _fill(window, stream, _LOOK_AHEAD * limit)
+        held = sum(d.image.size // 3 for d in window if d.image is not None)
+        while len(window) < _LOOK_AHEAD * limit and held < PIXELS_AHEAD:
+          if (decoded := next(stream, None)) is None:
+            break
+          window.append(decoded)
+          held += decoded.image.size // 3 if decoded.image is not None else 0
         batch += [d for d in window if _same_size(d, head)][: limit - 1]
         chosen = set(map(id, batch))
         window = collections.deque(d for d in window if id(d) not in chosen)
@@ -286,9 +276,9 @@ class BatchExtractor:
   def _extract(self, batch):
     """Returns the result of each image, or the error that it raised."""
     try:
+      factor = batch[0].factor
       if len(batch) == 1:
-        return [_extract_one(self._extractor, batch[0])]
-      factor = () if batch[0].resize_factor == 1 else (batch[0].resize_factor,)
+        return [self._extractor.extract(batch[0].image, *factor)]
       images = [decoded.image for decoded in batch]
       return self._extractor.extract_batch(images, *factor)
     except Exception as error:
@@ -301,23 +291,6 @@ class BatchExtractor:
     return self._extract(batch[:half]) + self._extract(batch[half:])
 
 
-def _extract_one(extractor, decoded):
-  if decoded.resize_factor == 1:
-    return extractor.extract(decoded.image)
-  return extractor.extract(decoded.image, decoded.resize_factor)
-
-
-def _fill(window, stream, number):
-  """Takes decoded images until there are enough, within the pixels allowed."""
-  held = sum(d.image.size // 3 for d in window if d.image is not None)
-  while len(window) < number and held < PIXELS_AHEAD:
-    decoded = next(stream, None)
-    if decoded is None:
-      return
-    window.append(decoded)
-    held += decoded.image.size // 3 if decoded.image is not None else 0
-
-
 def _same_size(decoded, head):
   return (
     decoded.image is not None
@@ -327,10 +300,7 @@ def _same_size(decoded, head):
 
 
 class ParallelExtractor:
-  """Extracts a stream of images in threads; results are those of one thread.
-
-  As BatchExtractor, with a limit on the images in memory at once.
-  """
+  """Extracts images in threads, limited by memory; see BatchExtractor."""
 
   def __init__(self, extractor: typing.Any, limit: Callable, workers: int):
     self._extractor, self._limit = extractor, limit
@@ -352,7 +322,7 @@ class ParallelExtractor:
       self._memory.wait_for(lambda: share <= self._free + 1e-9)
       self._free -= share
     try:
-      return decoded, _extract_one(self._extractor, decoded)
+      return decoded, self._extractor.extract(decoded.image, *decoded.factor)
     except Exception as error:  # Whatever it is, it is about this image alone.
       return decoded, error
     finally:
@@ -362,7 +332,7 @@ class ParallelExtractor:
 
 
 def find_problem(path: str, result: typing.Any) -> str | None:
-  """Return what is wrong with a result, in one line without the path, or None.
+  """Return what is wrong with a result in one line without the path, or None.
 
   A result is a dataclass of arrays, or the Exception in its place.
   """
@@ -399,24 +369,18 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @dataclasses.dataclass
 class Run:
-  """One pass over jobs: writes results as they come, and reports.
+  """One pass over jobs: writes results as they come, in a thread, and reports.
 
-  Files are written in a thread. After an error there nothing more is written.
-
-  Attributes:
-    outputs: output_folder.OutputFolder, or an object with its `claim`, `write`,
-      `finish`, `close`, `report_fields` and `wants_images`.
-    report: Report with the images that were skipped.
-    say: As of RunOptions.
-    strict: As of ImageOptions.
-    overwrite: Whether files of the jobs are removed that are not stale.
+  After an error there nothing more is written.
   """
 
+  # output_folder.OutputFolder, or an object with its `claim`, `write`,
+  # `finish`, `close`, `report_fields` and `wants_images`.
   outputs: typing.Any
-  report: Report
+  report: Report  # With the images that were skipped.
   say: Callable | None = None
   strict: bool = False
-  overwrite: bool = False
+  overwrite: bool = False  # Whether to remove files that are not stale, too.
 
   def __post_init__(self):
     self._done, self._failed = [], []
@@ -426,15 +390,12 @@ class Run:
   def do(
     self, results: Iterator[tuple], todo: list[jobs.Job], bar: typing.Any
   ) -> Report:
-    """Write the results of a generator of (Decoded, result or Exception).
+    """Write results and return the report, also after an interrupt (SIGINT).
 
     Args:
-      results: In any order.
+      results: Generator of (Decoded, result or Exception), in any order.
       todo: All jobs, whose stale files are removed before the first write.
       bar: Progress, of which this sets the text.
-
-    Returns:
-      The report, also after an interrupt by the user (SIGINT).
 
     Raises:
       OSError: If a result cannot be written; its `report` has what was done.
@@ -507,18 +468,6 @@ class Run:
     self._failed.append(Failure(job.path, reason))
 
 
-def loader(options: RunOptions) -> Callable:
-  """Return a function from a path to an image, as `decode_ahead` takes."""
-  return lambda path: utils.RgbLoader(
-    path, apply_rotation=options.apply_rotation
-  )
-
-
-def device_of(extractor: typing.Any) -> str:
-  """Return the description of an extractor's device."""
-  return getattr(extractor, "device", None) or "CPU"
-
-
 def run_images(
   plan: list[jobs.Job],
   outputs: typing.Any,
@@ -527,7 +476,7 @@ def run_images(
   report: ImageReport,
   label: str,
 ) -> ImageReport:
-  """Do the images that are missing in a folder, in batches.
+  """Extract the images that are missing in a folder, in batches.
 
   Args:
     plan: All images.
@@ -545,7 +494,7 @@ def run_images(
     return report
   outputs.prepare()
   extractor, config = make_extractor()
-  device = device_of(extractor)
+  device = getattr(extractor, "device", None) or "CPU"
   logging.info("%s: %d images on %s.", label, len(todo), device)
   limit = memory_limit(config, device, options.batch_size)
   run = Run(
@@ -555,9 +504,7 @@ def run_images(
     options.strict,
     overwrite=not options.resume,
   )
-  with contextlib.closing(
-    decode_ahead(todo, loader(options), options.workers)
-  ) as stream:
+  with contextlib.closing(options.decode_ahead(todo)) as stream:
     results = BatchExtractor(extractor, limit).run(stream)
     with progress.count(f"{label} on {device}", len(todo)) as bar:
       return run.do(_counted(results, bar), todo, bar)

@@ -13,20 +13,13 @@ from delf.protos import delf_config_pb2
 
 @dataclasses.dataclass(frozen=True)
 class ExtractOptions(engine.ImageOptions):
-  """Options of an extraction; the configuration says what is extracted.
+  """Options of an extraction; the configuration says what is extracted."""
 
-  Attributes:
-    crops: Part of each image, or None for all of it; locations are then in
-      pixels of the part.
-    local_extension: Extension of local features' files.
-    extractor: Extractor to use in place of one made from the configuration.
-    on_written: Called, in a thread, with the name and the features of each
-      image whose files were written.
-  """
-
+  # Part of each image, or None for all of it; locations are in its pixels.
   crops: Sequence[jobs.Crop | None] | None = None
   local_extension: str = files.DELF
-  extractor: typing.Any = None
+  extractor: typing.Any = None  # In place of one made from the configuration.
+  # Called, in a thread, with name and features of images that were written.
   on_written: Callable[[str, features.ImageFeatures], object] | None = None
 
 
@@ -38,17 +31,16 @@ def extract_to_files(
 ) -> engine.ImageReport:
   """Extract features of images and write them, each file whole or not at all.
 
-  An image that fails is reported and the others continue. A run that was
-  stopped at any moment can be repeated: it does what is missing.
-  `extraction.json` in the folder has the model and settings of the files;
-  others are refused there. `extraction_images.jsonl` has the size of each
-  photo, and which part was extracted; others are done again.
+  An image that fails is reported and the others continue. A stopped run can be
+  repeated, and does what is missing. `extraction.json` in the folder has the
+  model and settings; files of others are refused. `extraction_images.jsonl` has
+  the size and part of each photo; photos that differ are extracted again.
 
   Args:
     images: Paths of image files.
     config: What to extract.
-    output_dir: Local folder, made if need be, for `<name>.delf` (local
-      features) and `<name>.delg_global` (the global descriptor).
+    output_dir: Local folder for `<name>.delf` (local features) and
+      `<name>.delg_global` (the global descriptor).
     **options: Fields of ExtractOptions.
 
   Returns:

@@ -19,7 +19,7 @@ def find(
 ) -> tuple[set[str], set[str]] | None:
   """Return the names and extensions of feature files in a folder.
 
-  None unless a user gave one folder, which has feature files and no image.
+  None unless there is one source, a folder of feature files without images.
   """
   folder = pathlib.Path(sources[0])
   if len(sources) > 1 or not folder.is_dir():
@@ -116,11 +116,7 @@ def require(
 def whole_image_paths(
   names: Sequence[str], folder: str | os.PathLike, extension: str
 ) -> list[str]:
-  """Return the paths of the files of whole images.
-
-  Where images have files for their regions, that of the whole image is
-  `<name>_0`; it stands in where there is none called `<name>`.
-  """
+  """Return the files of whole images: `<name>`, or `<name>_0` of regions."""
   whole = paths([f"{name}_0" for name in names], folder, extension)
   return [
     other if os.path.isfile(other) and not os.path.isfile(path) else path

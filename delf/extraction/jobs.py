@@ -19,18 +19,13 @@ _LARGEST_BOX = 2
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-  """A part of a photo, and whether the size limits shrink with it.
+  """A part of a photo, and whether the size limits shrink with it."""
 
-  Attributes:
-    box: (x_min, y_min, x_max, y_max) in pixels of the photo; floats are rounded
-      half to even. The upper corner is not part of it.
-    scale_limits: Whether `max_image_size` and `min_image_size` are those of the
-      whole photo, so that the part is extracted at the scale that it has there.
-      DELG does this with query images, Detect-to-Retrieve does not, and the
-      published figures of each depend on it.
-  """
-
+  # x_min, y_min, x_max, y_max (exclusive) in pixels, rounded half to even.
   box: tuple[float, float, float, float]
+  # Whether `max_image_size` and `min_image_size` are those of the whole photo.
+  # DELG does this with query images, Detect-to-Retrieve does not, and the
+  # published figures of each depend on it.
   scale_limits: bool = False
 
   def __post_init__(self):
@@ -42,16 +37,15 @@ class Crop:
     object.__setattr__(self, "box", box)
 
   def cut(self, image: np.ndarray | Image.Image) -> tuple[np.ndarray, float]:
-    """Cut the part out of an RGB photo.
+    """Cut the part out of an RGB photo; black where the box reaches out of it.
 
     Returns:
       [h, w, 3] uint8, and the factor for the size limits: 1, or with
-      `scale_limits` the longer side of the part over that of the photo. Where
-      the box reaches out of the photo the part is black, as in the original.
+      `scale_limits` the longer side of the part over that of the photo.
 
     Raises:
-      InputError: If the box is empty, beside the photo, or far larger; or
-        within the first pixel, as one that is given in shares of the photo.
+      InputError: If the box is empty, beside the photo, far larger, or in
+        shares of it.
     """
     if not isinstance(image, Image.Image):
       image = Image.fromarray(np.asarray(image))
@@ -84,20 +78,13 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One image, or part of one, to work on.
-
-  Attributes:
-    path: Path of the image.
-    name: Path of its outputs in the folder, without extension.
-    size: Size of the file in bytes, or None if it is remote or missing.
-    label: Which part it is, for messages, such as "region 1".
-  """
+  """One image, or part of one, to work on."""
 
   path: str
-  name: str
-  size: int | None = None
+  name: str  # Path of its outputs in the folder, without extension.
+  size: int | None = None  # Bytes of the file; None if remote or missing.
   crop: Crop | None = None
-  label: str = ""
+  label: str = ""  # Which part it is, for messages, such as "region 1".
 
 
 def region_name(image: str, number: int) -> str:
@@ -108,12 +95,11 @@ def region_name(image: str, number: int) -> str:
 def find(
   sources: Iterable[str | os.PathLike],
 ) -> tuple[list[str], list[str]]:
-  """Find images, and give each an output name of its own.
+  """Return images and an output name for each.
 
-  Sources are folders, patterns, lists and images, as of `files.find_images`.
-  Images under a folder keep their sub-folder there; others go by base name.
-  Where names are equal, these images are named from the common parent of all,
-  and where that is not enough with their extension.
+  Sources are as of `files.find_images`. Images under a folder keep their
+  sub-folder there, others go by base name. Equal names are replaced by paths
+  from the common parent of all, then by these with their extension.
   """
   found, roots = {}, set()  # Absolute path -> (path, name).
   for source in map(os.fspath, sources):
@@ -161,8 +147,7 @@ def plan(
 ) -> list[Job]:
   """Make the jobs of a run; an image that is repeated is done once.
 
-  Names are output names, without extension and below the output folder; base
-  names if None.
+  Names are output names without extension; base names if None.
 
   Raises:
     InputError: If there are no images, or two (or two parts of one) have one

@@ -33,16 +33,13 @@ class PhotoRecord:
     self._folder = pathlib.Path(folder)
     self._journal = manifest.Journal(self._folder / PHOTOS)
     self._sizes, self._crops, self._files = {}, {}, {}
-    for name, size, crop, sizes in self._journal.read(self._parse):
+    for name, size, crop, sizes in self._journal.read(
+      lambda e: (e["name"], e["bytes"], e.get("crop"), dict(e["files"]))
+    ):
       # The last line of a name counts, and of its files those of earlier lines
       # too: heads may be extracted apart.
       self._sizes[name], self._crops[name] = size, crop
       self._files[name] = self._files.get(name, {}) | sizes
-
-  @staticmethod
-  def _parse(entry):
-    sizes = dict(entry["files"])
-    return entry["name"], entry["bytes"], entry.get("crop"), sizes
 
   def has(self, job: jobs.Job) -> bool:
     """Return whether a photo of this name was recorded."""
@@ -98,10 +95,7 @@ class OutputFolder:
   another way are refused. The photo record says which images are finished.
 
   Attributes:
-    folder: pathlib.Path.
-    photos: PhotoRecord.
-    made_with: Settings of this run by kind of files; a kind that is not in it
-      may be of any.
+    made_with: Settings of this run by kind of files; other kinds may be of any.
   """
 
   record = RECORD
@@ -128,7 +122,7 @@ class OutputFolder:
 
     Raises:
       InputError: If files were made with other settings, and would not be
-        overwritten; it names what differs. Nothing has been changed then.
+        overwritten; it names what differs, and nothing has been changed.
     """
     try:
       self._recorded = self._read_record()
@@ -173,9 +167,8 @@ class OutputFolder:
   ) -> tuple[list[jobs.Job], list[jobs.Job]]:
     """Return the jobs to do, and those that are done.
 
-    An image is done if the photo is the recorded one, by its size, and its
-    files have the sizes they were written with. Files without a record of their
-    photo, as of other programs, must be readable.
+    Done are unchanged photos whose files have their recorded sizes, or, without
+    a record, can be read.
     """
     todo, done = [], []
     changed = unknown = 0
@@ -209,10 +202,9 @@ class OutputFolder:
     files.make_writable_folder(self.folder)
 
   def claim(self, todo: list[jobs.Job], overwrite: bool) -> None:
-    """Remove stale files of images, and write the manifest of the new ones.
+    """Remove stale files of images, then write the manifest of the new ones.
 
-    In this order, so that a killed run cannot leave files of other settings
-    under the new manifest.
+    In this order a killed run leaves no old files under the new manifest.
     """
     files.remove_leftovers(
       self.folder, todo, self.record, "".join(self.endings[:1])
@@ -224,8 +216,8 @@ class OutputFolder:
       for ending in stale:
         (self.folder / f"{job.name}{ending}").unlink(missing_ok=True)
     if self.made_with:
-      record = self._record_of(self._recorded | self.made_with)
-      manifest.write(self.folder / self.record, record)
+      record = self._recorded | self.made_with
+      manifest.write(self.folder / self.record, record.get("", record))
 
   def finish(self) -> None:
     """End a run that was not stopped."""
@@ -241,10 +233,6 @@ class OutputFolder:
   def _read_record(self):
     """Returns the settings of each kind of files; {} without a record."""
     return manifest.read(self.folder / self.record) or {}
-
-  def _record_of(self, settings):
-    """Returns what is written of the settings of each kind of files."""
-    return settings
 
   def _difference(self, existing, wanted):
     return manifest.difference(existing, wanted, self.for_people)
@@ -278,12 +266,8 @@ class FeatureFolder(OutputFolder):
   ):
     """Read what is in a folder, which need not exist.
 
-    Args:
-      folder: Local path.
-      config: Says which files an image has.
-      local_extension: Extension of local features' files.
-      made_with: Result of `describe`.
-      on_written: Called with the name and features of each image.
+    `made_with` is of `describe`; `on_written` gets name and features of each
+    image.
     """
     super().__init__(folder, made_with)
     self._on_written = on_written
@@ -299,7 +283,7 @@ class FeatureFolder(OutputFolder):
   def write(self, job: jobs.Job, found: features.ImageFeatures) -> None:
     """Write the files of one image, each whole or not at all.
 
-    An image that is too small for a global descriptor gets an empty one, [0].
+    A missing global descriptor, as of a tiny image, is written as [0].
     """
     for path in self.paths(job):
       if path.suffix == files.DELG_GLOBAL:
@@ -365,12 +349,10 @@ def describe(
   model_folder: str | os.PathLike | None,
   apply_rotation: bool,
 ) -> dict:
-  """Return what decides the content of features, to be kept beside them.
+  """Return what decides the content of features, by head, for JSON.
 
-  Returns:
-    dict for JSON by head ("local", "global"), of those in use. `difference`
-    compares all of it but `delf_version` and `model_path`, which are for
-    people.
+  Heads in use are "local" and "global". `delf_version` and `model_path` are for
+  people, and not compared.
   """
   model = fingerprint(model_folder) if model_folder else None
   made_with = {}
@@ -426,10 +408,7 @@ def difference(existing: dict, wanted: dict) -> str:
 
 
 def _settings(config, part):
-  """Returns settings of one head as lines, and the hash of each file of it.
-
-  Two configurations that mean the same give the same lines.
-  """
+  """Returns canonical settings of a head as lines, and hashes of its files."""
   settings = type(config)()
   settings.CopyFrom(config)
   for name in (*_WITHOUT_EFFECT, *(set(_PARTS.values()) - {part})):

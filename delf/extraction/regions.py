@@ -35,7 +35,7 @@ def write(
   """Write a mapping of images to feature files, whole or not at all.
 
   A row is the name of a feature file without extension, the index of its image
-  in the data set, and WHOLE or the place of its box among the image's regions.
+  in the data set, and WHOLE or the number of its box.
   """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
@@ -79,22 +79,15 @@ def read(
 
 @dataclasses.dataclass(frozen=True)
 class RegionOptions(engine.RunOptions):
-  """Options of an extraction of regions.
+  """Options of an extraction of regions."""
 
-  Attributes:
-    threshold: Least score of a box that is a region.
-    most: Most boxes of a photo, those of the highest scores; None for all.
-    extract_workers: Regions that a CPU extracts at once, or None: one per core.
-    extractor: Extractor to use in place of one made from the configuration.
-    one_core_each: Whether operations of TensorFlow run on one core each, a
-      region per core; for programs that do nothing else with TensorFlow, as it
-      is for the whole process (`saved_model.use_one_core_each`).
-  """
-
-  threshold: float = 0.1
-  most: int | None = None
+  threshold: float = 0.1  # Least score of a box that is a region.
+  most: int | None = None  # Best boxes of a photo; None for all.
+  # Regions that a CPU extracts at once; None for one per core.
   extract_workers: int | None = None
-  extractor: typing.Any = None
+  extractor: typing.Any = None  # In place of one made from the configuration.
+  # Whether operations of TensorFlow run on one core each, in the whole process
+  # (`saved_model.use_one_core_each`).
   one_core_each: bool = False
 
   def __post_init__(self):
@@ -111,14 +104,9 @@ class RegionOptions(engine.RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class RegionReport(engine.Report):
-  """Result of an extraction of regions; images go by their names.
+  """Result of an extraction of regions; images go by their names."""
 
-  Attributes:
-    files: Names of all regions that have features, whole images among them, of
-      photos that were skipped too.
-  """
-
-  files: tuple[str, ...] = ()
+  files: tuple[str, ...] = ()  # Regions with features, also of skipped photos.
 
   _verb: typing.ClassVar[str] = "images extracted"
 
@@ -147,18 +135,17 @@ def extract_regions(
 
   Written are `<image>.boxes` with all boxes, `<image>_0.delf` of the whole
   image, `<image>_1.delf` and so on of the boxes at or over the threshold, in
-  pixels of the part, and at the end the mapping that lists these files. A photo
-  is decoded once. An existing mapping is that of a whole run: it is removed
-  before anything is changed. Runs are as of `extract.extract_to_files`.
+  pixels of the part, and at the end the mapping that lists these files; an
+  existing mapping is removed first. Runs are as of `extract.extract_to_files`.
 
   Args:
     images: Paths of photos.
     config: What to extract.
     detector: Folder or name of a detector, or an object with `detect`; None to
       use existing boxes.
-    features_dir: Local folder, made if need be.
-    boxes_dir: Local folder, made if need be; may be the same.
-    mapping_path: Path of the CSV file, or None for none.
+    features_dir: Local folder of features.
+    boxes_dir: Local folder of boxes; may be the same.
+    mapping_path: Path of the CSV file, or None.
     **options: Fields of RegionOptions.
   """
   options = RegionOptions(**options)
@@ -183,9 +170,7 @@ def extract_regions(
     output_folder.describe(config, model, options.apply_rotation),
   )
   folder.check(plan, overwrite=False)
-  names = options.names
-  if names is None:
-    names = jobs.base_names(images)
+  names = options.names or jobs.base_names(images)
   outputs = _Outputs(plan, box_folder, folder, (mapping_path, names), options)
   todo, report = outputs.todo, RegionReport(skipped=outputs.skipped)
   if not todo:
@@ -197,14 +182,12 @@ def extract_regions(
     from delf.inference import detector as detectors
 
     detector = detectors.load(detector_folder, options.device)
-  device = engine.device_of(extractor)
+  device = getattr(extractor, "device", None) or "CPU"
   logging.info("Extracting regions of %d images on %s.", len(todo), device)
   batches = make_batches(extractor, config, device, options.workers_at_once)
   run = engine.Run(outputs, report, options.say)
   with (
-    contextlib.closing(
-      engine.decode_ahead(todo, engine.loader(options), options.workers)
-    ) as stream,
+    contextlib.closing(options.decode_ahead(todo)) as stream,
     progress.count("extracting regions of images", len(todo)) as bar,
   ):
     results = batches.run(outputs.regions(stream, detector, bar))
@@ -217,10 +200,9 @@ def make_batches(
   device: str,
   workers: int,
 ) -> engine.BatchExtractor | engine.ParallelExtractor:
-  """Return what extracts a stream of regions in the way that suits a device.
+  """Return an extractor of a stream of regions that suits a device.
 
-  On a GPU images of one size go together, on a CPU images of any size side by
-  side.
+  A GPU takes images of one size together, a CPU images of any size in parallel.
   """
   limit = engine.memory_limit(config, "GPU")
   if "GPU" in device.upper():
@@ -239,13 +221,7 @@ def _make_extractor(config, options):
 
 
 class _Outputs:
-  """The regions of all photos, those that have files, and those to come.
-
-  Attributes:
-    todo: Jobs of photos of which something is missing.
-    skipped: Names of the others.
-    needs_detector: Whether there are photos without boxes.
-  """
+  """The regions of all photos, those that have files, and those to come."""
 
   wants_images = False
 

@@ -15,12 +15,10 @@ from delf.inference import saved_model, tensors, zoo
 def load(
   path_or_name: str | os.PathLike, device: str | None = None
 ) -> "Detector":
-  """Load a detector.
+  """Load a detector of either form: a TensorFlow 1 graph or a signature.
 
   Args:
-    path_or_name: Folder of a SavedModel, or a name (see `zoo.resolve`). Whether
-      it is a graph of TensorFlow 1, run by the names of its tensors, or has a
-      `serving_default` signature shows in the model.
+    path_or_name: Folder of a SavedModel, or a name (see `zoo.resolve`).
     device: Device such as "cpu" or "gpu:1", or None for the best available.
   """
   folder = zoo.resolve(path_or_name)
@@ -30,9 +28,8 @@ def load(
 class Detector:
   """Finds boxes in images; safe to call from several threads.
 
-  Images of any size and number are run by one graph, made when it is loaded.
-  For a model of one fixed size they are scaled to it, whatever their shape:
-  boxes are shares of the image, so they stay those of the image.
+  Images are scaled to the size of a model that has a fixed one; boxes are
+  shares of the image, and stay the same.
 
   Attributes:
     device: Description of the device, such as "CPU" or "GPU:0 (name)".
@@ -40,7 +37,6 @@ class Detector:
   """
 
   def __init__(self, folder: pathlib.Path, loaded: typing.Any, device: str):
-    """Prepare what `saved_model.read` returned."""
     self.folder = folder
     self.device = saved_model.describe(device)
     self._device = device
@@ -74,8 +70,8 @@ class Detector:
     """Run the model on images [B, H, W, 3] uint8, RGB.
 
     Returns:
-      boxes [B, M, 4] float32, scores [B, M] and classes [B, M], as the model
-      gives them: often filled up with boxes of no area.
+      boxes [B, M, 4] float32, scores [B, M] and classes [B, M], often filled up
+      with boxes of no area.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
@@ -113,8 +109,7 @@ class Detector:
   def detect(self, images: np.ndarray) -> list[boxes.Detections]:
     """Find the boxes in images of one size, [B, H, W, 3] uint8, RGB.
 
-    Boxes are in the model's order; what cannot be a box is left out, as
-    `boxes.make_detections` says.
+    They are in the model's order, without invalid ones (`make_detections`).
     """
     images = np.asarray(images)
     if self._shape.rank and self._shape[0] == 1 and len(images) > 1:

@@ -41,17 +41,11 @@ def load(path: str | os.PathLike, device: str | None = None) -> typing.Any:
 
 @dataclasses.dataclass(frozen=True)
 class PcaParameters:
-  """A projection, cut to the components that are kept.
+  """A projection, cut to the components that are kept."""
 
-  Attributes:
-    mean: [D] float32.
-    matrix: [dim, D] float32, one component a row, the largest first.
-    variances: [dim] float32 of the components, or None without whitening.
-  """
-
-  mean: np.ndarray
-  matrix: np.ndarray
-  variances: np.ndarray | None = None
+  mean: np.ndarray  # [D] float32.
+  matrix: np.ndarray  # [dim, D] float32, a component a row, largest first.
+  variances: np.ndarray | None = None  # [dim] float32; None: no whitening.
 
   @property
   def dim(self) -> int:
@@ -68,8 +62,8 @@ def load_pca(proto: delf_config_pb2.DelfPcaParameters) -> PcaParameters:
   """Read the files that a configuration names.
 
   Raises:
-    InputError: If a file is not a DatumProto, holds what is not finite, or the
-      shapes do not fit each other or `pca_dim`; it names the file.
+    InputError: If a file is no DatumProto, is not finite, or has a shape that
+      does not fit the others or `pca_dim`.
   """
   mean = _read(proto.mean_path, "the mean", [None])
   size = len(mean)
@@ -133,15 +127,13 @@ def make_extractor(
 ) -> "Extractor":
   """Load the model of a configuration, and prepare it for extraction.
 
-  `model_path` is a folder or a name (see `zoo.resolve`), or a `.onnx` or
-  `.tflite` file of `delf export`, for which TensorFlow is not loaded.
-  `is_tf2_exported` is not needed, and `iou_threshold` has no effect: how much
-  boxes may overlap was set when the model was exported.
+  `model_path` is a name or path, as of `zoo.resolve`. `is_tf2_exported` is not
+  needed, and `iou_threshold` has no effect: the export has set it.
 
   Raises:
     FileNotFoundError: If the model or a PCA file is missing.
-    InputError: If the configuration cannot be, or the model does not have what
-      it requests.
+    InputError: If the configuration is invalid, or the model lacks what it
+      requests.
   """
   configs.check_delf_config(config)
   return Extractor(config, load(zoo.resolve(config.model_path), device))
@@ -154,7 +146,6 @@ class Extractor:
   """
 
   def __init__(self, config: delf_config_pb2.DelfConfig, model: typing.Any):
-    """Prepare what `load` returned for a configuration."""
     self.config = type(config)()
     self.config.CopyFrom(config)
     self.device = model.device_words
@@ -204,11 +195,10 @@ class Extractor:
   ) -> features.ImageFeatures:
     """Extract the features of an image [H, W, 3] uint8, RGB.
 
-    `resize_factor` is for the size limits of the configuration; for a crop its
-    longer side over that of the image. Locations are in pixels of the image,
-    or of the resized one with `use_resized_coordinates`. An image that is under
-    10 pixels high or wide after resizing has no local features, and None as
-    global descriptor.
+    `resize_factor` is for the size limits: of a crop, its longer side over that
+    of the image. Locations are in pixels of the image, or of the resized one if
+    `use_resized_coordinates`. An image under 10 pixels a side after resizing
+    has no local features, and None as global descriptor.
 
     Raises:
       InputError: If it is no such image, or the model gives NaN or infinity.
@@ -223,9 +213,8 @@ class Extractor:
   ) -> list[features.ImageFeatures]:
     """Extract the features of images of one size, at once where possible.
 
-    The result is that of `extract` but for the rounding of float32: values
-    differ by less than 1e-5 of the largest, and features whose attention is
-    equal up to that may change places.
+    Values differ from those of `extract` by less than 1e-5 of the largest, and
+    features of nearly equal attention may change places.
     """
     sizes = {np.shape(image)[:2] for image in images}
     if len(sizes) > 1:
@@ -306,11 +295,7 @@ class Extractor:
 
 
 def _descriptors(values, pca):
-  """Returns descriptors as `feature_extractor.PostProcessDescriptors` does.
-
-  That is TensorFlow code, for which this is too little work, and which models
-  in other files do without.
-  """
+  """NumPy form of `feature_extractor.PostProcessDescriptors`."""
   values = tensors.l2_normalized(values)
   if pca is None:
     return values

@@ -1,8 +1,7 @@
-"""Extraction models on disk, whichever way they were exported.
+"""SavedModels for extraction, of TensorFlow 1 or 2.
 
-Two generations are in use. Those of TensorFlow 1 are graphs whose tensors have
-known names; those of TensorFlow 2 carry functions, `serving_default` among
-them. What a model is shows in the model; no flag is needed.
+Graphs of TensorFlow 1 have tensors of known names; exports of TensorFlow 2
+carry functions, `serving_default` among them. The model shows which it is.
 """
 
 import os
@@ -29,11 +28,8 @@ _LONGEST_REASON = 300
 def resolve(device: str | None = None) -> str:
   """Return TensorFlow's name of a device, such as "/CPU:0".
 
-  A device is such as "cpu", "GPU", "gpu:1" or "/GPU:0", or None for the first
-  GPU if there is one, else the CPU.
-
-  Raises:
-    InputError: If there is no such device; it lists those available.
+  A device is such as "cpu", "GPU", "gpu:1" or "/GPU:0"; None for the best. An
+  InputError lists the available ones.
   """
   names = [
     re.sub(r".*device:", "/", d.name) for d in tf.config.list_logical_devices()
@@ -61,14 +57,11 @@ def describe(name: str) -> str:
 
 
 def use_one_core_each(device: str | None = None) -> bool:
-  """Have each operation of TensorFlow run on one core, in the whole process.
+  """Run each operation of TensorFlow on one core, in the whole process.
 
-  Many images side by side, one per core, then do not wait for each other inside
-  of operations: two cores do 1.1 times as much (benchmarks/regions.py). Nothing
-  changes with a GPU, after TensorFlow has begun, or if a number was set.
-
-  Returns:
-    Whether operations run on one core now.
+  With one image per core that is 1.1 times as fast on two cores
+  (benchmarks/regions.py). A GPU, a TensorFlow that has begun or a number set
+  before stays as it is. Returns whether operations run on one core now.
   """
   is_cpu = "cpu" in str(device).lower()
   if not is_cpu and (device or tf.config.list_physical_devices("GPU")):
@@ -84,20 +77,16 @@ def use_one_core_each(device: str | None = None) -> bool:
 
 
 class ExtractionModel:
-  """A model that was loaded.
+  """A model that was loaded, with specs of its inputs and outputs by name.
 
   Attributes:
-    folder: Path of the SavedModel.
     device: TensorFlow's name of the device it is on, such as "/CPU:0".
     device_words: Description of it, such as "CPU" or "GPU:0 (name)".
     is_tf2: Whether it carries functions; else it is a graph of TensorFlow 1.
-    inputs: tf.TensorSpec of each input, by name.
-    outputs: tf.TensorSpec of each output, by name.
     signatures: Names of the functions it carries.
   """
 
   def __init__(self, folder: pathlib.Path, loaded: typing.Any, device: str):
-    """Wrap what `read` returned."""
     self.folder = folder
     self.device = device
     self.device_words = describe(device)
@@ -123,9 +112,8 @@ class ExtractionModel:
   ) -> Callable | None:
     """Return a function that runs what a request needs, and no more.
 
-    Of exports of TensorFlow 2 for local and global features together, only
-    those of delf's exporters have functions for one part alone. Others, as of
-    the original's exporter, compute both parts if one is requested.
+    TensorFlow 2 exports of the original compute local and global features
+    together; those of delf's exporters also each part alone.
 
     Returns:
       Function of an image, [H, W, 3] uint8, that returns a dict of arrays:
@@ -135,8 +123,8 @@ class ExtractionModel:
       returns a list of such dicts; or None if the model has no such function.
 
     Raises:
-      InputError: If the model lacks what the request needs, or it for the
-        model; from the function, if an image is too small for it.
+      InputError: If the model and the request do not fit; from the function, if
+        an image is too small.
     """
     function, inputs, outputs = None, self.inputs, self.outputs
     if self.is_tf2 or batch:

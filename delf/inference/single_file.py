@@ -34,21 +34,13 @@ _ERRORS = 3
 
 
 class Candidates(typing.NamedTuple):
-  """Local features of one scale, as positions on its feature map.
+  """Local features of one scale, as positions on its feature map."""
 
-  Attributes:
-    boxes: [N, 4] float32, receptive boxes (ymin, xmin, ymax, xmax) in pixels.
-    scores: [N] float32, attention.
-    cells: [N] int, position on the map, row by row.
-    features: [Y * X, D] float32, the map, which is not copied.
-    scale: Inverse of the image scale.
-  """
-
-  boxes: np.ndarray
-  scores: np.ndarray
-  cells: np.ndarray
-  features: np.ndarray
-  scale: np.float32
+  boxes: np.ndarray  # [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels.
+  scores: np.ndarray  # [N] float32, attention.
+  cells: np.ndarray  # [N] int, position on the map, row by row.
+  features: np.ndarray  # [Y * X, D] float32, the whole map.
+  scale: np.float32  # Inverse of the image scale.
 
 
 class Local(typing.NamedTuple):
@@ -88,9 +80,8 @@ def candidates(
   """Return the local features of one scale that pass the threshold, row by row.
 
   Args:
-    maps: Attention, [1, y, x, 1] float32; features, [1, y, x, D] float32; and
-      perhaps offsets, [1, y, x, 2] float32: (y, x) of each feature from the
-      centre of its cell, in pixels at this scale.
+    maps: Attention [1, y, x, 1], features [1, y, x, D], and perhaps offsets
+      [1, y, x, 2] (y, x) from the centre of a cell; all float32.
     scale: Image scale.
     threshold: Least attention. NaN passes, so that it is seen.
     receptive: (size, stride, padding) of a cell, in pixels at this scale.
@@ -139,13 +130,9 @@ def select(found: Sequence[Candidates], most: int, iou: float) -> Local:
 
 
 def _suppress(boxes, most, iou):
-  """Returns the positions that non-maximum suppression leaves, at most `most`.
-
-  A box, of [N, 4] from best to worst, goes if it overlaps one before it that
-  stays by more than `iou` (intersection over union). `cv2.dnn.NMSBoxes` rounds
-  otherwise, and takes 42 s where this takes 0.01 s (24 187 boxes, 1000 kept, at
-  0.9).
-  """
+  """Returns positions that non-maximum suppression leaves, at most `most`."""
+  # `cv2.dnn.NMSBoxes` rounds otherwise, and takes 42 s where this takes 0.01 s
+  # (24 187 boxes, 1000 kept, at 0.9).
   kept = np.zeros(0, int)
   for start in range(0, len(boxes), _BLOCK):
     block = np.arange(start, min(start + _BLOCK, len(boxes)))
@@ -227,10 +214,12 @@ def _independent(number, first, second):
 
 
 class SingleFileModel:
-  """A network and what its settings say is around it.
+  """A network in one file, used as `saved_model.ExtractionModel` is.
 
-  It is used as `saved_model.ExtractionModel` is, and its attributes are as
-  there, but inputs and outputs are names alone.
+  `inputs` and `outputs` are lists of names. `run` is a function of images
+  [1, h, w, 3] float32, normalised, and names of outputs; it returns a dict of
+  attention [1, y, x, 1], features [1, y, x, D], offsets [1, y, x, 2] and
+  descriptor [1, D'].
   """
 
   signatures = ()
@@ -242,17 +231,6 @@ class SingleFileModel:
     run: Callable,
     device_words: str = "CPU",
   ):
-    """Wrap a network.
-
-    Args:
-      path: Of the file, for errors.
-      settings: What is around the network.
-      run: Function of images [1, h, w, 3] float32, normalised, and names of
-        outputs (of `settings.outputs`) that returns a dict of them: attention
-        [1, y, x, 1], features [1, y, x, D], offsets [1, y, x, 2], descriptor
-        [1, D'].
-      device_words: Description of what it runs on.
-    """
     self.folder = pathlib.Path(path)
     self.device_words = device_words
     self._settings = settings
@@ -369,8 +347,7 @@ def load(path: pathlib.Path, device: str | None = None) -> SingleFileModel:
   for the best available.
 
   Raises:
-    InputError: If it is another kind of file, or damaged, or its runtime is not
-      installed, or there is no such device.
+    InputError: If the file or device is not usable, or the runtime is missing.
   """
   settings = network_files.read_settings(path)
   is_onnx = path.suffix.lower() == network_files.ONNX

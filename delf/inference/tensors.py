@@ -28,21 +28,14 @@ LOCAL_INPUTS = (IMAGE, SCALES, THRESHOLD, MOST)
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What to extract from an image.
+  """What to extract from an image."""
 
-  Attributes:
-    image_scales: Image scales; may be empty for a model with scales of its own.
-    max_feature_num: Largest number of local features.
-    abs_thres: Least attention of a local feature.
-    global_scales: Positions in `image_scales` of the global descriptors, or
-      None for no descriptors. Empty, with no `image_scales`, for all that the
-      model has.
-  """
-
-  image_scales: tuple[float, ...]
+  image_scales: tuple[float, ...]  # Empty for a model with scales of its own.
   use_local: bool = True
   max_feature_num: int = 1000
-  abs_thres: float = 0.0
+  abs_thres: float = 0.0  # Least attention of a local feature.
+  # Positions in `image_scales` of the global descriptors; None for no
+  # descriptors, empty without `image_scales` for all of the model.
   global_scales: tuple[int, ...] | None = None
 
   @property
@@ -152,10 +145,7 @@ def tidy(
 
 
 def _chosen_rows(descriptors, inputs, request):
-  """Returns the requested rows of descriptors [S, D], one per scale.
-
-  A model that takes positions, or just the requested scales, gives these alone.
-  """
+  """Returns the requested rows of descriptors [S, D], one per scale."""
   chosen = sorted(set(request.global_scales))
   number = len(request.image_scales)
   narrowed = SCALES in inputs and not request.use_local

@@ -49,19 +49,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-  """A model or file that is known by name, and what it is for.
-
-  Attributes:
-    kind: EXTRACTION, DETECTOR, CODEBOOK or WEIGHTS.
-    settings: Of an extraction model, the published ones.
-    unavailable: Why it cannot be had, and what to use instead; "" if it can.
-  """
+  """A model or file that is known by name, and what it is for."""
 
   name: str
-  kind: str
+  kind: str  # EXTRACTION, DETECTOR, CODEBOOK or WEIGHTS.
   purpose: str
-  settings: Settings | None = None
-  unavailable: str = ""
+  settings: Settings | None = None  # Published ones of an extraction model.
+  unavailable: str = ""  # Why it cannot be had, and what to use instead.
 
   @property
   def url(self) -> str | None:
@@ -183,10 +177,10 @@ ALIASES = {
 
 
 def cache_folder() -> pathlib.Path:
-  """Return the folder of everything downloaded, `$DELF_CACHE` if it is set.
+  """Return the folder of everything downloaded.
 
-  Otherwise it is `delf` in the user's folder of caches: `$XDG_CACHE_HOME` or
-  `~/.cache`, on Windows `%LOCALAPPDATA%`.
+  It is `$DELF_CACHE`, else `delf` in `$XDG_CACHE_HOME`, `~/.cache` or, on
+  Windows, `%LOCALAPPDATA%`.
   """
   if os.environ.get("DELF_CACHE"):
     return pathlib.Path(os.environ["DELF_CACHE"]).expanduser()
@@ -231,8 +225,7 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
       the published configurations, which is then looked for in the cache.
 
   Raises:
-    InputError: If it is none of these, or a model that is not downloaded yet,
-      or not a model; it says what to do.
+    InputError: If it is no model, or one that is not downloaded yet.
   """
   path = pathlib.Path(name_or_path)
   if os.fspath(name_or_path) and path.exists():
@@ -248,10 +241,10 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
 
 
 def locate(known: Artefact) -> pathlib.Path:
-  """Return the part of an artefact that is loaded.
+  """Return the part of an artefact that is loaded; InputError if missing.
 
-  That is the SavedModel folder of a model, the prefix of the checkpoint of a
-  codebook, the file of weights. It is an InputError if it is missing.
+  That is the SavedModel folder, the prefix of a codebook's checkpoint, or the
+  file of weights.
   """
   _require_present(known)
   root = folder(known)
@@ -269,9 +262,8 @@ def locate(known: Artefact) -> pathlib.Path:
 def local_path(path: str | os.PathLike) -> pathlib.Path:
   """Return where a file is that a published configuration names.
 
-  For `parameters/delf_gld_20190411/pca/mean.datum` that is the path itself if
-  it exists, otherwise the same file of the downloaded artefact. A path of
-  nothing known is returned as it is.
+  `parameters/delf_gld_20190411/pca/mean.datum`, if it does not exist, is that
+  file of the downloaded artefact. Unknown paths are returned as they are.
 
   Raises:
     InputError: If it belongs to an artefact that is not downloaded yet.
@@ -375,13 +367,10 @@ def choose(
 
   Args:
     model: Name of a known model, or path of a SavedModel folder or of a `.onnx`
-      or `.tflite` file, or None.
-    config_path: Path of a `.pbtxt` configuration, or None.
-
-  Returns:
-    The configuration of the file, with the model in place of its own where one
-    is given; without a file that of the model (`config.pbtxt` in its folder, or
-    the published one); without both that of the embedded model.
+      or `.tflite` file. It replaces that of `config_path`; alone it brings its
+      own `config.pbtxt`, or the published settings.
+    config_path: Path of a `.pbtxt` configuration. Without both the embedded
+      model is used.
   """
   if config_path is None and model is None:
     return default_config(EMBEDDED)
