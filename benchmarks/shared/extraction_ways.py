@@ -7,7 +7,7 @@ import unittest.mock
 import numpy as np
 import tensorflow as tf
 
-from delf.networks import compact, exporting, heads, signatures, tensorflow_ops
+from delf.networks import compact, exporting, signatures, tensorflow_ops
 from delf.python import feature_extractor
 from delf.python.training.model import delg_model
 
@@ -79,7 +79,7 @@ def network_alone(model, scales, indices):
   with (
     tempfile.TemporaryDirectory() as folder,
     compact.folded(model),
-    unittest.mock.patch.object(heads, "candidates", _sum),
+    unittest.mock.patch.object(tensorflow_ops, "candidates", _sum),
   ):
     exporting.save({"serving_default": run.get_concrete_function()}, folder)
     loaded = tf.saved_model.load(folder)
@@ -162,7 +162,7 @@ def _sum(attention, features, *_):
   """Stands in for `tensorflow_ops.candidates`: one feature, of all values."""
   total = tf.reduce_sum(attention) + tf.reduce_sum(features)
   zero = tf.zeros([1])
-  return tensorflow_ops.Local(
+  return tensorflow_ops.LocalFeatures(
     tf.zeros([1, 4]), total[None, None], zero, zero, tf.zeros([1], tf.int32)
   )
 

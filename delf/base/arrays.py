@@ -37,10 +37,9 @@ def check_finite(
 def check_descriptors(
   array: np.ndarray, dimension: int | None = None, name: str = "descriptors"
 ) -> np.ndarray:
-  """Return [N, D] descriptors as float32; raise InputError if they are none.
+  """Return [N, D] descriptors as float32; InputError if they are none.
 
-  D must be `dimension`, if given; [N, 0] passes for any D, as zeros. None may
-  have NaN or be longer than 1e15.
+  [N, 0] passes for any `dimension`, as zeros; lengths are at most 1e15.
   """
   if array.ndim != 2 or array.dtype.kind not in "fiu":
     raise errors.InputError(
@@ -71,17 +70,15 @@ def stack_descriptors(
   dimension: int | None = None,
   name: str = "descriptors",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Put global descriptors into one array, checked by `check_descriptors`.
+  """Stack global descriptors, checked by `check_descriptors`.
 
   Args:
     descriptors: [N, D], or N arrays [D]; None or [0] for an image that was too
       small.
-    dimension: Required D, or None for any.
     name: Label in errors.
 
   Returns:
-    [N, D] float32, zeros where there is no descriptor, and [N] bool: where
-    there is none.
+    [N, D] float32, zeros for missing descriptors, and [N] bool: those missing.
   """
   if isinstance(descriptors, np.ndarray):
     empty = np.full([len(descriptors)], not descriptors.size)
@@ -103,10 +100,7 @@ def stack_descriptors(
 
 
 def check_same_dimension(dimension: int | None, other: int | None) -> None:
-  """Raise InputError if indexes of these dimensions cannot be merged.
-
-  None stands for an index that has no descriptor yet.
-  """
+  """Raise InputError unless indexes can be merged; None: an empty one."""
   if None not in (dimension, other) and dimension != other:
     raise errors.InputError(
       f"an index of dimension {dimension}", f"dimension {other}"
@@ -116,11 +110,7 @@ def check_same_dimension(dimension: int | None, other: int | None) -> None:
 def read_npz(
   path: files.Path, kind: str, names: Iterable[str]
 ) -> dict[str, np.ndarray]:
-  """Read the arrays of an `.npz` file by name, without unpickling objects.
-
-  InputError, which calls the file a `kind`, if it is none or lacks one of
-  `names`.
-  """
+  """Read an `.npz` file of a `kind` with arrays `names`, without unpickling."""
   try:
     # Opened here, as NumPy leaves a file open that is cut.
     with open(path, "rb") as file, np.load(file) as archive:

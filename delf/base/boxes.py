@@ -28,10 +28,7 @@ def areas(boxes: npt.ArrayLike) -> np.ndarray:
 
 
 def iou(first: npt.ArrayLike, second: npt.ArrayLike) -> np.ndarray:
-  """Return the intersection over union of [N, 4] and [M, 4] boxes.
-
-  [N, M] float64 in [0, 1]; 0 where neither box has an area.
-  """
+  """Return the intersection over union [N, M] of boxes; 0 without any area."""
   first = np.asarray(first, np.float64).reshape([-1, 4])
   second = np.asarray(second, np.float64).reshape([-1, 4])
   shared = np.ones([len(first), len(second)])
@@ -60,7 +57,7 @@ def suppress(
     classes: [N] integers; boxes of two classes may overlap.
 
   Returns:
-    [K] indices by descending score; of equal scores the earlier first.
+    [K] indices by descending score, ties in order.
   """
   import cv2
 
@@ -83,27 +80,20 @@ def suppress(
 
 
 def clip(boxes: npt.ArrayLike) -> np.ndarray:
-  """Return the parts of boxes inside the image, [N, 4] float32.
-
-  A box beside the image has no area then.
-  """
+  """Return the parts of boxes inside the image, [N, 4] float32."""
   return np.clip(np.asarray(boxes, np.float32).reshape([-1, 4]), 0, 1)
 
 
 def to_pixels(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
-  """Return boxes in pixels of an image, [N, 4] float64.
-
-  Corners are edges of pixels: the whole image is (0, 0, height, width).
-  """
+  """Return boxes in pixels; the whole image is (0, 0, height, width)."""
   sides = np.array([height, width, height, width], np.float64)
   return np.asarray(boxes, np.float64).reshape([-1, 4]) * sides
 
 
 def to_crops(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
-  """Return the pixels that boxes cover, as Detect-to-Retrieve cuts them.
+  """Return the pixels that boxes cover, as in Detect-to-Retrieve.
 
-  [N, 4] int64: the floor of the smaller corner and the ceiling of the larger
-  one, which is not part of the crop.
+  [N, 4] int64: floor of the low corner, ceiling of the high one (exclusive).
   """
   pixels = to_pixels(boxes, height, width)
   low, high = np.floor(pixels[:, :2]), np.ceil(pixels[:, 2:])
@@ -111,10 +101,9 @@ def to_crops(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
 
 
 def check(boxes: npt.ArrayLike, path: files.Path | None = None) -> np.ndarray:
-  """Return boxes of a user as [N, 4] float32 in [0, 1].
+  """Return a user's boxes as [N, 4] float32 in [0, 1], or raise InputError.
 
-  InputError, about the file `path` and the first bad box, if they have another
-  shape, are no numbers, are in pixels, reach out of the image or have no area.
+  It names the first box that is not finite, in pixels, outside or empty.
   """
   boxes = _check_coordinates(boxes, path)
   beyond = (boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)
@@ -151,7 +140,7 @@ def _refuse(wrong, values, expected, path):
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-  """Boxes that a detector found in one image, in the detector's order.
+  """Boxes of a detector in one image, in the detector's order.
 
   Attributes:
     boxes: [N, 4] float32 (ymin, xmin, ymax, xmax) in [0, 1], each of some area.
@@ -190,9 +179,7 @@ def make_detections(
 ) -> Detections:
   """Check a detector's output for one image: [N, 4], [N] and [N] numbers.
 
-  Parts outside of the image are cut off; boxes of no area, which many detectors
-  fill up with, are dropped. InputError, about the detector's `path`, if shapes
-  do not fit, boxes are no numbers or in pixels, or classes no integers.
+  Boxes are clipped, and those without area, a common padding, dropped.
   """
   boxes = _check_coordinates(boxes, path)
   scores, classes = np.asarray(scores, np.float32), np.asarray(classes)

@@ -75,8 +75,7 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
   """Turn SIGTERM and SIGINT into a request to stop after the running step.
 
-  A second signal of a kind acts as without this. Threads other than the main
-  one cannot catch signals, and change nothing.
+  A second signal acts as usual. Has no effect outside of the main thread.
   """
   request = StopRequest()
   if threading.current_thread() is not threading.main_thread():

@@ -77,11 +77,7 @@ def _open_local(path, mode, **options):
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:
-  """Read a local or remote (`gs://...`) file of at most `limit` bytes.
-
-  FileNotFoundError names the path; InputError if it is a folder, is larger, or
-  cannot be read remotely.
-  """
+  """Read a local or remote (`gs://...`) file of at most `limit` bytes."""
   number = -1 if limit is None else limit + 1
   if is_remote(path):
     with _remote(path) as gfile:
@@ -106,11 +102,10 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(
   path: Path, header: bool = False, strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-  """Yield line number and columns of each non-empty row of a CSV file.
+  """Yield line number and columns of each non-empty row of a UTF-8 CSV file.
 
-  The first line is yielded if `header`; `strict` refuses unclosed quotes and
-  the like. InputError if it is not in UTF-8, or has a row of over 16 million
-  characters.
+  `header` yields the first line too; `strict` refuses unclosed quotes and the
+  like; rows of over 16 million characters are an InputError.
   """
   size = 0
 
@@ -150,10 +145,10 @@ def find_images(source: Path) -> list[str]:
   """Find the images that a user means, sorted; InputError if there are none.
 
   Args:
-    source: A folder, searched with all folders in it for names of images; a
-      pattern such as `photos/*.jpg` (`**` for all folders); a `.txt` file with
-      one path a line, relative to the working directory or else to the list, of
-      files that need not exist; or one image.
+    source: A folder, searched recursively; a pattern such as `photos/*.jpg`
+      (`**` for all folders); a `.txt` file with one path a line, relative to
+      the working directory or else to the list, of files that need not exist;
+      or one image.
   """
   source = os.fspath(source)
   if os.path.isdir(source):
@@ -186,10 +181,7 @@ def find_images(source: Path) -> list[str]:
 
 
 def write_bytes(path: Path, *data: bytes) -> None:
-  """Write a local or remote file, and its folders, whole or not at all.
-
-  OSError names the path; InputError if a remote one cannot be written.
-  """
+  """Write a local or remote file, and its folders, whole or not at all."""
   if is_remote(path):
     with _remote(path) as gfile:
       folder = os.path.dirname(os.fspath(path))
@@ -206,7 +198,7 @@ def write_bytes(path: Path, *data: bytes) -> None:
 def atomic_path(path: Path) -> Iterator[pathlib.Path]:
   """Give a new path beside a local `path` that is renamed to it on success.
 
-  Missing folders are made. The target of a link is written; an existing file
+  Missing folders are created. The target of a link is written; an existing file
   keeps its mode, and a device or pipe is an InputError. OSErrors name `path`.
   """
   target = pathlib.Path(os.path.realpath(path))
@@ -237,7 +229,7 @@ def _short(stem):
 def find_leftovers(folder: Path, stems: Iterable[str]) -> list[pathlib.Path]:
   """Find temporary files of `atomic_path` that a killed program left.
 
-  `stems` are names, without extension, of the files that were to be.
+  `stems` are the names, without extension, of the intended files.
   """
   short = {_short(stem) for stem in stems}
   paths = pathlib.Path(folder).glob(".*")
@@ -251,7 +243,6 @@ def remove_leftovers(
   """Remove temporary files that a killed run left for the same images.
 
   Args:
-    folder: Folder of the run.
     jobs: Images with a `name`, the path of their files without ending.
     record: Name of the run's record.
     ending: Text after the names, as `_viz.jpg`, if not an extension alone.
@@ -267,10 +258,7 @@ def remove_leftovers(
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-  """Open a file of lines to append whole ones; the caller closes it.
-
-  A last line that a killed program left without its end gets one.
-  """
+  """Open a file to append lines, completing a last one that was cut."""
   file = open(path, "ab+")  # noqa: SIM115 (the caller closes it)
   if file.tell():
     file.seek(-1, os.SEEK_END)

@@ -1,8 +1,4 @@
-"""Progress of long work: a bar for people, lines for logs.
-
-On a terminal standard error has a bar; elsewhere, as in a log, a line each
-minute, and none for work that is shorter.
-"""
+"""Progress of long work: a bar on a terminal, else a line each minute."""
 
 import sys
 import time
@@ -18,20 +14,14 @@ _LONGEST = 10**9
 
 
 def track(iterable: Iterable, label: str, total: int | None = None) -> Any:
-  """Iterate while showing progress.
-
-  The iterable returned has `set_postfix_str` for a remark on the last item.
-  """
+  """Iterate while showing progress; `set_postfix_str` adds a remark."""
   if total is None and hasattr(iterable, "__len__"):
     total = len(iterable)
   return _show(iterable=iterable, desc=label, total=total)
 
 
 def count(label: str, total: int, done: int = 0) -> Any:
-  """Show how many steps are made, `done` of them before.
-
-  The context manager has `update(steps)`, `set_postfix_str` and `close`.
-  """
+  """Show steps made, with `update(steps)`, `set_postfix_str` and `close`."""
   return _show(desc=label, total=total, initial=done)
 
 

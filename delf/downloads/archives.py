@@ -49,20 +49,18 @@ def unpack(
   max_bytes: int = MAX_BYTES,
   max_members: int = MAX_MEMBERS,
 ) -> None:
-  """Unpack a tar archive, whole or not at all.
+  """Unpack a tar archive, whole or not at all; InputError if it is unsafe.
 
-  Only files and folders are taken, of them only names and content: a link, a
-  device, an absolute path or one with `..` is an InputError, as is too much of
-  it.
+  Only names and content of files and folders are taken; links, devices,
+  absolute paths and `..` are refused.
 
   Args:
-    path: Path of a tar archive, compressed with gzip, bzip2, xz or not.
-    folder: Path of the folder to make. If the archive holds a single folder of
-      that name, its content becomes the folder's; else all it holds does. An
-      existing folder is replaced.
+    path: A tar archive, compressed with gzip, bzip2, xz or not.
+    folder: Folder to create or replace. Of an archive of a single folder of
+      that name it gets the content.
     required: Pattern of a file name (`pathlib.Path.rglob`) that must be in it.
-    max_bytes: Most bytes of content that are accepted.
-    max_members: Most members that are accepted.
+    max_bytes: Most bytes of content.
+    max_members: Most members.
   """
   path, folder = pathlib.Path(path), pathlib.Path(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
@@ -126,10 +124,7 @@ def _open(path):
 
 
 class _Limited:
-  """A file for tarfile that gives no more bytes than allowed.
-
-  tarfile reads headers of any length, whole and into memory.
-  """
+  """A file that limits the headers which tarfile reads whole into memory."""
 
   def __init__(self, file):
     self._file = file

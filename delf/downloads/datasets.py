@@ -50,11 +50,7 @@ class ImageIds:
 
 
 def read_ids(path: files.Path) -> ImageIds:
-  """Read ids of Google Landmarks v2 anywhere in a text file.
-
-  It may be a list, `train_clean.csv`, or another CSV; InputError if none is in
-  it.
-  """
+  """Read ids of Google Landmarks v2 anywhere in a text file, such as a CSV."""
   ids = set()
   with open(path, "rb") as file:
     for line in file:
@@ -73,7 +69,7 @@ class DownloadOptions:
 
   Attributes:
     mirror: Address that the names of files are appended to, or a local folder
-      that has them, in place of the published addresses; None for these.
+      that has them, in place of the published addresses.
     ignore_checksum: Whether a file with another MD5 than published is used.
     force: Whether finished files are downloaded again.
     only: Images to keep, or None for all.
@@ -110,10 +106,9 @@ def download(
 ) -> DownloadReport:
   """Download files of a data set to a local folder, and unpack archives.
 
-  Each file is whole or absent. A run that was ended at any moment can be
-  repeated: it resumes within the file that it was at. A file that fails is in
-  the report; the others are done. `say` is called with a line for each file;
-  `options` are fields of DownloadOptions.
+  Each file is whole or absent, and an interrupted run resumes within a file. A
+  file that fails is in the report; the others are done. `say` is called with a
+  line for each file; `options` are fields of DownloadOptions.
   """
   run = _Download(out, DownloadOptions(**options))
   done, skipped, failed, size = [], [], [], 0
@@ -141,8 +136,7 @@ def plan(
 ) -> Iterator[tuple[published.RemoteFile, str, int | None]]:
   """Yield each file, its state, and the bytes that `download` would fetch.
 
-  The state is "there", "to fetch", or "begun"; bytes are None if neither the
-  publisher nor the server says.
+  The state is "there", "to fetch", or "begun"; bytes are None if unknown.
   """
   run = _Download(out, DownloadOptions(**options))
   for file in remote_files:
@@ -162,11 +156,7 @@ def free_bytes(out: files.Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-  """Facts of a finished file.
-
-  `images` is the number of unpacked images; `only` the digest of the ids whose
-  images were kept, or None for all.
-  """
+  """Facts of a finished file, with the digest of the ids of kept images."""
 
   name: str
   size: int
@@ -275,10 +265,7 @@ class _Download:
 
 
 class _Source:
-  """Brings files of data sets to a folder `work` of this machine.
-
-  A mirror is an address that names of files are appended to, or a local folder.
-  """
+  """Brings files of data sets to the folder `work`."""
 
   def __init__(self, work, mirror=None):
     self._work = work
@@ -295,7 +282,7 @@ class _Source:
       )
 
   def bring(self, file, unexpected):
-    """Return the path of a file, in `work` or in the folder of the mirror.
+    """Return the path of a file in `work` or a mirror's folder.
 
     `unexpected` takes a file that was set aside.
     """
@@ -311,10 +298,7 @@ class _Source:
     return path
 
   def expect(self, file):
-    """Return the state of a file and the bytes to fetch, None if unknown.
-
-    The server is asked where nothing is published.
-    """
+    """Return the state of a file and the bytes to fetch, None if unknown."""
     if self._folder is not None:
       return _TO_FETCH, self._in_folder(file.name).stat().st_size
     path = self.path(file.name)

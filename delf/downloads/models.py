@@ -35,9 +35,8 @@ def install(
   names none) and must be the same ever after.
 
   Args:
-    known: The model.
-    url: Address to use instead of the published one.
-    sha256: Required SHA-256 of the archive, instead of the recorded one.
+    url: Address in place of the published one.
+    sha256: Required SHA-256 of the archive in place of the recorded one.
     force: Whether to download an existing model.
   """
   folder = zoo.folder(known)

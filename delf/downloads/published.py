@@ -34,16 +34,16 @@ class RemoteFile:
   """One file of a data set.
 
   Attributes:
-    name: Path at a mirror, which is also what people see.
+    name: Path at a mirror, and name in messages.
     urls: Addresses, the preferred one first.
-    target: Path below the output folder: of the file, or of the folder that an
-      archive goes to.
+    target: Path below the output folder: of the file, or of the folder of an
+      archive's images.
     kind: ARCHIVE, GROUND_TRUTH, TEXT or PAIRS.
     flatten: Whether images go into one folder, wherever in the archive.
-    by_id: Whether images are called by an id alone, whose end is their folders.
+    by_id: Whether images are named by an id alone, whose end is their folders.
     md5: Name, in the same sense, of a file with its MD5; "" if none.
     md5_url: Address of that file.
-    size: About how many bytes; 0 if nothing is published about it.
+    size: Approximate bytes; 0 if unknown.
   """
 
   name: str
@@ -59,13 +59,7 @@ class RemoteFile:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """One split of Google Landmarks v2.
-
-  Attributes:
-    parts: Number of its tar files.
-    size: About how many bytes each has.
-    texts: Names of its CSV files at the site.
-  """
+  """Split of Google Landmarks v2: tar files, bytes of each, CSV files."""
 
   parts: int
   size: int
@@ -107,9 +101,9 @@ def files_of(
 
   Args:
     dataset: Key of DATASETS.
-    splits: Keys of SPLITS, for gldv2 and for it alone.
-    parts: Numbers of the archives to get, of each split, or None for all: from
-      0 for gldv2, from 1 for revisited-1m, as their names have them.
+    splits: Keys of SPLITS, for gldv2 alone.
+    parts: Numbers of the archives, of each split, or None for all: from 0 for
+      gldv2, from 1 for revisited-1m, as their names have them.
     images: Whether to include archives, beside ground truth and CSV files.
   """
   if dataset not in DATASETS:

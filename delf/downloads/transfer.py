@@ -1,9 +1,7 @@
-"""Fetches a file over HTTP, resuming where an earlier try ended.
+"""Fetch a file over HTTP, resuming an interrupted transfer.
 
-It is written on `urllib` of the standard library. What is needed is one GET
-with a range, and a check that all of it came: `requests` would do the first
-half no shorter and be one dependency more, and `pooch`, made for this purpose,
-begins anew after every broken connection.
+`requests` would be as long here and one dependency more, and `pooch` begins
+anew after every broken connection.
 """
 
 import contextlib
@@ -95,12 +93,10 @@ def fetch(
   """Download a file whole, or leave `<path>.part` for a later call.
 
   Args:
-    url: Address, `https://` or `http://`.
-    path: Path of the file to be. An existing file is replaced.
     attempts: Attempts in a row that may bring nothing.
     wait: Seconds before the second attempt, doubled for each next one.
     timeout: Seconds without a byte after which an attempt has failed.
-    max_bytes: Size from which on a file is refused.
+    max_bytes: Bytes above which a file is refused.
   """
   if not re.match(r"https?://[^/]", url):
     raise errors.InputError("an address, https://...", repr(url))

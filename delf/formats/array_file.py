@@ -62,10 +62,8 @@ def write(
   """Write arrays of numbers into one local file, whole or not at all.
 
   Args:
-    path: Path of the file. What is there is replaced once all is written.
-    kind: What the file is, such as "inverted index".
-    header: What else the reader must know, for JSON.
-    arrays: Arrays by name.
+    kind: Kind of file, such as "inverted index".
+    header: The caller's metadata, for JSON.
   """
   if files.is_remote(path):
     raise errors.InputError("a local path for an index", path)
@@ -152,20 +150,16 @@ def _pack_header(table, file_size):
 def read(
   path: files.Path, kind: str, verify: bool = False
 ) -> tuple[dict, dict[str, np.ndarray]]:
-  """Open a file of arrays without loading them.
+  """Open a file of arrays without loading them; InputError if it is damaged.
 
   Args:
-    path: Local path.
     kind: Required kind, as it was written.
-    verify: Whether to read all and compare checksums. Without, what was changed
-      on the disk within the arrays goes unseen.
+    verify: Whether to read all and compare checksums. Without, changes on the
+      disk within the arrays go unseen.
 
   Returns:
-    The caller's header, and read-only memory maps by name. They keep their
-    values though the file is replaced by `write`.
-
-  Raises:
-    InputError: If it is another file, cut, changed, or of a newer version.
+    The caller's header, and read-only memory maps by name, which keep their
+    values if the file is replaced by `write`.
   """
   table, size = read_table(path)
   if table["kind"] != kind:
@@ -208,7 +202,7 @@ def is_index(path: files.Path) -> bool:
 def describe(path: files.Path) -> dict:
   """Return `kind`, `version`, `bytes`, `header` and `arrays` of a file.
 
-  `arrays` has `dtype` and `shape` by name. Raises errors as `read` does.
+  `arrays` has `dtype` and `shape` by name.
   """
   table, size = read_table(path)
   arrays = {
@@ -219,10 +213,10 @@ def describe(path: files.Path) -> dict:
 
 
 def read_table(path: files.Path) -> tuple[dict, int]:
-  """Read and check the table, and return it and the size of the file.
+  """Read and check the table; return it and the size of the file.
 
-  The table has `kind`, `header` and `arrays`: dicts of `name`, `dtype`,
-  `shape`, `offset` and `crc32`. Errors are as of `read`.
+  It has `kind`, `header` and `arrays`: dicts of `name`, `dtype`, `shape`,
+  `offset` and `crc32`.
   """
   try:
     with open(path, "rb") as file:
@@ -297,7 +291,7 @@ def _check_table(table, end, file_size):
 
 
 def encode_names(names: Iterable[str]) -> dict[str, np.ndarray]:
-  """Convert N names of images to arrays; InputError if one is not text.
+  """Convert N names of images to arrays.
 
   `names` is uint8, UTF-8, one after the other, and `name_ends` int64 [N].
   """

@@ -25,9 +25,7 @@ _FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
 
 
 def open_reader(path: files.Path) -> tuple[Any, str]:
-  """Open a checkpoint; return a `tf.train.load_checkpoint` and the prefix.
-
-  The reader is to be used within `reading(prefix)`.
+  """Open a checkpoint; return a reader, to use in `reading(prefix)`, and prefix.
 
   Args:
     path: Prefix of a TensorFlow checkpoint, or its `.index` file, or a folder
@@ -81,15 +79,11 @@ def writing(label: str, path: files.Path) -> Iterator[None]:
 
 
 def write(path: files.Path, **trackables: Any) -> str:
-  """Write a checkpoint; an existing one is readable until the new one is whole.
+  """Write a checkpoint of `trackables`; return its prefix, `path`.
 
-  Both are a file of data and an index, which cannot be replaced at once. The
-  data are in one part, or, where they are already, in two: a name of their own.
-  The index is written last.
-
-  Args:
-    path: Its prefix, which is returned. Missing folders are made.
-    **trackables: What `tf.train.Checkpoint` takes, such as tf.Variable.
+  An existing one is readable until the new one is whole. Both are data and an
+  index, which cannot be replaced at once: the data are in one part, or, where
+  those exist, in two, under other names, and the index is written last.
   """
   import tensorflow as tf
 
@@ -119,11 +113,7 @@ def write(path: files.Path, **trackables: Any) -> str:
 
 
 def _count_parts(prefix):
-  """Return the number of data files of a checkpoint; 0 if there is none.
-
-  Its index is a table as LevelDB has it, whose first entry is a header: no
-  bytes of key, the length of the header, the header.
-  """
+  """Return the number of data files of a checkpoint; 0 if there is none."""
   import tensorflow as tf
   from google.protobuf import message
   from tensorflow.core.protobuf import tensor_bundle_pb2
@@ -132,6 +122,8 @@ def _count_parts(prefix):
     return 0
   with tf.io.gfile.GFile(f"{prefix}.index", "rb") as file:
     start = file.read(_START)
+  # A LevelDB table, whose first entry is: no bytes of key, length of the
+  # header, header.
   try:
     header = start[3 : 3 + start[2]]
     return tensor_bundle_pb2.BundleHeaderProto.FromString(header).num_shards

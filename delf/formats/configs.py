@@ -11,8 +11,7 @@ from delf.protos import aggregation_config_pb2, delf_config_pb2
 def read_delf_config(path: files.Path) -> delf_config_pb2.DelfConfig:
   """Read and check an extraction configuration in protobuf's text format.
 
-  As in the original, a field that stands twice has the later value. Paths in it
-  stay as they are. InputError if a field is unknown or a value cannot be.
+  As in the original, of a repeated field the later value counts.
   """
   return parse_delf_config(_read_text(path, "DelfConfig"), path)
 
@@ -51,14 +50,14 @@ def check_aggregation_config(
   config: aggregation_config_pb2.AggregationConfig,
   path: files.Path | None = None,
 ) -> None:
-  """Raise InputError, with the field, if a value cannot be; open no file."""
+  """Raise InputError, with the field, if a value is invalid; open no file."""
   _raise_first(_aggregation_checks(config), path)
 
 
 def check_delf_config(
   config: delf_config_pb2.DelfConfig, path: files.Path | None = None
 ) -> None:
-  """Raise InputError, with the field, if a value cannot be; open no file.
+  """Raise InputError, with the field, if a value is invalid; open no file.
 
   Fields of a head that is off are not checked. Models of global features may
   have scales of their own, so that none are needed here.

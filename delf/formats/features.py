@@ -12,10 +12,10 @@ class LocalFeatures:
   """The local features of one image; shapes are checked once, here.
 
   Attributes:
-    locations: [N, 2] float, (y, x) of each feature's centre, in pixels.
-    scales: [N] float, inverse of the image scale each was found at.
+    locations: [N, 2] float, (y, x) of centres in pixels.
+    scales: [N] float, inverse of the image scale.
     descriptors: [N, D] float.
-    attention: [N] float, score of each feature.
+    attention: [N] float, scores.
     orientations: [N] float, radians; zeros where the model has none.
   """
 
@@ -65,12 +65,9 @@ class LocalFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class ImageFeatures:
-  """Features of one image.
+  """Features of one image; each is None where it was not requested.
 
-  Attributes:
-    local: None where only a global descriptor was requested.
-    global_descriptor: [D] float32, or None where none was requested or the
-      image is too small for one.
+  `global_descriptor`, [D] float32, is also None for an image too small for one.
   """
 
   local: LocalFeatures | None = None

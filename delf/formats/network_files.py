@@ -56,16 +56,16 @@ class Settings:
     form: One of FORMS, which implies the outputs of the network.
     receptive: (size, stride, padding) of the receptive field of a cell of the
       feature map, in pixels, or None without local features.
-    iou: Overlap of two receptive boxes over which the weaker feature goes; from
-      1.0 on, all stay.
+    iou: Overlap of two receptive boxes over which the weaker feature is
+      dropped; from 1.0 on, all stay.
     input_scales: Fixed image scales, or None if they are an input.
     pool_type: Pooling of global descriptors over the scales; one of POOLINGS.
     normalize: Whether pooled global descriptors are L2-normalised.
-    local_size: Number of values of a local feature, or None without.
-    global_size: Number of values of the global descriptor, or None without.
+    local_size: Values of a local feature, if any.
+    global_size: Values of the global descriptor, if any.
     has_offsets: Whether local features have offsets within their cells.
-    precision: Description of the stored weights, such as "float32".
-    config: Text of the DelfConfig to use unless another one is given, or "".
+    precision: Type of the stored weights, such as "float32".
+    config: Text of the default DelfConfig, or "".
   """
 
   form: str
@@ -140,10 +140,7 @@ def _checked(settings):
 
 
 def read_settings(path: files.Path) -> Settings:
-  """Read the settings of a local `.onnx` or `.tflite` file, and no more of it.
-
-  InputError if it is none of this library's.
-  """
+  """Read just the settings of a `.onnx` or `.tflite` file of delf."""
   path = pathlib.Path(path)
   if not path.exists():
     raise FileNotFoundError(f"{path}: expected a file, found none")

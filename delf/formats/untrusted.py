@@ -47,16 +47,13 @@ def read_mat(
   """Read variables of a Matlab file: numbers, text, cells and structs.
 
   Args:
-    path: Path of a file of Matlab 5 to 7.2 (`save -v7`).
-    names: Names of the required variables; others are passed over.
+    path: File of Matlab 5 to 7.2 (`save -v7`), of at most 64 MB, 256 MB
+      unpacked and four million cells.
+    names: Variables to read; others are skipped, and missing ones left out.
 
   Returns:
-    Existing variables by name: [n] numbers of the file's type in column order,
-    text, a list (a cell array), or a list of dicts (a struct array).
-
-  Raises:
-    InputError: If it is another file, damaged, larger than 64 MB, 256 MB
-      unpacked or four million cells, or a variable is of another kind.
+    Variables by name: [n] numbers of the file's type in column order, text, a
+    list (a cell array), or a list of dicts (a struct array).
   """
   data = files.read_bytes(path, _MAX_MAT_BYTES)
   if data[:10] == b"MATLAB 7.3":
@@ -222,9 +219,8 @@ _ARRAY_MODULES = {
 def read_plain_pickle(path: files.Path) -> Any:
   """Read a pickle of plain data without running anything in it.
 
-  It may be of any protocol, Python 2's too (its strings are read as Latin-1),
-  and hold dicts, lists, tuples, text, numbers, None and NumPy arrays of numbers
-  or strings. InputError if it holds anything else, or has over `MAX_BYTES`.
+  Of any protocol, Python 2's too (its strings are read as Latin-1): dicts,
+  lists, tuples, text, numbers, None and NumPy arrays of numbers or strings.
   """
   data = files.read_bytes(path, MAX_BYTES)
   try:
@@ -250,10 +246,8 @@ class _NotPlainError(Exception):
 
 
 def _check_opcodes(data):
-  """Refuse opcodes, and places in the memo, that plain data does not need.
-
-  `pickletools.genops` stops at byte strings of Python 2 that are not ASCII.
-  """
+  """Refuse opcodes and places in the memo that plain data does not need."""
+  # `pickletools.genops` stops at byte strings of Python 2 that are not ASCII.
   file, name = io.BytesIO(data), None
   while name != "STOP":
     opcode = pickletools.code2op[file.read(1).decode("latin1")]
@@ -270,10 +264,8 @@ def _check_opcodes(data):
 
 class _Unpickler(pickle.Unpickler):
   def find_class(self, module, name):
-    """Return a stand-in for one of the few known names.
-
-    Functions are new each time, so that what a pickle does to one stays there.
-    """
+    """Return a stand-in for one of the few known names."""
+    # New functions each time: what a pickle does to one stays there.
     if (module, name) == ("_codecs", "encode"):
       return lambda text, encoding="latin1": _latin1(text)
     if (module, name) == ("__builtin__", "bytes"):

@@ -1,9 +1,8 @@
-"""The few pieces of protobuf's wire format that bulk data is made of.
+"""Protobuf's wire format, as far as bulk data needs it.
 
-The messages of `delf/protos` hold arrays as packed lists; to write and read
-those at memory speed, their bytes are viewed by NumPy rather than taken through
-one Python object per number. Source: https://protobuf.dev/programming-guides/
-encoding/.
+The messages of `delf/protos` hold arrays as packed lists, which NumPy views at
+memory speed, without a Python object per number. Source:
+https://protobuf.dev/programming-guides/encoding/.
 """
 
 import math
@@ -57,15 +56,12 @@ def tag(number: int, wire_type: int = _LENGTH_DELIMITED) -> bytes:
 
 
 def delimited(number: int, length: int) -> bytes:
-  """Return what stands before `length` bytes of a string or message field."""
+  """Return the bytes before `length` bytes of a string or message field."""
   return tag(number) + varint(length)
 
 
 def read_varint(data: Any, position: int) -> tuple[int, int]:
-  """Read one varint of bytes; return its value and the position after it.
-
-  ValueError if the data end within it, or it is over 32 bits or 5 bytes.
-  """
+  """Read a varint of up to 32 bits; return value and next position."""
   value = 0
   for index, byte in enumerate(data[position : position + _MAX_VARINT_BYTES]):
     value |= (byte & 0x7F) << (7 * index)
@@ -81,8 +77,7 @@ def delimited_fields(
 ) -> Iterator[tuple[int, int, int]]:
   """Yield (number, start, end) of the fields of a message of messages.
 
-  The message is `data[start:end]`, bytes or memoryview. ValueError if it ends
-  within a field, or a field is of another type.
+  ValueError if `data[start:end]` ends within a field or has another type.
   """
   end = len(data) if end is None else end
   while start < end:
@@ -97,10 +92,7 @@ def delimited_fields(
 def packed_span(
   data: Any, start: int, end: int, number: int = 1
 ) -> tuple[int, int]:
-  """Return start and end of the values of a message that is one packed list.
-
-  ValueError if the message, `data[start:end]`, is cut or has other fields.
-  """
+  """Return start and end of the values of a message that is one packed list."""
   if start == end:
     return start, end
   ((first, start, end),) = delimited_fields(data, start, end)
@@ -148,16 +140,13 @@ def to_uint32(array: np.ndarray) -> np.ndarray:
 
 
 def check_dimensions(number: int, path: Any = None) -> None:
-  """Raise InputError about `path` if an array has too many dimensions."""
+  """Raise InputError if an array has too many dimensions."""
   if number > _MAX_DIMS:
     raise errors.InputError(f"at most {_MAX_DIMS} dimensions", number, path)
 
 
 def pack_datum(array: Any) -> list:
-  """Convert an array to bytes of a DatumProto, as `datum_io.ArrayToDatum`.
-
-  The bytes come in pieces, so that large values need not be copied.
-  """
+  """Convert an array to pieces of a DatumProto, as `datum_io.ArrayToDatum`."""
   array = np.asarray(array)
   check_dimensions(array.ndim)
   if 4 * array.size > _MAX_BYTES:
@@ -215,8 +204,7 @@ def read_floats(path: files.Path) -> np.ndarray | None:
 def _datum_layout(data, size):
   """Return shape and the values' start and end of a regular float DatumProto.
 
-  `data` are the first bytes, or all, of a message of `size` bytes. ValueError
-  if it is not regular, or its shape not in the data.
+  `data` are the first bytes, or all, of a message of `size` bytes.
   """
   (first, *shape_span), (second, *value_span) = delimited_fields(data, 0, size)
   if (first, second) != (_SHAPE, _FLOAT_LIST):
@@ -239,10 +227,7 @@ def _datum_layout(data, size):
 def pack_features(
   descriptors: np.ndarray, columns: Mapping[str, np.ndarray]
 ) -> bytes:
-  """Convert [N, D] descriptors and [N] columns to bytes of a DelfFeatures.
-
-  The columns are `x`, `y`, `scale`, `orientation` and `strength`.
-  """
+  """Convert [N, D] descriptors and `_SCALARS` [N] to a DelfFeatures."""
   record = _feature_record(descriptors.shape[1])
   records = np.full([len(descriptors)], record, dtype=record.dtype)
   records["descriptor"] = to_float32(descriptors)
@@ -252,11 +237,10 @@ def pack_features(
 
 
 def view_features(data: bytes) -> np.ndarray | None:
-  """View the bytes, not empty, of a DelfFeatures as [N] records.
+  """View the bytes of a DelfFeatures as [N] float32 records, not aligned.
 
-  Their fields are `descriptor` [D], `x`, `y`, `scale`, `orientation` and
-  `strength`, float32 and not aligned. None where the bytes are not records of
-  one layout, every tag and length of each compared.
+  Fields are `descriptor` [D] and `_SCALARS`. None if the records are not of one
+  layout, every tag and length of each compared.
   """
   try:
     _, start, end = next(delimited_fields(data))

@@ -1,6 +1,7 @@
 """The compact backbone of the embedded model, for processors."""
 
 import contextlib
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -9,12 +10,18 @@ from keras import ops
 from delf.networks import heads
 from delf.python.normalization_layers import normalization
 
-# Of the scale of what a residual layer adds.
+Tensor = keras.KerasTensor
+
+# Initial scale of what a residual layer adds: it starts near the identity.
 _RESIDUAL_START = keras.initializers.Constant(0.3)
+# Below this length a direction is noise.
+_EPSILON = 1e-6
+# Added to the contrast that is divided by, so that flat areas stay flat.
+_LEAST_CONTRAST = 0.01
 
 
-def stem_kernel(shape, dtype=None):
-  """Returns [3, 3, 3, filters]: oriented gradients and spots, zero in sum."""
+def _stem_kernel(shape, dtype=None):
+  """Return [3, 3, 3, filters]: oriented gradients and spots, zero in sum."""
   rng = np.random.default_rng(11)
   kernel = 0.05 * rng.standard_normal(shape)
   y, x = np.mgrid[-1:2, -1:2]
@@ -37,9 +44,16 @@ class Convolution(keras.layers.Layer):
   foldable = (("convolution", "normalization"),)
 
   def __init__(
-    self, filters, size=3, strides=1, plain=False, residual=False, **kwargs
+    self,
+    filters: int,
+    size: int = 3,
+    strides: int = 1,
+    plain: bool = False,
+    residual: bool = False,
+    name: str | None = None,
   ):
-    super().__init__(**kwargs)
+    """Create the layer; a `plain` one has neither normalisation nor ReLU."""
+    super().__init__(name=name)
     self.residual = residual
     self.pad = (
       keras.layers.ZeroPadding2D(size // 2, name="pad") if strides > 1 else None
@@ -53,19 +67,16 @@ class Convolution(keras.layers.Layer):
       kernel_initializer="he_normal",
       name="convolution",
     )
-    self.normalization = (
-      None
-      if plain
-      else normalization.BatchNormalization(
+    self.normalization = None
+    if not plain:
+      self.normalization = normalization.BatchNormalization(
         momentum=0.97,
-        # A residual layer starts near the identity.
         gamma_initializer=_RESIDUAL_START if residual else "ones",
         name="normalization",
       )
-    )
 
-  def call(self, inputs, training=False):
-    """Returns [B, ceil(H / strides), ceil(W / strides), filters] float."""
+  def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+    """Return float [B, ceil(H / strides), ceil(W / strides), filters]."""
     x = inputs if self.pad is None else self.pad(inputs)
     x = self.convolution(x)
     if self.normalization is not None:
@@ -74,48 +85,35 @@ class Convolution(keras.layers.Layer):
     return x
 
 
-# Below this length a direction is noise.
-_EPSILON = 1e-6
-
-
 class SoftVLAD(keras.layers.Layer):
-  """Sums, for each word, how the features near it differ from it.
+  """Sums of residuals of features to visual words, softly assigned.
 
-  Each feature, at unit length, is shared out between the words by the softmax
-  of its cosines, and counts as much as it was long. The sum of each word gets
-  unit length (Arandjelovic and Zisserman, CVPR 2013), so that a texture that
-  fills a photo counts as one thing.
-
-  Attributes:
-    words: [number, channels] weights, of unit length.
+  Features of unit length are assigned by the softmax of their cosines and
+  weighted by their lengths. The sum of each word gets unit length (intra-
+  normalisation: Arandjelovic and Zisserman, CVPR 2013), so that a texture that
+  fills a photo counts once. `words` are [number, channels] weights.
   """
 
-  def __init__(self, number, temperature=0.1, name="soft_vlad"):
-    """Creates the layer.
-
-    Args:
-      number: Number of words.
-      temperature: What cosines are divided by; towards 0, a feature belongs to
-        its nearest word alone.
-      name: Name of the layer.
-    """
+  def __init__(
+    self, number: int, temperature: float = 0.1, name: str = "soft_vlad"
+  ):
+    """Create the layer; towards temperature 0 assignment is to one word."""
     super().__init__(name=name, dtype="float32")
     self.number = number
     self.temperature = temperature
 
-  def build(self, shape):
-    """Makes random words for features of shape (B, H, W, channels)."""
+  def build(self, shape: tuple) -> None:
+    """Create random words for features of shape (B, H, W, channels)."""
     self.words = self.add_weight(
       shape=(self.number, shape[-1]),
       initializer=keras.initializers.OrthogonalInitializer(),
       name="words",
     )
 
-  def call(self, features):
-    """Returns [B, number * C] float32 of unit length, word by word.
+  def call(self, features: Tensor) -> Tensor:
+    """Return [B, number * C] float32 of unit length, word by word.
 
-    `features` is [B, H, W, C] float, of any lengths; where no feature is near a
-    word, its part is near 0.
+    The part of a word that no feature [B, H, W, C] is near is near 0.
     """
     batch, channels = ops.shape(features)[0], self.words.shape[1]
     x = ops.reshape(features, (batch, -1, channels))
@@ -131,48 +129,35 @@ class SoftVLAD(keras.layers.Layer):
     return ops.reshape(rows, (batch, self.number * channels))
 
 
-# Added to what contrast is divided by: flat areas stay flat.
-_LEAST_CONTRAST = 0.01
-
-
 class CompactBackbone(keras.Model):
   """A small convolutional network with a local map of stride 8.
 
-  Stages of stride 2, 4, 8, 16 and 32. Contrast is divided out at stride 4, so
-  that shade and exposure matter little. The local map, a linear one for
+  Stages have strides 2, 4, 8, 16 and 32. Contrast is divided out at stride 4,
+  so that shade and exposure matter little. The local map, a linear one for
   descriptors that are L2-normalised later, sums the stages of stride 8, 16
   and 32. Each cell chooses the pixel of its keypoint, and its descriptor is
-  interpolated there. The global descriptor is what the local map has of some
-  words, embedded by one dense layer.
-
-  Attributes:
-    receptive_field: Nominal side of the box of a local feature, in pixels. It
-      is the neighbourhood that suppression works with, smaller than what the
-      network sees.
-    receptive_stride: Pixels between features.
-    receptive_padding: Pixels from the left side of the first box to the
-      image's; cell (i, j) is centred on pixel (8 i, 8 j).
-    local_channels: Number of values of a local feature.
-    global_channels: Number of values of the global descriptor.
+  interpolated there. The global descriptor is the SoftVLAD of the local map,
+  embedded by one dense layer. `backbones` says what the attributes are.
   """
 
+  # Nominal: the neighbourhood of suppression, smaller than what the network
+  # sees. Cell (i, j) is centred on pixel (8 i, 8 j).
   receptive_field = 33
   receptive_stride = 8
   receptive_padding = 16
 
   def __init__(
     self,
-    name="compact",
-    local_channels=96,
-    embedding_layer_dim=256,
-    words=12,
+    name: str = "compact",
+    local_channels: int = 96,
+    embedding_layer_dim: int = 256,
+    words: int = 12,
   ):
-    """Creates the backbone, whose local map is pooled by so many words."""
+    """Create the backbone; `words` is the number of SoftVLAD."""
     super().__init__(name=name)
     self.local_channels = local_channels
     self.global_channels = embedding_layer_dim
     self._make_stages()
-    self._make_keypoints()
     self.local = keras.layers.Conv2D(local_channels, 1, name="local")
     self.pool = SoftVLAD(words, name="pool")
     self.embedding_layer = keras.layers.Dense(
@@ -192,7 +177,7 @@ class CompactBackbone(keras.Model):
       3,
       strides=2,
       use_bias=False,
-      kernel_initializer=stem_kernel,
+      kernel_initializer=_stem_kernel,
       name="stem",
     )
     self.stem_pad = keras.layers.ZeroPadding2D(1, name="stem_pad")
@@ -210,8 +195,6 @@ class CompactBackbone(keras.Model):
     self.lateral3 = Convolution(96, size=1, name="lateral3")
     self.lateral4 = Convolution(96, size=1, name="lateral4")
     self.fuse = Convolution(128, name="fuse")
-
-  def _make_keypoints(self):
     self.detail = Convolution(64, strides=2, name="detail")
     self.corner = Convolution(64, size=1, name="corner")
     self.keypoint = keras.layers.Conv2D(
@@ -219,18 +202,15 @@ class CompactBackbone(keras.Model):
     )
 
   def _double(self, x, like):
-    """Returns `x` at twice the resolution, aligned with and sized as `like`.
-
-    Repeating, then averaging two neighbours, is linear interpolation that
-    keeps (i, j) of `x` at (2 i, 2 j).
-    """
+    """Return `x` at twice the resolution, cut to the size of `like`."""
+    # Linear interpolation that keeps (i, j) at (2 i, 2 j).
     x = self.blend(self.upsample(x))
     return x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
 
-  def stages(self, inputs, training):
-    """Returns maps [B, ceil(H / s), ceil(W / s), C] of s = 2, 4, 8, 16, 32."""
+  def stages(self, inputs: Tensor, training: bool) -> tuple[Tensor, ...]:
+    """Return maps [B, ceil(H / s), ceil(W / s), C] of s = 2, 4, 8, 16, 32."""
     grey = ops.mean(inputs, axis=-1, keepdims=True)
-    # A row after another: the same whatever the number of threads.
+    # Row by row: the same whatever the number of threads.
     rows = ops.mean(grey, axis=2, keepdims=True)
     grey = grey - ops.mean(rows, axis=1, keepdims=True)
     red, green, blue = ops.split(inputs, 3, axis=-1)
@@ -251,8 +231,19 @@ class CompactBackbone(keras.Model):
     stage4 = self.conv4b(x, training=training)
     return block0, block1, block2, stage3, stage4
 
-  def _local(self, stages, training):
-    """Returns the maps of descriptors and of `keypoint_logits`."""
+  def cells_call(
+    self, inputs: Tensor, training: bool = True
+  ) -> tuple[Tensor, Tensor]:
+    """Return the local map that training needs.
+
+    Returns:
+      Descriptors of the centres of the cells, float [B, ceil(H / 8),
+      ceil(W / 8), C], and logits of the pixels of each cell, float32
+      [B, ceil(H / 8), ceil(W / 8), heads.PIXELS].
+    """
+    return self._cells(self.stages(inputs, training), training)
+
+  def _cells(self, stages, training):
     _, block1, block2, stage3, stage4 = stages
     lateral = self.lateral3(stage3, training=training)
     coarse = self.lateral4(stage4, training=training)
@@ -265,28 +256,27 @@ class CompactBackbone(keras.Model):
     )
     return self.local(fused), self.keypoint(corner)
 
-  def _placed(self, stages, training):
-    """Returns the map, descriptors at their keypoints, and their offsets."""
-    cells, logits = self._local(stages, training)
-    offsets = heads.offsets(logits)
-    return cells, heads.sample(cells, offsets), offsets
-
-  def build_call(self, inputs, training=True, intermediates_dict=None):
-    """Runs the network.
+  def build_call(
+    self,
+    inputs: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> Tensor:
+    """Run the network.
 
     Args:
-      inputs: [B, H, W, 3] float, RGB as (value - 128) / 128.
-      training: Whether batch statistics are used.
-      intermediates_dict: None, or a dict that receives `block0` ... `block4`;
-        `block3` is the local map [B, ceil(H / 8), ceil(W / 8), C]; and
-        `offsets`, float [B, ceil(H / 8), ceil(W / 8), 2], of each feature from
-        the centre of its cell, (y, x) in pixels.
+      inputs: Float [B, H, W, 3], RGB as (value - 128) / 128.
+      training: Whether batch normalisation uses the statistics of the batch.
+      intermediates_dict: Receives `block0` ... `block4`, of which `block3` is
+        the local map [B, ceil(H / 8), ceil(W / 8), C]; and `offsets`, float
+        [B, ceil(H / 8), ceil(W / 8), 2], of each feature from the centre of
+        its cell, (y, x) in pixels.
 
     Returns:
-      [B, D] float, the global descriptor, not normalised.
+      Float [B, D], the global descriptor, not normalised.
     """
     stages = self.stages(inputs, training)
-    cells, block3, offsets = self._placed(stages, training)
+    cells, block3, offsets = self._sampled(stages, training)
     if intermediates_dict is not None:
       blocks = (*stages[:3], block3, stages[4])
       for i, block in enumerate(blocks):
@@ -294,50 +284,54 @@ class CompactBackbone(keras.Model):
       intermediates_dict["offsets"] = offsets
     return self.embedding_layer(self.pool(cells))
 
-  def local_call(self, inputs, training=True, intermediates_dict=None):
-    """Returns `block3` alone; `intermediates_dict` receives `offsets`."""
-    _, block3, offsets = self._placed(self.stages(inputs, training), training)
+  def local_call(
+    self,
+    inputs: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> Tensor:
+    """Return `block3` alone; `intermediates_dict` receives `offsets`."""
+    _, block3, offsets = self._sampled(self.stages(inputs, training), training)
     if intermediates_dict is not None:
       intermediates_dict["offsets"] = offsets
     return block3
 
-  def cells_call(self, inputs, training=True):
-    """Returns what training needs of the local map.
+  def _sampled(self, stages, training):
+    """Return the local map, its descriptors at their keypoints, offsets."""
+    cells, logits = self._cells(stages, training)
+    offsets = heads.offsets(logits)
+    return cells, heads.sample(cells, offsets), offsets
 
-    Returns:
-      Descriptors of the centres of the cells, float [B, ceil(H / 8),
-      ceil(W / 8), C], and logits of the pixels of each cell, float32
-      [B, ceil(H / 8), ceil(W / 8), heads.PIXELS].
-    """
-    return self._local(self.stages(inputs, training), training)
-
-  def pooled(self, inputs, training=True):
-    """Returns what the embedding layer gets, [B, C] float."""
+  def pooled(self, inputs: Tensor, training: bool = True) -> Tensor:
+    """Return the input of the embedding layer, float [B, C]."""
     return self.pool(self.cells_call(inputs, training)[0])
 
-  def call(self, inputs, training=True, intermediates_dict=None):
-    """Runs the network; see `build_call`."""
+  def call(
+    self,
+    inputs: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> Tensor:
+    """Run `build_call`."""
     return self.build_call(inputs, training, intermediates_dict)
 
 
 @contextlib.contextmanager
-def folded(model):
-  """Folds batch normalisations into convolutions while the block runs.
+def folded(model: keras.Model) -> Iterator[None]:
+  """Fold batch normalisations into convolutions while the block runs.
 
-  A normalisation with fixed statistics is a scale and a shift by channel. The
-  scale goes into the kernel and, with the shift, into the bias, so that the
-  feature map is not gone over twice. What is traced and saved meanwhile gives
-  the same to rounding, without batch statistics; afterwards all weights are as
-  they were. Nobody else may use the model meanwhile: training beside it would
-  be lost. What is folded already stays so.
+  The scale of a normalisation with fixed statistics goes into the kernel and,
+  with its shift, into the bias: functions traced meanwhile give the same to
+  rounding and run faster. Afterwards all weights are as before, so that
+  training must not run meanwhile. Nested use folds once.
 
   Args:
-    model: Model whose layers name their pairs in `foldable`, a tuple of
-      attribute names (convolution, normalization). Others stay as they are.
+    model: Layers name their pairs in `foldable`, a tuple of attribute names
+      (convolution, normalization).
   """
   kept = []
   try:
-    for convolution, norm in _pairs(model):
+    for convolution, norm in _foldable_pairs(model):
       kept.append((convolution, convolution.get_weights(), norm))
       _fold(convolution, norm)
     yield
@@ -347,8 +341,7 @@ def folded(model):
       norm.folded, norm.folded_shift = False, None
 
 
-def _pairs(model):
-  """Yields each convolution and its normalisation that is not folded yet."""
+def _foldable_pairs(model):
   if not isinstance(model, keras.layers.Layer):
     return
   for layer in model._flatten_layers():

@@ -1,4 +1,4 @@
-"""Exports of models: SavedModels with names that users know, ONNX, TFLite."""
+"""Exports of models: SavedModels with the original's names, ONNX, TFLite."""
 
 import contextlib
 import dataclasses
@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import uuid
 import warnings
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -19,26 +20,25 @@ from delf.networks import compact, model_checkpoints, signatures
 from delf.python.training.model import delf_model, delg_model
 
 _GRAPH = "saved_model.pb"
+_FINISHED = "a new folder to export to", "one with a finished export"
 
 
 @contextlib.contextmanager
-def destination(path: str | os.PathLike, overwrite: bool = False):
-  """Yields a folder that does not exist yet and becomes `path` when complete.
+def destination(
+  path: files.Path, overwrite: bool = False
+) -> Iterator[files.Path]:
+  """Yield a new folder that becomes `path` when complete.
 
   Args:
     path: Local folder, or a remote one (`gs://...`), which is yielded as it is.
-    overwrite: Whether a finished export at `path` is replaced; it stays as it
-      is until then.
-
-  Raises:
-    InputError: If there is something at `path` that is not to be replaced.
-    OSError: As it is raised inside; of the folder it names `path`.
+    overwrite: Whether to replace a finished export at `path`, which stays until
+      then; anything else there is an InputError.
   """
   if not path:
     raise errors.InputError("a folder to export to", "none")
   if files.is_remote(path):
     if not overwrite and tf.io.gfile.exists(f"{path}/{_GRAPH}"):
-      raise _exists(path)
+      raise errors.InputError(*_FINISHED, path)
     yield path
     return
   path = _local_folder(path)
@@ -64,7 +64,7 @@ def destination(path: str | os.PathLike, overwrite: bool = False):
 
 
 def _local_folder(path):
-  """Returns the whole path of a folder to be, and makes the one it lies in."""
+  """Resolve the path of a new folder, and create its parent."""
   given, path = path, pathlib.Path(path)
   if path.is_symlink() and not path.exists():
     raise errors.InputError("a folder to export to", "a link to nothing", given)
@@ -79,67 +79,54 @@ def _local_folder(path):
 
 
 def _check_free(path, overwrite):
-  """Refuses a path with something that is not to be replaced."""
+  """Refuse a path whose content is not to be replaced."""
   if not path.exists() or (path.is_dir() and not any(path.iterdir())):
     return
   if not (path / _GRAPH).is_file():
     received = "one with other files in it" if path.is_dir() else "a file"
     raise errors.InputError("a new folder to export to", received, path)
   if not overwrite:
-    raise _exists(path)
-
-
-def _exists(path):
-  return errors.InputError(
-    "a new folder to export to", "one with a finished export", path
-  )
+    raise errors.InputError(*_FINISHED, path)
 
 
 def export_local(
   model: delf_model.Delf,
-  path: str | os.PathLike,
+  path: files.Path,
   iou: float = 1.0,
   overwrite: bool = False,
   variants: bool = True,
 ) -> None:
-  """Exports the local features of a model.
+  """Export the local features of a model.
 
   Args:
-    model: Of any backbone. With an autoencoder the exported features are its
-      codes.
-    path: Folder to be; see `destination`.
+    model: With an autoencoder, its codes are exported as features.
+    path: New folder; see `destination`.
     iou: Overlap of two receptive boxes over which the feature with less
       attention is dropped; 1.0 keeps all.
     overwrite: Whether a finished export at `path` is replaced.
-    variants: Whether it also gets the functions for batches and for one part
-      alone (see `signatures`); they make extraction faster, and the file of the
-      graph larger: 3 MB in place of 1 MB for ResNet-50.
-
-  Raises:
-    InputError: If there is something at `path` that is not to be replaced.
+    variants: Whether to add the functions for batches and for one part alone
+      (see `signatures`): extraction is faster, and the graph larger, 3 MB in
+      place of 1 MB for ResNet-50.
   """
   _export(model, path, overwrite, signatures.local, iou, variants)
 
 
 def export_global(
   model: delf_model.Delf,
-  path: str | os.PathLike,
-  input_scales: list | None = None,
+  path: files.Path,
+  input_scales: list[float] | None = None,
   multi_scale_pool_type: str = "None",
   normalize_global_descriptor: bool = False,
   overwrite: bool = False,
   variants: bool = True,
 ) -> None:
-  """Exports the global descriptor of a model; see `export_local`.
+  """Export the global descriptor of a model; see `export_local`.
 
   Args:
     input_scales: Image scales to fix, so that the image is the only input; or
       None for scales that are inputs.
     multi_scale_pool_type: "None", "average" or "sum" over the scales.
     normalize_global_descriptor: Whether to L2-normalise the result.
-
-  Raises:
-    InputError: Also if a scale is not positive or is infinite.
   """
   for scale in input_scales or ():
     if not 0 < scale < math.inf:
@@ -158,12 +145,12 @@ def export_global(
 
 def export_local_and_global(
   model: delf_model.Delf,
-  path: str | os.PathLike,
+  path: files.Path,
   iou: float = 1.0,
   overwrite: bool = False,
   variants: bool = True,
 ) -> None:
-  """Exports local features and the global descriptor; see `export_local`."""
+  """Export local features and the global descriptor; see `export_local`."""
   _export(model, path, overwrite, signatures.local_and_global, iou, variants)
 
 
@@ -172,16 +159,8 @@ def _export(model, path, overwrite, make, *arguments):
     save(make(signatures.Network(model), *arguments), folder)
 
 
-def save(functions: dict, path: str | os.PathLike) -> None:
-  """Writes a SavedModel with just the variables that its functions use.
-
-  Args:
-    functions: Signature name to concrete function.
-    path: Folder to be.
-
-  Raises:
-    OSError: If it cannot be written.
-  """
+def save(functions: dict, path: files.Path) -> None:
+  """Write a SavedModel with exactly the variables of its functions, by name."""
   module = tf.Module()
   # Keras would store its layers, and classifiers that no function calls.
   module.weights = list(
@@ -189,14 +168,14 @@ def save(functions: dict, path: str | os.PathLike) -> None:
   )
   with (
     checkpoints.writing("the SavedModel", path),
-    _quiet("tensorflow"),  # It would name the temporary folder.
+    _quiet("tensorflow"),  # Its messages name the temporary folder.
   ):
     tf.saved_model.save(module, os.fspath(path), signatures=functions)
 
 
 @contextlib.contextmanager
-def _quiet(name: str, level: int = logging.WARNING):
-  """Keeps a logger from saying what is under a level."""
+def _quiet(name, level=logging.WARNING):
+  """Drop messages of a logger below a level."""
   logger = logging.getLogger(name)
   before = logger.level
   logger.setLevel(level)
@@ -207,7 +186,7 @@ def _quiet(name: str, level: int = logging.WARNING):
 
 
 def load_model(  # noqa: PLR0913
-  ckpt_path: str | os.PathLike,
+  ckpt_path: files.Path,
   delg: bool = False,
   backbone: str = "resnet50",
   block3_strides: bool = True,
@@ -216,21 +195,16 @@ def load_model(  # noqa: PLR0913
   local_feature_map_channels: int = 1024,
   gem_power: float = 3.0,
   embedding_layer_dim: int = 2048,
-  parts: tuple = ("local", "global"),
+  parts: Sequence[str] = ("local", "global"),
 ) -> delf_model.Delf:
-  """Makes a model with the weights of a checkpoint, ours or the original's.
+  """Create a model with the weights of a checkpoint, ours or the original's.
 
   Args:
     delg: Whether it is a DELG model, with GeM pooling and an embedding.
     block3_strides: Whether every second local feature is kept per direction.
     use_autoencoder: Whether local features are an autoencoder's codes.
-    local_feature_map_channels: Channels of what the codes are expanded to.
-    parts: What will be exported; weights for other parts alone are not needed.
-
-  Raises:
-    FileNotFoundError: If there is no checkpoint.
-    InputError: If it does not fit (it lists what), or if a size or power is not
-      over 0.
+    local_feature_map_channels: Channels of the features that codes expand to.
+    parts: "local", "global" or both: weights for other parts may be missing.
   """
   options = {
     "backbone": backbone,
@@ -243,21 +217,18 @@ def load_model(  # noqa: PLR0913
     if not 0 < gem_power < math.inf:
       raise errors.InputError("a GeM power over 0", gem_power)
     options["gem_power"] = gem_power
-    options["embedding_layer_dim"] = _size(
-      "embedding layer", embedding_layer_dim
-    )
+    size = _size("embedding layer", embedding_layer_dim)
+    options["embedding_layer_dim"] = size
   model = (delg_model.Delg if delg else delf_model.Delf)(**options)
   # Weights that no exported part uses may be of other shapes or missing.
-  unused = list(model_checkpoints.TRAINING_ONLY)
-  missing = list(model_checkpoints.TRAINING_ONLY)
+  optional = list(model_checkpoints.TRAINING_ONLY)
   if "local" not in parts:
-    unused += ["attention", "autoencoder"]
-    missing += ["attention"]
+    optional.append("attention")
   if "global" not in parts:
-    unused += ["backbone/embedding_layer"]
-    missing += ["backbone/embedding_layer"]
+    optional.append("backbone/embedding_layer")
+  unused = optional if "local" in parts else [*optional, "autoencoder"]
   model_checkpoints.load_weights(
-    model, ckpt_path, unused=unused, missing=missing
+    model, ckpt_path, unused=unused, missing=optional
   )
   return model
 
@@ -268,35 +239,31 @@ def _size(of, value):
   return int(value)
 
 
-# How weights of a TFLite file may be kept, in TFLite's words.
+# Types of the weights in a TFLite file, in TFLite's terms.
 FLOAT32, FLOAT16, DYNAMIC = "float32", "float16", "dynamic-range"
 PRECISIONS = (FLOAT32, FLOAT16, DYNAMIC)
 
-# Operators of ONNX as of 2022, which runtimes of the last years have.
+# Operators of ONNX as of 2022, which recent runtimes have.
 _OPSET = 18
 
-# Errors of converters go on for pages; the first words say what happened.
+# Characters; errors of converters take pages, and their start says the reason.
 _LONGEST_REASON = 300
 
 
 class NetworkSource:
-  """The network of a SavedModel of this library, to be written elsewhere.
+  """The network of a SavedModel of this library, to be converted.
 
   Attributes:
-    settings: network_files.Settings.
+    settings: Of the export.
     functions: Name to tf.function of one image, without settings.
   """
 
-  def __init__(self, folder: str | os.PathLike):
-    """Loads a SavedModel.
-
-    Raises:
-      InputError: If it cannot be read, or is not of this version's exporters.
-    """
+  def __init__(self, folder: files.Path):
+    """Load a SavedModel of this version's exporters."""
     self._folder = folder
     try:
       self._loaded = tf.saved_model.load(os.fspath(folder))
-    except Exception as error:  # TensorFlow raises whatever damage leads to.
+    except Exception as error:  # Damage may lead to any error.
       reason = " ".join(str(error).split())
       raise errors.InputError(
         "a whole SavedModel", f"one that cannot be read ({reason})", folder
@@ -309,48 +276,32 @@ class NetworkSource:
       if name in functions
     }
 
-  def write_onnx(self, path: str | os.PathLike, config: str = "") -> None:
-    """Writes an ONNX file; `config` is the text of its default DelfConfig.
-
-    Raises:
-      InputError: If `tf2onnx` is not installed.
-    """
+  def write_onnx(self, path: files.Path, config: str = "") -> None:
+    """Write an ONNX file; `config` is the text of its default DelfConfig."""
     convert = errors.load("tf2onnx.convert", "onnx")
     function = self.functions[signatures.NETWORK]
-    # What it lacks shows when the file is loaded.
-    with (
-      _quiet("tf2onnx", logging.CRITICAL),
-      _converting("ONNX", self._folder),
-    ):
+    # Unsupported operations fail when the file is loaded.
+    with _converting("ONNX", self._folder, "tf2onnx", logging.CRITICAL):
       model, _ = convert.from_function(
         function, function.input_signature, opset=_OPSET
       )
     settings = dataclasses.replace(self.settings, config=config)
-    # Of all metadata, so that the file says nothing of where it was made.
+    # All metadata goes, so that the file does not tell where it was made.
     del model.metadata_props[:]
     model.metadata_props.add(key=network_files.KEY, value=settings.text())
     model.producer_name, model.doc_string = "delf", ""
     pathlib.Path(path).write_bytes(model.SerializeToString(deterministic=True))
 
   def write_tflite(
-    self, path: str | os.PathLike, config: str = "", precision: str = FLOAT32
+    self, path: files.Path, config: str = "", precision: str = FLOAT32
   ) -> None:
-    """Writes a TFLite file for TFLite's own operators.
-
-    Args:
-      precision: How weights are kept; one of PRECISIONS.
-    """
+    """Write a TFLite file with weights of one of PRECISIONS."""
     with tempfile.TemporaryDirectory(prefix="delf_export") as folder:
       save(
         {n: f.get_concrete_function() for n, f in self.functions.items()},
         folder,
       )
-      with (
-        _quiet("tensorflow"),
-        warnings.catch_warnings(),
-        _converting("TFLite", self._folder),
-      ):
-        warnings.simplefilter("ignore")
+      with _converting("TFLite", self._folder, "tensorflow", logging.WARNING):
         converter = tf.lite.TFLiteConverter.from_saved_model(
           folder, signature_keys=sorted(self.functions)
         )
@@ -367,11 +318,13 @@ class NetworkSource:
 
 
 @contextlib.contextmanager
-def _converting(name, path):
-  """Turns what a converter raises into an InputError."""
+def _converting(name, path, logger, level):
+  """Turn any error of a converter into an InputError, and silence the rest."""
   try:
-    yield
-  except Exception as error:  # They raise whatever they have.
+    with _quiet(logger, level), warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      yield
+  except Exception as error:  # They raise anything.
     reason = " ".join(str(error).split())[:_LONGEST_REASON]
     raise errors.InputError(
       f"a network of operations that {name} has", reason, path

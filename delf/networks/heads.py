@@ -6,19 +6,17 @@ from keras import layers, ops
 
 from delf.python.normalization_layers import normalization
 
-STRIDE = 8
+Tensor = keras.KerasTensor
 
-# Positions in a cell, row by row.
+# Side of a cell in pixels, and number of its pixels, row by row.
+STRIDE = 8
 PIXELS = STRIDE * STRIDE
 
-
-def _positions():
-  """Returns float32 [PIXELS, 2]: (y, x) from the centre of the cell."""
-  one = np.arange(STRIDE, dtype=np.float32) - STRIDE / 2
-  return np.stack(np.meshgrid(one, one, indexing="ij"), -1).reshape(-1, 2)
-
-
-POSITIONS = _positions()
+# float32 [PIXELS, 2]: (y, x) of each pixel from the centre of its cell.
+_SIDE = np.arange(STRIDE, dtype=np.float32) - STRIDE / 2
+POSITIONS = np.stack(np.meshgrid(_SIDE, _SIDE, indexing="ij"), -1).reshape(
+  -1, 2
+)
 
 # Whether two positions are the same or touch.
 _TOUCH = (np.abs(POSITIONS[:, None] - POSITIONS[None]).max(-1) < 1.5).astype(
@@ -26,10 +24,11 @@ _TOUCH = (np.abs(POSITIONS[:, None] - POSITIONS[None]).max(-1) < 1.5).astype(
 )
 
 
-def offsets(logits):
-  """Returns where the keypoint of each cell is, finer than a pixel.
+def offsets(logits: Tensor) -> Tensor:
+  """Return the sub-pixel keypoint of each cell.
 
-  The best position and those around it, weighted by their probabilities.
+  It is the mean of the best position and its neighbours, weighted by their
+  probabilities.
 
   Args:
     logits: float [..., PIXELS].
@@ -39,7 +38,7 @@ def offsets(logits):
   """
   logits = ops.cast(logits, "float32")
   logits = logits - ops.max(logits, axis=-1, keepdims=True)
-  # Not `argmax`, of which Keras makes operations that no other format has.
+  # Not `argmax`: Keras makes operations of it that other formats lack.
   best = ops.cast(ops.equal(logits, 0.0), "float32")
   near = ops.minimum(ops.matmul(best, ops.convert_to_tensor(_TOUCH)), 1.0)
   weights = near * ops.exp(logits)
@@ -47,15 +46,11 @@ def offsets(logits):
   return ops.matmul(weights, ops.convert_to_tensor(POSITIONS))
 
 
-def sample(cells, moves):
-  """Interpolates a map of cells at a point of each cell.
+def sample(cells: Tensor, moves: Tensor) -> Tensor:
+  """Interpolate a map of cells [B, H, W, C] at one point of each cell.
 
   Args:
-    cells: float [B, H, W, C].
     moves: float [B, H, W, 2], (y, x) from the centre of each cell in pixels.
-
-  Returns:
-    float [B, H, W, C].
   """
   shape = ops.shape(cells)
   height, width = shape[1], shape[2]
@@ -67,15 +62,15 @@ def sample(cells, moves):
   return ops.reshape(interpolate(cells, points), shape)
 
 
-def interpolate(cells, points):
-  """Interpolates a map of cells linearly; its edge goes on outside.
+def interpolate(cells: Tensor, points: Tensor) -> Tensor:
+  """Interpolate a map of cells linearly; its edge is repeated outside.
 
   Args:
     cells: float [B, H, W, C].
     points: float [B, N, 2], (row, column) in cells.
 
   Returns:
-    float [B, N, C], NaN at points that are.
+    float [B, N, C], NaN at points that are NaN.
   """
   shape = ops.shape(cells)
   height, width = shape[1], shape[2]
@@ -84,30 +79,24 @@ def interpolate(cells, points):
   low = ops.minimum(ops.floor(points), ops.maximum(last - 1.0, 0.0))
   share = ops.expand_dims(ops.cast(points - low, cells.dtype), -1)
   most = ops.stack([height - 1, width - 1])
-  # A point that is no number is any integer: it must not be read outside of
-  # the map, and its share makes the result none.
+  # NaN is cast to any integer, which must not be read outside of the map; its
+  # share makes the result NaN.
   low = ops.minimum(ops.maximum(ops.cast(low, "int32"), 0), most)
   high = ops.minimum(low + 1, most)
-  # One list for all images, which is faster to gather from than one each.
+  # Gathering from one list of all images is faster than from one each.
   flat = ops.reshape(cells, [-1, cells.shape[-1]])
   start = ops.expand_dims(ops.arange(shape[0]) * height * width, 1)
 
   def at(rows, columns):
     return ops.take(flat, start + rows * width + columns, axis=0)
 
-  top = _blend(
-    at(low[..., 0], low[..., 1]), at(low[..., 0], high[..., 1]), share[:, :, 1]
-  )
-  bottom = _blend(
-    at(high[..., 0], low[..., 1]),
-    at(high[..., 0], high[..., 1]),
-    share[:, :, 1],
-  )
-  return _blend(top, bottom, share[:, :, 0])
+  def blend(first, second, weight):
+    return first + (second - first) * weight
 
-
-def _blend(first, second, share):
-  return first + (second - first) * share
+  y0, x0, y1, x1 = low[..., 0], low[..., 1], high[..., 0], high[..., 1]
+  top = blend(at(y0, x0), at(y0, x1), share[:, :, 1])
+  bottom = blend(at(y1, x0), at(y1, x1), share[:, :, 1])
+  return blend(top, bottom, share[:, :, 0])
 
 
 # Weight of the L2 regularisation of the attention's convolutions.
@@ -115,47 +104,44 @@ _DECAY = 1e-4
 
 # Channels of the attention's first convolution: section 3.3 of DELF.
 _ATTENTION_CHANNELS = 512
-# From here on the softplus of a float32 is the number itself.
-_SAME = 20.0
+# From this score on the softplus of a float32 is the score itself.
+_LINEAR = 20.0
 
 
 class AttentionModel(keras.Model):
-  """Scores of local features, and the mean feature that they weight."""
+  """Attention scores of local features, and their weighted mean."""
 
   foldable = (("conv1", "bn_conv1"),)
 
-  def __init__(self, kernel_size=1, decay=_DECAY, name="attention"):
-    """Creates the model; `decay` is of the kernels' L2 regularisation."""
+  def __init__(
+    self, kernel_size: int = 1, decay: float = _DECAY, name: str = "attention"
+  ):
     super().__init__(name=name)
-    self.conv1 = layers.Conv2D(
-      _ATTENTION_CHANNELS,
-      kernel_size,
-      padding="same",
-      kernel_regularizer=keras.regularizers.L2(decay),
-      name="attn_conv1",
-    )
-    self.bn_conv1 = normalization.BatchNormalization(axis=3, name="bn_conv1")
-    self.conv2 = layers.Conv2D(
-      1,
-      kernel_size,
-      padding="same",
-      kernel_regularizer=keras.regularizers.L2(decay),
-      name="attn_conv2",
-    )
 
-  def build(self, input_shape):
-    """Makes the variables for local features of this shape."""
+    def conv(channels, name):
+      return layers.Conv2D(
+        channels,
+        kernel_size,
+        padding="same",
+        kernel_regularizer=keras.regularizers.L2(decay),
+        name=name,
+      )
+
+    self.conv1 = conv(_ATTENTION_CHANNELS, "attn_conv1")
+    self.bn_conv1 = normalization.BatchNormalization(axis=3, name="bn_conv1")
+    self.conv2 = conv(1, "attn_conv2")
+
+  def build(self, input_shape: tuple) -> None:
+    """Create the variables for local features of this shape."""
     self.conv1.build(input_shape)
     hidden_shape = (*input_shape[:3], _ATTENTION_CHANNELS)
     self.bn_conv1.build(hidden_shape)
     self.conv2.build(hidden_shape)
 
-  def call(self, inputs, training=True):
-    """Scores local features.
-
-    Args:
-      inputs: Float [B, H, W, C], local features.
-      training: Whether batch normalisation uses the statistics of the batch.
+  def call(
+    self, inputs: Tensor, training: bool = True
+  ) -> tuple[Tensor, Tensor, Tensor]:
+    """Score local features [B, H, W, C].
 
     Returns:
       Mean of the features at unit length times their probabilities, [B, C]; the
@@ -164,26 +150,24 @@ class AttentionModel(keras.Model):
     """
     x = self.bn_conv1(self.conv1(inputs), training=training)
     score = self.conv2(ops.relu(x))
-    probability = _softplus(score)
+    # TFLite's own softplus is infinite from 89 on, and scores of trained models
+    # reach 1000. The results are the same to the bit.
+    low = ops.softplus(ops.minimum(score, _LINEAR))
+    probability = ops.where(score > _LINEAR, score, low)
     units = normalization.l2_normalize(inputs, axis=-1)
     feature = ops.mean(units * probability, axis=(1, 2))
     return feature, probability, score
-
-
-def _softplus(score):
-  """Returns the softplus, to the bit, without e to the power of a high score.
-
-  TFLite's own is infinite from 89 on, and scores of trained models go to 1000.
-  """
-  low = ops.softplus(ops.minimum(score, _SAME))
-  return ops.where(score > _SAME, score, low)
 
 
 class AutoencoderModel(keras.Model):
   """Short codes of local features, and the features back from them."""
 
   def __init__(
-    self, reduced_dimension, expand_dimension, kernel_size=1, name="autoencoder"
+    self,
+    reduced_dimension: int,
+    expand_dimension: int,
+    kernel_size: int = 1,
+    name: str = "autoencoder",
   ):
     super().__init__(name=name)
     self.conv1 = layers.Conv2D(
@@ -197,12 +181,12 @@ class AutoencoderModel(keras.Model):
       name="autoenc_conv2",
     )
 
-  def build(self, input_shape):
-    """Makes the variables for local features of this shape."""
+  def build(self, input_shape: tuple) -> None:
+    """Create the variables for local features of this shape."""
     self.conv1.build(input_shape)
     self.conv2.build((*input_shape[:3], self.conv1.filters))
 
-  def call(self, inputs):
-    """Returns the features reconstructed from codes, and the codes."""
+  def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the features reconstructed from codes, and the codes."""
     reduced = self.conv1(inputs)
     return self.conv2(reduced), reduced

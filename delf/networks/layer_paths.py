@@ -1,23 +1,26 @@
 """Layers and variables of a model by their paths in its checkpoints."""
 
+from collections.abc import Iterable
+
 import keras
 
 _SHOWN = 8
 
 
-def variables_by_path(model):
-  """Returns the variables of a built model by path.
+def variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
+  """Return the variables of a built model by path.
 
-  A path is made of the attributes that lead to the layer and of the variable's
-  name: `backbone/l2a/conv2a/kernel`. Layers that no attribute holds go by their
+  A path joins the attributes that lead to the layer and the variable's name:
+  `backbone/l2a/conv2a/kernel`. Layers that no attribute holds go by their
   names.
 
   Raises:
-    RuntimeError: If two variables have one path, or one has none.
+    RuntimeError: If two variables share a path, or one has none.
   """
   paths = {}
   for path, layer in layers_by_path(model).items():
-    for variable in _own_variables(layer):
+    below = {id(v) for child in layer._layers for v in child.weights}
+    for variable in (v for v in layer.weights if id(v) not in below):
       key = f"{path}/{variable.name}" if path else variable.name
       if paths.setdefault(key, variable) is not variable:
         raise RuntimeError(f"two variables of {model.name} are {key}")
@@ -28,29 +31,17 @@ def variables_by_path(model):
   return paths
 
 
-def layers_by_path(model):
-  """Returns a built model, at path "", and all layers in it by path."""
-  found = {"": model}
-  seen = {id(model)}
-  queue = [("", model)]
-  while queue:
-    path, layer = queue.pop(0)
+def layers_by_path(model: keras.Model) -> dict[str, keras.layers.Layer]:
+  """Return a built model, at path "", and all layers in it by path."""
+  paths, seen, queue = {"": model}, {id(model)}, [("", model)]
+  for path, layer in queue:  # Breadth first: it grows meanwhile.
     for name, child in _children(layer):
       if id(child) not in seen:
         seen.add(id(child))
         child_path = f"{path}/{name}" if path else name
-        found[child_path] = child
+        paths[child_path] = child
         queue.append((child_path, child))
-  return found
-
-
-def listed(names):
-  """Returns names as text; of many, the first ones and how many there are."""
-  names = list(names)
-  words = ", ".join(names[:_SHOWN])
-  return (
-    words if len(names) <= _SHOWN else f"{words}, ... ({len(names)} in all)"
-  )
+  return paths
 
 
 def _children(layer):
@@ -58,25 +49,18 @@ def _children(layer):
   for name, value in vars(layer).items():
     if name.startswith("_"):
       continue
-    if isinstance(value, keras.layers.Layer):
-      children.append((name, value))
-    elif isinstance(value, list | tuple):
-      children += [
-        (f"{name}/{index}", item)
-        for index, item in enumerate(value)
-        if isinstance(item, keras.layers.Layer)
-      ]
+    items = [(name, value)]
+    if isinstance(value, list | tuple):
+      items = [(f"{name}/{index}", item) for index, item in enumerate(value)]
     elif isinstance(value, dict):
-      children += [
-        (f"{name}/{key}", item)
-        for key, item in value.items()
-        if isinstance(item, keras.layers.Layer)
-      ]
+      items = [(f"{name}/{key}", item) for key, item in value.items()]
+    children += [x for x in items if isinstance(x[1], keras.layers.Layer)]
   named = {id(child) for _, child in children}
-  held = [c for c in layer._layers if id(c) not in named]
-  return children + [(child.name, child) for child in held]
+  return children + [(c.name, c) for c in layer._layers if id(c) not in named]
 
 
-def _own_variables(layer):
-  below = {id(v) for child in layer._layers for v in child.weights}
-  return [v for v in layer.weights if id(v) not in below]
+def listed(names: Iterable[str]) -> str:
+  """Return names as text; of many, the first ones and their number."""
+  names = list(names)
+  text = ", ".join(names[:_SHOWN])
+  return text if len(names) <= _SHOWN else f"{text}, ... ({len(names)} in all)"

@@ -5,19 +5,18 @@ A key is the path of a variable (see `layer_paths`) and a suffix:
 """
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from delf.base import errors
+from delf.base import errors, files
 from delf.formats import checkpoints
 from delf.networks import layer_paths
 
-# So many names of a list are enough to see what is wrong.
-
-
-# Paths that training alone needs; `load_weights(..., unused=TRAINING_ONLY)` is
-# how a model without classifiers reads a checkpoint that has them.
+# Paths that only training needs; with `load_weights(unused=TRAINING_ONLY)` a
+# model without classifiers reads a checkpoint that has them.
 TRAINING_ONLY = (
   "desc_classification",
   "attn_classification",
@@ -25,115 +24,119 @@ TRAINING_ONLY = (
   "scale_factor",
 )
 
-_SUFFIX = checkpoints.SUFFIX
-_GRAPH = checkpoints.GRAPH
-
-# Keys of a checkpoint of a training run that are not of its model.
-_OF_THE_RUN = ("optimizer", "save_counter", "global_step", "epoch", "step")
+# Keys in a training run's checkpoint that are not of its model.
+_RUN_KEYS = ("optimizer", "save_counter", "global_step", "epoch", "step")
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-  """What `load_weights` did, as sorted lists of paths of variables."""
+  """Sorted paths of variables: loaded, only stored, only in the model."""
 
-  loaded: list
-  unused: list
-  missing: list
+  loaded: list[str]
+  unused: list[str]
+  missing: list[str]
 
 
-def load_weights(model, path, *, unused=(), missing=()):
-  """Gives a built model the weights of a checkpoint, all of them or none.
+def load_weights(
+  model: keras.Model,
+  path: files.Path,
+  *,
+  unused: Iterable[str] = (),
+  missing: Iterable[str] = (),
+) -> LoadReport:
+  """Load the weights of a checkpoint into a built model, all or none.
 
   Args:
-    model: Model whose variables exist.
-    path: Prefix of a TensorFlow checkpoint (`delf_weights`), or a folder with a
-      `checkpoint` file, whose newest one is read. Written by `save_weights`, by
-      `save_weights` of Keras 2, or by a training run (`model/...` besides the
-      optimiser's variables).
-    unused: Paths, or beginnings of paths, that the checkpoint may hold though
-      the model has no such variable.
-    missing: Paths, or beginnings of paths, that the model may have though the
-      checkpoint lacks them; they keep their values. What is also in `unused`
-      may be of another shape.
+    path: As in `checkpoints.open_reader`, of a checkpoint that `save_weights`,
+      Keras 2 or a training run wrote (`model/...` beside the optimiser).
+    unused: Paths, or prefixes of paths, that the checkpoint may hold without a
+      variable in the model.
+    missing: Paths, or prefixes of paths, that the checkpoint may lack; these
+      variables keep their values. Those also in `unused` may differ in shape.
 
   Raises:
-    FileNotFoundError: If there is no checkpoint.
-    InputError: If it cannot be read, or if what it holds is not what the model
-      has: it lists what is missing, unused, of another shape, or no floating
-      point. Then nothing has changed.
+    InputError: If the checkpoint cannot be read, or does not fit: lists what is
+      missing, unused, of another shape, or not of floating point.
   """
   variables = layer_paths.variables_by_path(model)
   reader, prefix = checkpoints.open_reader(path)
-  keys = _keys_for(variables, reader, set(unused) & set(missing))
+  shapes = reader.get_variable_to_shape_map()
+  dtypes = reader.get_variable_to_dtype_map()
+  keys = _model_keys(shapes)
+  optional = set(unused) & set(missing)
+  for name in variables.keys() & keys.keys():
+    fits = shapes[keys[name]] == list(variables[name].shape)
+    if not fits and _under(name, optional):
+      del keys[name]
   report = LoadReport(
     loaded=sorted(variables.keys() & keys.keys()),
     unused=sorted(keys.keys() - variables.keys()),
     missing=sorted(variables.keys() - keys.keys()),
   )
-  problems = [
-    *_list("missing", _not_under(report.missing, missing)),
-    *_list("unused", _not_under(report.unused, unused)),
-    *_mismatches(reader, {n: (keys[n], variables[n]) for n in report.loaded}),
-  ]
-  if problems:
-    expected = f"the weights of {model.name}"
-    raise errors.InputError(expected, "; ".join(problems), prefix)
+  problems = {
+    "missing": [p for p in report.missing if not _under(p, missing)],
+    "unused": [p for p in report.unused if not _under(p, unused)],
+    "of another shape": [
+      f"{name} {shapes[keys[name]]} in place of {expected}"
+      for name in report.loaded
+      if shapes[keys[name]] != (expected := list(variables[name].shape))
+    ],
+    "of another type": [
+      f"{name} {dtype.name} in place of {variables[name].dtype}"
+      for name in report.loaded
+      if not (dtype := dtypes[keys[name]]).is_floating
+    ],
+  }
+  if any(problems.values()):
+    received = "; ".join(
+      f"{title}: {layer_paths.listed(items)}"
+      for title, items in problems.items()
+      if items
+    )
+    raise errors.InputError(f"the weights of {model.name}", received, prefix)
   with checkpoints.reading(prefix):
     values = {name: reader.get_tensor(keys[name]) for name in report.loaded}
-    if reader.has_tensor(_GRAPH):  # The end of the file: is it whole?
-      reader.get_tensor(_GRAPH)
+    if reader.has_tensor(checkpoints.GRAPH):  # At the end: the file is whole.
+      reader.get_tensor(checkpoints.GRAPH)
   for name, value in values.items():
     variables[name].assign(value)
   return report
 
 
-def _keys_for(variables, reader, optional):
-  """Returns a dict of path to key, without optional ones that do not fit."""
-  shapes = reader.get_variable_to_shape_map()
-  keys = _model_keys(shapes)
-  apart = {
-    name
-    for name in variables.keys() & keys.keys()
-    if shapes[keys[name]] != list(variables[name].shape)
-  }
-  left_out = apart - set(_not_under(apart, optional))
-  return {name: key for name, key in keys.items() if name not in left_out}
+def _model_keys(keys):
+  """Return a dict of path in the model to key."""
+  suffix = checkpoints.SUFFIX
+  paths = {k.removesuffix(suffix): k for k in keys if k.endswith(suffix)}
+  if any(path.startswith("model/") for path in paths):
+    return {
+      path.removeprefix("model/"): key
+      for path, key in paths.items()
+      if path.split("/")[0] not in _RUN_KEYS and ".OPTIMIZER_SLOT" not in path
+    }
+  return {p: key for p, key in paths.items() if p != "save_counter"}
 
 
-def _mismatches(reader, loaded):
-  """Returns how what is stored differs; `loaded`: path to (key, variable)."""
-  shapes = reader.get_variable_to_shape_map()
-  dtypes = reader.get_variable_to_dtype_map()
-  of_shape = [
-    f"{name} {shapes[key]} in place of {list(variable.shape)}"
-    for name, (key, variable) in loaded.items()
-    if shapes[key] != list(variable.shape)
-  ]
-  of_type = [
-    f"{name} {dtypes[key].name} in place of {variable.dtype}"
-    for name, (key, variable) in loaded.items()
-    if not dtypes[key].is_floating
-  ]
-  return _list("of another shape", of_shape) + _list("of another type", of_type)
+def _under(path, prefixes):
+  return f"{path}/".startswith(tuple(f"{prefix}/" for prefix in prefixes))
 
 
-def save_weights(model, path):
-  """Writes the weights of a built model as a TensorFlow checkpoint.
+def save_weights(model: keras.Model, path: files.Path) -> files.Path:
+  """Write the weights of a built model as a TensorFlow checkpoint.
 
-  `path`.index is written last, so that one that exists is whole. Missing
-  folders are made. Returns `path`.
+  `path`.index is written last, so that the checkpoint is whole if it exists.
+  Missing folders are created. Returns `path`.
   """
   return checkpoints.write(path, **trackables(model))
 
 
-def trackables(model):
-  """Returns the variables of a built model as `tf.train.Checkpoint` takes them.
+def trackables(model: keras.Model) -> dict[str, Any]:
+  """Return the variables of a built model for `tf.train.Checkpoint`.
 
   `tf.train.Checkpoint(model=trackables(model), optimizer=...)` has the keys of
-  a training run of the original. Layers themselves would not do: Checkpoint
-  drops without a word those that a Python list holds. With a Keras backend
-  other than TensorFlow the variables are copies.
+  a training run of the original. With a Keras backend other than TensorFlow the
+  variables are copies.
   """
+  # Checkpoint silently drops layers that a Python list of a model holds.
   tree = {}
   for path, variable in layer_paths.variables_by_path(model).items():
     *parents, leaf = path.split("/")
@@ -147,38 +150,12 @@ def trackables(model):
   return tree
 
 
-def describe(path):
-  """Returns (key, shape, dtype) of what a checkpoint holds, by key.
-
-  Raises:
-    FileNotFoundError: If there is no checkpoint.
-    InputError: If it cannot be read.
-  """
+def describe(path: files.Path) -> list[tuple[str, tuple[int, ...], str]]:
+  """Return (key, shape, dtype) of the variables in a checkpoint, by key."""
   reader, _ = checkpoints.open_reader(path)
   dtypes = reader.get_variable_to_dtype_map()
   return [
     (key, tuple(shape), dtypes[key].name)
     for key, shape in sorted(reader.get_variable_to_shape_map().items())
-    if key != _GRAPH
+    if key != checkpoints.GRAPH
   ]
-
-
-def _model_keys(keys):
-  """Returns a dict of path in the model to key."""
-  paths = {k.removesuffix(_SUFFIX): k for k in keys if k.endswith(_SUFFIX)}
-  if any(path.startswith("model/") for path in paths):
-    return {
-      path.removeprefix("model/"): key
-      for path, key in paths.items()
-      if path.split("/")[0] not in _OF_THE_RUN and ".OPTIMIZER_SLOT" not in path
-    }
-  return {p: key for p, key in paths.items() if p != "save_counter"}
-
-
-def _not_under(paths, beginnings):
-  folders = tuple(f"{beginning}/" for beginning in beginnings)
-  return [path for path in paths if not f"{path}/".startswith(folders)]
-
-
-def _list(title, items):
-  return [f"{title}: {layer_paths.listed(items)}"] if items else []

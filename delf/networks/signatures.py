@@ -1,22 +1,25 @@
-"""The functions that an exported model carries, with their tensor names.
+"""Functions of an exported model, with their tensor names.
 
-`serving_default` is what users of the original know. The others let a caller
-pay only for what it asks for:
+`serving_default` is the original's. The others let a caller compute only what
+it needs:
 
   local, global          of a model with both: one part alone
   batch, batch_local, batch_global
                          the same for [B, H, W, 3] images of one size
+  network, network_local the network at one scale, without the pyramid, from
+                         which other formats are made: `network_functions`
 
-  network, network_local the network of one scale, without the pyramid, which
-                         other formats are made of: `network_functions`
-
-A batch of B images gives arrays with B rows, local features filled up with
-zeros to the longest list, and `counts` [B] int32, how many each image has.
+A batch of B images gives arrays with B rows, local features padded with zeros
+to the longest list, and `counts` [B] int32, the number of each image.
 """
 
 import dataclasses
 import functools
+import os
+from collections.abc import Callable
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from delf.base import errors
@@ -30,14 +33,14 @@ class Network:
   """The calls of a model that extraction needs, each traced once.
 
   Attributes:
-    full: Images [B, h, w, 3] float32 to descriptor, attention, features and,
-      of a backbone that places its features, their offsets.
-    local: The same without the descriptor, and without what only it needs.
-    descriptor: Images to the descriptor alone.
-    receptive: tensorflow_ops.Receptive of the feature map.
+    full: Function of images [B, h, w, 3] float32 that gives descriptor,
+      attention, features and, of some backbones, offsets.
+    local: The same without the descriptor and its computation.
+    descriptor: Function that gives the descriptor alone.
+    receptive: Receptive field of a cell of the feature map.
   """
 
-  def __init__(self, model):
+  def __init__(self, model: keras.Model):
     backbone = model.backbone
     self.receptive = tensorflow_ops.Receptive(
       backbone.receptive_field,
@@ -45,9 +48,7 @@ class Network:
       backbone.receptive_padding,
     )
     images = tf.TensorSpec([None, None, None, 3], tf.float32)
-
-    def traced_once(function):
-      return tf.function(function, input_signature=[images], autograph=False)
+    traced_once = tf.function(input_signature=[images], autograph=False)
 
     def with_offsets(call):
       def function(images):
@@ -69,7 +70,7 @@ NETWORK, LOCAL = "network", "network_local"
 # Output of `network` beside those of `network_files`: the settings as JSON.
 _SETTINGS = "settings"
 
-# In the order of a network; not each has the last one.
+# In the order of a network's outputs; not each network has the last one.
 _MAPS = (network_files.ATTENTION, network_files.FEATURES, network_files.OFFSETS)
 
 _NORMALIZED = tf.TensorSpec(
@@ -77,16 +78,14 @@ _NORMALIZED = tf.TensorSpec(
 )
 
 
-def make(network: Network, settings: network_files.Settings) -> dict:
-  """Returns the functions of normalised images that other formats are made of.
+def network_functions(
+  network: Network, settings: network_files.Settings
+) -> dict[str, Any]:
+  """Return the concrete functions from which other formats are made, by name.
 
-  Args:
-    settings: Of the export; what the network says itself is filled in.
-
-  Returns:
-    dict of name to concrete function of [B, h, w, 3] float32. `network` gives
-    all outputs of the form (see `network_files`) and the settings; of both
-    forms `network_local` gives the local ones alone.
+  They take normalised images [B, h, w, 3] float32. `network` returns all
+  outputs of the form (see `network_files`) and the settings, completed by the
+  network's own; of a joint form `network_local` returns the local outputs.
   """
 
   def local(images):
@@ -125,14 +124,12 @@ def make(network: Network, settings: network_files.Settings) -> dict:
   return calls | {NETWORK: concrete(with_settings)}
 
 
-def read_settings(functions: dict, path) -> network_files.Settings:
-  """Returns the settings of an export, from its functions by name.
-
-  Raises:
-    InputError: If it has no such function; names `path`.
-  """
-  found = functions.get(NETWORK)
-  if found is None or _SETTINGS not in found.structured_outputs:
+def read_settings(
+  functions: dict[str, Any], path: str | os.PathLike
+) -> network_files.Settings:
+  """Return the settings of an export; `path` is for errors."""
+  function = functions.get(NETWORK)
+  if function is None or _SETTINGS not in function.structured_outputs:
     raise errors.InputError(
       "an export of this version of delf (with a function `network`); export"
       " it again from its checkpoint",
@@ -140,16 +137,16 @@ def read_settings(functions: dict, path) -> network_files.Settings:
       path,
     )
   # A constant, whatever the image.
-  value = found(images=tf.zeros([1, 64, 64, 3]))[_SETTINGS]
+  value = function(images=tf.zeros([1, 64, 64, 3]))[_SETTINGS]
   return network_files.parse(value.numpy(), path)
 
 
-def without_settings(function):
-  """Returns a tf.function of one image [1, h, w, 3] that omits the settings."""
+def without_settings(function: Callable) -> Callable:
+  """Return a tf.function of one image [1, h, w, 3] that omits the settings."""
 
   def call(images):
-    found = function(images=images)
-    return {name: found[name] for name in found if name != _SETTINGS}
+    outputs = function(images=images)
+    return {name: outputs[name] for name in outputs if name != _SETTINGS}
 
   spec = tf.TensorSpec([1, None, None, 3], tf.float32, network_files.IMAGES)
   return tf.function(call, input_signature=[spec], autograph=False)
@@ -162,12 +159,11 @@ _MOST = tf.TensorSpec([], tf.int32, "input_max_feature_num")
 _THRESHOLD = tf.TensorSpec([], tf.float32, "input_abs_thres")
 _INDICES = tf.TensorSpec([None], tf.int32, "input_global_scales_ind")
 
-# Type of pooling over scales, and whether to normalise.
-_NO_POOLING = ("None", False)
 
-
-def local(network: Network, iou: float, variants: bool = True) -> dict:
-  """Returns the functions of a model for local features, by name.
+def local(
+  network: Network, iou: float, variants: bool = True
+) -> dict[str, Any]:
+  """Return the functions for local features, by name.
 
   Args:
     iou: As in `export_model_utils.ExtractLocalFeatures`.
@@ -177,59 +173,58 @@ def local(network: Network, iou: float, variants: bool = True) -> dict:
   if variants:
     settings = network_files.Settings(network_files.LOCAL, iou=float(iou))
     functions["batch_local"] = _local(network, iou, batch=True)
-    functions |= make(network, settings)
+    functions |= network_functions(network, settings)
   return functions
 
 
 def global_(
   network: Network,
-  input_scales: list | None,
+  input_scales: list[float] | None,
   pool_type: str,
   normalize: bool,
   variants: bool = True,
-) -> dict:
-  """Returns the functions of a model for global descriptors, by name.
+) -> dict[str, Any]:
+  """Return the functions for global descriptors, by name.
 
   Args:
     input_scales: Image scales to fix, or None for scales that are an input.
     pool_type: "None", "average" or "sum" over the scales.
     normalize: Whether to L2-normalise the result.
   """
-  pooling = (pool_type, normalize)
-  functions = {"serving_default": _global(network, pooling, input_scales)}
+  make = functools.partial(_global, network, pool_type, normalize, input_scales)
+  functions = {"serving_default": make()}
   if variants:
-    batch = _global(network, pooling, input_scales, batch=True)
-    functions["batch_global"] = batch
+    functions["batch_global"] = make(batch=True)
     settings = network_files.Settings(
       network_files.GLOBAL,
       input_scales=tuple(input_scales) if input_scales else None,
       pool_type=pool_type,
       normalize=normalize,
     )
-    functions |= make(network, settings)
+    functions |= network_functions(network, settings)
   return functions
 
 
 def local_and_global(
   network: Network, iou: float, variants: bool = True
-) -> dict:
-  """Returns the functions of a model for both, by name; see `local`."""
+) -> dict[str, Any]:
+  """Return the functions for both, by name; see `local`."""
   functions = {"serving_default": _joint(network, iou)}
   if variants:
     functions |= {
       "local": _local(network, iou),
-      "global": _global(network, _NO_POOLING),
+      "global": _global(network),
       "batch": _joint(network, iou, batch=True),
       "batch_local": _local(network, iou, batch=True),
-      "batch_global": _global(network, _NO_POOLING, batch=True),
+      "batch_global": _global(network, batch=True),
     }
     settings = network_files.Settings(network_files.JOINT, iou=float(iou))
-    functions |= make(network, settings)
+    functions |= network_functions(network, settings)
   return functions
 
 
 def _concrete(*specs):
-  """Turns a function into its concrete one for arguments of these specs."""
+  """Decorate a function: make it concrete for arguments of these specs."""
 
   def decorate(function):
     wrapped = tf.function(function, input_signature=specs, autograph=False)
@@ -242,7 +237,7 @@ def _local(network, iou, batch=False):
   @_concrete(_IMAGES if batch else _IMAGE, _SCALES, _MOST, _THRESHOLD)
   def extract(images, scales, max_feature_num, abs_thres):
     selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
-    found = tensorflow_ops.local(
+    candidates = tensorflow_ops.local(
       _pixels(images, batch),
       scales,
       selection,
@@ -250,7 +245,7 @@ def _local(network, iou, batch=False):
       network.receptive,
     )
     number = tf.shape(images)[0] if batch else None
-    return _selected(network, found, selection, number)
+    return _local_outputs(network, candidates, selection, number)
 
   return extract
 
@@ -259,7 +254,7 @@ def _joint(network, iou, batch=False):
   @_concrete(_IMAGES if batch else _IMAGE, _SCALES, _MOST, _THRESHOLD, _INDICES)
   def extract(images, scales, max_feature_num, abs_thres, indices):
     selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
-    found, descriptors = tensorflow_ops.local_and_global(
+    candidates, descriptors = tensorflow_ops.local_and_global(
       _pixels(images, batch),
       scales,
       selection,
@@ -268,16 +263,15 @@ def _joint(network, iou, batch=False):
       network.receptive,
     )
     number = tf.shape(images)[0] if batch else None
-    descriptors = descriptors if batch else descriptors[0]
-    return _selected(network, found, selection, number) | _named_global(
-      descriptors, "None", batch
-    )
+    outputs = _local_outputs(network, candidates, selection, number)
+    return outputs | _global_output(descriptors, "None", batch)
 
   return extract
 
 
-def _global(network, pooling, fixed_scales=None, batch=False):
-  """Returns the function; `pooling` is (type, whether to normalise)."""
+def _global(
+  network, pool_type="None", normalize=False, fixed_scales=None, batch=False
+):
   fixed = fixed_scales is not None
   specs = (_IMAGES if batch else _IMAGE,)
   specs += () if fixed else (_SCALES, _INDICES)
@@ -290,58 +284,56 @@ def _global(network, pooling, fixed_scales=None, batch=False):
     descriptors = tensorflow_ops.global_(
       _pixels(images, batch), scales, indices, network.descriptor
     )
-    pooled = export_model_utils.pool_scales(descriptors, *pooling)
-    return _named_global(pooled if batch else pooled[0], pooling[0], batch)
+    pooled = export_model_utils.pool_scales(descriptors, pool_type, normalize)
+    return _global_output(pooled, pool_type, batch)
 
   return extract
 
 
 def _pixels(images, batch):
-  """Returns a batch of normalised images."""
+  """Return a batch of normalised images."""
   pixels = feature_extractor.NormalizePixelValues(images)
   return pixels if batch else pixels[tf.newaxis]
 
 
-def _selected(network, found, selection, number):
-  """Returns the local outputs of a batch of a number, or, if None, of one."""
-  values = (found.boxes, found.features, found.scales, found.scores)
+def _local_outputs(network, candidates, selection, number):
+  """Return the outputs of a batch of `number` images, or of one if None."""
   if number is None:
-    rows = tensorflow_ops.select(found, selection)
-    boxes, features, scales, scores = (tf.gather(v, rows) for v in values)
-    scores = scores[:, tf.newaxis]
-    return _named_local(network, boxes, features, scales, scores)
-  rows = tf.map_fn(
-    lambda image: tensorflow_ops.select(found, selection, image),
-    tf.range(number),
-    fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
-  )
-  boxes, features, scales, scores = (
-    tf.gather(v, rows).to_tensor() for v in values
-  )
-  scores = scores[..., tf.newaxis]
-  named = _named_local(network, boxes, features, scales, scores, batch=True)
-  counts = tf.cast(rows.row_lengths(), tf.int32)
-  return named | {"counts": tf.identity(counts, "counts")}
-
-
-def _named_local(network, boxes, features, scales, scores, batch=False):
-  channels = network.local.get_concrete_function().outputs[1].shape[-1]
-  rows = [None, None] if batch else [None]
-  return {
-    "boxes": _named(boxes, "boxes", [*rows, 4]),
-    "features": _named(features, "features", [*rows, channels]),
-    "scales": _named(scales, "scales", rows),
-    "scores": _named(scores, "scores", [*rows, 1]),
-  }
-
-
-def _named_global(descriptors, pool_type, batch=False):
-  rows = [None] if batch else []
-  if pool_type == "None":
-    name, shape = "global_descriptors", [*rows, None, None]
+    batch, rows = [], tensorflow_ops.select(candidates, selection)
+    gather = functools.partial(tf.gather, indices=rows)
   else:
-    name, shape = "global_descriptor", [*rows, None]
-  return {name: _named(descriptors, name, shape)}
+    batch = [None]
+    rows = tf.map_fn(
+      lambda image: tensorflow_ops.select(candidates, selection, image),
+      tf.range(number),
+      fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
+    )
+
+    def gather(values):
+      return tf.gather(values, rows).to_tensor()
+
+  channels = network.local.get_concrete_function().outputs[1].shape[-1]
+  outputs = {}
+  for name, values, shape in (
+    ("boxes", candidates.boxes, [4]),
+    ("features", candidates.features, [channels]),
+    ("scales", candidates.scales, []),
+    ("scores", candidates.scores[:, tf.newaxis], [1]),
+  ):
+    outputs[name] = _named(gather(values), name, [*batch, None, *shape])
+  if number is not None:
+    counts = tf.cast(rows.row_lengths(), tf.int32)
+    outputs["counts"] = tf.identity(counts, "counts")
+  return outputs
+
+
+def _global_output(descriptors, pool_type, batch):
+  name, shape = "global_descriptors", [None, None]
+  if pool_type != "None":
+    name, shape = "global_descriptor", [None]
+  if batch:
+    return {name: _named(descriptors, name, [None, *shape])}
+  return {name: _named(descriptors[0], name, shape)}
 
 
 def _named(value, name, shape):

@@ -1,14 +1,17 @@
-"""What only TensorFlow does: fused normalisation and selection of features."""
+"""TensorFlow's part: fused normalisation, image pyramids, feature selection."""
 
-import typing
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from delf.python import feature_extractor
 
 
-def normalize(inputs, gamma, beta, epsilon):
-  """Normalises a batch [B, H, W, C] with its own statistics.
+def normalize(
+  inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Normalise a batch [B, H, W, C] with its own statistics.
 
   Returns:
     The batch, and float32 [C] mean and variance of its channels.
@@ -22,12 +25,12 @@ def normalize(inputs, gamma, beta, epsilon):
     epsilon=epsilon,
     is_training=True,
   )
-  # It divides the variance by one less than the number of values.
+  # Its variance is the unbiased one.
   number = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
   return outputs, mean, variance * (number - 1.0) / number
 
 
-class Receptive(typing.NamedTuple):
+class Receptive(NamedTuple):
   """Receptive field of one cell of the feature map, in pixels of its image."""
 
   size: int
@@ -39,23 +42,21 @@ class Receptive(typing.NamedTuple):
 RESNET = Receptive(291, 16, 145)
 
 
-class Selection(typing.NamedTuple):
-  """Which local features to keep.
-
-  Attributes:
-    max_feature_num: int32 [], the most per image.
-    abs_thres: float32 [], the least attention.
-    iou: float, overlap of two boxes above which the weaker one goes; from 1.0
-      on, all stay.
-  """
+class Selection(NamedTuple):
+  """Which local features to keep; from `iou` 1.0 on, boxes may overlap."""
 
   max_feature_num: tf.Tensor
   abs_thres: tf.Tensor
   iou: float
 
+  @property
+  def keeps_overlaps(self) -> bool:
+    """Whether no feature is dropped for overlapping a better one."""
+    return not tf.is_tensor(self.iou) and self.iou >= 1.0
 
-class Local(typing.NamedTuple):
-  """Local features of a batch, in one list.
+
+class LocalFeatures(NamedTuple):
+  """Local features of all images of a batch, in one list of N.
 
   Attributes:
     boxes: [N, 4] float32, receptive boxes (ymin, xmin, ymax, xmax) in pixels.
@@ -72,34 +73,31 @@ class Local(typing.NamedTuple):
   image: tf.Tensor
 
 
-def select(found: Local, selection: Selection, image=None):
-  """Returns [K] int32: positions in `found` that stay, best score first.
+def select(
+  local: LocalFeatures, selection: Selection, image: tf.Tensor | None = None
+) -> tf.Tensor:
+  """Return [K] int32: positions in `local` to keep, best score first.
 
-  Equal scores keep their order. A score that is not a number counts as the
-  best, so that it is seen. `image` is the position in a batch, or None for a
-  batch of one.
+  Equal scores keep their order. NaN counts as the best score, so that it is
+  seen. `image` is the position in a batch, or None for a batch of one.
   """
   if image is None:
-    return _suppress(found.boxes, found.scores, selection)
-  mine = tf.cast(tf.where(found.image == image)[:, 0], tf.int32)
-  boxes, scores = tf.gather(found.boxes, mine), tf.gather(found.scores, mine)
-  return tf.gather(mine, _suppress(boxes, scores, selection))
+    return _suppress(local.boxes, local.scores, selection)
+  rows = tf.cast(tf.where(local.image == image)[:, 0], tf.int32)
+  boxes, scores = tf.gather(local.boxes, rows), tf.gather(local.scores, rows)
+  return tf.gather(rows, _suppress(boxes, scores, selection))
 
 
 def _suppress(boxes, scores, selection):
-  if _keeps_overlaps(selection):
+  if selection.keeps_overlaps:
     return _best(scores, selection.max_feature_num)
   return tf.image.non_max_suppression(
     boxes, _rank(scores), selection.max_feature_num, selection.iou
   )
 
 
-def _keeps_overlaps(selection):
-  return not tf.is_tensor(selection.iou) and selection.iou >= 1.0
-
-
 def _best(scores, most):
-  """Returns [..., K] int32: positions of the K best; lower ones at ties."""
+  """Return [..., K] int32: positions of the K best; lower ones at ties."""
   number = tf.minimum(most, tf.shape(scores)[-1])
   return tf.math.top_k(_rank(scores), number).indices
 
@@ -108,19 +106,15 @@ def _rank(scores):
   return tf.where(tf.math.is_nan(scores), float("inf"), scores)
 
 
-def candidates(maps, scale, selection, receptive):
-  """Returns the local features of one scale that pass the threshold.
+def candidates(
+  maps: list[tf.Tensor],
+  scale: tf.Tensor,
+  selection: Selection,
+  receptive: Receptive,
+) -> LocalFeatures:
+  """Return the local features of one scale that pass the threshold.
 
-  Args:
-    maps: Attention, [B, y, x, 1] float32; features, [B, y, x, D] float32; and
-      perhaps offsets, [B, y, x, 2] float32: (y, x) of each feature from the
-      centre of its cell, in pixels.
-    scale: float32 [], image scale.
-    selection: Selection.
-    receptive: Receptive of the feature map.
-
-  Returns:
-    Local, by image, then by score or by position.
+  They are ordered by image, then by score or, to be suppressed, by position.
   """
   attention, features, *offsets = maps
   shape = tf.shape(features)
@@ -128,14 +122,13 @@ def candidates(maps, scale, selection, receptive):
   boxes = feature_extractor.CalculateReceptiveBoxes(
     shape[1], shape[2], *receptive
   )
-  if _keeps_overlaps(selection):
+  if selection.keeps_overlaps:
     # What is not among the best of its scale is not among the best of all.
     cells = _best(scores, selection.max_feature_num)
   else:
     cells = tf.broadcast_to(tf.range(tf.shape(scores)[1]), tf.shape(scores))
   ranked = tf.gather(scores, cells, batch_dims=1)
-  # What is not a number would else be dropped in silence; `not <` does not do,
-  # as TensorFlow makes `>=` of it.
+  # NaN must not be dropped silently; TensorFlow makes `>=` of `not <`.
   passes = (ranked >= selection.abs_thres) | tf.math.is_nan(ranked)
   image = tf.cast(tf.where(passes)[:, 0], tf.int32)
   cell = tf.boolean_mask(cells, passes)
@@ -145,7 +138,7 @@ def candidates(maps, scale, selection, receptive):
   if offsets:
     moves = tf.gather(tf.reshape(offsets[0], [-1, 2]), position)
     boxes += tf.tile(moves, [1, 2])
-  return Local(
+  return LocalFeatures(
     boxes=boxes / scale,
     features=tf.gather(flat, position),
     scales=tf.fill(tf.shape(cell), 1.0 / scale),
@@ -154,69 +147,87 @@ def candidates(maps, scale, selection, receptive):
   )
 
 
-def scaled_size(height, width, scale):
-  """Returns int32 [2], size of an image at a scale, rounded half to even."""
+def scaled_size(
+  height: tf.Tensor, width: tf.Tensor, scale: tf.Tensor
+) -> tf.Tensor:
+  """Return int32 [2], size of an image at a scale, rounded half to even."""
   size = tf.cast(tf.stack([height, width]), tf.float32)
   return tf.cast(tf.round(size * scale), tf.int32)
 
 
-def resize(images, scale):
-  """Returns [B, H', W', 3] float32: images at a scale, bilinear."""
+def resize(images: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+  """Return images [B, H, W, 3] at a scale, float32, bilinear."""
   shape = tf.shape(images)
   return tf.image.resize(images, scaled_size(shape[1], shape[2], scale))
 
 
-def local(images, image_scales, selection, model_fn, receptive=RESNET):
-  """Returns the Local features of all scales, before the last selection.
+def local(
+  images: tf.Tensor,
+  image_scales: tf.Tensor,
+  selection: Selection,
+  model_fn: Callable,
+  receptive: Receptive = RESNET,
+) -> LocalFeatures:
+  """Return the local features of all scales, before the last selection.
 
   Args:
     images: [B, H, W, 3] float32, normalised.
     image_scales: [S] float32.
     model_fn: Function of [B, h, w, 3] images that gives attention [B, y, x, 1],
-      features [B, y, x, D] and perhaps offsets [B, y, x, 2].
-    receptive: Receptive of the feature map.
+      features [B, y, x, D] and optionally offsets [B, y, x, 2]: (y, x) of each
+      feature from the centre of its cell, in pixels.
   """
 
   def step(index, arrays):
     maps = model_fn(resize(images, image_scales[index]))
-    found = candidates(maps, image_scales[index], selection, receptive)
-    return _write(arrays, index, found)
+    features = candidates(maps, image_scales[index], selection, receptive)
+    return _write(arrays, index, features)
 
   number = tf.size(image_scales)
-  return _concatenate(_loop(number, step, _arrays(number)))
+  arrays = _loop(number, step, _arrays(number, _LOCAL_TYPES))
+  return LocalFeatures(*(array.concat() for array in arrays))
 
 
-def global_(images, image_scales, indices, model_fn):
-  """Returns [B, G', D] float32: global descriptors, by scale.
+def global_(
+  images: tf.Tensor,
+  image_scales: tf.Tensor,
+  indices: tf.Tensor,
+  model_fn: Callable,
+) -> tf.Tensor:
+  """Return [B, G, D] float32: global descriptors, in the order of the scales.
 
   Args:
     images: [B, H, W, 3] float32, normalised.
     image_scales: [S] float32.
-    indices: [G] int32, positions in `image_scales`, at least one. Their order
-      and repetitions do not matter.
+    indices: Positions in `image_scales`, at least one, in any order; repeated
+      ones count once.
     model_fn: Function of [B, h, w, 3] images that gives [B, D].
   """
   used = tf.where(_is_used(image_scales, indices))[:, 0]
   scales = tf.gather(image_scales, used)
 
   def step(index, arrays):
-    (array,) = arrays
-    return (array.write(index, model_fn(resize(images, scales[index]))),)
+    return _write(arrays, index, [model_fn(resize(images, scales[index]))])
 
   number = tf.size(scales)
-  (array,) = _loop(number, step, (_descriptor_array(number),))
+  (array,) = _loop(number, step, _arrays(number, [tf.float32]))
   return _stack(array, indices)
 
 
 def local_and_global(
-  images, image_scales, selection, indices, model_fns, receptive=RESNET
-):
-  """Returns what `local` and `global_` return, running the network once.
+  images: tf.Tensor,
+  image_scales: tf.Tensor,
+  selection: Selection,
+  indices: tf.Tensor,
+  model_fns: tuple[Callable, Callable],
+  receptive: Receptive = RESNET,
+) -> tuple[LocalFeatures, tf.Tensor]:
+  """Return the results of `local` and `global_`, running the network once.
 
   Args:
     model_fns: Two functions of [B, h, w, 3] images: one gives (descriptor
-      [B, D'], attention, features and perhaps offsets), the other the same
-      without the descriptor, for the scales that need none.
+      [B, D'], attention, features and optionally offsets), the other, for
+      scales without a descriptor, the same without the descriptor.
   """
   full_fn, local_fn = model_fns
   is_used = _is_used(image_scales, indices)
@@ -236,41 +247,41 @@ def local_and_global(
       lambda: with_global(full_fn(scaled)),
       lambda: (*local_fn(scaled), descriptors),
     )
-    found = candidates(maps, image_scales[index], selection, receptive)
-    return (*_write(local_arrays, index, found), written)
+    features = candidates(maps, image_scales[index], selection, receptive)
+    return (*_write(local_arrays, index, features), written)
 
   number = tf.size(image_scales)
   used = tf.reduce_sum(tf.cast(is_used, tf.int32))
-  start = (*_arrays(number), _descriptor_array(used))
+  start = (*_arrays(number, _LOCAL_TYPES), *_arrays(used, [tf.float32]))
   *arrays, descriptors = _loop(number, step, start)
-  return _concatenate(arrays), _stack(descriptors, indices)
+  local_features = LocalFeatures(*(array.concat() for array in arrays))
+  return local_features, _stack(descriptors, indices)
 
 
 def _is_used(image_scales, indices):
-  """Returns [S] bool: whether each scale is among the indices."""
+  """Return [S] bool: whether each scale is among the indices."""
   positions = tf.range(tf.size(image_scales))
   indices = tf.convert_to_tensor(indices, tf.int32)
   return tf.reduce_any(positions[:, None] == indices[None, :], axis=1)
 
 
 def _loop(number, step, arrays):
-  """Calls `step(index, arrays) -> arrays` for each index in turn."""
+  """Call `step(index, arrays) -> arrays` for each index in turn."""
   _, arrays = tf.while_loop(
     lambda index, _: index < number,
     lambda index, arrays: (index + 1, step(index, arrays)),
     (tf.constant(0), tuple(arrays)),
-    # One scale keeps the processor busy, and takes the memory of one.
+    # One scale keeps the processor busy, with the memory of one.
     parallel_iterations=1,
   )
   return arrays
 
 
-def _arrays(number):
-  """Returns a tf.TensorArray for each field of Local, filled by scale."""
-  return tuple(
-    tf.TensorArray(dtype, number, infer_shape=False)
-    for dtype in (tf.float32, tf.float32, tf.float32, tf.float32, tf.int32)
-  )
+_LOCAL_TYPES = (tf.float32, tf.float32, tf.float32, tf.float32, tf.int32)
+
+
+def _arrays(number, types):
+  return tuple(tf.TensorArray(t, number, infer_shape=False) for t in types)
 
 
 def _write(arrays, index, values):
@@ -280,16 +291,8 @@ def _write(arrays, index, values):
   )
 
 
-def _concatenate(arrays):
-  return Local(*(array.concat() for array in arrays))
-
-
-def _descriptor_array(number):
-  return tf.TensorArray(tf.float32, number, infer_shape=False)
-
-
 def _stack(array, indices):
-  """Returns [B, G, D] of descriptors [B, D] by scale."""
+  """Return [B, G, D] of descriptors [B, D] by scale."""
   check = tf.debugging.assert_positive(
     tf.size(indices), "expected at least one global scale, received none"
   )

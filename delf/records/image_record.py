@@ -55,10 +55,7 @@ def read_jpeg_size(data: bytes) -> tuple[int, int, int]:
 def serialize(
   photo: photo_list.Photo, data: bytes, height: int, width: int
 ) -> bytes:
-  """Return the tf.train.Example of a photo and its JPEG of three colours.
-
-  The features are the original's.
-  """
+  """Return the tf.train.Example, with the original's features, of a JPEG."""
   import tensorflow as tf
 
   values = {
@@ -87,8 +84,7 @@ def parse(
 ) -> tuple[bytes, int, str]:
   """Return JPEG, label and id of a serialized tf.train.Example.
 
-  InputError, with file and id, if it has no image or label, or a label outside
-  of [0, num_classes).
+  InputError if it has no image, or no label in [0, num_classes).
   """
   import tensorflow as tf
   from google.protobuf import message
@@ -116,8 +112,7 @@ def parse(
 def decode(data: bytes, path: str, identity: str) -> np.ndarray:
   """Decode the JPEG of a record to [H, W, 3] uint8, BGR.
 
-  Pixels are as stored; grey ones have three channels too. InputError, with file
-  and id, if it cannot be decoded or is too large.
+  Pixels are as stored; grey photos have three channels too.
   """
   image = None
   try:
@@ -139,9 +134,8 @@ def decode(data: bytes, path: str, identity: str) -> np.ndarray:
 def read_photo_bytes(path: files.Path) -> tuple[bytes, int, int]:
   """Read a photo as JPEG of three colours; return it, its height and width.
 
-  A JPEG of three colours is kept as it is; others (grey, CMYK, PNG, ...) are
-  made one, as the original's reader needs it. InputError if it cannot be
-  decoded.
+  Such a JPEG is kept as it is; others (grey, CMYK, PNG, ...) are converted, as
+  the original's reader needs it.
   """
   data = files.read_bytes(path)
   if data.startswith(b"\xff\xd8"):

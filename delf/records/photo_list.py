@@ -39,13 +39,7 @@ _DIGITS = 18
 # Of Google Landmarks there are four million.
 @dataclasses.dataclass(frozen=True, slots=True)
 class Photo:
-  """One photo.
-
-  Attributes:
-    path: Path of its file.
-    identity: Its name in the records, such as the id of Google Landmarks.
-    label: Class from 0, or None where it is unknown.
-  """
+  """One photo: file, name in the records, and class from 0, if known."""
 
   path: str
   identity: str
@@ -57,12 +51,11 @@ class PhotoList:
   """Photos of some classes.
 
   Attributes:
-    photos: The photos.
     classes: Name of each label.
     absent: Listed names without a photo.
     unlisted: Photos of no known class, which are left out.
-    old_labels: The listed label of each label, where they are others.
-    complete: Whether all that is listed has to exist.
+    old_labels: The listed label of each label, if relabelled.
+    complete: Whether all listed photos have to exist.
   """
 
   photos: list[Photo]
@@ -91,10 +84,9 @@ def first_names(names: Sequence) -> str:
 
 
 def list_folders(folder: files.Path) -> PhotoList:
-  """List photos whose class is the folder that they are in.
+  """List photos whose class is the folder of `folder` that holds them.
 
-  `folder` has a folder for each class, searched with all in it. Classes are
-  sorted by name. Photos outside of them are `unlisted`.
+  Classes are sorted by name. Photos outside of them are `unlisted`.
   """
   folder = os.fspath(folder)
   if not os.path.isdir(folder):
@@ -123,13 +115,12 @@ def list_folders(folder: files.Path) -> PhotoList:
 def list_csv(
   csv_path: files.Path, folder: files.Path | None = None
 ) -> PhotoList:
-  """List photos whose class is in a table; InputError if it is malformed.
+  """List photos whose class is in a CSV table with a header.
 
   Args:
-    csv_path: Path of a CSV file with a header. One column is the image: a path,
-      or an id whose file ends in `.jpg`; one the class, a name or a number.
-      Usual names of these columns are known. Classes are sorted, numbers first
-      and by number.
+    csv_path: One column is the image: a path, or an id whose file ends in
+      `.jpg`; one the class, a name or a number. Usual names of these columns
+      are known. Classes are sorted, numbers first and by number.
     folder: Folder that paths are relative to; the table's own if None.
   """
   folder = os.path.dirname(csv_path) if folder is None else os.fspath(folder)
@@ -184,8 +175,7 @@ def find_photos(directory: str) -> dict[str, str]:
   """Find the photos in folders of Google Landmarks: path by id, sorted.
 
   `directory` is a folder, or a pattern of folders such as
-  `gldv2_dataset/train/*/*/*/`. Folders in them are not searched. InputError if
-  there is no photo, or two have one id.
+  `gldv2_dataset/train/*/*/*/`, not searched recursively.
   """
   folders = [each for each in glob.glob(directory) if os.path.isdir(each)]
   if not folders:
@@ -211,10 +201,9 @@ def find_photos(directory: str) -> dict[str, str]:
 
 
 def list_train(directory: str, csv_path: files.Path) -> PhotoList:
-  """List the training photos, labelled with the number of their landmark.
+  """List the training photos of `train.csv`, labelled by landmark number.
 
-  `directory` is as of `find_photos`, the table `train.csv`:
-  `id,url,landmark_id`.
+  `directory` is as of `find_photos`.
   """
   landmarks = submission.read_landmarks(csv_path)
   largest = max(landmarks.values(), default=0)
@@ -240,12 +229,11 @@ def _photos(paths, ids, labels, directory):
 
 
 def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
-  """List the photos of the clean part, with labels that leave none out.
+  """List the photos of `train_clean.csv`, with labels that leave none out.
 
-  `directory` is as of `find_photos`, the table `train_clean.csv`:
-  `landmark_id,images`. Labels are numbers from 0 in the order of the
-  landmarks', which are the `old_labels`. They count all that are listed, so
-  that a part of the photos has the labels of the whole.
+  `directory` is as of `find_photos`. Labels are numbers from 0 in the order of
+  the landmarks', the `old_labels`, of all that are listed, so that a part of
+  the photos has the labels of the whole.
   """
   landmarks = submission.read_landmarks(csv_path)
   paths = find_photos(directory)
@@ -259,10 +247,7 @@ def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
 
 
 def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
-  """List the test photos, which have no labels.
-
-  `directory` is as of `find_photos`; a table `test.csv` has a column `id`.
-  """
+  """List the test photos, without labels, or those in column `id`."""
   paths = find_photos(directory)
   listed = list(paths)
   if csv_path is not None:
@@ -283,8 +268,7 @@ def train_and_validation(
   """Divide labelled photos for training and validation, in random order.
 
   Of each class the share, rounded down, is for validation: at least one photo,
-  and never all: the only photo of a class is for training. Else the choice is
-  the original's.
+  and never all. Otherwise the choice is the original's.
   """
   if not 0 < share < 1:
     raise errors.InputError("a share between 0 and 1 to validate with", share)
@@ -320,12 +304,7 @@ def shuffled(photos: Sequence[Photo], seed: int) -> list[Photo]:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """The classes of records.
-
-  Attributes:
-    names: Name of each label from 0.
-    counts: Photos of each label, by split (`train`, `validation`).
-  """
+  """Names of the classes of records, and photos of each class by split."""
 
   names: list[str]
   counts: dict[str, list[int]]

@@ -1,4 +1,4 @@
-"""A stream of batches of photos in which each batch is a pure function."""
+"""A stream of batches of photos, each a pure function of its number."""
 
 import dataclasses
 import threading
@@ -19,10 +19,10 @@ _KEPT = 8
 
 
 class Buffers:
-  """Float32 arrays of one shape.
+  """Reused float32 arrays of one shape.
 
-  New memory is handed out by the system page by page and cleared, which takes
-  as long as resizing the photos that go there.
+  The system hands out new memory page by page and cleared, which takes as long
+  as resizing the photos that go there.
   """
 
   def __init__(self, shape: Sequence[int]):
@@ -32,10 +32,7 @@ class Buffers:
     self._lock = threading.RLock()  # A thread may end a loan while it has it.
 
   def get(self) -> np.ndarray:
-    """Return an array with arbitrary values.
-
-    It is the caller's for as long as anything refers to it or to a part of it.
-    """
+    """Return an array with arbitrary values, the caller's until it is freed."""
     with self._lock:
       memory = self._free.pop() if self._free else None
     if memory is None:
@@ -54,8 +51,8 @@ class Buffers:
 class _Loan:
   """Owner of the arrays that are handed out; returns the memory at its end.
 
-  NumPy goes through it to what it is of, so that each array and each part of
-  one refers to this object, not to the memory.
+  Through its array interface NumPy refers each array and each part of one to
+  this object, not to the memory.
   """
 
   def __init__(self, buffers, memory, array):
@@ -78,7 +75,7 @@ _NORMALISED = ((np.arange(256) - 128) / 128).astype(np.float32)
 def draw(seed: int, first: int, number: int) -> np.ndarray:
   """Draw [number, 4] random numbers in [0, 1) of images from a position on.
 
-  Those of one image depend on the seed, under 2^64, and its position alone.
+  Those of an image depend only on the seed, under 2^64, and its position.
   """
   # A block of this generator is four numbers, and its counter counts blocks.
   generator = np.random.Philox(key=seed, counter=first)
@@ -88,18 +85,11 @@ def draw(seed: int, first: int, number: int) -> np.ndarray:
 def window(
   height: int, width: int, random: np.ndarray
 ) -> tuple[int, int, int, int]:
-  """Choose a crop: its aspect, then its height, then its place, uniformly.
+  """Choose a crop (y, x, height, width): aspect, then height, then position.
 
-  As TensorFlow's `sample_distorted_bounding_box` does, by which the original
-  crops; the whole photo where it is too long for any such crop.
-
-  Args:
-    height: Height of the photo in pixels.
-    width: Width of the photo in pixels.
-    random: [4] in [0, 1).
-
-  Returns:
-    (y, x, height, width) in pixels.
+  All uniform, as TensorFlow's `sample_distorted_bounding_box` does, by which
+  the original crops; the whole photo where it is too long for any such crop.
+  `random` is [4] in [0, 1).
   """
   aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * random[0]
   least, most = (np.sqrt(a * height * width / aspect) for a in _AREA)
@@ -117,8 +107,8 @@ def window(
 def to_network(image: np.ndarray, size: int, out: np.ndarray) -> None:
   """Turn a photo, [H, W, 3] uint8 BGR, into a network's input.
 
-  Normalised, then resized, bilinear with pixel centres at halves and without
-  smoothing, as by `tf.image.resize`, to `out`, [size, size, 3] float32 RGB.
+  Normalised, then resized as by `tf.image.resize` (bilinear, not antialiased)
+  to `out`, [size, size, 3] float32 RGB.
   """
   image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
   image = cv2.LUT(image, _NORMALISED)
@@ -134,10 +124,9 @@ class Options:
   """Options of a stream of batches of square images.
 
   Attributes:
-    image_size: Pixels of a side of each image.
-    batch_size: Images of a batch.
+    image_size: Side of the images in pixels.
     augmentation: Whether random crops are taken, else whole photos.
-    seed: Seed of the order and of the crops, from 0.
+    seed: Seed of the order and of the crops.
     num_classes: Labels must be below it; None if they may be any.
     repeat: Whether the stream is endless, each epoch in a random order of its
       own; else it is one epoch, in the order of the files.
@@ -161,9 +150,8 @@ class Options:
 class Stream:
   """Batches of a list of records.
 
-  The image at a position is a function of the records, the seed and the
-  position: of no other image, nor of the number of threads. Batches can be made
-  in any order and by several threads at once.
+  An image is a function of the records, the seed and its position, not of the
+  number of threads: batches can be made in any order by several threads.
   """
 
   def __init__(self, records: tfrecord.RecordFiles, options: Options):
@@ -193,10 +181,9 @@ class Stream:
     return self._order.records(np.arange(first, first + size))
 
   def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Make a batch, given its number in the stream from 0.
+    """Return images and labels of a batch, given its number from 0.
 
-    Returns images [B, S, S, 3] float32, RGB, from -1, under 1, and labels [B]
-    int64. InputError, with file and record, if a record is damaged.
+    [B, S, S, 3] float32 RGB in [-1, 1), and [B] int64.
     """
     first = int(number) * self.options.batch_size
     chosen = self._chosen(int(number))
@@ -227,11 +214,9 @@ class Stream:
 
 
 def _in_threads(function, items):
-  """Call a function for each item, in a thread of each core.
-
-  The threads end with the call: TensorFlow keeps the function of a data set,
-  and with it the stream, for as long as the process runs.
-  """
+  """Call a function for each item, in a thread of each core."""
+  # The threads end with the call: TensorFlow keeps the function of a data set,
+  # and with it the stream, for as long as the process runs.
   threads = min(concurrency.core_count(), len(items))
   if threads < 2:
     for item in items:

@@ -36,11 +36,7 @@ _LINE = re.compile(
 
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
-  """Raise the InputError of the code that made a batch.
-
-  To be used around reads of a tf.data.Dataset, which raises its own errors with
-  the text of ours in them.
-  """
+  """Raise the InputError in the text of an error of a tf.data.Dataset."""
   import tensorflow as tf
 
   try:
@@ -75,16 +71,10 @@ def _checksum(data):
 
 
 class RecordFiles:
-  """The records of several files, numbered from 0 in the files' order.
-
-  Takes 13 bytes of memory for each record.
-  """
+  """The records of several files, numbered from 0; 13 bytes of memory each."""
 
   def __init__(self, pattern: str | Iterable[str]):
-    """Find files by patterns, such as `data/train*`, and index them.
-
-    InputError if a file is no TFRecord file or is cut, or if all are empty.
-    """
+    """Find files by patterns, such as `data/train*`, and index them."""
     self.paths = _find(pattern)
     with futures.ThreadPoolExecutor(_THREADS) as pool:
       starts = list(pool.map(_starts, self.paths))
@@ -105,11 +95,7 @@ class RecordFiles:
     return self.paths[self._files[number]]
 
   def read(self, number: int) -> bytes:
-    """Read one record; safe to call from several threads.
-
-    Its checksums are compared at the first time. InputError names file and
-    place.
-    """
+    """Read one record, thread-safe; compare checksums the first time."""
     path, start = self.path(number), int(self._starts[number])
     try:
       record = self._read(path, start, not self._checked[number])
@@ -252,9 +238,8 @@ def _find(pattern):
 def missing_shards(paths: Iterable[str]) -> list[str]:
   """Find shards that should lie beside existing ones, sorted.
 
-  Of `train-00001-of-00008` and others of eight, all eight belong together;
-  other names say nothing. A shard that exists, and is not among `paths`, was
-  left out on purpose.
+  Of `train-00001-of-00008` and others of eight, all eight belong together. A
+  shard that exists, and is not among `paths`, was left out on purpose.
   """
   matches = [
     match

@@ -1,8 +1,7 @@
 """Tuples of a query, a positive and negatives: files, folders, hard negatives.
 
 Source: Radenovic et al., arXiv:1711.02512, section 3.2: the negatives of a
-query are those that are nearest to it, of other clusters than its own, and one
-at most of each cluster.
+query are the nearest images of other clusters, at most one of each.
 """
 
 import dataclasses
@@ -34,8 +33,7 @@ _DIGEST_BYTES = 16
 class NearestOfClusters:
   """The nearest images of each of Q queries, each of another cluster.
 
-  Images come in blocks. Holds [Q, K] images, and of one block its similarities,
-  [Q, block].
+  Images come in blocks. Holds [Q, K] images, and [Q, block] similarities.
   """
 
   def __init__(self, queries: np.ndarray, clusters: np.ndarray, number: int):
@@ -140,12 +138,10 @@ def describe_blocks(
   An image that cannot be read is reported, and has NaN.
 
   Args:
-    paths: Paths of the images.
     load: Function of a path that returns an image, [H, W, 3] float32.
     network: Function of images [1, H, W, 3] float32 that returns [1, D].
     workers: Threads that load images ahead.
-    label: Label of the progress.
-    source: Path of the file that lists the images, for an error.
+    source: File that lists the images, for errors.
   """
   futures = concurrency.futures_ahead(load, paths, workers, workers + 1)
   block, size = [], None
@@ -180,10 +176,10 @@ class Pairs:
   """N photos, and which of them are pairs.
 
   Attributes:
-    names: N ids of photos.
-    clusters: [N] int64, the model (a place) that each is of, or None where the
-      file does not say, as those for whitening.
-    queries: [P] int64, indices of the first ones in `names`.
+    names: Ids of the photos.
+    clusters: [N] int64, the object or place of each, or None where the file
+      does not say, as those for whitening.
+    queries: [P] int64, indices of the first photos of pairs.
     positives: [P] int64, indices of the second ones.
   """
 
@@ -330,7 +326,7 @@ class Options:
   """Options of a data set of tuples.
 
   Attributes:
-    validation_share: Share of the clusters that are for validation, in [0, 1).
+    validation_share: Share of the clusters held out for validation, in [0, 1).
     seed: Seed of their choice.
     overwrite: Whether an existing data set of this name is replaced.
   """
@@ -347,19 +343,17 @@ def write_tuples(
   options: Options = Options(),
   say: Callable[[str], Any] = print,
 ) -> dict[str, dict[str, int]]:
-  """Write photos, and which of them are pairs, as `TuplesDataset` reads them.
+  """Write photos, and which of them are pairs, for `TuplesDataset`.
 
   Photos of a group are pairs in the order of their names, each with the next
-  one; a group of one photo is only used for negatives. Also written is
-  `<name>-whiten.pkl` with the pairs of the training, to learn a whitening.
+  one; a single photo only serves as a negative. `<name>-whiten.pkl` gets the
+  pairs of the training, to learn a whitening.
 
   Args:
-    groups: Photos of one thing each. Photos of clusters of one name are never
-      negatives of each other.
-    name: Name of the data set to be.
+    groups: Photos of one object each. Groups of one name are never negatives of
+      each other.
     data_root: Folder that gets `train/<name>/`.
-    options: Options of the data set.
-    say: Called with a line for each photo that cannot be read and is left out.
+    say: Called with a line for each photo that cannot be read.
 
   Returns:
     Numbers of photos, clusters and pairs, by mode.

@@ -10,10 +10,7 @@ from delf.python.datasets.utils import default_loader
 
 
 class ImagesFromList:
-  """Images of a list: indexable, with a length, and iterable.
-
-  Iterating loads the next images in threads while one is used.
-  """
+  """Images of a list, indexable; iteration loads ahead in threads."""
 
   def __init__(
     self,
@@ -28,7 +25,6 @@ class ImagesFromList:
 
     Args:
       root: Folder that the paths start from; "" for paths that stand alone.
-      image_paths: Paths of the images.
       imsize: Largest side of an image, in pixels; None leaves it.
       bounding_boxes: A box (x1, y1, x2, y2) to crop to, in pixels, or None for
         each image; None for whole images.
@@ -47,7 +43,7 @@ class ImagesFromList:
     return len(self.images)
 
   def __getitem__(self, index: int) -> np.ndarray:
-    """Return what the loader gives for an image: [H, W, 3] float32."""
+    """Return an image of the loader: [H, W, 3] float32."""
     boxes = self.bounding_boxes
     box = None if boxes is None else boxes[index]
     return self.loader(self.images[index], self.imsize, box)

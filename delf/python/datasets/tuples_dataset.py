@@ -17,9 +17,9 @@ _MODES = ("train", "val")
 
 
 class TuplesDataset:
-  """Tuples to train with; iterable, with a length, and indexable.
+  """Tuples to train with; iterable and indexable.
 
-  `create_epoch_tuples` chooses them. Descriptors are held of the queries and of
+  `create_epoch_tuples` chooses them, holding descriptors of the queries and of
   a block of other images at a time, [queries + 1024, D] float32.
 
   Attributes:
@@ -59,7 +59,6 @@ class TuplesDataset:
       pool_size: Images that negatives are searched in; infinity for all.
       loader: Function `loader(path, imsize)` that returns an image.
       eccv2020: Whether the file is `<name>-val-eccv2020.pkl`.
-      seed: With the epoch, what the draws depend on.
       workers: Threads that load images ahead.
     """
     if mode not in _MODES:
@@ -87,8 +86,8 @@ class TuplesDataset:
   def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
     """Return a tuple (query, positive, negative, ..., target).
 
-    Images are what the loader gives, [H, W, 3] float32, of sizes of their own;
-    the target is [2 + K] int32: -1, 1, 0, ...
+    Images are the loader's, [H, W, 3] float32; the target is [2 + K] int32: -1,
+    1, 0, ...
     """
     if not len(self):
       raise errors.InputError("a call of create_epoch_tuples", "none")
@@ -109,10 +108,7 @@ class TuplesDataset:
   def set_tuples(
     self, qidxs: np.ndarray, pidxs: np.ndarray, nidxs: np.ndarray
   ) -> None:
-    """Set the tuples, for example those of an interrupted epoch.
-
-    Queries [T], positives [T] and negatives [T, K] are indices of `images`.
-    """
+    """Set queries [T], positives [T] and negatives [T, K]."""
     arrays = [np.asarray(x, np.int64) for x in (qidxs, pidxs, nidxs)]
     shapes = [(len(arrays[0]),)] * 2 + [(len(arrays[0]), self._negatives)]
     fits = [x.shape for x in arrays] == shapes and all(
@@ -135,8 +131,7 @@ class TuplesDataset:
     Args:
       net: Function of images [1, H, W, 3] float32 that returns descriptors [1,
         D], such as a GlobalFeatureNet, whose `describe` is called.
-      epoch: Number that the draws depend on, with the seed; None for the one
-        after the last.
+      epoch: Number that the draws depend on, with the seed; None for the next.
 
     Returns:
       Average L2 distance of queries from their negatives; 0 without any.

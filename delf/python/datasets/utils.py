@@ -20,10 +20,9 @@ def pil_imagenet_loader(
   """Load an image, crop it and scale it down.
 
   Args:
-    path: Path of the image.
-    imsize: Largest side of the result, in pixels; images are never enlarged. Of
-      a crop, as for the whole image: a box of half the image's longest side
-      gets half of it. None leaves the size.
+    imsize: Largest side of the result, in pixels, or None; never enlarges. Of a
+      crop, relative to the whole image: a box of half the image's longest side
+      gets half of it.
     bounding_box: (x1, y1, x2, y2) in pixels to crop to, or None.
     preprocess: Whether to prepare the image for networks that were trained on
       ImageNet: BGR, minus the mean. (The original computes this and returns the

@@ -1,11 +1,16 @@
-"""Pooling layers that make one descriptor of a feature map, for any Keras.
+"""Pooling of a feature map to one descriptor, on any backend of Keras.
 
 MAC: Tolias et al., arXiv:1511.05879. SPoC: Babenko and Lempitsky,
 arXiv:1510.07493. GeM: Radenovic et al., arXiv:1711.02512.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
+
+Tensor = keras.KerasTensor
+Axis = int | Sequence[int] | None
 
 # Smallest activation that generalised mean pooling tells from zero.
 _EPSILON = 1e-6
@@ -15,58 +20,51 @@ _TINY = 1.2e-38
 
 
 class MAC(keras.layers.Layer):
-  """Maximum of each channel over the positions."""
+  """Maximum of each channel over the positions; see `mac`."""
 
-  def call(self, x, axis=None):
-    """Returns `mac(x, axis)`."""
+  def call(self, x: Tensor, axis: Axis = None) -> Tensor:
+    """Return `mac` of the input."""
     return mac(x, axis=axis)
 
 
 class SPoC(keras.layers.Layer):
-  """Mean of each channel over the positions."""
+  """Mean of each channel over the positions; see `spoc`."""
 
-  def call(self, x, axis=None):
-    """Returns `spoc(x, axis)`."""
+  def call(self, x: Tensor, axis: Axis = None) -> Tensor:
+    """Return `spoc` of the input."""
     return spoc(x, axis=axis)
 
 
 class GeM(keras.layers.Layer):
-  """Generalised mean of each channel over the positions."""
+  """Generalised mean of each channel over the positions; see `gem`."""
 
-  def __init__(self, power=3.0):
-    """Creates the layer.
-
-    Args:
-      power: Float over 0; 1 is the mean, towards infinity the maximum.
-    """
+  def __init__(self, power: float = 3.0):
     super().__init__()
     self.power = power
     self.eps = _EPSILON
 
-  def call(self, x, axis=None):
-    """Returns `gem(x, axis, power)`."""
+  def call(self, x: Tensor, axis: Axis = None) -> Tensor:
+    """Return `gem` of the input."""
     return gem(x, axis=axis, power=self.power, eps=self.eps)
 
 
 class GeMPooling2D(keras.layers.Layer):
-  """Generalised mean over windows, in the place of max or average pooling."""
+  """Generalised mean over windows, in place of max or average pooling."""
 
   def __init__(
     self,
-    power=20.0,
-    pool_size=(2, 2),
-    strides=None,
-    padding="valid",
-    data_format="channels_last",
+    power: float = 20.0,
+    pool_size: tuple[int, int] = (2, 2),
+    strides: tuple[int, int] | None = None,
+    padding: str = "valid",
+    data_format: str = "channels_last",
   ):
-    """Creates the layer.
+    """Create the layer.
 
     Args:
-      power: Float over 0; 1 is the mean, towards infinity the maximum.
-      pool_size: Height and width of a window in positions.
+      power: Over 0; 1 is the mean, towards infinity the maximum.
       strides: Steps between windows (y, x), or None for those of `pool_size`.
       padding: "valid" or "same"; padding does not count in the mean.
-      data_format: "channels_last" or "channels_first".
     """
     super().__init__()
     self.power = power
@@ -76,16 +74,8 @@ class GeMPooling2D(keras.layers.Layer):
     self.padding = padding.lower()
     self.data_format = data_format
 
-  def call(self, x):
-    """Returns the generalised mean of each window.
-
-    Args:
-      x: Float [B, H, W, C] ("channels_first": [B, C, H, W]); values under 1e-6
-        count as 1e-6.
-
-    Returns:
-      Float [B, H', W', C] ("channels_first": [B, C, H', W']).
-    """
+  def call(self, x: Tensor) -> Tensor:
+    """Return the generalised mean of each window of [B, H, W, C] maps."""
     powers = ops.power(ops.maximum(x, self.eps), self.power)
     means = ops.average_pool(
       powers, self.pool_size, self.strides, self.padding, self.data_format
@@ -95,43 +85,27 @@ class GeMPooling2D(keras.layers.Layer):
     return ops.where(means > _TINY, roots, self.eps)
 
 
-def mac(x, axis=None):
-  """Returns the maximum of each channel (MAC).
+def mac(x: Tensor, axis: Axis = None) -> Tensor:
+  """Return the maximum [B, C] of each channel of float [B, H, W, C] (MAC).
 
-  Args:
-    x: Float [B, H, W, C].
-    axis: Axis or axes of the positions; None is (1, 2).
-
-  Returns:
-    Float [B, C].
+  `axis` are the axes of the positions; None is (1, 2).
   """
   return ops.max(x, axis=_positions(axis))
 
 
-def spoc(x, axis=None):
-  """Returns the mean of each channel (SPoC).
-
-  Args:
-    x: Float [B, H, W, C].
-    axis: Axis or axes of the positions; None is (1, 2).
-
-  Returns:
-    Float [B, C].
-  """
+def spoc(x: Tensor, axis: Axis = None) -> Tensor:
+  """Return the mean [B, C] of each channel (SPoC); see `mac`."""
   return ops.mean(x, axis=_positions(axis))
 
 
-def gem(x, axis=None, power=3.0, eps=1e-6):
-  """Returns the generalised mean of each channel (GeM).
+def gem(
+  x: Tensor, axis: Axis = None, power: float = 3.0, eps: float = 1e-6
+) -> Tensor:
+  """Return the generalised mean [B, C] of each channel (GeM); see `mac`.
 
   Args:
-    x: Float [B, H, W, C].
-    axis: Axis or axes of the positions; None is (1, 2).
-    power: Float over 0; 1 is the mean, towards infinity the maximum.
+    power: Over 0; 1 is the mean, towards infinity the maximum.
     eps: Smallest activation; smaller ones count as this one.
-
-  Returns:
-    Float [B, C].
   """
   mean = ops.mean(ops.power(ops.maximum(x, eps), power), axis=_positions(axis))
   return ops.power(mean, 1.0 / power)

@@ -4,62 +4,58 @@ Noh et al., arXiv:1612.06321; the autoencoder is that of DELG, Cao et al.,
 arXiv:2001.05027.
 """
 
+from collections.abc import Callable
+
 import keras
 from absl import logging
 from keras import layers, ops
 
 from delf.networks import backbones, heads
 
+Tensor = keras.KerasTensor
+
 AttentionModel = heads.AttentionModel
 AutoencoderModel = heads.AutoencoderModel
 
-# Size that `embedding_layer_dim` has unless it is given: that of ResNets.
+# Defaults, which are the sizes of ResNets and stand for the backbone's own.
 _RESNET_EMBEDDING = 2048
-
-# Width that `dim_expand_channels` has unless it is given: that of ResNets.
 _RESNET_CHANNELS = 1024
 
 
 class Delf(keras.Model):
   """A backbone, attention, and optionally an autoencoder between the two.
 
-  All variables but the classifiers' exist once it is made. Attributes:
-  `backbone`, `attention`, `autoencoder` (or None); after `init_classifiers`
-  `desc_classification` and `attn_classification`.
+  All variables but the classifiers' exist once it is made. `autoencoder` may be
+  None; `desc_classification` and `attn_classification` exist after
+  `init_classifiers`.
   """
 
   def __init__(  # noqa: PLR0913
     self,
-    block3_strides=True,
-    name="DELF",
-    pooling="avg",
-    gem_power=3.0,
-    embedding_layer=False,
-    embedding_layer_dim=2048,
-    use_dim_reduction=False,
-    reduced_dimension=128,
-    dim_expand_channels=_RESNET_CHANNELS,
-    backbone="resnet50",
+    block3_strides: bool = True,
+    name: str = "DELF",
+    pooling: str = "avg",
+    gem_power: float = 3.0,
+    embedding_layer: bool = False,
+    embedding_layer_dim: int = _RESNET_EMBEDDING,
+    use_dim_reduction: bool = False,
+    reduced_dimension: int = 128,
+    dim_expand_channels: int = _RESNET_CHANNELS,
+    backbone: str | keras.Model = "resnet50",
   ):
-    """Creates the model with random weights.
+    """Create the model with random weights.
 
     Args:
       block3_strides: Whether every second local feature is kept per direction.
-      name: Name of the model.
       pooling: Pooling of the global descriptor: "avg", "max" or "gem".
-      gem_power: Power of "gem".
       embedding_layer: Whether a dense layer follows the pooling.
-      embedding_layer_dim: Size of the global descriptor after it; 2048 stands
-        for what the backbone has by itself.
+      embedding_layer_dim: Its size; 2048 stands for the backbone's default.
       use_dim_reduction: Whether an autoencoder codes local features.
-      reduced_dimension: Channels of its codes.
-      dim_expand_channels: Channels of what it reconstructs; 1024 stands for
-        those of the backbone's local features.
+      reduced_dimension: Channels of the codes.
+      dim_expand_channels: Channels of the reconstruction; 1024 stands for those
+        of the backbone's local features.
       backbone: Name of a backbone (see `backbones`), or one that is ready.
         Strides, pooling and the embedding layer are options of ResNets alone.
-
-    Raises:
-      InputError: If there is no such backbone.
     """
     super().__init__(name=name)
     options = {}
@@ -76,13 +72,9 @@ class Delf(keras.Model):
       self.backbone = backbones.make(backbone, **options)
     else:
       self.backbone = backbones.build(backbone)
-    self._make_heads(use_dim_reduction, reduced_dimension, dim_expand_channels)
-    self.built = True
-
-  def _make_heads(self, use_dim_reduction, reduced_dimension, channels):
-    local_channels = self.backbone.local_channels
-    if not use_dim_reduction or channels == _RESNET_CHANNELS:
-      channels = local_channels
+    local_channels = channels = self.backbone.local_channels
+    if use_dim_reduction and dim_expand_channels != _RESNET_CHANNELS:
+      channels = dim_expand_channels
     self.attention = AttentionModel(name="attention")
     self.autoencoder = None
     if use_dim_reduction:
@@ -92,17 +84,16 @@ class Delf(keras.Model):
       self.autoencoder.build((None, None, None, local_channels))
     self.attention.build((None, None, None, channels))
     self._attention_channels = channels
+    self.built = True
 
-  def init_classifiers(self, num_classes, desc_classification=None):
-    """Makes the classifiers that training needs, with random weights.
+  def init_classifiers(
+    self, num_classes: int, desc_classification: Callable | None = None
+  ) -> None:
+    """Create the classifiers of training; RuntimeError if they exist.
 
     Args:
-      num_classes: Number of classes.
       desc_classification: Function or layer from global descriptors to logits,
         which keeps its weights elsewhere; None for a new dense layer.
-
-    Raises:
-      RuntimeError: If it has classifiers: Keras would go on holding them.
     """
     if hasattr(self, "attn_classification"):
       raise RuntimeError(f"{self.name} has classifiers already")
@@ -115,7 +106,7 @@ class Delf(keras.Model):
     self.attn_classification.build((None, self._attention_channels))
 
   @property
-  def desc_trainable_weights(self):
+  def desc_trainable_weights(self) -> list[keras.Variable]:
     """Variables that the loss of the global descriptor trains."""
     return [
       *self.backbone.trainable_weights,
@@ -123,7 +114,7 @@ class Delf(keras.Model):
     ]
 
   @property
-  def attn_trainable_weights(self):
+  def attn_trainable_weights(self) -> list[keras.Variable]:
     """Variables that the loss of the attention trains."""
     return [
       *self.attention.trainable_weights,
@@ -131,14 +122,16 @@ class Delf(keras.Model):
     ]
 
   @property
-  def autoencoder_trainable_weights(self):
+  def autoencoder_trainable_weights(self) -> list[keras.Variable]:
     """Variables that the loss of the reconstruction trains."""
     return (
       [] if self.autoencoder is None else self.autoencoder.trainable_weights
     )
 
-  def global_and_local_forward_pass(self, images, training=True):
-    """Runs all parts, as training needs them.
+  def global_and_local_forward_pass(
+    self, images: Tensor, training: bool = True
+  ) -> tuple[Tensor, Tensor, Tensor, dict, Tensor | None, Tensor | None]:
+    """Run all parts for training.
 
     Gradients of attention and autoencoder stop before the backbone (section 3.3
     of DELG).
@@ -172,13 +165,18 @@ class Delf(keras.Model):
     )
     return feature, attention, expanded, reduced
 
-  def build_call(self, input_image, training=True, intermediates_dict=None):
-    """Extracts global and local features.
+  def build_call(
+    self,
+    input_image: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> tuple[Tensor, Tensor, Tensor]:
+    """Extract global and local features.
 
     Args:
       input_image: Float [B, H, W, 3], normalised.
       training: Whether batch normalisation uses the statistics of the batch.
-      intermediates_dict: None, or a dict that receives the backbone's maps.
+      intermediates_dict: Receives the backbone's maps.
 
     Returns:
       Global descriptor [B, D], not normalised; attention [B, H', W', 1]; local
@@ -192,16 +190,17 @@ class Delf(keras.Model):
       intermediates_dict.update(blocks)
     return descriptor, attention, features
 
-  def global_call(self, input_image, training=True):
-    """Returns the global descriptor [B, D] alone, not normalised."""
+  def global_call(self, input_image: Tensor, training: bool = True) -> Tensor:
+    """Return the global descriptor [B, D] alone, not normalised."""
     return self.backbone.build_call(input_image, training=training)
 
-  def local_call(self, input_image, training=True, intermediates_dict=None):
-    """Returns attention and local features of `build_call` alone.
-
-    The last stage of the backbone does not run; `intermediates_dict` receives
-    the maps before it.
-    """
+  def local_call(
+    self,
+    input_image: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> tuple[Tensor, Tensor]:
+    """Return attention and local features without the last stage."""
     blocks = {} if intermediates_dict is None else intermediates_dict
     if hasattr(self.backbone, "local_call"):
       block3 = self.backbone.local_call(input_image, training, blocks)
@@ -211,7 +210,9 @@ class Delf(keras.Model):
     _, attention, _, reduced = self._local_heads(block3, training)
     return attention, block3 if reduced is None else reduced
 
-  def call(self, input_image, training=True):
-    """Returns what `local_call` returns, having run the whole backbone."""
+  def call(
+    self, input_image: Tensor, training: bool = True
+  ) -> tuple[Tensor, Tensor]:
+    """Return attention and local features, running the whole backbone."""
     _, attention, features = self.build_call(input_image, training=training)
     return attention, features

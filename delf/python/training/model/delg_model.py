@@ -13,41 +13,42 @@ from keras import ops
 from delf.python.normalization_layers import normalization
 from delf.python.training.model import delf_model
 
-# Smallest squared sine: at the poles the gradient of the square root is none.
+Tensor = keras.KerasTensor
+
+# Smallest squared sine: the square root has no gradient at 0.
 _SINE_EPSILON = 1e-12
 
-# Smallest squared norm that is divided by, as in `normalization.l2_normalize`.
+# Smallest squared norm to divide by, as in `normalization.l2_normalize`.
 _SQUARED_NORM_EPSILON = 1e-12
 
 
 class Delg(delf_model.Delf):
   """DELF with GeM pooling, an embedding layer and a cosine classifier.
 
-  Attributes beside those of `Delf`: `scale_factor`, not trained, and after
-  `init_classifiers` `cosine_weights` [D, classes].
+  `scale_factor` is not trained; `cosine_weights` [D, classes] exist after
+  `init_classifiers`.
   """
 
   def __init__(  # noqa: PLR0913
     self,
-    block3_strides=True,
-    name="DELG",
-    gem_power=3.0,
-    embedding_layer_dim=2048,
-    scale_factor_init=45.25,
-    arcface_margin=0.1,
-    use_dim_reduction=False,
-    reduced_dimension=128,
-    dim_expand_channels=1024,
-    backbone="resnet50",
+    block3_strides: bool = True,
+    name: str = "DELG",
+    gem_power: float = 3.0,
+    embedding_layer_dim: int = 2048,
+    scale_factor_init: float = 45.25,
+    arcface_margin: float = 0.1,
+    use_dim_reduction: bool = False,
+    reduced_dimension: int = 128,
+    dim_expand_channels: int = 1024,
+    backbone: str | keras.Model = "resnet50",
   ):
-    """Creates the model with random weights; other arguments are those of Delf.
+    """Create the model with random weights; other arguments are those of Delf.
 
     Args:
-      gem_power: Power of the GeM pooling.
       embedding_layer_dim: Size of the global descriptor.
-      scale_factor_init: What cosines are multiplied by to be logits.
-      arcface_margin: Angle in radians that is added between a descriptor and
-        its class in training.
+      scale_factor_init: Factor from cosines to logits.
+      arcface_margin: Angle in radians that training adds between a descriptor
+        and its class.
     """
     super().__init__(
       block3_strides=block3_strides,
@@ -69,14 +70,11 @@ class Delg(delf_model.Delf):
       name="scale_factor",
     )
 
-  def init_classifiers(self, num_classes):
-    """Makes the classifiers that training needs, with random weights.
+  def init_classifiers(self, num_classes: int) -> None:
+    """Create the classifiers of training; RuntimeError if they exist.
 
     `desc_classification(prelogits, labels, training=True)` is then
     `cosine_classifier_logits` with the weights of this model.
-
-    Raises:
-      RuntimeError: If it has classifiers: Keras would go on holding them.
     """
     if hasattr(self, "cosine_weights"):
       raise RuntimeError(f"{self.name} has classifiers already")
@@ -96,66 +94,65 @@ class Delg(delf_model.Delf):
     super().init_classifiers(num_classes, desc_classification=classifier)
     logging.info("ArcFace margin %g", self._arcface_margin)
 
-  # The original's order, by which its optimiser numbers its slots: what a model
-  # holds itself comes after what its layers hold.
+  # The original's order, by which its optimiser numbers its slots: variables of
+  # the layers, then the model's own.
 
   @property
-  def variables(self):
+  def variables(self) -> list[keras.Variable]:
     """All variables; those of the layers first."""
     return self._own_last(super().variables)
 
   @property
-  def weights(self):
+  def weights(self) -> list[keras.Variable]:
     """All weights; those of the layers first."""
     return self._own_last(super().weights)
 
   def _own_last(self, variables):
-    own = [
-      variable
-      for name in ("cosine_weights", "scale_factor")
-      if (variable := getattr(self, name, None)) is not None
-    ]
+    own = (getattr(self, n, None) for n in ("cosine_weights", "scale_factor"))
+    own = [variable for variable in own if variable is not None]
     ids = {id(variable) for variable in own}
     return [v for v in variables if id(v) not in ids] + own
 
 
 def cosine_classifier_logits(
-  prelogits,
-  labels,
-  num_classes,
-  cosine_weights,
-  scale_factor,
-  arcface_margin,
-  training=True,
-):
-  """Returns float [B, num_classes], the logits of a cosine classifier.
+  prelogits: Tensor,
+  labels: Tensor | None,
+  num_classes: int,
+  cosine_weights: Tensor,
+  scale_factor: Tensor,
+  arcface_margin: float,
+  training: bool = True,
+) -> Tensor:
+  """Return float [B, num_classes], the logits of a cosine classifier.
 
   Args:
     prelogits: Float [B, D], descriptors.
     labels: Int [B], classes in 0 to `num_classes` - 1; None where not training.
-    num_classes: Number of classes.
     cosine_weights: Float [D, num_classes], a direction for each class.
-    scale_factor: What cosines are multiplied by.
-    arcface_margin: Angle in radians added between a descriptor and its class.
-    training: Whether to add it.
+    scale_factor: Factor from cosines to logits.
+    arcface_margin: Angle in radians that training adds to that of the label.
   """
   units = normalization.l2_normalize(prelogits, axis=1)
-  # A tensor of what may be a variable, which has no gradient of its own.
+  # As a tensor: a variable would get no gradient of `_cosines`.
   weights = ops.reshape(cosine_weights, (-1, num_classes))
   cosines = _cosines(units, weights)
   if training and arcface_margin > 0.0:
-    cosines = _margin_of_labels(cosines, labels, arcface_margin)
+    labels = ops.reshape(ops.cast(labels, "int32"), (-1, 1))
+    rows = ops.arange(ops.shape(cosines)[0], dtype="int32")
+    # One column of each row is taken out and put back: no mask of classes.
+    own = ops.take_along_axis(cosines, labels, axis=1)[:, 0]
+    indices = ops.concatenate([rows[:, None], labels], axis=1)
+    margined = _add_margin(own, arcface_margin)
+    cosines = ops.scatter_update(cosines, indices, margined)
   return scale_factor * cosines
 
 
 @ops.custom_gradient
 def _cosines(units, weights):
-  """Returns the cosines [B, classes] of units [B, D] and weights [D, classes].
-
-  Weights for 203 094 classes take 1.7 GB. They are neither scaled, nor is their
-  norm differentiated by itself, which takes three copies of them: with
-  c = u.w / |w|, dc/dw is (u - c w / |w|) / |w|.
-  """
+  """Return cosines [B, classes] of units [B, D] and weights [D, classes]."""
+  # Weights of 203 094 classes take 1.7 GB; scaling them and differentiating
+  # their norm would take three copies. With c = u.w / |w|, dc/dw is
+  # (u - c w / |w|) / |w|.
   squared_norms = ops.sum(ops.square(weights), axis=0, keepdims=True)
   far = ops.cast(squared_norms > _SQUARED_NORM_EPSILON, units.dtype)
   inverse = ops.rsqrt(ops.maximum(squared_norms, _SQUARED_NORM_EPSILON))
@@ -173,21 +170,12 @@ def _cosines(units, weights):
   return cosines, gradient
 
 
-def _margin_of_labels(cosines, labels, margin):
-  """Returns cosines [B, classes], those of the labels [B] with a margin."""
-  labels = ops.reshape(ops.cast(labels, "int32"), (-1, 1))
-  rows = ops.arange(ops.shape(cosines)[0], dtype="int32")
-  # The one column of each row is taken out and put back: no mask of classes.
-  own = ops.take_along_axis(cosines, labels, axis=1)[:, 0]
-  places = ops.concatenate([rows[:, None], labels], axis=1)
-  return ops.scatter_update(cosines, places, _add_margin(own, margin))
-
-
-def apply_arcface_margin(cosine_sim, one_hot_labels, arcface_margin):
-  """Returns cosines [B, num_classes] with an angle added for the labels.
+def apply_arcface_margin(
+  cosine_sim: Tensor, one_hot_labels: Tensor, arcface_margin: float
+) -> Tensor:
+  """Return cosines [B, num_classes] with an angle added for the labels.
 
   Args:
-    cosine_sim: Float [B, num_classes], cosines.
     one_hot_labels: Float or bool [B, num_classes], 1 for the label.
     arcface_margin: Angle in radians; not added where the sum would exceed pi.
   """
@@ -196,7 +184,7 @@ def apply_arcface_margin(cosine_sim, one_hot_labels, arcface_margin):
 
 
 def _add_margin(cosines, margin):
-  """Returns cos(theta + margin) where theta <= pi - margin, else cos(theta)."""
+  """Return cos(theta + margin) where theta <= pi - margin, else cos(theta)."""
   squared_sines = ops.maximum(1.0 - ops.square(cosines), _SINE_EPSILON)
   added = math.cos(margin) * cosines - math.sin(margin) * ops.sqrt(
     squared_sines

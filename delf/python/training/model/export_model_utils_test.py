@@ -207,7 +207,9 @@ def test_suppression_golden(goldens, iou, most):
   with np.load(goldens / "fe_nms.npz") as golden:
     boxes, scores = golden["boxes"], golden["scores"]
     expected = golden[f"sel_iou{iou}_max{most}"]
-  found = tensorflow_ops.Local(tf.constant(boxes), None, None, scores, None)
+  found = tensorflow_ops.LocalFeatures(
+    tf.constant(boxes), None, None, scores, None
+  )
   selection = tensorflow_ops.Selection(most, 0.0, iou)
   np.testing.assert_array_equal(
     tensorflow_ops.select(found, selection), expected
@@ -220,7 +222,9 @@ def test_suppression_of_a_hundred_thousand_boxes(iou):
   corners = generator.uniform(0, 5000, [100_000, 2])
   boxes = np.concatenate([corners, corners + 60], 1).astype(np.float32)
   scores = generator.uniform(size=len(boxes)).astype(np.float32)
-  found = tensorflow_ops.Local(boxes, None, None, tf.constant(scores), None)
+  found = tensorflow_ops.LocalFeatures(
+    boxes, None, None, tf.constant(scores), None
+  )
   kept = tensorflow_ops.select(found, tensorflow_ops.Selection(500, 0.0, iou))
   assert len(kept) == 500
   best = np.argsort(-scores, kind="stable")

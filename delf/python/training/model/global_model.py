@@ -1,6 +1,7 @@
-"""Global descriptors by a network of Keras, a pooling and perhaps whitening."""
+"""Global descriptors by a network of Keras, pooling and optional whitening."""
 
 import os
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -28,37 +29,36 @@ class GlobalFeatureNet(keras.Model):
   """A network that describes an image by one vector of unit length.
 
   Batch normalisations are frozen, weights and statistics, since images of all
-  sizes go through one at a time; nothing else depends on `training`.
-
-  Attributes:
-    meta: dict with `architecture`, `pooling`, `whitening`, `outputdim`.
+  sizes go through one at a time; nothing else depends on `training`. `meta` is
+  a dict of `architecture`, `pooling`, `whitening` and `outputdim`.
   """
 
   def __init__(
     self,
-    architecture="ResNet101",
-    pooling="gem",
-    whitening=False,
-    pretrained=True,
-    data_root="",
+    architecture: str = "ResNet101",
+    pooling: str = "gem",
+    whitening: bool = False,
+    pretrained: bool = True,
+    data_root: str | os.PathLike = "",
   ):
-    """Makes the network.
+    """Create the network.
 
     Args:
       architecture: A key of ARCHITECTURES.
       pooling: "mac", "spoc" or "gem".
-      whitening: Whether a dense layer, at first the identity, and a norm
-        follow.
-      pretrained: Whether it has weights of ImageNet; see `backbones.network`.
+      whitening: Whether a dense layer, initially the identity, and L2
+        normalisation follow.
+      pretrained: Whether to load ImageNet weights; see `backbones.network`.
       data_root: Folder of files with such weights.
-
-    Raises:
-      InputError: If there is no such architecture or pooling, or if weights
-        cannot be had.
     """
     super().__init__(name="global_feature_net")
-    _require("architecture", architecture, ARCHITECTURES)
-    _require("pooling", pooling, POOLING)
+    for what, value, known in (
+      ("architecture", architecture, ARCHITECTURES),
+      ("pooling", pooling, POOLING),
+    ):
+      if value not in known:
+        expected = f"one of the {what}s {', '.join(known)}"
+        raise errors.InputError(expected, repr(value))
     size, self._trained_on = ARCHITECTURES[architecture]
     self.feature_extractor = backbones.network(
       architecture, pretrained, data_root
@@ -85,14 +85,14 @@ class GlobalFeatureNet(keras.Model):
       self.call, input_signature=[_IMAGES], autograph=False
     )
 
-  def call(self, x, training=False):
-    """Returns descriptors, [B, outputdim] float32 of unit length.
+  def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """Return descriptors, [B, outputdim] float32 of unit length.
 
     Args:
-      x: [B, H, W, 3] float32, as `datasets.utils.default_loader` gives images:
-        BGR in [0, 255] less the mean of ImageNet. Networks that were trained on
-        something else get that.
-      training: Changes nothing.
+      x: [B, H, W, 3] float32 of `datasets.utils.default_loader`: BGR in
+        [0, 255] less the mean of ImageNet, whatever the network's own
+        preprocessing.
+      training: Ignored.
     """
     if self._trained_on is not None:
       offset, scale = self._trained_on
@@ -104,17 +104,13 @@ class GlobalFeatureNet(keras.Model):
       vectors = self.normalize(self.whiten(vectors))
     return vectors
 
-  def describe(self, images):
-    """Returns what `call` does, [B, outputdim], by a graph made once.
-
-    Raises:
-      InputError: If the images are too small for the network.
-    """
+  def describe(self, images: tf.Tensor) -> tf.Tensor:
+    """Run `call` as a graph; InputError if the images are too small."""
     images = ops.convert_to_tensor(images, "float32")
     try:
-      found = self._describe(images)
-      # On some processors pooling to nothing is no error, and gives NaN.
-      too_small = np.isnan(found).all() and not np.isnan(images).any()
+      vectors = self._describe(images)
+      # On some processors pooling to nothing gives NaN, not an error.
+      too_small = np.isnan(vectors).all() and not np.isnan(images).any()
     except (tf.errors.AbortedError, tf.errors.InvalidArgumentError):
       too_small = True
     if too_small:
@@ -122,68 +118,64 @@ class GlobalFeatureNet(keras.Model):
         f"an image that is large enough for {self.meta['architecture']}",
         f"one of {images.shape[1]} x {images.shape[2]} pixels",
       )
-    return found
+    return vectors
 
-  def meta_repr(self):
-    """Returns what it is, as text of several lines."""
+  def meta_repr(self) -> str:
+    """Return `meta` as text of several lines."""
     lines = [f"    {name}: {value}" for name, value in self.meta.items()]
     return "\n".join(["  (meta): dict(", *lines, "  )"])
 
 
 def extract_global_descriptors_from_list(
-  net,
-  images,
-  image_size,
-  bounding_boxes=None,
-  scales=[1.0],  # noqa: B006
-  multi_scale_power=1.0,
-  print_freq=10,
-  workers=4,
-):
-  """Describes the images of a list; returns [D, N] float32, one a column.
+  net: GlobalFeatureNet,
+  images: Sequence[str],
+  image_size: int | None,
+  bounding_boxes: Sequence | None = None,
+  scales: Sequence[float] = [1.0],  # noqa: B006
+  multi_scale_power: float = 1.0,
+  print_freq: int = 10,
+  workers: int = 4,
+) -> np.ndarray:
+  """Describe the images of a list; return [D, N], one descriptor per column.
 
   Args:
-    net: GlobalFeatureNet.
-    images: list of paths.
+    images: Paths.
     image_size: Largest side of an image in pixels, or None.
     bounding_boxes: A box (x1, y1, x2, y2) in pixels or None for each image;
       None for whole images.
-    scales: Scales that each image is described at.
+    scales: Scales to describe each image at.
     multi_scale_power: Power of the generalised mean over them.
     print_freq: Images between two updates of the progress line.
     workers: Threads that load images ahead.
-
-  Raises:
-    FileNotFoundError: If an image is missing.
-    InputError: If one is no image, or a scale or power cannot be.
   """
   listed = generic_dataset.ImagesFromList(
     "", images, image_size, bounding_boxes, workers=workers
   )
-  found = np.zeros([net.meta["outputdim"], len(listed)], np.float32)
+  vectors = np.zeros([net.meta["outputdim"], len(listed)], np.float32)
   shown = progress.track(listed, "describing images", len(listed))
   for i, image in enumerate(shown):
     vector = extract_multi_scale_descriptor(
       net, image[None], scales, multi_scale_power
     )
-    found[:, i] = ops.convert_to_numpy(vector)
+    vectors[:, i] = ops.convert_to_numpy(vector)
     if i % print_freq == 0:
       shown.set_postfix_str(os.path.basename(listed.images[i]))
-  return found
+  return vectors
 
 
-def extract_multi_scale_descriptor(net, input, scales, multi_scale_power):
-  """Returns the descriptor [D] float32, of unit length, over several scales.
+def extract_multi_scale_descriptor(
+  net: GlobalFeatureNet | Callable,
+  input: tf.Tensor,
+  scales: Sequence[float],
+  multi_scale_power: float,
+) -> tf.Tensor:
+  """Return the descriptor [D], of unit length, of an image at several scales.
 
   Args:
     net: GlobalFeatureNet, or a function of images [1, H, W, 3].
     input: [1, H, W, 3] float32.
-    scales: list of float over 0.
     multi_scale_power: Power of the generalised mean over the scales; other than
       1 only for descriptors without negative values.
-
-  Raises:
-    InputError: If there is no scale, one is not over 0, or the mean is none.
   """
   if not len(scales) or not all(0 < scale < np.inf for scale in scales):
     raise errors.InputError("scales over 0, one at least", list(scales))
@@ -193,16 +185,9 @@ def extract_multi_scale_descriptor(net, input, scales, multi_scale_power):
     scaled = input if scale == 1 else tensorflow_ops.resize(input, scale)
     total += ops.power(describe(scaled)[0], multi_scale_power)
   mean = ops.power(total / len(scales), 1.0 / multi_scale_power)
-  found = normalization.l2_normalize(mean, 0)
-  if not np.isfinite(ops.convert_to_numpy(found)).all():
+  vector = normalization.l2_normalize(mean, 0)
+  if not np.isfinite(ops.convert_to_numpy(vector)).all():
     raise errors.InputError(
       "a power that the mean of these descriptors has", multi_scale_power
     )
-  return found
-
-
-def _require(what, name, known):
-  if name not in known:
-    raise errors.InputError(
-      f"one of the {what}s {', '.join(known)}", repr(name)
-    )
+  return vector

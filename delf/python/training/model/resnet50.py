@@ -1,9 +1,10 @@
-"""ResNet backbones of the kind that the ImageNet weights of Keras are for.
+"""ResNet backbones of the kind that Keras's ImageNet weights are for.
 
 He et al., arXiv:1512.03385, with the stride in the first convolution of a stage
 and with biases in all convolutions.
 """
 
+import os
 import string
 
 import keras
@@ -12,18 +13,97 @@ from keras import layers, ops
 
 from delf.base import errors
 from delf.networks import backbones
+from delf.python.normalization_layers import normalization
 from delf.python.pooling_layers import pooling as pooling_layers
 
-# What may be made of the last feature map.
+Tensor = keras.KerasTensor
+
+# Stage -> filters of the first convolutions, and of the output, of its blocks.
+_FILTERS = {2: (64, 256), 3: (128, 512), 4: (256, 1024), 5: (512, 2048)}
+
 _POOLINGS = ("avg", "max", "gem")
+
+
+class Bottleneck(layers.Layer):
+  """Three convolutions with a shortcut, a projection in block "a"."""
+
+  def __init__(self, stage: int, block: str, stride: int, data_format: str):
+    super().__init__(name=f"block{stage}{block}")
+    self._data_format = data_format
+    filters, filters_out = _FILTERS[stage]
+    # Attributes are the keys of a checkpoint, names those of a Keras file.
+    branches = [
+      ("2a", "conv2a", "bn2a", filters, 1, stride),
+      ("2b", "conv2b", "bn2b", filters, 3, 1),
+      ("2c", "conv2c", "bn2c", filters_out, 1, 1),
+    ]
+    if block == "a":
+      branches.append(
+        ("1", "conv_shortcut", "bn_shortcut", filters_out, 1, stride)
+      )
+    else:
+      self.conv_shortcut = self.bn_shortcut = None
+    self.foldable = tuple((conv, norm) for _, conv, norm, *_ in branches)
+    for branch, conv, norm, channels, size, strides in branches:
+      convolution = layers.Conv2D(
+        channels,
+        size,
+        strides,
+        padding="same",
+        data_format=data_format,
+        name=f"res{stage}{block}_branch{branch}",
+      )
+      setattr(self, conv, convolution)
+      name = f"bn{stage}{block}_branch{branch}"
+      setattr(self, norm, _batch_norm(name, data_format))
+
+  def build(self, input_shape: tuple) -> None:
+    """Create the variables for feature maps of this shape."""
+    shape = input_shape
+    for conv, norm in (
+      (self.conv2a, self.bn2a),
+      (self.conv2b, self.bn2b),
+      (self.conv2c, self.bn2c),
+    ):
+      shape = _build_pair(conv, norm, shape, self._data_format)
+    if self.conv_shortcut is not None:
+      _build_pair(
+        self.conv_shortcut, self.bn_shortcut, input_shape, self._data_format
+      )
+
+  def call(self, inputs: Tensor, training: bool = True) -> Tensor:
+    """Return the feature map after the block."""
+    x = ops.relu(self.bn2a(self.conv2a(inputs), training=training))
+    x = ops.relu(self.bn2b(self.conv2b(x), training=training))
+    x = self.bn2c(self.conv2c(x), training=training)
+    if self.conv_shortcut is not None:
+      inputs = self.bn_shortcut(self.conv_shortcut(inputs), training=training)
+    return ops.relu(x + inputs)
+
+
+def _batch_norm(name, data_format):
+  axis = 3 if data_format == "channels_last" else 1
+  return normalization.BatchNormalization(axis=axis, name=name)
+
+
+def _map_shape(channels, data_format):
+  last = data_format == "channels_last"
+  return (None, None, None, channels) if last else (None, channels, None, None)
+
+
+def _build_pair(conv, norm, input_shape, data_format):
+  """Build a convolution and its normalisation; return their output shape."""
+  conv.build(input_shape)
+  output_shape = _map_shape(conv.filters, data_format)
+  norm.build(output_shape)
+  return output_shape
 
 
 class ResNet50(keras.Model):
   """ResNet-50; its local features are the map after stage 4 (`block3`).
 
-  All variables exist once it is made. What exporting needs is in
-  `receptive_field`, `receptive_stride` and `receptive_padding` (pixels, of a
-  position of `block3`), `local_channels`, and `global_channels`.
+  All variables exist once it is made; `backbones` says what the attributes
+  are.
   """
 
   # Blocks of stages 2 to 5: table 1 of the paper.
@@ -34,39 +114,32 @@ class ResNet50(keras.Model):
   # but its positions have the same centres.
   receptive_field = 291
   receptive_padding = 145
-  local_channels = backbones.FILTERS[4][1]
+  local_channels = _FILTERS[4][1]
 
   def __init__(  # noqa: PLR0913
     self,
-    data_format,
-    name="",
-    include_top=True,
-    pooling=None,
-    block3_strides=False,
-    average_pooling=True,
-    classes=1000,
-    gem_power=3.0,
-    embedding_layer=False,
-    embedding_layer_dim=2048,
+    data_format: str,
+    name: str = "",
+    include_top: bool = True,
+    pooling: str | None = None,
+    block3_strides: bool = False,
+    average_pooling: bool = True,
+    classes: int = 1000,
+    gem_power: float = 3.0,
+    embedding_layer: bool = False,
+    embedding_layer_dim: int = 2048,
   ):
-    """Creates the backbone with random weights.
+    """Create the backbone with random weights.
 
     Args:
       data_format: "channels_last" or "channels_first".
-      name: Name of the model.
       include_top: Whether it returns the logits of `classes`.
-      pooling: What is returned without the top: "avg", "max" or "gem" of the
-        last feature map, or None for the map itself.
+      pooling: "avg", "max" or "gem" of the last feature map where there is no
+        top, or None for the map itself.
       block3_strides: Whether `block3` keeps every second position alone, in
         place of the stride of stage 5; what comes after is the same.
       average_pooling: Whether the last map is averaged over 7 x 7 positions.
-      classes: Number of logits.
-      gem_power: Power of "gem".
       embedding_layer: Whether a dense layer follows the pooling.
-      embedding_layer_dim: Size of what it returns.
-
-    Raises:
-      InputError: If there is no such pooling.
     """
     if pooling not in (None, "", *_POOLINGS):
       raise errors.InputError(f"a pooling of {_POOLINGS}", repr(pooling))
@@ -78,26 +151,25 @@ class ResNet50(keras.Model):
     self.receptive_stride = 32 if block3_strides else 16
     self._make_stages(data_format)
     self.avg_pool = self.fc1000 = self.embedding_layer = None
-    self.global_channels = backbones.FILTERS[5][1]
+    self.global_channels = _FILTERS[5][1]
     if average_pooling:
       self.avg_pool = layers.AveragePooling2D(7, 7, data_format=data_format)
     if include_top:
-      self.fc1000 = self._dense(classes, "fc1000")
+      self.global_channels = classes
+      self.fc1000 = layers.Dense(classes, name="fc1000")
     elif pooling and embedding_layer:
-      self.embedding_layer = self._dense(embedding_layer_dim, "embedding_layer")
-    self.build(backbones.map_shape(3, data_format))
-
-  def _dense(self, size, name):
-    """Returns the last layer, whose size is that of what comes out."""
-    self.global_channels = size
-    return layers.Dense(size, name=name)
+      self.global_channels = embedding_layer_dim
+      self.embedding_layer = layers.Dense(
+        embedding_layer_dim, name="embedding_layer"
+      )
+    self.build(_map_shape(3, data_format))
 
   def _make_stages(self, data_format):
     self._data_format = data_format
     self.conv1 = layers.Conv2D(
       64, 7, 2, padding="same", data_format=data_format, name="conv1"
     )
-    self.bn_conv1 = backbones.batch_norm("bn_conv1", data_format)
+    self.bn_conv1 = _batch_norm("bn_conv1", data_format)
     self.max_pool = layers.MaxPooling2D(3, 2, data_format=data_format)
     self.subsampling_layer = None
     if self.block3_strides:
@@ -109,54 +181,61 @@ class ResNet50(keras.Model):
       for block in string.ascii_lowercase[:count]:
         stride = 2 if block == "a" and not whole else 1
         # Named attributes: they are the keys of a checkpoint.
-        setattr(
-          self,
-          f"l{stage}{block}",
-          backbones.Bottleneck(stage, block, stride, data_format),
-        )
+        layer = Bottleneck(stage, block, stride, data_format)
+        setattr(self, f"l{stage}{block}", layer)
 
   def _stage(self, stage):
-    count = self.blocks_by_stage[stage - 2]
-    return [
-      getattr(self, f"l{stage}{block}")
-      for block in string.ascii_lowercase[:count]
-    ]
+    letters = string.ascii_lowercase[: self.blocks_by_stage[stage - 2]]
+    return [getattr(self, f"l{stage}{block}") for block in letters]
 
-  def build(self, input_shape):
-    """Makes the variables for images of this shape."""
-    shape = backbones.build_pair(
+  def build(self, input_shape: tuple) -> None:
+    """Create the variables for images of this shape."""
+    shape = _build_pair(
       self.conv1, self.bn_conv1, input_shape, self._data_format
     )
-    for stage in range(2, 6):
+    for stage, (_, channels) in _FILTERS.items():
       for block in self._stage(stage):
         block.build(shape)
-        shape = backbones.map_shape(
-          backbones.FILTERS[stage][1], self._data_format
-        )
+        shape = _map_shape(channels, self._data_format)
     for dense in (self.fc1000, self.embedding_layer):
       if dense is not None:
-        dense.build((None, backbones.FILTERS[5][1]))
+        dense.build((None, _FILTERS[5][1]))
 
-  def __call__(self, inputs, training=True, intermediates_dict=None):
-    """Returns what `build_call` returns."""
+  def __call__(
+    self,
+    inputs: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> Tensor:
+    """Run `build_call` as a Keras model."""
     if intermediates_dict is None:
       return super().__call__(inputs, training=training)
     # Keras would hand `call` a copy of the dict that is to be filled.
     return self.build_call(inputs, training, intermediates_dict)
 
-  def call(self, inputs, training=True, intermediates_dict=None):
-    """Returns what `build_call` returns."""
+  def call(
+    self,
+    inputs: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> Tensor:
+    """Run `build_call`."""
     return self.build_call(inputs, training, intermediates_dict)
 
-  def build_call(self, inputs, training=True, intermediates_dict=None):
-    """Runs the backbone.
+  def build_call(
+    self,
+    inputs: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> Tensor:
+    """Run the backbone.
 
     Args:
       inputs: Float [B, H, W, 3] ("channels_first": [B, 3, H, W]), normalised.
       training: Whether batch normalisation uses the statistics of the batch.
-      intermediates_dict: dict to fill with the feature maps `block0` (after the
-        first convolution), `block0mp` (after the max pooling) and `block1` to
-        `block4` (after stages 2 to 5), or None.
+      intermediates_dict: Receives the feature maps `block0` (after the first
+        convolution), `block0mp` (after the max pooling) and `block1` to
+        `block4` (after stages 2 to 5).
 
     Returns:
       Float [B, classes] logits with the top; else [B, D] pooled, or embedded,
@@ -172,11 +251,13 @@ class ResNet50(keras.Model):
       return self.fc1000(ops.mean(x, axis=positions))
     return self._pool(blocks["block4"], positions)
 
-  def local_call(self, inputs, training=True, intermediates_dict=None):
-    """Returns `block3`, [B, H', W', 1024], the local features.
-
-    The last stage does not run; arguments are those of `build_call`.
-    """
+  def local_call(
+    self,
+    inputs: Tensor,
+    training: bool = True,
+    intermediates_dict: dict | None = None,
+  ) -> Tensor:
+    """Return the local features, `block3`, without running stage 5."""
     blocks = {} if intermediates_dict is None else intermediates_dict
     x = self.bn_conv1(self.conv1(inputs), training=training)
     blocks["block0"] = x = ops.relu(x)
@@ -198,20 +279,15 @@ class ResNet50(keras.Model):
       x = {"avg": ops.mean, "max": ops.max}[self.pooling](x, axis=positions)
     return x if self.embedding_layer is None else self.embedding_layer(x)
 
-  def restore_weights(self, filepath):
-    """Reads the weights of a Keras `.h5` file by layer name.
+  def restore_weights(self, filepath: str | os.PathLike) -> None:
+    """Load a Keras `.h5` file; see `backbones.restore`.
 
     The embedding and, where the file has none, the top keep their weights.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      InputError: If it is no such file, or if it lacks weights, holds others,
-        or holds some of another shape; then nothing has changed.
     """
     backbones.restore(self, filepath)
 
-  def log_weights(self):
-    """Logs the mean and the spread of every weight."""
+  def log_weights(self) -> None:
+    """Log the mean and the standard deviation of every weight."""
     logging.info("Weights of %s", self.name)
     for variable in self.variables:
       logging.info(
