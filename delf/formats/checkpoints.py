@@ -25,7 +25,7 @@ _FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
 
 
 def open_reader(path: files.Path) -> tuple[Any, str]:
-  """Open a checkpoint; return a reader, to use in `reading(prefix)`, and prefix.
+  """Open a checkpoint; return a reader, for `reading(prefix)`, and the prefix.
 
   Args:
     path: Prefix of a TensorFlow checkpoint, or its `.index` file, or a folder

@@ -150,13 +150,17 @@ class AttentionModel(keras.Model):
     """
     x = self.bn_conv1(self.conv1(inputs), training=training)
     score = self.conv2(ops.relu(x))
-    # TFLite's own softplus is infinite from 89 on, and scores of trained models
-    # reach 1000. The results are the same to the bit.
-    low = ops.softplus(ops.minimum(score, _LINEAR))
-    probability = ops.where(score > _LINEAR, score, low)
+    probability = _softplus(score)
     units = normalization.l2_normalize(inputs, axis=-1)
     feature = ops.mean(units * probability, axis=(1, 2))
     return feature, probability, score
+
+
+def _softplus(score):
+  """Return the softplus, to the bit, without large exponentials."""
+  # TFLite's own is infinite from 89 on; scores of trained models reach 1000.
+  low = ops.softplus(ops.minimum(score, _LINEAR))
+  return ops.where(score > _LINEAR, score, low)
 
 
 class AutoencoderModel(keras.Model):
