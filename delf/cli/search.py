@@ -138,10 +138,10 @@ def run(args):
 
 def _queries(found, args):
   """The queries, and those photos of which there are no features."""
-  from delf.extraction import feature_files
+  from delf.extraction import output_folder
   from delf.search import queries
 
-  if feature_files.find(args.queries) is not None:
+  if output_folder.find_features(args.queries) is not None:
     return queries.of_features(args.queries[0]), ()
   photos = queries.find(args.queries, args.box)
   asked, extraction = queries.of_photos(

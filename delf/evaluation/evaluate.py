@@ -9,7 +9,7 @@ import numpy as np
 
 from delf.base import errors
 from delf.evaluation import ground_truth, metrics, report_card
-from delf.extraction import engine, feature_files, jobs, output_folder
+from delf.extraction import engine, jobs, output_folder
 from delf.indexes import ranking
 from delf.pictures import results_page
 from delf.search import queries, searching
@@ -90,7 +90,7 @@ def find_features(
   Raises:
     InputError: If a name fits two files.
   """
-  stems = sorted(feature_files.find([folder])[0])
+  stems = sorted(output_folder.find_features([folder])[0])
   places = ground_truth.ImagePlaces(stems)
   chosen = [
     stems[places.find(name, folder)] if name in places else name

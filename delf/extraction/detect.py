@@ -32,16 +32,17 @@ def describe(
   """
   if detector is None:
     return {}
-  settings = {
-    "delf_version": delf.__version__,
-    "detector_path": os.fspath(detector),
-    "detector": output_folder.fingerprint(detector),
-    "apply_rotation": bool(apply_rotation),
-    "threshold": threshold,
-    "most_overlap": most_overlap,
-    "max_size": max_size,
+  return {
+    "": {
+      "delf_version": delf.__version__,
+      "detector_path": os.fspath(detector),
+      "detector": output_folder.fingerprint(detector),
+      "apply_rotation": bool(apply_rotation),
+      "threshold": threshold,
+      "most_overlap": most_overlap,
+      "max_size": max_size,
+    }
   }
-  return {"": settings}
 
 
 class BoxFolder(output_folder.OutputFolder):
@@ -142,9 +143,8 @@ class _Outputs:
   """Boxes in one folder and pictures in another; either may be None."""
 
   def __init__(self, folder, pictures, made_with, see):
-    self._boxes = self._pictures = None
-    if folder is not None:
-      self._boxes = BoxFolder(folder, made_with)
+    self._boxes = None if folder is None else BoxFolder(folder, made_with)
+    self._pictures = None
     if pictures is not None:
       self._pictures = PictureFolder(pictures, made_with)
     self._folders = [f for f in (self._boxes, self._pictures) if f is not None]

@@ -268,7 +268,7 @@ class BatchExtractor:
             break
           window.append(decoded)
           held += decoded.image.size // 3 if decoded.image is not None else 0
-        batch += [d for d in window if _same_size(d, head)][: limit - 1]
+        batch += [d for d in window if _size(d) == _size(head)][: limit - 1]
         chosen = set(map(id, batch))
         window = collections.deque(d for d in window if id(d) not in chosen)
       yield batch
@@ -291,12 +291,8 @@ class BatchExtractor:
     return self._extract(batch[:half]) + self._extract(batch[half:])
 
 
-def _same_size(decoded, head):
-  return (
-    decoded.image is not None
-    and decoded.image.shape == head.image.shape
-    and decoded.resize_factor == head.resize_factor
-  )
+def _size(decoded):
+  return decoded.image is not None and (decoded.image.shape, decoded.factor)
 
 
 class ParallelExtractor:

@@ -45,9 +45,9 @@ class Detector:
     self.is_tf2 = set(found) != set(names)
     if self.is_tf2:
       self._function = loaded.signatures.get(saved_model.DEFAULT)
-      found = saved_model.inputs_of(self._function)
+      found, outputs = saved_model.specs_of(self._function)
       others = set(found) - {tensors.IMAGES}
-      found |= saved_model.outputs_of(self._function)
+      found |= outputs
       if set(names) - set(found) or others:
         raise errors.InputError(
           f"a detector with the tensors {', '.join(names)}",

@@ -100,7 +100,7 @@ class ExtractionModel:
     self.is_tf2 = not (self.inputs and self.outputs)
     if self.is_tf2:
       default = self._functions.get(DEFAULT)
-      self.inputs, self.outputs = inputs_of(default), outputs_of(default)
+      self.inputs, self.outputs = specs_of(default)
 
   def output_size(self, name: str) -> int | None:
     """Return the last dimension of an output, or None if it is not known."""
@@ -131,7 +131,7 @@ class ExtractionModel:
       function = self._signature(request, batch)
       if batch and function is None:
         return None
-      inputs, outputs = inputs_of(function), outputs_of(function)
+      inputs, outputs = specs_of(function)
     tensors.check(request, inputs, outputs, self.folder)
     wanted = tensors.wanted(request, outputs)
     feeds = {
@@ -152,10 +152,12 @@ class ExtractionModel:
       counts = (
         found[tensors.COUNTS].numpy() if request.use_local else [0] * len(image)
       )
-      return [
-        tensors.tidy(tensors.row(arrays, i, count), inputs, request)
-        for i, count in enumerate(counts)
-      ]
+      results = []
+      for i, count in enumerate(counts):
+        row = {name: array[i] for name, array in arrays.items()}
+        row |= {n: row[n][:count] for n in tensors.LOCAL_OUTPUTS if n in row}
+        results.append(tensors.tidy(row, inputs, request))
+      return results
 
     return extract
 
@@ -258,13 +260,11 @@ def call(
     ) from error
 
 
-def inputs_of(function: typing.Any) -> dict[str, tf.TensorSpec]:
-  """Return what a function takes by name; {} for None."""
+def specs_of(
+  function: typing.Any,
+) -> tuple[dict[str, tf.TensorSpec], dict[str, tf.TensorSpec]]:
+  """Return the inputs and the outputs of a function by name; {} for None."""
   if function is None:
-    return {}
-  return dict(function.structured_input_signature[1])
-
-
-def outputs_of(function: typing.Any) -> dict[str, tf.TensorSpec]:
-  """Return what a function returns by name; {} for None."""
-  return {} if function is None else dict(function.structured_outputs)
+    return {}, {}
+  inputs = function.structured_input_signature[1]
+  return dict(inputs), dict(function.structured_outputs)

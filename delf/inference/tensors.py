@@ -158,13 +158,3 @@ def _chosen_rows(descriptors, inputs, request):
       f"one of {len(descriptors)}",
     )
   return descriptors[chosen]
-
-
-def row(
-  arrays: dict[str, np.ndarray], index: int, count: int
-) -> dict[str, np.ndarray]:
-  """Return the arrays of one image of a batch, with its number of features."""
-  return {
-    name: array[index][:count] if name in LOCAL_OUTPUTS else array[index]
-    for name, array in arrays.items()
-  }

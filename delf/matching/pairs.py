@@ -9,7 +9,7 @@ import typing
 import numpy as np
 
 from delf.base import errors
-from delf.extraction import feature_files
+from delf.extraction import output_folder
 from delf.formats import features
 from delf.matching import matcher
 from delf.python import utils
@@ -105,7 +105,7 @@ def match_feature_files(
   _check_output(output)
   timings = {}
   with _timed(timings, "read"):
-    both = [feature_files.read_local(path) for path in (features_1, features_2)]
+    both = [output_folder.read_local(path) for path in (features_1, features_2)]
     if output is not None and images is not None:
       images = [_load(each, apply_rotation) for each in images]
   return _match(both, images, output, options, timings, "")

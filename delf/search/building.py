@@ -12,7 +12,7 @@ from absl import logging
 
 from delf.aggregation import visual_words
 from delf.base import errors, files, progress
-from delf.extraction import engine, extract, feature_files, jobs, regions
+from delf.extraction import engine, extract, jobs, output_folder, regions
 from delf.formats import configs
 from delf.inference import zoo
 from delf.search import collection, index_parts
@@ -95,7 +95,7 @@ def build(
     options: How it is made; InputError if an existing one was made otherwise.
     say: Called with a line for each image that failed.
   """
-  features = feature_files.find(sources)
+  features = output_folder.find_features(sources)
   if features is not None:
     return _build_of_features(sources[0], *features, folder, options, say)
   return build_photos(*jobs.find(sources), folder, options, say)

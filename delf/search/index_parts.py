@@ -10,7 +10,7 @@ import numpy as np
 
 from delf.aggregation import aggregate, visual_words
 from delf.base import errors, files
-from delf.extraction import feature_files
+from delf.extraction import output_folder
 from delf.indexes import dense, inverted
 from delf.python import whiten
 from delf.search import collection as collections
@@ -123,7 +123,7 @@ class GlobalPart(Part):
 
   def read(self, name: str) -> np.ndarray:
     """Return [D] float32 as it is compared; [0] of too small an image."""
-    return self._whiten(feature_files.read_global(self.source(name)))
+    return self._whiten(output_folder.read_global(self.source(name)))
 
   def read_query(self, query: queries.Query) -> np.ndarray:
     """Return [D] float32 as it is compared."""
@@ -158,7 +158,7 @@ class WordsPart(Part):
 
   def read(self, name: str) -> aggregate.Aggregated:
     """Return the aggregate of the local features."""
-    return self._aggregate(feature_files.read_local(self.source(name)))
+    return self._aggregate(output_folder.read_local(self.source(name)))
 
   def read_query(self, query: queries.Query) -> aggregate.Aggregated:
     """Return the aggregate of the local features, of which there are some."""

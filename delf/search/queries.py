@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from delf.base import errors, files
-from delf.extraction import engine, extract, feature_files, jobs
+from delf.extraction import engine, extract, jobs, output_folder
 from delf.formats import features, wire
 from delf.search import collection
 
@@ -43,13 +43,13 @@ class Query:
     """Return the local features, from their file if need be."""
     if self.extracted is not None:
       return self.extracted.local
-    return feature_files.read_local(self.path(extension))
+    return output_folder.read_local(self.path(extension))
 
   def global_descriptor(self) -> np.ndarray:
     """Return [D] float32, from its file if need be; [0] of a tiny photo."""
     if self.extracted is not None:
       return self.extracted.global_descriptor
-    return feature_files.read_global(self.path(files.DELG_GLOBAL))
+    return output_folder.read_global(self.path(files.DELG_GLOBAL))
 
 
 def find(sources: Sequence[str], box: Box | None = None) -> list[Query]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from delf.base import errors
-from delf.extraction import engine, feature_files, output_folder
+from delf.extraction import engine, output_folder
 from delf.indexes import ranking
 from delf.matching import matcher, verification
 from delf.search import collection, index_parts, queries
@@ -418,7 +418,7 @@ class _Lines:
     """Returns [M, 4] float32: (x, y) in the query's photo and the image's."""
     name = self._opened.whole(hit.name)
     path = self._opened.feature_path(name, self._extension)
-    other = _prepare(feature_files.read_local(path), os.fspath(path))
+    other = _prepare(output_folder.read_local(path), os.fspath(path))
     match = matcher.match_prepared(
       self._features, other, self._options, backward=True
     )
