@@ -28,7 +28,7 @@ def describe(
 ) -> dict:
   """Return what decides the boxes of images, as OutputFolder takes it.
 
-  Without a detector any existing files are used; `threshold` None is no limit.
+  Without a detector any existing files are used.
   """
   if detector is None:
     return {}
@@ -210,7 +210,7 @@ def detect_to_files(
     images: Paths of image files.
     detector: Name of a detector, or folder of its SavedModel.
     folder: Local folder for `<name>.boxes`, or None.
-    pictures: Local folder for `<name>_viz.jpg`, images with boxes, or None.
+    pictures: Local folder for `<name>_viz.jpg`, or None.
     **options: Fields of DetectOptions.
   """
   from delf.inference import zoo

@@ -30,19 +30,12 @@ MEMORY_BUDGET = 4 * 2**30
 # --memory), for the working memory of a GPU's convolutions.
 _BYTES_PER_PIXEL = 600
 
-# Largest batch unless a size is requested.
-_LARGEST_BATCH = 8
-
-# Images held to find some of one size, per image of a batch.
-_LOOK_AHEAD = 4
-
+_LARGEST_BATCH = 8  # Unless a size is requested.
+_LOOK_AHEAD = 4  # Images held to find equal sizes, per image of a batch.
 # Images per worker whose results may wait for those of one before them, as the
 # boxes of a photo do for the whole of it, which takes far longer.
 _RESULTS_AHEAD = 4
-
-# Images whose files may wait to be written.
-_WRITES_AHEAD = 4
-
+_WRITES_AHEAD = 4  # Images whose files may wait to be written.
 # Errors of TensorFlow go on for pages; the first words say what happened.
 _LONGEST_REASON = 300
 
@@ -160,12 +153,8 @@ def decode_ahead(
 
   Sizes are read from the headers, and decoding waits when `pixels_ahead` would
   be passed; an image that is larger, or of unknown size, is decoded alone.
-
-  Args:
-    todo: Objects with `path`, and with `crop` (jobs.Crop) for a part.
-    load: Function from a path to an image.
-    workers: Number of threads; 0 decodes in the caller's.
-    pixels_ahead: Bound on the pixels that are held.
+  Jobs have a `path`, and a `crop` (jobs.Crop) for a part; `load` takes a path.
+  Without workers the caller's thread decodes.
   """
   if workers <= 0:
     yield from (_decode(job, load) for job in todo)
@@ -481,7 +470,7 @@ def run_images(
       with its sizes and scales; called if there is something to do.
     options: Options of the run.
     report: Empty report of the kind to return.
-    label: What is being done, such as "extracting".
+    label: Such as "extracting".
   """
   outputs.check(plan, overwrite=not options.resume)
   todo, done = outputs.divide(plan) if options.resume else (plan, [])

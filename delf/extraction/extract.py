@@ -31,16 +31,15 @@ def extract_to_files(
 ) -> engine.ImageReport:
   """Extract features of images and write them, each file whole or not at all.
 
-  An image that fails is reported and the others continue. A stopped run can be
-  repeated, and does what is missing. `extraction.json` in the folder has the
-  model and settings; files of others are refused. `extraction_images.jsonl` has
-  the size and part of each photo; photos that differ are extracted again.
+  A failed image does not end the run, and a stopped run can be repeated: it
+  does what is missing. `extraction.json` in the folder has the model and
+  settings; files of others are refused. `extraction_images.jsonl` has the size
+  and part of each photo; photos that differ are extracted again.
 
   Args:
     images: Paths of image files.
     config: What to extract.
-    output_dir: Local folder for `<name>.delf` (local features) and
-      `<name>.delg_global` (the global descriptor).
+    output_dir: Local folder for `<name>.delf` and `<name>.delg_global`.
     **options: Fields of ExtractOptions.
 
   Returns:

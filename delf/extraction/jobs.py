@@ -39,13 +39,12 @@ class Crop:
   def cut(self, image: np.ndarray | Image.Image) -> tuple[np.ndarray, float]:
     """Cut the part out of an RGB photo; black where the box reaches out of it.
 
+    An InputError says if the box is empty, beside the photo, far larger, or
+    in shares of it.
+
     Returns:
       [h, w, 3] uint8, and the factor for the size limits: 1, or with
       `scale_limits` the longer side of the part over that of the photo.
-
-    Raises:
-      InputError: If the box is empty, beside the photo, far larger, or in
-        shares of it.
     """
     if not isinstance(image, Image.Image):
       image = Image.fromarray(np.asarray(image))
@@ -147,11 +146,9 @@ def plan(
 ) -> list[Job]:
   """Make the jobs of a run; an image that is repeated is done once.
 
-  Names are output names without extension; base names if None.
-
-  Raises:
-    InputError: If there are no images, or two (or two parts of one) have one
-      output name, or one is outside of the output folder.
+  Names are output names without extension; base names if None. An InputError
+  says if there are no images, two (or two parts of one) have one name, or a
+  name leads out of the output folder.
   """
   images = [os.fspath(path) for path in images]
   if not images:

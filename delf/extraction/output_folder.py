@@ -24,7 +24,6 @@ PHOTOS = "extraction_images.jsonl"
 
 # What the feature files beside it were made with, for each head.
 RECORD = "extraction.json"
-
 _NAMED = 5  # Missing files that an error names.
 
 
@@ -266,11 +265,7 @@ class FeatureFolder(OutputFolder):
     made_with: dict,
     on_written: Callable[[str, features.ImageFeatures], object] | None = None,
   ):
-    """Read what is in a folder, which need not exist.
-
-    `made_with` is of `describe`; `on_written` gets name and features of each
-    image.
-    """
+    """`made_with` is of `describe`; `on_written` gets names and features."""
     super().__init__(folder, made_with)
     self._on_written = on_written
     if config.use_local_features:
@@ -513,10 +508,7 @@ def read_global(path: str | os.PathLike) -> np.ndarray:
 def read_globals(
   wanted: Sequence[str], what: str, dimension: int | None = None
 ) -> list[np.ndarray]:
-  """Read `.delg_global` files of images (`what` they are), as `read_global`.
-
-  All but those of tiny images must have one dimension, the given one if any.
-  """
+  """Read `.delg_global` files of one dimension, but for tiny images' [0]."""
   found = []
   for path in progress.track(wanted, f"reading {what}"):
     descriptor = datum_io.ReadFromFile(path)

@@ -22,9 +22,7 @@ from delf.python import utils
 _NAME, _IMAGE, _ = _COLUMNS = ("name", "index_image_id", "box_id")
 WHOLE = -1
 
-# Digits of the largest index_image_id.
-_DIGITS = 18
-
+_DIGITS = 18  # Of the largest index_image_id.
 # More regions at once on a CPU gain little, and each takes memory of its own.
 _MOST_WORKERS = 8
 
@@ -49,9 +47,8 @@ def read(
 ) -> dict[str, list[str]]:
   """Read the names of each image's feature files, without extension.
 
-  Args:
-    path: CSV file with the header `name,index_image_id,box_id`.
-    image_names: The images in the order of their ids.
+  `path` is a CSV file with the header `name,index_image_id,box_id`; ids count
+  in `image_names`.
   """
   rows = files.read_csv(path, header=True)
   _, header = next(rows)
@@ -117,8 +114,7 @@ class RegionReport(engine.Report):
 
   def summary(self) -> str:
     """Return one line for people."""
-    images = max(1, len(self.done) + len(self.skipped))
-    mean = self.regions / images
+    mean = self.regions / max(1, len(self.done) + len(self.skipped))
     return f"{super().summary()}; {self.regions} regions ({mean:.1f} an image)"
 
 
@@ -133,10 +129,10 @@ def extract_regions(
 ) -> RegionReport:
   """Find boxes in photos, and extract features of the photos and the boxes.
 
-  Written are `<image>.boxes` with all boxes, `<image>_0.delf` of the whole
-  image, `<image>_1.delf` and so on of the boxes at or over the threshold, in
-  pixels of the part, and at the end the mapping that lists these files; an
-  existing mapping is removed first. Runs are as of `extract.extract_to_files`.
+  Written are `<image>.boxes`, `<image>_0.delf` of the whole image,
+  `<image>_1.delf` and so on of the boxes at or over the threshold, in pixels of
+  the part, and at the end the mapping that lists these files; an existing one
+  is removed first. Runs are as of `extract.extract_to_files`.
 
   Args:
     images: Paths of photos.

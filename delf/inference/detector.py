@@ -15,11 +15,10 @@ from delf.inference import saved_model, tensors, zoo
 def load(
   path_or_name: str | os.PathLike, device: str | None = None
 ) -> "Detector":
-  """Load a detector of either form: a TensorFlow 1 graph or a signature.
+  """Load a detector onto a device such as "cpu" or "gpu:1".
 
-  Args:
-    path_or_name: Folder of a SavedModel, or a name (see `zoo.resolve`).
-    device: Device such as "cpu" or "gpu:1", or None for the best available.
+  It is the folder of a SavedModel, a TensorFlow 1 graph or one with a
+  signature, or a name (see `zoo.resolve`).
   """
   folder = zoo.resolve(path_or_name)
   return Detector(folder, *saved_model.read(folder, device))
@@ -28,20 +27,16 @@ def load(
 class Detector:
   """Finds boxes in images; safe to call from several threads.
 
-  Images are scaled to the size of a model that has a fixed one; boxes are
-  shares of the image, and stay the same.
-
-  Attributes:
-    device: Description of the device, such as "CPU" or "GPU:0 (name)".
-    is_tf2: Whether it is run by a signature; else by the names of its tensors.
+  Images are scaled to the size of a model that has a fixed one.
   """
 
   def __init__(self, folder: pathlib.Path, loaded: typing.Any, device: str):
     self.folder = folder
-    self.device = saved_model.describe(device)
+    self.device = saved_model.describe(device)  # Such as "GPU:0 (name)".
     self._device = device
     names = (tensors.IMAGES, *tensors.DETECTIONS)
     found = saved_model.graph_tensors(loaded, names)
+    # Run by a signature; graphs of TensorFlow 1 by the names of their tensors.
     self.is_tf2 = set(found) != set(names)
     if self.is_tf2:
       self._function = loaded.signatures.get(saved_model.DEFAULT)

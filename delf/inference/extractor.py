@@ -20,15 +20,11 @@ MIN_SIZE = 10
 
 
 def load(path: str | os.PathLike, device: str | None = None) -> typing.Any:
-  """Load an extraction model; TensorFlow is loaded for a SavedModel alone.
+  """Load an extraction model, for a device such as "cpu" or "gpu:1".
 
-  Args:
-    path: Folder of a SavedModel, or a `.onnx` or `.tflite` file of
-      `delf export`.
-    device: Device such as "cpu" or "gpu:1", or None for the best available.
-
-  Returns:
-    saved_model.ExtractionModel or single_file.SingleFileModel.
+  The path is a folder of a SavedModel, or a `.onnx` or `.tflite` file of
+  `delf export`, for which TensorFlow is not loaded. Returns
+  saved_model.ExtractionModel or single_file.SingleFileModel.
   """
   path = pathlib.Path(path)
   if network_files.is_network(path) and not path.is_dir():
@@ -61,9 +57,8 @@ class PcaParameters:
 def load_pca(proto: delf_config_pb2.DelfPcaParameters) -> PcaParameters:
   """Read the files that a configuration names.
 
-  Raises:
-    InputError: If a file is no DatumProto, is not finite, or has a shape that
-      does not fit the others or `pca_dim`.
+  An InputError names a file that is no DatumProto, is not finite, or has a
+  shape that does not fit the others or `pca_dim`.
   """
   mean = _read(proto.mean_path, "the mean", [None])
   size = len(mean)
@@ -112,11 +107,10 @@ def project(
   components: np.ndarray,
   variances: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Project descriptors [N, D], as NumPy arrays or TensorFlow's tensors.
+  """Project descriptors [N, D], arrays or tensors, on components [D, dim].
 
-  Returns:
-    [N, dim]: (descriptors - mean) @ components [D, dim], with whitening over
-    the square root of the variances [dim] (Jegou & Chum, ECCV 2012).
+  With variances [dim], the result [N, dim] is whitened: divided by their square
+  roots (Jegou & Chum, ECCV 2012).
   """
   projected = (descriptors - mean) @ components
   return projected if variances is None else projected / variances**0.5
@@ -127,28 +121,24 @@ def make_extractor(
 ) -> "Extractor":
   """Load the model of a configuration, and prepare it for extraction.
 
-  `model_path` is a name or path, as of `zoo.resolve`. `is_tf2_exported` is not
-  needed, and `iou_threshold` has no effect: the export has set it.
+  `model_path` is as of `zoo.resolve`; `is_tf2_exported` and `iou_threshold`
+  have no effect.
 
   Raises:
     FileNotFoundError: If the model or a PCA file is missing.
-    InputError: If the configuration is invalid, or the model lacks what it
-      requests.
+    InputError: If the configuration is invalid, or the model lacks a part.
   """
   configs.check_delf_config(config)
   return Extractor(config, load(zoo.resolve(config.model_path), device))
 
 
 class Extractor:
-  """Extracts features of images; safe to call from several threads.
-
-  Its `device` is a description, such as "CPU" or "GPU:0 (name)".
-  """
+  """Extracts features of images; safe to call from several threads."""
 
   def __init__(self, config: delf_config_pb2.DelfConfig, model: typing.Any):
     self.config = type(config)()
     self.config.CopyFrom(config)
-    self.device = model.device_words
+    self.device = model.device_words  # Such as "CPU" or "GPU:0 (name)".
     self._model = model
     local = config.delf_local_config
     self._local_pca = self._global_pca = None
@@ -233,10 +223,8 @@ class Extractor:
   def _nothing(self):
     if not self.config.use_local_features:
       return features.ImageFeatures()
-    if self._local_pca is not None:
-      dimension = self._local_pca.dim
-    else:
-      dimension = self._size_of("features") or 0
+    pca = self._local_pca
+    dimension = (self._size_of("features") or 0) if pca is None else pca.dim
     return features.ImageFeatures(features.LocalFeatures.empty(dimension))
 
   def _finish(self, arrays, factors):
@@ -295,7 +283,7 @@ class Extractor:
 
 
 def _descriptors(values, pca):
-  """NumPy form of `feature_extractor.PostProcessDescriptors`."""
+  """`feature_extractor.PostProcessDescriptors` without TensorFlow."""
   values = tensors.l2_normalized(values)
   if pca is None:
     return values

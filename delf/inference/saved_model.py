@@ -18,12 +18,6 @@ from delf.inference import tensors
 
 DEFAULT = "serving_default"
 
-# TensorFlow's variable for the cores of an operation.
-_THREADS = "TF_NUM_INTRAOP_THREADS"
-
-# Errors of TensorFlow go on for pages; the first words say what happened.
-_LONGEST_REASON = 300
-
 
 def resolve(device: str | None = None) -> str:
   """Return TensorFlow's name of a device, such as "/CPU:0".
@@ -59,15 +53,15 @@ def describe(name: str) -> str:
 def use_one_core_each(device: str | None = None) -> bool:
   """Run each operation of TensorFlow on one core, in the whole process.
 
-  With one image per core that is 1.1 times as fast on two cores
-  (benchmarks/regions.py). A GPU, a TensorFlow that has begun or a number set
-  before stays as it is. Returns whether operations run on one core now.
+  With an image per core that is 1.1 times as fast (benchmarks/regions.py).
+  Returns False with a GPU, after TensorFlow has begun, or if another number was
+  set.
   """
   is_cpu = "cpu" in str(device).lower()
   if not is_cpu and (device or tf.config.list_physical_devices("GPU")):
     return False
   get = tf.config.threading.get_intra_op_parallelism_threads
-  if get() or os.environ.get(_THREADS):
+  if get() or os.environ.get("TF_NUM_INTRAOP_THREADS"):
     return get() == 1
   try:
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -77,19 +71,12 @@ def use_one_core_each(device: str | None = None) -> bool:
 
 
 class ExtractionModel:
-  """A model that was loaded, with specs of its inputs and outputs by name.
-
-  Attributes:
-    device: TensorFlow's name of the device it is on, such as "/CPU:0".
-    device_words: Description of it, such as "CPU" or "GPU:0 (name)".
-    is_tf2: Whether it carries functions; else it is a graph of TensorFlow 1.
-    signatures: Names of the functions it carries.
-  """
+  """A loaded model, with specs of its inputs and outputs by name."""
 
   def __init__(self, folder: pathlib.Path, loaded: typing.Any, device: str):
     self.folder = folder
-    self.device = device
-    self.device_words = describe(device)
+    self.device = device  # TensorFlow's name, such as "/CPU:0".
+    self.device_words = describe(device)  # Such as "GPU:0 (name)".
     self._loaded = loaded
     self._functions = dict(loaded.signatures)
     self.signatures = sorted(self._functions)
@@ -97,6 +84,7 @@ class ExtractionModel:
     self.outputs = graph_tensors(
       loaded, (*tensors.LOCAL_OUTPUTS, *tensors.GLOBAL_OUTPUTS)
     )
+    # Whether it carries functions; else it is a graph of TensorFlow 1.
     self.is_tf2 = not (self.inputs and self.outputs)
     if self.is_tf2:
       default = self._functions.get(DEFAULT)
@@ -120,11 +108,11 @@ class ExtractionModel:
       `boxes` [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels, `features`
       [N, D], `scales` [N] and `scores` [N]; `global_descriptors` [G, D], or
       [1, D] where the model pools. For a batch, of images [B, H, W, 3], that
-      returns a list of such dicts; or None if the model has no such function.
+      returns a list of such dicts; None if the model takes no batches.
 
     Raises:
-      InputError: If the model and the request do not fit; from the function, if
-        an image is too small.
+      InputError: If model and request do not fit, or (later) an image is too
+        small.
     """
     function, inputs, outputs = None, self.inputs, self.outputs
     if self.is_tf2 or batch:
@@ -195,9 +183,6 @@ def read(
 
   Returns:
     What `tf.saved_model.load` returned, and TensorFlow's name of the device.
-
-  Raises:
-    InputError: If it is no SavedModel, or one that cannot be read.
   """
   folder = pathlib.Path(folder)
   if not folder.exists():
@@ -211,10 +196,8 @@ def read(
     with tf.device(device):
       return tf.saved_model.load(str(folder)), device
   except Exception as error:  # TensorFlow raises whatever damage leads to.
-    reason = " ".join(str(error).split())
-    raise errors.InputError(
-      "a whole SavedModel", f"one that cannot be read ({reason})", folder
-    ) from None
+    reason = f"one that cannot be read ({errors.one_line(error)})"
+    raise errors.InputError("a whole SavedModel", reason, folder) from None
 
 
 def graph_tensors(
@@ -254,10 +237,7 @@ def call(
     with tf.device(device):
       return function(**values)
   except tf.errors.InvalidArgumentError as error:
-    reason = " ".join(str(error).split())[:_LONGEST_REASON]
-    raise errors.InputError(
-      "an image that the model takes", f"another ({reason})", folder
-    ) from error
+    raise tensors.refused(error, folder) from error
 
 
 def specs_of(

@@ -20,17 +20,8 @@ from delf.inference import tensors
 
 # Boxes that are compared at once with each other and with those that stay.
 _BLOCK = 1000
-
-# Of the bound on the distance of two boxes, which is rounded.
-_SLACK = 1.001
-
-# An error of a runtime may go on; the first words say what happened.
-_LONGEST_REASON = 300
-
 _CPU, _GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-# ONNX Runtime's level of errors alone, which it raises as well.
-_ERRORS = 3
+_ERRORS = 3  # ONNX Runtime's level of errors alone, which it raises as well.
 
 
 class Candidates(typing.NamedTuple):
@@ -58,10 +49,10 @@ def normalised(image: np.ndarray) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, scale: float) -> np.ndarray:
-  """Return pixels [H, W, 3] float32 at a scale, bilinear, as [1, h, w, 3].
+  """Return pixels [H, W, 3] float32 at a scale, as [1, h, w, 3].
 
-  Sides are rounded half to even, in float32. Pixel centres are at halves and
-  nothing is smoothed before, as `tf.image.resize` has it.
+  Sides are rounded half to even, in float32; bilinear without antialiasing, as
+  `tf.image.resize`.
   """
   shape = np.array(pixels.shape[:2], np.float32)
   height, width = np.round(shape * np.float32(scale)).astype(int)
@@ -179,7 +170,7 @@ def _near(boxes, others, iou):
   reach = np.minimum(
     sides * ((1 - iou) / max(iou, 1e-9)), sides + other_sides.max(initial=0)
   )
-  reach *= _SLACK
+  reach *= 1.001  # As it is rounded.
   order = np.argsort(other_centres[:, 0])
   rows = other_centres[order, 0]
   low = np.searchsorted(rows, centres[:, 0] - reach)
@@ -316,10 +307,7 @@ class SingleFileModel:
     try:
       outputs = self._network(images, names)
     except Exception as error:  # Runtimes raise whatever they have.
-      reason = " ".join(str(error).split())[:_LONGEST_REASON]
-      raise errors.InputError(
-        "an image that the model takes", f"another ({reason})", self.folder
-      ) from error
+      raise tensors.refused(error, self.folder) from error
     shapes = {name: np.shape(value) for name, value in outputs.items()}
     rows, columns, *_ = (*shapes.get(network_files.ATTENTION, ())[1:3], 0, 0)
     wanted = {
@@ -344,10 +332,7 @@ def load(path: pathlib.Path, device: str | None = None) -> SingleFileModel:
   """Load a `.onnx` or `.tflite` network that `delf export` wrote.
 
   A device is "cpu", or "gpu" or "gpu:N" where ONNX Runtime has CUDA, or None
-  for the best available.
-
-  Raises:
-    InputError: If the file or device is not usable, or the runtime is missing.
+  for the best available; InputError if one or the runtime is missing.
   """
   settings = network_files.read_settings(path)
   is_onnx = path.suffix.lower() == network_files.ONNX
@@ -377,10 +362,8 @@ def _load_onnx(path, device):
       path.read_bytes(), options, providers=[provider]
     )
   except Exception as error:  # It raises classes of its own.
-    reason = " ".join(str(error).split())
-    raise errors.InputError(
-      "a whole ONNX file", f"one that cannot be read ({reason})", path
-    ) from None
+    reason = f"one that cannot be read ({errors.one_line(error)})"
+    raise errors.InputError("a whole ONNX file", reason, path) from None
   how = runtime.RunOptions()
   # What only the descriptor needs is not computed for local features alone.
   how.only_execute_path_to_fetches = True
@@ -413,10 +396,8 @@ def _onnx_device(providers, device):
 
 def _load_tflite(path, device):
   """Returns the network, which several threads take turns at, as for ONNX."""
-  if device is not None and str(device).lower().strip("/") not in (
-    "cpu",
-    "cpu:0",
-  ):
+  name = "cpu" if device is None else str(device).lower().strip("/")
+  if name not in ("cpu", "cpu:0"):
     raise errors.InputError("a device, one of CPU:0", repr(device))
   runtime = errors.load("ai_edge_litert.interpreter", "tflite")
   try:
@@ -429,10 +410,8 @@ def _load_tflite(path, device):
       for name, signature in signatures.items()
     ]
   except (ValueError, RuntimeError) as error:
-    reason = " ".join(str(error).split())
-    raise errors.InputError(
-      "a whole TFLite file", f"one that cannot be read ({reason})", path
-    ) from None
+    reason = f"one that cannot be read ({errors.one_line(error)})"
+    raise errors.InputError("a whole TFLite file", reason, path) from None
   runners.sort(key=lambda each: len(each[1]))  # Least work first.
   lock = threading.Lock()
 

@@ -158,3 +158,12 @@ def _chosen_rows(descriptors, inputs, request):
       f"one of {len(descriptors)}",
     )
   return descriptors[chosen]
+
+
+def refused(error: Exception, path: str | os.PathLike) -> errors.InputError:
+  """Return the error for an image that a runtime does not take."""
+  # Errors of runtimes go on for pages; the first words say what happened.
+  reason = " ".join(str(error).split())[:300]
+  return errors.InputError(
+    "an image that the model takes", f"another ({reason})", path
+  )

@@ -219,13 +219,10 @@ def is_present(known: Artefact) -> bool:
 def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
   """Return the folder of a SavedModel, or another file that is a model.
 
-  Args:
-    name_or_path: An existing path; else the name of a known model; else a path
-      that ends in (a folder of) a known model, as `parameters/<name>/model/` of
-      the published configurations, which is then looked for in the cache.
-
-  Raises:
-    InputError: If it is no model, or one that is not downloaded yet.
+  It is an existing path; else the name of a known model; else a path that ends
+  in (a folder of) a known model, as `parameters/<name>/model/` of the published
+  configurations, which is then looked for in the cache. An InputError says what
+  to do where it is none, or not downloaded.
   """
   path = pathlib.Path(name_or_path)
   if os.fspath(name_or_path) and path.exists():
@@ -243,8 +240,7 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
 def locate(known: Artefact) -> pathlib.Path:
   """Return the part of an artefact that is loaded; InputError if missing.
 
-  That is the SavedModel folder, the prefix of a codebook's checkpoint, or the
-  file of weights.
+  It is a SavedModel folder, a codebook's checkpoint prefix, or a weights file.
   """
   _require_present(known)
   root = folder(known)
@@ -263,10 +259,7 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
   """Return where a file is that a published configuration names.
 
   `parameters/delf_gld_20190411/pca/mean.datum`, if it does not exist, is that
-  file of the downloaded artefact. Unknown paths are returned as they are.
-
-  Raises:
-    InputError: If it belongs to an artefact that is not downloaded yet.
+  file of the artefact, which must be downloaded. Others are returned as is.
   """
   path = pathlib.Path(path)
   known, inside = _split(path)
@@ -363,14 +356,11 @@ def choose(
   model: str | os.PathLike | None = None,
   config_path: str | os.PathLike | None = None,
 ) -> delf_config_pb2.DelfConfig:
-  """Return the configuration that a model, a file or neither stands for.
+  """Return the configuration of a model, a `.pbtxt` file, or neither.
 
-  Args:
-    model: Name of a known model, or path of a SavedModel folder or of a `.onnx`
-      or `.tflite` file. It replaces that of `config_path`; alone it brings its
-      own `config.pbtxt`, or the published settings.
-    config_path: Path of a `.pbtxt` configuration. Without both the embedded
-      model is used.
+  A model is a known name, or the path of a SavedModel folder or of a `.onnx` or
+  `.tflite` file. It replaces that of the file; alone it brings its own
+  `config.pbtxt` or the published settings. Without both it is the embedded one.
   """
   if config_path is None and model is None:
     return default_config(EMBEDDED)
