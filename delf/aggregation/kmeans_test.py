@@ -108,16 +108,13 @@ def test_cells_find_near_words():
   features, _ = _features(clusters=300)
   centers = features[:500]
   distances, exact = _nearest(features, centers)
-  found_distances, found = kmeans.nearest(
-    kmeans.cells(centers), centers, features
-  )
+  find = kmeans.Cells(centers).find
+  found_distances, found = kmeans._nearest(find, centers, features)
   assert (found == exact).mean() > 0.95
   true = ((features - centers[found]) ** 2).sum(axis=1)
   np.testing.assert_allclose(found_distances, true, atol=1e-4)
   # A word that was known to be nearer is kept.
-  _, kept = kmeans.nearest(
-    kmeans.cells(centers), centers, features, before=exact
-  )
+  _, kept = kmeans._nearest(find, centers, features, before=exact)
   same = (features - centers[kept]) ** 2
   np.testing.assert_allclose(same.sum(axis=1), distances, atol=1e-4)
 
