@@ -25,13 +25,10 @@ _PER_CENTROID = 39
 
 @dataclasses.dataclass(frozen=True)
 class HnswOptions:
-  """Malkov and Yashunin, PAMI 2020; the paper's names in brackets.
+  """Malkov and Yashunin, PAMI 2020: M, efConstruction and ef.
 
-  Attributes:
-    links: Neighbours of each image in the graph (M); twice as many at the
-      lowest level. Memory is 8 * links bytes an image beside the descriptor.
-    build_depth: Candidates while building (efConstruction).
-    search_depth: Candidates while searching (ef); at least k are used.
+  Memory is 8 * links bytes an image beside the descriptor: twice as many links
+  at the lowest level. A search uses at least k candidates.
   """
 
   links: int = 32

@@ -19,15 +19,11 @@ class Expansion:
   """Number and weights of the nearest images that expand a descriptor.
 
   Alpha query expansion (Radenovic, Tolias and Chum, "Fine-tuning CNN Image
-  Retrieval with No Human Annotation", PAMI 2019, on image representation and
-  search): a query becomes the unit-length sum of itself and of its `number`
-  nearest images, each times its similarity to the power `alpha`. With alpha 0
-  it is average query expansion (Chum et al., "Total Recall", ICCV 2007). The
-  paper has alpha 3 and 50 images for sets with many images of each place.
-
-  Attributes:
-    number: Nearest images that are used, n.
-    alpha: Power of the similarity. A similarity below 0 counts as none.
+  Retrieval with No Human Annotation", PAMI 2019): a query becomes the
+  unit-length sum of itself and of its `number` nearest images, each times its
+  similarity, at least 0, to the power `alpha`. With alpha 0 it is average query
+  expansion (Chum et al., "Total Recall", ICCV 2007). The paper has alpha 3 and
+  50 images for sets with many images of each place.
   """
 
   number: int = 3
@@ -83,10 +79,8 @@ def augment(
   """Replace each descriptor of a collection as `expand` does a query.
 
   Database-side augmentation (Turcot and Lowe, ICCV workshops 2009; of global
-  descriptors: Gordo et al., "End-to-end Learning of Deep Visual Representations
-  for Image Retrieval", IJCV 2017), with the weights of alpha query expansion.
-  It is done once for an index; queries are searched as they are, or expanded.
-  Time grows with N squared.
+  descriptors: Gordo et al., IJCV 2017), done once for an index, with the
+  weights of alpha query expansion. Time grows with N squared.
   """
   augmented = np.zeros(descriptors.shape, np.float32)
   step = max(1, _VALUES // max(1, options.number * descriptors.shape[1]))
@@ -179,7 +173,7 @@ class SuperGlobal(_Rescoring):
   (`benchmarks/retrieval_tuning.py`).
 
   Attributes:
-    depth: M, images that are ranked again; all, where there are fewer.
+    depth: M.
     neighbours: K.
     beta: Weight of neighbours.
     least: Images expand the query where their score is at least this share of
@@ -220,19 +214,13 @@ class Diffusion(_Rescoring):
   with the similarity to the power gamma; scores f solve
   (I - alpha S) f = y, S being these weights normalised by the degrees on both
   sides, and y the similarity of the query with its nearest to the same power.
-  The graph is of each query's first images (the paper's truncation), small
-  enough to be solved at once in place of by conjugate gradients.
+  The graph is of each query's first `depth` images (the paper's truncation),
+  small enough to be solved at once in place of by conjugate gradients.
 
-  Defaults other than the paper's were chosen for groups of 2 to 8 photos: a
-  mean average precision of 87.7 %, with the paper's 69.0 %, without 84.0 %
+  The paper's values are 50 neighbours, 10 of the query, gamma 3 and alpha 0.99.
+  The defaults were chosen for groups of 2 to 8 photos: a mean average precision
+  of 87.7 %, with the paper's 69.0 %, without 84.0 %
   (`benchmarks/retrieval_tuning.py`).
-
-  Attributes:
-    depth: Images of the graph; all, where there are fewer.
-    neighbours: Images that an image may be joined with; the paper's are 50.
-    query_neighbours: Images that the query starts from; the paper's are 10.
-    gamma: Power of similarities; the paper's is 3.
-    alpha: Share that spreads, below 1; the paper's is 0.99.
   """
 
   neighbours: int = 20
