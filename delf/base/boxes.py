@@ -18,6 +18,8 @@ _ROUNDING = 1e-5
 # pixels.
 _PIXELS = 10.0
 
+# Boxes compared at once, best first.
+_BLOCK = 256
 _EXPECTED = "boxes of ymin, xmin, ymax, xmax in [0, 1]"
 
 
@@ -59,24 +61,34 @@ def suppress(
   Returns:
     [K] indices by descending score, ties in order.
   """
-  import cv2
-
   if not 0 <= most_overlap <= 1:
     raise errors.InputError("an overlap in [0, 1]", f"{most_overlap}")
   scores = np.asarray(scores)
   if np.isnan(scores).any():
     raise errors.InputError("numbers as scores", "NaN")
-  order = np.argsort(-scores, kind="stable")
-  boxes = np.asarray(boxes, np.float64).reshape([-1, 4])[order]
-  if classes is None:
-    classes = np.zeros(len(order))
-  # OpenCV takes no score below 0, and keeps only scores above the threshold.
-  ranks = np.arange(len(order), 0, -1, dtype=np.float32)
-  sides = boxes[:, 2:] - boxes[:, :2]
-  rectangles = np.concatenate([boxes[:, :2], sides], axis=1)
-  classes = np.asarray(classes, np.int32)[order]
-  kept = cv2.dnn.NMSBoxesBatched(rectangles, ranks, classes, 0.0, most_overlap)
-  return order[np.asarray(kept, np.intp)][:most]
+  boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
+  classes = np.zeros(len(scores)) if classes is None else np.asarray(classes)
+
+  # `cv2.dnn.NMSBoxesBatched` gives other boxes where an overlap is just the
+  # threshold (816 of 20 000 cases with duplicates), or a box has no area.
+  def clash(first, second):
+    too_close = iou(boxes[first], boxes[second]) > most_overlap
+    return too_close & (classes[first][:, None] == classes[second])
+
+  left = np.argsort(-scores, kind="stable")
+  kept, number = [left[:0]], 0
+  while len(left) and (most is None or number < most):
+    head, left = left[:_BLOCK], left[_BLOCK:]
+    clashes = clash(head, head)
+    best = np.ones(len(head), bool)
+    for i in range(len(head)):
+      if best[i]:
+        best[i + 1 :] &= ~clashes[i, i + 1 :]
+    chosen = head[best]
+    left = left[~clash(left, chosen).any(axis=1)]
+    kept.append(chosen)
+    number += len(chosen)
+  return np.concatenate(kept)[:most]
 
 
 def clip(boxes: npt.ArrayLike) -> np.ndarray:
