@@ -76,26 +76,26 @@ def rows(name, wanted):
     name: Name or folder of the detector.
     wanted: As of `regions`.
   """
-  from delf.learning import detector_scores
+  from delf.learning import detector_training
 
   known, number = list(wanted.values()), len(wanted)
   found = found_by(name, wanted)
-  yield f"{name}, best box", detector_scores.score(found, known, most=1)
+  yield f"{name}, best box", detector_training.score(found, known, most=1)
   for threshold in (0.5, 0.3, 0.1):
-    scores = detector_scores.score(found, known, threshold)
+    scores = detector_training.score(found, known, threshold)
     yield f"{name}, score >= {threshold}", scores
-  yield f"{name}, all boxes", detector_scores.score(found, known)
+  yield f"{name}, all boxes", detector_training.score(found, known)
   yield (
     "whole image",
-    detector_scores.score(detector_scores.whole_image(number), known),
+    detector_training.score(detector_training.whole_image(number), known),
   )
   sizes = {
     "training": median_size(),
-    "these": detector_scores.median_size(known),
+    "these": detector_training.median_size(known),
   }
   for name, size in sizes.items():
-    found = detector_scores.middle_box(number, size)
-    yield f"median box of {name}", detector_scores.score(found, known)
+    found = detector_training.middle_box(number, size)
+    yield f"median box of {name}", detector_training.score(found, known)
 
 
 def main():

@@ -14,16 +14,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402
 from scipy import spatial  # noqa: E402
-from skimage import (
-  measure,
-  transform,  # noqa: E402
-)
+from skimage import measure, transform
 
 from delf.formats import features  # noqa: E402
-from delf.matching import (
-  geometry,  # noqa: E402
-  matcher,
-)
+from delf.matching import geometry, matcher
 
 _NUMBER, _DIMENSION, _SIDE = 1000, 128, 1000
 # As the original's script, but for the estimator's own search.

@@ -20,7 +20,10 @@ import numpy as np  # noqa: E402
 
 from benchmarks import matching as pairwise  # noqa: E402
 from delf.base import files  # noqa: E402
-from delf.matching import matcher, verification  # noqa: E402
+from delf.matching import (
+  matcher,
+  verification,  # noqa: E402
+)
 from delf.python import feature_io  # noqa: E402
 
 _OPTIONS = matcher.DELG

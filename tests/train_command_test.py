@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from delf.cli import main
-from delf.learning import compact_heads
+from delf.learning import compact_model
 from delf.learning.finetune import measuring
 
 _MORE = ["--view", "64", "--size", "96"]
@@ -38,7 +38,7 @@ def trained(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     for name, number in (("SYNTHETIC_OF_ONE", 2), ("MOST_UNRELATED", 5)):
       patch.setattr(measuring, f"_{name}", number)
-    patch.setattr(compact_heads, "_MOST_VIEWS", 20)
+    patch.setattr(compact_model, "_MOST_VIEWS", 20)
     patch.chdir(folder)
     budget = ["--steps", "2", "--from", "scratch"]
     status = main.main(["train", "photos", "--out", "model", *budget, *_MORE])

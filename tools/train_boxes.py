@@ -151,13 +151,13 @@ def report(detector, known, held_out):
     dict of plain values: `median_size` of the boxes, (height, width), and
     scores by kind of view and name.
   """
-  from delf.learning import detector_network, detector_scores
+  from delf.learning import detector_network, detector_training
 
   find = detector_network.finder(detector)
   learnt = [each.boxes for each in known]
-  record = {"median_size": detector_scores.median_size(learnt).tolist()}
+  record = {"median_size": detector_training.median_size(learnt).tolist()}
   for kind, views in _views(held_out).items():
-    for name, scores in detector_scores.compare(find, learnt, views).items():
+    for name, scores in detector_training.compare(find, learnt, views).items():
       logging.info("held-out %s, %s: %s", kind, name, scores)
       values = dataclasses.asdict(scores)
       record.setdefault(f"held out, {kind}", {})[name] = {

@@ -99,10 +99,10 @@ def finish(checkpoint, folder, training, pairs):
     training: list of synthetic_views.Photo.
     pairs: list of view_pairs.Pair of them.
   """
-  from delf.learning import compact_heads, compact_model
+  from delf.learning import compact_model
 
   model = compact_model.from_checkpoint(checkpoint)
-  compact_heads.whiten(model.backbone, training, pairs)
+  compact_model.whiten(model.backbone, training, pairs)
   compact_model.export(model, folder)
   print(f"wrote {folder}")
 

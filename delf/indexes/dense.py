@@ -7,7 +7,7 @@ import numpy as np
 from delf.base import arrays, errors
 from delf.formats import array_file
 from delf.indexes import ranking
-from delf.indexes.names import DescriptorIndex, Descriptors, Path
+from delf.indexes.ranking import DescriptorIndex, Descriptors, Path
 
 FLOAT32, FLOAT16 = "float32", "float16"
 STORAGES = (FLOAT32, FLOAT16)

@@ -16,7 +16,7 @@ import numpy as np
 from delf.base import errors
 from delf.formats import array_file
 from delf.indexes import postings, ranking
-from delf.indexes.names import NamedIndex, NameList, Path
+from delf.indexes.ranking import NamedIndex, NameList, Path
 from delf.protos import aggregation_config_pb2
 
 KIND = "inverted index"

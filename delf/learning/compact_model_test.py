@@ -1,12 +1,15 @@
 import pathlib
+import types
 
 import keras
 import numpy as np
 import pytest
+from skimage import data as skimage_data
 
 from delf.base import errors
 from delf.inference import zoo
-from delf.learning import compact_model
+from delf.learning import compact_model, synthetic_views
+from delf.networks import backbones
 
 
 def _model(seed=0, **options):
@@ -80,3 +83,117 @@ def test_damaged_weights_are_refused(model, tmp_path, change):
 def test_a_folder_without_weights_is_named(model, tmp_path):
   with pytest.raises(FileNotFoundError, match="weights.npz"):
     compact_model.load(model, tmp_path)
+
+
+def _recall(descriptors, groups):
+  """Counts photos whose nearest other one is of their group, and queries."""
+  units = descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)
+  similarity = units @ units.T
+  np.fill_diagonal(similarity, -np.inf)
+  nearest = groups[similarity.argmax(1)]
+  queries = np.array([(groups == g).sum() > 1 for g in groups])
+  return int((nearest == groups)[queries].sum()), int(queries.sum())
+
+
+def _backbone(rows):
+  """A backbone whose images are numbers of rows of what is embedded."""
+  layer = keras.layers.Dense(8)
+  layer.build([None, rows.shape[1]])
+  keras.utils.set_random_seed(0)
+  layer.kernel.assign(np.eye(rows.shape[1], 8, dtype=np.float32))
+  return types.SimpleNamespace(embedding_layer=layer)
+
+
+def _embedded_recall(backbone, rows, labels):
+  kernel, bias = backbone.embedding_layer.get_weights()
+  return _recall(rows @ kernel + bias, labels)[0]
+
+
+def test_photos_of_a_class_come_nearer(monkeypatch):
+  generator = np.random.default_rng(0)
+  labels = np.repeat(np.arange(6), 20)
+  rows = generator.normal(size=[120, 8])
+  rows[:, 6:] *= 6.0  # What says nothing is loud.
+  rows[:, :6] += 2.5 * np.eye(6)[labels]
+  training = np.arange(120) % 4 > 0
+  backbone = _backbone(rows)
+  monkeypatch.setattr(
+    compact_model, "_views", lambda *_: (rows[training], labels[training])
+  )
+  before = _embedded_recall(backbone, rows[~training], labels[~training])
+  first, last = compact_model.learn_classes(backbone, [], labels[training])
+  assert last < 0.7 * first
+  assert (
+    _embedded_recall(backbone, rows[~training], labels[~training]) > before + 3
+  )
+
+
+def test_the_same_seed_gives_the_same_embedding(monkeypatch):
+  generator = np.random.default_rng(1)
+  rows, labels = generator.normal(size=[30, 8]), np.arange(30) % 3
+  monkeypatch.setattr(compact_model, "_views", lambda *_: (rows, labels))
+  options = compact_model.ClassOptions(steps=20, batch=8)
+  kernels = []
+  for _ in range(2):
+    backbone = _backbone(rows)
+    compact_model.learn_classes(backbone, [], labels, options)
+    kernels.append(backbone.embedding_layer.get_weights()[0])
+  np.testing.assert_array_equal(*kernels)
+
+
+def test_whitening_ignores_what_differs_in_one_place():
+  # Two values tell places apart; six, a hundred times as large, change with
+  # the light. Whitening finds the two.
+  random = np.random.default_rng(0)
+  groups = np.repeat(np.arange(60), 2)
+  mixing = np.linalg.qr(random.normal(size=(8, 8)))[0]
+  place = random.normal(size=(60, 2))[groups]
+  light = 100 * random.normal(size=(120, 6))
+  rows = np.hstack([place, light]) @ mixing + 5
+  plain, number = _recall(rows - rows.mean(0), groups)
+  assert number == 120
+  kernel, bias = compact_model.whitening(
+    rows[::2], rows[1::2], rows, 2, shrinkage=1e-9
+  )
+  white = rows @ kernel + bias
+  assert plain < 0.2 * number
+  assert _recall(white, groups)[0] > 0.9 * number
+  np.testing.assert_allclose(white.mean(0), 0, atol=1e-3)
+
+
+def test_recall_counts_nearest_photos_of_the_group():
+  rows = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [-1, 0.0]])
+  assert _recall(rows, np.array([0, 0, 1, 1, 2])) == (4, 4)
+  assert _recall(rows, np.array([0, 1, 0, 1, 2])) == (0, 4)
+
+
+def test_words_and_embedding_tell_places_apart():
+  wholes = [skimage_data.astronaut(), skimage_data.coffee()]
+  wholes += [skimage_data.chelsea(), skimage_data.rocket()]
+  images = [
+    np.ascontiguousarray(whole[y : y + 120, x : x + 120])
+    for whole in wholes
+    for y in (0, 150)
+    for x in (0, 200)
+  ]
+  shown = [
+    synthetic_views.Photo(str(i), image, i, i) for i, image in enumerate(images)
+  ]
+  backbone = backbones.make("compact", words=4, embedding_layer_dim=8)
+  compact_model.whiten(backbone, shown, [], seed=0)
+  words = backbone.pool.words.numpy()
+  np.testing.assert_allclose(np.linalg.norm(words, axis=1), 1, atol=1e-5)
+  assert np.linalg.matrix_rank(words) == 4
+  layer = backbone.embedding_layer
+  # The first of the views that it was made from.
+  rng = np.random.default_rng(0)
+  views = [compact_model._view(rng, image, (0.8, 1.5)) for image in images]
+  rows = np.concatenate(
+    [compact_model.pooled(backbone, each) for each in (images, views)]
+  )
+  embedded = rows @ layer.kernel.numpy() + layer.bias.numpy()
+  np.testing.assert_allclose(embedded[: len(images)].mean(0), 0, atol=1e-2)
+  groups = np.tile(np.arange(len(images)), 2)
+  before, number = _recall(rows, groups)
+  assert before < 0.6 * number
+  assert _recall(embedded, groups)[0] > 0.9 * number

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from delf.learning import file_learner, loop, view_pairs
+from delf.learning import loop, view_pairs
 from delf.networks import heads
 from delf.python.normalization_layers import normalization
 
@@ -25,8 +25,8 @@ _MASKED = -1e4
 _ATTENTION_WEIGHT, _KEYPOINT_WEIGHT = 0.5, 0.3
 
 
-class CompactTrainer(file_learner.FileLearner):
-  """Learns all of the compact model but its global head (`compact_heads`).
+class CompactTrainer(loop.FileLearner):
+  """Learns all of the compact model but its global head (`compact_model`).
 
   Metrics of a step are the losses of descriptors, attention and keypoints, the
   share of points that are mutual nearest neighbours (`found`), and the mean

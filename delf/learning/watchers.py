@@ -1,4 +1,5 @@
 """Observers of supervised training: lines, TensorBoard, warnings, pictures."""
+
 # ruff: noqa: D102 (methods of observers are those of delg.Observer)
 
 import contextlib

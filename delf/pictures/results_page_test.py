@@ -16,7 +16,7 @@ from PIL import Image
 
 from delf.base import errors
 from delf.formats import features
-from delf.pictures import results_page, thumbnails
+from delf.pictures import results_page
 
 _HOSTILE = '<img src=x onerror="document.title=1">&"\'</script>\u202e%%STYLE%%'
 _VOID = {"meta", "link", "input", "img", "br"}
@@ -146,7 +146,7 @@ def test_each_photo_is_held_once(tmp_path):
 
 def test_copies_are_small_once_there_are_many(tmp_path):
   photo = _photo(tmp_path, width=1200, height=600)
-  options = thumbnails.Options(side=100, large_side=400, large_bytes=1)
+  options = results_page.Options(side=100, large_side=400, large_bytes=1)
   other = _photo(tmp_path, "b.jpg", width=40, height=900, seed=2)
   tiny = _photo(tmp_path, "c.jpg", width=20, height=1, seed=2)
   results = [results_page.Result("r", path, 1) for path in (other, tiny)]
@@ -167,7 +167,7 @@ def test_photos_are_turned_only_if_asked(tmp_path):
   path = tmp_path / "turned.jpg"
   Image.new("RGB", (300, 100)).save(path, exif=exif)
   for turned, size in ((False, ("300", "100")), (True, ("100", "300"))):
-    options = thumbnails.Options(apply_rotation=turned)
+    options = results_page.Options(apply_rotation=turned)
     _, page = _write(tmp_path, [_query(path, [])], options=options)
     (image,) = page.all("img")
     assert (image["width"], image["height"]) == size

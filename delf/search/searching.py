@@ -368,7 +368,7 @@ def write_page(
     evaluation: results_page.Evaluation to show before the queries.
     title: None for the name of the collection.
   """
-  from delf.pictures import results_page, thumbnails
+  from delf.pictures import results_page
 
   photos = opened.photos()
 
@@ -397,7 +397,7 @@ def write_page(
   if title is None:
     name = os.path.basename(os.path.abspath(opened.folder))
     title = f"{name}: search in {len(result.names)} images"
-  options = thumbnails.Options(apply_rotation=opened.settings.apply_rotation)
+  options = results_page.Options(apply_rotation=opened.settings.apply_rotation)
   return results_page.write(path, title, shown(), evaluation, options)
 
 

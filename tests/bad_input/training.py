@@ -7,7 +7,7 @@ import types
 import numpy as np
 import PIL.Image
 
-from delf.learning import file_learner, loop
+from delf.learning import loop
 from delf.learning.finetune import run
 
 # What -> (function of a folder and a model that returns arguments, words).
@@ -124,7 +124,7 @@ def _not_finite(folder, model):
   )
 
 
-class _Diverging(file_learner.FileLearner):
+class _Diverging(loop.FileLearner):
   """A learner whose loss is not finite."""
 
   def __init__(self):

@@ -321,15 +321,15 @@ class _DetectorTask(run.Task):
 
 def _measured(detector, known, held_out):
   """Return scores of the baselines by name, and those of the detector."""
-  from delf.learning import detector_network, detector_scores
+  from delf.learning import detector_network, detector_training
 
-  scores = detector_scores.compare(
+  scores = detector_training.compare(
     detector_network.finder(detector),
     [photo.boxes for photo in known],
     [(photo.image, photo.boxes) for photo in held_out],
   )
-  names = (detector_scores.WHOLE, detector_scores.MEDIAN)
-  return {name: scores[name] for name in names}, scores[detector_scores.ALL]
+  names = (detector_training.WHOLE, detector_training.MEDIAN)
+  return {name: scores[name] for name in names}, scores[detector_training.ALL]
 
 
 def _table(scores):

@@ -285,14 +285,14 @@ class _ModelTask(run.Task):
 
   def _with_head(self, model):
     """Set the embedding of the global descriptor of a model."""
-    from delf.learning import compact_heads
+    from delf.learning import compact_model
 
     side, seed, said = self._data.training, self._options.seed, []
     with self._phase("global descriptor"):
       enough = len(side.photos) >= _ENOUGH_TO_WHITEN
       if enough or self._options.start == run.SCRATCH:
         photos, pairs = _whitened(side, seed)
-        compact_heads.whiten(model.backbone, photos, pairs, seed)
+        compact_model.whiten(model.backbone, photos, pairs, seed)
         said.append(
           f"whitened anew with {len(photos)} photos, a view of each and "
           f"{len(pairs)} pairs of one place"
@@ -301,11 +301,11 @@ class _ModelTask(run.Task):
         said.append("whitened as in the model that training began with")
       labelled = np.flatnonzero(side.labels >= 0)
       if len(labelled):
-        first, last = compact_heads.learn_classes(
+        first, last = compact_model.learn_classes(
           model.backbone,
           [side.photos[i].image for i in labelled],
           side.labels[labelled],
-          compact_heads.ClassOptions(seed=seed),
+          compact_model.ClassOptions(seed=seed),
         )
         said.append(
           f"turned by ArcFace on {len(self._data.classes)} classes, the rest "

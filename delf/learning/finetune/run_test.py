@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from delf.base import errors
-from delf.learning import file_learner, loop
+from delf.learning import loop
 from delf.learning.finetune import run
 
 
@@ -16,7 +16,7 @@ class _Batch:
     self.pools = np.array([step])
 
 
-class _Learner(file_learner.FileLearner):
+class _Learner(loop.FileLearner):
   """Weights that all batches have had a part in, in their order."""
 
   terms = ("local", "attention", "found", "score")
