@@ -20,11 +20,11 @@ import sys
 import numpy as np
 from skimage import data
 from delf.inference import saved_model, extractor, zoo
-one_core = devices.use_one_core_each("cpu")
+one_core = saved_model.use_one_core_each("cpu")
 made = extractor.make_extractor(zoo.default_config("delf-compact"), "cpu")
 found = [made.extract(data.coffee()[:200, : 600 - 37 * i]) for i in range(4)]
 np.savez(sys.argv[1], *(f.local.descriptors for f in found))
-print(one_core, devices.use_one_core_each("cpu"))
+print(one_core, saved_model.use_one_core_each("cpu"))
 """
 
 
