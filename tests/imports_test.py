@@ -95,6 +95,33 @@ def test_help_loads_no_tensorflow():
   assert _run("-c", code).splitlines()[-1] == "False False"
 
 
+# Packages whose modules load no TensorFlow, and two scripts of training.
+_LIGHT = (
+  "base", "formats", "embedded", "extraction", "matching", "aggregation",
+  "indexes", "pictures", "search", "evaluation", "downloads", "cli",
+)  # fmt: skip
+_SCRIPTS = (
+  "delf.python.training.train",
+  "delf.python.training.global_features.train",
+)
+_LOADED_BY = """
+import importlib, sys
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+print({"tensorflow", "keras"} & set(sys.modules))
+"""
+
+
+def test_packages_and_scripts_load_no_tensorflow():
+  modules = [
+    _module(path)
+    for path in _SOURCES
+    if path.parent.parent == _ROOT / "delf" and path.parent.name in _LIGHT
+  ]
+  assert len(modules) > 50
+  assert _run("-c", _LOADED_BY, *modules, *_SCRIPTS) == "set()"
+
+
 def _modules(package):
   """Returns the top-level names of an installed package's modules."""
   paths = importlib.metadata.files(package)

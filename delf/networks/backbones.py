@@ -13,18 +13,22 @@ A backbone is a Keras model with
   the local features, in pixels of the input.
 """
 
+from __future__ import annotations
+
 import glob
 import importlib
 import io
 import os
+import typing
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from delf.base import errors, files
 from delf.networks import layer_paths
+
+if typing.TYPE_CHECKING:
+  import keras
 
 # Preprocessing of RGB values in [0, 255] as (offset, scale): the modes of
 # Keras's `imagenet_utils.preprocess_input`.
@@ -60,6 +64,8 @@ def network(
       `<architecture>*notop*.h5` (in lower case) in `data_root` or its
       `networks/`, or else from Keras, which may download them.
   """
+  import keras
+
   make = getattr(keras.applications, architecture)
   options = {"include_top": False, "input_shape": (None, None, 3)}
   if not pretrained:
@@ -110,6 +116,8 @@ def make(name: str, **options: Any) -> keras.Model:
 
 def build(backbone: keras.Model) -> keras.Model:
   """Create the variables of a backbone if they do not exist; return it."""
+  from keras import ops
+
   if not backbone.built:
     backbone.build_call(ops.zeros((1, 64, 64, 3)), training=False)
   return backbone

@@ -1,8 +1,13 @@
 """Layers and variables of a model by their paths in its checkpoints."""
 
+from __future__ import annotations
+
+import typing
 from collections.abc import Iterable
 
-import keras
+if typing.TYPE_CHECKING:
+  import keras
+
 
 _SHOWN = 8
 
@@ -45,6 +50,8 @@ def layers_by_path(model: keras.Model) -> dict[str, keras.layers.Layer]:
 
 
 def _children(layer):
+  import keras
+
   children = []
   for name, value in vars(layer).items():
     if name.startswith("_"):
