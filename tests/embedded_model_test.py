@@ -23,7 +23,9 @@ from delf.inference import saved_model, extractor, zoo
 one_core = saved_model.use_one_core_each("cpu")
 made = extractor.make_extractor(zoo.default_config("delf-compact"), "cpu")
 found = [made.extract(data.coffee()[:200, : 600 - 37 * i]) for i in range(4)]
-np.savez(sys.argv[1], *(f.local.descriptors for f in found))
+local = [f.local for f in found]
+rows = [np.c_[f.locations, f.scales, f.descriptors] for f in local]
+np.savez(sys.argv[1], *rows)
 print(one_core, saved_model.use_one_core_each("cpu"))
 """
 
@@ -113,5 +115,17 @@ def test_features_are_the_same_on_any_number_of_cores(tmp_path):
     assert printed.split("\n")[0] == said
     with np.load(path) as arrays:
       found.append([arrays[name] for name in sorted(arrays)])
+  # To the bit on processors with AMX. Kernels for others add in an order that
+  # the number of threads decides (1.6e-6 apart on an AMD EPYC), so that scores
+  # that are nearly equal may change places.
+  cpu = pathlib.Path("/proc/cpuinfo")
+  to_the_bit = cpu.exists() and "amx_tile" in cpu.read_text()
   for one, other in zip(*found, strict=True):
-    np.testing.assert_array_equal(one, other)
+    if to_the_bit:
+      np.testing.assert_array_equal(one, other)
+    else:
+      one, other = (
+        rows[np.lexsort(rows.T[:3].round(2))] for rows in (one, other)
+      )
+      np.testing.assert_allclose(one[:, :3], other[:, :3], atol=1e-3)
+      np.testing.assert_allclose(one, other, rtol=1e-5, atol=5e-6)
