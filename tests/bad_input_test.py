@@ -646,6 +646,7 @@ def model(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", _BAD)
 def test_bad_input_is_one_clear_line(what, tmp_path, model):
   make, words = _BAD[what]

@@ -87,6 +87,7 @@ def _grey(value, height, width):
   return np.full([height, width, 3], value, np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(300, 400), (768, 1024), (120, 160)])
 def test_blank_images_do_not_match(extract, size):
   blanks = [_grey(value, *size) for value in (0, 128, 200, 255)]
@@ -105,6 +106,7 @@ def test_global_descriptor_is_nearer_for_the_same_scene(extract, stereo):
   assert left @ right > left @ other + 0.2
 
 
+@pytest.mark.slow
 def test_features_are_the_same_on_any_number_of_cores(tmp_path):
   found = []
   for number, said in (("", "True True"), ("4", "False False")):

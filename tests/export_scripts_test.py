@@ -27,6 +27,7 @@ def _run(script, checkpoint, *options):
   return end.value.code or 0
 
 
+@pytest.mark.slow
 def test_says_what_it_wrote(checkpoint, tmp_path, capsys):
   path = tmp_path / "export"
   options = [f"--export_path={path}", "--nouse_autoencoder"]

@@ -120,6 +120,7 @@ def test_one_kind_alone(photos, model, tmp_path, whole, option, extension):
   assert (tmp_path / name).read_bytes() == (whole / "deep" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_repeated_gives_the_same_files(
   photos, model, whole, tmp_path
 ):
@@ -153,6 +154,7 @@ def test_killed_at_any_moment_and_repeated_gives_the_same_files(
   assert found == expected
 
 
+@pytest.mark.slow
 def test_interrupted_by_the_user(photos, model, tmp_path, interrupts):
   process = subprocess.Popen(
     [sys.executable, "-m", "delf", *_argv(photos, tmp_path, model, "--json")],
@@ -181,6 +183,7 @@ def _script(folder, start, *flags, **options):
   )
 
 
+@pytest.mark.slow
 def test_the_script_from_its_folder(photos, model, whole, tmp_path):
   listed = tmp_path / "list.txt"
   listed.write_text(
@@ -209,6 +212,7 @@ def _limit_file_size():
   resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["command", "script"])
 def test_images_that_failed_are_named_also_when_files_cannot_be_written(
   photos, model, tmp_path, kind
@@ -234,6 +238,7 @@ def test_images_that_failed_are_named_also_when_files_cannot_be_written(
   assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_the_script_on_a_device_that_is_not_there(photos, model, tmp_path):
   listed = tmp_path / "list.txt"
   listed.write_text(f"{photos}/1.png\n")

@@ -110,6 +110,7 @@ def _check_local(local, recorded, prefix):
     _check_close(getattr(local, name), recorded[f"{prefix}_{name}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["original", "exported"])
 def test_joint_model_of_the_original(
   goldens, original, exported, recorded, load, source
@@ -145,6 +146,7 @@ def test_global_model_of_the_original(
       _check_close(found.global_descriptor, expected)
 
 
+@pytest.mark.slow
 def test_local_model_of_the_original(
   goldens, original, exported, recorded, load
 ):
@@ -160,6 +162,7 @@ def test_local_model_of_the_original(
     _check_close(getattr(results[0], name), getattr(results[1], name))
 
 
+@pytest.mark.slow
 def test_kaggle_model_of_the_original(exported, recorded, load):
   config = delf_config_pb2.DelfConfig(
     model_path=str(exported("kaggle")),
@@ -222,6 +225,7 @@ _INVENTORY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _INVENTORY)
 def test_tensors_are_those_of_the_original(
   goldens, models, exported, load, name
@@ -284,6 +288,7 @@ def test_cases_are_all_there(goldens):
   assert list(cases) == _CASES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in _CASES if "tiny" not in c])
 def test_end_to_end(end_to_end, case):
   extract, arrays, described = end_to_end(case)

@@ -67,6 +67,7 @@ def _check_same(actual, expected, tolerance=_TOLERANCE):
 _PARTS = [(True, True), (True, False), (False, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", _PARTS)
 def test_batches_and_bare_models_give_the_same(folder, parts):
   options = dict(
@@ -148,6 +149,7 @@ def test_tiny_images_have_no_features(folder, shape):
   assert found["local_features"]["locations"].shape == (0, 2)
 
 
+@pytest.mark.slow
 def test_the_hint_on_the_generation_may_be_wrong(folder):
   image = tiny_backbone.image()
   results = []

@@ -136,6 +136,7 @@ def warm():
     yield python
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", _GUIDES)
 def test_guide_works_as_written(guide, tmp_path, warm):
   weights = "delf/embedded/delf-compact/weights.npz"
@@ -158,11 +159,13 @@ def test_guide_works_as_written(guide, tmp_path, warm):
   assert result.returncode == 0, f"{script}\n{result.stdout}\n{result.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", _left_out())
 def test_command_that_is_left_out(reason):
   pytest.skip(reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", _GUIDES)
 def test_links_lead_to_files(guide):
   text = (checkout.ROOT / guide).read_text()
@@ -182,6 +185,7 @@ def _scripts(guide):
       yield script.as_posix(), re.findall(r"--(\w+)", words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", _GUIDES)
 def test_scripts_have_the_flags_that_are_shown(guide):
   known = json.loads(
@@ -206,6 +210,7 @@ def _defined(script):
   return new | booleans
 
 
+@pytest.mark.slow
 def test_commands_are_joined_and_told_apart():
   block = "# Here:\n\n$ cd a\npython b.py \\\n  --c=1\npip install .\ncd d\n"
   plan = [(" ".join(command.split()), why) for command, why in _plan(block)]
@@ -217,6 +222,7 @@ def test_commands_are_joined_and_told_apart():
   ]
 
 
+@pytest.mark.slow
 def test_what_follows_a_download_is_left_out():
   plan = _plan("ls\ndelf models download a\ndelf info a\n")
   assert [bool(reason) for _, reason in plan] == [False, True, True]

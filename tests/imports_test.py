@@ -79,6 +79,7 @@ def test_import_delf_loads_nothing_of_others():
   assert _run("-c", _THIRD_PARTY) == "[]"
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_the_rare_packages():
   names = [_module(path) for path in _SOURCES if path.name != "__main__.py"]
   assert len(names) > 30

@@ -134,6 +134,7 @@ def inputs(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize("name", _QUICK)
 def test_a_killed_run_that_is_repeated_ends_as_any_other(

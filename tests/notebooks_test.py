@@ -42,10 +42,12 @@ def run(tmp_path_factory):
   return run_once
 
 
+@pytest.mark.slow
 def test_there_are_notebooks():
   assert _SEARCH in _NOTEBOOKS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", _NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_kept_without_outputs(path):
   notebook = nbformat.read(path, as_version=4)
@@ -55,6 +57,7 @@ def test_a_notebook_is_kept_without_outputs(path):
     assert cell.get("execution_count") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", _NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, run):
   notebook, _ = run(path)
@@ -63,6 +66,7 @@ def test_a_notebook_runs(path, run):
   assert counts == list(range(1, len(cells) + 1))
 
 
+@pytest.mark.slow
 def test_the_search_finds_what_is_there(run):
   notebook, folder = run(_SEARCH)
   cells = {cell.id: cell for cell in notebook.cells}

@@ -51,6 +51,7 @@ def _request(form, threshold=0.0, most=30):
   return tensors.Request(_SCALES, is_local, most, threshold, indices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", _FORMS)
 @pytest.mark.parametrize("most", [30, 10_000])
 def test_features_are_those_of_the_savedmodel(models, form, most):

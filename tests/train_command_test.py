@@ -45,6 +45,7 @@ def trained(tmp_path_factory):
   return folder, status
 
 
+@pytest.mark.slow
 def test_a_bad_photo_is_left_out(trained):
   folder, status = trained
   assert status == 1

@@ -61,6 +61,7 @@ def _run(*arguments):
   train_compact.run(parser.parse_args(_arguments(*arguments)))
 
 
+@pytest.mark.slow
 def test_the_settings_beside_an_export_are_those_of_the_export(
   folder, tmp_path, monkeypatch
 ):
@@ -84,6 +85,7 @@ def test_the_settings_beside_an_export_are_those_of_the_export(
   assert np.isfinite(found.global_descriptor).all()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_draws_other_batches(folder, tmp_path, monkeypatch):
   batches = []
 
@@ -117,6 +119,7 @@ def test_more_pairs_than_places_are_refused(folder, tmp_path):
     _run(folder, tmp_path, "--pairs", "11")
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line(tmp_path):
   done = _script(tmp_path, *_arguments(tmp_path / "nope", tmp_path / "out"))
   assert done.returncode == 1

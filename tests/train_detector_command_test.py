@@ -21,6 +21,7 @@ def given(tmp_path):
   return tiny_boxes.write(tmp_path)
 
 
+@pytest.mark.slow
 def test_command_trains_and_says_what_it_gave(first, given, tmp_path, capsys):
   out = tmp_path / "my boxes"
   argv = ["train-detector", *given, "--out", str(out), "--from", str(first)]

@@ -31,6 +31,7 @@ def _script(folder, text):
   return "script.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["-c", "-m", "script"])
 def test_a_command_runs_as_by_python(warm, tmp_path, way):
   path = _script(tmp_path, _SHOW)
@@ -41,6 +42,7 @@ def test_a_command_runs_as_by_python(warm, tmp_path, way):
   assert _run(warm, [*start, "--a", "b c"], **options) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("code", "status", "words"),
   [

@@ -83,6 +83,7 @@ def _packaged(source):
   return {name for name in names if not _NOT_PACKAGED.search(name)}
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_whole_package_and_nothing_else(built):
   source, _, wheel = built
   held = set(zipfile.ZipFile(wheel).namelist())
@@ -93,6 +94,7 @@ def test_wheel_holds_the_whole_package_and_nothing_else(built):
   assert any(name.endswith("licenses/LICENSE") for name in held)
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_embedded_model_and_its_card(built):
   held = zipfile.ZipFile(built[2]).namelist()
   embedded = [name for name in held if name.startswith("delf/embedded/")]
@@ -103,10 +105,12 @@ def test_wheel_holds_the_embedded_model_and_its_card(built):
   assert built[2].stat().st_size <= _MOST_BYTES
 
 
+@pytest.mark.slow
 def test_wheel_is_pure_python(built):
   assert built[2].name.endswith("-py3-none-any.whl")
 
 
+@pytest.mark.slow
 def test_sdist_holds_the_whole_project(built):
   source, sdist, _ = built
   with tarfile.open(sdist) as archive:
@@ -144,6 +148,7 @@ def _check_installed(environment, folder):
   assert all(picture.stat().st_size > 10_000 for picture in pictures)
 
 
+@pytest.mark.slow
 def test_installed_wheel_imports_and_matches(built, tmp_path):
   environment = tmp_path / "environment"
   venv.create(environment, with_pip=False)
@@ -160,6 +165,7 @@ def test_installed_wheel_imports_and_matches(built, tmp_path):
   _check_installed(environment, tmp_path / "work")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   not _PYTHONS,
   reason="takes minutes: make wheel-test",

@@ -77,6 +77,7 @@ def test_a_codebook_of_files(paths, tmp_path):
   assert described["objectives"] == list(wanted.objectives)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "approximate"])
 def test_a_killed_run_goes_on_to_the_same_codebook(paths, tmp_path, method):
   options = {

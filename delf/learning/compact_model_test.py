@@ -167,6 +167,7 @@ def test_recall_counts_nearest_photos_of_the_group():
   assert _recall(rows, np.array([0, 1, 0, 1, 2])) == (0, 4)
 
 
+@pytest.mark.slow
 def test_words_and_embedding_tell_places_apart():
   wholes = [skimage_data.astronaut(), skimage_data.coffee()]
   wholes += [skimage_data.chelsea(), skimage_data.rocket()]

@@ -99,6 +99,7 @@ def _learner(path):
   )
 
 
+@pytest.mark.slow
 def test_one_batch_is_learnt_and_training_continues(batch, tmp_path):
   learner = _learner(tmp_path / "checkpoint.npz")
   losses = [learner.learn(batch, 0.0)["local"] for _ in range(25)]

@@ -37,6 +37,7 @@ class _Kill(delg.Observer):
       os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_killed_and_gone_on_with_is_never_killed(tmp_path):
   pattern = tiny_training.write_records(tmp_path)

@@ -41,6 +41,7 @@ def _values(stepper):
   return {path: variable.numpy() for path, variable in paths.items()}
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_original(goldens):
   recorded = json.loads((goldens / "train_meta.json").read_text())["models"]
   golden = recorded["DELG_s32_ae_gem"]["train_step_image96"]
@@ -167,6 +168,7 @@ def test_lower_precision_has_whole_weights_and_near_losses(batch):
   assert metrics[name] == pytest.approx(whole[name], rel=0.02)
 
 
+@pytest.mark.slow
 def test_xla_gives_the_same(batch):
   plain, _ = _stepper().train(*batch, True)
   given = dataclasses.replace(

@@ -136,6 +136,7 @@ def _fail():
   raise ZeroDivisionError
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_is_never_stopped(whole, tmp_path):
   watch = _Watch()
   stopped = delg.fit(
@@ -202,6 +203,7 @@ def test_a_finished_run_makes_no_step_but_has_its_weights(whole, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path):
   shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
   data = tmp_path / "delf_tf2-ckpt" / "ckpt-4.data-00000-of-00001"
@@ -320,6 +322,7 @@ def _value(key, shape):
   return np.full(shape, number, np.float32)
 
 
+@pytest.mark.slow
 def test_momenta_of_the_original_are_read(goldens, tmp_path):
   inventory = json.loads((goldens / "inventory_variables.json").read_text())
   run = inventory["train.py CheckpointManager(optimizer SGD, model=Delg)"]

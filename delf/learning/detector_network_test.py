@@ -31,6 +31,7 @@ def _image(height, width):
   return rng.integers(0, 256, [height, width, 3], dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_export_finds_the_same_as_the_network(detector, folder):
   image = _image(120, 200)
   boxes, scores = detector_network.finder(detector)(image)
@@ -65,6 +66,7 @@ def test_is_small_and_has_its_extra_files(folder):
   assert (folder / "a.json").read_bytes() == b"{}"
 
 
+@pytest.mark.slow
 def test_other_models_do_not_load(folder, tmp_path):
   with pytest.raises(FileNotFoundError, match="checkpoint"):
     detector_network.load(tmp_path)
@@ -83,6 +85,7 @@ def _batch():
   return detector_training.Batch(images, boxes, [0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone_rate", [0.0, 1e-3])
 def test_training_learns_and_goes_on(tmp_path, backbone_rate):
   keras.utils.set_random_seed(0)

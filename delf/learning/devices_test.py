@@ -28,6 +28,7 @@ def _run(normalization):
   return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["frozen", "synchronized"])
 def test_two_devices_are_as_one(normalization):
   one, two = _run(normalization)
@@ -39,6 +40,7 @@ def test_two_devices_are_as_one(normalization):
     assert two[name] == pytest.approx(value, rel=2e-5, abs=2e-6), name
 
 
+@pytest.mark.slow
 def test_averages_are_of_all_devices_and_xla_gives_the_same():
   plain, compiled = _run("batch")
   assert plain["steps"] == 3

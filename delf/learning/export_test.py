@@ -83,6 +83,7 @@ def tflite(models, photo, tmp_path_factory):
   return path, _export(models["local_and_global"], path, photo)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
 def test_a_file_gives_the_features_of_the_savedmodel(
   kind, models, photo, request
@@ -142,6 +143,7 @@ def test_extraction_needs_no_tensorflow(kind, models, photo, tmp_path, request):
   assert (out / "photo.delg_global").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_each_format(photo, tmp_path):
   model = delf_model.Delf(backbone="compact", use_dim_reduction=True)
   model_checkpoints.save_weights(model, tmp_path / "run" / "delf_weights")

@@ -86,6 +86,7 @@ def test_a_run_learns_keeps_its_best_and_whitens(root, capsys):
   }
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_more_epochs_as_one_that_did_not_stop(root):
   same = {"update_every": 2, "test_every": 2, "tests": ()}
   whole = _fit(root, epochs=3, directory=str(root / "whole"), **same)
@@ -119,6 +120,7 @@ def test_a_stopped_run_goes_on_within_its_epoch(root, monkeypatch):
   _require_equal(whole.folder, report.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_run_that_is_repeated_ends_as_any_other(root):
   whole = _fit(root, directory=str(root / "whole"))

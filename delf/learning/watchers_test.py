@@ -312,6 +312,7 @@ def _read(path):
     return np.asarray(image.convert("RGB"), np.int16)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_pictures(pictured):
   names = {path.name for path in pictured.glob("*.png")}
   assert names == {"curves.png", "attention.png", "attention_before.png"}

@@ -64,6 +64,7 @@ def test_modules_import_no_tensorflow(name):
   assert not imported & {"tensorflow", "tf_keras", "tf_slim"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec("jax") is None, reason="jax is not installed"
 )

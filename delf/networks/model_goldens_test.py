@@ -65,6 +65,7 @@ def _shape(recorded):
   return [_CLASSES if size == 14951 else size for size in recorded]
 
 
+@pytest.mark.slow
 def test_variables(named_model, goldens):
   name, model = named_model
   inventory = json.loads((goldens / "inventory_variables.json").read_text())
@@ -163,6 +164,7 @@ def _losses(model, images, labels):
   return losses, desc_logits, attn_logits
 
 
+@pytest.mark.slow
 def test_training_step(named_model, arrays, recorded):
   name, model = named_model
   golden = recorded[name]["train_step_image96"]

@@ -53,6 +53,7 @@ def _parse(text, kind):
   return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_module", [False, True], ids=["path", "module"])
 @pytest.mark.parametrize("path", _BUILT)
 def test_script_has_the_flags_that_users_know(path, as_module):

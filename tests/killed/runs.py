@@ -87,7 +87,8 @@ class Killer:
       with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=moment)
       if process.poll() is None:
-        break  # Else it was done already.
+        break
+      process.communicate()  # It was done already.
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     pieces = _pieces(work)

@@ -128,6 +128,7 @@ def _weights(path):
   return detector_network.load(path).head.get_weights()
 
 
+@pytest.mark.slow
 def test_better_detector_is_kept(first, given, tmp_path, monkeypatch):
   options = _options(first)
   report = detector.train(given[0], given[1:], tmp_path / "a", options)
@@ -140,6 +141,7 @@ def test_better_detector_is_kept(first, given, tmp_path, monkeypatch):
   assert precisions[report.kept] >= precisions[run.BEFORE]
 
 
+@pytest.mark.slow
 def test_run_that_breaks_off_ends_as_it_would_have(
   first, given, tmp_path, monkeypatch
 ):
@@ -176,6 +178,7 @@ def test_run_that_breaks_off_ends_as_it_would_have(
     np.testing.assert_allclose(one, two, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_unfinished_run_of_other_settings_is_refused(first, given, tmp_path):
   folder = tmp_path / "a.unfinished"
   folder.mkdir()

@@ -63,6 +63,7 @@ def test_local_golden(recorded, number):
   _check_local(arrays, f"local{number}", *found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(15))
 def test_local_and_global_golden(recorded, number):
   arrays, cases = recorded
