@@ -23,7 +23,7 @@ from delf.evaluation import evaluate, ground_truth, retrieval
 from delf.extraction import extract, regions
 from delf.formats import configs
 from delf.python.detect_to_retrieve import perform_retrieval
-from delf.search import building, collection, queries, searching
+from delf.search import building, collection, searching
 
 _SCRIPTS = pathlib.Path(perform_retrieval.__file__).parent
 _MODEL = _SCRIPTS.parent / "examples" / "delf_compact_config.pbtxt"
@@ -167,7 +167,7 @@ def by_global(sets, args):
     )
     truth = evaluate.read_truth(truth_path, searcher)
     if asked is None:
-      asked, _ = queries.of_photos(
+      asked, _ = searching.extract_queries(
         found, evaluate.find_photos(truth, sets.photos / "jpg"), _say
       )
     report = evaluate.evaluate(searcher, truth, asked, sets.work / "out")

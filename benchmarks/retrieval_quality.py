@@ -20,7 +20,7 @@ from delf.aggregation import clustering
 from delf.base import errors
 from delf.evaluation import evaluate
 from delf.extraction import jobs
-from delf.search import building, collection, queries, searching
+from delf.search import building, collection, searching
 
 WORDS, QUICK_WORDS = 4096, 256
 _TRAINING = ("train_pool", "train_pool_more")
@@ -137,7 +137,7 @@ def measure(data, work, codebook, rows, model=None):
     searcher = searching.Searcher(found, row)
     truth = evaluate.read_truth(truth_path, searcher)
     if asked is None:
-      asked, _ = queries.of_photos(
+      asked, _ = searching.extract_queries(
         found, evaluate.find_photos(truth, photos / "jpg"), _say
       )
     report = evaluate.evaluate(searcher, truth, asked, work / "out")

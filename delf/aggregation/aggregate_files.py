@@ -188,9 +188,7 @@ def aggregate_to_files(
     image: [os.path.join(features_dir, f"{n}{files.DELF}") for n in parts]
     for image, parts in names.items()
   }
-  codebook = visual_words.read_codebook(
-    config.codebook_path, config.codebook_size, config.feature_dimensionality
-  )
+  codebook = visual_words.read_configured(config)
   made_with = describe(config, codebook, mapping_path)
   folder = AggregateFolder(output_dir, config, made_with, sources)
   folder.check(plan, overwrite=False)

@@ -87,8 +87,7 @@ class Reader:
         self.dimension = size
         return descriptors
     except (errors.InputError, OSError) as error:
-      reason = errors.one_line(error).removeprefix(f"{path}: ")
-      self.failures.append(engine.Failure(path, reason))
+      self.failures.append(engine.Failure.of(path, error))
     return np.zeros([0, self.dimension or 0], dtype=np.float32)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from delf.base import arrays, errors, files
+from delf.protos import aggregation_config_pb2
 
 # Words whose best score stands for all of them.
 _GROUP = 16
@@ -295,6 +296,15 @@ def read_codebook(
     while len(_cache) > _KEPT:
       _cache.popitem(last=False)
   return codebook
+
+
+def read_configured(
+  config: aggregation_config_pb2.AggregationConfig,
+) -> np.ndarray:
+  """Read the codebook that a configuration names, of the size that it says."""
+  return read_codebook(
+    config.codebook_path, config.codebook_size, config.feature_dimensionality
+  )
 
 
 def write_codebook(prefix: files.Path, centers: np.ndarray) -> None:

@@ -159,14 +159,14 @@ def _queries(args, found, truth, folder):
   from delf.base import errors
   from delf.evaluation import evaluate
   from delf.extraction import output_folder
-  from delf.search import queries
+  from delf.search import searching
 
   if not folder:
     raise errors.InputError("--queries", "none")
   if output_folder.find_features([folder]) is not None:
     return evaluate.find_features(truth, folder)
   photos = evaluate.find_photos(truth, folder)
-  asked, extraction = queries.of_photos(
+  asked, extraction = searching.extract_queries(
     found, photos, output.error, args.device
   )
   if extraction.failed:

@@ -139,12 +139,12 @@ def run(args):
 def _queries(found, args):
   """The queries, and those photos of which there are no features."""
   from delf.extraction import output_folder
-  from delf.search import queries
+  from delf.search import searching
 
   if output_folder.find_features(args.queries) is not None:
-    return queries.of_features(args.queries[0]), ()
-  photos = queries.find(args.queries, args.box)
-  asked, extraction = queries.of_photos(
+    return searching.find_features(args.queries[0]), ()
+  photos = searching.find_photos(args.queries, args.box)
+  asked, extraction = searching.extract_queries(
     found, photos, output.error, args.device
   )
   return asked, extraction.failed

@@ -12,7 +12,7 @@ from delf.evaluation import ground_truth, metrics, report_card
 from delf.extraction import engine, jobs, output_folder
 from delf.indexes import ranking
 from delf.pictures import results_page
-from delf.search import queries, searching
+from delf.search import searching
 
 METRICS = "metrics.txt"
 CARD = "report.json"
@@ -65,12 +65,12 @@ def find_index_photos(
 
 def find_photos(
   truth: ground_truth.GroundTruth, folder: str | os.PathLike
-) -> list[queries.Query]:
+) -> list[searching.Query]:
   """Find the photos of the queries, in order, with their boxes."""
   paths, names = jobs.find([folder])
   places = ground_truth.ImagePlaces(names)
   return [
-    queries.Query(
+    searching.Query(
       name,
       paths[places.find(name, folder)],
       "",
@@ -82,7 +82,7 @@ def find_photos(
 
 def find_features(
   truth: ground_truth.GroundTruth, folder: str | os.PathLike
-) -> list[queries.Query]:
+) -> list[searching.Query]:
   """Find the features of the queries, whose names may have an extension.
 
   Queries are in order; files of some may be missing.
@@ -99,7 +99,7 @@ def find_features(
   return [
     dataclasses.replace(query, name=name)
     for query, name in zip(
-      queries.of_features(folder, chosen), truth.query_names, strict=True
+      searching.find_features(folder, chosen), truth.query_names, strict=True
     )
   ]
 
@@ -107,7 +107,7 @@ def find_features(
 def evaluate(
   searcher: searching.Searcher,
   truth: ground_truth.GroundTruth,
-  asked: Sequence[queries.Query],
+  asked: Sequence[searching.Query],
   out: str | os.PathLike,
 ) -> EvaluateReport:
   """Search with all queries, and write metrics and a report card.

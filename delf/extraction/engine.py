@@ -47,6 +47,11 @@ class Failure:
   path: str
   reason: str
 
+  @classmethod
+  def of(cls, path: str, error: Exception) -> "Failure":
+    """Return the failure that an error about a file is."""
+    return cls(path, errors.one_line(error).removeprefix(f"{path}: "))
+
   def __str__(self):
     return f"{self.path}: {self.reason}"
 

@@ -22,11 +22,7 @@ class ExtractAggregatedRepresentation:
     configs.check_aggregation_config(aggregation_config)
     self._options = aggregate.options(aggregation_config)
     self._words = aggregate.Words(
-      visual_words.read_codebook(
-        aggregation_config.codebook_path,
-        aggregation_config.codebook_size,
-        aggregation_config.feature_dimensionality,
-      )
+      visual_words.read_configured(aggregation_config)
     )
 
   def Extract(

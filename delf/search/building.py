@@ -2,6 +2,7 @@
 
 import dataclasses
 import filecmp
+import json
 import os
 import shutil
 import time
@@ -9,13 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from absl import logging
+from google.protobuf import text_format
 
 from delf.aggregation import visual_words
 from delf.base import errors, files, progress
 from delf.extraction import engine, extract, jobs, output_folder, regions
 from delf.formats import configs
 from delf.inference import zoo
-from delf.search import collection, index_parts
+from delf.protos import aggregation_config_pb2
+from delf.python import whiten
+from delf.search import collection
 
 # Images that are read before they are added.
 _BATCH = 64
@@ -77,14 +81,11 @@ class IndexReport:
     return 1 if self.failed else 0
 
 
-_Say = Callable[[str], None]
-
-
 def build(
   sources: Sequence[str],
   folder: str | os.PathLike,
   options: BuildOptions,
-  say: _Say,
+  say: Callable[[str], None],
 ) -> IndexReport:
   """Make a collection, or add to one.
 
@@ -106,7 +107,7 @@ def build_photos(
   names: Sequence[str],
   folder: str | os.PathLike,
   options: BuildOptions,
-  say: _Say,
+  say: Callable[[str], None],
 ) -> IndexReport:
   """Make a collection of photos with these names, or add to it."""
   config = _delf_config(folder, options)
@@ -123,14 +124,33 @@ def build_photos(
       "a folder of feature files with --photos", "photos", options.photos
     )
   with collection.changing(folder):
-    has_regions = collection.agree_on_regions(
-      wanted, options.regions, options.device
-    )
-    collection.open_or_make(wanted, config, options)
+    has_regions = _agree_on_regions(wanted, options.regions, options.device)
+    _open_or_make(wanted, config, options)
     names = _add_photos(wanted, names, images)
-    extraction = _extract(
-      wanted, images, names, config, has_regions, options, say
-    )
+    how = {
+      "names": names,
+      "workers": options.workers,
+      "device": options.device,
+      "apply_rotation": options.apply_rotation,
+      "say": say,
+    }
+    if has_regions is None:
+      extraction = extract.extract_to_files(
+        images, config, wanted.features, **how
+      )
+    else:
+      extraction = regions.extract_regions(
+        images,
+        config,
+        has_regions.detector,
+        wanted.features,
+        wanted.folder / collection.BOXES,
+        None,
+        threshold=has_regions.threshold,
+        most=has_regions.most,
+        one_core_each=options.one_core_each,
+        **how,
+      )
     if extraction.interrupted:
       raise KeyboardInterrupt
     if has_regions is not None:
@@ -138,30 +158,6 @@ def build_photos(
     failed = {failure.path for failure in extraction.failed}
     names = [n for i, n in zip(images, names, strict=True) if i not in failed]
     return add_features(wanted, names, say, extraction)
-
-
-def _extract(wanted, images, names, config, has_regions, options, say):
-  how = {
-    "names": names,
-    "workers": options.workers,
-    "device": options.device,
-    "apply_rotation": options.apply_rotation,
-    "say": say,
-  }
-  if has_regions is None:
-    return extract.extract_to_files(images, config, wanted.features, **how)
-  return regions.extract_regions(
-    images,
-    config,
-    has_regions.detector,
-    wanted.features,
-    wanted.folder / collection.BOXES,
-    None,
-    threshold=has_regions.threshold,
-    most=has_regions.most,
-    one_core_each=options.one_core_each,
-    **how,
-  )
 
 
 def _build_of_features(source, names, extensions, folder, options, say):
@@ -188,11 +184,10 @@ def _build_of_features(source, names, extensions, folder, options, say):
     config = zoo.choose(options.model, options.config)
   photos = {}
   if options.photos:
-    images, photo_names = jobs.find([options.photos])
-    photos = dict(zip(photo_names, images, strict=True))
+    photos = dict(zip(*reversed(jobs.find([options.photos])), strict=True))
   known = [name for name in names if name in photos]
   with collection.changing(folder):
-    collection.open_or_make(wanted, config, options)
+    _open_or_make(wanted, config, options)
     if known:
       _add_photos(wanted, known, [photos[name] for name in known])
     return add_features(wanted, names, say)
@@ -209,6 +204,130 @@ def _delf_config(folder, options):
     config.max_image_size = options.max_size
   configs.check_delf_config(config, options.config)
   return config
+
+
+def _open_or_make(wanted, config, options):
+  """Makes a collection, or checks that an existing one was made alike.
+
+  The configuration of extraction is None where it is not known.
+  """
+  folder, settings = wanted.folder, wanted.settings
+  new = not collection.exists(folder)
+  if not new:
+    existing = collection.open_folder(folder).settings
+    for field in dataclasses.fields(existing):
+      old, value = getattr(existing, field.name), getattr(settings, field.name)
+      if old != value:
+        raise errors.InputError(
+          f"what the index was made with, {field.name} {old!r}",
+          f"{value!r}",
+          folder,
+        )
+  if options.aggregation or options.codebook:
+    _add_codebook(wanted, options.aggregation, options.codebook)
+  if options.whitening:
+    _add_whitening(wanted, options.whitening, new)
+  if not (settings.has_global or wanted.has_codebook):
+    raise errors.InputError(
+      "global descriptors, or --codebook to search by local features",
+      "local features alone",
+      folder,
+    )
+  if new:
+    wanted.write(config)
+    return
+  known = wanted.delf_config()
+  if known is None and config is not None:
+    wanted.write(config)
+  elif config is not None and known != config:
+    names = [field.name for field in config.DESCRIPTOR.fields]
+    differ = [n for n in names if getattr(known, n) != getattr(config, n)]
+    raise errors.InputError(
+      "the model and settings that the index was made with",
+      f"another {', '.join(sorted(differ))}",
+      wanted.folder,
+    )
+
+
+def _add_codebook(wanted, path, prefix):
+  """Gives a collection its codebook, or checks that it has that one.
+
+  The path is that of an AggregationConfig, the prefix that of its codebook.
+  """
+  config = aggregation_config_pb2.AggregationConfig()
+  if path:
+    config = configs.read_aggregation_config(path)
+    is_vlad = config.aggregation_type == config.VLAD
+    if is_vlad or config.use_regional_aggregation:
+      raise errors.InputError(
+        "aggregation_type ASMK or ASMK_STAR, not regional", "another", path
+      )
+  if prefix:
+    config.codebook_path = prefix
+    config.codebook_size, config.feature_dimensionality = (
+      visual_words.read_codebook(prefix).shape
+    )
+  if not wanted.settings.local_extension:
+    raise errors.InputError(
+      "local features, which a codebook is for", "none", wanted.folder
+    )
+  codebook = visual_words.read_configured(config)
+  if not wanted.has_codebook:
+    visual_words.write_codebook(wanted.folder / collection.CODEBOOK, codebook)
+    config.codebook_path = collection.CODEBOOK
+    text = text_format.MessageToString(config)
+    files.write_bytes(wanted.folder / collection.AGGREGATION, text.encode())
+  elif not wanted.has_words(config, codebook):
+    raise errors.InputError(
+      "the codebook and aggregation that the index was made with",
+      "another",
+      wanted.folder,
+    )
+
+
+def _add_whitening(wanted, path, new):
+  """Gives a new collection its whitening; checks that another has that one."""
+  whitening = whiten.read_whitening(path)
+  if not wanted.settings.has_global:
+    raise errors.InputError(
+      "global descriptors, which a whitening is for", "none", wanted.folder
+    )
+  if new:
+    whiten.write_whitening(wanted.folder / collection.WHITENING, *whitening)
+  elif not all(
+    map(np.array_equal, wanted.whitening() or (None, None), whitening)
+  ):
+    raise errors.InputError(
+      "the whitening that the index was made with", "another", path
+    )
+
+
+def _agree_on_regions(wanted, regions, device):
+  """Gives a new collection its regions; checks and returns existing ones.
+
+  It is not written yet where it is new. Nothing is written if the detector,
+  tried on a device, does not load.
+  """
+  known, path = wanted.regions(), wanted.folder / collection.REGIONS
+  if collection.exists(wanted.folder):
+    if regions not in (None, known):
+      raise errors.InputError(
+        "the regions that the index was made with"
+        f" ({known or 'none'}), or another index",
+        f"{regions}",
+        wanted.folder,
+      )
+    return known
+  if regions is not None:
+    # What is recorded is kept for good, so that it has to be a detector.
+    from delf.inference import detector
+
+    detector.load(regions.detector, device)
+    text = json.dumps(dataclasses.asdict(regions), indent=1) + "\n"
+    files.write_bytes(path, text.encode())
+  elif known is not None:
+    path.unlink()  # Of a run that was ended at its start.
+  return regions
 
 
 def _add_photos(wanted, names, images):
@@ -250,7 +369,7 @@ def _is_another(other, path):
 def add_features(
   wanted: collection.Collection,
   names: Iterable[str],
-  say: _Say,
+  say: Callable[[str], None],
   extraction: engine.ImageReport | None = None,
   regions_of: Iterable[str] = (),
 ) -> IndexReport:
@@ -268,7 +387,7 @@ def add_features(
   names = sorted(names)
   kept, redone = set(names), set(regions_of)
   added, failed = {}, {}
-  parts = index_parts.parts(wanted)
+  parts = collection.parts(wanted)
   for part in parts:
     gone = [
       entry
@@ -308,7 +427,7 @@ def _fill(part, names, gone, added, failed):
     try:
       batch[name] = part.read(name)
     except (errors.InputError, OSError) as error:
-      failed[part.name, name] = _failure(part, name, error)
+      failed[part.name, name] = engine.Failure.of(part.source(name), error)
       continue
     if len(batch) >= _BATCH:
       _add(part, batch, added, failed)
@@ -332,22 +451,17 @@ def _add(part, batch, added, failed):
   except errors.InputError as error:
     if len(batch) == 1:
       (name,) = batch
-      failed[part.name, name] = _failure(part, name, error)
+      failed[part.name, name] = engine.Failure.of(part.source(name), error)
       return
     for name, entry in batch.items():
       _add(part, {name: entry}, added, failed)
-
-
-def _failure(part, name, error):
-  path = part.source(name)
-  return engine.Failure(path, errors.one_line(error).removeprefix(f"{path}: "))
 
 
 def remove(folder: str | os.PathLike, names: Iterable[str]) -> int:
   """Remove images, not their files, from the indexes; return how many stay."""
   opened = collection.open_folder(folder)
   with collection.changing(folder):
-    parts = index_parts.parts(opened)
+    parts = collection.parts(opened)
     entries_of = _entries_by_image(opened, parts)
     for name in names:
       if name not in entries_of:
@@ -378,7 +492,7 @@ def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
     raise errors.InputError("another index", "the same", other_folder)
   with collection.changing(folder):
     _check_settings(opened, other)
-    parts, others = index_parts.parts(opened), index_parts.parts(other)
+    parts, others = collection.parts(opened), collection.parts(other)
     pairs = list(zip(parts, others, strict=True))
     for part, theirs in pairs:
       _check_names(part, theirs)

@@ -7,7 +7,7 @@ import pytest
 from delf.aggregation import visual_words
 from delf.base import errors, files
 from delf.python import datum_io, feature_io
-from delf.search import building, collection, index_parts
+from delf.search import building, collection
 
 _WORDS, _DIMENSION = 16, 8
 
@@ -52,7 +52,7 @@ def _build(source, out, say=_say, **options):
 
 
 def _names(out):
-  return [p.index.names for p in index_parts.parts(collection.open_folder(out))]
+  return [p.index.names for p in collection.parts(collection.open_folder(out))]
 
 
 def test_features_are_indexed(features, codebook, tmp_path):
@@ -80,7 +80,7 @@ def test_a_second_run_adds_what_is_new_or_changed(features, codebook, tmp_path):
   assert report.added == ("a", "d")
   assert report.unchanged == 3
   assert _names(out) == [["b", "c", "deep/a", "a", "d"]] * 2
-  (part, _) = index_parts.parts(collection.open_folder(out))
+  (part, _) = collection.parts(collection.open_folder(out))
   expected = part.read("a")
   np.testing.assert_array_equal(part.index.descriptors[3], expected)
 
@@ -93,18 +93,18 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
   monkeypatch.setattr(building, "_BATCH", 1)
   monkeypatch.setattr(building, "_SAVE_INTERVAL", -1)
   monkeypatch.setattr(building, "_SAVE_SHARE", 0)
-  read = index_parts.WordsPart.read
+  read = collection.WordsPart.read
 
   def fail(part, name):
     if name == "c":
       raise KeyboardInterrupt
     return read(part, name)
 
-  monkeypatch.setattr(index_parts.WordsPart, "read", fail)
+  monkeypatch.setattr(collection.WordsPart, "read", fail)
   with pytest.raises(KeyboardInterrupt):
     _build(features, cut, codebook=codebook)
   assert _names(cut)[1] == ["a", "b"]
-  monkeypatch.setattr(index_parts.WordsPart, "read", read)
+  monkeypatch.setattr(collection.WordsPart, "read", read)
   report = _build(features, cut, codebook=codebook)
   assert report.added == ("c", "deep/a")
   for name in ("global.index", "words.index"):
@@ -192,7 +192,7 @@ def test_a_codebook_that_was_replaced_is_noticed(features, codebook, tmp_path):
   _build(features, out, codebook=codebook)
   centers = visual_words.read_codebook(codebook) + 1
   visual_words.write_codebook(out / "codebook", centers)
-  words = index_parts.parts(collection.open_folder(out))[1]
+  words = collection.parts(collection.open_folder(out))[1]
   with pytest.raises(errors.InputError, match="words.index: .*codebook"):
     words.read("a")
 

@@ -1,4 +1,4 @@
-"""A folder in which a collection of images is kept, to be searched.
+"""A folder in which a collection of images is kept, and its indexes.
 
 Of a collection with regions each region of an image is an entry of its own:
 `<image>_0` is the whole image, `<image>_1` and so on are its boxes.
@@ -6,6 +6,7 @@ Of a collection with regions each region of an image is an entry of its own:
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -13,15 +14,17 @@ import pathlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from google.protobuf import text_format
 
-from delf.aggregation import visual_words
+from delf.aggregation import aggregate, visual_words
 from delf.base import errors, files
-from delf.formats import configs
+from delf.extraction import output_folder
+from delf.formats import configs, features
+from delf.indexes import dense, inverted
 from delf.protos import aggregation_config_pb2, delf_config_pb2
 from delf.python import whiten
 
@@ -40,8 +43,11 @@ FEATURES = "features"
 BOXES = "boxes"
 QUERIES = "queries"
 
+# Indexes of a collection.
+GLOBAL, WORDS = "global", "words"
+
 # Temporary files of these are leftovers of killed runs.
-_STEMS = ("global", "words", "global.files", "words.files") + tuple(
+_STEMS = (GLOBAL, WORDS, f"{GLOBAL}.files", f"{WORDS}.files") + tuple(
   os.path.splitext(name)[0]
   for name in (RECORD, PHOTOS, CONFIG, AGGREGATION, WHITENING)
 )
@@ -151,15 +157,13 @@ class Collection:
 
   def regions(self) -> RegionSettings | None:
     """Return which regions images have; None if they are indexed whole."""
-    path = self.folder / REGIONS
+    path, expected = self.folder / REGIONS, "settings of regions"
     if not path.exists():
       return None
     try:
-      return RegionSettings(**json.loads(files.read_bytes(path)))
-    except (ValueError, TypeError, RecursionError):
-      raise errors.InputError(
-        "settings of regions", "something else", path
-      ) from None
+      return RegionSettings(**_read_json(path, expected))
+    except (ValueError, TypeError):
+      raise errors.InputError(expected, "something else", path) from None
 
   def images_of(self, entries: Iterable[str]) -> list[str]:
     """Return the name of the image of each entry of an index."""
@@ -250,157 +254,172 @@ def open_folder(folder: str | os.PathLike) -> Collection:
     ) from None
 
 
-def open_or_make(
-  wanted: Collection, config: delf_config_pb2.DelfConfig | None, options: Any
-) -> None:
-  """Make a collection, or check that an existing one was made alike.
+class Part:
+  """One index of a collection, and which feature files are in it.
 
-  Args:
-    config: Configuration of extraction, or None where it is not known.
-    options: building.BuildOptions: aggregation, codebook and whitening.
-
-  Raises:
-    InputError: If the existing one was made with something else, or the wanted
-      one has nothing to be searched by.
+  A feature file counts as indexed while it has the size and time that it had;
+  these are written after the index, so that a killed run adds some images
+  again and never leaves one out.
   """
-  folder, settings = wanted.folder, wanted.settings
-  new = not exists(folder)
-  if not new:
-    existing = open_folder(folder).settings
-    for field in dataclasses.fields(existing):
-      old, value = getattr(existing, field.name), getattr(settings, field.name)
-      if old != value:
-        raise errors.InputError(
-          f"what the index was made with, {field.name} {old!r}",
-          f"{value!r}",
-          folder,
-        )
-  if options.aggregation or options.codebook:
-    _add_codebook(wanted, _aggregation(options.aggregation, options.codebook))
-  if options.whitening:
-    _add_whitening(wanted, options.whitening, new)
-  if not (settings.has_global or wanted.has_codebook):
-    raise errors.InputError(
-      "global descriptors, or --codebook to search by local features",
-      "local features alone",
-      folder,
-    )
-  if new:
-    wanted.write(config)
-  elif config is not None:
-    _check_config(wanted, config)
+
+  name: str  # Of the file, and of the search method.
+  extension: str  # Of the feature files.
+  _needed: tuple[str, str]  # Of a query: what is expected, what was received.
+
+  def __init__(self, opened: Collection):
+    """Open the index, or make an empty one."""
+    self.path = opened.folder / f"{self.name}.index"
+    self._features = os.fspath(opened.features)
+    self._stamps_path = opened.folder / f"{self.name}.files.json"
+    existing = self.path.exists()
+    self.index = self._kind.load(self.path) if existing else self._make()
+
+  @functools.cached_property
+  def _stamps(self):
+    # Read only to change the index: a search does without.
+    with contextlib.suppress(errors.InputError):  # All is added again.
+      if self._stamps_path.exists():
+        return _read_json(self._stamps_path, "times of files")
+    return {}
+
+  def source(self, name: str) -> str:
+    """Return the path of the feature file of an entry."""
+    # No Path, which takes longer than to look at the file.
+    return f"{self._features}/{name}{self.extension}"
+
+  def read(self, name: str) -> Any:
+    """Return what the index takes of one entry."""
+    return self.prepare(read_features(self.source(name)))
+
+  def read_query(self, query: Any) -> Any:
+    """Return the same of a searching.Query; InputError without features."""
+    found = query.read(self.extension)
+    if not len(found):
+      raise errors.InputError(*self._needed)
+    return self.prepare(found)
+
+  def prepare(self, found: features.LocalFeatures | np.ndarray) -> Any:
+    """Return what the index takes of the contents of a feature file."""
+    raise NotImplementedError
+
+  def divide(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the names to be added, and those of them to be removed first."""
+    known = set(self.index.names)
+    todo = [
+      name
+      for name in names
+      if name not in known or self._stamps.get(name) != self._stamp(name)
+    ]
+    return todo, [name for name in todo if name in known]
+
+  def add(self, names: Sequence[str], entries: Sequence[Any]) -> None:
+    """Add entries, as `read` returned them, to the index in memory."""
+    stamps = {name: self._stamp(name) for name in names}
+    self.index.add(names, entries)
+    self._stamps |= stamps
+
+  def remove(self, names: Sequence[str]) -> None:
+    """Remove entries from the index in memory."""
+    self.index.remove(names)
+    for name in names:
+      self._stamps.pop(name, None)
+
+  def merge(self, other: "Part") -> None:
+    """Take the entries of another collection, unless they are in already."""
+    known = set(self.index.names)
+    new = [name for name in other.index.names if name not in known]
+    if new:
+      self.index.merge(other.index)
+      self._stamps |= {name: self._stamp(name) for name in new}
+
+  def save(self) -> None:
+    """Write the index whole, or leave the last one."""
+    self.index.save(self.path)
+    files.write_bytes(self._stamps_path, json.dumps(self._stamps).encode())
+
+  def _stamp(self, name):
+    try:
+      status = os.stat(self.source(name))
+    except OSError:
+      return None
+    return [status.st_size, status.st_mtime_ns]
 
 
-def _check_config(wanted, config):
-  """Gives a collection its configuration, or checks that it has that one."""
-  known = wanted.delf_config()
-  if known is None:
-    wanted.write(config)
-  elif known != config:
-    names = {field.name for field, _ in known.ListFields()}
-    names |= {field.name for field, _ in config.ListFields()}
-    differ = [n for n in names if getattr(known, n) != getattr(config, n)]
-    raise errors.InputError(
-      "the model and settings that the index was made with",
-      f"another {', '.join(sorted(differ))}",
-      wanted.folder,
-    )
+def read_features(path: str) -> features.LocalFeatures | np.ndarray:
+  """Return local features, or a global descriptor: [0] of a tiny image."""
+  if path.endswith(files.DELG_GLOBAL):
+    return output_folder.read_global(path)
+  return output_folder.read_local(path)
 
 
-def _aggregation(path, codebook):
-  """Returns the requested AggregationConfig, if an inverted index takes it."""
-  config = aggregation_config_pb2.AggregationConfig()
-  if path:
-    config = configs.read_aggregation_config(path)
-    is_vlad = config.aggregation_type == config.VLAD
-    if is_vlad or config.use_regional_aggregation:
+class GlobalPart(Part):
+  """The index of global descriptors."""
+
+  name = GLOBAL
+  extension = files.DELG_GLOBAL
+  _needed = "a photo large enough for a global descriptor", "one that is not"
+  _kind = _make = dense.DenseIndex
+
+  def __init__(self, opened: Collection):
+    """Open the index, or make an empty one."""
+    self._whitening = opened.whitening()
+    super().__init__(opened)
+
+  def prepare(self, found: np.ndarray) -> np.ndarray:
+    """Return [D] float32 as it is compared; [0] of too small an image."""
+    if self._whitening is None or not found.size:
+      return found
+    white = whiten.apply_whitening(found[:, None], *self._whitening)
+    return white[:, 0].astype(np.float32)
+
+
+class WordsPart(Part):
+  """The inverted index of aggregated local features (ASMK, ASMK*)."""
+
+  name = WORDS
+  _needed = "local features", "none"
+  _kind = inverted.InvertedIndex
+
+  def __init__(self, opened: Collection):
+    """Open the index, or make an empty one."""
+    self._config = opened.aggregation_config()
+    self.extension = opened.settings.local_extension
+    super().__init__(opened)
+
+  def prepare(self, found: features.LocalFeatures) -> aggregate.Aggregated:
+    """Return the aggregate of the local features."""
+    options = aggregate.options(self._config)
+    return aggregate.aggregate(self._words, found.descriptors, options)
+
+  @functools.cached_property
+  def _words(self):
+    codebook = visual_words.read_configured(self._config)
+    own = visual_words.fingerprint(codebook)
+    if self.index.metadata.get(CODEBOOK, own) != own:
       raise errors.InputError(
-        "aggregation_type ASMK or ASMK_STAR, not regional", "another", path
+        "the codebook that the index was made with", "another", self.path
       )
-  if codebook:
-    config.codebook_path = codebook
-    config.codebook_size, config.feature_dimensionality = (
-      visual_words.read_codebook(codebook).shape
-    )
-  return config
+    return visual_words.Words(codebook)
+
+  def _make(self):
+    options = inverted.AsmkOptions.from_config(self._config)
+    codebook = visual_words.read_configured(self._config)
+    metadata = {CODEBOOK: visual_words.fingerprint(codebook)}
+    return inverted.InvertedIndex(options, metadata)
 
 
-def _add_codebook(wanted, config):
-  """Gives a collection its codebook, or checks that it has that one."""
-  if not wanted.settings.local_extension:
-    raise errors.InputError(
-      "local features, which a codebook is for", "none", wanted.folder
-    )
-  codebook = visual_words.read_codebook(
-    config.codebook_path, config.codebook_size, config.feature_dimensionality
-  )
-  if not wanted.has_codebook:
-    visual_words.write_codebook(wanted.folder / CODEBOOK, codebook)
-    own = type(config)()
-    own.CopyFrom(config)
-    own.codebook_path = CODEBOOK
-    text = text_format.MessageToString(own)
-    files.write_bytes(wanted.folder / AGGREGATION, text.encode())
-    return
-  if not wanted.has_words(config, codebook):
-    raise errors.InputError(
-      "the codebook and aggregation that the index was made with",
-      "another",
-      wanted.folder,
-    )
+def kinds(opened: Collection) -> dict[str, type[Part]]:
+  """Return the classes of the parts that a collection has, by name."""
+  both = {
+    GLOBAL: opened.settings.has_global and GlobalPart,
+    WORDS: opened.has_codebook and WordsPart,
+  }
+  return {name: kind for name, kind in both.items() if kind}
 
 
-def _add_whitening(wanted, path, new):
-  """Gives a new collection its whitening; checks that another has that one."""
-  whitening = whiten.read_whitening(path)
-  if not wanted.settings.has_global:
-    raise errors.InputError(
-      "global descriptors, which a whitening is for", "none", wanted.folder
-    )
-  if new:
-    whiten.write_whitening(wanted.folder / WHITENING, *whitening)
-  elif not all(
-    map(np.array_equal, wanted.whitening() or (None, None), whitening)
-  ):
-    raise errors.InputError(
-      "the whitening that the index was made with", "another", path
-    )
-
-
-def agree_on_regions(
-  wanted: Collection, regions: RegionSettings | None, device: str | None = None
-) -> RegionSettings | None:
-  """Give a new collection its regions, or check and return existing ones.
-
-  Args:
-    wanted: Not written yet where it is new.
-    regions: None for those that it has.
-    device: That a detector is tried on.
-
-  Raises:
-    InputError: If an existing one has others, or the detector of a new one does
-      not load; nothing is written then.
-  """
-  known, path = wanted.regions(), wanted.folder / REGIONS
-  if exists(wanted.folder):
-    if regions not in (None, known):
-      raise errors.InputError(
-        "the regions that the index was made with"
-        f" ({known or 'none'}), or another index",
-        f"{regions}",
-        wanted.folder,
-      )
-    return known
-  if regions is not None:
-    # What is recorded is kept for good, so that it has to be a detector.
-    from delf.inference import detector
-
-    detector.load(regions.detector, device)
-    text = json.dumps(dataclasses.asdict(regions), indent=1) + "\n"
-    files.write_bytes(path, text.encode())
-  elif known is not None:
-    path.unlink()  # Of a run that was ended at its start.
-  return regions
+def parts(opened: Collection) -> list[Part]:
+  """Return the parts that a collection has, opened."""
+  return [kind(opened) for kind in kinds(opened).values()]
 
 
 def _read_json(path, expected):

@@ -1,28 +1,188 @@
-"""Searching a collection: what is compared, and in which order it comes."""
+"""Searching a collection: features of the queries, rankings, and a page."""
 
 import dataclasses
 import functools
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from delf.base import errors
-from delf.extraction import engine, output_folder
+from delf.base import errors, files
+from delf.extraction import engine, extract, jobs, output_folder
+from delf.formats import features, wire
 from delf.indexes import ranking
 from delf.matching import matcher, verification
-from delf.search import collection, index_parts, queries
+from delf.search import collection
 
 # The parts of the index that each method needs, the first of them for names.
 METHODS = {
-  "global": (index_parts.GLOBAL,),
-  "words": (index_parts.WORDS,),
-  "fusion": (index_parts.GLOBAL, index_parts.WORDS),
+  "global": (collection.GLOBAL,),
+  "words": (collection.WORDS,),
+  "fusion": (collection.GLOBAL, collection.WORDS),
 }
 
 # Scores that are held at once, and images that a refinement looks at.
 _SCORES = 1 << 24
 _REFINED = 1000
+
+
+# (x1, y1, x2, y2) in pixels of a photo.
+Box = tuple[float, float, float, float]
+
+# Photos of one run whose features stay in memory: 53 MB of them where each has
+# 1000 of 128 values.
+_KEPT = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+  """One photo that a collection is asked with."""
+
+  name: str  # For people.
+  photo: str | None  # Path, or None where only features are known.
+  # Path of the feature files, without extension; "" before extraction.
+  features: str
+  box: Box | None = None  # The part that is asked for; None: all of it.
+  # What the files hold, where it is in memory.
+  extracted: features.ImageFeatures | None = dataclasses.field(
+    default=None, repr=False, compare=False
+  )
+
+  def path(self, extension: str) -> str:
+    """Return the path of a feature file."""
+    return self.features + extension
+
+  def read(self, extension: str) -> features.LocalFeatures | np.ndarray:
+    """Return what a feature file holds, from it if need be."""
+    if self.extracted is None:
+      return collection.read_features(self.path(extension))
+    if extension == files.DELG_GLOBAL:
+      return self.extracted.global_descriptor
+    return self.extracted.local
+
+
+def find_photos(sources: Sequence[str], box: Box | None = None) -> list[Query]:
+  """Find the photos in folders, patterns, lists and images.
+
+  Args:
+    sources: What `jobs.find` takes.
+    box: Part of the only photo.
+  """
+  found = [
+    Query(name, path, "", box)
+    for path, name in zip(*jobs.find(sources), strict=True)
+  ]
+  if box is not None and len(found) > 1:
+    raise errors.InputError("one photo with a box", f"{len(found)} photos")
+  return found
+
+
+def extract_queries(
+  opened: collection.Collection,
+  photos: Sequence[Query],
+  say: Callable[[str], None],
+  device: str | None = None,
+) -> tuple[list[Query], engine.ImageReport]:
+  """Extract the features of photos as those of the collection were.
+
+  They are kept in the collection's folder, so that the next question about a
+  photo, and a search that was interrupted, need not extract it again; those of
+  the first photos that this run extracts are kept in memory too. Parts of
+  photos are extracted at the scale that they have in the whole (DELG).
+
+  Returns:
+    Queries of the photos that did not fail, of which `say` is told, and the
+    report.
+
+  Raises:
+    InputError: If the collection does not say what model it was made with.
+  """
+  settings, config = opened.settings, opened.delf_config()
+  if config is None:
+    raise errors.InputError(
+      "features of the queries, or an index that was made with --model or"
+      " --config",
+      "photos, and an index of feature files",
+      opened.folder,
+    )
+  config.use_global_features = settings.has_global
+  config.use_local_features = bool(settings.local_extension)
+  keys = [_key(query.photo, query.box) for query in photos]
+  extracted = {}
+
+  def keep(key, found):
+    if len(extracted) < _KEPT:
+      extracted[key] = _as_stored(found)
+
+  folder = opened.make_queries()
+  # Two runs may ask with one photo.
+  with files.lock_folder(folder, wait=True):
+    extraction = extract.extract_to_files(
+      [query.photo for query in photos],
+      config,
+      folder,
+      say=say,
+      names=keys,
+      crops=[q.box and jobs.Crop(q.box, scale_limits=True) for q in photos],
+      device=device,
+      apply_rotation=settings.apply_rotation,
+      local_extension=settings.local_extension or files.DELF,
+      on_written=keep,
+    )
+  if extraction.interrupted:
+    raise KeyboardInterrupt
+  failed = {failure.path for failure in extraction.failed}
+  return [
+    dataclasses.replace(
+      query, features=os.fspath(folder / key), extracted=extracted.get(key)
+    )
+    for query, key in zip(photos, keys, strict=True)
+    if query.photo not in failed
+  ], extraction
+
+
+def _as_stored(found):
+  """Returns features bit by bit as they would be read from their files."""
+  local, descriptor = found.local, found.global_descriptor
+  if local is not None and not len(local):
+    local = features.LocalFeatures.empty()
+  elif local is not None:
+    arrays = dataclasses.asdict(local)
+    local = features.LocalFeatures(
+      **{name: wire.to_float32(array) for name, array in arrays.items()}
+    )
+  return features.ImageFeatures(
+    local, wire.to_float32([] if descriptor is None else descriptor)
+  )
+
+
+def find_features(
+  folder: str | os.PathLike, names: Sequence[str] | None = None
+) -> list[Query]:
+  """Take existing feature files of these names, or all in the folder."""
+  folder = pathlib.Path(folder)
+  if names is None:
+    extensions = (files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)
+    names = sorted(
+      {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("[!.]*")
+        if path.suffix in extensions
+      }
+    )
+  if not names:
+    raise errors.InputError("feature files", "none", folder)
+  return [Query(name, None, os.fspath(folder / name)) for name in names]
+
+
+def _key(path, box):
+  """Returns the name under which the features of a photo are kept."""
+  stem = os.path.splitext(os.path.basename(path))[0]
+  full = path if files.is_remote(path) else os.path.realpath(path)
+  part = full if box is None else f"{full} {[float(edge) for edge in box]}"
+  return f"{stem}-{hashlib.sha256(os.fsencode(part)).hexdigest()[:12]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +208,14 @@ class Hit:
   score: float  # Of the first stage; larger is better.
   inliers: int | None = None  # None where it was not matched.
   # The region most like the query; None: all of it.
-  box: queries.Box | None = None
+  box: Box | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
   """The results of Q queries."""
 
-  queries: tuple[queries.Query, ...]
+  queries: tuple[Query, ...]
   names: tuple[str, ...]  # Of the images in the collection.
   # [Q, k] over `names`; after verification in the order of inliers, the scores
   # those of the first stage.
@@ -65,9 +225,9 @@ class SearchResult:
   verify: matcher.MatchOptions
   failed: tuple[engine.Failure, ...] = ()  # Queries and images.
   # As of Hit, with regions.
-  boxes: list[list[queries.Box | None]] | None = None
+  boxes: list[list[Box | None]] | None = None
 
-  def hits(self) -> Iterator[tuple[queries.Query, list[Hit]]]:
+  def hits(self) -> Iterator[tuple[Query, list[Hit]]]:
     """Yield each query with its hits, best first."""
     for row, query in enumerate(self.queries):
       hits = []
@@ -148,7 +308,7 @@ class Searcher:
     """Open the indexes that the method needs; InputError if one is missing."""
     self.collection = opened
     self.options = options or SearchOptions()
-    kinds = index_parts.kinds(opened)
+    kinds = collection.kinds(opened)
     self.method = _method(self.options, kinds, opened.folder)
     self._parts = {name: kinds[name](opened) for name in METHODS[self.method]}
     first, *_ = self._parts.values()
@@ -166,8 +326,8 @@ class Searcher:
     return self._image is not None
 
   def read(
-    self, asked: Iterable[queries.Query]
-  ) -> tuple[list[queries.Query], list[dict], list[engine.Failure]]:
+    self, asked: Iterable[Query]
+  ) -> tuple[list[Query], list[dict], list[engine.Failure]]:
     """Return queries that can be used, what each index takes, and failures."""
     good, entries, failed = [], [], []
     for query in asked:
@@ -254,7 +414,7 @@ class Searcher:
 
   def rerank(
     self,
-    asked: Sequence[queries.Query],
+    asked: Sequence[Query],
     found: ranking.Ranking,
     junk: Iterable[Sequence[np.ndarray] | None] = (None,),
   ) -> tuple[list[ranking.Reranked], verification.VerifyReport]:
@@ -288,7 +448,7 @@ class Searcher:
 
   def boxes(
     self, found: ranking.Ranking, ids: np.ndarray
-  ) -> list[list[queries.Box | None]] | None:
+  ) -> list[list[Box | None]] | None:
     """Return the box, as of Hit, of images of a ranking of `rank`.
 
     Of `ids` [Q, n], places in `names` or -1, these are Q lists of n; None for
@@ -302,7 +462,7 @@ class Searcher:
       for row in found.parts_of(ids).tolist()
     ]
 
-  def search(self, asked: Iterable[queries.Query], top: int) -> SearchResult:
+  def search(self, asked: Iterable[Query], top: int) -> SearchResult:
     """Return the first `top` images of each query, matched if that is asked."""
     good, entries, failed = self.read(asked)
     most = self.options.rerank
@@ -333,7 +493,7 @@ def _method(options, kinds, folder):
   """Returns the method, after checking that a collection is for it."""
   method = options.method
   if method is None:
-    method = "global" if index_parts.GLOBAL in kinds else "words"
+    method = "global" if collection.GLOBAL in kinds else "words"
   for name in METHODS[method]:
     if name not in kinds:
       raise errors.InputError(
@@ -411,7 +571,7 @@ class _Lines:
 
   @functools.cached_property
   def _features(self):
-    local = self._query.local_features(self._extension)
+    local = self._query.read(self._extension)
     return _prepare(local, self._query.path(self._extension))
 
   def of(self, hit):

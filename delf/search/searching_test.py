@@ -18,7 +18,7 @@ from delf.python.datasets.google_landmarks_dataset import dataset_file_io
 from delf.python.datasets.google_landmarks_dataset import (
   metrics as landmark_metrics,
 )
-from delf.search import building, collection, queries, searching
+from delf.search import building, collection, searching
 
 _IMAGES = [f"i{number:02}" for number in range(12)]
 _WORDS, _DIMENSION = 64, 16
@@ -64,7 +64,7 @@ def folders(tmp_path_factory):
 def _search(folders, top=4, **options):
   found = collection.open_folder(folders / "index")
   searcher = searching.Searcher(found, searching.SearchOptions(**options))
-  return searcher.search(queries.of_features(folders / "queries"), top)
+  return searcher.search(searching.find_features(folders / "queries"), top)
 
 
 def _names(result):
@@ -178,8 +178,8 @@ def test_what_was_just_extracted_is_not_read_back(photos, reads):
   options = searching.SearchOptions(method="fusion", rerank=6, workers=1)
   pages, results = [], []
   for number in range(2):
-    asked, report = queries.of_photos(
-      found, queries.find([str(photos)]), pytest.fail
+    asked, report = searching.extract_queries(
+      found, searching.find_photos([str(photos)]), pytest.fail
     )
     assert len(report.done) == (3, 0)[number]
     del reads[:]
@@ -202,14 +202,14 @@ def test_what_was_just_extracted_is_as_its_file(photos, number):
   for path in photos.iterdir():
     PIL.Image.new("RGB", (32, 32), (7, number, 0)).save(path)
   found = collection.open_folder(photos.parent / "i")
-  (query, *_), _ = queries.of_photos(
-    found, queries.find([str(photos)]), pytest.fail
+  (query, *_), _ = searching.extract_queries(
+    found, searching.find_photos([str(photos)]), pytest.fail
   )
   stored = dataclasses.replace(query, extracted=None)
   ours, theirs = (
     [
-      *dataclasses.asdict(each.local_features(".delf")).values(),
-      each.global_descriptor(),
+      *dataclasses.asdict(each.read(".delf")).values(),
+      each.read(".delg_global"),
     ]
     for each in (query, stored)
   )
@@ -220,9 +220,11 @@ def test_what_was_just_extracted_is_as_its_file(photos, number):
 
 
 def test_features_are_kept_of_so_many_photos(photos, reads, monkeypatch):
-  monkeypatch.setattr(queries, "_KEPT", 2)
+  monkeypatch.setattr(searching, "_KEPT", 2)
   found = collection.open_folder(photos.parent / "i")
-  asked, _ = queries.of_photos(found, queries.find([str(photos)]), pytest.fail)
+  asked, _ = searching.extract_queries(
+    found, searching.find_photos([str(photos)]), pytest.fail
+  )
   del reads[:]
   options = searching.SearchOptions(method="global")
   assert searching.Searcher(found, options).search(asked, 4).failed == ()
@@ -232,7 +234,7 @@ def test_features_are_kept_of_so_many_photos(photos, reads, monkeypatch):
 def test_words_score_as_the_pairwise_similarity(folders):
   found = collection.open_folder(folders / "index")
   searcher = searching.Searcher(found, searching.SearchOptions(method="words"))
-  asked = queries.of_features(folders / "queries")
+  asked = searching.find_features(folders / "queries")
   _, entries, _ = searcher.read(asked)
   result = searcher.search(asked, 12)
   pairwise = similarity.SimilarityAggregatedRepresentation(
@@ -254,8 +256,8 @@ def test_words_score_as_the_pairwise_similarity(folders):
 def test_a_query_that_cannot_be_read_is_said(folders, tmp_path):
   (tmp_path / "bad.delg_global").write_bytes(b"\x01")
   found = collection.open_folder(folders / "index")
-  asked = queries.of_features(folders / "queries")
-  asked += queries.of_features(tmp_path, ["bad", "none"])
+  asked = searching.find_features(folders / "queries")
+  asked += searching.find_features(tmp_path, ["bad", "none"])
   result = searching.Searcher(found).search(asked, 4)
   assert [f.path for f in result.failed] == ["bad", "none"]
   assert [sorted(names) for names in _names(result)] == _PLACES
@@ -273,7 +275,7 @@ def test_a_collection_without_words(folders, tmp_path):
     with pytest.raises(errors.InputError, match="words.*--codebook"):
       searching.Searcher(found, searching.SearchOptions(method=method))
   with pytest.raises(errors.InputError, match="--model"):
-    queries.of_photos(found, [queries.Query("a", "a.jpg", "")], print)
+    searching.extract_queries(found, [searching.Query("a", "a.jpg", "")], print)
 
 
 def test_descriptors_are_whitened(folders, tmp_path):
@@ -285,7 +287,7 @@ def test_descriptors_are_whitened(folders, tmp_path):
   source = [str(folders / "features")]
   building.build(source, tmp_path / "i", options, pytest.fail)
   found = collection.open_folder(tmp_path / "i")
-  asked = queries.of_features(folders / "queries")
+  asked = searching.find_features(folders / "queries")
   result = searching.Searcher(found).search(asked, 12)
   paths = [f"{folders}/features/{name}.delg_global" for name in _IMAGES]
   paths += [query.features + ".delg_global" for query in asked]
@@ -306,7 +308,7 @@ def test_only_what_a_method_needs_is_read(folders, tmp_path):
   (tmp_path / "i" / "words.index").write_bytes(b"not read")
   (tmp_path / "i" / "global.files.json").write_bytes(b"not read")
   found = collection.open_folder(tmp_path / "i")
-  asked = queries.of_features(folders / "queries")
+  asked = searching.find_features(folders / "queries")
   options = searching.SearchOptions(method="global")
   assert searching.Searcher(found, options).search(asked, 4).failed == ()
   with pytest.raises(errors.InputError, match="words.index"):
@@ -318,7 +320,7 @@ def test_matching_looks_only_at_images_it_is_asked_for(folders, tmp_path):
   paths = []
   feature_path = found.feature_path
   found.feature_path = lambda *a: paths.append(a) or feature_path(*a)
-  asked = queries.of_features(folders / "queries")[2:]
+  asked = searching.find_features(folders / "queries")[2:]
   options = searching.SearchOptions(rerank=3)
   result = searching.Searcher(found, options).search(asked, 3)
   assert sorted(name for name, _ in paths) == sorted(_names(result)[0])
@@ -373,7 +375,7 @@ def test_evaluation(folders, tmp_path, rerank):
   found = collection.open_folder(folders / "index")
   searcher = searching.Searcher(found, searching.SearchOptions(rerank=rerank))
   truth = evaluate.read_truth(_truth(tmp_path / "truth.csv"), searcher)
-  asked = queries.of_features(folders / "queries", truth.query_names)
+  asked = searching.find_features(folders / "queries", truth.query_names)
   report = evaluate.evaluate(searcher, truth, asked, tmp_path / "out")
   for metrics in report.card.evaluation.protocols.values():
     assert metrics.mean_average_precision == 1.0
@@ -389,7 +391,7 @@ def test_evaluation_needs_all_queries(folders, tmp_path):
   found = collection.open_folder(folders / "index")
   searcher = searching.Searcher(found)
   truth = evaluate.read_truth(_truth(tmp_path / "truth.csv"), searcher)
-  asked = queries.of_features(folders / "queries", truth.query_names)
+  asked = searching.find_features(folders / "queries", truth.query_names)
   asked[1] = dataclasses.replace(asked[1], features=str(tmp_path / "none"))
   with pytest.raises(errors.InputError, match="1 without; first q1"):
     evaluate.evaluate(searcher, truth, asked, tmp_path / "out")
