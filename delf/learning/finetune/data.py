@@ -1,5 +1,6 @@
 """Photos to train and to measure with: classes, pixels, and pairs of places."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -17,42 +18,27 @@ from delf.python import utils
 
 # Fewer are no material: a tenth of them is kept to measure with.
 FEWEST_PHOTOS = 10
-
 # Values of `labels` that are no file.
 AUTO, FOLDERS, NO_LABELS = "auto", "folders", "none"
 
 # First value of a row that names columns.
 _HEADS = ("photo", "image", "file", "filename", "path", "url", "name", "id")
-
-_PIXELS, _RECORD = "photos.u8", "photos.json"
-
 # Nothing can be learnt of a photo whose shorter side has fewer pixels.
 _LEAST_SIDE = 32
-
 # Photos whose neighbours are looked at, neighbours of each, and pairs that are
 # compared point by point: at some 50 ms a pair, a minute or two.
-_MOST_PHOTOS = 5000
-_NEIGHBOURS = 4
-_MOST_PAIRS = 1500
-
+_MOST_PHOTOS, _NEIGHBOURS, _MOST_PAIRS = 5000, 4, 1500
 # One photo in so many is held out; of a class, one in so many.
-_ONE_IN = 10
-_ONE_IN_OF_CLASS = 5
-
-# More say little more, and each takes time to be measured.
-_MOST_HELD_OUT = 200
-
+_ONE_IN, _ONE_IN_OF_CLASS = 10, 5
+_MOST_HELD_OUT = 200  # More say little more, and each takes time.
 # Photos that were taken one after the other often show the same, and have names
 # one after the other, so that they are held out in so many runs of names.
 _RUNS = 5
-
-# Pairs of views in a step, unless the options say it.
-_BATCH = 8
-
+_BATCH = 8  # Pairs of views in a step, unless the options say it.
 # Classes are places, photos of which are never each other's negatives, where a
 # batch can have others beside: with few classes what RootSIFT joins is a place.
 _MANY_CLASSES = 4 * _BATCH
-
+_PIXELS, _RECORD = "photos.u8", "photos.json"
 _PAIRS = ("pairs_training.npz", "pairs_held_out.npz")
 
 
@@ -62,17 +48,14 @@ class Sources:
 
   paths: list[str]
   names: list[str]  # Without extension.
-  labels: (
-    list[str | None] | None
-  )  # None without classes, or for a photo in none.
+  # None without classes, or for a photo in none.
+  labels: list[str | None] | None
 
   def classes(self) -> dict[str, int]:
     """Return the number of photos of each class."""
-    counts = {}
-    for label in self.labels or ():
-      if label is not None:
-        counts[label] = counts.get(label, 0) + 1
-    return counts
+    counts = collections.Counter(self.labels or ())
+    del counts[None]
+    return dict(counts)
 
 
 def find(given: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
@@ -173,14 +156,6 @@ def _listed(path, paths, names):
   return classes
 
 
-@dataclasses.dataclass(frozen=True)
-class Store:
-  """Decoded photos."""
-
-  images: list[np.ndarray | None]  # RGB, memory-mapped; None for a failure.
-  failures: tuple[engine.Failure, ...]
-
-
 def digest(paths: Sequence[str | os.PathLike]) -> str:
   """Digest of the names, sizes and times of photos."""
   result = hashlib.sha256()
@@ -199,14 +174,17 @@ def decode(
   folder: pathlib.Path,
   size: int,
   rotate: bool = False,
-) -> Store:
+) -> tuple[list[np.ndarray | None], tuple[engine.Failure, ...]]:
   """Decode photos once, on all cores; a repeated run finds them in a file.
 
   Args:
-    paths: Photos. One that cannot be decoded, or is too small, is a failure.
     folder: Where the file is: 3 bytes a pixel.
     size: Pixels that the longer side is scaled down to.
     rotate: Whether the EXIF orientation is applied.
+
+  Returns:
+    Images, [H, W, 3] RGB, memory-mapped, and the failures; a photo that cannot
+    be decoded, or is too small, is a failure, and None in place of its image.
   """
   if not (folder / _RECORD).exists():
     _write_pixels(paths, folder, size, rotate)
@@ -223,8 +201,7 @@ def decode(
     end = start + shape[0] * shape[1] * 3
     images.append(pixels[start:end].reshape(*shape, 3))
     start = end
-  failures = tuple(engine.Failure(*failure) for failure in record["failures"])
-  return Store(images, failures)
+  return images, tuple(engine.Failure(*each) for each in record["failures"])
 
 
 def _write_pixels(paths, folder, size, rotate):
@@ -307,7 +284,6 @@ def collect(
   """Decode photos, choose held-out ones, and find pairs of one place.
 
   Args:
-    sources: Photos and classes.
     folder: Where pixels and pairs are kept for a repeated run.
     options: run.TrainOptions.
     describe: Returns global descriptors [N, D] of unit length for images.
@@ -315,10 +291,10 @@ def collect(
   Raises:
     InputError: If too few photos can be read.
   """
-  store = decode(sources.paths, folder, options.size, options.rotate)
-  good = [i for i, image in enumerate(store.images) if image is not None]
+  images, failures = decode(sources.paths, folder, options.size, options.rotate)
+  good = [i for i, image in enumerate(images) if image is not None]
   if len(good) < FEWEST_PHOTOS:
-    first = f"; first bad one: {store.failures[0]}" if store.failures else ""
+    first = f"; first bad one: {failures[0]}" if failures else ""
     raise errors.InputError(
       f"at least {FEWEST_PHOTOS} photos that can be read",
       f"{len(good)}{first}",
@@ -334,16 +310,15 @@ def collect(
   sides = []
   for file, chosen in zip(_PAIRS, (~held, held), strict=True):
     chosen = np.flatnonzero(chosen)
-    sides.append(
-      _side(
-        [names[i] for i in chosen],
-        [store.images[good[i]] for i in chosen],
-        labels[chosen] if classes else None,
-        folder / file,
-        functools.partial(_match, describe=describe, seed=options.seed),
-      )
+    side = _side(
+      [names[i] for i in chosen],
+      [images[good[i]] for i in chosen],
+      labels[chosen] if classes else None,
+      folder / file,
+      functools.partial(_match, describe=describe, seed=options.seed),
     )
-  return Collected(*sides, classes, store.failures)
+    sides.append(side)
+  return Collected(*sides, classes, failures)
 
 
 def held_out(
@@ -417,10 +392,8 @@ def candidates(
 ) -> np.ndarray:
   """Choose pairs of photos that may show one place, int64 [P, 2], sorted.
 
-  Args:
-    descriptors: [N, D], global descriptors of unit length.
-    labels: int [N], the class of each photo. Pairs are of one class.
-    seed: Decides which are chosen where there are many.
+  `descriptors` [N, D] are of unit length. With `labels`, int [N], pairs are of
+  one class; where there are many pairs the seed decides.
   """
   rng = np.random.default_rng(seed)
   pairs = set()
@@ -446,8 +419,7 @@ def places(number: int, pairs: list) -> np.ndarray:
   from scipy import sparse
   from scipy.sparse import csgraph
 
-  rows = [pair.first for pair in pairs]
-  columns = [pair.second for pair in pairs]
+  ends = [[pair.first for pair in pairs], [pair.second for pair in pairs]]
   ones = np.ones(len(pairs), bool)
-  graph = sparse.coo_array((ones, (rows, columns)), shape=(number, number))
+  graph = sparse.coo_array((ones, ends), shape=(number, number))
   return csgraph.connected_components(graph, directed=False)[1]

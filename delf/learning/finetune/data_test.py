@@ -174,11 +174,11 @@ def paths(tmp_path):
 
 
 def test_photos_are_scaled_down_and_not_up(paths, tmp_path):
-  store = data.decode(paths, tmp_path / "store", size=100)
-  shapes = [image.shape for image in store.images]
+  images, failures = data.decode(paths, tmp_path / "store", size=100)
+  shapes = [image.shape for image in images]
   assert shapes == [(67, 100, 3), (100, 50, 3), (40, 40, 3)]
   with Image.open(paths[2]) as small:
-    np.testing.assert_array_equal(store.images[2], np.asarray(small))
+    np.testing.assert_array_equal(images[2], np.asarray(small))
 
 
 def test_bad_photos_are_failures_and_the_others_stay(paths, tmp_path):
@@ -186,13 +186,13 @@ def test_bad_photos_are_failures_and_the_others_stay(paths, tmp_path):
   narrow = tmp_path / "narrow.png"
   Image.new("RGB", (400, 20)).save(narrow)
   given = [paths[0], tmp_path / "bad.jpg", narrow, paths[2]]
-  store = data.decode(given, tmp_path / "store", size=100)
-  assert [image is None for image in store.images] == [False, True, True, False]
-  bad, small = store.failures
+  images, failures = data.decode(given, tmp_path / "store", size=100)
+  assert [image is None for image in images] == [False, True, True, False]
+  bad, small = failures
   assert bad.path.endswith("bad.jpg") and "expected an image" in bad.reason
   assert small.path.endswith("narrow.png") and "100 x 5" in small.reason
   with Image.open(paths[2]) as last:
-    np.testing.assert_array_equal(store.images[3], np.asarray(last))
+    np.testing.assert_array_equal(images[3], np.asarray(last))
 
 
 def test_a_run_that_is_repeated_decodes_nothing(paths, tmp_path):
@@ -200,14 +200,16 @@ def test_a_run_that_is_repeated_decodes_nothing(paths, tmp_path):
   for path in paths:
     path.unlink()
   again = data.decode(paths, tmp_path / "store", size=100)
-  for one, two in zip(first.images, again.images, strict=True):
+  for one, two in zip(first[0], again[0], strict=True):
     np.testing.assert_array_equal(one, two)
 
 
 def test_no_photo_at_all(tmp_path):
   (tmp_path / "bad.jpg").write_bytes(b"")
-  store = data.decode([tmp_path / "bad.jpg"], tmp_path / "s", size=100)
-  assert store.images == [None] and len(store.failures) == 1
+  images, failures = data.decode(
+    [tmp_path / "bad.jpg"], tmp_path / "s", size=100
+  )
+  assert images == [None] and len(failures) == 1
 
 
 def test_a_photo_that_changes_is_another(paths):

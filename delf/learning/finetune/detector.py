@@ -1,26 +1,21 @@
 """`delf train-detector`: a detector of one's own, from photos and boxes."""
 
 import dataclasses
-import datetime
 import os
 import pathlib
-import shlex
 from collections.abc import Sequence
 
 import numpy as np
 
 from delf.base import boxes as box_arithmetic
 from delf.base import errors, files
-from delf.evaluation import report_card
 from delf.extraction import jobs
 from delf.learning.finetune import data, run
 
 # Highest learning rate, and views in a step.
 RATE, BATCH = 5e-4, 8
 
-# One photo in so many is held out.
-_HELD_OUT = 10
-
+_HELD_OUT = 10  # One photo in so many is held out.
 # Names of columns of the CSV file.
 _NAMES = ("image_id", "image", "id", "photo", "name", "filename", "path")
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
@@ -30,65 +25,8 @@ _EXPECTED = (
   "image_id,ymin,xmin,ymax,xmax"
 )
 
-_CARD = """\
-# {name}
-
-A detector of landmarks, made by `delf train-detector` on {day}, from `{start}`.
-{kept}
-
-## Use
-
-```
-delf detect PHOTOS --detector {folder} --out boxes/
-```
-
-Any number of photos of one size, uint8 [B, H, W, 3], as `input_images`;
-`detection_boxes` (ymin, xmin, ymax, xmax in [0, 1]), `detection_scores` and
-`detection_classes`, best first. The same command with `--from {folder}` goes on
-from here.
-
-## Data
-
-{photos} photos to train on, {held_out} held out, each with its boxes.
-
-## Method
-
-The backbone is fixed; a head without anchors learns scores and boxes in cells
-of 16 pixels of the photo drawn out to 256 x 256. Views are windows that show
-the boxes, mirrored and in another light; in a share of {pasted:g} what is in a
-box is pasted on another background. {steps} steps of {batch} views in
-{seconds:.0f} s.
-
-## Measurements
-
-On held-out photos. A box is found where one overlaps it (intersection over
-union) by 0.5 or more; the median box is as large as the boxes trained on, in
-the middle of the photo.
-
-{table}
-
-The detector of the higher average precision was kept, so that its figure is a
-little high.
-
-## How to make it again
-
-```
-{command}
-```
-
-{versions}
-
-## Limits
-
-- Trained and measured on one collection: on other photos it may be worse than
-  the detector that it began with.
-- One class; boxes below a fiftieth of certainty are left out, and at most 20 of
-  a photo are given.
-"""
-
 _KEPT = {
-  run.BEFORE: "**Training brought no gain on held-out photos: its weights are "
-  "those that it began with.**",
+  run.BEFORE: run.NO_GAIN,
   run.AFTER: "Its head is the trained one.",
 }
 
@@ -105,15 +43,13 @@ class BoxList:
 def read(path: str | os.PathLike, given: Sequence) -> BoxList:
   """Find photos and their boxes, in the order of the photos.
 
-  Args:
-    path: CSV file of a row for each box, with a first line that names columns:
-      `image_id,box`, where a box is "ymin xmin ymax xmax", or
-      `image_id,ymin,xmin,ymax,xmax`, in any order; all in [0, 1]. The first is
-      that of `boxes_split1.csv` and `boxes_split2.csv` of Google Landmark
-      Boxes, as it is remembered: the files can no longer be had. Where both are
-      written one behind the other, the second first line is passed over.
-    given: Folders, patterns, lists and photos. Photos without a row are left
-      out.
+  Photos without a row are left out. `path` is a CSV file of a row for each
+  box, with a first line that names columns: `image_id,box`, where a box is
+  "ymin xmin ymax xmax", or `image_id,ymin,xmin,ymax,xmax`, in any order; all in
+  [0, 1]. The first is that of `boxes_split1.csv` and `boxes_split2.csv` of
+  Google Landmark Boxes, as it is remembered: the files can no longer be had.
+  Where both are written one behind the other, the second first line is passed
+  over.
 
   Raises:
     FileNotFoundError: If the file or a source is missing.
@@ -181,13 +117,7 @@ def train(  # noqa: PLR0913
   overwrite: bool = False,
   command: Sequence[str] = (),
 ) -> run.TrainReport:
-  """Train a detector; see `read` and `run.train`.
-
-  Raises:
-    FileNotFoundError: If the file, a photo or the first detector is missing.
-    InputError: If something that is given is not right; it says what.
-    run.Stopped: After SIGINT or SIGTERM while it learnt.
-  """
+  """Train a detector; see `read` and `run.train`."""
   task = _DetectorTask(read(boxes, photos), options)
   return run.train(task, photos, out, overwrite, command)
 
@@ -242,18 +172,19 @@ class _DetectorTask(run.Task):
 
     options, listed = self._options, self._listed
     detector = self._first()
-    store = data.decode(listed.paths, folder, options.size, options.rotate)
+    images, failures = data.decode(
+      listed.paths, folder, options.size, options.rotate
+    )
+    rows = enumerate(zip(images, listed.boxes, strict=True))
     photos = [
       detector_training.BoxedPhoto(image, boxes, i)
-      for i, (image, boxes) in enumerate(
-        zip(store.images, listed.boxes, strict=True)
-      )
+      for i, (image, boxes) in rows
       if image is not None
     ]
     if len(photos) < data.FEWEST_PHOTOS:
       raise errors.InputError(
         f"{data.FEWEST_PHOTOS} photos with boxes that can be read",
-        f"{len(photos)}; {store.failures[0]}",
+        f"{len(photos)}; {failures[0]}",
       )
     held_out = photos[_HELD_OUT // 2 :: _HELD_OUT]
     known = [photo for i, photo in enumerate(photos) if i % _HELD_OUT != 5]
@@ -282,7 +213,7 @@ class _DetectorTask(run.Task):
       held_out=len(held_out),
       scores=scores,
       seconds={"learning": seconds},
-      failed=store.failures,
+      failed=failures,
       details={"missing": listed.missing, "seconds": seconds},
       lines=(
         f"{learner.step} steps on {len(known)} photos in {seconds:.0f} s",
@@ -300,13 +231,12 @@ class _DetectorTask(run.Task):
     return {"report": report.as_dict()}
 
   def card(self, report, command):
-    versions = report_card.versions()
-    return _CARD.format(
-      name=os.path.basename(os.path.abspath(report.out)),
-      day=f"{datetime.date.today():%d %B %Y}",
+    return run.fill_card(
+      "detector_card.txt",
+      report,
+      command,
       start=self._options.start,
       kept=_KEPT[report.kept],
-      folder=shlex.quote(report.out),
       photos=report.photos,
       held_out=report.held_out,
       pasted=self._options.pasted,
@@ -314,8 +244,6 @@ class _DetectorTask(run.Task):
       batch=self._options.batch,
       seconds=report.seconds["learning"],
       table="\n".join(_table(report.scores)),
-      command=shlex.join(command),
-      versions=", ".join(f"{n} {v}" for n, v in versions.items()),
     )
 
 

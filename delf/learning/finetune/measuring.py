@@ -11,17 +11,13 @@ from delf.base import progress
 # The settings that `benchmarks.model_quality` has, which were chosen on
 # held-out photos: homography, threshold in shares of the longer side, ratio.
 _SHARE, _RATIO = 0.015, 0.95
-
 # More pairs say little more, nor do more views of one photo.
 _MOST_REAL, _MOST_SYNTHETIC, _MOST_UNRELATED = 60, 60, 150
 _SYNTHETIC_OF_ONE = 8
-
 # Points of a grid over the first view, and the share of them that the second
 # must show.
 _GRID, _LEAST_SHARED = 24, 0.1
-
-# Photos that a photo is looked for among.
-_MOST_SEARCHED = 1000
+_MOST_SEARCHED = 1000  # Photos that a photo is looked for among.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +119,9 @@ def measure(
   from delf.pictures import figures
 
   images = pairs.images
-  extract = _extractor(config, use_local=True)
   local = [
-    extract(image).local
-    for image in progress.track(images, "measuring: features")
+    features.local
+    for features in _extract(config, True, images, "measuring: features")
   ]
 
   def match(first, second):
@@ -140,10 +135,8 @@ def measure(
 
   if picture is not None:
     one, two, *_ = pairs.true[0]
-    photos = images[one], images[two]
-    figures.draw_matches(
-      picture, *photos, local[one], local[two], match(one, two)
-    )
+    drawn = images[one], images[two], local[one], local[two]
+    figures.draw_matches(picture, *drawn, match(one, two))
   counts, solved = [], []
   for one, two, _, truth in progress.track(pairs.true, "measuring: matches"):
     inliers = match(one, two).inliers
@@ -160,35 +153,31 @@ def measure(
   ]
   solved = np.array(solved)
   real = np.array([pair[2] for pair in pairs.true])
+  separated = pair_metrics.average_precision(counts, unrelated)
   return Scores(
-    float(pair_metrics.average_precision(counts, unrelated))
-    if unrelated
-    else None,
+    float(separated) if unrelated else None,
     (int(solved[real].sum()), int(real.sum())),
     (int(solved[~real].sum()), int((~real).sum())),
     float(np.median(counts)),
   )
 
 
-def _extractor(config, use_local):
-  """Return the extraction of local features alone, or of global ones."""
+def _extract(config, local, images, label):
+  """Yield the local features alone of images, or the global ones."""
   from delf.inference import extractor
 
   own = type(config)()
   own.CopyFrom(config)
-  own.use_local_features, own.use_global_features = use_local, not use_local
-  return extractor.make_extractor(own).extract
+  own.use_local_features, own.use_global_features = local, not local
+  return map(
+    extractor.make_extractor(own).extract, progress.track(images, label)
+  )
 
 
 def _descriptors(config, images, label):
   """Return global descriptors of unit length, float32 [N, D]."""
-  extract = _extractor(config, use_local=False)
-  return np.stack(
-    [
-      extract(image).global_descriptor
-      for image in progress.track(images, label)
-    ]
-  )
+  extracted = _extract(config, False, images, label)
+  return np.stack([each.global_descriptor for each in extracted])
 
 
 def describe(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -243,9 +232,8 @@ def measure_search(config, scores: Scores, photos: SearchSet) -> Scores:
   from delf.evaluation import ground_truth, metrics
 
   labels = photos.labels
-  descriptors = _descriptors(
-    config, photos.images, "measuring: global descriptors"
-  )
+  label = "measuring: global descriptors"
+  descriptors = _descriptors(config, photos.images, label)
   queries = np.flatnonzero(photos.queries)
   similarities = descriptors[queries] @ descriptors.T
   ranking = np.argsort(-similarities, axis=1, kind="stable")

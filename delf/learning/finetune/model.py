@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import platform
-import shlex
 import shutil
 import textwrap
 import time
@@ -16,7 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from delf.base import errors, files
-from delf.evaluation import report_card
 from delf.learning.finetune import data, measuring, run
 
 # The model that training began with, with a new global head of the classes.
@@ -25,91 +23,32 @@ ALONE = "labels alone"
 # Folder of each model that is measured, in that of the unfinished run.
 _FOLDERS = {run.BEFORE: "before", ALONE: "alone", run.AFTER: "after"}
 _PICTURE = "match.jpg"
-
 _WARM_UP = 50
-
 # Batches of held-out photos for the learning curve, and pairs in each.
 _BATCHES, _PAIRS = 2, 4
-
 # A whitening is made anew of so many photos: of fewer it would be worse than
 # that of the model that training began with.
 _ENOUGH_TO_WHITEN = 512
 _MOST_WHITENED = 2000
-
-_CARD = """\
-# {name}
-
-{head}
-
-## Use
-
-```
-delf match A.jpg B.jpg --model {folder}
-delf index PHOTOS --out my.index --model {folder}
-```
-
-`config.pbtxt` beside this file has its settings; `weights.npz` is what
-`delf train --from {folder}` goes on from.
-
-## Data
-
-{data}
-
-## Method
-
-{method}
-
-## Measurements
-
-All with held-out photos, which training has not seen.
-
-{table}
-
-- before: the model that training began with.{alone}
-- Pairs are matched with a ratio test of 0.95 and a homography with a threshold
-  of 1.5 % of the longer side. Solved: 15 inliers, of which 70 % agree with the
-  truth. The truth of pairs of two photos is RootSIFT's, which is at home there;
-  synthetic pairs are two views of one photo under random homographies and
-  light.
-{overall}
-
-![learning curves](curves.png)
-
-One held-out pair, before and after:
-
-![matches before](match_before.jpg)
-
-![matches after](match_after.jpg)
-
-## Time and hardware
-
-{time}
-
-## How to make it again
-
-```
-{command}
-```
-
-{again}
-
-## Limits
-
-- Trained and measured on one collection: on other photos it may be worse than
-  the model that it began with. Measure there before it is used.
-{limits}"""
 
 _ALONE = """
 - labels alone: that model, with a new global head of the classes."""
 
 # What the card and the command say of the model that is kept.
 _KEPT = {
-  run.BEFORE: "**Training brought no gain on held-out photos: its weights are "
-  "those that it began with.**",
+  run.BEFORE: run.NO_GAIN,
   ALONE: "Its global head is that of the classes; the rest of the "
   "network is as before, as training it brought no gain on held-out photos.",
   run.AFTER: "Its weights are the trained ones.",
 }
+_AGAIN_MINUTES = (
+  "Time, not the number of steps, is fixed, so that another run gives other "
+  "weights; `--steps` fixes them."
+)
+_AGAIN_STEPS = (
+  "The same photos, versions and processor give the same weights, whether the "
+  "run is stopped in between or not."
+)
 _SAID = {
   run.BEFORE: "no gain on held-out photos, so that the model that it began "
   "with was kept",
@@ -126,13 +65,7 @@ def train(
   overwrite: bool = False,
   command: Sequence[str] = (),
 ) -> run.TrainReport:
-  """Train a compact model on photos; see `run.train`.
-
-  Raises:
-    FileNotFoundError: If a photo or the model to begin with is missing.
-    InputError: If something that is given is not right; it says what.
-    run.Stopped: After SIGINT or SIGTERM while it learnt.
-  """
+  """Train a compact model on photos; see `run.train`."""
   task = _ModelTask(photos, options)
   return run.train(task, photos, out, overwrite, command)
 
@@ -393,64 +326,30 @@ class _ModelTask(run.Task):
     return report.as_dict() | {"curve": self._curve}
 
   def card(self, report, command):
-    options, collected = self._options, self._data
-    scores, classes = report.scores, report.details["classes"]
-    training, held_out = collected.training, collected.held_out
-    material = [
-      f"{report.photos} photos to train on, {report.held_out} held out, scaled "
-      f"down to {options.size} pixels; {len(report.failed)} could not be used.",
-      f"{len(training.pairs)} pairs of two photos of one place that RootSIFT "
-      f"is sure of to train on, {len(held_out.pairs)} held out.",
-    ]
+    options, scores = self._options, report.scores
     parts = "the average precision and the share of solved pairs"
-    if classes:
-      singles = sum(n < 3 for n in self._sources.classes().values())
-      material.append(
-        f"{classes} classes; a fifth of the photos of each is held out and "
-        f"looked for among all others (none of {singles} classes of less than "
-        "three photos)."
-      )
+    if report.details["classes"]:
       parts = "the average precision, the share of solved pairs and the mAP"
-    limits = []
-    real = scores[run.AFTER].real[1]
+    table = ["| " + " | ".join(row) + " |" for row in rows(scores)]
+    table.insert(1, "|---" * (1 + len(scores)) + "|")
+    limits, real = "", scores[run.AFTER].real[1]
     if report.held_out < 50 or real < 20:
-      limits.append(
+      limits = (
         f"Measured with {report.held_out} photos and {real} pairs of two: "
         "small differences mean nothing."
       )
-    if options.minutes is not None:
-      budget = f"{options.minutes:g} minutes"
-      again = (
-        "Time, not the number of steps, is fixed, so that another run gives "
-        "other weights; `--steps` fixes them."
-      )
-    else:
-      budget = f"{options.steps} steps"
-      again = (
-        "The same photos, versions and processor give the same weights, "
-        "whether the run is stopped in between or not."
-      )
-    method = [
-      f"Local features: {report.steps} steps of "
-      f"{training.batch(options.batch)} pairs of views of {options.view} "
-      "pixels, self-supervised as the embedded model: two views of one photo "
-      "under random homographies and light, and pairs of two photos.",
-      f"Budget {budget}, highest learning rate {self._rate:g}, seed "
-      f"{options.seed}.",
-      f"Global descriptor: {self._head}.",
-    ]
-    table = ["| " + " | ".join(row) + " |" for row in rows(scores)]
-    table.insert(1, "|---" * (1 + len(scores)) + "|")
-    return _CARD.format(
-      name=os.path.basename(os.path.abspath(report.out)),
+    again = _AGAIN_STEPS if options.minutes is None else _AGAIN_MINUTES
+    return run.fill_card(
+      "model_card.txt",
+      report,
+      command or ["delf", "train"],
       head=_wrap(
         "Local features with attention and a global descriptor, made by "
         f"`delf train` on {datetime.date.today():%d %B %Y}, from "
         f"`{options.start}`. {_KEPT[report.kept]}"
       ),
-      folder=shlex.quote(report.out),
-      data=_list(material),
-      method=_list(method),
+      data=_list(self._card_data(report)),
+      method=_list(self._card_method(report)),
       table="\n".join(table),
       alone=_ALONE if ALONE in scores else "",
       overall=_list(
@@ -460,10 +359,47 @@ class _ModelTask(run.Task):
         ]
       ),
       time=_time(report),
-      command=shlex.join(command or ["delf", "train"]),
       again=_wrap(again),
-      limits="".join(f"{_list([line])}\n" for line in limits),
+      limits=limits and "\n" + _list([limits]),
     )
+
+  def _card_data(self, report):
+    pairs = [
+      len(side.pairs) for side in (self._data.training, self._data.held_out)
+    ]
+    yield (
+      f"{report.photos} photos to train on, {report.held_out} held out, scaled "
+      f"down to {self._options.size} pixels; {len(report.failed)} could not be "
+      "used."
+    )
+    yield (
+      f"{pairs[0]} pairs of two photos of one place that RootSIFT is sure of "
+      f"to train on, {pairs[1]} held out."
+    )
+    if classes := report.details["classes"]:
+      singles = sum(n < 3 for n in self._sources.classes().values())
+      yield (
+        f"{classes} classes; a fifth of the photos of each is held out and "
+        f"looked for among all others (none of {singles} classes of less than "
+        "three photos)."
+      )
+
+  def _card_method(self, report):
+    options, budget = self._options, f"{self._options.steps} steps"
+    if options.minutes is not None:
+      budget = f"{options.minutes:g} minutes"
+    yield (
+      f"Local features: {report.steps} steps of "
+      f"{self._data.training.batch(options.batch)} pairs of views of "
+      f"{options.view} pixels, self-supervised as the embedded model: two "
+      "views of one photo under random homographies and light, and pairs of "
+      "two photos."
+    )
+    yield (
+      f"Budget {budget}, highest learning rate {self._rate:g}, seed "
+      f"{options.seed}."
+    )
+    yield f"Global descriptor: {self._head}."
 
 
 def _check_batch(batch, number, what):
@@ -479,11 +415,9 @@ def _whitened(side, seed):
   chosen = np.sort(order[:_MOST_WHITENED])
   place = {int(old): new for new, old in enumerate(chosen)}
   pairs = [
-    dataclasses.replace(
-      pair, first=place[pair.first], second=place[pair.second]
-    )
+    dataclasses.replace(pair, first=place[one], second=place[two])
     for pair in side.pairs
-    if pair.first in place and pair.second in place
+    if (one := pair.first) in place and (two := pair.second) in place
   ]
   return [side.photos[i] for i in chosen], pairs
 
@@ -548,7 +482,7 @@ def _time(report):
   ]
   cores = f"{os.cpu_count()} processor cores ({platform.machine()})"
   hardware = ", ".join([cores, *gpus])
-  versions = ", ".join(f"{n} {v}" for n, v in report_card.versions().items())
+  versions = run.describe_versions()
   return _wrap(f"{report.steps} steps; {phases}. {hardware}. {versions}.")
 
 

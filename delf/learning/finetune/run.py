@@ -2,16 +2,20 @@
 
 import collections
 import dataclasses
+import datetime
 import hashlib
+import importlib.resources
 import json
 import os
 import pathlib
+import shlex
 import shutil
 from collections.abc import Sequence
 
 import numpy as np
 
 from delf.base import errors, files, manifest
+from delf.evaluation import report_card
 from delf.learning import loop
 from delf.learning.finetune import data
 
@@ -20,17 +24,18 @@ SCRATCH = "scratch"
 
 # Names of the networks that are measured; a task may have more.
 BEFORE, AFTER = "before", "after"
+# What the card says where the first of them is kept.
+NO_GAIN = (
+  "**Training brought no gain on held-out photos: its weights are those that "
+  "it began with.**"
+)
 
 CHECKPOINT, CURVE, RECORD = "checkpoint.npz", "curve.json", "training.json"
 CARD = "MODEL_CARD.md"
 _SETTINGS, _UNFINISHED = "settings.json", ".unfinished"
-
 # Seconds between checkpoints: work that is lost when a run is killed.
 _SAVE_SECONDS = 60.0
-
-# Rows of the learning curve, over the whole budget.
-_ROWS = 40
-
+_ROWS = 40  # Of the learning curve, over the whole budget.
 # Limits of `view_pairs.Options`, checked before photos are read.
 _LEAST_SIDE, _STRIDE = 64, 8
 
@@ -92,9 +97,8 @@ class TrainReport:
   scores: dict  # By name: BEFORE, AFTER, and others of the task.
   seconds: dict[str, float]  # By phase.
   failed: tuple = ()  # engine.Failure of each photo that was left out.
-  details: dict = dataclasses.field(
-    default_factory=dict
-  )  # Of the task's record.
+  # Of the task's record.
+  details: dict = dataclasses.field(default_factory=dict)
   lines: tuple[str, ...] = ()  # Text for people.
 
   @property
@@ -152,14 +156,13 @@ def train(
   What is unfinished lies in `<out>.unfinished`; the same call resumes there.
 
   Args:
-    task: What is trained.
     photos: Folders, patterns, lists and photos of the task.
-    out: Folder of the network to be.
     overwrite: Whether a finished network at `out`, and an unfinished run of
       other settings, are replaced.
     command: The command, for the model card.
 
   Raises:
+    FileNotFoundError: If a photo or the network to begin with is missing.
     InputError: If the folder is taken, or a photo or a loss is wrong.
     Stopped: After SIGINT or SIGTERM while it learnt.
   """
@@ -199,6 +202,27 @@ def settings(options: TrainOptions, unused: Sequence[str], **more) -> dict:
 def short_digest(data: bytes) -> str:
   """Return the first digits of a digest, for settings."""
   return hashlib.sha256(data).hexdigest()[:12]
+
+
+def fill_card(
+  template: str, report: TrainReport, command: Sequence[str], **values
+) -> str:
+  """Return the text of a model card, given the file name of its template."""
+  folder = importlib.resources.files("delf.learning.finetune")
+  text = (folder / template).read_text(encoding="utf-8")
+  return text.format(
+    name=os.path.basename(os.path.abspath(report.out)),
+    day=f"{datetime.date.today():%d %B %Y}",
+    folder=shlex.quote(report.out),
+    command=shlex.join(command),
+    versions=describe_versions(),
+    **values,
+  )
+
+
+def describe_versions() -> str:
+  """Return names and versions of packages as one text."""
+  return ", ".join(f"{n} {v}" for n, v in report_card.versions().items())
 
 
 def best(scores: dict) -> str:
