@@ -427,9 +427,9 @@ def _check_pairs(path):
 
 def _check_truth(path):
   """Raise InputError if ground truth cannot be read."""
-  from delf.evaluation import revisited
+  from delf.evaluation import ground_truth
 
-  revisited.read(os.fspath(path))
+  ground_truth.read_revisited(os.fspath(path))
 
 
 def _check_text(path):

@@ -9,13 +9,14 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from delf.base import errors, files
-from delf.evaluation import revisited
 from delf.extraction import jobs
+from delf.formats import untrusted
 
 PROTOCOLS = ("easy", "medium", "hard")
 # The only protocol of ground truth that does not grade images.
@@ -29,6 +30,9 @@ _COLUMNS = ["query", "image", "label"]
 _BOX_COLUMNS = ["x1", "y1", "x2", "y2"]
 _EXTENSIONS = (*files.IMAGES, files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)
 _MAX_BYTES = 2**28
+
+# Names of queries and of index images, and labels and box of each query.
+Lists = tuple[list[str], list[str], list[dict[str, np.ndarray]]]
 
 
 class ImagePlaces:
@@ -88,7 +92,7 @@ class GroundTruth:
       {"easy": easy, "hard": hard, "junk": junk}
       for easy, hard, junk in zip(self.easy, self.hard, self.junk, strict=True)
     ]
-    by_protocol = revisited.split_protocols(labels)
+    by_protocol = split_protocols(labels)
     if not self.graded:
       return {PLAIN_PROTOCOL: by_protocol[0]}
     return dict(zip(PROTOCOLS, by_protocol, strict=True))
@@ -113,14 +117,14 @@ def read(
   if extension == ".json":
     content = _read_json(path)
     if set(_LISTS) <= set(content):
-      parsed = revisited.parse(content, 0, path)
+      parsed = _parse_lists(content, 0, path)
       return _from_lists(parsed, path, index_names, content.get("dataset"))
     return _from_labels(_json_labels(content, path), path, index_names)
   if extension not in (".mat", ".pkl", ".pickle"):
     raise errors.InputError(
       "ground truth, .mat, .pkl, .json or .csv", f"'{extension}'", path
     )
-  return _from_lists(revisited.read(path), path, index_names, None)
+  return _from_lists(read_revisited(path), path, index_names, None)
 
 
 def first_duplicate(names: Iterable[str]) -> str | None:
@@ -144,8 +148,7 @@ def _base_name(name):
 
 def _dataset_name(path):
   """The data set's name in `gnd_roxford5k.mat` and the like."""
-  stem = os.path.splitext(os.path.basename(path))[0]
-  return stem.removeprefix("gnd_")
+  return pathlib.Path(path).stem.removeprefix("gnd_")
 
 
 def _from_lists(parsed, path, index_names, dataset):
@@ -203,7 +206,7 @@ def _place_listed(listed, queries, index_names, path):
 
 
 def _read_json(path):
-  """Content of a JSON file: an object, with lists under the names of _LISTS."""
+  """Content of a JSON file: an object of unique names."""
 
   def unique(pairs):
     content = dict(pairs)
@@ -223,10 +226,6 @@ def _read_json(path):
     ) from None
   if not isinstance(content, dict):
     raise errors.InputError("a JSON object", type(content).__name__, path)
-  if set(_LISTS) <= set(content) and not all(
-    isinstance(content[name], list) for name in _LISTS
-  ):
-    raise errors.InputError(f"lists {', '.join(_LISTS)}", "others", path)
   return content
 
 
@@ -352,6 +351,145 @@ def _place_labels(query, labelled, places):
   return label_of
 
 
+def read_revisited(dataset_file_path: str | os.PathLike) -> Lists:
+  """Read the ground truth of Revisited Oxford or Paris.
+
+  A `.pkl` file is read without running what it may hold; any other name is a
+  Matlab file's.
+
+  Returns:
+    Names of queries and of index images, without extension, and one dict a
+    query: those of "easy", "hard", "junk" that the file has ([n], ids from 0;
+    float64 in the usual `.mat` file, int64 in a `.pkl` file) and "bbx" ([4]
+    float64, x1, y1, x2, y2 in pixels).
+  """
+  path = dataset_file_path
+  if os.fspath(path).lower().endswith((".pkl", ".pickle")):
+    return _parse_lists(untrusted.read_plain_pickle(path), 0, path)
+  return _parse_lists(untrusted.read_mat(path, _LISTS), 1, path)
+
+
+def _parse_lists(content, first_id, path):
+  """Check the lists of a file, whose ids of images begin with `first_id`."""
+  _check_lists(content, path)
+  queries, index = list(content["qimlist"]), list(content["imlist"])
+  for name in [*queries, *index]:
+    if not isinstance(name, str):
+      raise errors.InputError(
+        "names of images", f"a {type(name).__name__}", path
+      )
+  entries = list(content["gnd"])
+  if len(queries) != len(entries):
+    raise errors.InputError(
+      f"ground truth of {len(queries)} queries", f"{len(entries)}", path
+    )
+  entries = [
+    _parse_entry(entry, first_id, len(index), f"query {i} ('{name}')", path)
+    for i, (name, entry) in enumerate(zip(queries, entries, strict=True), 1)
+  ]
+  return queries, index, entries
+
+
+def read_pickle(path: str | os.PathLike) -> dict:
+  """Read a pickle with the three lists; what they hold is not checked."""
+  content = untrusted.read_plain_pickle(path)
+  _check_lists(content, path)
+  return content
+
+
+def _check_lists(content, path):
+  held = content if isinstance(content, dict) else {}
+  for name in _LISTS:
+    if not isinstance(held.get(name), (list, tuple)):
+      raise errors.InputError(
+        f"the lists {', '.join(_LISTS)}", f"no list '{name}'", path
+      )
+
+
+def split_protocols(ground_truth: Sequence[dict]) -> tuple[list[dict], ...]:
+  """Split ground truth into the protocols easy, medium and hard.
+
+  Easy looks for the easy images and leaves the hard ones out, medium looks for
+  both, hard for the hard ones only.
+
+  Of the dicts that `read_revisited` returns a missing label counts as empty.
+  Returns (easy, medium, hard): lists of dicts with "ok" and "junk", [n] ids in
+  the order easy or junk first, then what is added.
+  """
+  protocols = [], [], []
+  for i, entry in enumerate(ground_truth):
+    if not {"easy", "hard"} & set(entry):
+      raise errors.InputError(
+        f"'easy' and 'hard' of query {i + 1}", ", ".join(entry) or "nothing"
+      )
+    easy, hard, junk = (_id_array(entry.get(label, ())) for label in _GRADED)
+    for protocol, positives, left_out in zip(
+      protocols,
+      ([easy], [easy, hard], [hard]),
+      ([junk, hard], [junk], [junk, easy]),
+      strict=True,
+    ):
+      protocol.append(
+        {"ok": np.concatenate(positives), "junk": np.concatenate(left_out)}
+      )
+  return protocols
+
+
+def _parse_entry(entry, first_id, size, query, path):
+  """Labels and box of a query, with ids from 0 that are below `size`."""
+  if not isinstance(entry, dict):
+    raise errors.InputError(f"labels of {query}", "something else", path)
+  if "ok" in entry and "easy" not in entry:
+    raise errors.InputError(
+      "ground truth of a Revisited data set, with 'easy' and 'hard'",
+      "'ok', as the older Oxford5k and Paris6k have",
+      path,
+    )
+  try:
+    parsed = {key: _id_array(entry[key]) for key in _GRADED if key in entry}
+    box = np.array(_flat(entry.get("bbx", np.zeros(4))), np.float64)
+  except (TypeError, ValueError, OverflowError):
+    raise errors.InputError(
+      f"ids of images and a box for {query}", "something else", path
+    ) from None
+  for label, ids in parsed.items():
+    wrong = ~((ids >= first_id) & (ids < first_id + size) & (ids % 1 == 0))
+    if wrong.any():
+      raise errors.InputError(
+        f"ids of the {size} index images in '{label}' of {query}",
+        f"{ids[wrong][0] - float(first_id):g} (from 0)",
+        path,
+      )
+    parsed[label] = ids - ids.dtype.type(first_id)
+  if box.shape != (4,) or not np.isfinite(box).all():
+    raise errors.InputError(f"four numbers in 'bbx' of {query}", "other", path)
+  if "bbx" in entry:
+    parsed["bbx"] = box
+  return parsed
+
+
+def _id_array(values):
+  """Ids as an array [n] of the type that they have, int64 if there are none."""
+  array = np.asarray(_flat(values)).reshape(-1)
+  if not array.size and not isinstance(values, np.ndarray):
+    return array.astype(np.int64)
+  if array.dtype.kind not in "iuf":
+    raise TypeError(array.dtype)
+  return array
+
+
+def _flat(values):
+  """Values; nested lists are refused, since they hide their size.
+
+  A pickle can hold one list many times inside another, and so forth.
+  """
+  if isinstance(values, (list, tuple)):
+    for value in values:
+      if isinstance(value, (list, tuple, dict)):
+        raise TypeError("a list in a list")
+  return values
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetImages:
   """Images of a data set whose features are extracted."""
@@ -367,28 +505,23 @@ def read_dataset_images(
   images_dir: str | os.PathLike,
   scale_limits: bool,
 ) -> DatasetImages:
-  """Read the images of one set of Revisited Oxford or Paris.
+  """Read the images of one set, QUERY or INDEX, of Revisited Oxford or Paris.
 
-  Args:
-    dataset_file_path: Ground truth, `.mat` or `.pkl`.
-    image_set: QUERY or INDEX.
-    images_dir: Folder of `<name>.jpg`, which need not exist.
-    scale_limits: See `jobs.Crop`.
+  Their files, `<name>.jpg`, need not exist. See `jobs.Crop` for `scale_limits`.
   """
   if not os.path.isdir(images_dir):
     raise FileNotFoundError(f"{images_dir}: expected a folder, found none")
-  queries, index, entries = revisited.read(dataset_file_path)
-  names = list(map(str, queries if image_set == QUERY else index))
+  queries, index, entries = read_revisited(dataset_file_path)
+  names = queries if image_set == QUERY else index
   if not names:
     raise errors.InputError(
       f"{image_set} images in the data set", "none", dataset_file_path
     )
   crops = [None] * len(names)
   if image_set == QUERY:
-    boxes = [entry.get("bbx") for entry in entries]
     crops = [
-      None if box is None else jobs.Crop(tuple(box), scale_limits)
-      for box in boxes
+      jobs.Crop(tuple(entry["bbx"]), scale_limits) if "bbx" in entry else None
+      for entry in entries
     ]
   paths = [os.path.join(images_dir, f"{name}.jpg") for name in names]
   return DatasetImages(paths, names, crops)
@@ -398,9 +531,11 @@ def missing_images(
   dataset_file_path: str | os.PathLike, images_dir: str | os.PathLike
 ) -> tuple[int, list[str]]:
   """Return the number of images that ground truth names, and missing paths."""
-  paths = set()
-  for image_set in (QUERY, INDEX):
-    paths.update(
-      read_dataset_images(dataset_file_path, image_set, images_dir, True).paths
-    )
+  paths = {
+    path
+    for image_set in (QUERY, INDEX)
+    for path in read_dataset_images(
+      dataset_file_path, image_set, images_dir, True
+    ).paths
+  }
   return len(paths), sorted(p for p in paths if not os.path.isfile(p))

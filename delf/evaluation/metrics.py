@@ -55,11 +55,9 @@ def evaluate(
 ) -> Evaluation:
   """Measure rankings of a collection with its ground truth.
 
-  Args:
-    ids: [Q, k] int, positions in the collection, best first, -1 for none; or
-      such an array for each protocol, as after re-ranking without its junk.
-    ranks: Where precision and recall are measured; those beyond the size of the
-      collection are dropped.
+  `ids` are [Q, k] int, positions in the collection, best first, -1 for none; or
+  such an array for each protocol, as after re-ranking without its junk.
+  Precision and recall are measured at `ranks`, as far as the collection goes.
   """
   protocols = truth.protocols()
   if not isinstance(ids, Mapping):
@@ -79,11 +77,8 @@ def evaluate(
       )
     labels = protocols[protocol]
     values = compute_metrics(ranking, labels, ranks)
-    curve = mean_curve(
-      ranking,
-      [entry["ok"] for entry in labels],
-      [entry["junk"] for entry in labels],
-    )
+    right, junk = ([each[key] for each in labels] for key in ("ok", "junk"))
+    curve = mean_curve(ranking, right, junk)
     without = np.flatnonzero(np.isnan(values[3]))
     left_out = tuple(truth.query_names[i] for i in without)
     measured[protocol] = ProtocolMetrics(*values, *curve, left_out)
@@ -129,13 +124,12 @@ def compute_metrics(
     average_precisions[i] = average_precision(at, len(positives))
     precisions[i], recalls[i] = precision_recall(at, ranks, len(positives))
   known = ~np.isnan(average_precisions)
-  means = [
-    values[known].mean(axis=0)
-    if known.any()
-    else np.full(values.shape[1:], np.nan)
-    for values in (average_precisions, precisions, recalls)
-  ]
-  return float(means[0]), *means[1:], average_precisions, precisions, recalls
+  values = average_precisions, precisions, recalls
+  if known.any():
+    means = [each[known].mean(axis=0) for each in values]
+  else:
+    means = [np.full(each.shape[1:], np.nan) for each in values]
+  return float(means[0]), *means[1:], *values
 
 
 def average_precision(
@@ -227,14 +221,9 @@ def mean_curve(
   al., Introduction to Information Retrieval, 2008, section 8.4). The area under
   it is near mAP, not equal to it.
 
-  Args:
-    rankings: Of each query [k] int ids, best first; negative: none.
-    positives: Of each query int ids.
-    junk: Of each query int ids that are removed first.
-    levels: Number of recalls, from 0 to 1.
-
-  Returns:
-    (recalls, precisions), float64; NaN where no query has positives.
+  Each query has a ranking ([k] int ids, best first; negative: none), positives
+  and junk that is removed first; `levels` are those of recall, from 0 to 1.
+  Returns (recalls, precisions), float64; NaN where no query has positives.
   """
   junk = [()] * len(rankings) if junk is None else junk
   if not len(rankings) == len(positives) == len(junk):
@@ -304,13 +293,9 @@ def _check_ids(ids, query):
 def save(evaluation: Evaluation, path: str | os.PathLike) -> None:
   """Write the original's metrics file, whole or not at all."""
   protocols = evaluation.protocols.items()
-  write_file(
-    {name: values.mean_average_precision for name, values in protocols},
-    {name: values.mean_precisions for name, values in protocols},
-    {name: values.mean_recalls for name, values in protocols},
-    evaluation.ranks,
-    path,
-  )
+  names = ("mean_average_precision", "mean_precisions", "mean_recalls")
+  means = [{p: getattr(v, name) for p, v in protocols} for name in names]
+  write_file(*means, evaluation.ranks, path)
 
 
 def write_file(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import importlib.resources
 import json
 import math
 import os
@@ -25,50 +26,6 @@ _PACKAGES = ("numpy", "scipy", "opencv-python-headless", "faiss-cpu",
              "tensorflow", "keras")  # fmt: skip
 _NAME_WIDTH = 50
 
-_GUIDE = "guides of the original, April 2021"
-# Method; mAP medium and hard; mP at 1, 5 and 10 medium, then hard.
-_GUIDE_ROWS = {
-  "roxford5k": (
-    ("DELF R-ASMK*, 65536 words", 73.3, 47.61,
-     (97.14, 94.57, 90.14), (84.29, 73.71, 64.43)),
-    ("R50-DELG global (GLDv1)", 69.71, 45.11,
-     (95.71, 92.0, 86.86), (85.71, 72.29, 60.14)),
-    ("R50-DELG global + verification (GLDv1)", 75.42, 53.72,
-     (97.14, 95.24, 93.81), (91.43, 83.81, 74.38)),
-    ("RN101-ArcFace global (GLDv2-clean)", 76.23, 55.54,
-     (95.71, 92.86, 90.43), (88.57, 80.86, 70.14)),
-  ),
-}  # fmt: skip
-_TABLE = (
-  "DELG (Cao et al., ECCV 2020), Table 3, as reprinted in ViTGaL (Phan et al.,"
-  " ACCV 2022), Table 1"
-)
-# Method; mAP medium and hard of each: Oxford, Oxford +1M, Paris, Paris +1M.
-_TABLE_ROWS = (
-  ("HesAff-rSIFT-ASMK* + verification",
-   60.6, 36.7, 46.8, 26.9, 61.4, 35.0, 42.3, 16.8),
-  ("DELF-ASMK* + verification",
-   67.8, 43.1, 53.8, 31.2, 76.9, 55.4, 57.3, 26.4),
-  ("DELF-R-ASMK* + verification (GLDv1)",
-   76.0, 52.4, 64.0, 38.1, 80.2, 58.6, 59.7, 29.4),
-  ("R50-DELG global (GLDv1)",
-   69.7, 45.1, 55.0, 27.8, 81.6, 63.4, 59.7, 34.1),
-  ("R101-DELG global (GLDv1)",
-   73.2, 51.2, 54.8, 30.3, 82.4, 64.7, 61.8, 35.5),
-  ("R50-DELG global (GLDv2-clean)",
-   73.6, 51.0, 60.6, 32.7, 85.7, 71.5, 68.6, 44.4),
-  ("R101-DELG global (GLDv2-clean)",
-   76.3, 55.6, 63.7, 37.5, 86.6, 72.4, 70.6, 46.9),
-  ("R50-DELG global + verification (GLDv1)",
-   75.1, 54.2, 61.1, 36.8, 82.3, 64.9, 60.5, 34.8),
-  ("R101-DELG global + verification (GLDv1)",
-   78.5, 59.3, 62.7, 39.3, 82.9, 65.5, 62.6, 37.0),
-  ("R50-DELG global + verification (GLDv2-clean)",
-   78.3, 57.9, 67.2, 43.6, 85.7, 71.0, 69.6, 45.7),
-  ("R101-DELG global + verification (GLDv2-clean)",
-   81.2, 64.0, 69.1, 47.5, 87.2, 72.8, 71.5, 48.7),
-)  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
 class Published:
@@ -78,9 +35,7 @@ class Published:
   medium: float
   hard: float
   source: str
-  precisions: dict[str, tuple[float, ...]] = dataclasses.field(
-    default_factory=dict
-  )
+  precisions: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +58,9 @@ def make(
 ) -> ReportCard:
   """Make the report card of a search.
 
-  Args:
-    query_made_with: What `output_folder.describe` returned for the features of
-      the queries, or None where it is unknown.
-    index_made_with: The same for the index images; an InputError is raised if
-      models or settings differ.
+  The features of queries and of index images were made as
+  `output_folder.describe` returned it (None: unknown); an InputError is raised
+  if models or settings differ.
   """
   queries, index = query_made_with or {}, index_made_with or {}
   for kind in sorted(set(queries) & set(index)):
@@ -138,46 +91,36 @@ def published(
 ) -> tuple[Published, ...]:
   """Return the published results that a search can be compared with.
 
-  Args:
-    dataset: Name of the data set.
-    size: Numbers of queries and of images, without distractors; nothing is
-      comparable with a part of a data set.
-    distractors: Number of further images that are searched.
+  `size` is the numbers of queries and of images, without distractors; nothing
+  is comparable with a part of a data set.
   """
   if WHOLE.get(dataset) != size or 0 < distractors < _MILLION:
     return ()
-  with_million = distractors >= _MILLION
-  column = 1 + 2 * with_million + 4 * (dataset == "rparis6k")
-  rows = [
-    Published(method, medium, hard, _GUIDE, {"medium": at_m, "hard": at_h})
-    for method, medium, hard, at_m, at_h in _GUIDE_ROWS.get(dataset, ())
-    if not with_million
-  ]
-  rows += [
-    Published(row[0], row[column], row[column + 1], _TABLE)
-    for row in _TABLE_ROWS
-  ]
-  return tuple(rows)
+  file = importlib.resources.files("delf.evaluation") / "published.json"
+  by_dataset = json.loads(file.read_text(encoding="utf-8"))
+  by_source = by_dataset[f"{dataset}+1M" if distractors else dataset]
+  return tuple(
+    Published(method, medium, hard, source, *precisions)
+    for source, rows in by_source.items()
+    for method, medium, hard, *precisions in rows
+  )
 
 
 def text(card: ReportCard) -> str:
   """Return the card as text, with published results beside it."""
-  measured = card.evaluation
-  distractors = f", {measured.distractors} of them distractors"
-  return "\n".join(
-    [
-      f"{measured.dataset}: {len(measured.query_names)} queries,"
-      f" {measured.num_images} images"
-      f"{distractors if measured.distractors else ''}",
-      f"method: {card.method}",
-      "",
-      *_metrics_lines(card),
-      *_published_lines(measured),
-      "",
-      *_provenance_lines(card),
-      "",
-    ]
-  )
+  measured, number = card.evaluation, card.evaluation.distractors
+  size = f"{len(measured.query_names)} queries, {measured.num_images} images"
+  distractors = f", {number} of them distractors" if number else ""
+  lines = [
+    f"{measured.dataset}: {size}{distractors}",
+    f"method: {card.method}",
+    "",
+    *_metrics_lines(card),
+    *_published_lines(measured),
+    "",
+    *_provenance_lines(card),
+  ]
+  return "\n".join(lines) + "\n"
 
 
 def document(card: ReportCard) -> dict:
@@ -196,13 +139,12 @@ def document(card: ReportCard) -> dict:
         "mAP": _number(values.mean_average_precision),
         "mP": list(map(_number, values.mean_precisions)),
         "mR": list(map(_number, values.mean_recalls)),
-        "AP": dict(
-          zip(
-            measured.query_names,
-            map(_number, values.average_precisions),
-            strict=True,
+        "AP": {
+          name: _number(value)
+          for name, value in zip(
+            measured.query_names, values.average_precisions, strict=True
           )
-        ),
+        },
         "left_out": list(values.left_out),
       }
       for protocol, values in measured.protocols.items()
@@ -227,32 +169,20 @@ def page_section(
   measured = card.evaluation
   tables = [_metrics_table(card)]
   if without_regions is not None:
-    others = without_regions.evaluation.protocols
-    rows = [
-      (
-        protocol,
-        100 * values.mean_average_precision,
-        100 * others[protocol].mean_average_precision,
-      )
-      for protocol, values in measured.protocols.items()
-    ]
-    tables.append(
-      results_page.Table(
-        "mAP with and without regions (%)",
-        ("protocol", "with regions", "without regions"),
-        tuple(rows),
-      )
+    columns = ("protocol", "with regions", "without regions")
+    both = (measured, without_regions.evaluation)
+    rows = tuple(
+      (protocol, *(_percent(each, protocol) for each in both))
+      for protocol in measured.protocols
     )
-  comparable = _comparable(measured)
-  if comparable:
+    title = "mAP with and without regions (%)"
+    tables.append(results_page.Table(title, columns, rows))
+  if comparable := _comparable(measured):
+    columns = ("method", "medium", "hard")
     rows = [(row.method, row.medium, row.hard) for row in comparable]
-    tables.append(
-      results_page.Table(
-        "mAP beside what is published (%)",
-        ("method", "medium", "hard"),
-        (("this result", *_own_percents(measured)), *rows),
-      )
-    )
+    rows.insert(0, ("this result", *_own_percents(measured)))
+    title = "mAP beside what is published (%)"
+    tables.append(results_page.Table(title, columns, tuple(rows)))
   curves = tuple(
     results_page.Curve(protocol, values.curve_recalls, values.curve_precisions)
     for protocol, values in measured.protocols.items()
@@ -267,21 +197,20 @@ def _comparable(measured):
   return published(measured.dataset, size, measured.distractors)
 
 
+def _percent(measured, protocol):
+  """Return the mAP in percent, None where the protocol was not measured."""
+  if protocol not in measured.protocols:
+    return None
+  return 100 * measured.protocols[protocol].mean_average_precision
+
+
 def _own_percents(measured):
-  """Medium and hard mAP in percent, None where a protocol was not measured."""
-  return [
-    100 * measured.protocols[protocol].mean_average_precision
-    if protocol in measured.protocols
-    else None
-    for protocol in ("medium", "hard")
-  ]
+  return [_percent(measured, protocol) for protocol in ("medium", "hard")]
 
 
 def _metrics_table(card):
   measured = card.evaluation
-  at_ranks = [
-    f"{name}@{rank}" for name in ("mP", "mR") for rank in measured.ranks
-  ]
+  at_ranks = [f"{n}@{rank}" for n in ("mP", "mR") for rank in measured.ranks]
   rows = [
     (
       protocol,

@@ -7,17 +7,17 @@ import os
 from typing import Any
 
 from delf.base import errors, files
+from delf.evaluation.ground_truth import read_pickle
+from delf.evaluation.ground_truth import read_revisited as ReadDatasetFile
+from delf.evaluation.ground_truth import (
+  split_protocols as ParseEasyMediumHardGroundTruth,
+)
 from delf.evaluation.metrics import adjust_positive_ranks as AdjustPositiveRanks
 from delf.evaluation.metrics import average_precision as ComputeAveragePrecision
 from delf.evaluation.metrics import compute_metrics as ComputeMetrics
 from delf.evaluation.metrics import precision_recall as ComputePRAtRanks
 from delf.evaluation.metrics import read_file as ReadMetricsFile
 from delf.evaluation.metrics import write_file as SaveMetricsFile
-from delf.evaluation.revisited import read as ReadDatasetFile
-from delf.evaluation.revisited import read_pickle
-from delf.evaluation.revisited import (
-  split_protocols as ParseEasyMediumHardGroundTruth,
-)
 
 __all__ = [
   "DATASET_NAMES",
