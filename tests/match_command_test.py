@@ -8,7 +8,7 @@ import pytest
 from skimage import data
 
 from delf.cli import main
-from delf.matching import pairs
+from delf.matching import matcher
 from tests.stand_ins import tiny_model
 
 
@@ -46,18 +46,18 @@ def test_two_photos(photos, model, tmp_path, capsys):
 
 
 def test_a_photo_with_itself_through_python(photos, model):
-  result = pairs.match_images(photos[0], photos[0], model)
-  assert result.score == len(result.features[0])
+  result = matcher.match_images(photos[0], photos[0], model)
+  assert result.match.score == len(result.features[0])
   assert result.features[0].descriptors.shape == (50, 8)
 
 
 def test_a_photo_that_is_too_small_matches_nothing(photos, model, tmp_path):
   PIL.Image.new("RGB", (9, 30)).save(tmp_path / "small.png")
-  result = pairs.match_images(
+  result = matcher.match_images(
     photos[0], tmp_path / "small.png", model, output=tmp_path / "m.png"
   )
-  assert result.score == 0
-  assert not result.is_match
+  assert result.match.score == 0
+  assert not result.match.is_match
   assert (tmp_path / "m.png").exists()
 
 

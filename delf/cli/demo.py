@@ -61,7 +61,7 @@ class DemoReport:
   Attributes:
     photos: Two photos of one scene, and an unrelated one.
     features: Their `.delf` files.
-    same: `pairs.MatchResult` of the two photos of one scene, with a picture.
+    same: `matcher.MatchResult` of the two photos of one scene, with a picture.
     different: The same of the first and the unrelated photo.
     extraction: Report of the extraction.
   """
@@ -75,7 +75,7 @@ class DemoReport:
   @property
   def as_expected(self) -> bool:
     """Whether the same scene matches and the other one does not."""
-    return self.same.is_match and not self.different.is_match
+    return self.same.match.is_match and not self.different.match.is_match
 
 
 def run_demo(
@@ -93,7 +93,7 @@ def run_demo(
   from delf.embedded import samples
   from delf.extraction import extract
   from delf.inference import zoo
-  from delf.matching import pairs
+  from delf.matching import matcher
 
   folder = pathlib.Path(folder)
   # Nothing is written for a model that does not exist.
@@ -105,26 +105,23 @@ def run_demo(
     photos, config, out, resume=False, strict=True, device=device
   )
   features = tuple(out / f"{photo.stem}{files.DELF}" for photo in photos)
-  same = pairs.match_feature_files(
+  same = matcher.match_feature_files(
     *features[:2], photos[:2], output=folder / PICTURE
   )
-  different = pairs.match_feature_files(features[0], features[2])
+  different = matcher.match_feature_files(features[0], features[2])
   return DemoReport(photos, features, same, different, report)
 
 
 def _verdict(result):
-  verdict = "match" if result.is_match else "no match"
-  needed = result.match.min_inliers
-  return f"{verdict}, {result.score} inliers ({needed} make a match)"
+  verdict = "match" if result.match.is_match else "no match"
+  match = result.match
+  return f"{verdict}, {match.score} inliers ({match.min_inliers} make a match)"
 
 
 def _document(report):
   def score(result):
-    return {
-      "score": result.score,
-      "is_match": result.is_match,
-      "min_inliers": result.match.min_inliers,
-    }
+    names = "score", "is_match", "min_inliers"
+    return {name: getattr(result.match, name) for name in names}
 
   return {
     "as_expected": report.as_expected,

@@ -60,7 +60,7 @@ def test_demo_as_json(made):
 
 def test_one_scene_matches_and_another_does_not(report):
   assert report.as_expected
-  assert report.same.score > 3 * report.different.score
+  assert report.same.match.score > 3 * report.different.match.score
 
 
 def test_the_pictures_and_features_are_there(report):

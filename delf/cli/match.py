@@ -70,8 +70,8 @@ def run(args):
     output.print_json(_as_dict(args, result))
     return 0
   one, two = result.features
-  verdict = "match" if result.is_match else "no match"
-  print(f"score:     {result.score} inliers")
+  verdict = "match" if result.match.is_match else "no match"
+  print(f"score:     {result.match.score} inliers")
   print(f"verdict:   {verdict} ({result.match.min_inliers} make a match)")
   print(f"features:  {len(one)} and {len(two)}")
   print(f"putative:  {len(result.match.putative)} matches by descriptor")
@@ -84,7 +84,7 @@ def run(args):
 
 def _match(args):
   from delf.base import errors
-  from delf.matching import matcher, pairs
+  from delf.matching import matcher
 
   how = {
     "output": None if args.no_picture else args.out,
@@ -103,7 +103,7 @@ def _match(args):
   are_features = [path.lower().endswith(_FEATURES) for path in paths]
   if all(are_features):
     _refuse_unused(args)
-    return pairs.match_feature_files(*paths, args.images, **how)
+    return matcher.match_feature_files(*paths, args.images, **how)
   if any(are_features) or args.images:
     raise errors.InputError(
       "two images, or two .delf files (--images goes with these)",
@@ -114,7 +114,7 @@ def _match(args):
   config = zoo.choose(args.model, args.config)
   if args.max_size:
     config.max_image_size = args.max_size
-  return pairs.match_images(*paths, config, device=args.device, **how)
+  return matcher.match_images(*paths, config, device=args.device, **how)
 
 
 def _refuse_unused(args):

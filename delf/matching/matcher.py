@@ -1,17 +1,23 @@
-"""Matching of the local features of two images.
+"""Matching of two images by their local features.
 
 Descriptors of two images that are nearest are putative matches; those that
 agree with one map between the images are inliers, whose number is the score.
 """
 
+import contextlib
 import dataclasses
 import numbers
+import os
+import time
+import typing
 
 import numpy as np
 
 from delf.base import arrays, errors
+from delf.extraction import output_folder
 from delf.formats import features
 from delf.matching import geometry
+from delf.python import utils
 
 # Fewest inliers of a match, however small the chance of fewer.
 MIN_INLIERS = 10
@@ -26,6 +32,12 @@ DEFAULT_THRESHOLDS = {
 
 # Distances held at once: 16 MB of float32.
 _BLOCK = 4_000_000
+
+# Grey of a side whose image is not given, and its least and largest size.
+_SHADE = 232
+_LEAST_GROUND, _LARGEST_GROUND = (240, 320), 8192
+
+_Image = str | os.PathLike | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +127,9 @@ def _is_over_0(value):
   return isinstance(value, numbers.Real) and value > 0
 
 
-# Verification in Detect-to-Retrieve's script and in DELG's (section 5.1).
+# Of the original's script for two images, and of verification in that of
+# Detect-to-Retrieve and in DELG's (section 5.1).
+TWO_IMAGES = MatchOptions.one_way(0.8, 20.0)
 DETECT_TO_RETRIEVE = MatchOptions.one_way(0.9, 10.0)
 DELG = MatchOptions.one_way(1.0, 20.0)
 
@@ -160,14 +174,9 @@ def match(
 ) -> Match:
   """Match the local features of two images.
 
-  Args:
-    **changes: Fields of MatchOptions to change.
-
-  Returns:
-    Match. With score 0 and no model where features are too few to tell.
-
-  Raises:
-    InputError: If values are not finite or dimensions differ.
+  Changes are those of fields of the options. The score is 0, without a model,
+  where features are too few to tell; InputError if values are not finite or
+  dimensions differ.
   """
   return match_arrays(
     features_1.locations,
@@ -217,9 +226,6 @@ class PreparedFeatures:
   points: np.ndarray  # [N, 2] float64, (x, y) pixels.
   descriptors: PreparedDescriptors
 
-  def __len__(self):
-    return len(self.points)
-
   @property
   def nbytes(self) -> int:
     """Memory that they take."""
@@ -230,10 +236,7 @@ class PreparedFeatures:
 def prepare(
   locations: np.ndarray, descriptors: np.ndarray, label: str = "the image"
 ) -> PreparedFeatures:
-  """Check and prepare locations [N, 2], (y, x) pixels, and descriptors [N, D].
-
-  `label` is that of the image in errors.
-  """
+  """Check and prepare (y, x) locations [N, 2] and descriptors [N, D]."""
   prepared = prepare_descriptors(descriptors, f"descriptors of {label}")
   locations = np.asarray(locations, dtype=np.float64)
   if locations.size == 0 and len(prepared) == 0:
@@ -267,15 +270,10 @@ def match_prepared(
   options: MatchOptions,
   backward: bool = False,
 ) -> Match:
-  """Match prepared features.
+  """Match prepared features: each of one gets its nearest of two.
 
-  Args:
-    one: Each feature gets its nearest of `two`.
-    backward: Whether the map leads from image 2 to image 1, as the papers'
-      verification has it: from the index image to the query.
-
-  Raises:
-    InputError: If dimensions differ.
+  With `backward` the map leads from image 2 to image 1, as in the papers'
+  verification: from the index image to the query.
   """
   putatives = nearest(
     one.descriptors,
@@ -322,12 +320,9 @@ class Putatives:
   pairs: np.ndarray  # [P, 2] int32, indices, sorted by the first.
   distances: np.ndarray  # [P] float32, Euclidean.
 
-  def __len__(self):
-    return len(self.pairs)
-
   def one_to_one(self) -> np.ndarray:
     """Return [P] bool: which pairs are the nearest of both their features."""
-    keep = np.ones([len(self)], dtype=bool)
+    keep = np.ones([len(self.pairs)], dtype=bool)
     order = np.argsort(self.distances, kind="stable")
     for column in (0, 1):
       _, first = np.unique(self.pairs[order, column], return_index=True)
@@ -413,3 +408,139 @@ def _search(first, second, mutual, with_second):
 def _distances(first, second, indices):
   difference = first - second[indices]
   return np.sqrt(np.einsum("ij,ij->i", difference, difference))
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchResult:
+  """Result of matching two images."""
+
+  match: Match
+  features: tuple[features.LocalFeatures, features.LocalFeatures]
+  # Seconds of "read", "load model", "extract", "match", "draw", if done.
+  timings: dict[str, float]
+  picture: str | None = None
+  device: str = ""  # That extracted.
+
+
+def match_images(
+  image_1: _Image,
+  image_2: _Image,
+  config: typing.Any = None,
+  *,
+  output: str | os.PathLike | None = None,
+  options: MatchOptions | None = None,
+  device: str | None = None,
+  apply_rotation: bool = False,
+  extractor: typing.Any = None,
+) -> MatchResult:
+  """Extract the local features of two images and match them.
+
+  Args:
+    image_1: Path, or [H, W, 3] uint8.
+    image_2: Path, or [H, W, 3] uint8.
+    config: DelfConfig, or name of a known model, or None for the embedded one.
+      Of a configuration local features alone are computed.
+    output: Path of the picture, whose extension decides the format.
+    apply_rotation: Whether images are turned as their EXIF orientation says.
+    extractor: Replaces one made from the configuration, so that many pairs
+      share it.
+  """
+  _check_output(output)
+  timings = {}
+  with _timed(timings, "read"):
+    images = [_load(each, apply_rotation) for each in (image_1, image_2)]
+  if extractor is None:
+    with _timed(timings, "load model"):
+      extractor = _make_extractor(config, device)
+  with _timed(timings, "extract"):
+    both = [extractor.extract(image).local for image in images]
+  if any(each is None for each in both):
+    raise errors.InputError("an extractor of local features", "none of them")
+  device = getattr(extractor, "device", None) or ""
+  return _match(both, images, output, options, timings, device)
+
+
+def match_feature_files(
+  features_1: str | os.PathLike,
+  features_2: str | os.PathLike,
+  images: tuple[_Image, _Image] | None = None,
+  *,
+  output: str | os.PathLike | None = None,
+  options: MatchOptions | None = None,
+  apply_rotation: bool = False,
+) -> MatchResult:
+  """Match two files of local features; see `match_images`.
+
+  Without their images the picture is drawn on plain grounds.
+  """
+  _check_output(output)
+  timings = {}
+  with _timed(timings, "read"):
+    both = [output_folder.read_local(path) for path in (features_1, features_2)]
+    if output is not None and images is not None:
+      images = [_load(each, apply_rotation) for each in images]
+  return _match(both, images, output, options, timings, "")
+
+
+def _match(both, images, output, options, timings, device):
+  with _timed(timings, "match"):
+    found = match(*both, options)
+  if output is not None:
+    from delf.pictures import figures
+
+    with _timed(timings, "draw"):
+      images = images or [_plain_ground(each.locations) for each in both]
+      figures.draw_matches(output, *images, *both, found)
+    output = os.fspath(output)
+  return MatchResult(found, tuple(both), timings, output, device)
+
+
+@contextlib.contextmanager
+def _timed(timings, step):
+  start = time.perf_counter()
+  yield
+  timings[step] = time.perf_counter() - start
+
+
+def _check_output(output):
+  """Refuses a picture that cannot be written before any work is done."""
+  if output is not None:
+    from delf.pictures import figures
+
+    figures.check_path(output)
+
+
+def _load(image, apply_rotation):
+  if isinstance(image, (str, os.PathLike)):
+    return np.asarray(utils.RgbLoader(image, apply_rotation=apply_rotation))
+  return np.asarray(image)
+
+
+def _make_extractor(config, device):
+  """Returns an extractor of local features alone."""
+  from delf.inference import zoo
+  from delf.protos import delf_config_pb2
+
+  if config is None or isinstance(config, (str, os.PathLike)):
+    config = zoo.choose(config)
+  if not config.use_local_features:
+    raise errors.InputError(
+      "a model or configuration with local features, which matching needs",
+      "use_local_features: false",
+      config.model_path or None,
+    )
+  # TensorFlow is loaded here, once all else is in order.
+  from delf.inference import extractor
+
+  local_only = delf_config_pb2.DelfConfig()
+  local_only.CopyFrom(config)
+  local_only.use_global_features = False
+  return extractor.make_extractor(local_only, device=device)
+
+
+def _plain_ground(locations):
+  """Returns a plain image that holds all locations."""
+  size = _LEAST_GROUND
+  if len(locations):
+    size = np.maximum(locations.max(axis=0), 1).astype(int) + 2
+  return np.full([*np.minimum(size, _LARGEST_GROUND), 3], _SHADE, np.uint8)

@@ -274,7 +274,7 @@ def test_nothing_to_match_gives_nothing(descriptors, shape, swap):
 
 
 def test_ratio_with_a_single_candidate_keeps_it():
-  assert len(matcher.nearest(np.eye(2), np.eye(2)[:1], ratio=0.5)) == 2
+  assert len(matcher.nearest(np.eye(2), np.eye(2)[:1], ratio=0.5).pairs) == 2
 
 
 @pytest.mark.parametrize(
@@ -314,8 +314,8 @@ def test_no_descriptors_can_be_prepared():
   none = matcher.prepare_descriptors(np.zeros([0, 6]))
   assert len(none) == 0
   some = matcher.prepare_descriptors(np.ones([3, 6]))
-  assert len(matcher.nearest(some, none)) == 0
-  assert len(matcher.nearest(none, some)) == 0
+  assert len(matcher.nearest(some, none).pairs) == 0
+  assert len(matcher.nearest(none, some).pairs) == 0
 
 
 def test_what_is_prepared_is_named_where_it_is_wrong():

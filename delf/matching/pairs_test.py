@@ -8,7 +8,7 @@ from skimage import data, util
 
 from delf.base import errors
 from delf.formats import features
-from delf.matching import pairs
+from delf.matching import matcher
 from delf.protos import delf_config_pb2
 from delf.python import feature_io
 
@@ -79,11 +79,11 @@ def feature_files(photos):
 
 
 def test_two_views_match(photos, tmp_path):
-  result = pairs.match_images(
+  result = matcher.match_images(
     *photos[:2], extractor=SiftExtractor(), output=tmp_path / "out" / "ab.png"
   )
-  assert result.is_match
-  assert result.score > 100
+  assert result.match.is_match
+  assert result.match.score > 100
   # The known turn is found: the model maps (x, y).
   np.testing.assert_allclose(
     result.match.model, _turned(_photo())[0], rtol=0.02, atol=0.6
@@ -97,21 +97,21 @@ def test_two_views_match(photos, tmp_path):
 
 def test_images_may_be_arrays(photos):
   arrays = [_read(path) for path in photos[:2]]
-  by_path = pairs.match_images(*photos[:2], extractor=SiftExtractor())
-  by_array = pairs.match_images(*arrays, extractor=SiftExtractor())
+  by_path = matcher.match_images(*photos[:2], extractor=SiftExtractor())
+  by_array = matcher.match_images(*arrays, extractor=SiftExtractor())
   np.testing.assert_array_equal(by_path.match.inliers, by_array.match.inliers)
   assert by_array.picture is None
 
 
 @pytest.mark.parametrize("other", [2, 3])
 def test_what_does_not_match_has_a_picture_too(photos, tmp_path, other):
-  result = pairs.match_images(
+  result = matcher.match_images(
     photos[0],
     photos[other],
     extractor=SiftExtractor(),
     output=tmp_path / "a.jpg",
   )
-  assert not result.is_match
+  assert not result.match.is_match
   assert (tmp_path / "a.jpg").stat().st_size > 1000
 
 
@@ -119,13 +119,13 @@ def test_what_does_not_match_has_a_picture_too(photos, tmp_path, other):
 def test_feature_files_match_as_their_images_do(
   photos, feature_files, tmp_path, with_images
 ):
-  result = pairs.match_feature_files(
+  result = matcher.match_feature_files(
     *feature_files[:2],
     photos[:2] if with_images else None,
     output=tmp_path / "m.png",
   )
-  again = pairs.match_images(*photos[:2], extractor=SiftExtractor())
-  assert result.score == again.score
+  again = matcher.match_images(*photos[:2], extractor=SiftExtractor())
+  assert result.match.score == again.match.score
   assert (tmp_path / "m.png").exists()
 
 
@@ -134,7 +134,7 @@ def test_rotation_is_applied_where_it_is_asked_for(tmp_path):
   exif[0x0112] = 6
   PIL.Image.fromarray(_photo()).save(tmp_path / "a.png", exif=exif)
   as_stored, turned = (
-    pairs.match_images(
+    matcher.match_images(
       tmp_path / "a.png",
       np.rot90(_photo(), -1),
       extractor=SiftExtractor(),
@@ -175,18 +175,18 @@ def test_a_bad_feature_file_leaves_no_picture(
     )
   out = tmp_path / "out.png"
   with pytest.raises((errors.InputError, FileNotFoundError), match=words):
-    pairs.match_feature_files(feature_files[0], bad, output=out)
+    matcher.match_feature_files(feature_files[0], bad, output=out)
   assert not out.exists()
 
 
 def test_a_picture_that_cannot_be_is_refused_first(tmp_path):
   with pytest.raises(errors.InputError, match="picture name"):
-    pairs.match_images("no.jpg", "such.jpg", output=tmp_path / "a.docx")
+    matcher.match_images("no.jpg", "such.jpg", output=tmp_path / "a.docx")
 
 
 def test_a_picture_over_a_folder_is_refused_first(tmp_path):
   with pytest.raises(errors.InputError, match="received a folder"):
-    pairs.match_images("no.jpg", "such.jpg", output=_made(tmp_path / "a.png"))
+    matcher.match_images("no.jpg", "such.jpg", output=_made(tmp_path / "a.png"))
 
 
 def _made(folder):
@@ -199,7 +199,7 @@ def test_a_configuration_without_local_features_is_refused(photos):
     model_path="m", use_local_features=False, use_global_features=True
   )
   with pytest.raises(errors.InputError, match="use_local_features: false"):
-    pairs.match_images(*photos[:2], config)
+    matcher.match_images(*photos[:2], config)
 
 
 def test_the_script_matches_files(feature_files, photos, tmp_path, capsys):

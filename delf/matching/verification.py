@@ -33,18 +33,15 @@ _CHUNK = 8
 # Pairs per process that are worth starting it: about a second of work each.
 _WORTH_A_PROCESS = 60
 
-_Pair = tuple[typing.Any, typing.Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class FeatureFiles:
   """Images and their files of local features."""
 
-  # The record knows a file by name, size and time.
-  names: Sequence[str]
+  names: Sequence[str]  # The record knows a file by name, size and time.
   # From the number of an image; called once for each that is verified.
   path: Callable[[int], str]
-  # What some files hold, by path: these are not read.
+  # Contents of some files, by path: these are not read.
   in_memory: Mapping[str, features.LocalFeatures] = dataclasses.field(
     default_factory=dict
   )
@@ -96,17 +93,14 @@ def verify_pairs(
   A run that was ended at any moment can be repeated: pairs are recorded in the
   folder, by settings and by the sizes and times of both files. The result of a
   pair depends on nothing else. A file that cannot be used is reported, and its
-  pairs have 0 inliers and are not recorded.
+  pairs have 0 inliers and are not recorded. OSError if the record cannot be
+  written, or a process was ended.
 
   Args:
     pairs: [P, 2] int, (query, index image). One that is repeated is done once.
     folder: Local folder of the record; None to keep none.
-    workers: Number of processes, or None: all cores, for as many pairs as are
-      worth it.
+    workers: Processes, or None: all cores, for as many pairs as are worth it.
     cache_bytes: Bytes that features may take in all processes together.
-
-  Raises:
-    OSError: If the record cannot be written, or a process was ended.
   """
   start = time.perf_counter()
   in_memory = {**queries.in_memory, **index.in_memory}
@@ -116,7 +110,7 @@ def verify_pairs(
     for side, column in zip((queries, index), pairs.T, strict=True)
   )
   both = [(queries[query], index[image]) for query, image in pairs.tolist()]
-  record = VerifiedRecord(folder, options)
+  record = _Record(folder, options)
   known = [record.inliers.get((query.key, image.key)) for query, image in both]
   inliers = np.array([number or 0 for number in known], np.int32)
   todo = np.flatnonzero([number is None for number in known])
@@ -173,12 +167,11 @@ class _File(typing.NamedTuple):
 
   @classmethod
   def identify(cls, side, number):
-    path = os.fspath(side.path(number))
-    try:
+    path, size, time_ns = os.fspath(side.path(number)), 0, 0
+    with contextlib.suppress(OSError, ValueError):
       status = os.stat(path)
-    except (OSError, ValueError):
-      return cls(path, (side.names[number], 0, 0))
-    return cls(path, (side.names[number], status.st_size, status.st_mtime_ns))
+      size, time_ns = status.st_size, status.st_mtime_ns
+    return cls(path, (side.names[number], size, time_ns))
 
 
 def _number_of_workers(workers, pairs):
@@ -194,16 +187,17 @@ def _number_of_workers(workers, pairs):
 RECORD = "verified_pairs.jsonl"
 
 
-class VerifiedRecord:
-  """The verified pairs of one output folder; without a folder, of none."""
+class _Record:
+  """The verified pairs, of one version and settings, of one output folder.
 
-  def __init__(
-    self, folder: str | os.PathLike | None, options: matcher.MatchOptions
-  ):
-    """Read the pairs of the same version and settings, if there are any."""
+  Inliers are by (key of the query's file, of the image's). Without a folder
+  there are none, and none are kept.
+  """
+
+  def __init__(self, folder, options):
     self._journal = folder and manifest.Journal(pathlib.Path(folder) / RECORD)
     self._settings = f"delf {delf.__version__} {' '.join(options.describe())}"
-    self.inliers: dict[_Pair, int] = {}
+    self.inliers = {}
     if self._journal:
       self._journal.read(self._keep)
 
@@ -213,15 +207,13 @@ class VerifiedRecord:
     if settings == self._settings and is_number:
       self.inliers[tuple(query), tuple(image)] = number
 
-  def add(self, inliers: dict[_Pair, int]) -> None:
-    """Record the inliers of pairs, all in one write."""
+  def add(self, inliers):
     if self._journal and inliers:
       self._journal.add(
         *([self._settings, *pair, int(n)] for pair, n in inliers.items())
       )
 
-  def close(self) -> None:
-    """Close the file."""
+  def close(self):
     if self._journal:
       self._journal.close()
 

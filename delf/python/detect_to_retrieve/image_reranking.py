@@ -84,7 +84,7 @@ def _drawn(prepared, factors):
     raise errors.InputError(
       "scale factors for y and x", f"shape {list(factors.shape)}"
     )
-  number = len(prepared)
+  number = len(prepared.points)
   return features.LocalFeatures(
     locations=prepared.points[:, ::-1] * factors,
     scales=np.ones([number], np.float32),

@@ -3,7 +3,7 @@
 from absl import flags
 
 from delf.cli import scripts
-from delf.matching import pairs
+from delf.matching import matcher
 
 FLAGS = flags.FLAGS
 
@@ -31,18 +31,18 @@ def define_flags():
 
 def main():
   """Matches and draws; images without any match have a picture too."""
-  result = pairs.match_feature_files(
+  result = matcher.match_feature_files(
     FLAGS.features_1_path,
     FLAGS.features_2_path,
     (FLAGS.image_1_path, FLAGS.image_2_path),
     output=FLAGS.output_image,
-    options=pairs.SCRIPT_OPTIONS,
+    options=matcher.TWO_IMAGES,
   )
   one, two = result.features
   print(  # noqa: T201
     f"{len(one)} and {len(two)} features,"
     f" {len(result.match.putative)} putative matches,"
-    f" {result.score} inliers ({result.match.min_inliers} make a match)"
+    f" {result.match.score} inliers ({result.match.min_inliers} make a match)"
   )
   print(f"picture: {result.picture}")  # noqa: T201
 
