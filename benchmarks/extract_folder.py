@@ -23,7 +23,7 @@ import numpy as np
 import PIL.Image
 
 from delf.base import files
-from delf.extraction import extract, jobs, output_folder
+from delf.extraction import engine, extract
 from delf.inference import extractor, zoo
 from delf.python import utils
 
@@ -94,9 +94,9 @@ def _compare(config, args):
 
 def _in_sequence(images, config, model, folder):
   """Reads, extracts and writes one image after the other."""
-  output = output_folder.FeatureFolder(folder, config, files.DELF, {})
+  output = extract.FeatureFolder(folder, config, files.DELF, {})
   with contextlib.closing(output):
-    for job in jobs.plan(images):
+    for job in engine.plan(images):
       image = np.asarray(utils.RgbLoader(job.path))
       output.write(job, model.extract(image))
 

@@ -19,7 +19,7 @@ from benchmarks.shared import methods, photo_pairs
 from delf.aggregation import clustering
 from delf.base import errors
 from delf.evaluation import evaluate
-from delf.extraction import jobs
+from delf.extraction import engine
 from delf.search import building, collection, searching
 
 WORDS, QUICK_WORDS = 4096, 256
@@ -58,7 +58,7 @@ def train_codebook(data, work, quick, model="delf-compact"):
     return str(prefix)
   from delf.extraction import extract
 
-  images, names = jobs.find([data / pool / "images" for pool in _TRAINING])
+  images, names = engine.find([data / pool / "images" for pool in _TRAINING])
   if quick:
     images, names = images[:60], names[:60]
   config = methods.config_of(model)

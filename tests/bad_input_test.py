@@ -23,7 +23,7 @@ from delf.aggregation import aggregate_files
 from delf.base import errors, files
 from delf.cli import main
 from delf.cli import scripts as cli_scripts
-from delf.extraction import output_folder
+from delf.extraction import extract
 from delf.python import box_io, datum_io, feature_io
 from delf.python.examples import extract_features
 
@@ -632,8 +632,8 @@ def _partial_outputs(folder):
   if not out.is_dir():
     return []
   records = (
-    output_folder.RECORD,
-    output_folder.PHOTOS,
+    extract.RECORD,
+    extract.PHOTOS,
     aggregate_files.RECORD,
   )
   return [p.name for p in out.rglob("*") if p.name not in records]
@@ -675,7 +675,7 @@ def test_a_full_disk_is_one_clear_line(script, tmp_path, model, monkeypatch):
   monkeypatch.setattr(files, "open", full, raising=False)
   status, _, err = _run(argv)
   assert status == 1
-  record = tmp_path / "out" / output_folder.RECORD
+  record = tmp_path / "out" / extract.RECORD
   assert err.endswith(f"{record}: No space left on device\n")
   assert err.count("\n") == 1
   assert not list((tmp_path / "out").iterdir())

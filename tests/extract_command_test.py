@@ -16,7 +16,7 @@ import pytest
 
 import delf
 from delf.cli import main
-from delf.extraction import output_folder
+from delf.extraction import extract
 from delf.python import datum_io, feature_io
 from tests.stand_ins import tiny_model
 
@@ -147,9 +147,9 @@ def test_killed_at_any_moment_and_repeated_gives_the_same_files(
   assert killed
   assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
   found, expected = _read_all(tmp_path), _read_all(whole)
-  recorded = set(found.pop(output_folder.PHOTOS).splitlines())
+  recorded = set(found.pop(extract.PHOTOS).splitlines())
   # A run may have been killed between an image's files and its line.
-  every = set(expected.pop(output_folder.PHOTOS).splitlines())
+  every = set(expected.pop(extract.PHOTOS).splitlines())
   assert len(every - recorded) <= killed
   assert found == expected
 

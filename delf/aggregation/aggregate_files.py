@@ -12,7 +12,7 @@ from absl import logging
 import delf
 from delf.aggregation import aggregate, visual_words
 from delf.base import errors, files, manifest, progress
-from delf.extraction import engine, jobs, output_folder, regions
+from delf.extraction import engine, extract, regions
 from delf.formats import configs
 from delf.protos import aggregation_config_pb2
 from delf.python import feature_io
@@ -58,7 +58,7 @@ def read_record(folder: pathlib.Path) -> dict[str, dict]:
   return record
 
 
-class AggregateFolder(output_folder.OutputFolder):
+class AggregateFolder(extract.OutputFolder):
   """Aggregates of one configuration in one folder."""
 
   record, content, maker = RECORD, "files", "codebook"
@@ -92,8 +92,8 @@ class AggregateFolder(output_folder.OutputFolder):
     return read_record(self.folder)
 
   def divide(
-    self, plan: list[jobs.Job]
-  ) -> tuple[list[jobs.Job], list[jobs.Job]]:
+    self, plan: list[engine.Job]
+  ) -> tuple[list[engine.Job], list[engine.Job]]:
     """Return jobs to do, and those whose aggregates are whole and not stale."""
     done = {job.name for job in plan if self._is_done(job)}
     return (
@@ -115,7 +115,7 @@ class AggregateFolder(output_folder.OutputFolder):
       return False
     return True
 
-  def write(self, job: jobs.Job, aggregated: aggregate.Aggregated) -> None:
+  def write(self, job: engine.Job, aggregated: aggregate.Aggregated) -> None:
     """Write an image's aggregate, whole or not at all."""
     aggregate.write(self.paths(job)[0], aggregated)
     if job.name in self.without_features:
@@ -177,7 +177,7 @@ def aggregate_to_files(
   """
   configs.check_aggregation_config(config)
   image_names = list(map(str, image_names))
-  plan = jobs.plan(image_names, image_names)
+  plan = engine.plan(image_names, image_names)
   if not os.path.isdir(features_dir):
     raise FileNotFoundError(f"{features_dir}: expected a folder, found none")
   names = {name: [name] for name in image_names}

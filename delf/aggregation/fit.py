@@ -12,7 +12,7 @@ import numpy as np
 
 from delf.aggregation import clustering
 from delf.base import errors, files, progress
-from delf.extraction import engine, extract, jobs
+from delf.extraction import engine, extract
 from delf.inference import extractor, zoo
 from delf.python import datum_io, whiten
 
@@ -293,7 +293,7 @@ def _features(source, kind):
 
 
 def _extract(sources, kind, extraction, raw):
-  images, names = jobs.find(sources)
+  images, names = engine.find(sources)
   config = zoo.choose(extraction.model, extraction.config)
   config.use_local_features = kind == clustering.LOCAL
   config.use_global_features = kind == clustering.GLOBAL

@@ -59,9 +59,9 @@ def add_arguments(parser):
 
 def run(args):
   """Detect, print boxes or a summary; returns the exit status."""
-  from delf.extraction import detect, jobs
+  from delf.extraction import detect, engine
 
-  images, names = jobs.find(args.images)
+  images, names = engine.find(args.images)
   documents = []
 
   def see(job, detections, size):

@@ -130,7 +130,7 @@ def _collection(args, truth_path, images):
   """The collection, made if need be, and photos that failed."""
   from delf.base import errors
   from delf.evaluation import evaluate
-  from delf.extraction import output_folder
+  from delf.extraction import extract
   from delf.search import building, collection
 
   if args.index:
@@ -146,7 +146,7 @@ def _collection(args, truth_path, images):
     whitening=args.whitening,
     device=args.device,
   )
-  if output_folder.find_features([images]) is None:
+  if extract.find_features([images]) is None:
     photos, names = evaluate.find_index_photos(truth_path, images)
     report = building.build_photos(photos, names, folder, options, output.error)
   else:
@@ -158,12 +158,12 @@ def _queries(args, found, truth, folder):
   """The queries, in the order of the ground truth."""
   from delf.base import errors
   from delf.evaluation import evaluate
-  from delf.extraction import output_folder
+  from delf.extraction import extract
   from delf.search import searching
 
   if not folder:
     raise errors.InputError("--queries", "none")
-  if output_folder.find_features([folder]) is not None:
+  if extract.find_features([folder]) is not None:
     return evaluate.find_features(truth, folder)
   photos = evaluate.find_photos(truth, folder)
   asked, extraction = searching.extract_queries(

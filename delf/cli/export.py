@@ -138,7 +138,7 @@ def _add_network_arguments(group):
 
 def run(args):
   """Export, print what was made; returns the exit status."""
-  from delf.extraction import jobs
+  from delf.extraction import engine
   from delf.learning import export
 
   options = export.ExportOptions(
@@ -150,7 +150,7 @@ def run(args):
     normalize=args.normalize,
     precision=_PRECISIONS.get(args.quantize, "float32"),
     config=args.config,
-    photos=jobs.find(args.photos)[0] if args.photos else (),
+    photos=engine.find(args.photos)[0] if args.photos else (),
     overwrite=args.overwrite,
     model=export.ModelOptions(
       backbone=args.backbone,

@@ -48,9 +48,9 @@ def add_arguments(parser):
 
 def run(args):
   """Extract, print a summary; returns the exit status."""
-  from delf.extraction import extract, jobs
+  from delf.extraction import engine, extract
 
-  images, names = jobs.find(args.images)
+  images, names = engine.find(args.images)
   report = extract.extract_to_files(
     images,
     _config(args),

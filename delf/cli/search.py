@@ -138,10 +138,10 @@ def run(args):
 
 def _queries(found, args):
   """The queries, and those photos of which there are no features."""
-  from delf.extraction import output_folder
+  from delf.extraction import extract
   from delf.search import searching
 
-  if output_folder.find_features(args.queries) is not None:
+  if extract.find_features(args.queries) is not None:
     return searching.find_features(args.queries[0]), ()
   photos = searching.find_photos(args.queries, args.box)
   asked, extraction = searching.extract_queries(

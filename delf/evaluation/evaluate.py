@@ -9,7 +9,7 @@ import numpy as np
 
 from delf.base import errors
 from delf.evaluation import ground_truth, metrics, report_card
-from delf.extraction import engine, jobs, output_folder
+from delf.extraction import engine, extract
 from delf.indexes import ranking
 from delf.pictures import results_page
 from delf.search import searching
@@ -54,7 +54,7 @@ def find_index_photos(
   Raises:
     InputError: If a photo is missing.
   """
-  paths, names = jobs.find([folder])
+  paths, names = engine.find([folder])
   truth = ground_truth.read(path)
   if not truth.lists_collection:
     return paths, names
@@ -67,7 +67,7 @@ def find_photos(
   truth: ground_truth.GroundTruth, folder: str | os.PathLike
 ) -> list[searching.Query]:
   """Find the photos of the queries, in order, with their boxes."""
-  paths, names = jobs.find([folder])
+  paths, names = engine.find([folder])
   places = ground_truth.ImagePlaces(names)
   return [
     searching.Query(
@@ -90,7 +90,7 @@ def find_features(
   Raises:
     InputError: If a name fits two files.
   """
-  stems = sorted(output_folder.find_features([folder])[0])
+  stems = sorted(extract.find_features([folder])[0])
   places = ground_truth.ImagePlaces(stems)
   chosen = [
     stems[places.find(name, folder)] if name in places else name
@@ -132,12 +132,12 @@ def evaluate(
   rankings, inliers, failed = _rank_protocols(searcher, truth, good, first)
   ids = {protocol: ranked.ids for protocol, ranked in rankings.items()}
   measured = metrics.evaluate(ids, truth)
-  read_record = output_folder.read
+  read_record = extract.read
   card = report_card.make(
     measured,
     _method(searcher),
-    read_record(pathlib.Path(good[0].features).parent / output_folder.RECORD),
-    read_record(searcher.collection.features / output_folder.RECORD),
+    read_record(pathlib.Path(good[0].features).parent / extract.RECORD),
+    read_record(searcher.collection.features / extract.RECORD),
     _settings(searcher.options),
   )
   out = pathlib.Path(out)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from delf.base import errors, files
-from delf.extraction import jobs
+from delf.extraction import engine
 from delf.formats import untrusted
 
 PROTOCOLS = ("easy", "medium", "hard")
@@ -496,7 +496,7 @@ class DatasetImages:
 
   paths: list[str]
   names: list[str]  # In the data set, without extension; outputs have them too.
-  crops: list[jobs.Crop | None]  # Part of a query's photo; None: all of it.
+  crops: list[engine.Crop | None]  # Part of a query's photo; None: all of it.
 
 
 def read_dataset_images(
@@ -507,7 +507,7 @@ def read_dataset_images(
 ) -> DatasetImages:
   """Read the images of one set, QUERY or INDEX, of Revisited Oxford or Paris.
 
-  Their files, `<name>.jpg`, need not exist. See `jobs.Crop` for `scale_limits`.
+  Their files, `<name>.jpg`, need not exist; `scale_limits` is of `engine.Crop`.
   """
   if not os.path.isdir(images_dir):
     raise FileNotFoundError(f"{images_dir}: expected a folder, found none")
@@ -520,7 +520,7 @@ def read_dataset_images(
   crops = [None] * len(names)
   if image_set == QUERY:
     crops = [
-      jobs.Crop(tuple(entry["bbx"]), scale_limits) if "bbx" in entry else None
+      engine.Crop(tuple(entry["bbx"]), scale_limits) if "bbx" in entry else None
       for entry in entries
     ]
   paths = [os.path.join(images_dir, f"{name}.jpg") for name in names]

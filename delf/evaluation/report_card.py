@@ -14,7 +14,7 @@ import numpy as np
 import delf
 from delf.base import errors, files
 from delf.evaluation import metrics
-from delf.extraction import output_folder
+from delf.extraction import extract
 from delf.pictures import results_page
 
 # Queries and images of the data sets that published results are of.
@@ -44,7 +44,7 @@ class ReportCard:
 
   evaluation: metrics.Evaluation
   method: str  # For example "global + verification".
-  made_with: dict[str, dict]  # As `output_folder.describe`; {} if unknown.
+  made_with: dict[str, dict]  # As `extract.describe`; {} if unknown.
   settings: dict[str, object]  # Of the search, plain values.
   versions: dict[str, str]  # Of packages.
 
@@ -59,12 +59,12 @@ def make(
   """Make the report card of a search.
 
   The features of queries and of index images were made as
-  `output_folder.describe` returned it (None: unknown); an InputError is raised
+  `extract.describe` returned it (None: unknown); an InputError is raised
   if models or settings differ.
   """
   queries, index = query_made_with or {}, index_made_with or {}
   for kind in sorted(set(queries) & set(index)):
-    difference = output_folder.difference(queries[kind], index[kind])
+    difference = extract.difference(queries[kind], index[kind])
     if difference:
       raise errors.InputError(
         f"queries and index images with {kind} features made alike",

@@ -10,7 +10,7 @@ import numpy as np
 from delf.aggregation import aggregate, aggregate_files
 from delf.base import errors, files, progress
 from delf.evaluation import ground_truth, metrics
-from delf.extraction import engine, output_folder
+from delf.extraction import engine, extract
 from delf.indexes import dense, inverted, ranking
 from delf.matching import matcher, verification
 from delf.protos import aggregation_config_pb2
@@ -45,9 +45,9 @@ def search_global(
   extensions = files.DELG_GLOBAL, files.DELG_GLOBAL
   of_queries, of_index = _find(truth, (query_dir, index_dir), extensions)
   images = dense.DenseIndex()
-  descriptors = output_folder.read_globals(of_index, "index images")
+  descriptors = extract.read_globals(of_index, "index images")
   images.add(truth.index_names, descriptors)
-  queries = output_folder.read_globals(of_queries, "queries", images.dimension)
+  queries = extract.read_globals(of_queries, "queries", images.dimension)
   return images.search(queries, len(images))
 
 
@@ -55,7 +55,7 @@ def _find(truth, folders, extensions):
   """Returns the paths of the files of queries and of index images."""
   names = truth.query_names, truth.index_names
   sides = zip(names, folders, extensions, _LABELS, strict=True)
-  return [output_folder.require_files(*side) for side in sides]
+  return [extract.require_files(*side) for side in sides]
 
 
 def search_aggregates(
@@ -130,11 +130,11 @@ def local_files(
   Queries must have theirs. That of an index image is `<name>_0` where regions
   were extracted, too.
   """
-  paths = output_folder.require_files(
+  paths = extract.require_files(
     truth.query_names, query_dir, extension, "queries"
   )
   names = truth.index_names
-  whole = output_folder.whole_image_paths
+  whole = extract.whole_image_paths
   return (
     verification.FeatureFiles(truth.query_names, paths.__getitem__),
     verification.FeatureFiles(

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from delf.base import errors, files
-from delf.extraction import extract, jobs, output_folder
+from delf.extraction import engine, extract
 from delf.formats import features
 from delf.protos import delf_config_pb2
 from delf.python import feature_io, utils
@@ -71,7 +71,7 @@ def _sizes(folder, number):
 
 def test_parts_with_and_without_scaled_limits(photos, config, tmp_path):
   box = (10, 20, 90, 50)
-  crops = [jobs.Crop(box, True), jobs.Crop(box), None]
+  crops = [engine.Crop(box, True), engine.Crop(box), None]
   report, seen = _extract(photos, config, tmp_path / "out", crops)
   assert not report.failed
   assert seen == [((30, 80), 80 / 200), ((30, 80), 1.0), ((160, 200), 1.0)]
@@ -81,9 +81,9 @@ def test_parts_with_and_without_scaled_limits(photos, config, tmp_path):
 
 def test_batches_hold_parts_of_one_factor(photos, config, tmp_path):
   crops = [
-    jobs.Crop((0, 0, 80, 40), True),
-    jobs.Crop((0, 0, 80, 40), False),
-    jobs.Crop((5, 5, 85, 45), True),
+    engine.Crop((0, 0, 80, 40), True),
+    engine.Crop((0, 0, 80, 40), False),
+    engine.Crop((5, 5, 85, 45), True),
   ]
   config.max_image_size = 50
   _extract(photos, config, tmp_path / "plain", crops)
@@ -96,21 +96,21 @@ def test_record_has_the_part_and_another_one_is_done_again(
   photos, config, tmp_path
 ):
   out = tmp_path / "out"
-  crops = [jobs.Crop((0, 0, 80, 40.5), True)] * 2 + [None]
+  crops = [engine.Crop((0, 0, 80, 40.5), True)] * 2 + [None]
   assert len(_extract(photos, config, out, crops)[0].done) == 3
-  lines = (out / output_folder.PHOTOS).read_text().splitlines()
+  lines = (out / extract.PHOTOS).read_text().splitlines()
   assert [json.loads(line).get("crop") for line in lines] == [
     {"box": [0.0, 0.0, 80.0, 40.5], "scale_limits": True}
   ] * 2 + [None]
   assert len(_extract(photos, config, out, crops)[0].skipped) == 3
-  other = [crops[0], jobs.Crop(crops[0].box), jobs.Crop((0, 0, 9, 9))]
+  other = [crops[0], engine.Crop(crops[0].box), engine.Crop((0, 0, 9, 9))]
   assert _extract(photos, config, out, other)[0].done == tuple(photos[1:])
   # All of each photo, as of a plain extraction.
   assert _extract(photos, config, out, None)[0].done == tuple(photos)
 
 
 def test_box_outside_of_its_photo_is_reported(photos, config, tmp_path):
-  crops = [None, jobs.Crop((500, 500, 600, 600)), None]
+  crops = [None, engine.Crop((500, 500, 600, 600)), None]
   report, _ = _extract(photos, config, tmp_path / "out", crops)
   assert report.done == (photos[0], photos[2])
   (failure,) = report.failed
@@ -120,7 +120,7 @@ def test_box_outside_of_its_photo_is_reported(photos, config, tmp_path):
 
 
 def test_two_parts_need_two_names(photos, config, tmp_path):
-  crops = [jobs.Crop((0, 0, 9, 9)), jobs.Crop((0, 0, 9, 8))]
+  crops = [engine.Crop((0, 0, 9, 9)), engine.Crop((0, 0, 9, 8))]
   with pytest.raises(errors.InputError, match="different output name"):
     _extract([photos[0]] * 2, config, tmp_path / "out", crops)
   report, _ = _extract(
@@ -145,7 +145,7 @@ def test_sizes_of_a_real_query(shared_data, config, tmp_path):
   found = {}
   for scale_limits in (True, False):
     out = tmp_path / str(scale_limits)
-    _extract([path], config, out, [jobs.Crop(box, scale_limits)])
+    _extract([path], config, out, [engine.Crop(box, scale_limits)])
     local = feature_io.ReadFromFile(str(out / f"{name}{files.DELF}"))
     found[scale_limits] = tuple(local[0][0])
   left, upper, right, lower = map(round, box)

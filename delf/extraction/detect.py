@@ -1,5 +1,6 @@
 """Boxes in many images, from image files to `.boxes` files and pictures."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -11,7 +12,8 @@ import numpy as np
 
 import delf
 from delf.base import boxes, errors, files
-from delf.extraction import engine, jobs, output_folder
+from delf.extraction import engine, extract
+from delf.inference import zoo
 from delf.protos import delf_config_pb2
 from delf.python import box_io, utils
 
@@ -36,7 +38,7 @@ def describe(
     "": {
       "delf_version": delf.__version__,
       "detector_path": os.fspath(detector),
-      "detector": output_folder.fingerprint(detector),
+      "detector": extract.fingerprint(detector),
       "apply_rotation": bool(apply_rotation),
       "threshold": threshold,
       "most_overlap": most_overlap,
@@ -45,14 +47,14 @@ def describe(
   }
 
 
-class BoxFolder(output_folder.OutputFolder):
+class BoxFolder(extract.OutputFolder):
   """`<image>.boxes` of one detector in one folder."""
 
   record, content, maker = RECORD, "boxes", "detector"
   for_people = ("delf_version", "detector_path")
   endings = (files.BOXES,)
 
-  def read(self, job: jobs.Job) -> boxes.Detections | None:
+  def read(self, job: engine.Job) -> boxes.Detections | None:
     """Read the detections of a photo; None if missing, or of another photo.
 
     A damaged file of another program is an InputError.
@@ -64,18 +66,17 @@ class BoxFolder(output_folder.OutputFolder):
       return None
     return boxes.make_detections(*box_io.ReadFromFile(path), path)
 
-  def write(self, job: jobs.Job, found: boxes.Detections) -> None:
+  def write(self, job: engine.Job, found: boxes.Detections) -> None:
     """Write the boxes of a photo, whole or not at all."""
     data = box_io.SerializeToString(found.boxes, found.scores, found.classes)
     files.write_bytes(self.paths(job)[0], data)
     self.photos.add(job, self.paths(job))
 
   def _is_readable(self, path):
-    try:
+    with contextlib.suppress(OSError, ValueError):
       boxes.make_detections(*box_io.ReadFromFile(path), path)
-    except (OSError, ValueError):
-      return False
-    return True
+      return True
+    return False
 
   def _read_record(self):
     record = super()._read_record()
@@ -88,7 +89,7 @@ class PictureFolder(BoxFolder):
   content, endings = "pictures", ("_viz.jpg",)
 
   def write(
-    self, job: jobs.Job, found: boxes.Detections, image: np.ndarray
+    self, job: engine.Job, found: boxes.Detections, image: np.ndarray
   ) -> None:
     """Draw the boxes of a photo [H, W, 3], whole or not at all."""
     # Matplotlib is loaded for those who want pictures alone.
@@ -113,7 +114,7 @@ class DetectOptions(engine.ImageOptions):
   # detector's own choice.
   most_overlap: float | None = None
   max_size: int | None = None  # Longer side of images before, in pixels.
-  # Called with jobs.Job, boxes.Detections and the image's (height, width).
+  # Called with engine.Job, boxes.Detections and the image's (height, width).
   see: Callable | None = None
 
   def __post_init__(self):
@@ -207,16 +208,13 @@ def detect_to_files(
   the detector and settings.
 
   Args:
-    images: Paths of image files.
     detector: Name of a detector, or folder of its SavedModel.
     folder: Local folder for `<name>.boxes`, or None.
     pictures: Local folder for `<name>_viz.jpg`, or None.
     **options: Fields of DetectOptions.
   """
-  from delf.inference import zoo
-
   options = DetectOptions(**options)
-  plan = jobs.plan(images, options.names)
+  plan = engine.plan(images, options.names)
   made_with = describe(
     zoo.resolve(detector),
     options.apply_rotation,

@@ -1,20 +1,21 @@
-"""One run over many images: decode ahead, work in batches, write, report."""
+"""One run over images: its jobs, decoding ahead, batches, writing, report."""
 
 import collections
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import threading
+import math
+import os
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
+from PIL import Image
 
-from delf.base import concurrency, errors, progress
-from delf.extraction import jobs
+from delf.base import errors, files, progress
 from delf.protos import delf_config_pb2
 from delf.python import utils
 
@@ -32,12 +33,173 @@ _BYTES_PER_PIXEL = 600
 
 _LARGEST_BATCH = 8  # Unless a size is requested.
 _LOOK_AHEAD = 4  # Images held to find equal sizes, per image of a batch.
-# Images per worker whose results may wait for those of one before them, as the
-# boxes of a photo do for the whole of it, which takes far longer.
-_RESULTS_AHEAD = 4
 _WRITES_AHEAD = 4  # Images whose files may wait to be written.
 # Errors of TensorFlow go on for pages; the first words say what happened.
 _LONGEST_REASON = 300
+# How often a box may be as long as the photo, per side: what reaches out of the
+# photo is filled, and would fill the memory.
+_LARGEST_BOX = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+  """A part of a photo, and whether the size limits shrink with it."""
+
+  # x_min, y_min, x_max, y_max (exclusive) in pixels, rounded half to even.
+  box: tuple[float, float, float, float]
+  # Whether `max_image_size` and `min_image_size` are those of the whole photo.
+  # DELG does this with query images, Detect-to-Retrieve does not, and the
+  # published figures of each depend on it.
+  scale_limits: bool = False
+
+  def __post_init__(self):
+    box = tuple(map(float, self.box))
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+      raise errors.InputError(
+        "a box of x_min, y_min, x_max, y_max in pixels", list(box)
+      )
+    object.__setattr__(self, "box", box)
+
+  def cut(self, image: np.ndarray | Image.Image) -> tuple[np.ndarray, float]:
+    """Cut the part out of an RGB photo; black where the box reaches out of it.
+
+    InputError if the box is empty, beside the photo, far larger, or in shares
+    of it. Returns [h, w, 3] uint8, and the factor for the size limits: 1, or
+    with `scale_limits` the longer side of the part over that of the photo.
+    """
+    if not isinstance(image, Image.Image):
+      image = Image.fromarray(np.asarray(image))
+    if min(self.box) >= 0 and max(self.box) <= 1:
+      raise errors.InputError(
+        f"a box in pixels of an image of {image.width} x {image.height}",
+        f"{list(self.box)}, shares of it",
+      )
+    left, upper, right, lower = rounded = tuple(map(round, self.box))
+    size = (right - left, lower - upper)
+    is_outside = min(right, lower) <= 0 or left >= image.width
+    is_outside |= upper >= image.height or min(size) <= 0
+    if is_outside or any(
+      side > _LARGEST_BOX * of_image
+      for side, of_image in zip(size, image.size, strict=True)
+    ):
+      raise errors.InputError(
+        f"a box in an image of {image.width} x {image.height} pixels",
+        f"{list(self.box)}",
+      )
+    if min(left, upper) < 0 or right > image.width or lower > image.height:
+      logging.warning(
+        "Box %s reaches out of an image of %d x %d: black is added.",
+        rounded,
+        *image.size,
+      )
+    factor = max(size) / max(image.size) if self.scale_limits else 1.0
+    return np.asarray(image.crop(rounded)), factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One image, or part of one, to work on."""
+
+  path: str
+  name: str  # Path of its outputs in the folder, without extension.
+  size: int | None = None  # Bytes of the file; None if remote or missing.
+  crop: Crop | None = None
+  label: str = ""  # Which part it is, for messages, such as "region 1".
+
+
+def region_name(image: str, number: int) -> str:
+  """Return the output name of a region: 0 for the whole image, boxes from 1."""
+  return f"{image}_{number}"
+
+
+def find(
+  sources: Iterable[str | os.PathLike],
+) -> tuple[list[str], list[str]]:
+  """Return images and an output name for each.
+
+  Sources are as of `files.find_images`. Images under a folder keep their
+  sub-folder there, others go by base name. Equal names are replaced by paths
+  from the common parent of all, then by these with their extension.
+  """
+  found, roots = {}, set()  # Absolute path -> (path, name).
+  for source in map(os.fspath, sources):
+    is_folder = os.path.isdir(source)
+    for path in map(os.fspath, files.find_images(source)):
+      root = source if is_folder else os.path.dirname(path)
+      name = os.path.splitext(os.path.relpath(path, root or "."))[0]
+      found.setdefault(_absolute(path), (path, name))
+      roots.add(_absolute(root))
+  parent = os.path.commonpath(roots)
+  longer = [os.path.relpath(path, parent) for path in found]
+  images, names = (list(each) for each in zip(*found.values(), strict=True))
+  names = _replace_equal(names, [os.path.splitext(name)[0] for name in longer])
+  # Each round leaves fewer equal ones; `longer` has none.
+  while len(set(names)) < len(names):
+    names = _replace_equal(names, longer)
+  return images, names
+
+
+def _replace_equal(names, others):
+  """Returns names, with others for those that several images have."""
+  number = collections.Counter(names)
+  return [
+    other if number[name] > 1 else name
+    for name, other in zip(names, others, strict=True)
+  ]
+
+
+def _absolute(path):
+  # A remote path as if it were a local one.
+  if "://" in path:
+    return "/" + path.replace("://", "/")
+  return os.path.abspath(path)
+
+
+def base_names(images: Iterable[str | os.PathLike]) -> list[str]:
+  """Return the base names of images, without extension."""
+  return [os.path.splitext(os.path.basename(path))[0] for path in images]
+
+
+def plan(
+  images: Iterable[str | os.PathLike],
+  names: Sequence[str] | None = None,
+  crops: Sequence[Crop | None] | None = None,
+) -> list[Job]:
+  """Make the jobs of a run; an image that is repeated is done once.
+
+  Names are output names without extension; base names if None. InputError if
+  there are no images, two (or two parts of one) have one name, or a name leads
+  out of the output folder.
+  """
+  images = [os.fspath(path) for path in images]
+  if not images:
+    raise errors.InputError("at least one image", "none")
+  names = base_names(images) if names is None else names
+  crops = [None] * len(images) if crops is None else crops
+  owners = {}
+  for path, name, crop in zip(images, names, crops, strict=True):
+    files.check_inside(name)
+    other = owners.setdefault(name, (path, crop))
+    if other != (path, crop):
+      both = [
+        path if crop is None else f"{path} {list(crop.box)}"
+        for path, crop in (other, (path, crop))
+      ]
+      raise errors.InputError(
+        "a different output name for each image",
+        f"{name!r} for both {both[0]} and {both[1]}",
+      )
+  return [
+    Job(path, name, _file_size(path), crop)
+    for name, (path, crop) in owners.items()
+  ]
+
+
+def _file_size(path):
+  try:
+    return os.stat(path).st_size
+  except (OSError, ValueError):
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +320,7 @@ def decode_ahead(
 
   Sizes are read from the headers, and decoding waits when `pixels_ahead` would
   be passed; an image that is larger, or of unknown size, is decoded alone.
-  Jobs have a `path`, and a `crop` (jobs.Crop) for a part; `load` takes a path.
+  Jobs have a `path`, and a `crop` (Crop) for a part; `load` takes a path.
   Without workers the caller's thread decodes.
   """
   if workers <= 0:
@@ -195,7 +357,7 @@ def _decode(job, load):
     return Decoded(job, error=error)
 
 
-def cut(job: jobs.Job, image: np.ndarray) -> Decoded:
+def cut(job: Job, image: np.ndarray) -> Decoded:
   """Return the part of an image that a job is about."""
   crop = getattr(job, "crop", None)
   if crop is None:
@@ -262,7 +424,7 @@ class BatchExtractor:
             break
           window.append(decoded)
           held += decoded.image.size // 3 if decoded.image is not None else 0
-        batch += [d for d in window if _size(d) == _size(head)][: limit - 1]
+        batch += [d for d in window if _shape(d) == _shape(head)][: limit - 1]
         chosen = set(map(id, batch))
         window = collections.deque(d for d in window if id(d) not in chosen)
       yield batch
@@ -285,40 +447,8 @@ class BatchExtractor:
     return self._extract(batch[:half]) + self._extract(batch[half:])
 
 
-def _size(decoded):
+def _shape(decoded):
   return decoded.image is not None and (decoded.image.shape, decoded.factor)
-
-
-class ParallelExtractor:
-  """Extracts images in threads, limited by memory; see BatchExtractor."""
-
-  def __init__(self, extractor: typing.Any, limit: Callable, workers: int):
-    self._extractor, self._limit = extractor, limit
-    self._workers = max(1, workers)
-    self._memory, self._free = threading.Condition(), 1.0
-
-  def run(self, stream: Iterable[Decoded]) -> Iterator[tuple]:
-    """Yield (Decoded, result or Exception), in order."""
-    return concurrency.map_ahead(
-      self._extract, stream, self._workers, _RESULTS_AHEAD * self._workers
-    )
-
-  def _extract(self, decoded):
-    if decoded.error is not None:
-      return decoded, decoded.error
-    share = 1 / max(1, self._limit(decoded.image.shape[:2]))
-    with self._memory:
-      # What is free is a sum of shares, up to rounding.
-      self._memory.wait_for(lambda: share <= self._free + 1e-9)
-      self._free -= share
-    try:
-      return decoded, self._extractor.extract(decoded.image, *decoded.factor)
-    except Exception as error:  # Whatever it is, it is about this image alone.
-      return decoded, error
-    finally:
-      with self._memory:
-        self._free += share
-        self._memory.notify_all()
 
 
 def find_problem(path: str, result: typing.Any) -> str | None:
@@ -364,8 +494,8 @@ class Run:
   After an error there nothing more is written.
   """
 
-  # output_folder.OutputFolder, or an object with its `claim`, `write`,
-  # `finish`, `close`, `report_fields` and `wants_images`.
+  # extract.OutputFolder, or an object with its `claim`, `write`, `finish`,
+  # `close`, `report_fields` and `wants_images`.
   outputs: typing.Any
   report: Report  # With the images that were skipped.
   say: Callable | None = None
@@ -378,17 +508,13 @@ class Run:
     self._start = time.perf_counter()
 
   def do(
-    self, results: Iterator[tuple], todo: list[jobs.Job], bar: typing.Any
+    self, results: Iterator[tuple], todo: list[Job], bar: typing.Any
   ) -> Report:
     """Write results and return the report, also after an interrupt (SIGINT).
 
-    Args:
-      results: Generator of (Decoded, result or Exception), in any order.
-      todo: All jobs, whose stale files are removed before the first write.
-      bar: Progress, of which this sets the text.
-
-    Raises:
-      OSError: If a result cannot be written; its `report` has what was done.
+    Results are (Decoded, result or Exception), in any order; stale files of all
+    jobs are removed before the first write. An OSError, if a result cannot be
+    written, has a `report` of what was done.
     """
     try:
       with (
@@ -459,21 +585,19 @@ class Run:
 
 
 def run_images(
-  plan: list[jobs.Job],
+  plan: list[Job],
   outputs: typing.Any,
   make_extractor: Callable,
   options: ImageOptions,
   report: ImageReport,
   label: str,
 ) -> ImageReport:
-  """Extract the images that are missing in a folder, in batches.
+  """Extract the images of a plan that are missing in a folder, in batches.
 
   Args:
-    plan: All images.
     outputs: As of `Run`, with `check`, `divide` and `prepare`.
     make_extractor: Returns what `BatchExtractor` takes, and a configuration
       with its sizes and scales; called if there is something to do.
-    options: Options of the run.
     report: Empty report of the kind to return.
     label: Such as "extracting".
   """

@@ -145,7 +145,7 @@ def _stream_side_by_side(number):
 
 
 def test_results_come_in_order_and_errors_are_theirs():
-  many = engine.ParallelExtractor(_Extractor(2), lambda shape: 8, 2)
+  many = regions.ParallelExtractor(_Extractor(2), lambda shape: 8, 2)
   found = list(many.run(_stream_side_by_side(6)))
   assert [decoded.job for decoded, _ in found] == list(range(6))
   values = [value for _, value in found]
@@ -167,21 +167,21 @@ class _First:
 
 
 def test_others_go_on_beside_one_that_takes_long():
-  many = engine.ParallelExtractor(_First(), lambda shape: 8, 2)
+  many = regions.ParallelExtractor(_First(), lambda shape: 8, 2)
   found = [value for _, value in many.run(_stream_side_by_side(6))]
   assert found == [True, 1, 2, 3, 4, 5]
 
 
 def test_no_more_at_once_than_fit_in_memory():
   extractor = _Extractor(1)
-  many = engine.ParallelExtractor(extractor, lambda shape: 2, 4)
+  many = regions.ParallelExtractor(extractor, lambda shape: 2, 4)
   assert len(list(many.run(_stream_side_by_side(12)))) == 12
   assert extractor.most <= 2
 
 
 def test_what_could_not_be_decoded_passes_through():
   error = OSError("gone")
-  many = engine.ParallelExtractor(_Extractor(1), lambda shape: 8, 2)
+  many = regions.ParallelExtractor(_Extractor(1), lambda shape: 8, 2)
   ((_, found),) = many.run([engine.Decoded(0, error=error)])
   assert found is error
 
@@ -189,7 +189,7 @@ def test_what_could_not_be_decoded_passes_through():
 @pytest.mark.parametrize(
   ("device", "kind"),
   [
-    ("CPU", engine.ParallelExtractor),
+    ("CPU", regions.ParallelExtractor),
     ("GPU:0 (name)", engine.BatchExtractor),
   ],
 )

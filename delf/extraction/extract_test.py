@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from delf.base import errors, files
-from delf.extraction import extract, output_folder
+from delf.extraction import extract
 from delf.formats import features
 from delf.protos import delf_config_pb2
 from delf.python import datum_io, feature_io
@@ -92,8 +92,8 @@ def _read_all(folder):
     for path in sorted(folder.rglob("*"))
     if path.is_file()
   }
-  if output_folder.PHOTOS in found:  # Batches finish in another order.
-    found[output_folder.PHOTOS] = sorted(found[output_folder.PHOTOS].split())
+  if extract.PHOTOS in found:  # Batches finish in another order.
+    found[extract.PHOTOS] = sorted(found[extract.PHOTOS].split())
   return found
 
 
@@ -155,7 +155,7 @@ def test_files_without_a_record_of_their_photo_are_read_and_kept(
   out = tmp_path / "out"
   _extract(photos, config, out)
   before = _read_all(out)
-  for record in (output_folder.RECORD, output_folder.PHOTOS):
+  for record in (extract.RECORD, extract.PHOTOS):
     (out / record).unlink()
   cut = before["photo_2.delf"][:-3]
   (out / "photo_2.delf").write_bytes(cut)
@@ -204,7 +204,7 @@ def test_another_photo_of_a_name_is_done_again(
 
 def test_a_record_that_was_cut_is_read_and_continued(photos, config, tmp_path):
   _extract(photos[:3], config, tmp_path)
-  record = tmp_path / output_folder.PHOTOS
+  record = tmp_path / extract.PHOTOS
   lines = record.read_text().splitlines()
   size = os.stat(photos[0]).st_size
   written = {
@@ -243,10 +243,10 @@ def test_finished_images_are_skipped_and_unfinished_done_again(
 @pytest.mark.parametrize("text", ["[" * 200_000, "5", "{}", '{"local": 5}'])
 def test_a_record_that_is_none(photos, config, tmp_path, text):
   _extract(photos[:2], config, tmp_path)
-  (tmp_path / output_folder.RECORD).write_text(text)
+  (tmp_path / extract.RECORD).write_text(text)
   with pytest.raises(errors.InputError, match="a record of what"):
     _extract(photos[:2], config, tmp_path)
-  with open(tmp_path / output_folder.PHOTOS, "a") as record:
+  with open(tmp_path / extract.PHOTOS, "a") as record:
     record.write(text + "\n")
   assert len(_extract(photos[:2], config, tmp_path, resume=False).done) == 2
 
@@ -260,7 +260,7 @@ def test_another_configuration_is_refused_in_a_used_folder(
   with pytest.raises(errors.InputError, match="max_image_size: 32"):
     _extract(photos, config, tmp_path / "out")
   assert _read_all(tmp_path / "out") == before
-  with pytest.raises(errors.InputError, match=output_folder.RECORD):
+  with pytest.raises(errors.InputError, match=extract.RECORD):
     _extract(photos, config, tmp_path / "out")
   report = _extract(photos, config, tmp_path / "out", resume=False)
   assert len(report.done) == 6
@@ -319,7 +319,7 @@ def test_rotation_is_part_of_the_record(photos, config, tmp_path):
 def test_a_damaged_record_is_an_error(photos, config, tmp_path):
   _extract(photos[:1], config, tmp_path)
   for text in ("{}", "[]", "no JSON", '{"local": 3}', '{"identity": {}}'):
-    (tmp_path / output_folder.RECORD).write_text(text)
+    (tmp_path / extract.RECORD).write_text(text)
     with pytest.raises(errors.InputError, match="record"):
       _extract(photos, config, tmp_path)
   with pytest.raises(errors.InputError, match=r"photo_0.delf would stay"):
@@ -455,7 +455,7 @@ def test_an_interrupt_ends_with_what_was_done(
 
 def test_the_record_says_what_the_features_are_of(photos, config, tmp_path):
   _extract(photos[:1], config, tmp_path)
-  record = json.loads((tmp_path / output_folder.RECORD).read_text())
+  record = json.loads((tmp_path / extract.RECORD).read_text())
   for head in ("local", "global"):
     assert "image_scales: 1.0" in record[head]["settings"]
 

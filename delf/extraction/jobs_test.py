@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from delf.base import errors
-from delf.extraction import jobs
+from delf.extraction import engine
 from delf.python import utils
 
 
@@ -27,7 +27,7 @@ def image():
   ],
 )
 def test_crop_is_that_of_the_rounded_box(image, box, pixels):
-  part, factor = jobs.Crop(box).cut(image)
+  part, factor = engine.Crop(box).cut(image)
   left, upper, right, lower = pixels
   expected = np.asarray(image)[upper:lower, left:right]
   np.testing.assert_array_equal(part, expected)
@@ -44,13 +44,13 @@ def test_crop_is_that_of_the_rounded_box(image, box, pixels):
   ],
 )
 def test_limits_shrink_as_the_longer_side(image, box, factor):
-  assert jobs.Crop(box, scale_limits=True).cut(image)[1] == factor
+  assert engine.Crop(box, scale_limits=True).cut(image)[1] == factor
 
 
 def test_a_box_that_reaches_out_is_filled_as_by_pillow(image, caplog):
   box = (-3, 30, 20, 45)
   with caplog.at_level(logging.WARNING, logger="absl"):
-    part, _ = jobs.Crop(box).cut(np.asarray(image))
+    part, _ = engine.Crop(box).cut(np.asarray(image))
   np.testing.assert_array_equal(part, np.asarray(image.crop(box)))
   assert "black" in caplog.text
 
@@ -68,13 +68,13 @@ def test_a_box_that_reaches_out_is_filled_as_by_pillow(image, caplog):
 )
 def test_boxes_that_cannot_be(image, box):
   with pytest.raises(errors.InputError, match="in an image of 60 x 40 pixels"):
-    jobs.Crop(box).cut(image)
+    engine.Crop(box).cut(image)
 
 
 @pytest.mark.parametrize("box", [(1, 2, 3), (1, 2, 3, float("nan"))])
 def test_boxes_that_are_none(box):
   with pytest.raises(errors.InputError, match="x_min"):
-    jobs.Crop(box)
+    engine.Crop(box)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_real_photos(shared_data, name, box):
   with PIL.Image.open(path) as photo:
     expected = photo.convert("RGB").crop(tuple(round(x) for x in box))
     longest = max(photo.size)
-  part, factor = jobs.Crop(box, scale_limits=True).cut(utils.RgbLoader(path))
+  part, factor = engine.Crop(box, scale_limits=True).cut(utils.RgbLoader(path))
   np.testing.assert_array_equal(part, np.asarray(expected))
   assert factor == max(expected.size) / longest
 
@@ -117,7 +117,7 @@ def folder(tmp_path):
 def test_names_with_two_extensions(tmp_path):
   for name in ("a.jpg", "a.png", "a.jpg.png"):
     (tmp_path / name).write_bytes(b"")
-  images, names = jobs.find([str(tmp_path)])
+  images, names = engine.find([str(tmp_path)])
   assert sorted(names) == ["a.jpg", "a.jpg.png", "a.png"]
   assert len(set(zip(images, names, strict=True))) == 3
 
@@ -125,22 +125,22 @@ def test_names_with_two_extensions(tmp_path):
 def test_an_image_that_is_found_twice_is_done_once(tmp_path):
   (tmp_path / "x").mkdir()
   (tmp_path / "x" / "a.jpg").write_bytes(b"")
-  images, names = jobs.find([str(tmp_path), str(tmp_path / "x")])
+  images, names = engine.find([str(tmp_path), str(tmp_path / "x")])
   assert (len(images), names) == (1, [os.path.join("x", "a")])
 
 
 def test_images_of_a_folder_keep_their_sub_folder(folder):
-  images, names = jobs.find([str(folder)])
+  images, names = engine.find([str(folder)])
   assert names == ["a", "b", "deep/a"]
   assert images[2] == str(folder / "deep" / "a.png")
 
 
 def test_images_of_patterns_and_lists_go_by_base_name(folder, tmp_path):
-  images, names = jobs.find([str(folder / "*.jpg")])
+  images, names = engine.find([str(folder / "*.jpg")])
   assert names == ["b"]
   listed = tmp_path / "list.txt"
   listed.write_text(f"{folder}/deep/a.png\n{folder}/b.jpg\n")
-  images, names = jobs.find([str(listed)])
+  images, names = engine.find([str(listed)])
   assert sorted(names) == ["a", "b"]
   assert len(images) == 2
 
@@ -172,7 +172,7 @@ def test_equal_names_are_told_apart(
   (tmp_path / "other").mkdir()
   PIL.Image.new("RGB", (4, 4)).save(tmp_path / "other" / "c.jpg")
   monkeypatch.chdir(tmp_path)
-  found = dict(zip(*jobs.find(sources), strict=True))
+  found = dict(zip(*engine.find(sources), strict=True))
   found = {
     os.path.relpath(path, "photos"): name for path, name in found.items()
   }
@@ -186,4 +186,4 @@ def test_equal_names_of_remote_images_are_told_apart(tmp_path):
   listed.write_text(
     "gs://bucket/x/a.jpg\ngs://bucket/y/a.jpg\ngs://bucket/b.png"
   )
-  assert jobs.find([str(listed)])[1] == ["b", "x/a", "y/a"]
+  assert engine.find([str(listed)])[1] == ["b", "x/a", "y/a"]

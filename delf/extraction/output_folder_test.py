@@ -3,7 +3,7 @@ import json
 import pytest
 from google.protobuf import text_format
 
-from delf.extraction import output_folder
+from delf.extraction import extract
 from delf.protos import delf_config_pb2
 from delf.python import datum_io
 
@@ -18,15 +18,13 @@ delf_global_config { use_pca: false }
 def _describe(more, base=_BASE):
   config = text_format.Merge(base, delf_config_pb2.DelfConfig())
   text_format.Merge(more, config)
-  return output_folder.describe(config, None, False)
+  return extract.describe(config, None, False)
 
 
 def _differences(more, other=""):
   first, second = _describe(more), _describe(other)
   return {
-    head
-    for head in first
-    if output_folder.difference(first[head], second[head])
+    head for head in first if extract.difference(first[head], second[head])
   }
 
 
@@ -98,13 +96,13 @@ def test_pca_counts_by_content(tmp_path):
 )
 def test_what_is_no_record_is_none(text, tmp_path):
   path = tmp_path / "extraction.json"
-  assert output_folder.read(path) is None
+  assert extract.read(path) is None
   path.write_text(text)
-  assert output_folder.read(path) is None
+  assert extract.read(path) is None
 
 
 def test_a_record_is_read(tmp_path):
   found = _describe("")
   path = tmp_path / "extraction.json"
   path.write_text(json.dumps(found))
-  assert output_folder.read(path) == found
+  assert extract.read(path) == found

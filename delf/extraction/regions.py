@@ -6,14 +6,16 @@ import dataclasses
 import io
 import math
 import os
+import threading
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
 from delf.base import boxes, concurrency, errors, files, progress
-from delf.extraction import detect, engine, extract, jobs, output_folder
+from delf.extraction import detect, engine, extract
+from delf.inference import zoo
 from delf.protos import delf_config_pb2
 from delf.python import utils
 
@@ -25,6 +27,9 @@ WHOLE = -1
 _DIGITS = 18  # Of the largest index_image_id.
 # More regions at once on a CPU gain little, and each takes memory of its own.
 _MOST_WORKERS = 8
+# Images per worker whose results may wait for those of one before them, as the
+# boxes of a photo do for the whole of it, which takes far longer.
+_RESULTS_AHEAD = 4
 
 
 def write(
@@ -135,8 +140,6 @@ def extract_regions(
   is removed first. Runs are as of `extract.extract_to_files`.
 
   Args:
-    images: Paths of photos.
-    config: What to extract.
     detector: Folder or name of a detector, or an object with `detect`; None to
       use existing boxes.
     features_dir: Local folder of features.
@@ -145,13 +148,11 @@ def extract_regions(
     **options: Fields of RegionOptions.
   """
   options = RegionOptions(**options)
-  plan = jobs.plan(images, options.names)
+  plan = engine.plan(images, options.names)
   if mapping_path is not None and os.path.isdir(mapping_path):
     raise errors.InputError("a file or a new name", "a folder", mapping_path)
   detector_folder = None
   if detector is not None and not hasattr(detector, "detect"):
-    from delf.inference import zoo
-
     detector_folder = zoo.resolve(detector)
   box_folder = detect.BoxFolder(
     boxes_dir, detect.describe(detector_folder, options.apply_rotation)
@@ -159,14 +160,14 @@ def extract_regions(
   box_folder.way_out = "another folder"
   box_folder.check(plan, overwrite=False)
   model = extract.model_folder(config, options)
-  folder = output_folder.FeatureFolder(
+  folder = extract.FeatureFolder(
     features_dir,
     config,
     files.DELF,
-    output_folder.describe(config, model, options.apply_rotation),
+    extract.describe(config, model, options.apply_rotation),
   )
   folder.check(plan, overwrite=False)
-  names = options.names or jobs.base_names(images)
+  names = options.names or engine.base_names(images)
   outputs = _Outputs(plan, box_folder, folder, (mapping_path, names), options)
   todo, report = outputs.todo, RegionReport(skipped=outputs.skipped)
   if not todo:
@@ -190,12 +191,44 @@ def extract_regions(
     return run.do(results, todo, bar)
 
 
+class ParallelExtractor:
+  """Does what engine.BatchExtractor does, in threads, limited by memory."""
+
+  def __init__(self, extractor: typing.Any, limit: Callable, workers: int):
+    self._extractor, self._limit = extractor, limit
+    self._workers = max(1, workers)
+    self._memory, self._free = threading.Condition(), 1.0
+
+  def run(self, stream: Iterable[engine.Decoded]) -> Iterator[tuple]:
+    """Yield (Decoded, result or Exception), in order."""
+    return concurrency.map_ahead(
+      self._extract, stream, self._workers, _RESULTS_AHEAD * self._workers
+    )
+
+  def _extract(self, decoded):
+    if decoded.error is not None:
+      return decoded, decoded.error
+    share = 1 / max(1, self._limit(decoded.image.shape[:2]))
+    with self._memory:
+      # What is free is a sum of shares, up to rounding.
+      self._memory.wait_for(lambda: share <= self._free + 1e-9)
+      self._free -= share
+    try:
+      return decoded, self._extractor.extract(decoded.image, *decoded.factor)
+    except Exception as error:  # Whatever it is, it is about this image alone.
+      return decoded, error
+    finally:
+      with self._memory:
+        self._free += share
+        self._memory.notify_all()
+
+
 def make_batches(
   extractor: typing.Any,
   config: delf_config_pb2.DelfConfig,
   device: str,
   workers: int,
-) -> engine.BatchExtractor | engine.ParallelExtractor:
+) -> engine.BatchExtractor | ParallelExtractor:
   """Return an extractor of a stream of regions that suits a device.
 
   A GPU takes images of one size together, a CPU images of any size in parallel.
@@ -203,7 +236,7 @@ def make_batches(
   limit = engine.memory_limit(config, "GPU")
   if "GPU" in device.upper():
     return engine.BatchExtractor(extractor, limit)
-  return engine.ParallelExtractor(extractor, limit, workers)
+  return ParallelExtractor(extractor, limit, workers)
 
 
 def _make_extractor(config, options):
@@ -266,11 +299,11 @@ class _Outputs:
       best = np.argsort(-found.scores, kind="stable")[: self._options.most]
       found = found.take(np.sort(best))
     pixels = boxes.to_crops(found.boxes, *size)[:, [1, 0, 3, 2]].tolist()
-    crops = [None, *(jobs.Crop(tuple(box)) for box in pixels)]
+    crops = [None, *(engine.Crop(tuple(box)) for box in pixels)]
     return [
       dataclasses.replace(
         job,
-        name=jobs.region_name(job.name, number),
+        name=engine.region_name(job.name, number),
         crop=crop,
         label=f"region {number}" if number else "",
       )
@@ -334,7 +367,7 @@ class _Outputs:
       self._folder.photos.remove_regions(name, len(parts))
     if self._mapping is not None and any(self._finished.values()):
       rows = [
-        (jobs.region_name(image, number), place, number + WHOLE)
+        (engine.region_name(image, number), place, number + WHOLE)
         for place, image in enumerate(self._names)
         for number in sorted(self._finished.get(image, ()))
       ]
@@ -342,7 +375,7 @@ class _Outputs:
 
   def report_fields(self):
     regions = tuple(
-      jobs.region_name(name, number)
+      engine.region_name(name, number)
       for name, numbers in self._finished.items()
       for number in sorted(numbers)
     )

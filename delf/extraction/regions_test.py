@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from delf.base import boxes, errors, files
-from delf.extraction import engine, output_folder, regions
+from delf.extraction import engine, extract, regions
 from delf.formats import features
 from delf.protos import delf_config_pb2
 from delf.python import box_io, feature_io
@@ -156,7 +156,7 @@ def test_what_is_there_is_not_done_again(photos, tmp_path):
   assert not detector.images
   after = _files(out)
   for content in (before, after):
-    record = content.pop(f"features/{output_folder.PHOTOS}").splitlines()
+    record = content.pop(f"features/{extract.PHOTOS}").splitlines()
     assert len({json.loads(line)["name"] for line in record}) == 6
   assert after == before
 
@@ -246,14 +246,14 @@ def test_a_full_disk_ends_the_run_and_is_gone_on_from(
   photos, tmp_path, monkeypatch
 ):
   out = tmp_path / "out"
-  write = output_folder.FeatureFolder.write
+  write = extract.FeatureFolder.write
 
   def full(self, job, found):
     if job.name == "b_1":
       raise OSError(28, "No space left on device", "b_1.delf")
     write(self, job, found)
 
-  monkeypatch.setattr(output_folder.FeatureFolder, "write", full)
+  monkeypatch.setattr(extract.FeatureFolder, "write", full)
   with pytest.raises(OSError, match="No space") as error:
     _run(photos, out)
   assert error.value.report.done == ("a", "b")
@@ -275,7 +275,7 @@ class _Killer:
     self._moment, self.number = moment, 0
     for owner, name in (
       (files, "write_bytes"),
-      (output_folder.PhotoRecord, "add"),
+      (extract.PhotoRecord, "add"),
     ):
       monkeypatch.setattr(owner, name, self._wrap(getattr(owner, name)))
 
@@ -297,9 +297,7 @@ def _but_records(folder):
   """Returns {file: content}, and the lines of both records."""
   content, lines = _files(folder), set()
   for part in ("boxes", "features"):
-    lines |= set(
-      content.pop(f"{part}/{output_folder.PHOTOS}", b"").splitlines()
-    )
+    lines |= set(content.pop(f"{part}/{extract.PHOTOS}", b"").splitlines())
   return content, lines
 
 

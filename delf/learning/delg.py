@@ -14,7 +14,7 @@ from delf.base import errors, files
 from delf.formats import checkpoints
 from delf.learning import delg_steps, loop
 from delf.learning.delg_settings import Data, Settings
-from delf.networks import layer_paths, model_checkpoints
+from delf.networks import backbones, model_checkpoints
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
 from delf.records import photo_list, stream, tfrecord
 
@@ -199,7 +199,7 @@ class RunFiles:
     if wrong:
       raise errors.InputError(
         f"the optimiser of {self._model.name}",
-        layer_paths.listed(wrong),
+        backbones.listed(wrong),
         prefix,
       )
     return values
@@ -370,7 +370,7 @@ class _Training(loop.Learner):
     number = self.step - 1
     photos = ""
     if hasattr(self.source, "identities"):
-      names = layer_paths.listed(self.source.identities(number))
+      names = backbones.listed(self.source.identities(number))
       photos = f" (photos {names})"
     losses = ", ".join(
       f"{n} {v:g}" for n, v in self._before.items() if n.startswith("loss")

@@ -11,7 +11,7 @@ import tensorflow as tf
 from delf.base import errors
 from delf.learning import loop
 from delf.learning.delg_settings import Execution, Network, Settings
-from delf.networks import layer_paths, model_checkpoints
+from delf.networks import backbones, model_checkpoints
 from delf.python.training.model import delf_model, delg_model
 
 # Metrics by the tags that users know from TensorBoard.
@@ -200,7 +200,7 @@ def _precision(name):
 
 
 def _normalizations(model):
-  layers = layer_paths.layers_by_path(model).values()
+  layers = backbones.layers_by_path(model).values()
   kind = keras.layers.BatchNormalization
   return [layer for layer in layers if isinstance(layer, kind)]
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from delf.base import errors
 from delf.learning import delg_settings, delg_steps, loop
-from delf.networks import layer_paths
+from delf.networks import backbones
 from tests.stand_ins import golden_weights, tiny_training
 from tests.stand_ins.tiny_training import tiny  # noqa: F401
 
@@ -37,7 +37,7 @@ def batch():
 
 
 def _values(stepper):
-  paths = layer_paths.variables_by_path(stepper.model)
+  paths = backbones.variables_by_path(stepper.model)
   return {path: variable.numpy() for path, variable in paths.items()}
 
 
@@ -125,7 +125,7 @@ def test_attention_does_not_train_the_backbone(batch):
     given = dataclasses.replace(_GIVEN, learning=each)
     stepper = _stepper(given)
     gradients, *_ = stepper._gradients(*batch, tf.constant(False))
-    paths = layer_paths.variables_by_path(stepper.model)
+    paths = backbones.variables_by_path(stepper.model)
     names = {id(variable.value): path for path, variable in paths.items()}
     pairs = zip(stepper._trained, gradients, strict=True)
     found.append({names[id(v)]: gradient.numpy() for v, gradient in pairs})

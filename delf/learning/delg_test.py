@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from delf.base import errors
 from delf.learning import delg, delg_settings, delg_steps
-from delf.networks import exporting, layer_paths
+from delf.networks import backbones, exporting
 from tests.stand_ins import full_disk, tiny_training
 from tests.stand_ins.tiny_training import tiny  # noqa: F401
 
@@ -227,7 +227,7 @@ def test_weights_are_those_of_exporters(whole):
     embedding_layer_dim=16,
   )
   expected = _arrays(folder, 4)
-  for path, variable in layer_paths.variables_by_path(model).items():
+  for path, variable in backbones.variables_by_path(model).items():
     if path != "scale_factor":
       key = f"model/{path}/.ATTRIBUTES/VARIABLE_VALUE"
       np.testing.assert_array_equal(variable, expected[key])

@@ -58,7 +58,7 @@ def _measure(given, names, batches, xla=False):
   import tensorflow as tf
 
   from delf.learning import delg_settings, delg_steps
-  from delf.networks import layer_paths
+  from delf.networks import backbones
 
   keras.utils.set_random_seed(1)
   execution = delg_settings.Execution(devices=names, xla=xla)
@@ -79,7 +79,7 @@ def _measure(given, names, batches, xla=False):
   for i, (images, labels) in enumerate(stepper.distribute(rest)):
     counts = stepper.validate(images, labels)
     found |= {f"right {i} {name}": count for name, count in counts.items()}
-  variables = layer_paths.variables_by_path(stepper.model)
+  variables = backbones.variables_by_path(stepper.model)
   for name, variable in (variables | stepper.optimizer.by_key()).items():
     values = np.ravel(variable.numpy()).astype(float)
     found[name] = values[:50].tolist()

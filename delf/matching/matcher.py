@@ -14,7 +14,7 @@ import typing
 import numpy as np
 
 from delf.base import arrays, errors
-from delf.extraction import output_folder
+from delf.extraction import extract
 from delf.formats import features
 from delf.matching import geometry
 from delf.python import utils
@@ -476,7 +476,7 @@ def match_feature_files(
   _check_output(output)
   timings = {}
   with _timed(timings, "read"):
-    both = [output_folder.read_local(path) for path in (features_1, features_2)]
+    both = [extract.read_local(path) for path in (features_1, features_2)]
     if output is not None and images is not None:
       images = [_load(each, apply_rotation) for each in images]
   return _match(both, images, output, options, timings, "")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from delf.base import errors
-from delf.networks import backbones, layer_paths
+from delf.networks import backbones
 from delf.python import training
 from delf.python.training import model as model_package
 from delf.python.training.model import delf_model, resnet50
@@ -28,12 +28,12 @@ def test_names():
 def test_a_backbone_keeps_what_it_promises(name, options):
   backbone = backbones.make(name, **options)
   assert backbone.name == "backbone"
-  before = len(layer_paths.variables_by_path(backbone))
+  before = len(backbones.variables_by_path(backbone))
   images = np.random.default_rng(0).standard_normal((2, 65, 97, 3))
   images = images.astype(np.float32)
   blocks = {}
   descriptor = backbone.build_call(images, False, blocks)
-  assert len(layer_paths.variables_by_path(backbone)) == before > 0
+  assert len(backbones.variables_by_path(backbone)) == before > 0
   assert descriptor.shape == (2, backbone.global_channels)
   stride = backbone.receptive_stride
   for size, pixels in zip(blocks["block3"].shape[1:3], (65, 97), strict=True):
@@ -110,7 +110,7 @@ def arrays(model):
 
   return {
     layer.name: [array(tuple(v.shape)) for v in layer.variables]
-    for layer in layer_paths.layers_by_path(model).values()
+    for layer in backbones.layers_by_path(model).values()
     if type(layer).__name__ in _ATTRIBUTES
   }
 
@@ -134,7 +134,7 @@ def _write(path, arrays, group=None, suffix="_1:0"):
 def _snapshot(model):
   return {
     path: variable.numpy()
-    for path, variable in layer_paths.variables_by_path(model).items()
+    for path, variable in backbones.variables_by_path(model).items()
   }
 
 
@@ -146,7 +146,7 @@ def test_restore_weights(model, arrays, tmp_path, group):
   model.conv1.kernel.assign(np.zeros(model.conv1.kernel.shape))
   model.restore_weights(str(path))
   np.testing.assert_array_equal(model.embedding_layer.kernel, embedding)
-  layers = {v.name: v for v in layer_paths.layers_by_path(model).values()}
+  layers = {v.name: v for v in backbones.layers_by_path(model).values()}
   for name, values in arrays.items():
     for variable, value in zip(layers[name].variables, values, strict=True):
       np.testing.assert_array_equal(variable, value, err_msg=name)

@@ -16,7 +16,6 @@ _MODULES = (
   "delf.networks.compact",
   "delf.python.training.model.delf_model",
   "delf.python.training.model.delg_model",
-  "delf.networks.layer_paths",
   "delf.networks.heads",
   "delf.python.training.model.resnet50",
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf.networks import layer_paths, model_checkpoints
+from delf.networks import backbones, model_checkpoints
 from delf.python.training.model import delg_model
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -34,7 +34,7 @@ def test_reads_the_original(goldens, delg, original):
   report = model_checkpoints.load_weights(delg, original)
   assert report.unused == report.missing == []
   reader = tf.train.load_checkpoint(str(original))
-  paths = layer_paths.variables_by_path(delg)
+  paths = backbones.variables_by_path(delg)
   assert report.loaded == sorted(paths)
   for path, variable in paths.items():
     stored = reader.get_tensor(path + _SUFFIX)
@@ -99,7 +99,7 @@ def test_reads_a_training_run_of_the_original(goldens, delg, tmp_path):
   assert written == set(run["keys"]) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
   report = model_checkpoints.load_weights(delg, tmp_path)
   assert report.unused == report.missing == []
-  for path, variable in layer_paths.variables_by_path(delg).items():
+  for path, variable in backbones.variables_by_path(delg).items():
     node = tree["model"]
     for part in path.split("/"):
       node = node[part]

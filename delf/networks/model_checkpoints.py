@@ -1,6 +1,6 @@
 """Weights of models as TensorFlow checkpoints with the original's keys.
 
-A key is the path of a variable (see `layer_paths`) and a suffix:
+A key is the path of a variable (see `backbones`) and a suffix:
 `backbone/l2a/conv2a/kernel/.ATTRIBUTES/VARIABLE_VALUE`.
 """
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from delf.base import errors, files
 from delf.formats import checkpoints
-from delf.networks import layer_paths
+from delf.networks import backbones
 
 # Paths that only training needs; with `load_weights(unused=TRAINING_ONLY)` a
 # model without classifiers reads a checkpoint that has them.
@@ -58,7 +58,7 @@ def load_weights(
     InputError: If the checkpoint cannot be read, or does not fit: lists what is
       missing, unused, of another shape, or not of floating point.
   """
-  variables = layer_paths.variables_by_path(model)
+  variables = backbones.variables_by_path(model)
   reader, prefix = checkpoints.open_reader(path)
   shapes = reader.get_variable_to_shape_map()
   dtypes = reader.get_variable_to_dtype_map()
@@ -89,7 +89,7 @@ def load_weights(
   }
   if any(problems.values()):
     received = "; ".join(
-      f"{title}: {layer_paths.listed(items)}"
+      f"{title}: {backbones.listed(items)}"
       for title, items in problems.items()
       if items
     )
@@ -138,7 +138,7 @@ def trackables(model: keras.Model) -> dict[str, Any]:
   """
   # Checkpoint silently drops layers that a Python list of a model holds.
   tree = {}
-  for path, variable in layer_paths.variables_by_path(model).items():
+  for path, variable in backbones.variables_by_path(model).items():
     *parents, leaf = path.split("/")
     node = tree
     for parent in parents:

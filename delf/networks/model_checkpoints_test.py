@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from delf.base import errors
-from delf.networks import layer_paths, model_checkpoints
+from delf.networks import backbones, model_checkpoints
 from delf.python.training.model import delf_model, delg_model
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -21,7 +21,7 @@ def small():
 
 
 def _snapshot(model):
-  paths = layer_paths.variables_by_path(model)
+  paths = backbones.variables_by_path(model)
   return {path: variable.numpy().copy() for path, variable in paths.items()}
 
 
@@ -233,7 +233,7 @@ def test_files_that_cannot_be_read(small, tmp_path):
 def test_describe(small, tmp_path):
   model_checkpoints.save_weights(small, tmp_path / "weights")
   held = model_checkpoints.describe(tmp_path / "weights")
-  paths = layer_paths.variables_by_path(small)
+  paths = backbones.variables_by_path(small)
   assert [key for key, _, _ in held] == sorted(f"{p}{_SUFFIX}" for p in paths)
   shape = tuple(small.cosine_weights.shape)
   assert (f"cosine_weights{_SUFFIX}", shape, "float32") in held
@@ -267,7 +267,7 @@ class _Model(keras.Model):
 
 def test_every_variable_has_a_path():
   model = _Model()
-  paths = layer_paths.variables_by_path(model)
+  paths = backbones.variables_by_path(model)
   assert sorted(paths) == [
     "e/kernel",
     "first/kernel",
@@ -284,4 +284,4 @@ def test_two_variables_of_one_path():
   model = _Model()
   model.twins = [model.add_weight(shape=(), name="same") for _ in range(2)]
   with pytest.raises(RuntimeError, match="same"):
-    layer_paths.variables_by_path(model)
+    backbones.variables_by_path(model)

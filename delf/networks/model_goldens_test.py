@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from delf.networks import layer_paths
+from delf.networks import backbones
 from delf.python.training.model import delf_model, delg_model
 from tests.stand_ins import golden_weights
 
@@ -87,7 +87,7 @@ def test_variables(named_model, goldens):
   )
   keys = {
     f"{path}{_SUFFIX}": [list(variable.shape), variable.dtype]
-    for path, variable in layer_paths.variables_by_path(model).items()
+    for path, variable in backbones.variables_by_path(model).items()
   }
   recorded = dict(golden["save_weights_keys"])
   recorded.pop("_CHECKPOINTABLE_OBJECT_GRAPH")

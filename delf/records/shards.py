@@ -192,7 +192,7 @@ def _encode(photo):
 class _ShardFolder:
   """Shards of given photos in a folder, which one run changes at a time.
 
-  Not an `extraction.output_folder.OutputFolder`: a file is of many photos, and
+  Not an `extraction.extract.OutputFolder`: a file is of many photos, and
   the order of all of them decides what is in it.
   """
 

@@ -14,7 +14,7 @@ from google.protobuf import text_format
 
 from delf.aggregation import visual_words
 from delf.base import errors, files, progress
-from delf.extraction import engine, extract, jobs, output_folder, regions
+from delf.extraction import engine, extract, regions
 from delf.formats import configs
 from delf.inference import zoo
 from delf.protos import aggregation_config_pb2
@@ -96,10 +96,10 @@ def build(
     options: How it is made; InputError if an existing one was made otherwise.
     say: Called with a line for each image that failed.
   """
-  features = output_folder.find_features(sources)
+  features = extract.find_features(sources)
   if features is not None:
     return _build_of_features(sources[0], *features, folder, options, say)
-  return build_photos(*jobs.find(sources), folder, options, say)
+  return build_photos(*engine.find(sources), folder, options, say)
 
 
 def build_photos(
@@ -184,7 +184,7 @@ def _build_of_features(source, names, extensions, folder, options, say):
     config = zoo.choose(options.model, options.config)
   photos = {}
   if options.photos:
-    photos = dict(zip(*reversed(jobs.find([options.photos])), strict=True))
+    photos = dict(zip(*reversed(engine.find([options.photos])), strict=True))
   known = [name for name in names if name in photos]
   with collection.changing(folder):
     _open_or_make(wanted, config, options)

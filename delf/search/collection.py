@@ -22,7 +22,7 @@ from google.protobuf import text_format
 
 from delf.aggregation import aggregate, visual_words
 from delf.base import errors, files
-from delf.extraction import output_folder
+from delf.extraction import extract
 from delf.formats import configs, features
 from delf.indexes import dense, inverted
 from delf.protos import aggregation_config_pb2, delf_config_pb2
@@ -348,8 +348,8 @@ class Part:
 def read_features(path: str) -> features.LocalFeatures | np.ndarray:
   """Return local features, or a global descriptor: [0] of a tiny image."""
   if path.endswith(files.DELG_GLOBAL):
-    return output_folder.read_global(path)
-  return output_folder.read_local(path)
+    return extract.read_global(path)
+  return extract.read_local(path)
 
 
 class GlobalPart(Part):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from delf.base import errors, files
-from delf.extraction import engine, extract, jobs, output_folder
+from delf.extraction import engine, extract
 from delf.formats import features, wire
 from delf.indexes import ranking
 from delf.matching import matcher, verification
@@ -67,12 +67,12 @@ def find_photos(sources: Sequence[str], box: Box | None = None) -> list[Query]:
   """Find the photos in folders, patterns, lists and images.
 
   Args:
-    sources: What `jobs.find` takes.
+    sources: What `engine.find` takes.
     box: Part of the only photo.
   """
   found = [
     Query(name, path, "", box)
-    for path, name in zip(*jobs.find(sources), strict=True)
+    for path, name in zip(*engine.find(sources), strict=True)
   ]
   if box is not None and len(found) > 1:
     raise errors.InputError("one photo with a box", f"{len(found)} photos")
@@ -125,7 +125,7 @@ def extract_queries(
       folder,
       say=say,
       names=keys,
-      crops=[q.box and jobs.Crop(q.box, scale_limits=True) for q in photos],
+      crops=[q.box and engine.Crop(q.box, scale_limits=True) for q in photos],
       device=device,
       apply_rotation=settings.apply_rotation,
       local_extension=settings.local_extension or files.DELF,
@@ -456,7 +456,7 @@ class Searcher:
     """
     if not self.has_regions:
       return None
-    box = output_folder.PhotoRecord(self.collection.features).box
+    box = extract.PhotoRecord(self.collection.features).box
     return [
       [box(self._entries[place]) if place >= 0 else None for place in row]
       for row in found.parts_of(ids).tolist()
@@ -578,7 +578,7 @@ class _Lines:
     """Returns [M, 4] float32: (x, y) in the query's photo and the image's."""
     name = self._opened.whole(hit.name)
     path = self._opened.feature_path(name, self._extension)
-    other = _prepare(output_folder.read_local(path), os.fspath(path))
+    other = _prepare(extract.read_local(path), os.fspath(path))
     match = matcher.match_prepared(
       self._features, other, self._options, backward=True
     )

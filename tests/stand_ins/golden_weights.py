@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from delf.networks import layer_paths
+from delf.networks import backbones
 
 # Parts of a model whose name precedes those of their layers.
 _PARTS = ("backbone", "attention", "autoencoder")
@@ -21,9 +21,9 @@ def names(model):
     dict of str (`backbone/res2a_branch2a/kernel`) to keras.Variable, in the
     order of `model.variables`.
   """
-  layers = layer_paths.layers_by_path(model)
+  layers = backbones.layers_by_path(model)
   by_id = {}
-  for path, variable in layer_paths.variables_by_path(model).items():
+  for path, variable in backbones.variables_by_path(model).items():
     parent = path.rpartition("/")[0]
     part = parent.split("/")[0]
     words = [part] if part in _PARTS else []

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from delf.base import concurrency, errors, files, progress
-from delf.extraction import engine, jobs
+from delf.extraction import engine
 from delf.python import utils
 
 # Fewer are no material: a tenth of them is kept to measure with.
@@ -70,7 +70,7 @@ def find(given: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
     InputError: If there are too few photos, or of two classes; a class has no
       photo; it is not clear whether folders are classes; a CSV file is wrong.
   """
-  paths, names = jobs.find(given)
+  paths, names = engine.find(given)
   if len(paths) < FEWEST_PHOTOS:
     raise errors.InputError(
       f"at least {FEWEST_PHOTOS} photos to train on",

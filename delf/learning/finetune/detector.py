@@ -9,7 +9,7 @@ import numpy as np
 
 from delf.base import boxes as box_arithmetic
 from delf.base import errors, files
-from delf.extraction import jobs
+from delf.extraction import engine
 from delf.learning.finetune import data, run
 
 # Highest learning rate, and views in a step.
@@ -57,7 +57,7 @@ def read(path: str | os.PathLike, given: Sequence) -> BoxList:
       photos have boxes.
   """
   listed = _rows(path)
-  paths, names = jobs.find(given)
+  paths, names = engine.find(given)
   boxed, used = [], set()
   for photo, name in zip(paths, names, strict=True):
     base = os.path.basename(photo)

@@ -12,7 +12,7 @@ from absl import flags
 from delf.aggregation import clustering
 from delf.base import files
 from delf.cli import scripts
-from delf.extraction import output_folder
+from delf.extraction import extract
 from delf.python.datasets.revisited_op import dataset
 
 FLAGS = flags.FLAGS
@@ -52,9 +52,7 @@ def main():
   clustering.refuse_finished(prefix)
   _, index_names, _ = dataset.ReadDatasetFile(FLAGS.dataset_file_path)
   report = clustering.cluster_files(
-    output_folder.whole_image_paths(
-      index_names, FLAGS.features_dir, files.DELF
-    ),
+    extract.whole_image_paths(index_names, FLAGS.features_dir, files.DELF),
     prefix,
     num_clusters=FLAGS.num_clusters,
     num_iterations=FLAGS.num_iterations,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from delf.base import errors
-from delf.networks import layer_paths
+from delf.networks import backbones
 from delf.python.training.model import resnet50
 
 
@@ -76,8 +76,8 @@ def test_local_features_alone_skip_the_last_stage(model, images):
 
 def test_subsampling_changes_the_local_features_alone(model, images):
   dense = _Short("channels_last", include_top=False, average_pooling=False)
-  by_path = layer_paths.variables_by_path(model)
-  for path, variable in layer_paths.variables_by_path(dense).items():
+  by_path = backbones.variables_by_path(model)
+  for path, variable in backbones.variables_by_path(dense).items():
     variable.assign(by_path[path])
   dense_blocks, blocks = {}, {}
   last = dense.build_call(images, False, dense_blocks)
@@ -113,8 +113,8 @@ def test_channels_first_is_the_same(model, images):
   first = _Short(
     "channels_first", include_top=False, pooling="gem", average_pooling=False
   )
-  by_path = layer_paths.variables_by_path(model)
-  for path, variable in layer_paths.variables_by_path(first).items():
+  by_path = backbones.variables_by_path(model)
+  for path, variable in backbones.variables_by_path(first).items():
     variable.assign(by_path[path])
   blocks, first_blocks = {}, {}
   model.build_call(images, False, blocks)
@@ -137,7 +137,7 @@ def test_resnet101_has_its_blocks(monkeypatch):
   model = resnet50.ResNet101("channels_last")
   # As many as the ResNet101 of Keras has.
   assert model.count_params() == 44_707_176
-  paths = layer_paths.variables_by_path(model)
+  paths = backbones.variables_by_path(model)
   assert len(paths) == len(model.variables)
   assert paths["l4w/conv2c/kernel"].shape == (1, 1, 256, 1024)
   assert model.local_channels == 1024
