@@ -25,13 +25,13 @@ def _write(path, jpegs):
   """Writes one file of records."""
   import tensorflow as tf
 
-  from delf.records import image_record, photo_list
+  from delf.records import photo_list, tfrecord
 
   with tf.io.TFRecordWriter(str(path)) as writer:
     for i, data in enumerate(jpegs):
       photo = photo_list.Photo("", str(i), i)
-      height, width, _ = image_record.read_jpeg_size(data)
-      writer.write(image_record.serialize(photo, data, height, width))
+      height, width, _ = tfrecord.read_jpeg_size(data)
+      writer.write(tfrecord.serialize(photo, data, height, width))
 
 
 def _large(jpegs):

@@ -12,12 +12,9 @@ from delf.base import errors, files
 from delf.evaluation import submission
 
 NAME = "labels.json"
-# Of labels that were others before, which these are.
-RELABELING = "relabeling.csv"
-# Of the file; 200 000 landmarks take 5 MB.
-_MOST_BYTES = 2**28
-# Names that a message about many has.
-_NAMED = 3
+RELABELING = "relabeling.csv"  # Labels, and what they were before.
+_MOST_BYTES = 2**28  # Of labels.json; 200 000 landmarks take 5 MB.
+_NAMED = 3  # Names that a message about many has.
 # Labels of `train.csv` are counted up to the largest one. Of the 4 million
 # photos of Google Landmarks there are 203 094.
 _MOST_LANDMARKS = 10_000_000
@@ -32,8 +29,7 @@ _LABEL_COLUMNS = (
   "label", "class", "class_name", "landmark_id", "label_name", "category",
   "target", "class_id", "label_id", "category_id", "labels", "y",
 )  # fmt: skip
-# The most that a number has; longer ones are names.
-_DIGITS = 18
+_DIGITS = 18  # The most that a number has; longer ones are names.
 
 
 # Of Google Landmarks there are four million.
@@ -48,22 +44,14 @@ class Photo:
 
 @dataclasses.dataclass(frozen=True)
 class PhotoList:
-  """Photos of some classes.
-
-  Attributes:
-    classes: Name of each label.
-    absent: Listed names without a photo.
-    unlisted: Photos of no known class, which are left out.
-    old_labels: The listed label of each label, if relabelled.
-    complete: Whether all listed photos have to exist.
-  """
+  """Photos of some classes."""
 
   photos: list[Photo]
-  classes: list[str]
-  absent: list[str] = dataclasses.field(default_factory=list)
-  unlisted: list[str] = dataclasses.field(default_factory=list)
-  old_labels: list[int] | None = None
-  complete: bool = True
+  classes: list[str]  # Name of each label.
+  absent: Sequence[str] = ()  # Listed names without a photo.
+  unlisted: Sequence[str] = ()  # Photos of no known class, which are left out.
+  old_labels: list[int] | None = None  # Of each label, if relabelled.
+  complete: bool = True  # Whether all listed photos have to exist.
 
   def empty_classes(self) -> list[str]:
     """Return the names of classes without a photo."""
@@ -212,20 +200,24 @@ def list_train(directory: str, csv_path: files.Path) -> PhotoList:
       f"a landmark_id under {_MOST_LANDMARKS}", largest, csv_path
     )
   paths = find_photos(directory)
-  ids = [identity for identity in paths if identity in landmarks]
-  photos = _photos(paths, ids, landmarks, directory)
-  classes = [str(i) for i in range(largest + 1)]
-  absent = [identity for identity in landmarks if identity not in paths]
-  unlisted = [path for name, path in paths.items() if name not in landmarks]
-  return PhotoList(photos, classes, absent, unlisted, complete=False)
+  # In the order of the photos; those without one come last.
+  names = [n for n in dict.fromkeys((*paths, *landmarks)) if n in landmarks]
+  return _listed(
+    directory,
+    paths,
+    names,
+    landmarks,
+    classes=[str(i) for i in range(largest + 1)],
+    unlisted=[path for name, path in paths.items() if name not in landmarks],
+  )
 
 
-def _photos(paths, ids, labels, directory):
-  photos = [
-    Photo(paths[name], name, labels.get(name)) for name in ids if name in paths
-  ]
+def _listed(directory, paths, names, labels, **more):
+  """List the photos of these names, of which some may be absent."""
+  photos = [Photo(paths[n], n, labels.get(n)) for n in names if n in paths]
   _check_not_empty(photos, directory)
-  return photos
+  absent = [name for name in names if name not in paths]
+  return PhotoList(photos, absent=absent, complete=False, **more)
 
 
 def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
@@ -240,10 +232,10 @@ def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
   old = sorted(set(landmarks.values()))
   new = {landmark: label for label, landmark in enumerate(old)}
   labels = {name: new[landmark] for name, landmark in landmarks.items()}
-  photos = _photos(paths, landmarks, labels, directory)
-  absent = [identity for identity in landmarks if identity not in paths]
   names = list(map(str, old))
-  return PhotoList(photos, names, absent, old_labels=old, complete=False)
+  return _listed(
+    directory, paths, landmarks, labels, classes=names, old_labels=old
+  )
 
 
 def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
@@ -257,9 +249,7 @@ def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
       raise errors.InputError("a column id", ",".join(header)[:80], csv_path)
     column = header.index("id")
     listed = [row[column] for _, row in rows if len(row) > column]
-  photos = _photos(paths, listed, {}, directory)
-  absent = [name for name in listed if name not in paths]
-  return PhotoList(photos, [], absent, complete=False)
+  return _listed(directory, paths, listed, {}, classes=[])
 
 
 def train_and_validation(

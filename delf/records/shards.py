@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from delf.base import concurrency, errors, files, manifest, progress
-from delf.records import image_record, photo_list, tfrecord
+from delf.records import photo_list, tfrecord
 
 # What the shards are made of; and a line for each that is finished.
 SETTINGS = "records.json"
@@ -26,36 +26,24 @@ _AHEAD = 8
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of record files.
+  """Options of record files."""
 
-  Attributes:
-    num_shards: Files of each split.
-    validation_share: Share of each class that is for validation, or None.
-    seed: Of the split, or of the order where there is none.
-    overwrite: Whether all is written anew; otherwise a run continues existing
-      shards, which must be of the same photos and options.
-  """
-
-  num_shards: int = 128
-  validation_share: float | None = None
-  seed: int = 0
+  num_shards: int = 128  # Files of each split.
+  validation_share: float | None = None  # Of each class.
+  seed: int = 0  # Of the split, or of the order where there is none.
+  # Whether all is written anew; otherwise a run continues existing shards,
+  # which must be of the same photos and options.
   overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-  """Result of writing records.
+  """Result of writing records."""
 
-  Attributes:
-    written: Number of photos of each split.
-    labels: Names and counts of the classes.
-    problems: (path, reason) of each photo that was left out.
-    is_complete: Whether nothing was left out, and nothing required is missing.
-  """
-
-  written: dict[str, int]
+  written: dict[str, int]  # Number of photos of each split.
   labels: photo_list.Labels
-  problems: list[tuple[str, str]]
+  problems: list[tuple[str, str]]  # Path and reason of each that was left out.
+  # Whether nothing was left out, and nothing required is missing.
   is_complete: bool
 
 
@@ -70,15 +58,8 @@ def build(
 
   `<split>-00000-of-00128` and so on appear when all their photos are in them,
   so that a run that was stopped can be repeated. A photo that cannot be read is
-  left out, and reported by each run.
-
-  Args:
-    folder: Local folder to write to.
-    training: Labelled photos.
-    testing: Photos without labels, or None.
-    options: Options of the record files.
-    say: Called with a line for each photo that is left out, and for what is
-      missing.
+  left out, and reported by each run: `say` is called with a line for each, and
+  for what is missing. Photos to test with have no labels.
 
   Raises:
     InputError: If the folder has records of other photos or settings, another
@@ -119,11 +100,10 @@ def _splits(training, testing, options):
 
 
 def _write(folder, splits, num_classes, options):
-  """Writes the missing shards.
+  """Write the missing shards.
 
-  Returns:
-    dict by split of [C] int64, the photos of each label that were written ([1],
-    of all, without labels), and the (path, reason) of each left out.
+  Returns, by split, the written photos of each label, [C] int64 ([1], all,
+  without labels), and the (path, reason) of each that was left out.
   """
   num_shards = options.num_shards
   if num_shards < 1:
@@ -136,7 +116,7 @@ def _write(folder, splits, num_classes, options):
     )
   ]
   names = [name for _, name, _ in shards]
-  with _ShardFolder(folder, splits, names, options) as out:
+  with _ShardFolder(folder, splits, names, options).open() as out:
     todo = [shard for shard in shards if not out.is_done(shard[1])]
     number = sum(len(part) for *_, part in todo)
     with progress.count("writing records", number) as bar:
@@ -144,11 +124,10 @@ def _write(folder, splits, num_classes, options):
         out.add(name, *_write_shard(out.folder / name, part, bar))
   counts, problems = {}, []
   for split, name, part in shards:
-    skipped = dict(out.skipped(name))
+    skipped = out.skipped(name)
     labels = [p.label or 0 for i, p in enumerate(part) if i not in skipped]
-    count = np.bincount(
-      np.array(labels, np.int64), minlength=max(1, num_classes)
-    )
+    labels = np.array(labels, np.int64)
+    count = np.bincount(labels, minlength=max(1, num_classes))
     counts[split] = counts.get(split, 0) + count
     problems += [(part[place].path, why) for place, why in skipped.items()]
   return counts, problems
@@ -183,10 +162,10 @@ def _write_shard(path, photos, bar):
 def _encode(photo):
   """Returns the bytes of a photo's record, or a line that says why not."""
   try:
-    data, height, width = image_record.read_photo_bytes(photo.path)
+    data, height, width = tfrecord.read_photo_bytes(photo.path)
   except (errors.InputError, OSError) as error:
     return errors.one_line(error).removeprefix(f"{photo.path}: ")
-  return tfrecord.pack(image_record.serialize(photo, data, height, width))
+  return tfrecord.pack(tfrecord.serialize(photo, data, height, width))
 
 
 class _ShardFolder:
@@ -204,21 +183,16 @@ class _ShardFolder:
       "digest": {name: _digest(photos) for name, photos in splits.items()},
     }
     self._names, self._overwrite = names, options.overwrite
-    self._stack = contextlib.ExitStack()
 
-  def __enter__(self):
+  @contextlib.contextmanager
+  def open(self):
     self.folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-      stack.enter_context(files.lock_folder(self.folder))
+    with files.lock_folder(self.folder):
       self._claim()
       self._journal = manifest.Journal(self.folder / SHARDS)
-      stack.callback(self._journal.close)
-      self._done = dict(self._journal.read(_parse))
-      self._stack = stack.pop_all()
-    return self
-
-  def __exit__(self, *error):
-    return self._stack.__exit__(*error)
+      with contextlib.closing(self._journal):
+        self._done = dict(self._journal.read(_parse))
+        yield self
 
   def is_done(self, name):
     """Whether a shard is as it was written."""
@@ -227,8 +201,8 @@ class _ShardFolder:
     return name in self._done and self._done[name][0] == size
 
   def skipped(self, name):
-    """Returns [place, reason] of each photo that a finished shard lacks."""
-    return self._done[name][1]
+    """Return the reason of each photo, by place, that a shard lacks."""
+    return dict(self._done[name][1])
 
   def add(self, name, size, skipped):
     """Records a finished shard."""
@@ -282,19 +256,14 @@ def _digest(photos):
 
 
 def _say_missing(photos, say):
-  if photos.absent:
-    say(
-      f"{len(photos.absent)} of {len(photos.absent) + len(photos.photos)}"
-      f" listed images are not there: {photo_list.first_names(photos.absent)}"
-    )
-  if photos.unlisted:
-    say(
-      f"{len(photos.unlisted)} images are there that no class is known of:"
-      f" {photo_list.first_names(photos.unlisted)}; left out"
-    )
-  empty = photos.empty_classes()
-  if empty:
-    say(
-      f"{len(empty)} of {len(photos.classes)} classes have no image:"
-      f" {photo_list.first_names(empty)}"
-    )
+  first_names, absent = photo_list.first_names, photos.absent
+  if absent:
+    number = len(absent) + len(photos.photos)
+    images = f"{len(absent)} of {number} listed images"
+    say(f"{images} are not there: {first_names(absent)}")
+  if stray := photos.unlisted:
+    known = "are there that no class is known of"
+    say(f"{len(stray)} images {known}: {first_names(stray)}; left out")
+  if empty := photos.empty_classes():
+    classes = f"{len(empty)} of {len(photos.classes)} classes"
+    say(f"{classes} have no image: {first_names(empty)}")

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from delf.base import errors
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
-from delf.records import image_record, photo_list, shards
+from delf.records import photo_list, shards, tfrecord
 
 _CLASSES = {"bridge": 5, "tower": 3, "wall": 1}
 
@@ -59,7 +59,7 @@ def _tree(folder):
 def test_a_record_is_the_original_s(goldens):
   meta = json.loads((goldens / "train_meta.json").read_text())
   photo = photo_list.Photo("a.jpg", "0123", 7)
-  record = image_record.serialize(photo, b"\x4a\x50EGDATA", 10, 20)
+  record = tfrecord.serialize(photo, b"\x4a\x50EGDATA", 10, 20)
   assert record.hex() == meta["example_hex_deterministic"]
   assert shards.shard_bounds(10, 3).tolist() == meta["shard_spacing_10_over_3"]
 
@@ -183,7 +183,7 @@ def test_a_run_goes_on_shard_by_shard(folders, tmp_path, monkeypatch):
   listed = photo_list.list_folders(folders)
   expected, out = tmp_path / "expected", tmp_path / "out"
   _build(listed, expected)
-  read, done = shards.image_record.read_photo_bytes, []
+  read, done = tfrecord.read_photo_bytes, []
 
   def killed(path):
     done.append(path)
@@ -191,7 +191,7 @@ def test_a_run_goes_on_shard_by_shard(folders, tmp_path, monkeypatch):
       raise _Killed
     return read(path)
 
-  monkeypatch.setattr(shards.image_record, "read_photo_bytes", killed)
+  monkeypatch.setattr(tfrecord, "read_photo_bytes", killed)
   with pytest.raises(_Killed):
     _build(listed, out)
   # What kill -9 leaves besides.
@@ -200,7 +200,7 @@ def test_a_run_goes_on_shard_by_shard(folders, tmp_path, monkeypatch):
   assert [p.name for p in out.glob("train*")] == ["train-00000-of-00003"]
   assert not (out / "labels.json").exists()
   first = (out / "train-00000-of-00003").stat()
-  monkeypatch.setattr(shards.image_record, "read_photo_bytes", read)
+  monkeypatch.setattr(tfrecord, "read_photo_bytes", read)
   _build(listed, out)
   assert (out / "train-00000-of-00003").stat().st_mtime_ns == first.st_mtime_ns
   assert _tree(out) == _tree(expected)

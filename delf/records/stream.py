@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from delf.base import concurrency, errors
-from delf.records import image_record, tfrecord
+from delf.records import tfrecord
 
 # TensorFlow takes over arrays that start at a multiple of it, else copies them.
 _ALIGNMENT = 64
@@ -121,22 +121,15 @@ _PIECE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of a stream of batches of square images.
+  """Options of a stream of batches of square images."""
 
-  Attributes:
-    image_size: Side of the images in pixels.
-    augmentation: Whether random crops are taken, else whole photos.
-    seed: Seed of the order and of the crops.
-    num_classes: Labels must be below it; None if they may be any.
-    repeat: Whether the stream is endless, each epoch in a random order of its
-      own; else it is one epoch, in the order of the files.
-  """
-
-  image_size: int = 321
+  image_size: int = 321  # Side of the images in pixels.
   batch_size: int = 32
-  augmentation: bool = False
-  seed: int = 0
-  num_classes: int | None = None
+  augmentation: bool = False  # Whether random crops are taken, or whole photos.
+  seed: int = 0  # Of the order and of the crops.
+  num_classes: int | None = None  # Labels must be below it; None: any.
+  # Whether the stream is endless, each epoch in a random order of its own; else
+  # it is one epoch, in the order of the files.
   repeat: bool = True
 
   def __post_init__(self):
@@ -157,7 +150,7 @@ class Stream:
   def __init__(self, records: tfrecord.RecordFiles, options: Options):
     self.options = options
     self._records = records
-    self._order = _Order(len(records), options)
+    self._orders, self._lock = {}, threading.Lock()
     side = options.image_size
     self._buffers = Buffers([options.batch_size, side, side, 3])
 
@@ -168,7 +161,7 @@ class Stream:
   def identities(self, number: int) -> list[str]:
     """Return the ids of the records of a batch, given its number from 0."""
     return [
-      image_record.parse(self._records.read(i), self._records.path(i))[2]
+      tfrecord.parse(self._records.read(i), self._records.path(i))[2]
       for i in self._chosen(int(number))
     ]
 
@@ -177,8 +170,25 @@ class Stream:
     size = self.options.batch_size
     first = number * size
     if not self.options.repeat:
-      size = min(size, len(self._records) - first)
-    return self._order.records(np.arange(first, first + size))
+      return np.arange(first, min(first + size, len(self._records)))
+    positions = np.arange(first, first + size)
+    epochs, indices = np.divmod(positions, len(self._records))
+    chosen = np.empty_like(indices)
+    for epoch in np.unique(epochs):
+      here = epochs == epoch
+      chosen[here] = self._order(int(epoch))[indices[here]]
+    return chosen
+
+  def _order(self, epoch):
+    """Return the random order of the records in an epoch."""
+    with self._lock:
+      if epoch not in self._orders:
+        for old in sorted(self._orders)[:-1]:
+          del self._orders[old]  # Of four million records each is 16 MB.
+        random = np.random.Philox(key=[self.options.seed, epoch])
+        order = np.random.Generator(random).permutation(len(self._records))
+        self._orders[epoch] = order.astype(np.uint32)
+      return self._orders[epoch]
 
   def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels of a batch, given its number from 0.
@@ -202,10 +212,10 @@ class Stream:
   def _image(self, record, random, out):
     """Fill one image and return its label."""
     path = self._records.path(record)
-    data, label, identity = image_record.parse(
+    data, label, identity = tfrecord.parse(
       self._records.read(record), path, self.options.num_classes
     )
-    image = image_record.decode(data, path, identity)
+    image = tfrecord.decode(data, path, identity)
     if self.options.augmentation:
       y, x, height, width = window(*image.shape[:2], random)
       image = image[y : y + height, x : x + width]
@@ -225,35 +235,3 @@ def _in_threads(function, items):
   with futures.ThreadPoolExecutor(threads) as pool:
     for _ in pool.map(function, items):
       pass
-
-
-class _Order:
-  """Orders of the records: each epoch has its own."""
-
-  def __init__(self, number, options):
-    self._number, self._options = number, options
-    self._lock = threading.Lock()
-    self._orders = {}
-
-  def records(self, positions):
-    """Return the record at each position, [N] int."""
-    epochs, indices = np.divmod(positions, self._number)
-    if not self._options.repeat:
-      return indices
-    chosen = np.empty_like(indices)
-    for epoch in np.unique(epochs):
-      here = epochs == epoch
-      chosen[here] = self._permutation(int(epoch))[indices[here]]
-    return chosen
-
-  def _permutation(self, epoch):
-    with self._lock:
-      if epoch not in self._orders:
-        for old in sorted(self._orders)[:-1]:
-          del self._orders[old]  # Of four million records each is 16 MB.
-        generator = np.random.Generator(
-          np.random.Philox(key=[self._options.seed, epoch])
-        )
-        order = generator.permutation(self._number)
-        self._orders[epoch] = order.astype(np.uint32)
-      return self._orders[epoch]

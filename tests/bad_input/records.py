@@ -166,14 +166,14 @@ def _draw(folder, records, num_classes=2, damage=None):
 
 
 def _record(identity, label, data=None):
-  from delf.records import image_record, photo_list
+  from delf.records import photo_list, tfrecord
 
   if data is None:
     encoded = io.BytesIO()
     PIL.Image.new("RGB", (40, 32)).save(encoded, "JPEG")
     data = encoded.getvalue()
   photo = photo_list.Photo("", identity, label)
-  return image_record.serialize(photo, data, 32, 40)
+  return tfrecord.serialize(photo, data, 32, 40)
 
 
 @_case("records of another label space", "train-0", "'b'", "0 to 1", "7")
