@@ -7,10 +7,11 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 from delf.base import errors
@@ -220,6 +221,34 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
     raise OSError(error.errno, error.strerror, os.fspath(path)) from error
   finally:
     temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(
+  path: pathlib.Path, check: Callable[[], object] = lambda: None
+) -> Iterator[pathlib.Path]:
+  """Give a new path beside a local folder that replaces it on success.
+
+  `check` is called before; an error of it keeps what is at `path`.
+  """
+  temporary, previous = (
+    path.with_name(f".{path.name}.{uuid.uuid4().hex}") for _ in range(2)
+  )
+  try:
+    yield temporary
+    check()
+    if path.exists():
+      os.replace(path, previous)
+    os.replace(temporary, path)
+  except OSError as error:
+    if error.errno is None or error.filename != str(temporary):
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from None
+  finally:
+    if previous.exists() and not path.exists():
+      os.replace(previous, path)
+    for folder in (temporary, previous):
+      shutil.rmtree(folder, ignore_errors=True)
 
 
 def _short(stem):

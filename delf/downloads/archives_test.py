@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from delf.base import errors
-from delf.downloads import archives
+from delf.downloads import transfer
 
 
 def _write(path, members, mode="w:gz"):
@@ -44,7 +44,7 @@ def _tree(folder):
 def test_a_top_folder_of_that_name_is_the_folder(tmp_path, mode):
   members = {"model": None, "model/a": b"1", "model/sub/b": b"22"}
   path = _write(tmp_path / "x", members, mode)
-  archives.unpack(path, tmp_path / "out" / "model")
+  transfer.unpack(path, tmp_path / "out" / "model")
   assert _tree(tmp_path / "out") == {"model/a": b"1", "model/sub/b": b"22"}
 
 
@@ -58,14 +58,14 @@ def test_a_top_folder_of_that_name_is_the_folder(tmp_path, mode):
 )
 def test_other_content_gets_a_top_folder(tmp_path, members):
   path = _write(tmp_path / "x", members)
-  archives.unpack(path, tmp_path / "out" / "codebook")
+  transfer.unpack(path, tmp_path / "out" / "codebook")
   assert _tree(tmp_path / "out") == {"codebook/k1024/codebook.index": b"1"}
 
 
 def test_replaces_what_is_there(tmp_path):
   (tmp_path / "out").mkdir()
   (tmp_path / "out" / "old").write_bytes(b"")
-  archives.unpack(_write(tmp_path / "x", {"new": b"1"}), tmp_path / "out")
+  transfer.unpack(_write(tmp_path / "x", {"new": b"1"}), tmp_path / "out")
   assert _tree(tmp_path) == {
     "out/new": b"1",
     "x": (tmp_path / "x").read_bytes(),
@@ -149,7 +149,7 @@ def test_bad_archives_leave_nothing(tmp_path, case):
   path = BAD[case](tmp_path / "x")
   (tmp_path / "in").mkdir()
   with pytest.raises(errors.InputError) as error:
-    archives.unpack(
+    transfer.unpack(
       path, tmp_path / "in" / "out", "[af]*", max_bytes=100, max_members=20
     )
   assert str(path) in str(error.value)
@@ -166,7 +166,7 @@ def test_headers_do_not_fill_memory(tmp_path):
   path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + zeros))
   tracemalloc.start()
   with pytest.raises(errors.InputError, match="too long"):
-    archives.unpack(path, tmp_path / "out")
+    transfer.unpack(path, tmp_path / "out")
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < 2**23
@@ -179,7 +179,7 @@ def test_damage_inside_is_an_error_of_one_line(tmp_path, mode):
   whole[len(whole) // 2] ^= 255
   (tmp_path / "x").write_bytes(whole)
   with pytest.raises(errors.InputError, match="cannot be read"):
-    archives.unpack(tmp_path / "x", tmp_path / "out")
+    transfer.unpack(tmp_path / "x", tmp_path / "out")
 
 
 def test_archives_cut_anywhere(tmp_path):
@@ -188,7 +188,7 @@ def test_archives_cut_anywhere(tmp_path):
   for size in range(0, len(whole), 7):
     cut.write_bytes(whole[:size])
     with pytest.raises(errors.InputError):
-      archives.unpack(cut, tmp_path / "out")
+      transfer.unpack(cut, tmp_path / "out")
   assert not (tmp_path / "out").exists()
 
 
@@ -197,11 +197,11 @@ def test_a_changed_byte_is_found(tmp_path):
   whole[-6] ^= 1  # In the checksum at the end.
   (tmp_path / "x").write_bytes(whole)
   with pytest.raises(errors.InputError, match="cannot be read"):
-    archives.unpack(tmp_path / "x", tmp_path / "out")
+    transfer.unpack(tmp_path / "x", tmp_path / "out")
 
 
 def test_modes_are_not_taken_over(tmp_path):
   info = tarfile.TarInfo("a")
   info.mode = 0o4777
-  archives.unpack(_write(tmp_path / "x", {"a": info}), tmp_path / "out")
+  transfer.unpack(_write(tmp_path / "x", {"a": info}), tmp_path / "out")
   assert (tmp_path / "out" / "a").stat().st_mode & 0o7111 == 0

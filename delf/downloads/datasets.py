@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 
 from delf.base import errors, files
-from delf.downloads import archives, published, transfer
+from delf.downloads import published, transfer
 from delf.extraction import engine
 from delf.formats import untrusted
 from delf.records import tuples
@@ -392,7 +392,7 @@ def _install_images(path, target, file, work, only):
   # Images that are called by an id have no extension.
   pattern = "*" if file.by_id else "*.jpg"
   bounds = {"max_bytes": _MAX_BYTES, "max_members": _MAX_MEMBERS}
-  archives.unpack(path, unpacked, required=pattern, **bounds)
+  transfer.unpack(path, unpacked, required=pattern, **bounds)
   try:
     moves = {}
     for source in sorted(unpacked.rglob(pattern)):

@@ -7,7 +7,7 @@ import os
 import pathlib
 
 from delf.base import errors, files
-from delf.downloads import archives, transfer
+from delf.downloads import transfer
 from delf.inference import zoo
 
 _RECORDS = "downloads.json"
@@ -70,7 +70,7 @@ def install(
       aside,
     )
   try:
-    archives.unpack(path, folder, required=known.pattern)
+    transfer.unpack(path, folder, required=known.pattern)
   except errors.InputError as error:
     # The file goes, so the address says what it is about.
     raise errors.InputError(error.expected, error.received, url) from None

@@ -56,13 +56,11 @@ ARCHITECTURES = {
 def network(
   architecture: str, pretrained: bool, data_root: str | os.PathLike
 ) -> keras.Model:
-  """Return a network of Keras without its top, for images of any size.
+  """Return a network of ARCHITECTURES without its top, for any image size.
 
-  Args:
-    architecture: A key of ARCHITECTURES.
-    pretrained: Whether to load ImageNet weights, from a file
-      `<architecture>*notop*.h5` (in lower case) in `data_root` or its
-      `networks/`, or else from Keras, which may download them.
+  A pretrained one has ImageNet weights, from a file `<architecture>*notop*.h5`
+  (in lower case) in `data_root` or its `networks/`, or else from Keras, which
+  may download them.
   """
   import keras
 
@@ -141,11 +139,9 @@ _READ_ERRORS = (
 def restore(model: keras.Model, path: files.Path) -> None:
   """Load weights of a Keras `.h5` file by layer name, all of them or none.
 
-  Within a layer the order of the file counts, as in Keras: names of weights
-  differ between versions (`kernel:0`, `W_1:0`, ...).
-
-  Args:
-    path: File of Keras 1 or 2: weights, or a whole model.
+  The file, of Keras 1 or 2, has weights or a whole model. Within a layer its
+  order counts, as in Keras: names of weights differ between versions
+  (`kernel:0`, `W_1:0`, ...).
 
   Raises:
     InputError: If the file cannot be read, or if its layers, shapes or types

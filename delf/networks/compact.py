@@ -55,9 +55,9 @@ class Convolution(keras.layers.Layer):
     """Create the layer; a `plain` one has neither normalisation nor ReLU."""
     super().__init__(name=name)
     self.residual = residual
-    self.pad = (
-      keras.layers.ZeroPadding2D(size // 2, name="pad") if strides > 1 else None
-    )
+    self.pad = None
+    if strides > 1:
+      self.pad = keras.layers.ZeroPadding2D(size // 2, name="pad")
     self.convolution = keras.layers.Conv2D(
       filters,
       size,
@@ -173,12 +173,7 @@ class CompactBackbone(keras.Model):
 
   def _make_stages(self):
     self.stem = keras.layers.Conv2D(
-      16,
-      3,
-      strides=2,
-      use_bias=False,
-      kernel_initializer=_stem_kernel,
-      name="stem",
+      16, 3, 2, use_bias=False, kernel_initializer=_stem_kernel, name="stem"
     )
     self.stem_pad = keras.layers.ZeroPadding2D(1, name="stem_pad")
     self.conv1a = Convolution(48, strides=2, plain=True, name="conv1a")
@@ -234,12 +229,10 @@ class CompactBackbone(keras.Model):
   def cells_call(
     self, inputs: Tensor, training: bool = True
   ) -> tuple[Tensor, Tensor]:
-    """Return the local map that training needs.
+    """Return the local map that training needs, with h, w = ceil(H, W / 8).
 
-    Returns:
-      Descriptors of the centres of the cells, float [B, ceil(H / 8),
-      ceil(W / 8), C], and logits of the pixels of each cell, float32
-      [B, ceil(H / 8), ceil(W / 8), heads.PIXELS].
+    Descriptors of the centres of the cells, float [B, h, w, C], and logits of
+    the pixels of each cell, float32 [B, h, w, heads.PIXELS].
     """
     return self._cells(self.stages(inputs, training), training)
 
@@ -262,18 +255,14 @@ class CompactBackbone(keras.Model):
     training: bool = True,
     intermediates_dict: dict | None = None,
   ) -> Tensor:
-    """Run the network.
+    """Return the global descriptor, float [B, D], not normalised.
 
     Args:
       inputs: Float [B, H, W, 3], RGB as (value - 128) / 128.
       training: Whether batch normalisation uses the statistics of the batch.
       intermediates_dict: Receives `block0` ... `block4`, of which `block3` is
-        the local map [B, ceil(H / 8), ceil(W / 8), C]; and `offsets`, float
-        [B, ceil(H / 8), ceil(W / 8), 2], of each feature from the centre of
-        its cell, (y, x) in pixels.
-
-    Returns:
-      Float [B, D], the global descriptor, not normalised.
+        the local map [B, h, w, C], and `offsets`, float [B, h, w, 2], of each
+        feature from the centre of its cell, (y, x) in pixels.
     """
     stages = self.stages(inputs, training)
     cells, block3, offsets = self._sampled(stages, training)
@@ -302,10 +291,6 @@ class CompactBackbone(keras.Model):
     offsets = heads.offsets(logits)
     return cells, heads.sample(cells, offsets), offsets
 
-  def pooled(self, inputs: Tensor, training: bool = True) -> Tensor:
-    """Return the input of the embedding layer, float [B, C]."""
-    return self.pool(self.cells_call(inputs, training)[0])
-
   def call(
     self,
     inputs: Tensor,
@@ -323,11 +308,8 @@ def folded(model: keras.Model) -> Iterator[None]:
   The scale of a normalisation with fixed statistics goes into the kernel and,
   with its shift, into the bias: functions traced meanwhile give the same to
   rounding and run faster. Afterwards all weights are as before, so that
-  training must not run meanwhile. Nested use folds once.
-
-  Args:
-    model: Layers name their pairs in `foldable`, a tuple of attribute names
-      (convolution, normalization).
+  training must not run meanwhile. Nested use folds once. Layers name their
+  pairs in `foldable`: attribute names (convolution, normalization).
   """
   kept = []
   try:

@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import os
 import pathlib
-import shutil
 import tempfile
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -29,10 +28,8 @@ def destination(
 ) -> Iterator[files.Path]:
   """Yield a new folder that becomes `path` when complete.
 
-  Args:
-    path: Local folder, or a remote one (`gs://...`), which is yielded as it is.
-    overwrite: Whether to replace a finished export at `path`, which stays until
-      then; anything else there is an InputError.
+  A remote one (`gs://...`) is yielded as it is. `overwrite` replaces a finished
+  export, which stays until then; anything else there is an InputError.
   """
   if not path:
     raise errors.InputError("a folder to export to", "none")
@@ -42,25 +39,10 @@ def destination(
     yield path
     return
   path = _local_folder(path)
-  _check_free(path, overwrite)
-  temporary, previous = (
-    path.with_name(f".{path.name}.{uuid.uuid4().hex}") for _ in range(2)
-  )
-  try:
+  check = functools.partial(_check_free, path, overwrite)
+  check()
+  with files.atomic_folder(path, check) as temporary:
     yield temporary
-    _check_free(path, overwrite)
-    if path.exists():
-      os.replace(path, previous)
-    os.replace(temporary, path)
-  except OSError as error:
-    if error.errno is None or error.filename != str(temporary):
-      raise
-    raise OSError(error.errno, error.strerror, str(path)) from None
-  finally:
-    if previous.exists() and not path.exists():
-      os.replace(previous, path)
-    for folder in (temporary, previous):
-      shutil.rmtree(folder, ignore_errors=True)
 
 
 def _local_folder(path):
@@ -96,14 +78,12 @@ def export_local(
   overwrite: bool = False,
   variants: bool = True,
 ) -> None:
-  """Export the local features of a model.
+  """Export the local features of a model, or the codes of its autoencoder.
 
   Args:
-    model: With an autoencoder, its codes are exported as features.
     path: New folder; see `destination`.
     iou: Overlap of two receptive boxes over which the feature with less
       attention is dropped; 1.0 keeps all.
-    overwrite: Whether a finished export at `path` is replaced.
     variants: Whether to add the functions for batches and for one part alone
       (see `signatures`): extraction is faster, and the graph larger, 3 MB in
       place of 1 MB for ResNet-50.
@@ -131,15 +111,10 @@ def export_global(
   for scale in input_scales or ():
     if not 0 < scale < math.inf:
       raise errors.InputError("positive input scales", list(input_scales))
+  pooling = multi_scale_pool_type, normalize_global_descriptor
+  scales = input_scales or None
   _export(
-    model,
-    path,
-    overwrite,
-    signatures.global_,
-    input_scales or None,
-    multi_scale_pool_type,
-    normalize_global_descriptor,
-    variants,
+    model, path, overwrite, signatures.global_, scales, *pooling, variants
   )
 
 
@@ -253,9 +228,7 @@ _LONGEST_REASON = 300
 class NetworkSource:
   """The network of a SavedModel of this library, to be converted.
 
-  Attributes:
-    settings: Of the export.
-    functions: Name to tf.function of one image, without settings.
+  `functions` are tf.functions of one image, without settings, by name.
   """
 
   def __init__(self, folder: files.Path):

@@ -25,16 +25,10 @@ _TOUCH = (np.abs(POSITIONS[:, None] - POSITIONS[None]).max(-1) < 1.5).astype(
 
 
 def offsets(logits: Tensor) -> Tensor:
-  """Return the sub-pixel keypoint of each cell.
+  """Return the sub-pixel keypoint of each cell, of logits [..., PIXELS].
 
-  It is the mean of the best position and its neighbours, weighted by their
-  probabilities.
-
-  Args:
-    logits: float [..., PIXELS].
-
-  Returns:
-    float32 [..., 2], (y, x) from the centre of the cell, in pixels.
+  The mean of the best position and its neighbours, weighted by their
+  probabilities: float32 [..., 2], (y, x) from the centre of the cell in pixels.
   """
   logits = ops.cast(logits, "float32")
   logits = logits - ops.max(logits, axis=-1, keepdims=True)
@@ -49,8 +43,7 @@ def offsets(logits: Tensor) -> Tensor:
 def sample(cells: Tensor, moves: Tensor) -> Tensor:
   """Interpolate a map of cells [B, H, W, C] at one point of each cell.
 
-  Args:
-    moves: float [B, H, W, 2], (y, x) from the centre of each cell in pixels.
+  `moves` are [B, H, W, 2], (y, x) from the centre of each cell in pixels.
   """
   shape = ops.shape(cells)
   height, width = shape[1], shape[2]
@@ -63,14 +56,10 @@ def sample(cells: Tensor, moves: Tensor) -> Tensor:
 
 
 def interpolate(cells: Tensor, points: Tensor) -> Tensor:
-  """Interpolate a map of cells linearly; its edge is repeated outside.
+  """Interpolate a map of cells [B, H, W, C] linearly at points [B, N, 2].
 
-  Args:
-    cells: float [B, H, W, C].
-    points: float [B, N, 2], (row, column) in cells.
-
-  Returns:
-    float [B, N, C], NaN at points that are NaN.
+  Points are (row, column) in cells; outside, the edge is repeated. Returns
+  [B, N, C], NaN at points that are NaN.
   """
   shape = ops.shape(cells)
   height, width = shape[1], shape[2]
@@ -143,10 +132,9 @@ class AttentionModel(keras.Model):
   ) -> tuple[Tensor, Tensor, Tensor]:
     """Score local features [B, H, W, C].
 
-    Returns:
-      Mean of the features at unit length times their probabilities, [B, C]; the
-      "probabilities", softplus of the scores, [B, H, W, 1]; and the scores,
-      [B, H, W, 1].
+    Returns the mean of the features at unit length times their probabilities,
+    [B, C]; the "probabilities", softplus of the scores, [B, H, W, 1]; and the
+    scores, [B, H, W, 1].
     """
     x = self.bn_conv1(self.conv1(inputs), training=training)
     score = self.conv2(ops.relu(x))

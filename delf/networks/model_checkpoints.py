@@ -49,14 +49,13 @@ def load_weights(
   Args:
     path: As in `checkpoints.open_reader`, of a checkpoint that `save_weights`,
       Keras 2 or a training run wrote (`model/...` beside the optimiser).
-    unused: Paths, or prefixes of paths, that the checkpoint may hold without a
-      variable in the model.
+    unused: Paths, or prefixes of paths, that only the checkpoint may have.
     missing: Paths, or prefixes of paths, that the checkpoint may lack; these
       variables keep their values. Those also in `unused` may differ in shape.
 
   Raises:
-    InputError: If the checkpoint cannot be read, or does not fit: lists what is
-      missing, unused, of another shape, or not of floating point.
+    InputError: If it cannot be read, or lists what is missing, unused, of
+      another shape, or not of floating point.
   """
   variables = backbones.variables_by_path(model)
   reader, prefix = checkpoints.open_reader(path)

@@ -165,9 +165,8 @@ def local(
 ) -> dict[str, Any]:
   """Return the functions for local features, by name.
 
-  Args:
-    iou: As in `export_model_utils.ExtractLocalFeatures`.
-    variants: Whether there is more than `serving_default`.
+  `iou` is as in `export_model_utils.ExtractLocalFeatures`; without variants
+  there is `serving_default` alone.
   """
   functions = {"serving_default": _local(network, iou)}
   if variants:
@@ -184,13 +183,7 @@ def global_(
   normalize: bool,
   variants: bool = True,
 ) -> dict[str, Any]:
-  """Return the functions for global descriptors, by name.
-
-  Args:
-    input_scales: Image scales to fix, or None for scales that are an input.
-    pool_type: "None", "average" or "sum" over the scales.
-    normalize: Whether to L2-normalise the result.
-  """
+  """Return the functions for global descriptors; see `exporting`."""
   make = functools.partial(_global, network, pool_type, normalize, input_scales)
   functions = {"serving_default": make()}
   if variants:

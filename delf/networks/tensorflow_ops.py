@@ -13,8 +13,7 @@ def normalize(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Normalise a batch [B, H, W, C] with its own statistics.
 
-  Returns:
-    The batch, and float32 [C] mean and variance of its channels.
+  Returns it, and float32 [C] mean and variance of its channels.
   """
   outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
     x=inputs,
