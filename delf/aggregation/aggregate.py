@@ -29,19 +29,12 @@ _LEAST_LENGTH = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class AggregateOptions:
-  """Options of aggregation.
+  """Options of aggregation."""
 
-  Attributes:
-    kind: VLAD, ASMK or ASMK_STAR.
-    num_assignments: Nearest words of each feature that it counts for.
-    regional: Whether features are those of regions of the image.
-    normalize: Whether the result is L2-normalised; of VLAD alone, as ASMK is
-      normalised when it is compared.
-  """
-
-  kind: str = ASMK_STAR
-  num_assignments: int = 1
-  regional: bool = False
+  kind: str = ASMK_STAR  # One of KINDS.
+  num_assignments: int = 1  # Nearest words that each feature counts for.
+  regional: bool = False  # Whether features are those of regions of the image.
+  # Whether a VLAD is L2-normalised; ASMK is when it is compared.
   normalize: bool = True
 
   def __post_init__(self):
@@ -55,17 +48,13 @@ class AggregateOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Aggregated:
-  """An image, or a set of regions, as one set of aggregated descriptors.
+  """An image, or a set of regions, as one set of aggregated descriptors."""
 
-  Attributes:
-    descriptors: VLAD: [K * D] float32. ASMK: [M, D] float32, rows of length 1.
-      ASMK*: [M, ceil(D / 8)] uint8, bits of the signs (1 for over 0), the first
-      dimension in the highest bit, zeros behind the last.
-    words: [M] int32, ascending: the word of each; None for VLAD.
-  """
-
+  # VLAD: [K * D] float32. ASMK: [M, D] float32, rows of length 1. ASMK*:
+  # [M, ceil(D / 8)] uint8, bits of the signs (1 for over 0), the first
+  # dimension in the highest bit, zeros behind the last.
   descriptors: np.ndarray
-  words: np.ndarray | None = None
+  words: np.ndarray | None = None  # [M] int32, ascending; None for VLAD.
 
 
 def aggregate(
@@ -76,17 +65,14 @@ def aggregate(
 ) -> Aggregated:
   """Aggregate the local features of an image.
 
+  Without features a VLAD is zero, and others have no words.
+
   Args:
-    words: Words of the codebook.
     descriptors: [N, D] float; any empty array stands for no features. Those of
       regions stand one region after the other.
-    options: AggregateOptions, or None for the defaults.
     regions: [R] int, number of features in each region; they sum to N. Without
       regions (None or empty) a regional aggregate is that of no features, as in
       the original. Used for regional aggregates alone, and checked in any case.
-
-  Returns:
-    Aggregated. Without features a VLAD is zero, and others have no words.
   """
   options = options or AggregateOptions()
   descriptors = words.check(descriptors)
@@ -126,9 +112,8 @@ def aggregate(
 def _sum_residuals(words, descriptors, nearest, keys):
   """Sum residuals to the [N, A] nearest words that have the same [N, A] key.
 
-  Returns:
-    [M] int keys, ascending, and [M, D] float32 sums, each in the order of the
-    features.
+  Returns [M] int keys, ascending, and [M, D] float32 sums, each in the order of
+  the features.
   """
   order = arrays.stable_argsort(keys.reshape(-1))
   residuals = descriptors[order // nearest.shape[1]]
@@ -191,7 +176,7 @@ def compared_bits(dimension: int) -> int:
 
 
 def kind_of(config: aggregation_config_pb2.AggregationConfig) -> str:
-  """Return the kind (one of KINDS) of a configuration."""
+  """Return the kind of a configuration."""
   kinds = {config.VLAD: VLAD, config.ASMK: ASMK, config.ASMK_STAR: ASMK_STAR}
   if config.aggregation_type not in kinds:
     raise errors.InputError(
@@ -236,10 +221,7 @@ def read(
 ) -> Aggregated:
   """Read an aggregate of the kind that its extension says.
 
-  Args:
-    path: Path of `write`.
-    dimension: Required D, or None for any.
-    size: K that its words must be under, or None for any.
+  It must be of this dimension, and of words under this size, unless None.
   """
   name = os.path.splitext(os.fspath(path))[1]
   kinds = {f".{r}{kind}": kind for r in ("", "r") for kind in KINDS}

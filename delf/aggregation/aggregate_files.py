@@ -43,11 +43,7 @@ def describe(
 
 
 def read_record(folder: pathlib.Path) -> dict[str, dict]:
-  """Read what a folder's aggregates were made with, by their extension.
-
-  Raises:
-    InputError: If its record is something else.
-  """
+  """Read what a folder's aggregates were made with, by their extension."""
   record = manifest.read(folder / RECORD) or {}
   if not all(isinstance(made_with, dict) for made_with in record.values()):
     raise errors.InputError(
@@ -72,7 +68,7 @@ class AggregateFolder(extract.OutputFolder):
     made_with: dict,
     sources: dict[str, list[str]],
   ):
-    """Read what is in a folder, which need not exist.
+    """Read the record of a folder, which need not exist.
 
     Sources are the paths of the feature files of each image.
     """
@@ -91,18 +87,8 @@ class AggregateFolder(extract.OutputFolder):
   def _read_record(self):
     return read_record(self.folder)
 
-  def divide(
-    self, plan: list[engine.Job]
-  ) -> tuple[list[engine.Job], list[engine.Job]]:
-    """Return jobs to do, and those whose aggregates are whole and not stale."""
-    done = {job.name for job in plan if self._is_done(job)}
-    return (
-      [job for job in plan if job.name not in done],
-      [job for job in plan if job.name in done],
-    )
-
-  def _is_done(self, job):
-    """Whether its aggregate is whole, and newer than its feature files."""
+  def is_done(self, job: engine.Job) -> bool:
+    """Return whether an aggregate is whole, and newer than its features."""
     (path,), sources = self.paths(job), self._sources[job.name]
     try:
       written = os.stat(path).st_mtime_ns
@@ -128,13 +114,9 @@ class AggregateFolder(extract.OutputFolder):
 
 @dataclasses.dataclass(frozen=True)
 class AggregateReport(engine.Report):
-  """Result of an aggregation; images go by their names.
+  """Result of an aggregation; images go by their names."""
 
-  Attributes:
-    empty: Images among `done` that have no features.
-  """
-
-  empty: tuple[str, ...] = ()
+  empty: tuple[str, ...] = ()  # Images among `done` that have no features.
 
   @property
   def _verb(self):
@@ -161,8 +143,8 @@ def aggregate_to_files(
     image_names: Names of images without extension.
     features_dir: Folder with `<image>.delf` of each, or with the files that the
       mapping names.
-    config: How they are aggregated. Regional aggregation without a mapping
-      takes the image as its only region.
+    config: Of regional aggregation without a mapping, the image is its only
+      region.
     output_dir: Local folder, made if need be.
     mapping_path: CSV file of the feature files of the regions of each image
       (`regions.read`), or None or "".
@@ -171,7 +153,6 @@ def aggregate_to_files(
     Report, also after an interrupt by the user (SIGINT).
 
   Raises:
-    FileNotFoundError: If the codebook, the folder or the mapping is missing.
     InputError: If nothing can be done, as with a folder of other aggregates.
     OSError: If files cannot be written; its `report` has what was done.
   """
@@ -192,8 +173,11 @@ def aggregate_to_files(
   made_with = describe(config, codebook, mapping_path)
   folder = AggregateFolder(output_dir, config, made_with, sources)
   folder.check(plan, overwrite=False)
-  todo, done = folder.divide(plan)
-  report = AggregateReport(skipped=tuple(job.name for job in done))
+  done = {job.name for job in plan if folder.is_done(job)}
+  todo = [job for job in plan if job.name not in done]
+  report = AggregateReport(
+    skipped=tuple(job.name for job in plan if job.name in done)
+  )
   if not todo:
     return report
   folder.prepare()

@@ -56,19 +56,13 @@ def find(folder: files.Path, kind: str = LOCAL) -> list[str]:
 class Reader:
   """Reads files one by one; a bad one is recorded as a failure.
 
-  Attributes:
-    dimension: Values of a descriptor, or None until a file had one.
-    failures: Files that are missing, cut, not finite, or of another dimension
-      than the first.
+  Bad are those that are missing, cut, not finite, or of another dimension than
+  the first. Without any descriptor yet the dimension is None.
   """
 
-  def __init__(
-    self,
-    dimension: int | None = None,
-    failures: Iterable[engine.Failure] = (),
-  ):
+  def __init__(self, dimension: int | None = None):
     self.dimension = dimension
-    self.failures = list(failures)
+    self.failures: list[engine.Failure] = []
 
   def read(self, path: str) -> np.ndarray:
     """Return the descriptors of a file, [N, D] float32; of a bad one none."""
@@ -116,17 +110,11 @@ class _Record:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """Descriptors of many files.
+  """Descriptors of many files."""
 
-  Attributes:
-    features: [N, D] float32, a read-only memory map; or [0, 0].
-    seen: Number of descriptors that N were chosen from.
-    failures: Feature files that were skipped.
-  """
-
-  features: np.ndarray
-  seen: int
-  failures: tuple[engine.Failure, ...]
+  features: np.ndarray  # [N, D] float32, a read-only memory map; or [0, 0].
+  seen: int  # Number of descriptors that N were chosen from.
+  failures: tuple[engine.Failure, ...]  # Feature files that were skipped.
 
 
 def gather(
@@ -142,7 +130,6 @@ def gather(
     folder: Local folder for the array, 4 D bytes a descriptor.
     limit: Most descriptors; of more, each has the same chance to be in (Vitter,
       "Random Sampling with a Reservoir", 1985, algorithm R). None for all.
-    seed: Seed of that choice.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -162,8 +149,8 @@ def _gather_into(file: BinaryIO, paths, record_path, record, limit, seed):
   """Read the files that are not in the array yet; `record` is updated."""
   # What a killed run wrote after its last record comes again, equal.
   file.truncate(4 * record.kept * (record.dimension or 0))
-  failures = [engine.Failure(*each) for each in record.failures]
-  reader, last = Reader(record.dimension, failures), time.monotonic()
+  reader, last = Reader(record.dimension), time.monotonic()
+  reader.failures += [engine.Failure(*each) for each in record.failures]
   for i in progress.track(range(record.files, len(paths)), "reading features"):
     descriptors = reader.read(paths[i])
     record.dimension = reader.dimension
@@ -232,23 +219,15 @@ def _read_record(folder):
 
 @dataclasses.dataclass(frozen=True)
 class ClusterOptions:
-  """Options of clustering.
-
-  Attributes:
-    num_iterations: Most steps of k-means; fewer where no word moves any more.
-    max_features: Most features; of more, each has the same chance to be in.
-      None for all.
-    seed: Of the features and first words that are chosen, 0 or over.
-    method: One of kmeans.METHODS.
-    save_interval: Least seconds from one saved state to the next.
-  """
+  """Options of clustering."""
 
   num_clusters: int = 1024
-  num_iterations: int = 50
+  num_iterations: int = 50  # Fewer where no word moves any more.
+  # Of more, each feature has the same chance to be in. None for all.
   max_features: int | None = None
-  seed: int = 0
-  method: str = kmeans.AUTOMATIC
-  save_interval: float = 2.0
+  seed: int = 0  # Of the features and first words that are chosen.
+  method: str = kmeans.AUTOMATIC  # One of kmeans.METHODS.
+  save_interval: float = 2.0  # Least seconds from one saved state to the next.
 
   def __post_init__(self):
     names = "num_clusters", "num_iterations", "max_features", "seed"

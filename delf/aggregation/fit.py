@@ -1,19 +1,19 @@
-"""Parameters of a user's own: PCA and whitening from feature files.
-
-Codebooks are trained by `clustering`.
-"""
+"""PCA and whitening of a user's own, from feature files or photos."""
 
 import csv
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from google.protobuf import text_format
 
 from delf.aggregation import clustering
 from delf.base import errors, files, progress
 from delf.extraction import engine, extract
 from delf.inference import extractor, zoo
+from delf.protos import delf_config_pb2
 from delf.python import datum_io, whiten
 
 # The original's names, and one for what it has none for.
@@ -106,18 +106,16 @@ def fit_pca(
   dim: int | None = None,
   overwrite: bool = False,
 ) -> PcaReport:
-  """Compute the principal components of all descriptors of files.
+  """Compute the principal components of all descriptors of feature files.
 
   Descriptors are L2-normalised first, as they are before a PCA is applied. One
   file is in memory at a time.
 
   Args:
-    paths: Paths of feature files.
     folder: Folder for `mean.datum` [D], `pca_proj_mat.datum` [D, D], a
       component a row, `pca_variances.datum` [D], and `pca_parameters.pbtxt`.
     dim: Components that the configuration keeps; None for those that keep 95 %
       of the variance. The files hold all.
-    overwrite: Whether existing files are replaced.
   """
   if not overwrite:
     refuse_pca(folder)
@@ -156,7 +154,6 @@ def fit_whitening(
     paths: Paths of `.delg_global` files.
     pairs: [P, 2] int, indices of `paths`. Pairs of bad files are skipped.
     output: File to be, a DatumPairProto of mean [D, 1] and projection [D, D].
-    overwrite: Whether an existing file is replaced.
   """
   if not overwrite:
     refuse(output)
@@ -205,10 +202,6 @@ def _check_any(number, failures):
 
 def _pca_config(folder, dim):
   """Return a DelfPcaParameters as text, for a configuration."""
-  from google.protobuf import text_format
-
-  from delf.protos import delf_config_pb2
-
   mean, matrix, variances = (
     os.path.abspath(os.path.join(folder, name)) for name in _PCA_FILES
   )
@@ -223,17 +216,6 @@ def _pca_config(folder, dim):
 
 
 @dataclasses.dataclass(frozen=True)
-class Extraction:
-  """Extraction of photos into a folder, as `delf extract` has its options."""
-
-  folder: str
-  model: str | None = None
-  config: str | None = None
-  max_size: int | None = None
-  device: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Sources:
   """Feature files, with names relative to their folders, without extension."""
 
@@ -245,8 +227,7 @@ class Sources:
 def find(
   sources: Sequence[str],
   kind: str,
-  extraction: Extraction | None,
-  raw: bool = False,
+  **extraction: Any,
 ) -> Sources:
   """Find feature files, or extract photos.
 
@@ -254,13 +235,13 @@ def find(
     sources: Folders of feature files, or else folders, patterns and lists of
       photos, which are extracted first unless that is done.
     kind: clustering.LOCAL or GLOBAL.
-    extraction: Options of extraction.
-    raw: Whether photos are extracted without the PCA of the configuration, as
-      a PCA is to be fitted.
+    **extraction: Of photos: `folder`, and perhaps `model`, `config`, `max_size`
+      and `device`, as `delf extract` has them; with `raw` the PCA of the
+      configuration is left out, as a PCA is to be fitted.
   """
   paths = [_features(source, kind) for source in sources]
   if not any(paths):
-    return _extract(sources, kind, extraction, raw)
+    return _extract(sources, kind, **extraction)
   if not all(paths):
     raise errors.InputError(
       "folders of features alone, or photos alone", "both", sources[0]
@@ -292,34 +273,39 @@ def _features(source, kind):
   return paths.get(kind, [])
 
 
-def _extract(sources, kind, extraction, raw):
+def _extract(
+  sources,
+  kind,
+  folder,
+  model=None,
+  config=None,
+  max_size=None,
+  device=None,
+  raw=False,
+):
   images, names = engine.find(sources)
-  config = zoo.choose(extraction.model, extraction.config)
+  config = zoo.choose(model, config)
   config.use_local_features = kind == clustering.LOCAL
   config.use_global_features = kind == clustering.GLOBAL
   if raw:
     config.delf_local_config.use_pca = False
     config.delf_global_config.use_pca = False
-  if extraction.max_size:
-    config.max_image_size = extraction.max_size
+  if max_size:
+    config.max_image_size = max_size
   report = extract.extract_to_files(
-    images, config, extraction.folder, names=names, device=extraction.device
+    images, config, folder, names=names, device=device
   )
   if report.interrupted:
     raise KeyboardInterrupt
   failed = {failure.path for failure in report.failed}
-  done = [
-    name
-    for image, name in zip(images, names, strict=True)
-    if image not in failed
-  ]
+  done = [n for i, n in zip(images, names, strict=True) if i not in failed]
   if not done:
     raise errors.InputError(
       "photos with features",
       f"none; first of {len(failed)} that failed: {report.failed[0]}",
     )
   extension = files.DELF if config.use_local_features else files.DELG_GLOBAL
-  paths = [os.path.join(extraction.folder, name + extension) for name in done]
+  paths = [os.path.join(folder, name + extension) for name in done]
   return Sources(paths, done, report.failed)
 
 

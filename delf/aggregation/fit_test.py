@@ -81,7 +81,7 @@ def _globals(folder, number=30, size=4):
 
 def test_a_whitening_of_folders(tmp_path):
   names = _globals(tmp_path / "features")
-  sources = fit.find([str(tmp_path / "features")], clustering.GLOBAL, None)
+  sources = fit.find([str(tmp_path / "features")], clustering.GLOBAL)
   assert sources.names == names
   pairs = fit.from_folders(sources.names)
   np.testing.assert_array_equal(pairs, np.arange(60).reshape([30, 2]))

@@ -128,10 +128,10 @@ def step(features: np.ndarray, state: State, method: str = EXACT) -> State:
   near it, and with the word that it had.
   """
   exact = method == EXACT
-  # Other cells in each step: what one misses, the next may find.
   if exact:
     find, size = _find_exactly(state.centers), _BLOCK
   else:
+    # Other cells in each step: what one misses, the next may find.
     find, size = Cells(state.centers, state.iteration).find, _APPROXIMATE_BLOCK
   sums = np.zeros(state.centers.shape, dtype=np.float64)
   counts = np.zeros([len(sums)], dtype=np.int64)
@@ -167,10 +167,9 @@ def train(
   seed: int = 0,
   method: str = AUTOMATIC,
 ) -> State:
-  """Cluster features [N, D] in memory.
+  """Cluster features [N, D] in memory; `centers` of the result are the words.
 
-  There are fewer steps than `num_iterations` where no word moves any more. The
-  `centers` of the result are the codebook.
+  There are fewer steps than `num_iterations` where no word moves any more.
   """
   features = np.asarray(features, dtype=np.float32)
   method = choose_method(method, len(features), num_clusters)

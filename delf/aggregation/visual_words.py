@@ -1,6 +1,7 @@
 """Visual words: codebooks in files, and the nearest words of descriptors."""
 
 import collections
+import glob
 import hashlib
 import os
 import threading
@@ -37,8 +38,7 @@ _BLOCK = 1_000_000
 class Words:
   """The words of a codebook, ready to be searched. Threads may share it.
 
-  Attributes:
-    centers: [K, D] float32.
+  `centers` are [K, D] float32.
   """
 
   def __init__(self, centers: np.ndarray):
@@ -70,9 +70,8 @@ class Words:
   def nearest(self, descriptors: np.ndarray, number: int = 1) -> np.ndarray:
     """Find the nearest words of [N, D] descriptors, by Euclidean distance.
 
-    Returns:
-      [N, number] int32, nearest first; of words at the same distance the one
-      of the lower index first. Exact up to rounding in float64.
+    They are [N, number] int32, nearest first; of words at the same distance the
+    one of the lower index first. Exact up to rounding in float64.
     """
     return self.nearest_of_checked(self.check(descriptors), number)
 
@@ -135,11 +134,10 @@ class Scores:
   ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Find the words that may be among the `number` nearest of descriptors.
 
-    Yields:
-      Slice of the descriptors, one after the other; [P] int words, at least
-      `number` for each of these, and all that may be among the nearest; and [P]
-      int, which of these descriptors each is for, ascending, as are the words
-      of each.
+    Yields slices of the descriptors, one after the other; [P] int words, at
+    least `number` for each of these, and all that may be among the nearest; and
+    [P] int, which of these descriptors each is for, ascending, as are the words
+    of each.
     """
     few = self._number < max(_FEW, number * _GROUP**2)
     held = _TABLE if few else _MAXIMA * _GROUP
@@ -256,11 +254,9 @@ def read_codebook(
 ) -> np.ndarray:
   """Read a codebook, [K, D] float32, not writable; readers share one array.
 
-  Args:
-    path: Prefix of a TensorFlow checkpoint with the object `codebook` or the
-      variable `clusters`, or a folder with one.
-    size: Required K, or None for any.
-    dimension: Required D, or None for any.
+  The path is the prefix of a TensorFlow checkpoint with the object `codebook`
+  or the variable `clusters`, or a folder with one. K and D must be `size` and
+  `dimension` unless these are None.
   """
   from delf.formats import checkpoints
 
@@ -273,7 +269,11 @@ def read_codebook(
   local = not files.is_remote(prefix)
   with _lock:
     # What tells a checkpoint from a later one of the same name.
-    parts = [f"{prefix}.index", *_data_files(prefix)] if local else []
+    parts = (
+      [f"{prefix}.index", *sorted(glob.glob(f"{glob.escape(prefix)}.data-*"))]
+      if local
+      else []
+    )
     stats = [os.stat(part) for part in parts]
     stamp = [(s.st_mtime_ns, s.st_ino, s.st_size) for s in stats]
     known = os.path.abspath(prefix), tuple(stamp)
@@ -326,15 +326,6 @@ def write_codebook(prefix: files.Path, centers: np.ndarray) -> None:
 def fingerprint(codebook: np.ndarray) -> str:
   """SHA-256 of a codebook [K, D] float32, hexadecimal."""
   return hashlib.sha256(np.ascontiguousarray(codebook)).hexdigest()
-
-
-def _data_files(prefix):
-  folder, name = os.path.split(prefix)
-  return [
-    os.path.join(folder, file)
-    for file in sorted(os.listdir(folder or "."))
-    if file.startswith(f"{name}.data-")
-  ]
 
 
 def _find(reader: Any, prefix):

@@ -154,7 +154,7 @@ def _fit_pca(args):
   kind = clustering.GLOBAL if args.use_global else clustering.LOCAL
   if not args.overwrite:
     fit.refuse_pca(args.out)
-  sources = fit.find(args.sources, kind, _extraction(args), raw=True)
+  sources = fit.find(args.sources, kind, **_extraction(args), raw=True)
   report = fit.fit_pca(sources.paths, args.out, args.dim, args.overwrite)
   size, kept = report.dimension, report.kept
   share = kept[report.pca_dim - 1]
@@ -197,7 +197,7 @@ def _fit_whitening(args):
 
   if not args.overwrite:
     fit.refuse(args.out)
-  sources = fit.find(args.sources, clustering.GLOBAL, _extraction(args))
+  sources = fit.find(args.sources, clustering.GLOBAL, **_extraction(args))
   if args.pairs:
     pairs = fit.from_pairs(args.pairs, sources.names)
   elif args.groups:
@@ -254,7 +254,7 @@ def _fit_codebook(args):
   from delf.aggregation import clustering, fit
 
   clustering.refuse_finished(args.out)
-  sources = fit.find(args.sources, clustering.LOCAL, _extraction(args))
+  sources = fit.find(args.sources, clustering.LOCAL, **_extraction(args))
   report = clustering.cluster_files(
     sources.paths,
     args.out,
@@ -297,16 +297,9 @@ def _add_overwrite(parser):
 
 
 def _extraction(args):
-  from delf.aggregation import fit
-
-  out = os.path.normpath(args.out)
-  return fit.Extraction(
-    folder=args.features or f"{out}_features",
-    model=args.model,
-    config=args.config,
-    max_size=args.max_size,
-    device=args.device,
-  )
+  names = "model", "config", "max_size", "device"
+  folder = args.features or f"{os.path.normpath(args.out)}_features"
+  return {"folder": folder} | {name: getattr(args, name) for name in names}
 
 
 def _advice(number, enough, noun):

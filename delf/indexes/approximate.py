@@ -43,20 +43,16 @@ class HnswOptions:
 
 @dataclasses.dataclass(frozen=True)
 class IvfPqOptions:
-  """Jegou, Douze and Schmid, PAMI 2011 (IVFADC).
+  """Jegou, Douze and Schmid, PAMI 2011 (IVFADC)."""
 
-  Attributes:
-    lists: Lists that vectors are divided into, or None: 4 times the square
-      root of the number of vectors that it is trained with, and fewer where
-      each would have less than 39.
-    code_bytes: Bytes of a compressed vector; D must be a multiple. None: D / 4
-      (or the largest divisor of D below), 1/16 of the size.
-    probes: Lists that a search reads.
-  """
-
+  # Lists that vectors are divided into, or None: 4 times the square root of the
+  # number of vectors that it is trained with, and fewer where each would have
+  # less than 39.
   lists: int | None = None
+  # Bytes of a compressed vector; D must be a multiple. None: D / 4 (or the
+  # largest divisor of D below), 1/16 of the size.
   code_bytes: int | None = None
-  probes: int = 32
+  probes: int = 32  # Lists that a search reads.
 
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
@@ -328,9 +324,7 @@ class ApproximateIndex(DescriptorIndex):
   def add(self, names: Sequence[str], descriptors: Descriptors) -> None:
     """Add images at the end; see `dense.DenseIndex.add`.
 
-    Raises:
-      InputError: As there, or if "ivfpq" is not trained and there are fewer
-        than 256.
+    An "ivfpq" that is not trained needs at least 256.
     """
     stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
     names = self._names.check(names, len(stacked))
@@ -379,9 +373,7 @@ class ApproximateIndex(DescriptorIndex):
   def merge(self, other: "ApproximateIndex") -> None:
     """Add all images of another index at the end.
 
-    Raises:
-      InputError: If a name is in both, or the method, options, D, or the
-        training of "ivfpq" differ.
+    Method, options, D and the training of "ivfpq" must be the same.
     """
     if not isinstance(other, ApproximateIndex) or (
       (other._method, other._options) != (self._method, self._options)

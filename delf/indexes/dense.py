@@ -42,7 +42,6 @@ def search(
     queries: [Q, D] float32.
     blocks: Arrays [N_i, D], float32 or float16, perhaps mapped from a file; ids
       count through them. 200 MB of memory are enough whatever N is.
-    k: Number of images per query.
     empty: Ids, sorted, of images without a descriptor: last, and -inf.
   """
   k = ranking.check_k(k)
@@ -140,12 +139,10 @@ class DenseIndex(DescriptorIndex):
     return view
 
   def add(self, names: Sequence[str], descriptors: Descriptors) -> None:
-    """Add images at the end: all, or none if there is an error.
+    """Add images at the end, with new names: all, or none on an error.
 
-    Args:
-      names: N names that are not in the index.
-      descriptors: [N, D] float, or a sequence of N arrays [D]; None or [0] for
-        an image that was too small: it is always ranked last, with -inf.
+    Descriptors are [N, D] float, or a sequence of N arrays [D]; None or [0] for
+    an image that was too small: it is always ranked last, with -inf.
     """
     stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
     names = self._names.check(names, len(stacked))

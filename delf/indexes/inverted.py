@@ -36,24 +36,15 @@ _LARGEST = 1e6
 
 @dataclasses.dataclass(frozen=True)
 class AsmkOptions:
-  """Descriptors of an index, and their comparison.
+  """Descriptors of an index, and their comparison."""
 
-  Attributes:
-    packed: Whether descriptors are signs, eight to a byte (ASMK*), or float32
-      (ASMK).
-    dimension: Dimension of the local features.
-    codebook_size: Number of visual words.
-    alpha: Exponent of the selectivity, 0 or over.
-    tau: Similarity of two descriptors that must be exceeded to count.
-    normalize: Whether scores are divided by sqrt(words of the query * words of
-      the image): `use_l2_normalization` of the index configuration.
-  """
-
-  packed: bool = True
-  dimension: int = 128
-  codebook_size: int = 65536
-  alpha: float = 3.0
-  tau: float = 0.0
+  packed: bool = True  # Signs, eight to a byte (ASMK*), or float32 (ASMK).
+  dimension: int = 128  # Of the local features.
+  codebook_size: int = 65536  # Number of visual words.
+  alpha: float = 3.0  # Exponent of the selectivity.
+  tau: float = 0.0  # Similarity of two descriptors must exceed it to count.
+  # Whether scores are divided by sqrt(words of the query * words of the image):
+  # `use_l2_normalization` of the index configuration.
   normalize: bool = True
 
   def __post_init__(self):
@@ -106,12 +97,9 @@ class AsmkOptions:
 class InvertedIndex(NamedIndex):
   """Images and their words, searched by the selective match kernel.
 
-  What was added or removed is in the file once it is saved.
-
-  Attributes:
-    options: AsmkOptions.
-    metadata: dict for JSON, kept in the file: what all images have in common,
-      such as a hash of the codebook.
+  What was added or removed is in the file once it is saved. `metadata` is kept
+  in the file as JSON: what all images have in common, such as a hash of the
+  codebook.
   """
 
   def __init__(
@@ -141,14 +129,12 @@ class InvertedIndex(NamedIndex):
     return own + sum(part.nbytes for part in self._parts)
 
   def add(self, names: Sequence[str], images: Iterable[Any]) -> None:
-    """Add images at the end: all, or none if there is an error.
+    """Add images at the end, with new names: all, or none on an error.
 
-    Args:
-      names: N names that are not in the index.
-      images: N aggregates, read one by one: objects with `descriptors` and
-        `words`, or pairs of these: [M, B] uint8 packed bits or [M, D] floats,
-        or all of that in one row as in the files of the original; and [M]
-        integers, ascending. An image without words is kept, and scores -1.
+    Images are aggregates, read one by one: objects with `descriptors` and
+    `words`, or pairs of these: [M, B] uint8 packed bits or [M, D] floats, or
+    all of that in one row as in the files of the original; and [M] integers,
+    ascending. An image without words is kept, and scores -1.
     """
     names = self._names.check(names)
     parts, counts, descriptors, words, size = [], [], [], [], 0
@@ -295,10 +281,8 @@ def _check_image(image, options, name):
     raise errors.InputError(
       "aggregated descriptors and their words", type(image).__name__, name
     ) from None
-  words, descriptors = (
-    _check_words(words, options, name),
-    np.asarray(descriptors),
-  )
+  words = _check_words(words, options, name)
+  descriptors = np.asarray(descriptors)
   if options.packed and descriptors.dtype != np.uint8:
     raise errors.InputError(
       "packed bits (uint8) for ASMK*", f"{descriptors.dtype}", name

@@ -73,23 +73,14 @@ _count_bits = getattr(np, "bitwise_count", _count_bits_by_table)
 
 @dataclasses.dataclass(frozen=True)
 class Postings:
-  """The visual words of some images as one list per word, one after the other.
+  """The visual words of some images, as one list of images for each word."""
 
-  Attributes:
-    words: [W] int32, the words that occur, ascending.
-    starts: [W + 1] int64, where the list of each word starts; the last is P.
-    ids: [P] uint32, images by number from 0, ascending within a list.
-    descriptors: [P, B] uint8 packed bits, or [P, D] float32.
-    images: Number of images; some may be without words.
-    path: File that ids and descriptors are mapped from, or None if they are in
-      memory.
-  """
-
-  words: np.ndarray
-  starts: np.ndarray
-  ids: np.ndarray
-  descriptors: np.ndarray
-  images: int
+  words: np.ndarray  # [W] int32, those that occur, ascending.
+  starts: np.ndarray  # [W + 1] int64, where each list starts; the last is P.
+  ids: np.ndarray  # [P] uint32, images from 0, ascending within a list.
+  descriptors: np.ndarray  # [P, B] uint8 packed bits, or [P, D] float32.
+  images: int  # Some may be without words.
+  # File that ids and descriptors are mapped from; None if they are in memory.
   path: str | os.PathLike | None = None
 
   def __len__(self):
@@ -110,11 +101,8 @@ class Postings:
   ) -> None:
     """Add what images have in common with a query to their scores [images].
 
-    Args:
-      kernel: Kernel of these descriptors.
-      words: [M] int32, those of the query, ascending.
-      descriptors: [M, B] uint8 or [M, D] float32, one for each word.
-      scores: [images] float64.
+    The query has ascending words [M] and a descriptor of each, [M, B] or
+    [M, D]. Scores are float64.
     """
     if not len(self.words) or not len(words):
       return
@@ -188,12 +176,10 @@ class Merge:
   """
 
   def __init__(self, parts: Sequence[Postings], numbers: np.ndarray):
-    """Plan the merge; only the lists' lengths are read.
+    """Plan the merge of parts that follow each other; lengths alone are read.
 
-    Args:
-      parts: Postings of images that follow each other.
-      numbers: [N] int64, new number of each image of all parts, ascending;
-        DROPPED leaves one out.
+    `numbers` are [N] int64, new number of each image of all parts, ascending;
+    DROPPED leaves one out.
     """
     ends = np.cumsum([part.images for part in parts], dtype=np.int64)
     own = np.split(numbers, ends[:-1]) if parts else []
@@ -269,9 +255,8 @@ class Merge:
   def _moves(self, part, numbers, counts, targets, first, last):
     """Find the postings of a part that belong to a range of words.
 
-    Returns:
-      slice of the part's postings; [n] bool, which of these are kept, or None
-      for all; and [kept] int64, their places within the piece.
+    They are a slice; [n] bool, which of these are kept, or None for all; and
+    [kept] int64, their places within the piece.
     """
     bounds = self.words[[first, last - 1]]
     begin = np.searchsorted(part.words, bounds[0])

@@ -13,15 +13,11 @@ from delf.base import errors
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-  """The best images of each query, best first; ties by lower id.
+  """The best images of each query, best first; ties by lower id."""
 
-  Attributes:
-    ids: [Q, k] int32; -1 at the end of a row where there are fewer than k.
-    scores: [Q, k] float32, descending; -inf where the id is -1.
-  """
-
+  # [Q, k] int32; -1 at the end of a row where there are fewer than k.
   ids: np.ndarray
-  scores: np.ndarray
+  scores: np.ndarray  # [Q, k] float32, descending; -inf where the id is -1.
 
   def __len__(self):
     return len(self.ids)
@@ -90,13 +86,10 @@ def recall(found: Ranking, exact: Ranking, k: int) -> float:
 def by_best(
   found: Ranking, group: np.ndarray, k: int, kept: np.ndarray | None = None
 ) -> GroupRanking:
-  """Rank groups by their best part.
+  """Rank k groups by their best part, from a ranking of parts of any depth.
 
-  Args:
-    found: Ranking of parts, of any depth.
-    group: [P] int, id of the group of each part.
-    k: Groups per query.
-    kept: [P] bool, parts that count, or None for all.
+  `group` is [P] int, id of the group of each part; `kept` [P] bool, the parts
+  that count.
   """
   shape = [len(found), k]
   ids, parts = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
@@ -185,19 +178,15 @@ ASMK_AND_GLOBAL = (0.9, 0.1)
 
 @dataclasses.dataclass(frozen=True)
 class FusionOptions:
-  """Options of the fusion of rankings.
+  """Options of the fusion of rankings."""
 
-  Attributes:
-    method: "convex": the weighted sum of scores that are scaled to [0, 1] per
-      query, by their least and largest (CombSUM of Fox and Shaw, TREC-2 1994,
-      on the scores of J. H. Lee, SIGIR 1997). "ranks": the weighted sum of
-      1 / (constant + rank), rank from 1 (reciprocal rank fusion, Cormack et
-      al., SIGIR 2009), which does not depend on the scale of scores.
-    constant: Of "ranks"; the paper's is 60.
-  """
-
+  # "convex": the weighted sum of scores that are scaled to [0, 1] per query, by
+  # their least and largest (CombSUM of Fox and Shaw, TREC-2 1994, on the scores
+  # of J. H. Lee, SIGIR 1997). "ranks": the weighted sum of 1 / (constant +
+  # rank), rank from 1 (reciprocal rank fusion, Cormack et al., SIGIR 2009),
+  # which does not depend on the scale of scores.
   method: str = CONVEX
-  constant: float = 60.0
+  constant: float = 60.0  # Of "ranks"; the paper's.
 
   def __post_init__(self):
     if self.method not in METHODS:
@@ -215,13 +204,8 @@ def fuse(
   """Fuse rankings of one collection for the same queries.
 
   An image that is missing in a ranking, or has -inf there, adds nothing: it
-  counts as the last one. So every ranking should reach deep.
-
-  Args:
-    rankings: Rankings [Q, k_i].
-    weights: Weight of each ranking, at least 0; None for equal ones.
-    k: Number of images per query, or None for the depth of the deepest.
-    options: FusionOptions, or None for the default.
+  counts as the last one. So every ranking should reach deep. Weights are at
+  least 0, None for equal ones; k is None for the depth of the deepest.
   """
   options, rankings = options or FusionOptions(), list(rankings)
   if not rankings:
@@ -286,9 +270,7 @@ def _sum_by_id(ids, values):
 
 
 def _is_weight(value):
-  return (
-    isinstance(value, numbers.Real) and bool(np.isfinite(value)) and value >= 0
-  )
+  return isinstance(value, numbers.Real) and 0 <= value < np.inf
 
 
 # Images of a ranking that are verified, junk not counted (DELG, section 4.3;
@@ -312,10 +294,8 @@ def shortlist(
 ) -> np.ndarray:
   """Choose the images to verify: [Q, k] bool, the first `most` but for junk.
 
-  Args:
-    ids: [Q, k] int, indices of images, best first; -1 for none.
-    junk: Q int arrays, images that a protocol ignores, or None.
-    most: Number of images per query.
+  Of ids [Q, k], best first, -1 for none; junk are Q int arrays, images that a
+  protocol ignores, or None.
   """
   ids = np.asarray(ids)
   if ids.ndim != 2:
@@ -398,10 +378,7 @@ class NameList:
   ) -> list[str]:
     """Return names that can be added; raise InputError for others.
 
-    Args:
-      names: New names.
-      number: Required number of names, or None.
-      path: File that they were read from, for errors.
+    `number` is the required one; `path` that of the file that has them.
     """
     if isinstance(names, str):
       raise errors.InputError("a list of names", "one name", path)

@@ -50,11 +50,8 @@ def expand(
 ) -> np.ndarray:
   """Expand queries [Q, D] by the first images of their rankings.
 
-  Args:
-    queries: [Q, D] float, unit length.
-    ids: [Q, k] int, ids of images, best first; -1 pads.
-    descriptors: [N, D] float, unit length, zeros for an image without one.
-    options: Expansion.
+  Ids are [Q, k] int, best first; -1 pads. Descriptors are [N, D] of unit
+  length, as queries are, zeros for an image without one.
   """
   ids = np.asarray(ids)[:, : options.number]
   expanded = np.array(queries, dtype=np.float32)
@@ -170,17 +167,12 @@ class SuperGlobal(_Rescoring):
   The paper's K supposes that a place has many images. `least` is ours: with 0,
   which is the paper's way, groups of 2 to 8 photos came to a mean average
   precision of 72.4 % in place of 84.0 % without, with 0.9 to 85.2 %
-  (`benchmarks/retrieval_tuning.py`).
-
-  Attributes:
-    depth: M.
-    neighbours: K.
-    beta: Weight of neighbours.
-    least: Images expand the query where their score is at least this share of
-      the best one's.
+  (`benchmarks/retrieval_tuning.py`). `depth` is M, `neighbours` K.
   """
 
-  beta: float = 0.15
+  beta: float = 0.15  # Weight of neighbours.
+  # Images expand the query where their score is at least this share of the best
+  # one's.
   least: float = 0.9
 
   def __post_init__(self):
@@ -287,13 +279,9 @@ def refine(
   after them keep theirs, with lowered scores. With other options a method is
   called itself: `SuperGlobal(depth=100)(queries, found, descriptors)`.
 
-  Args:
-    name: One of METHODS.
-    queries: [Q, D] float, unit length, zeros for a query without a descriptor.
-    found: Ranking [Q, k] of these queries.
-    descriptors: [N, D] float, unit length, zeros for an image without one;
-      perhaps mapped from a file.
-    empty: Ids, sorted, of images without a descriptor: they stay last.
+  Queries [Q, D] and descriptors [N, D], which may be mapped from a file, have
+  unit length, or are zeros where there is none. `empty` are the sorted ids of
+  images without a descriptor: they stay last.
   """
   if name not in METHODS:
     near = difflib.get_close_matches(str(name), METHODS, 1)
