@@ -43,9 +43,57 @@ def add_command(
   )
 
 
+# Options that mean the same wherever a command has them.
+_SHARED = {
+  "--config": {
+    "metavar": "FILE",
+    "help": ".pbtxt configuration of extraction (default: that of the model)",
+  },
+  "--max-size": {
+    "type": positive_whole,
+    "metavar": "N",
+    "help": "scale the longer side of photos down to N pixels",
+  },
+  "--seed": {
+    "type": whole,
+    "default": 0,
+    "metavar": "N",
+    "help": "random seed (default: 0)",
+  },
+  "--rotate": {
+    "action": "store_true",
+    "help": "turn images as their EXIF orientation says (default: as stored)",
+  },
+  "--device": {
+    "metavar": "NAME",
+    "help": "cpu, gpu or gpu:N (default: the best)",
+  },
+  "--json": {
+    "action": "store_true",
+    "help": "print one JSON document on standard output",
+  },
+}
+
+
+def add(parser, *names: str, **changes: object) -> None:
+  """Add options that several commands share, such as "--device"."""
+  for name in names:
+    parser.add_argument(name, **_SHARED[name] | changes)
+
+
+def add_number(
+  parser, name: str, help: str, default: int | None = None, metavar: str = "N"
+) -> None:
+  """Add a whole number over 0; its help says its default."""
+  if default is not None:
+    help += f" (default: {default})"
+  parser.add_argument(
+    name, type=positive_whole, default=default, metavar=metavar, help=help
+  )
+
+
 def add_model(
-  parser: argparse.ArgumentParser,
-  default: str = "that of --config, else the embedded one",
+  parser, default: str = "that of --config, else the embedded one"
 ) -> None:
   """Add --model."""
   parser.add_argument(
@@ -56,45 +104,7 @@ def add_model(
   )
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-  """Add --config."""
-  help = ".pbtxt configuration of extraction (default: that of the model)"
-  parser.add_argument("--config", metavar="FILE", help=help)
-
-
-def add_max_size(parser: argparse.ArgumentParser) -> None:
-  """Add --max-size."""
-  help = "scale the longer side of photos down to N pixels"
-  parser.add_argument("--max-size", type=positive_whole, metavar="N", help=help)
-
-
-def add_seed(parser: argparse.ArgumentParser) -> None:
-  """Add --seed."""
-  help = "random seed (default: 0)"
-  parser.add_argument("--seed", type=whole, default=0, metavar="N", help=help)
-
-
-def add_rotate(parser: argparse.ArgumentParser) -> None:
-  """Add --rotate."""
-  help = "turn images as their EXIF orientation says (default: as stored)"
-  parser.add_argument("--rotate", action="store_true", help=help)
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-  """Add --device."""
-  help = "cpu, gpu or gpu:N (default: the best)"
-  parser.add_argument("--device", metavar="NAME", help=help)
-
-
-def add_json(
-  parser: argparse.ArgumentParser, default: bool | str = False
-) -> None:
-  """Add --json."""
-  help = "print one JSON document on standard output"
-  parser.add_argument("--json", action="store_true", default=default, help=help)
-
-
-def add_images(parser: argparse.ArgumentParser, metavar: str) -> None:
+def add_images(parser, metavar: str) -> None:
   """Add the images of extraction and detection."""
   parser.add_argument(
     "images",
@@ -105,30 +115,22 @@ def add_images(parser: argparse.ArgumentParser, metavar: str) -> None:
   )
 
 
-def add_work(parser: argparse.ArgumentParser) -> None:
+def add_work(parser) -> None:
   """Add how many images are processed: --rotate, --batch and others."""
-  add_rotate(parser)
-  parser.add_argument(
-    "--batch",
-    type=positive_whole,
-    metavar="N",
-    help="most images of one size at once (default: 1 on a CPU, as memory "
-    "allows on a GPU)",
+  add(parser, "--rotate")
+  help = (
+    "most images of one size at once (default: 1 on a CPU, as memory allows on "
+    "a GPU)"
   )
+  add_number(parser, "--batch", help)
+  help = "threads that decode (default: 1; 0: decode in between)"
   parser.add_argument(
-    "--workers",
-    type=whole,
-    default=1,
-    metavar="N",
-    help="threads that decode (default: 1; 0: decode in between)",
+    "--workers", type=whole, default=1, metavar="N", help=help
   )
-  add_device(parser)
-  parser.add_argument(
-    "--overwrite",
-    action="store_true",
-    help="do all images again, also those that are done",
-  )
-  add_json(parser)
+  add(parser, "--device")
+  help = "do all images again, also those that are done"
+  parser.add_argument("--overwrite", action="store_true", help=help)
+  add(parser, "--json")
 
 
 def work(args: argparse.Namespace) -> dict:
@@ -140,3 +142,12 @@ def work(args: argparse.Namespace) -> dict:
     "device": args.device,
     "apply_rotation": args.rotate,
   }
+
+
+# Arguments of `delf index` and `delf eval` that are fields of BuildOptions.
+INDEXING = ("model", "config", "codebook", "aggregation", "whitening", "device")
+
+
+def pick(args: argparse.Namespace, *names: str) -> dict:
+  """Return some arguments by name."""
+  return {name: getattr(args, name) for name in names}

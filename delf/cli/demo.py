@@ -7,9 +7,7 @@ import pathlib
 from delf.base import files
 from delf.cli import arguments, output
 
-PICTURE = "matches.png"
-
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf demo                       into demo_output/
   delf demo --out /tmp/demo       into another folder
@@ -21,56 +19,40 @@ No network is needed: the photos come with scikit-image, the model with delf.
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
-  parser.add_argument(
-    "--out",
-    default="demo_output",
-    metavar="DIR",
-    help="folder for photos, features and picture (default: demo_output)",
-  )
+  help = "folder for photos, features and picture (default: demo_output)"
+  parser.add_argument("--out", default="demo_output", metavar="DIR", help=help)
   arguments.add_model(parser, "the embedded one")
-  arguments.add_device(parser)
-  arguments.add_json(parser)
+  arguments.add(parser, "--device", "--json")
 
 
 def run(args):
   """Run the demonstration, print what it made; returns the exit status."""
   report = run_demo(args.out, model=args.model, device=args.device)
-  if args.json:
-    output.print_json(_document(report))
-    return 0 if report.as_expected else 1
-  print(f"photos:    {', '.join(map(str, report.photos))}")
-  print(f"features:  {', '.join(map(str, report.features))}")
-  print(f"           {report.extraction.summary()}")
-  print(f"one scene: {_verdict(report.same)}")
-  print(f"unrelated: {_verdict(report.different)}")
-  print(f"picture:   {os.path.abspath(report.same.picture)}")
-  print(
-    "           the two photos of one scene side by side; a line joins what\n"
-    "           looks alike and agrees with the other lines"
-  )
+  lines = [
+    f"photos:    {', '.join(map(str, report.photos))}",
+    f"features:  {', '.join(map(str, report.features))}",
+    f"           {report.extraction.summary()}",
+    f"one scene: {_verdict(report.same)}",
+    f"unrelated: {_verdict(report.different)}",
+    f"picture:   {os.path.abspath(report.same.picture)}",
+    "           the two photos of one scene side by side; a line joins what",
+    "           looks alike and agrees with the other lines",
+  ]
   if not report.as_expected:
-    print("This is not as it should be; see `delf doctor`.")
+    lines.append("This is not as it should be; see `delf doctor`.")
+  output.show(args, _document(report), *lines)
   return 0 if report.as_expected else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoReport:
-  """Result of the demonstration.
+  """Result of the demonstration."""
 
-  Attributes:
-    photos: Two photos of one scene, and an unrelated one.
-    features: Their `.delf` files.
-    same: `matcher.MatchResult` of the two photos of one scene, with a picture.
-    different: The same of the first and the unrelated photo.
-    extraction: Report of the extraction.
-  """
-
-  photos: tuple[pathlib.Path, ...]
-  features: tuple[pathlib.Path, ...]
-  same: object
-  different: object
-  extraction: object
+  photos: tuple[pathlib.Path, ...]  # Two of one scene, and an unrelated one.
+  features: tuple[pathlib.Path, ...]  # Their `.delf` files.
+  same: object  # matcher.MatchResult of the two of one scene, with a picture.
+  different: object  # Of the first and the unrelated photo.
+  extraction: object  # engine.ImageReport
 
   @property
   def as_expected(self) -> bool:
@@ -85,10 +67,7 @@ def run_demo(
 ) -> DemoReport:
   """Write sample photos, extract their features, match and draw them.
 
-  Args:
-    folder: Folder, made if missing; what an earlier run wrote is replaced.
-    model: Known model or path; by default the embedded one.
-    device: Such as "cpu" or "gpu:1"; by default the best.
+  What an earlier run wrote to the folder is replaced.
   """
   from delf.embedded import samples
   from delf.extraction import extract
@@ -106,7 +85,7 @@ def run_demo(
   )
   features = tuple(out / f"{photo.stem}{files.DELF}" for photo in photos)
   same = matcher.match_feature_files(
-    *features[:2], photos[:2], output=folder / PICTURE
+    *features[:2], photos[:2], output=folder / "matches.png"
   )
   different = matcher.match_feature_files(features[0], features[2])
   return DemoReport(photos, features, same, different, report)

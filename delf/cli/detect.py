@@ -1,12 +1,11 @@
 """`delf detect`: boxes around the landmarks of many images."""
 
-import dataclasses
 import os
 import sys
 
 from delf.cli import arguments, output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf detect photo.jpg                           prints the boxes
   delf detect photos/ --pictures pictures/        draws them
@@ -27,7 +26,6 @@ _THRESHOLD = 0.3  # Of a box that is more likely right than wrong.
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   arguments.add_images(parser, "PHOTOS")
   add = parser.add_argument
   add("--out", metavar="DIR", help="folder for the boxes (default: print them)")
@@ -39,13 +37,9 @@ def add_arguments(parser):
     help="known detector (`delf models`) or folder of a SavedModel (default: "
     "delf-boxes, the embedded one)",
   )
-  add(
-    "--threshold",
-    type=arguments.finite,
-    default=_THRESHOLD,
-    metavar="SCORE",
-    help=f"least score of a box (default: {_THRESHOLD})",
-  )
+  help = f"least score of a box (default: {_THRESHOLD})"
+  kind = {"type": arguments.finite, "default": _THRESHOLD, "metavar": "SCORE"}
+  add("--threshold", **kind, help=help)
   add(
     "--overlap",
     type=arguments.share,
@@ -53,7 +47,7 @@ def add_arguments(parser):
     help="drop boxes that overlap a better one by more, from 0 to 1 (default: "
     "keep all that the detector gives)",
   )
-  arguments.add_max_size(parser)
+  arguments.add(parser, "--max-size")
   arguments.add_work(parser)
 
 
@@ -84,18 +78,15 @@ def run(args):
     see=None if args.out else see,
     **arguments.work(args),
   )
-  if args.json:
-    document = {
-      name: os.path.abspath(folder) if folder else None
-      for name, folder in (("out", args.out), ("pictures", args.pictures))
-    }
-    document |= dataclasses.asdict(report)
-    output.print_json(document | ({} if args.out else {"images": documents}))
-  elif args.out:
-    print(f"{args.out}: {report.summary()}")
-  else:
+  if not (args.out or args.json):
     print(report.summary(), file=sys.stderr)
-  return report.exit_status
+    return report.exit_status
+  folders = {
+    name: os.path.abspath(folder) if folder else None
+    for name, folder in arguments.pick(args, "out", "pictures").items()
+  }
+  tail = {} if args.out else {"images": documents}
+  return output.print_report(args, report, folders, tail)
 
 
 def _rows(detections, size):

@@ -17,7 +17,7 @@ import delf
 from delf.base import errors
 from delf.cli import arguments, output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf doctor          each check with OK or FAIL, in about ten seconds
   delf doctor --json   the same for programs, and for reports of faults
@@ -33,8 +33,7 @@ _CONTRAST = 3
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
-  arguments.add_json(parser)
+  arguments.add(parser, "--json")
 
 
 def run(args):
@@ -45,7 +44,14 @@ def run(args):
     if not args.json:
       state = "OK  " if result.ok else "FAIL"
       line = f"{state} {result.name:<14} {result.detail}"
-      print(_fill(f"{line} ({result.seconds:.1f} s)"), flush=True)
+      line = textwrap.fill(
+        f"{line} ({result.seconds:.1f} s)",
+        width=100,
+        subsequent_indent=" " * 20,
+        break_long_words=False,
+        break_on_hyphens=False,
+      )
+      print(line, flush=True)
   failed = [result.name for result in results if not result.ok]
   if args.json:
     checks = [dataclasses.asdict(result) for result in results]
@@ -88,9 +94,8 @@ def check_versions() -> tuple[str, dict]:
   try:
     lines = importlib.metadata.requires("delf") or []
   except importlib.metadata.PackageNotFoundError:
-    raise errors.InputError(
-      "delf to be installed (`pip install .`)", "a folder"
-    ) from None
+    expected = "delf to be installed (`pip install .`)"
+    raise errors.InputError(expected, "a folder") from None
   versions = {"delf": delf.__version__, "Python": platform.python_version()}
   wrong = []
   for needed in map(requirements.Requirement, lines):
@@ -130,9 +135,9 @@ def check_devices() -> tuple[str, dict]:
   if float(product[0, 0]) != 8.0:
     raise errors.InputError("8.0 of a product of ones", str(product[0, 0]))
   used = product.device.rpartition("device:")[2]
-  detail = f"{', '.join(devices)}; {os.cpu_count()} CPU cores; used: {used}"
-  facts = {"devices": devices, "used": used, "cpu_count": os.cpu_count()}
-  return detail, facts
+  cores = os.cpu_count()
+  detail = f"{', '.join(devices)}; {cores} CPU cores; used: {used}"
+  return detail, {"devices": devices, "used": used, "cpu_count": cores}
 
 
 def check_cache() -> tuple[str, dict]:
@@ -165,11 +170,12 @@ def check_feature_file() -> tuple[str, dict]:
 
   from delf.python import feature_io
 
-  rng = np.random.default_rng(0)
-  shapes = {"locations": (9, 2), "scales": 9, "descriptors": (9, 40)}
+  random = np.random.default_rng(0).random
   arrays = {
-    name: rng.random(shape, np.float32)
-    for name, shape in (shapes | {"attention": 9}).items()
+    "locations": random((9, 2), np.float32),
+    "scales": random(9, np.float32),
+    "descriptors": random((9, 40), np.float32),
+    "attention": random(9, np.float32),
   }
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, "sample.delf")
@@ -221,11 +227,7 @@ CHECKS = {
 
 
 def folder_digest(folder: str | os.PathLike) -> tuple[int, str]:
-  """Return the bytes of a folder and the SHA-256 of its content.
-
-  The digest is of the sorted relative paths, each followed by the digest of
-  the file.
-  """
+  """Return the bytes of a folder, and a SHA-256 of its paths and files."""
   folder = pathlib.Path(folder)
   size, digest = 0, hashlib.sha256()
   names = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
@@ -234,13 +236,3 @@ def folder_digest(folder: str | os.PathLike) -> tuple[int, str]:
     size += len(content)
     digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
   return size, digest.hexdigest()
-
-
-def _fill(line):
-  return textwrap.fill(
-    line,
-    width=100,
-    subsequent_indent=" " * 20,
-    break_long_words=False,
-    break_on_hyphens=False,
-  )

@@ -5,7 +5,7 @@ import re
 
 from delf.cli import arguments, output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf download roxford5k --out data          photos and ground truth
   delf download revisited-1m --parts 1-10     a tenth of the distractors
@@ -24,13 +24,9 @@ it was when it is repeated; several may run side by side for different parts.
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   add = parser.add_argument
-  add(
-    "dataset",
-    metavar="DATASET",
-    help="roxford5k, rparis6k, revisited-1m, sfm120k or gldv2",
-  )
+  help = "roxford5k, rparis6k, revisited-1m, sfm120k or gldv2"
+  add("dataset", metavar="DATASET", help=help)
   add("--out", default="data", metavar="DIR", help="folder (default: data)")
   add(
     "--split",
@@ -47,11 +43,8 @@ def add_arguments(parser):
     help="of gldv2 (from 0) or revisited-1m (from 1): which archives, such as "
     "0-9 or 3,7 (default: all)",
   )
-  add(
-    "--no-images",
-    action="store_true",
-    help="ground truth, CSV files and lists alone",
-  )
+  help = "ground truth, CSV files and lists alone"
+  add("--no-images", action="store_true", help=help)
   add(
     "--only",
     metavar="FILE",
@@ -64,13 +57,8 @@ def add_arguments(parser):
     help="where to get the files in place of the published addresses; a local "
     "folder needs no network",
   )
-  add(
-    "--at-once",
-    type=arguments.positive_whole,
-    default=1,
-    metavar="N",
-    help="files that are on their way at a time (default: 1)",
-  )
+  help = "files that are on their way at a time"
+  arguments.add_number(parser, "--at-once", help, 1)
   add(
     "--ignore-checksum",
     action="store_true",
@@ -78,10 +66,9 @@ def add_arguments(parser):
     "named, and not used",
   )
   add("--force", action="store_true", help="download what is there already")
-  add(
-    "--dry-run", action="store_true", help="say what there is to do, and stop"
-  )
-  arguments.add_json(parser)
+  help = "say what there is to do, and stop"
+  add("--dry-run", action="store_true", help=help)
+  arguments.add(parser, "--json")
 
 
 def run(args):
@@ -116,24 +103,21 @@ def run(args):
   for failure in report.failed:
     output.error(failure)
   missing = _missing(args) if not (report.failed or args.no_images) else ()
-  if args.json:
-    output.print_json(
-      {
-        "dataset": args.dataset,
-        "out": os.path.abspath(args.out),
-        "done": list(report.done),
-        "skipped": list(report.skipped),
-        "failed": [{"name": f.path, "reason": f.reason} for f in report.failed],
-        "bytes": report.bytes,
-        "missing_images": list(missing),
-      }
-    )
-  else:
-    print(
-      f"{args.out}: {len(report.done)} files downloaded"
-      f" ({_human(report.bytes)}), {len(report.skipped)} already there,"
-      f" {len(report.failed)} failed"
-    )
+  document = {
+    "dataset": args.dataset,
+    "out": os.path.abspath(args.out),
+    "done": list(report.done),
+    "skipped": list(report.skipped),
+    "failed": [{"name": f.path, "reason": f.reason} for f in report.failed],
+    "bytes": report.bytes,
+    "missing_images": list(missing),
+  }
+  line = (
+    f"{args.out}: {len(report.done)} files downloaded"
+    f" ({_human(report.bytes)}), {len(report.skipped)} already there,"
+    f" {len(report.failed)} failed"
+  )
+  output.show(args, document, line)
   return 1 if missing else report.exit_status
 
 
@@ -159,29 +143,27 @@ def _missing(args):
 
 def _print_plan(args, entries, free):
   known = sum(size for _, _, size in entries if size)
-  if args.json:
-    output.print_json(
-      {
-        "dataset": args.dataset,
-        "out": os.path.abspath(args.out),
-        "bytes": known,
-        "free_bytes": free,
-        "files": [
-          {"name": f.name, "url": f.urls[0], "state": state, "bytes": size}
-          for f, state, size in entries
-        ],
-      }
-    )
-    return
+  document = {
+    "dataset": args.dataset,
+    "out": os.path.abspath(args.out),
+    "bytes": known,
+    "free_bytes": free,
+    "files": [
+      {"name": f.name, "url": f.urls[0], "state": state, "bytes": size}
+      for f, state, size in entries
+    ],
+  }
+  lines = []
   for file, state, size in entries:
     text = "size not known" if size is None else _human(size)
-    print(f"{state:<9} {text:>15}  {file.name}")
+    lines.append(f"{state:<9} {text:>15}  {file.name}")
   unknown = sum(size is None for _, _, size in entries)
   more = f", and {unknown} files of unknown size" if unknown else ""
-  print(
+  lines.append(
     f"{args.out}: about {_human(known)} to download{more}; free on this disk: "
     f"{_human(free)} (unpacking needs one archive's size more)"
   )
+  output.show(args, document, *lines)
 
 
 def _parts(text):

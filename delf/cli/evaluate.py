@@ -5,7 +5,7 @@ import os
 
 from delf.cli import arguments, output, search
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf eval roxford5k --images data/ --out result/          as the papers
   delf eval roxford5k --images data/ --out result/ --rerank --html page.html
@@ -30,32 +30,22 @@ again.
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   add = parser.add_argument
-  add(
-    "truth",
-    metavar="GROUND_TRUTH",
-    help="roxford5k, rparis6k, or a .mat, .pkl, .csv or .json file",
-  )
+  help = "roxford5k, rparis6k, or a .mat, .pkl, .csv or .json file"
+  add("truth", metavar="GROUND_TRUTH", help=help)
   add(
     "--images",
     metavar="DIR",
     help="photos of the collection, or their features; of roxford5k and"
     " rparis6k the folder that `delf download` made",
   )
-  add(
-    "--index",
-    metavar="INDEX",
-    help="index that is there (`delf index`); default: one in --out",
-  )
-  add(
-    "--queries",
-    metavar="DIR",
-    help="photos of the queries, or their features (default: --images)",
-  )
+  help = "index that is there (`delf index`); default: one in --out"
+  add("--index", metavar="INDEX", help=help)
+  help = "photos of the queries, or their features (default: --images)"
+  add("--queries", metavar="DIR", help=help)
   add("--out", required=True, metavar="DIR", help="folder for the results")
   arguments.add_model(parser, "the embedded one")
-  arguments.add_config(parser)
+  arguments.add(parser, "--config")
   codebook = "codebook, for words and fusion"
   add("--codebook", metavar="PREFIX", help=codebook)
   add("--aggregation", metavar="FILE", help=".pbtxt of aggregation")
@@ -96,13 +86,11 @@ def run(args):
   if args.html:
     page = evaluate.write_page(report, searcher, args.html, without)
     search.say_problems(page)
-  if args.json:
-    output.print_json(report_card.document(report.card))
-  else:
-    print(report_card.text(report.card))
-    if without:
-      print(f"The same without regions:\n{report_card.text(without.card)}")
-    print(f"metrics: {os.path.join(args.out, evaluate.METRICS)}")
+  lines = [report_card.text(report.card)]
+  if without:
+    lines += ["The same without regions:", report_card.text(without.card)]
+  lines.append(f"metrics: {os.path.join(args.out, evaluate.METRICS)}")
+  output.show(args, report_card.document(report.card), *lines)
   return 1 if failed or report.failed else 0
 
 
@@ -138,14 +126,7 @@ def _collection(args, truth_path, images):
   if not images:
     raise errors.InputError("--images or --index", "neither")
   folder = os.path.join(args.out, "index")
-  options = building.BuildOptions(
-    model=args.model,
-    config=args.config,
-    codebook=args.codebook,
-    aggregation=args.aggregation,
-    whitening=args.whitening,
-    device=args.device,
-  )
+  options = building.BuildOptions(**arguments.pick(args, *arguments.INDEXING))
   if extract.find_features([images]) is None:
     photos, names = evaluate.find_index_photos(truth_path, images)
     report = building.build_photos(photos, names, folder, options, output.error)

@@ -5,7 +5,7 @@ import os
 
 from delf.cli import arguments, output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf export run/delf_weights --out model          SavedModel of a checkpoint
   delf export run/ --out model --form local         of the newest of a training
@@ -33,34 +33,17 @@ _PRECISIONS = {"float16": "float16", "dynamic": "dynamic-range"}
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   add = parser.add_argument
-  add(
-    "source",
-    metavar="SOURCE",
-    help="checkpoint, folder of a training run or of a model, or known model",
-  )
-  add(
-    "--out",
-    required=True,
-    metavar="PATH",
-    help="folder of the SavedModel, or .onnx or .tflite file, to be",
-  )
-  add(
-    "--form",
-    choices=("local", "global", "local_and_global"),
-    help="which features (default: both, of a SavedModel what it has)",
-  )
-  add(
-    "--format",
-    choices=("saved_model", "onnx", "tflite"),
-    help="default: as the name of the output says",
-  )
-  add(
-    "--quantize",
-    choices=sorted(_PRECISIONS),
-    help="for .tflite: weights of 8 bits with a scale (dynamic), or of 16",
-  )
+  help = "checkpoint, folder of a training run or of a model, or known model"
+  add("source", metavar="SOURCE", help=help)
+  help = "folder of the SavedModel, or .onnx or .tflite file, to be"
+  add("--out", required=True, metavar="PATH", help=help)
+  help = "which features (default: both, of a SavedModel what it has)"
+  add("--form", choices=("local", "global", "local_and_global"), help=help)
+  help = "default: as the name of the output says"
+  add("--format", choices=("saved_model", "onnx", "tflite"), help=help)
+  help = "for .tflite: weights of 8 bits with a scale (dynamic), or of 16"
+  add("--quantize", choices=sorted(_PRECISIONS), help=help)
   _add_feature_arguments(parser.add_argument_group("features"))
   _add_network_arguments(parser.add_argument_group("network of a checkpoint"))
   add(
@@ -78,7 +61,7 @@ def add_arguments(parser):
     "(default: three sample photos)",
   )
   add("--overwrite", action="store_true", help="replace what is there")
-  arguments.add_json(parser)
+  arguments.add(parser, "--json")
 
 
 def _add_feature_arguments(group):
@@ -90,32 +73,18 @@ def _add_feature_arguments(group):
     help="overlap of two boxes over which the weaker local feature goes "
     "(default: 1, which keeps all; 0.4 of a compact model)",
   )
-  add(
-    "--scales",
-    type=_numbers,
-    metavar="X,X,...",
-    help="of --form global: image scales to fix (default: they are an input)",
-  )
-  add(
-    "--pool",
-    choices=("None", "average", "sum"),
-    default="None",
-    help="of --form global: pooling over the scales (default: None)",
-  )
-  add(
-    "--normalize",
-    action="store_true",
-    help="of --form global: L2-normalise the output",
-  )
+  help = "of --form global: image scales to fix (default: they are an input)"
+  add("--scales", type=_numbers, metavar="X,X,...", help=help)
+  help = "of --form global: pooling over the scales (default: None)"
+  add("--pool", choices=("None", "average", "sum"), default="None", help=help)
+  help = "of --form global: L2-normalise the output"
+  add("--normalize", action="store_true", help=help)
 
 
 def _add_network_arguments(group):
   add = group.add_argument
-  add(
-    "--backbone",
-    choices=("resnet50", "resnet101", "compact"),
-    help="default: what the checkpoint has",
-  )
+  help = "default: what the checkpoint has"
+  add("--backbone", choices=("resnet50", "resnet101", "compact"), help=help)
   add(
     "--no-autoencoder",
     action="store_true",
@@ -128,12 +97,8 @@ def _add_network_arguments(group):
     help="the model was trained without block3_strides: twice as many local "
     "features per direction",
   )
-  add(
-    "--gem-power",
-    type=arguments.positive,
-    metavar="P",
-    help="power of the GeM pooling (default: that of the run, else 3)",
-  )
+  help = "power of the GeM pooling (default: that of the run, else 3)"
+  add("--gem-power", type=arguments.positive, metavar="P", help=help)
 
 
 def run(args):
@@ -160,24 +125,21 @@ def run(args):
     ),
   )
   report = export.export(args.source, args.out, options)
-  if args.json:
-    output.print_json(dataclasses.asdict(report))
-  else:
-    _print(report)
+  output.show(args, dataclasses.asdict(report), *_lines(report))
 
 
-def _print(report):
+def _lines(report):
   differences = report.differences
   kind = f"{report.format}, {report.form}"
-  print(f"{report.path}: {kind}, {report.bytes / 1e6:.1f} MB")
+  yield f"{report.path}: {kind}, {report.bytes / 1e6:.1f} MB"
   if report.model:
-    print(f"network:   {report.model}")
-  print(
+    yield f"network:   {report.model}"
+  yield (
     f"tried on:  {differences.photos} photos; the largest differences from "
     f"{report.compared_with}:"
   )
   if report.form != "global":
-    print(
+    yield (
       f"           {differences.features} local features, at least "
       f"{differences.common:.2%} of a photo's in both\n"
       f"           locations {differences.location:.2g} px, descriptors "
@@ -185,10 +147,10 @@ def _print(report):
       " the largest"
     )
   if report.form != "local":
-    print(f"           global descriptors {differences.global_descriptor:.2g}")
+    yield f"           global descriptors {differences.global_descriptor:.2g}"
   shown = os.path.relpath(report.path)
   shown = shown if len(shown) < 60 else report.path
-  print(f"use it:    delf match A.jpg B.jpg --model {shown}")
+  yield f"use it:    delf match A.jpg B.jpg --model {shown}"
 
 
 def _numbers(text):

@@ -1,11 +1,10 @@
 """`delf extract`: features of many images."""
 
-import dataclasses
 import os
 
 from delf.cli import arguments, output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf extract photos/ --out features/            every image under a folder
   delf extract 'photos/*.jpg' --out features/     those of a pattern
@@ -23,25 +22,20 @@ fail are named at the end, and the exit status is then 1.
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   arguments.add_images(parser, "FOLDER|GLOB|LIST")
   add = parser.add_argument
   add("--out", required=True, metavar="DIR", help="folder for the features")
   arguments.add_model(parser)
-  arguments.add_config(parser)
+  arguments.add(parser, "--config")
   heads = parser.add_mutually_exclusive_group()
-  heads.add_argument(
-    "--local-only", action="store_true", help="no global descriptors"
-  )
-  heads.add_argument(
-    "--global-only", action="store_true", help="no local features"
-  )
-  arguments.add_max_size(parser)
-  add(
-    "--max-features",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="most local features per image",
+  for name, lacks in (
+    ("--local-only", "global descriptors"),
+    ("--global-only", "local features"),
+  ):
+    heads.add_argument(name, action="store_true", help=f"no {lacks}")
+  arguments.add(parser, "--max-size")
+  arguments.add_number(
+    parser, "--max-features", "most local features per image"
   )
   arguments.add_work(parser)
 
@@ -59,12 +53,8 @@ def run(args):
     names=names,
     **arguments.work(args),
   )
-  if args.json:
-    out = {"out": os.path.abspath(args.out)}
-    output.print_json(out | dataclasses.asdict(report))
-  else:
-    print(f"{args.out}: {report.summary()}")
-  return report.exit_status
+  out = {"out": os.path.abspath(args.out)}
+  return output.print_report(args, report, out)
 
 
 def _config(args):

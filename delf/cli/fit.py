@@ -1,19 +1,19 @@
 """`delf fit`: PCA, whitening and codebook of a user's own."""
 
 import dataclasses
+import functools
 import os
 
 from delf.cli import arguments, output
 
-# Numbers of samples that are enough; measured on photos that are not among them
-# (`delf fit KIND --help` has the figures).
+# Numbers of samples that are enough (`delf fit KIND --help` has the figures).
 _DESCRIPTORS_A_VALUE = 100
 _PAIRS_A_VALUE = 10
 _FEATURES_A_WORD = 64
 # More features are not used by default: faiss's own limit.
 _MAX_FEATURES_A_WORD = 256
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf fit pca photos/ --out my_pca                 for local features
   delf fit pca features/ --out my_pca --dim 40
@@ -76,7 +76,6 @@ word (mean squared distance), 16 within 6 %, 4 within 17 %. Photos have 100 to
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
   for name, (summary, examples, add_more, fit) in _KINDS.items():
     kind = arguments.add_command(kinds, name, summary, examples)
@@ -90,16 +89,10 @@ def add_arguments(parser):
       "photos",
     )
     add("--out", required=True, metavar="OUT", help="see below")
-    add(
-      "--features",
-      metavar="DIR",
-      help="folder for the features of photos (default: OUT_features)",
-    )
+    help = "folder for the features of photos (default: OUT_features)"
+    add("--features", metavar="DIR", help=help)
     arguments.add_model(kind)
-    arguments.add_config(kind)
-    arguments.add_max_size(kind)
-    arguments.add_device(kind)
-    arguments.add_json(kind)
+    arguments.add(kind, "--config", "--max-size", "--device", "--json")
     add_more(kind)
 
 
@@ -108,16 +101,10 @@ def run(args):
   result = args.fit(args)
   for failure in result.failed:
     output.error(failure)
-  if args.json:
-    failures = [{"path": f.path, "reason": f.reason} for f in result.failed]
-    output.print_json(
-      {"kind": args.kind, "out": os.path.abspath(args.out)}
-      | result.facts
-      | {"failed": failures, "advice": result.advice}
-    )
-  else:
-    for line in (*result.lines, *filter(None, [result.advice])):
-      print(line)
+  failures = [{"path": f.path, "reason": f.reason} for f in result.failed]
+  document = {"kind": args.kind, "out": os.path.abspath(args.out)}
+  document |= result.facts | {"failed": failures, "advice": result.advice}
+  output.show(args, document, *result.lines, *filter(None, [result.advice]))
   return 1 if result.failed else 0
 
 
@@ -132,19 +119,14 @@ class _Result:
 
 
 def _add_pca(parser):
-  parser.add_argument(
-    "--global",
-    dest="use_global",
-    action="store_true",
-    help="of global descriptors (default: of local features)",
+  help = "of global descriptors (default: of local features)"
+  add = parser.add_argument
+  add("--global", dest="use_global", action="store_true", help=help)
+  help = (
+    "components that the configuration keeps (default: those with 95 %% of the "
+    "variance); the files hold all"
   )
-  parser.add_argument(
-    "--dim",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="components that the configuration keeps (default: those with 95 %% "
-    "of the variance); the files hold all",
-  )
+  arguments.add_number(parser, "--dim", help)
   _add_overwrite(parser)
 
 
@@ -182,13 +164,11 @@ def _fit_pca(args):
 
 def _add_whitening(parser):
   pairs = parser.add_mutually_exclusive_group()
-  pairs.add_argument(
-    "--pairs", metavar="FILE", help="CSV file, two photos of one object a row"
-  )
-  pairs.add_argument(
-    "--groups", metavar="FILE", help="CSV file, a photo and its object a row"
-  )
-  arguments.add_seed(parser)
+  help = "CSV file, two photos of one object a row"
+  pairs.add_argument("--pairs", metavar="FILE", help=help)
+  help = "CSV file, a photo and its object a row"
+  pairs.add_argument("--groups", metavar="FILE", help=help)
+  arguments.add(parser, "--seed")
   _add_overwrite(parser)
 
 
@@ -205,10 +185,8 @@ def _fit_whitening(args):
   else:
     pairs = fit.from_folders(sources.names, args.seed)
   report = fit.fit_whitening(sources.paths, pairs, args.out, args.overwrite)
-  facts = {
-    name: getattr(report, name)
-    for name in ("dimension", "descriptors", "pairs")
-  }
+  names = "dimension", "descriptors", "pairs"
+  facts = {name: getattr(report, name) for name in names}
   lines = [
     f"{args.out}: whitening of {report.dimension}-D from {report.pairs} pairs "
     f"of {report.descriptors} descriptors"
@@ -219,35 +197,19 @@ def _fit_whitening(args):
 
 
 def _add_codebook(parser):
-  add = parser.add_argument
-  add(
-    "--words",
-    type=arguments.positive_whole,
-    default=1024,
-    metavar="K",
-    help="number of words (default: 1024)",
-  )
-  add(
-    "--iterations",
-    type=arguments.positive_whole,
-    default=50,
-    metavar="N",
-    help="most iterations of k-means (default: 50)",
-  )
-  add(
-    "--max-features",
-    type=arguments.positive_whole,
-    metavar="N",
-    help="most features, chosen by chance (default: 256 a word)",
-  )
-  add(
+  add_number = functools.partial(arguments.add_number, parser)
+  add_number("--words", "number of words", 1024, "K")
+  add_number("--iterations", "most iterations of k-means", 50)
+  help = "most features, chosen by chance (default: 256 a word)"
+  add_number("--max-features", help)
+  parser.add_argument(
     "--method",
     choices=("auto", "exact", "approximate"),
     default="auto",
     help="how words are found; auto (the default) is exact where an iteration "
     "takes at most a minute or so",
   )
-  arguments.add_seed(parser)
+  arguments.add(parser, "--seed")
 
 
 def _fit_codebook(args):

@@ -1,11 +1,10 @@
 """`delf index`: makes a collection that can be searched, or changes it."""
 
-import dataclasses
 import os
 
 from delf.cli import arguments, output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf index photos/ --out my.index              every image under a folder
   delf index more/ --out my.index                adds those to it
@@ -24,20 +23,15 @@ fail are named, the others are indexed, and the exit status is then 1.
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   add = parser.add_argument
-  add(
-    "sources",
-    nargs="*",
-    metavar="PHOTOS|FEATURES",
-    help="folder, quoted pattern, list or image; or a folder of feature files",
-  )
+  help = "folder, quoted pattern, list or image; or a folder of feature files"
+  add("sources", nargs="*", metavar="PHOTOS|FEATURES", help=help)
   add("--out", required=True, metavar="INDEX", help="folder of the index")
   default = (
     "that of --config, of the index that is there, else the embedded one"
   )
   arguments.add_model(parser, default)
-  arguments.add_config(parser)
+  arguments.add(parser, "--config")
   add(
     "--codebook",
     metavar="PREFIX",
@@ -50,46 +44,30 @@ def add_arguments(parser):
   add("--whitening", metavar="FILE", help=help)
   help = "with FEATURES: the photos that they are of, for pictures"
   add("--photos", metavar="DIR", help=help)
+  _add_regions(parser)
+  arguments.add(parser, "--max-size")
+  help = "take images out of the index, until their photos are indexed again"
+  add("--remove", nargs="+", default=[], metavar="NAME", help=help)
+  add("--merge", metavar="INDEX", help="take in all images of another index")
+  help = "threads that decode (default: 1)"
+  add("--workers", type=arguments.whole, default=1, metavar="N", help=help)
+  arguments.add(parser, "--rotate", "--device", "--json")
+
+
+def _add_regions(parser):
+  add = parser.add_argument
   add(
     "--regions",
     action="store_true",
     help="index the boxes that a detector finds in each photo, beside the "
     "whole; an image is as similar as its best region",
   )
-  add(
-    "--detector",
-    metavar="NAME|PATH",
-    default="delf-boxes",
-    help="with --regions: detector (default: delf-boxes)",
-  )
-  add(
-    "--detector-threshold",
-    type=float,
-    default=0.1,
-    metavar="X",
-    help="with --regions: least score of a box (default: 0.1)",
-  )
-  add(
-    "--max-regions",
-    type=arguments.positive_whole,
-    default=5,
-    metavar="N",
-    help="with --regions: most boxes of a photo, the best (default: 5)",
-  )
-  arguments.add_max_size(parser)
-  add(
-    "--remove",
-    nargs="+",
-    default=[],
-    metavar="NAME",
-    help="take images out of the index, until their photos are indexed again",
-  )
-  add("--merge", metavar="INDEX", help="take in all images of another index")
-  help = "threads that decode (default: 1)"
-  add("--workers", type=arguments.whole, default=1, metavar="N", help=help)
-  arguments.add_rotate(parser)
-  arguments.add_device(parser)
-  arguments.add_json(parser)
+  help = "with --regions: detector (default: delf-boxes)"
+  add("--detector", metavar="NAME|PATH", default="delf-boxes", help=help)
+  help = "with --regions: least score of a box (default: 0.1)"
+  add("--detector-threshold", type=float, default=0.1, metavar="X", help=help)
+  help = "with --regions: most boxes of a photo, the best"
+  arguments.add_number(parser, "--max-regions", help, 5)
 
 
 def run(args):
@@ -106,12 +84,8 @@ def run(args):
   if not args.sources:
     return 0
   report = building.build(args.sources, args.out, _options(args), output.error)
-  if args.json:
-    found = {"index": os.path.abspath(args.out)} | dataclasses.asdict(report)
-    output.print_json(found)
-  else:
-    print(f"{args.out}: {report.summary()}")
-  return report.exit_status
+  out = {"index": os.path.abspath(args.out)}
+  return output.print_report(args, report, out)
 
 
 def _options(args):
@@ -123,16 +97,11 @@ def _options(args):
       args.detector, args.detector_threshold, args.max_regions
     )
   return building.BuildOptions(
-    model=args.model,
-    config=args.config,
-    codebook=args.codebook,
-    aggregation=args.aggregation,
-    whitening=args.whitening,
+    **arguments.pick(args, *arguments.INDEXING),
     regions=regions,
     photos=args.photos,
     max_size=args.max_size,
     workers=args.workers,
-    device=args.device,
     apply_rotation=args.rotate,
     one_core_each=True,
   )

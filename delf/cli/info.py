@@ -6,7 +6,7 @@ import pathlib
 from delf.base import errors, files
 from delf.cli import output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf info features/image_1.delf         how many features, of what size
   delf info delf/embedded/delf-compact    signatures and tensors of a model
@@ -23,27 +23,23 @@ _KNOWN = (
 
 # Tensors by which models of the first generation are used.
 _TENSOR_NAMES = (
-  "input_image",
-  "input_images",
-  "input_scales",
-  "input_abs_thres",
-  "input_max_feature_num",
-  "input_global_scales_ind",
-  "boxes",
-  "features",
-  "scales",
-  "scores",
-  "global_descriptors",
-  "global_descriptor",
-  "detection_boxes",
-  "detection_scores",
-  "detection_classes",
+  "input_image input_images input_scales input_abs_thres"
+  " input_max_feature_num input_global_scales_ind boxes features scales scores"
+  " global_descriptors global_descriptor detection_boxes detection_scores"
+  " detection_classes"
 )
+
+_VLAD = "aggregated descriptor (VLAD)"
+_DATUMS = {
+  files.DELG_GLOBAL: "global descriptor",
+  files.DATUM: "array",
+  ".vlad": _VLAD,
+  ".rvlad": _VLAD,
+}
 
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   parser.add_argument(
     "files",
     nargs="+",
@@ -79,18 +75,9 @@ def run(args):
 def describe(path: str | os.PathLike) -> dict:
   """Return what a file or folder holds, as plain values for JSON.
 
-  Args:
-    path: Feature, datum, box or aggregation file, configuration, index, image,
-      folder of a SavedModel, or TensorFlow checkpoint (its prefix, its `.index`
-      file, or its folder).
-
-  Returns:
-    `path`, `kind`, and what that kind has: counts, shapes, ranges as [smallest,
-    largest], with units in the keys.
-
-  Raises:
-    FileNotFoundError: If there is nothing at the path.
-    InputError: If it is none of these, or cannot be read.
+  These are `path`, `kind`, and what that kind has: counts, shapes, ranges as
+  [smallest, largest], with units in the keys. FileNotFoundError without a file,
+  InputError for one that is of no kind of these, or cannot be read.
   """
   path = pathlib.Path(path)
   return {"path": os.fspath(path)} | _reader(path)(path)
@@ -102,11 +89,7 @@ def _print_fields(fields, indent):
     if isinstance(value, dict):
       print(f"{indent}{label}")
       _print_fields(value, indent + "  ")
-    elif (
-      isinstance(value, list)
-      and len(value) == 2
-      and all(isinstance(limit, float) for limit in value)
-    ):
+    elif isinstance(value, list) and list(map(type, value)) == [float, float]:
       print(f"{indent}{label}: {value[0]:g} to {value[1]:g}")
     else:
       print(f"{indent}{label}: {_text(value)}")
@@ -139,22 +122,14 @@ def _reader(path):
     return _index
   if path.suffix == ".index" or pathlib.Path(f"{path}.index").exists():
     return _checkpoint
-  vlad = "aggregated descriptor (VLAD)"
-  readers = dict.fromkeys(files.IMAGES, _image) | {
-    files.DELF: _local,
-    files.DELG_LOCAL: _local,
-    files.DELG_GLOBAL: lambda file: _datum(file, "global descriptor"),
-    files.DATUM: lambda file: _datum(file, "array"),
+  readers = {
+    **dict.fromkeys(files.IMAGES, _image),
+    **dict.fromkeys((files.DELF, files.DELG_LOCAL), _local),
+    **dict.fromkeys(_DATUMS, _datum),
+    **dict.fromkeys((".asmk", ".rasmk", ".asmk_star", ".rasmk_star"), _asmk),
+    **dict.fromkeys((network_files.ONNX, network_files.TFLITE), _network),
     files.BOXES: _boxes,
-    ".vlad": lambda file: _datum(file, vlad),
-    ".rvlad": lambda file: _datum(file, vlad),
-    ".asmk": _asmk,
-    ".rasmk": _asmk,
-    ".asmk_star": _asmk,
-    ".rasmk_star": _asmk,
     ".pbtxt": _config,
-    network_files.ONNX: _network,
-    network_files.TFLITE: _network,
   }
   if not path.exists():
     raise FileNotFoundError(f"{path}: expected a file, found none")
@@ -185,12 +160,13 @@ def _local(path):
   }
 
 
-def _datum(path, kind):
+def _datum(path):
   import numpy as np
 
   from delf.python import datum_io
 
   array = datum_io.ReadFromFile(path)
+  kind = _DATUMS[path.suffix.lower()]
   document = {"kind": kind, "bytes": path.stat().st_size} | _array(array)
   if array.ndim == 1:
     document["norm"] = round(float(np.linalg.norm(array)), 6)
@@ -259,16 +235,15 @@ def _network(path):
   from delf.formats import network_files
 
   settings = dataclasses.asdict(network_files.read_settings(path))
-  config = settings.pop("config")
-  return (
-    {"kind": f"network ({path.suffix[1:]})", "bytes": path.stat().st_size}
-    | {
-      name: list(value) if isinstance(value, tuple) else value
-      for name, value in settings.items()
-      if value is not None
-    }
-    | {"has_configuration": bool(config)}
-  )
+  has_configuration = bool(settings.pop("config"))
+  document = {
+    "kind": f"network ({path.suffix[1:]})",
+    "bytes": path.stat().st_size,
+  }
+  for name, value in settings.items():
+    if value is not None:
+      document[name] = list(value) if isinstance(value, tuple) else value
+  return document | {"has_configuration": has_configuration}
 
 
 def _image(path):
@@ -370,7 +345,7 @@ def _saved_model(path):
       for name, s in sorted(graph.signature_def.items())
       if not name.startswith("__")
     },
-    "tensors": [f"{name}:0" for name in _TENSOR_NAMES if name in nodes],
+    "tensors": [f"{name}:0" for name in _TENSOR_NAMES.split() if name in nodes],
   }
   if (path / "variables" / "variables.index").exists():
     weights = _checkpoint(path / "variables" / "variables")

@@ -1,9 +1,8 @@
 """The command `delf`: finds the sub-command, runs it, words its errors.
 
-A sub-command is a module with `add_arguments(parser)`, which may also set
-`parser.description` and `parser.epilog` (examples), and `run(args)`, which
-returns an exit status or None for 0. Such a module imports what is heavy
-inside `run`.
+A sub-command is a module with `add_arguments(parser)`, `run(args)`, which
+returns an exit status or None for 0, and EXAMPLES, the end of its help. Such a
+module imports what is heavy inside `run`.
 """
 
 import argparse
@@ -58,13 +57,9 @@ _BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells have it.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Run the command line, by default that of the program.
+  """Run a command line, by default the program's; return the exit status.
 
-  Returns:
-    Exit status: 0 done, 1 not done, 130 interrupted.
-
-  Raises:
-    SystemExit: By `argparse`, after help (0) and errors of usage (2).
+  `argparse` raises SystemExit after help (0) and errors of usage (2).
   """
   argv = sys.argv[1:] if argv is None else list(argv)
   command = next((arg for arg in argv if not arg.startswith("-")), None)
@@ -101,12 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
-  """Return the parser of the command line.
-
-  Args:
-    command: Sub-command whose arguments are added; the others are named in the
-      help only.
-  """
+  """Return the parser of the command line, complete for one command."""
   parser = argparse.ArgumentParser(
     prog="delf",
     description="Instance-level image recognition: features, matches, models.",
@@ -115,11 +105,8 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
   )
   version = f"delf {delf.__version__}"
   parser.add_argument("--version", action="version", version=version)
-  parser.add_argument(
-    "--debug",
-    action="store_true",
-    help="show tracebacks and TensorFlow's messages (or DELF_DEBUG=1)",
-  )
+  help = "show tracebacks and TensorFlow's messages (or DELF_DEBUG=1)"
+  parser.add_argument("--debug", action="store_true", help=help)
   subparsers = parser.add_subparsers(
     dest="command", metavar="COMMAND", required=True
   )
@@ -134,6 +121,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     if name == command:
       module = importlib.import_module(module_name)
       module.add_arguments(subparser)
+      subparser.epilog = module.EXAMPLES
       subparser.set_defaults(run=module.run)
   return parser
 

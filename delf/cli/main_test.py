@@ -20,6 +20,7 @@ def command(monkeypatch):
     module = types.ModuleType("delf_cli_try")
     module.run = run
     module.add_arguments = add_arguments
+    module.EXAMPLES = None
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(main.COMMANDS, "try", (module.__name__, "try it"))
 
@@ -147,6 +148,7 @@ def test_broken_pipe_is_quiet():
     "from delf.cli import main\n"
     "module = types.ModuleType('flood')\n"
     "module.add_arguments = lambda parser: None\n"
+    "module.EXAMPLES = None\n"
     "module.run = lambda args: [print('x' * 80) for _ in range(9999)] and 0\n"
     "sys.modules['flood'] = module\n"
     "main.COMMANDS['flood'] = ('flood', 'flood')\n"

@@ -4,7 +4,7 @@ import os
 
 from delf.cli import arguments, output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf match a.jpg b.jpg                        score, and matches.png
   delf match a.jpg b.jpg --out pairs/ab.jpg     a picture of that name
@@ -24,15 +24,11 @@ _FEATURES = (".delf", ".delg_local")
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   add = parser.add_argument
   add("first", metavar="A", help="image, or its .delf file")
   add("second", metavar="B", help="image, or its .delf file")
   arguments.add_model(parser)
-  arguments.add_config(parser)
-  arguments.add_max_size(parser)
-  arguments.add_rotate(parser)
-  arguments.add_device(parser)
+  arguments.add(parser, "--config", "--max-size", "--rotate", "--device")
   add(
     "--estimator",
     choices=("affine", "homography", "fundamental"),
@@ -53,33 +49,32 @@ def add_arguments(parser):
     "homography, 3 for fundamental)",
   )
   help = "inliers that make a match (default: more than chance explains)"
-  add("--min-inliers", type=arguments.positive_whole, metavar="N", help=help)
-  arguments.add_seed(parser)
+  arguments.add_number(parser, "--min-inliers", help)
+  arguments.add(parser, "--seed")
   help = "picture: .png, .jpg, .pdf, ... (default: matches.png)"
   add("--out", default="matches.png", metavar="FILE", help=help)
   add("--no-picture", action="store_true", help="write no picture")
   help = "images of two .delf files, for the picture"
   add("--images", nargs=2, metavar=("A", "B"), help=help)
-  arguments.add_json(parser)
+  arguments.add(parser, "--json")
 
 
 def run(args):
-  """Match and print; return the exit status."""
+  """Match and print."""
   result = _match(args)
-  if args.json:
-    output.print_json(_as_dict(args, result))
-    return 0
   one, two = result.features
   verdict = "match" if result.match.is_match else "no match"
-  print(f"score:     {result.match.score} inliers")
-  print(f"verdict:   {verdict} ({result.match.min_inliers} make a match)")
-  print(f"features:  {len(one)} and {len(two)}")
-  print(f"putative:  {len(result.match.putative)} matches by descriptor")
   steps = ", ".join(f"{k} {v:.2f} s" for k, v in result.timings.items())
-  print(f"time:      {steps}{f' on {result.device}' if result.device else ''}")
+  lines = [
+    f"score:     {result.match.score} inliers",
+    f"verdict:   {verdict} ({result.match.min_inliers} make a match)",
+    f"features:  {len(one)} and {len(two)}",
+    f"putative:  {len(result.match.putative)} matches by descriptor",
+    f"time:      {steps}{f' on {result.device}' if result.device else ''}",
+  ]
   if result.picture:
-    print(f"picture:   {result.picture}")
-  return 0
+    lines.append(f"picture:   {result.picture}")
+  output.show(args, _as_dict(args, result), *lines)
 
 
 def _match(args):

@@ -5,7 +5,7 @@ import os
 
 from delf.cli import arguments, output
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf models                                  all, with their addresses
   delf models download r50delg_gldv2clean      get one (goes on if interrupted)
@@ -49,8 +49,7 @@ the name.
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
-  arguments.add_json(parser)
+  arguments.add(parser, "--json")
   parser.set_defaults(act=_list)
   actions = parser.add_subparsers(metavar="ACTION")
   for name, act, summary, examples in (
@@ -61,18 +60,15 @@ def add_arguments(parser):
   ):
     action = arguments.add_command(actions, name, summary, examples)
     # No default: --json may also stand before the action.
-    arguments.add_json(action, default=argparse.SUPPRESS)
+    arguments.add(action, "--json", default=argparse.SUPPRESS)
     action.set_defaults(act=act)
     if act is not _list:
       action.add_argument("name", metavar="NAME", help="name of a model")
   add = action.add_argument
-  address = "address of the archive (default: published)"
-  add("--url", metavar="URL", help=address)
-  add(
-    "--sha256",
-    metavar="HEX",
-    help="what the archive must have (default: as at the first download)",
-  )
+  help = "address of the archive (default: published)"
+  add("--url", metavar="URL", help=help)
+  help = "what the archive must have (default: as at the first download)"
+  add("--sha256", metavar="HEX", help=help)
   add("--force", action="store_true", help="download what is there already")
 
 
@@ -85,18 +81,18 @@ def _list(args):
   from delf.inference import zoo
 
   entries = [_describe(known) for known in zoo.ARTEFACTS.values()]
-  if args.json:
-    output.print_json(entries)
-    return
-  kind = None
+  lines, kind = [], None
   for entry in entries:
     if entry["kind"] != kind:
       kind = entry["kind"]
-      print(f"\n{kind.upper()}" if entry is not entries[0] else kind.upper())
-    print(f"  {entry['name']:<30} {_state(entry)}")
-    print(f"    {entry['purpose']}")
+      lines += [""] * bool(lines) + [kind.upper()]
+    lines += [
+      f"  {entry['name']:<30} {_state(entry)}",
+      f"    {entry['purpose']}",
+    ]
     if entry["url"] or entry["present"]:
-      print(f"    {entry['path'] if entry['present'] else entry['url']}")
+      lines.append(f"    {entry['path'] if entry['present'] else entry['url']}")
+  output.show(args, entries, *lines)
 
 
 def _info(args):
@@ -111,18 +107,13 @@ def _info(args):
   except errors.InputError:
     configuration = None
   entry = _describe(known) | {"configuration": configuration}
-  if args.json:
-    output.print_json(entry)
-    return
-  print(f"{entry['name']}: {entry['purpose']}")
-  print(f"  kind    {entry['kind']}")
-  print(f"  state   {_state(entry)}")
-  for key in ("url", "path", "size", "sha256"):
-    if entry[key] is not None:
-      print(f"  {key:<7} {entry[key]}")
+  facts = {"kind": entry["kind"], "state": _state(entry)}
+  facts |= {key: entry[key] for key in ("url", "path", "size", "sha256")}
+  lines = [f"  {k:<7} {v}" for k, v in facts.items() if v is not None]
   if configuration:
-    lines = configuration.rstrip().replace("\n", "\n    ")
-    print(f"  configuration\n    {lines}")
+    lines.append("  configuration")
+    lines += [f"    {line}" for line in configuration.rstrip().split("\n")]
+  output.show(args, entry, f"{entry['name']}: {entry['purpose']}", *lines)
 
 
 def _path(args):
@@ -130,10 +121,7 @@ def _path(args):
 
   known = zoo.artefact(args.name)
   path = os.path.abspath(zoo.locate(known))
-  if args.json:
-    output.print_json({"name": known.name, "path": path})
-  else:
-    print(path)
+  output.show(args, {"name": known.name, "path": path}, path)
 
 
 def _download(args):
@@ -145,12 +133,10 @@ def _download(args):
     known, url=args.url, sha256=args.sha256, force=args.force
   )
   entry = _describe(known)
-  if args.json:
-    output.print_json(entry)
-    return
-  print(f"{known.name}: {os.path.abspath(folder)}")
+  lines = [f"{known.name}: {os.path.abspath(folder)}"]
   if entry["sha256"]:
-    print(f"  {entry['size']:,} bytes, SHA-256 {entry['sha256']}")
+    lines.append(f"  {entry['size']:,} bytes, SHA-256 {entry['sha256']}")
+  output.show(args, entry, *lines)
 
 
 def _describe(known):

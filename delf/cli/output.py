@@ -1,6 +1,8 @@
 """Output of the commands: JSON, errors and warnings, a silent TensorFlow."""
 
+import argparse
 import contextlib
+import dataclasses
 import importlib.abc
 import importlib.util
 import io
@@ -21,6 +23,24 @@ _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 def print_json(document: object) -> None:
   """Print a document that every JSON parser reads: NaN and infinity as null."""
   print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def show(args: argparse.Namespace, document: object, *lines: object) -> None:
+  """Print lines for people, or with --json the document."""
+  if args.json:
+    print_json(document)
+  else:
+    print(*lines, sep="\n")
+
+
+def print_report(args: argparse.Namespace, report, head, tail=None) -> int:
+  """Print the summary of work in `args.out`, or with --json all of a report.
+
+  Returns its exit status. `head` and `tail` are more entries of the document.
+  """
+  document = head | dataclasses.asdict(report) | (tail or {})
+  show(args, document, f"{args.out}: {report.summary()}")
+  return report.exit_status
 
 
 def error(line: object) -> None:

@@ -7,7 +7,7 @@ from delf.cli import arguments, output
 # Those of `refinement.METHODS`, which is not loaded to parse arguments.
 REFINEMENTS = ("alpha-qe", "average-qe", "diffusion", "superglobal")
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf search my.index photo.jpg                    the 20 most similar images
   delf search my.index photo.jpg --rerank           the best, matched to be sure
@@ -27,7 +27,6 @@ does not do it twice.
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.epilog = _EXAMPLES
   add = parser.add_argument
   add("index", metavar="INDEX", help="folder that `delf index` has made")
   add(
@@ -37,23 +36,12 @@ def add_arguments(parser):
     help="image, folder, quoted pattern or list; or one folder of feature "
     "files",
   )
-  add(
-    "--top",
-    type=arguments.positive_whole,
-    default=20,
-    metavar="N",
-    help="results per query (default: 20)",
-  )
+  arguments.add_number(parser, "--top", "results per query", 20)
   add_method_arguments(parser)
-  add(
-    "--box",
-    type=arguments.box,
-    metavar="X1,Y1,X2,Y2",
-    help="ask with this part of the only photo, in pixels",
-  )
-  add(
-    "--html", metavar="FILE", help="write a page with the results, to look at"
-  )
+  help = "ask with this part of the only photo, in pixels"
+  add("--box", type=arguments.box, metavar="X1,Y1,X2,Y2", help=help)
+  help = "write a page with the results, to look at"
+  add("--html", metavar="FILE", help=help)
   add_work_arguments(parser)
 
 
@@ -68,20 +56,9 @@ def add_method_arguments(parser):
   )
   help = "match the first images point by point"
   add("--rerank", action="store_true", help=help)
-  add(
-    "--rerank-top",
-    type=arguments.positive_whole,
-    default=100,
-    metavar="N",
-    help="how many are matched (default: 100)",
-  )
-  add(
-    "--expand",
-    type=arguments.whole,
-    default=0,
-    metavar="N",
-    help="average each query with its first N images (alpha query expansion)",
-  )
+  arguments.add_number(parser, "--rerank-top", "how many are matched", 100)
+  help = "average each query with its first N images (alpha query expansion)"
+  add("--expand", type=arguments.whole, default=0, metavar="N", help=help)
   help = "re-rank by the global descriptors of the first images"
   add("--refine", choices=REFINEMENTS, help=help)
   help = "compare whole images alone, of an index that has regions"
@@ -91,11 +68,8 @@ def add_method_arguments(parser):
 def add_work_arguments(parser):
   """Add how the work is done."""
   help = "processes that match (default: one per core)"
-  parser.add_argument(
-    "--workers", type=arguments.positive_whole, metavar="N", help=help
-  )
-  arguments.add_device(parser)
-  arguments.add_json(parser)
+  arguments.add_number(parser, "--workers", help)
+  arguments.add(parser, "--device", "--json")
 
 
 def search_options(args):

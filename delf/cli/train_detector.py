@@ -1,10 +1,10 @@
 """`delf train-detector`: a detector of a user's own, from photos and boxes."""
 
-import os
+import functools
 
-from delf.cli import arguments, output, train
+from delf.cli import output, train
 
-_EXAMPLES = """\
+EXAMPLES = """\
 examples:
   delf train-detector boxes.csv photos/ --out my_boxes
   delf train-detector boxes.csv photos/ --out my_boxes --minutes 60
@@ -33,56 +33,32 @@ stopped by Ctrl-C or SIGTERM
 
 
 def add_arguments(parser):
-  """Adds the arguments of this command to an `argparse` parser."""
+  """Add the arguments of this command."""
   from delf.inference import zoo
   from delf.learning.finetune import detector
 
-  parser.epilog = _EXAMPLES
   parser.add_argument("boxes", metavar="BOXES.csv", help="file of boxes")
-  train.add_photos(parser, "detector")
-  train.add_start(
-    parser,
-    None,
+  start = (
     "a detector that this command made, or scratch (default: "
     f"{zoo.EMBEDDED_DETECTOR}, the embedded one, whose backbone scratch has "
-    "too)",
+    "too)"
   )
-  train.add_budget(parser)
-  train.add_rate(parser, None, f"{detector.RATE:g}")
-  train.add_batch(parser, None, f"views in a step (default: {detector.BATCH})")
-  arguments.add_seed(parser)
-  train.add_rest(parser, "detector")
+  batch = f"views in a step (default: {detector.BATCH})"
+  train.add_training(parser, "detector", start, f"{detector.RATE:g}", batch)
 
 
 def run(args):
-  """Trains, prints what it gave; returns the exit status."""
+  """Train, print what it gave; returns the exit status."""
   from delf.learning.finetune import detector
 
+  def see(report, document):
+    missing = report.details["missing"]
+    if missing:
+      output.warning(
+        f"{len(missing)} names in the CSV file have no photo, such as "
+        f"{missing[0]}"
+      )
+
   first = ["delf", "train-detector", args.boxes]
-  return train.run_training(
-    lambda: detector.train(
-      args.boxes,
-      args.sources,
-      args.out,
-      train.options(args),
-      args.overwrite,
-      train.command(first, args),
-    ),
-    lambda report: _print(report, args.json),
-  )
-
-
-def _print(report, as_json):
-  missing = report.details["missing"]
-  if missing:
-    output.warning(
-      f"{len(missing)} names in the CSV file have no photo, such as "
-      f"{missing[0]}"
-    )
-  if as_json:
-    found = report.as_dict()
-    found["out"] = os.path.abspath(report.out)
-    output.print_json(found)
-    return
-  for line in report.lines:
-    print(line)
+  learn = functools.partial(detector.train, args.boxes)
+  return train.run_training(first, args, learn, see)
