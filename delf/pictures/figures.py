@@ -95,18 +95,13 @@ def draw_matches(
 
   At most 100 lines are drawn, the strongest of each region of image 1; the
   caption says how many inliers there are. Image 2 is drawn as high as image 1;
-  photos whose sides differ more than 4 to 1 are drawn squeezed.
-
-  Args:
-    features_1: `features.LocalFeatures`, (y, x) in pixels of image 1.
-    features_2: `features.LocalFeatures`, (y, x) in pixels of image 2.
-    match: `matcher.Match` of these features.
-    title: Heading; by default the verdict.
+  photos whose sides differ more than 4 to 1 are drawn squeezed. `match` is the
+  `matcher.Match` of two `features.LocalFeatures`; the heading by default its
+  verdict.
   """
   suffix = check_path(path)
-  drawing = _matches_figure(
-    (image_1, image_2), (features_1, features_2), match, title
-  )
+  features = features_1, features_2
+  drawing = _matches_figure((image_1, image_2), features, match, title)
   _save(drawing, path, suffix)
 
 
@@ -114,27 +109,19 @@ def matches_jpeg(
   image_1: np.ndarray, image_2: np.ndarray, features_1, features_2, match
 ) -> bytes:
   """Return the picture of `draw_matches` as a JPEG file."""
-  drawing = _matches_figure(
-    (image_1, image_2), (features_1, features_2), match, None
-  )
+  features = features_1, features_2
+  drawing = _matches_figure((image_1, image_2), features, match, None)
   buffer = io.BytesIO()
   drawing.savefig(buffer, format="jpeg", dpi=_DPI)
   return buffer.getvalue()
 
 
 def draw_features(
-  path: str | os.PathLike,
-  image: np.ndarray,
-  features,
-  title: str | None = None,
+  path: str | os.PathLike, image: np.ndarray, features, title: str | None = None
 ) -> None:
-  """Draw a photo with its features: circles grow with scale.
+  """Draw a photo with its `features.LocalFeatures`: circles grow with scale.
 
   Colours are attention; at most the 400 features with the most are drawn.
-
-  Args:
-    features: `features.LocalFeatures`, (y, x) in pixels.
-    title: Heading; by default the number of features.
   """
   suffix = check_path(path)
   image = _as_rgb(image)
@@ -168,12 +155,8 @@ def draw_boxes(
 ) -> None:
   """Draw a photo with boxes and their scores, the best on top.
 
-  At most the 20 with the highest score are drawn; the caption says so.
-
-  Args:
-    boxes: [N, 4] (ymin, xmin, ymax, xmax) in [0, 1].
-    scores: [N].
-    title: Heading; by default the number of boxes.
+  At most the 20 with the highest score are drawn; the caption says so. Boxes
+  are [N, 4] (ymin, xmin, ymax, xmax) in [0, 1], scores [N].
   """
   suffix = check_path(path)
   image = _as_rgb(image)
@@ -187,15 +170,14 @@ def draw_boxes(
   axes.imshow(_shrink(image), extent=(0, 1, 1, 0), aspect="auto")
   axes.set(xlim=(0, 1), ylim=(1, 0))
   best = np.argsort(-scores, kind="stable")[:MAX_BOXES]
-  bar = None
-  if len(best):
+  number, bar = len(boxes), None
+  if number:
     bar = _add_boxes(drawing, axes, boxes[best], scores[best])
-  number = len(boxes)
-  parts = [caption] if caption else []
-  if number > len(best):
-    parts.insert(0, f"the {len(best)} with the highest score")
+  left_out = number > len(best)
+  first = f"the {len(best)} with the highest score" if left_out else ""
   heading = title or f"{number or 'No'} box{'' if number == 1 else 'es'}"
-  _add_text(drawing, heading, _SEPARATOR.join(parts), bar)
+  caption = _SEPARATOR.join(filter(None, (first, caption)))
+  _add_text(drawing, heading, caption, bar)
   _save(drawing, path, suffix)
 
 
@@ -207,10 +189,8 @@ def draw_curves(
 ) -> None:
   """Draw how values change from step to step, two panels in a row.
 
-  Args:
-    panels: By heading of a panel, curves by name: (steps, values), each [N].
-      Values that are not finite are left out. Curves whose name begins with
-      "validation" get markers.
+  `panels` has, by heading, curves by name: (steps, values), each [N]. Values
+  that are not finite are left out; curves named "validation..." get markers.
   """
   suffix = check_path(path)
   rows = -(-len(panels) // 2)
@@ -232,18 +212,13 @@ def draw_attention(
 ) -> None:
   """Draw photos in a row, and below them coloured by attention.
 
-  Args:
-    photos: [N, H, W, 3] uint8; the first four are drawn.
-    attention: [N, H', W'] float; colours go from each photo's own lowest to
-      its highest.
+  The first four of [N, H, W, 3] uint8 are drawn; colours go from the lowest to
+  the highest attention, [N, H', W'] float, of each photo.
   """
   suffix = check_path(path)
   photos, attention = photos[:_ATTENTION_PHOTOS], attention[:_ATTENTION_PHOTOS]
-  rows = [
-    np.concatenate(list(row), axis=1)
-    for row in (photos, attention_over(photos, attention))
-  ]
-  image = np.concatenate(rows)
+  coloured = attention_over(photos, attention)
+  image = np.vstack([np.hstack(row) for row in (photos, coloured)])
   drawing, axes = _canvas(image.shape[1] / image.shape[0])
   axes.imshow(image)
   _add_text(drawing, title, caption)
@@ -294,9 +269,9 @@ def _matches_figure(images, features, match, title):
   axes.set(xlim=(0, total), ylim=(1, 0))
   verdict = "Match" if match.is_match else "No match"
   agree = f"{match.score} inliers" if match.model is not None else ""
+  number = f"{match.score} of {len(match.putative)}"
   parts = [
-    f"{match.score} of {len(match.putative)} putative matches agree with one"
-    " map",
+    f"{number} putative matches agree with one map",
     f"{match.min_inliers} make a match",
   ]
   if len(drawn) < match.score:
@@ -407,9 +382,8 @@ def _add_score(axes, box, text, colour, taken):
 
 
 def _fill_panel(axes, heading, curves):
-  for (name, (steps, values)), colour in zip(
-    curves.items(), _CURVES, strict=False
-  ):
+  coloured = zip(curves.items(), _CURVES, strict=False)
+  for (name, (steps, values)), colour in coloured:
     values = np.asarray(values, np.float64)
     finite = np.isfinite(values)
     marker = "o" if name.startswith("validation") or len(values) == 1 else ""
@@ -510,10 +484,10 @@ def _aspect(image, longest):
 
 def _as_rgb(image):
   image = np.asarray(image)
-  channels = image.shape[2] if image.ndim == 3 else None
   if image.ndim == 2:
-    image, channels = np.repeat(image[..., None], 3, axis=2), 3
-  if channels not in (3, 4) or image.dtype != np.uint8 or not image.size:
+    image = np.repeat(image[..., None], 3, axis=2)
+  is_colour = image.ndim == 3 and image.shape[2] in (3, 4)
+  if not is_colour or image.dtype != np.uint8 or not image.size:
     raise errors.InputError(
       "an image as uint8 of shape [H, W, 3] or [H, W]",
       f"{image.dtype} of shape {list(image.shape)}",
@@ -524,10 +498,9 @@ def _as_rgb(image):
 def _shrink(image):
   """Image with no more pixels than the picture shows."""
   height, width = image.shape[:2]
-  share = int(_WIDTH * _DPI) / max(height, width)
-  if share >= 1:
+  size = results_page.fit(width, height, int(_WIDTH * _DPI))
+  if size == (width, height):
     return image
-  size = (max(1, round(width * share)), max(1, round(height * share)))
   return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 

@@ -7,7 +7,6 @@ import html
 import importlib.resources
 import io
 import math
-import numbers
 import os
 from collections.abc import Iterable
 
@@ -48,19 +47,14 @@ class Thumbnail:
 
 
 class Thumbnails:
-  """Makes copies, and remembers the number of each but not its content.
-
-  Attributes:
-    number: Number of copies made.
-    problems: One line for each photo that cannot be shown.
-  """
+  """Makes copies, and remembers the number of each but not its content."""
 
   def __init__(self, options: Options):
     self._options = options
     self._known = {None: Thumbnail()}
     self._bytes = 0
-    self.number = 0
-    self.problems = []
+    self.number = 0  # Of copies made.
+    self.problems = []  # One line for each photo that cannot be shown.
 
   def add(self, path: str | os.PathLike | None) -> tuple[Thumbnail, str | None]:
     """Return the copy of a photo, and its JPEG in base64 if it is new."""
@@ -76,7 +70,7 @@ class Thumbnails:
     self._known[key] = Thumbnail(self.number, *size)
     self.number += 1
     self._bytes += len(data)
-    return self._known[key], base64.b64encode(data).decode("ascii")
+    return self._known[key], _base64(data)
 
   def _make(self, path):
     """(width, height) of a photo, and the copy as JPEG."""
@@ -87,19 +81,19 @@ class Thumbnails:
     photo = utils.RgbLoader(
       path,
       apply_rotation=options.apply_rotation,
-      at_least=_fit(width, height, side * _OVERSAMPLING),
+      at_least=fit(width, height, side * _OVERSAMPLING),
     )
     if (photo.width > photo.height) != (width > height):  # Turned by EXIF.
       width, height = height, width
-    size = _fit(width, height, side)
+    size = fit(width, height, side)
     copy = photo.resize(size, resample=Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     copy.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     return (width, height), buffer.getvalue()
 
 
-def _fit(width, height, side):
-  """(width, height) shrunk, if need be, to a longest side."""
+def fit(width: int, height: int, side: int) -> tuple[int, int]:
+  """Return (width, height) shrunk, if need be, to a longest side."""
   share = min(1.0, side / max(width, height))
   return max(1, round(width * share)), max(1, round(height * share))
 
@@ -225,12 +219,8 @@ def match_lines(
 ) -> np.ndarray:
   """Return the lines of a match for `Result.lines`, [M, 4] float32.
 
-  Args:
-    features_1: `features.LocalFeatures` of the query.
-    features_2: `features.LocalFeatures` of the result.
-    match: `matcher.Match` of them.
-    offset: (y, x) in pixels of the query's features in its photo: the upper
-      left corner of the box that the photo was cropped to.
+  `features_1` (`features.LocalFeatures`) are of the query, whose photo was
+  cropped to a box with that offset (y, x) in pixels.
   """
   order = np.argsort(match.strengths, kind="stable")
   pairs = np.asarray(match.inliers)[order]
@@ -244,13 +234,8 @@ def spread_lines(
 ) -> np.ndarray:
   """Return which inliers to draw: the strongest of each region first.
 
-  Args:
-    points: [M, 2] float, (x, y) in image 1, x in [0, width], y in [0, 1].
-    strengths: [M] float, larger for a better inlier.
-    width: Width of the image by its height.
-
-  Returns:
-    [min(M, most)] int indices, weakest first.
+  Points are [M, 2] float, (x, y) in image 1, x in [0, width], y in [0, 1].
+  Returns [min(M, most)] int indices, weakest first.
   """
   cells = np.floor(points * [_GRID / max(width, 1e-9), _GRID]).astype(int)
   order = np.lexsort((-strengths, *cells.T))
@@ -346,7 +331,11 @@ def _frame(title):
 
 def _hash(text):
   digest = hashlib.sha256(text.encode("utf-8")).digest()
-  return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+  return f"'sha256-{_base64(digest)}'"
+
+
+def _base64(data):
+  return base64.b64encode(data).decode("ascii")
 
 
 def _escape(text):
@@ -356,12 +345,8 @@ def _escape(text):
 
 def _query_section(number, query, photo, *copies):
   """Section of a query, with the thumbnails of its photo and its results."""
-  items = "".join(
-    _result_item(rank, result, copy, photo)
-    for rank, (result, copy) in enumerate(
-      zip(query.results, copies, strict=True), 1
-    )
-  )
+  shown = enumerate(zip(query.results, copies, strict=True), 1)
+  items = "".join(_result_item(rank, *each, photo) for rank, each in shown)
   labels = (result.label for result in query.results)
   first = next((label for label in labels if label != JUNK), None)
   note = f"<p>{_escape(query.note)}</p>" if query.note else ""
@@ -409,9 +394,8 @@ def _image(copy, box):
   if copy.number is None:
     return "<span class=missing>no photo</span>"
   width, height = copy.width, copy.height
-  image = (
-    f'<img data-t="{copy.number}" alt="" width="{width}" height="{height}">'
-  )
+  size = f'width="{width}" height="{height}"'
+  image = f'<img data-t="{copy.number}" alt="" {size}>'
   if box is None:
     return image
   x1, y1, x2, y2 = np.clip(box, 0, [width, height, width, height]).tolist()
@@ -429,30 +413,24 @@ def _line_data(points, query_photo, copy):
   if points is None or None in (query_photo.number, copy.number):
     return ""
   points = np.asarray(points, np.float64)
-  query_size, size = (
-    [photo.width, photo.height] for photo in (query_photo, copy)
-  )
+  query_size, size = ([p.width, p.height] for p in (query_photo, copy))
   # Pixel centres are at integers, so that a photo starts at -0.5.
   shares = (points + 0.5) / (query_size + size)
   aspect = query_size[0] / query_size[1]
-  chosen = spread_lines(
-    shares[:, :2] * [aspect, 1], np.arange(len(points)), aspect
-  )
+  starts = shares[:, :2] * [aspect, 1]
+  chosen = spread_lines(starts, np.arange(len(points)), aspect)
   places = np.rint(np.clip(shares[chosen], 0, 1) * _PLACES).astype("<u2")
-  return f' data-l="{base64.b64encode(places.tobytes()).decode("ascii")}"'
+  return f' data-l="{_base64(places.tobytes())}"'
 
 
 def _evaluation_section(evaluation):
-  parts = [_curves(evaluation.curves)] if evaluation.curves else []
+  body = _curves(evaluation.curves) if evaluation.curves else ""
   tables = "".join(map(_table, evaluation.tables))
-  parts.append(f"<div class=tables>{tables}</div>")
+  body += f"<div class=tables>{tables}</div>"
   if evaluation.report:
     report = _escape(evaluation.report.strip("\n"))
-    parts.append(
-      "<details><summary>Report card</summary>"
-      f"<pre tabindex=0>{report}</pre></details>"
-    )
-  body = "".join(parts)
+    body += "<details><summary>Report card</summary>"
+    body += f"<pre tabindex=0>{report}</pre></details>"
   return f'<section id="evaluation"><h2>Evaluation</h2>{body}</section>\n'
 
 
@@ -472,8 +450,7 @@ def _table(table):
 def _cell(value):
   if value is None or value != value:
     return "–"
-  is_whole = isinstance(value, numbers.Integral)
-  if isinstance(value, numbers.Real) and not is_whole:
+  if isinstance(value, (float, np.floating)):
     return f"{value:.2f}"
   return _escape(value)
 
@@ -518,8 +495,8 @@ def _axes():
 
 def _points(curve):
   number = len(curve.recalls)
-  kept = np.linspace(0, number - 1, min(number, _MAX_POINTS)).round()
-  kept = np.unique(kept.astype(int))
+  kept = np.linspace(0, number - 1, min(number, _MAX_POINTS))
+  kept = np.unique(kept.round().astype(int))
   x = _LEFT + _SIDE_X * np.asarray(curve.recalls, np.float64)[kept]
   y = _TOP + _SIDE_Y * (1 - np.asarray(curve.precisions, np.float64)[kept])
   return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
