@@ -21,17 +21,13 @@ _SHOWN = 20  # Results a query on the page.
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateReport:
-  """Result of an evaluation.
-
-  Attributes:
-    result: Of the protocol `shown`: "medium", or "all".
-    failed: Index images whose features could not be used.
-  """
+  """Result of an evaluation."""
 
   card: report_card.ReportCard
-  result: searching.SearchResult
+  result: searching.SearchResult  # Of the protocol `shown`.
   truth: ground_truth.GroundTruth
-  shown: str
+  shown: str  # "medium", or "all".
+  # Index images whose features could not be used.
   failed: tuple[engine.Failure, ...]
 
 
@@ -45,14 +41,10 @@ def read_truth(
 def find_index_photos(
   path: str | os.PathLike, folder: str | os.PathLike
 ) -> tuple[list[str], list[str]]:
-  """Find the photos of the collection that ground truth is about.
+  """Find paths and names of the photos that ground truth is about.
 
-  Returns:
-    Paths and names of the photos that the file `path` lists as its collection;
-    if it labels images by name, of all photos in the folder.
-
-  Raises:
-    InputError: If a photo is missing.
+  Those that the file `path` lists as its collection, none of which may be
+  missing; if it labels images by name, all photos in the folder.
   """
   paths, names = engine.find([folder])
   truth = ground_truth.read(path)
@@ -85,10 +77,8 @@ def find_features(
 ) -> list[searching.Query]:
   """Find the features of the queries, whose names may have an extension.
 
-  Queries are in order; files of some may be missing.
-
-  Raises:
-    InputError: If a name fits two files.
+  Queries are in order; files of some may be missing. InputError is raised if a
+  name fits two files.
   """
   stems = sorted(extract.find_features([folder])[0])
   places = ground_truth.ImagePlaces(stems)
@@ -96,11 +86,10 @@ def find_features(
     stems[places.find(name, folder)] if name in places else name
     for name in truth.query_names
   ]
+  found = searching.find_features(folder, chosen)
   return [
     dataclasses.replace(query, name=name)
-    for query, name in zip(
-      searching.find_features(folder, chosen), truth.query_names, strict=True
-    )
+    for query, name in zip(found, truth.query_names, strict=True)
   ]
 
 
@@ -113,15 +102,8 @@ def evaluate(
   """Search with all queries, and write metrics and a report card.
 
   With re-ranking, the first images of each protocol that are not its junk are
-  matched; a pair that several protocols need is matched once.
-
-  Args:
-    truth: As `read_truth` returns it.
-    asked: The queries of the ground truth, in order.
-    out: Folder for `metrics.txt` and `report.json`.
-
-  Raises:
-    InputError: If a query has no features.
+  matched; a pair that several protocols need is matched once. Folder `out` gets
+  `metrics.txt` and `report.json`. InputError if a query has no features.
   """
   good, entries, failed = searcher.read(asked)
   if failed:
@@ -132,14 +114,10 @@ def evaluate(
   rankings, inliers, failed = _rank_protocols(searcher, truth, good, first)
   ids = {protocol: ranked.ids for protocol, ranked in rankings.items()}
   measured = metrics.evaluate(ids, truth)
-  read_record = extract.read
-  card = report_card.make(
-    measured,
-    _method(searcher),
-    read_record(pathlib.Path(good[0].features).parent / extract.RECORD),
-    read_record(searcher.collection.features / extract.RECORD),
-    _settings(searcher.options),
-  )
+  folders = pathlib.Path(good[0].features).parent, searcher.collection.features
+  made = (extract.read(each / extract.RECORD) for each in folders)
+  settings = _settings(searcher.options)
+  card = report_card.make(measured, _method(searcher), *made, settings)
   out = pathlib.Path(out)
   metrics.save(measured, out / METRICS)
   report_card.write(card, out / CARD)
@@ -166,9 +144,7 @@ def write_page(
 ) -> results_page.Report:
   """Write a page with the metrics, the curves, and the results of each query.
 
-  Args:
-    path: Page to be, `.html`.
-    without_regions: Report of whole images alone, to compare with.
+  `without_regions` is the report of whole images alone, to compare with.
   """
   labels = report.truth.protocols()[report.shown]
   places = {name: place for place, name in enumerate(report.result.names)}
@@ -179,23 +155,19 @@ def write_page(
     is_junk = places[name] in labels[row]["junk"]
     return results_page.JUNK if is_junk else results_page.FALSE
 
-  measured = report.card.evaluation.protocols[report.shown]
-  notes = [
-    "no positives"
-    if np.isnan(value)
-    else f"AP {100 * value:.1f} ({report.shown})"
-    for value in measured.average_precisions
-  ]
+  def note(value):
+    known = f"AP {100 * value:.1f} ({report.shown})"
+    return "no positives" if np.isnan(value) else known
+
+  card, measured = report.card, report.card.evaluation
   return searching.write_page(
     path,
     searcher.collection,
     report.result,
     label,
-    notes,
-    report_card.page_section(
-      report.card, without_regions and without_regions.card
-    ),
-    f"{report.card.evaluation.dataset}: {report.card.method}",
+    list(map(note, measured.protocols[report.shown].average_precisions)),
+    report_card.page_section(card, without_regions and without_regions.card),
+    f"{measured.dataset}: {card.method}",
   )
 
 
@@ -204,12 +176,9 @@ def _rank_protocols(searcher, truth, good, first):
   protocols = truth.protocols()
   if not searcher.options.rerank:
     return dict.fromkeys(protocols, first), {}, ()
-  junk = {
-    protocol: [entry["junk"] for entry in labels]
-    for protocol, labels in protocols.items()
-  }
-  orders, report = searcher.rerank(good, first, junk.values())
-  rankings = dict(zip(junk, orders, strict=True))
+  junk = [[entry["junk"] for entry in each] for each in protocols.values()]
+  orders, report = searcher.rerank(good, first, junk)
+  rankings = dict(zip(protocols, orders, strict=True))
   inliers = {protocol: order.inliers for protocol, order in rankings.items()}
   return rankings, inliers, report.failed
 

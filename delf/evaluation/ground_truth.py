@@ -104,12 +104,8 @@ def read(
   """Read ground truth, published or a user's own.
 
   A query that is itself an image of the collection is junk for itself, unless
-  it is labelled (in files that label images by name).
-
-  Args:
-    path: `.mat`, `.pkl`, `.csv` or `.json` file.
-    index_names: Collection that is searched, in the order of its ids. By
-      default the images that the file names.
+  it is labelled (in files that label images by name). `index_names` are the
+  collection that is searched, by default the images that the file names.
   """
   extension = os.path.splitext(path)[1].lower()
   if extension == ".csv":

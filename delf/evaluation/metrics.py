@@ -100,15 +100,11 @@ def compute_metrics(
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Compute the metrics of rankings under one protocol.
 
-  Args:
-    sorted_index_ids: [Q, N] whole numbers, ids of index images, best first, -1
-      for none. Positives that are not among them count as never found.
-    ground_truth: Q dicts with "ok" and "junk", [n] int ids.
-    desired_pr_ranks: [R], from 1 to N.
-
-  Returns:
-    The first six fields of `ProtocolMetrics`. A query without positives has
-    NaN, and is left out of the means.
+  `sorted_index_ids` are [Q, N] whole numbers, ids of index images, best first,
+  -1 for none; positives that are not among them count as never found. Ground
+  truth is Q dicts with "ok" and "junk", [n] int ids; ranks are from 1 to N.
+  Returns the first six fields of `ProtocolMetrics`; a query without positives
+  has NaN, and is left out of the means.
   """
   ids = _check_rankings(sorted_index_ids)
   ranks = _check_ranks(ids, ground_truth, desired_pr_ranks)

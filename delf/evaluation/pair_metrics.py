@@ -12,11 +12,9 @@ import numpy as np
 from delf.matching import geometry
 
 # Tolerances, as shares of the longer side of the second image.
-HOMOGRAPHY_SHARE = 0.02
-EPIPOLAR_SHARE = 0.01
+_HOMOGRAPHY_SHARE, _EPIPOLAR_SHARE = 0.02, 0.01
 # A pair is solved by this many inliers, of which this share agrees.
-SOLVED_INLIERS = 15
-SOLVED_SHARE = 0.7
+_SOLVED_INLIERS, _SOLVED_SHARE = 15, 0.7
 
 Size = tuple[int, int]
 
@@ -33,13 +31,13 @@ def agreeing(
   if truth["type"] == "homography":
     mapped = _project(points_1, np.asarray(truth["H"], np.float64))
     distances = np.hypot(*(mapped - points_2).T)
-    return distances <= HOMOGRAPHY_SHARE * side
+    return distances <= _HOMOGRAPHY_SHARE * side
   best = np.zeros([len(points_1)], bool)
   for matrix in _fundamental_matrices(truth):
     lines = _homogeneous(points_1) @ matrix.T
     distances = np.abs((lines * _homogeneous(points_2)).sum(1))
     distances = distances / np.maximum(np.hypot(*lines[:, :2].T), 1e-12)
-    good = distances <= EPIPOLAR_SHARE * side
+    good = distances <= _EPIPOLAR_SHARE * side
     best = good if good.sum() > best.sum() else best
   return best
 
@@ -48,9 +46,9 @@ def is_solved(
   truth: dict, points_1: np.ndarray, points_2: np.ndarray, size_2: Size
 ) -> bool:
   """Return whether inliers solve a pair: enough of them, and most agree."""
-  if len(points_1) < SOLVED_INLIERS:
+  if len(points_1) < _SOLVED_INLIERS:
     return False
-  return agreeing(truth, points_1, points_2, size_2).mean() >= SOLVED_SHARE
+  return agreeing(truth, points_1, points_2, size_2).mean() >= _SOLVED_SHARE
 
 
 def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:

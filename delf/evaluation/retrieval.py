@@ -21,6 +21,7 @@ _LABELS = "queries", "index images"
 
 _Verified = verification.VerifyReport | None
 _Path = str | os.PathLike
+_Print = Callable[[str], None]
 _Local = tuple[verification.FeatureFiles, verification.FeatureFiles]
 
 
@@ -69,11 +70,8 @@ def search_aggregates(
 
   Files are `<name>.asmk_star`, or as the configuration has it. Images are
   compared as `index_config` says (alpha, tau, L2 normalisation), as in the
-  original. Without words a score is -1.
-
-  Raises:
-    InputError: Also if the configurations do not fit together, or the folders
-      say that codebooks differ.
+  original. Without words a score is -1. InputError is raised if configurations
+  or codebooks differ.
   """
   configurations, folders = (query_config, index_config), (query_dir, index_dir)
   compared = {
@@ -163,11 +161,7 @@ class RetrieveReport:
     """Exit status of a program that did this."""
     return 1 if self.failed else 0
 
-  def say(
-    self,
-    print_line: Callable[[str], None],
-    print_problem: Callable[[str], None],
-  ) -> int:
+  def say(self, print_line: _Print, print_problem: _Print) -> int:
     """Print results and problems as the scripts do; return `exit_status`."""
     for failure in self.failed:
       print_problem(str(failure))
@@ -188,15 +182,9 @@ def evaluate(
 ) -> RetrieveReport:
   """Write the metrics of a ranking, verified or not.
 
-  With verification, the first 100 images of each query that are not junk are
-  re-ranked for each protocol; a pair that both need is verified once, and
-  recorded in the output folder.
-
-  Args:
-    found: Ranking of all images.
-    output_dir: Folder of `metrics.txt`.
-    local: Result of `local_files`, or None to verify nothing.
-    workers: Number of processes, or None: all cores.
+  With verification of `local_files`, the first 100 images of each query that
+  are not junk are re-ranked for each protocol; a pair that both need is
+  verified once, and recorded in the folder. Processes: `workers`, or all cores.
   """
   # First what may be wrong: not after all has been verified.
   os.makedirs(output_dir, exist_ok=True)

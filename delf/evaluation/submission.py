@@ -24,10 +24,9 @@ def image_id(name: str) -> str:
 def read_landmarks(path: str | os.PathLike) -> dict[str, int]:
   """Read the landmark of each image, by image id.
 
-  Args:
-    path: CSV file with a header: `train.csv` (`id,url,landmark_id`),
-      `index_image_to_landmark.csv` (`id,landmark_id`) or `train_clean.csv`
-      (`landmark_id,images`, these separated by spaces).
+  CSV files are `train.csv` (`id,url,landmark_id`), `train_clean.csv`
+  (`landmark_id,images`, these separated by spaces), and
+  `index_image_to_landmark.csv` (`id,landmark_id`), each with a header.
   """
   rows = files.read_csv(path, header=True)
   _, header = next(rows)
@@ -59,13 +58,9 @@ def vote(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Predict a landmark for each query from its most similar images.
 
-  Each neighbour votes for its landmark with its similarity. Of equal sums the
-  lower landmark wins.
-
-  Args:
-    ids: [Q, k] int, index images, best first; -1 stands for none.
-    scores: [Q, k] float, similarities; negative ones have no vote.
-    landmarks: [N] int, landmark of each index image.
+  Each neighbour votes for its landmark, of [N], with its similarity. Of equal
+  sums the lower landmark wins. `ids` and `scores` are [Q, k], best first; id -1
+  stands for none, and negative similarities have no vote.
 
   Returns:
     (predicted [Q] int64, sums [Q] float64); -1 and 0 where nothing has a vote.

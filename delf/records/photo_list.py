@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -80,11 +81,8 @@ def list_folders(folder: files.Path) -> PhotoList:
   if not os.path.isdir(folder):
     raise FileNotFoundError(f"{folder}: expected a folder, found none")
   entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-  classes = [
-    entry.name
-    for entry in entries
-    if entry.is_dir() and not entry.name.startswith(".")
-  ]
+  folders = (entry.name for entry in entries if entry.is_dir())
+  classes = [name for name in folders if not name.startswith(".")]
   if not classes:
     raise errors.InputError("a folder for each class in it", "none", folder)
   photos = []
@@ -92,12 +90,12 @@ def list_folders(folder: files.Path) -> PhotoList:
     for path in files.find_images(os.path.join(folder, name)):
       identity = os.path.relpath(path, folder).replace(os.sep, "/")
       photos.append(Photo(path, identity, label))
-  stray = [
-    entry.path
-    for entry in entries
-    if files.is_image(entry.name) and entry.is_file()
-  ]
-  return PhotoList(photos, classes, unlisted=stray)
+  return PhotoList(photos, classes, unlisted=_images(entries))
+
+
+def _images(entries):
+  """Return the paths of the photos among the entries of a folder."""
+  return [e.path for e in entries if files.is_image(e.name) and e.is_file()]
 
 
 def list_csv(
@@ -105,11 +103,9 @@ def list_csv(
 ) -> PhotoList:
   """List photos whose class is in a CSV table with a header.
 
-  Args:
-    csv_path: One column is the image: a path, or an id whose file ends in
-      `.jpg`; one the class, a name or a number. Usual names of these columns
-      are known. Classes are sorted, numbers first and by number.
-    folder: Folder that paths are relative to; the table's own if None.
+  One column is the image: a path in the folder (by default the table's own), or
+  an id whose file ends in `.jpg`; one the class, a name or a number. The usual
+  names of both are known. Classes are sorted, numbers first and by number.
   """
   folder = os.path.dirname(csv_path) if folder is None else os.fspath(folder)
   labelled, absent = {}, []
@@ -168,12 +164,7 @@ def find_photos(directory: str) -> dict[str, str]:
   folders = [each for each in glob.glob(directory) if os.path.isdir(each)]
   if not folders:
     raise FileNotFoundError(f"{directory}: expected a folder, found none")
-  paths = [
-    entry.path
-    for folder in folders
-    for entry in os.scandir(folder)
-    if files.is_image(entry.name) and entry.is_file()
-  ]
+  paths = itertools.chain(*(_images(os.scandir(each)) for each in folders))
   photos = {}
   for path in sorted(paths):
     other = photos.setdefault(submission.image_id(path), path)

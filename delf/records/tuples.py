@@ -39,12 +39,15 @@ class NearestOfClusters:
   def __init__(self, queries: np.ndarray, clusters: np.ndarray, number: int):
     """Take [Q, D] float32 queries, their clusters, and K, images of each."""
     self._queries = np.asarray(queries, np.float32)
-    self._own = np.asarray(clusters)
+    self._own, self._number = np.asarray(clusters), number
     shape = (len(self._queries), number)
-    self._scores = np.full(shape, -np.inf, np.float32)
-    self._images = np.full(shape, -1, np.int64)
-    self._clusters = np.full(shape, -1, np.int64)
-    self._squares = np.zeros(shape, np.float32)
+    # [Q, K] scores, images, clusters and squares of descriptors' lengths.
+    self._kept = (
+      np.full(shape, -np.inf, np.float32),
+      np.full(shape, -1, np.int64),
+      np.full(shape, -1, np.int64),
+      np.zeros(shape, np.float32),
+    )
 
   def add(
     self, images: np.ndarray, descriptors: np.ndarray, clusters: np.ndarray
@@ -56,7 +59,7 @@ class NearestOfClusters:
     finite = np.isfinite(descriptors).all(axis=1)
     images, clusters = (np.asarray(x)[finite] for x in (images, clusters))
     descriptors = np.asarray(descriptors, np.float32)[finite]
-    if not len(images) or not self._scores.shape[1]:
+    if not len(images) or not self._number:
       return
     order = np.argsort(clusters, kind="stable")
     images, clusters = images[order], clusters[order]
@@ -65,7 +68,7 @@ class NearestOfClusters:
     scores, columns = _best_of_each(self._queries @ descriptors.T, clusters)
     groups = clusters[columns[0]]
     scores[groups == self._own[:, None]] = -np.inf
-    nearest = _largest(scores, self._scores.shape[1])
+    nearest = _largest(scores, self._number)
     columns = np.take_along_axis(columns, nearest, axis=1)
     self._merge(
       np.take_along_axis(scores, nearest, axis=1),
@@ -76,33 +79,28 @@ class NearestOfClusters:
 
   def _merge(self, *block):
     """Take [Q, k] scores, images, clusters and squares of a block."""
-    kept = (self._scores, self._images, self._clusters, self._squares)
-    scores, images, clusters, squares = (
-      np.concatenate(pair, axis=1) for pair in zip(kept, block, strict=True)
-    )
+    old, new = self._kept[0][:, :, None], block[0][:, None, :]
+    same = self._kept[2][:, :, None] == block[2][:, None, :]
+    scores, *others = map(np.hstack, zip(self._kept, block, strict=True))
     # Of a cluster that is in both, the further image goes.
-    same = self._clusters[:, :, None] == block[2][:, None, :]
-    old, new = self._scores[:, :, None], block[0][:, None, :]
     scores[
       np.hstack([(same & (old < new)).any(2), (same & (old >= new)).any(1)])
     ] = -np.inf
-    order = np.argsort(-scores, axis=1, kind="stable")
-    order = order[:, : self._scores.shape[1]]
-    self._scores, self._images, self._clusters, self._squares = (
-      np.take_along_axis(x, order, axis=1)
-      for x in (scores, images, clusters, squares)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, : self._number]
+    self._kept = tuple(
+      np.take_along_axis(x, order, axis=1) for x in (scores, *others)
     )
 
   def images(self) -> np.ndarray:
     """Return [Q, K] int64, nearest first; -1 where there are fewer."""
-    return np.where(np.isfinite(self._scores), self._images, -1)
+    return np.where(np.isfinite(self._kept[0]), self._kept[1], -1)
 
   def distances(self) -> np.ndarray:
     """Return [Q, K] float64, L2 distances; NaN where there is no image."""
     own = np.square(self._queries.astype(np.float64)).sum(axis=1)[:, None]
-    squares = own + self._squares - 2.0 * self._scores
-    exists = np.isfinite(self._scores)
-    return np.sqrt(np.where(exists, np.maximum(squares, 0.0), np.nan))
+    scores = self._kept[0]
+    squares = np.maximum(own + self._kept[3] - 2.0 * scores, 0.0)
+    return np.sqrt(np.where(np.isfinite(scores), squares, np.nan))
 
 
 def _largest(scores, number):
@@ -135,13 +133,9 @@ def describe_blocks(
 ) -> Iterator[np.ndarray]:
   """Yield [n, D] float32 descriptors of blocks of `BLOCK_SIZE` images.
 
-  An image that cannot be read is reported, and has NaN.
-
-  Args:
-    load: Function of a path that returns an image, [H, W, 3] float32.
-    network: Function of images [1, H, W, 3] float32 that returns [1, D].
-    workers: Threads that load images ahead.
-    source: File that lists the images, for errors.
+  `load` returns the image of a path, [H, W, 3] float32, and `network` [1, D] of
+  [1, H, W, 3]; `source` is the file that lists the images, for errors. An image
+  that cannot be read is reported, and has NaN.
   """
   futures = concurrency.futures_ahead(load, paths, workers, workers + 1)
   block, size = [], None
@@ -173,20 +167,14 @@ def _stacked(block, size, source):
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-  """N photos, and which of them are pairs.
+  """N photos, and which of them are pairs."""
 
-  Attributes:
-    names: Ids of the photos.
-    clusters: [N] int64, the object or place of each, or None where the file
-      does not say, as those for whitening.
-    queries: [P] int64, indices of the first photos of pairs.
-    positives: [P] int64, indices of the second ones.
-  """
-
-  names: list[str]
+  names: list[str]  # Ids of the photos.
+  # [N] int64, the object or place of each, or None where the file does not say,
+  # as those for whitening.
   clusters: np.ndarray | None
-  queries: np.ndarray
-  positives: np.ndarray
+  queries: np.ndarray  # [P] int64, indices of the first photos of pairs.
+  positives: np.ndarray  # [P] int64, indices of the second ones.
 
 
 def read_pairs(path: files.Path, mode: str | None = None) -> Pairs:
@@ -197,11 +185,10 @@ def read_pairs(path: files.Path, mode: str | None = None) -> Pairs:
   """
   content = untrusted.read_plain_pickle(path)
   if mode is not None:
-    _require(isinstance(content, dict), "a dict by mode", content, path)
-    if mode not in content:
+    if mode not in _dict(content, "a dict by mode", path):
       raise errors.InputError(f"the mode '{mode}'", _keys(content), path)
     content = content[mode]
-  _require(isinstance(content, dict), "a dict of lists", content, path)
+  content = _dict(content, "a dict of lists", path)
   names = _names(content.get("cids", content.get("ids")), path)
   queries, positives = (
     _integers(content, key, path) for key in ("qidxs", "pidxs")
@@ -258,9 +245,10 @@ def _integers(content, key, path):
   return array.astype(np.int64)
 
 
-def _require(condition, expected, received, path):
-  if not condition:
-    raise errors.InputError(expected, _kind(received), path)
+def _dict(content, expected, path):
+  if not isinstance(content, dict):
+    raise errors.InputError(expected, _kind(content), path)
+  return content
 
 
 def _keys(content):
@@ -323,17 +311,12 @@ def groups_of_csv(path: files.Path, images: str) -> Groups:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of a data set of tuples.
+  """Options of a data set of tuples."""
 
-  Attributes:
-    validation_share: Share of the clusters held out for validation, in [0, 1).
-    seed: Seed of their choice.
-    overwrite: Whether an existing data set of this name is replaced.
-  """
-
+  # Share of the clusters held out for validation, in [0, 1).
   validation_share: float = 0.2
-  seed: int = 0
-  overwrite: bool = False
+  seed: int = 0  # Of their choice.
+  overwrite: bool = False  # Whether an existing data set is replaced.
 
 
 def write_tuples(
@@ -347,11 +330,10 @@ def write_tuples(
 
   Photos of a group are pairs in the order of their names, each with the next
   one; a single photo only serves as a negative. `<name>-whiten.pkl` gets the
-  pairs of the training, to learn a whitening.
+  pairs of the training, to learn a whitening. Groups of one name are never
+  negatives of each other.
 
   Args:
-    groups: Photos of one object each. Groups of one name are never negatives of
-      each other.
     data_root: Folder that gets `train/<name>/`.
     say: Called with a line for each photo that cannot be read.
 
