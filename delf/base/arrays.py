@@ -72,13 +72,8 @@ def stack_descriptors(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Stack global descriptors, checked by `check_descriptors`.
 
-  Args:
-    descriptors: [N, D], or N arrays [D]; None or [0] for an image that was too
-      small.
-    name: Label in errors.
-
-  Returns:
-    [N, D] float32, zeros for missing descriptors, and [N] bool: those missing.
+  They are [N, D], or N arrays [D], None or [0] for an image that was too small.
+  Returns [N, D] float32, zeros for the missing, and [N] bool: those missing.
   """
   if isinstance(descriptors, np.ndarray):
     empty = np.full([len(descriptors)], not descriptors.size)

@@ -49,17 +49,11 @@ def suppress(
   most: int | None = None,
   classes: npt.ArrayLike | None = None,
 ) -> np.ndarray:
-  """Choose boxes greedily, the best first (non-maximum suppression).
+  """Choose boxes [N, 4] greedily, the best first (non-maximum suppression).
 
-  Args:
-    boxes: [N, 4], each of some area.
-    scores: [N].
-    most_overlap: IoU up to which a box may overlap a better one that is kept.
-    most: Largest number of boxes.
-    classes: [N] integers; boxes of two classes may overlap.
-
-  Returns:
-    [K] indices by descending score, ties in order.
+  A box may overlap a better one that is kept by an IoU up to `most_overlap`, or
+  by any if they are of two classes [N]. At most `most` are kept. Returns [K]
+  indices by descending score, ties in order.
   """
   if not 0 <= most_overlap <= 1:
     raise errors.InputError("an overlap in [0, 1]", f"{most_overlap}")
@@ -152,17 +146,11 @@ def _refuse(wrong, values, expected, path):
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-  """Boxes of a detector in one image, in the detector's order.
+  """Boxes of a detector in one image, in the detector's order."""
 
-  Attributes:
-    boxes: [N, 4] float32 (ymin, xmin, ymax, xmax) in [0, 1], each of some area.
-    scores: [N] float32.
-    classes: [N] int32.
-  """
-
-  boxes: np.ndarray
-  scores: np.ndarray
-  classes: np.ndarray
+  boxes: np.ndarray  # [N, 4] float32 in [0, 1], each of some area.
+  scores: np.ndarray  # [N] float32.
+  classes: np.ndarray  # [N] int32.
 
   def __len__(self) -> int:
     return len(self.scores)

@@ -145,11 +145,10 @@ def read_csv(
 def find_images(source: Path) -> list[str]:
   """Find the images that a user means, sorted; InputError if there are none.
 
-  Args:
-    source: A folder, searched recursively; a pattern such as `photos/*.jpg`
-      (`**` for all folders); a `.txt` file with one path a line, relative to
-      the working directory or else to the list, of files that need not exist;
-      or one image.
+  A source is a folder, searched recursively; a pattern such as `photos/*.jpg`
+  (`**` for all folders); a `.txt` file with one path a line, relative to the
+  working directory or else to the list, of files that need not exist; or one
+  image.
   """
   source = os.fspath(source)
   if os.path.isdir(source):
@@ -271,10 +270,8 @@ def remove_leftovers(
 ) -> None:
   """Remove temporary files that a killed run left for the same images.
 
-  Args:
-    jobs: Images with a `name`, the path of their files without ending.
-    record: Name of the run's record.
-    ending: Text after the names, as `_viz.jpg`, if not an extension alone.
+  Jobs have a `name`, the path of their files without ending, such as
+  `_viz.jpg`; `record` is the name of the run's record.
   """
   stems = {"": {pathlib.Path(record).stem}}
   more = ending.rpartition(".")[0]

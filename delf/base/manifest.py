@@ -13,11 +13,7 @@ _SHORT = 20
 
 
 def read(path: str | os.PathLike) -> dict | None:
-  """Read a record of `write`; None if there is no file.
-
-  Raises:
-    InputError: If the file holds something else.
-  """
+  """Read a record of `write`, or None; InputError if it is something else."""
   if not os.path.exists(path):
     return None
   record = None
@@ -42,8 +38,7 @@ def difference(
 ) -> str:
   """Describe how settings differ from those wanted; "" if they do not.
 
-  Returns:
-    Text such as "with threshold 0.1, not 0.9; with most 3, not None".
+  Such as "with threshold 0.1, not 0.9; with most 3, not None".
   """
   parts = []
   for name in wanted | existing:

@@ -65,37 +65,22 @@ def read_ids(path: files.Path) -> ImageIds:
 
 @dataclasses.dataclass(frozen=True)
 class DownloadOptions:
-  """Options of a download.
+  """Options of a download."""
 
-  Attributes:
-    mirror: Address that the names of files are appended to, or a local folder
-      that has them, in place of the published addresses.
-    ignore_checksum: Whether a file with another MD5 than published is used.
-    force: Whether finished files are downloaded again.
-    only: Images to keep, or None for all.
-    at_once: Number of files to download at a time.
-  """
-
+  # Address that the names of files are appended to, or a local folder that has
+  # them, in place of the published addresses.
   mirror: str | None = None
-  ignore_checksum: bool = False
-  force: bool = False
-  only: ImageIds | None = None
-  at_once: int = 1
+  ignore_checksum: bool = False  # Whether to use a file with another MD5.
+  force: bool = False  # Whether finished files are downloaded again.
+  only: ImageIds | None = None  # Images to keep, or None for all.
+  at_once: int = 1  # Files to download at a time.
 
 
 @dataclasses.dataclass(frozen=True)
-class DownloadReport:
-  """Result of a download: names of downloaded, existing and failed files."""
+class DownloadReport(engine.Report):
+  """Result of a download; files go by their names."""
 
-  done: tuple[str, ...] = ()
-  skipped: tuple[str, ...] = ()
-  failed: tuple[engine.Failure, ...] = ()
   bytes: int = 0
-
-  @property
-  def exit_status(self) -> int:
-    """Exit status of a program that did this."""
-    return 1 if self.failed else 0
 
 
 def download(
@@ -128,7 +113,7 @@ def download(
       say(f"{at}: {result.size:,} bytes{kept}")
   with contextlib.suppress(OSError):  # Empty if there was nothing to do.
     run.work.rmdir()
-  return DownloadReport(tuple(done), tuple(skipped), tuple(failed), size)
+  return DownloadReport(tuple(done), tuple(skipped), tuple(failed), bytes=size)
 
 
 def plan(

@@ -32,12 +32,8 @@ def install(
   """Download a model, unpack it into the cache and return its folder.
 
   The SHA-256 of the archive is recorded at the first download (the publisher
-  names none) and must be the same ever after.
-
-  Args:
-    url: Address in place of the published one.
-    sha256: Required SHA-256 of the archive in place of the recorded one.
-    force: Whether to download an existing model.
+  names none) and must be the same ever after, unless one is given. `url` is in
+  place of the published one; `force` downloads an existing model.
   """
   folder = zoo.folder(known)
   if known.url is None:

@@ -31,30 +31,20 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-  """One file of a data set.
+  """One file of a data set."""
 
-  Attributes:
-    name: Path at a mirror, and name in messages.
-    urls: Addresses, the preferred one first.
-    target: Path below the output folder: of the file, or of the folder of an
-      archive's images.
-    kind: ARCHIVE, GROUND_TRUTH, TEXT or PAIRS.
-    flatten: Whether images go into one folder, wherever in the archive.
-    by_id: Whether images are named by an id alone, whose end is their folders.
-    md5: Name, in the same sense, of a file with its MD5; "" if none.
-    md5_url: Address of that file.
-    size: Approximate bytes; 0 if unknown.
-  """
-
-  name: str
-  urls: tuple[str, ...]
+  name: str  # Path at a mirror, and name in messages.
+  urls: tuple[str, ...]  # The preferred one first.
+  # Path below the output folder: of the file, or of the folder of an archive's
+  # images.
   target: str
-  kind: str = ARCHIVE
-  flatten: bool = False
+  kind: str = ARCHIVE  # Or GROUND_TRUTH, TEXT or PAIRS.
+  flatten: bool = False  # Whether images go into one folder.
+  # Whether images are named by an id alone, whose end is their folders.
   by_id: bool = False
-  md5: str = ""
+  md5: str = ""  # Name, as above, of a file with its MD5, if there is one.
   md5_url: str = ""
-  size: int = 0
+  size: int = 0  # Approximate bytes; 0 if unknown.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,25 +57,22 @@ class Split:
 
 
 _TRAIN_TEXTS = (
-  "train", "train_clean", "train_attribution", "train_label_to_category",
-  "train_label_to_hierarchical",
+  "metadata/train.csv", "metadata/train_clean.csv",
+  "metadata/train_attribution.csv", "metadata/train_label_to_category.csv",
+  "metadata/train_label_to_hierarchical.csv",
 )  # fmt: skip
 _INDEX_TEXTS = (
-  "index", "index_image_to_landmark", "index_label_to_category",
-  "index_label_to_hierarchical",
+  "metadata/index.csv", "metadata/index_image_to_landmark.csv",
+  "metadata/index_label_to_category.csv",
+  "metadata/index_label_to_hierarchical.csv",
 )  # fmt: skip
 _TEST_TEXTS = (
-  "metadata/test.csv",
-  "ground_truth/recognition_solution_v2.1.csv",
+  "metadata/test.csv", "ground_truth/recognition_solution_v2.1.csv",
   "ground_truth/retrieval_solution_v2.1.csv",
-)
+)  # fmt: skip
 SPLITS = {
-  "train": Split(
-    500, 1_000_000_000, tuple(f"metadata/{n}.csv" for n in _TRAIN_TEXTS)
-  ),
-  "index": Split(
-    100, 850_000_000, tuple(f"metadata/{n}.csv" for n in _INDEX_TEXTS)
-  ),
+  "train": Split(500, 1_000_000_000, _TRAIN_TEXTS),
+  "index": Split(100, 850_000_000, _INDEX_TEXTS),
   "test": Split(20, 500_000_000, _TEST_TEXTS),
 }
 _DISTRACTOR_PARTS = 100
@@ -97,10 +84,9 @@ def files_of(
   parts: Iterable[int] | None = None,
   images: bool = True,
 ) -> list[RemoteFile]:
-  """Return the files of a data set, the small ones first.
+  """Return the files of one of DATASETS, the small ones first.
 
   Args:
-    dataset: Key of DATASETS.
     splits: Keys of SPLITS, for gldv2 alone.
     parts: Numbers of the archives, of each split, or None for all: from 0 for
       gldv2, from 1 for revisited-1m, as their names have them.
@@ -129,10 +115,7 @@ def files_of(
 
 def _revisited(dataset):
   truth = []
-  for ending, sites in (
-    ("mat", (_REVISITED,)),
-    ("pkl", (_REVISITED, _CIRTORCH)),
-  ):
+  for ending, *sites in (("mat", _REVISITED), ("pkl", _REVISITED, _CIRTORCH)):
     name = f"gnd_{dataset}.{ending}"
     urls = tuple(f"{site}{dataset}/{name}" for site in sites)
     truth.append(RemoteFile(name, urls, name, GROUND_TRUTH))
@@ -185,23 +168,16 @@ def _landmarks(split, parts):
   if split not in SPLITS:
     raise errors.InputError(f"a split, {', '.join(SPLITS)}", repr(split))
   known, folder = SPLITS[split], f"gldv2_dataset/{split}"
-  texts = [
-    RemoteFile(
-      name, (_LANDMARKS + name,), f"{folder}/{name.split('/')[-1]}", TEXT
-    )
-    for name in known.texts
-  ]
-  images = []
+  listed = []
+  for name in known.texts:
+    target = f"{folder}/{name.split('/')[-1]}"
+    listed.append(RemoteFile(name, (_LANDMARKS + name,), target, TEXT))
   for part in _checked(parts, range(known.parts)):
     md5 = f"md5sum/{split}/md5.images_{part:03d}.txt"
+    more = {"md5": md5, "md5_url": _LANDMARKS + md5, "size": known.size}
     name = f"{split}/images_{part:03d}.tar"
-    url, md5_url = _LANDMARKS + name, _LANDMARKS + md5
-    images.append(
-      RemoteFile(
-        name, (url,), folder, md5=md5, md5_url=md5_url, size=known.size
-      )
-    )
-  return texts + images
+    listed.append(RemoteFile(name, (_LANDMARKS + name,), folder, **more))
+  return listed
 
 
 def _checked(parts, known):

@@ -74,7 +74,11 @@ class _PartialFile:
       open(self.path, "ab") as sink,
       progress.count_bytes(name, total, done) as bar,
     ):
-      while chunk := _read(response):
+      while True:
+        with _network_errors():
+          chunk = response.read(_CHUNK)
+        if not chunk:
+          break
         done += len(chunk)
         if max(done, total or 0) > self.max_bytes:
           expected = f"a file of at most {self.max_bytes} bytes"
@@ -100,11 +104,9 @@ def fetch(
 ) -> None:
   """Download a file whole, or leave `<path>.part` for a later call.
 
-  Args:
-    attempts: Attempts in a row that may bring nothing.
-    wait: Seconds before the second attempt, doubled for each next one.
-    timeout: Seconds without a byte after which an attempt has failed.
-    max_bytes: Bytes above which a file is refused.
+  An attempt fails after `timeout` seconds without a byte, and `attempts` in a
+  row may bring nothing; `wait` seconds pass before the second, doubled for each
+  next one. Files of over `max_bytes` are refused.
   """
   if not re.match(r"https?://[^/]", url):
     raise errors.InputError("an address, https://...", repr(url))
@@ -184,11 +186,6 @@ def _request(url, offset, version, timeout, method="GET"):
     return urllib.request.urlopen(request, timeout=timeout)
 
 
-def _read(response):
-  with _network_errors():
-    return response.read(_CHUNK)
-
-
 @contextlib.contextmanager
 def _network_errors():
   """Turn an error of the connection into _Interrupted."""
@@ -211,7 +208,7 @@ def _version(response):
 def _range_start(response):
   text = response.headers.get("Content-Range", "")
   match = re.match(r"bytes (\d{1,18})-", text)
-  return int(match.group(1)) if match else None
+  return int(match[1]) if match else None
 
 
 def _total(response):
@@ -270,7 +267,6 @@ def unpack(
       that name it gets the content.
     required: Pattern of a file name (`pathlib.Path.rglob`) that must be in it.
     max_bytes: Most bytes of content.
-    max_members: Most members.
   """
   path, folder = pathlib.Path(path), pathlib.Path(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)

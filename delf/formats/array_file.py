@@ -61,9 +61,7 @@ def write(
 ) -> None:
   """Write arrays of numbers into one local file, whole or not at all.
 
-  Args:
-    kind: Kind of file, such as "inverted index".
-    header: The caller's metadata, for JSON.
+  `kind` is such as "inverted index", `header` the caller's data for JSON.
   """
   if files.is_remote(path):
     raise errors.InputError("a local path for an index", path)
@@ -152,14 +150,9 @@ def read(
 ) -> tuple[dict, dict[str, np.ndarray]]:
   """Open a file of arrays without loading them; InputError if it is damaged.
 
-  Args:
-    kind: Required kind, as it was written.
-    verify: Whether to read all and compare checksums. Without, changes on the
-      disk within the arrays go unseen.
-
-  Returns:
-    The caller's header, and read-only memory maps by name, which keep their
-    values if the file is replaced by `write`.
+  `verify` reads all and compares checksums: without, changes on the disk within
+  the arrays go unseen. Returns the caller's header, and read-only memory maps
+  by name, which keep their values if the file is replaced by `write`.
   """
   table, size = read_table(path)
   if table["kind"] != kind:
@@ -206,8 +199,8 @@ def describe(path: files.Path) -> dict:
   """
   table, size = read_table(path)
   arrays = {
-    entry["name"]: {"dtype": entry["dtype"], "shape": entry["shape"]}
-    for entry in table["arrays"]
+    e["name"]: {"dtype": e["dtype"], "shape": e["shape"]}
+    for e in table["arrays"]
   }
   return {**table, "version": VERSION, "bytes": size, "arrays": arrays}
 

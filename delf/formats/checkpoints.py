@@ -27,9 +27,8 @@ _FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
 def open_reader(path: files.Path) -> tuple[Any, str]:
   """Open a checkpoint; return a reader, for `reading(prefix)`, and the prefix.
 
-  Args:
-    path: Prefix of a TensorFlow checkpoint, or its `.index` file, or a folder
-      with a `checkpoint` file, whose newest one is opened.
+  The path is a prefix of a TensorFlow checkpoint, or its `.index` file, or a
+  folder with a `checkpoint` file, whose newest one is opened.
   """
   import tensorflow as tf
 

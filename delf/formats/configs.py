@@ -41,7 +41,7 @@ def read_aggregation_config(
 ) -> aggregation_config_pb2.AggregationConfig:
   """Read and check an aggregation configuration in text format."""
   config = aggregation_config_pb2.AggregationConfig()
-  _parse(_read_text(path, config.DESCRIPTOR.name), config, path)
+  _parse(_read_text(path, "AggregationConfig"), config, path)
   check_aggregation_config(config, path)
   return config
 

@@ -9,20 +9,13 @@ from delf.base import errors
 
 @dataclasses.dataclass(frozen=True)
 class LocalFeatures:
-  """The local features of one image; shapes are checked once, here.
+  """The local features of one image; shapes are checked once, here."""
 
-  Attributes:
-    locations: [N, 2] float, (y, x) of centres in pixels.
-    scales: [N] float, inverse of the image scale.
-    descriptors: [N, D] float.
-    attention: [N] float, scores.
-    orientations: [N] float, radians; zeros where the model has none.
-  """
-
-  locations: np.ndarray
-  scales: np.ndarray
-  descriptors: np.ndarray
-  attention: np.ndarray
+  locations: np.ndarray  # [N, 2] float, (y, x) of centres in pixels.
+  scales: np.ndarray  # [N] float, inverse of the image scale.
+  descriptors: np.ndarray  # [N, D] float.
+  attention: np.ndarray  # [N] float, scores.
+  # [N] float, radians; zeros where the model has none.
   orientations: np.ndarray | None = None
 
   def __post_init__(self):
@@ -30,14 +23,9 @@ class LocalFeatures:
     if self.orientations is None:
       zeros = np.zeros([number], dtype=np.float32)
       object.__setattr__(self, "orientations", zeros)
-    shapes = {
-      "locations": (number, 2),
-      "scales": (number,),
-      "attention": (number,),
-      "orientations": (number,),
-    }
-    for name, shape in shapes.items():
+    for name in ("locations", "scales", "attention", "orientations"):
       received = np.shape(getattr(self, name))
+      shape = (number, 2) if name == "locations" else (number,)
       if received != shape:
         raise errors.InputError(
           f"{name} of shape {list(shape)}", f"shape {list(received)}"
@@ -55,12 +43,9 @@ class LocalFeatures:
   def empty(cls, dimension: int = 0) -> "LocalFeatures":
     """Return no features, of descriptors with `dimension` values."""
     none = np.zeros([0], dtype=np.float32)
-    return cls(
-      locations=np.zeros([0, 2], dtype=np.float32),
-      scales=none,
-      descriptors=np.zeros([0, dimension], dtype=np.float32),
-      attention=none,
-    )
+    locations = np.zeros([0, 2], dtype=np.float32)
+    descriptors = np.zeros([0, dimension], dtype=np.float32)
+    return cls(locations, none, descriptors, none)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,35 +50,23 @@ _VARINT, _DELIMITED = 0, 2
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Settings of a network.
+  """Settings of a network."""
 
-  Attributes:
-    form: One of FORMS, which implies the outputs of the network.
-    receptive: (size, stride, padding) of the receptive field of a cell of the
-      feature map, in pixels, or None without local features.
-    iou: Overlap of two receptive boxes over which the weaker feature is
-      dropped; from 1.0 on, all stay.
-    input_scales: Fixed image scales, or None if they are an input.
-    pool_type: Pooling of global descriptors over the scales; one of POOLINGS.
-    normalize: Whether pooled global descriptors are L2-normalised.
-    local_size: Values of a local feature, if any.
-    global_size: Values of the global descriptor, if any.
-    has_offsets: Whether local features have offsets within their cells.
-    precision: Type of the stored weights, such as "float32".
-    config: Text of the default DelfConfig, or "".
-  """
-
-  form: str
+  form: str  # One of FORMS, which implies the outputs of the network.
+  # (size, stride, padding) of the receptive field of a cell of the feature map,
+  # in pixels, or None without local features.
   receptive: tuple[float, float, float] | None = None
+  # Overlap of two receptive boxes over which the weaker feature is dropped.
   iou: float = 1.0
+  # Fixed image scales, or None if they are an input.
   input_scales: tuple[float, ...] | None = None
-  pool_type: str = "None"
-  normalize: bool = False
-  local_size: int | None = None
-  global_size: int | None = None
-  has_offsets: bool = False
-  precision: str = "float32"
-  config: str = ""
+  pool_type: str = "None"  # Of global descriptors over the scales.
+  normalize: bool = False  # Whether pooled descriptors get norm 1.
+  local_size: int | None = None  # Values of a local feature, if any.
+  global_size: int | None = None  # Values of the global descriptor, if any.
+  has_offsets: bool = False  # Whether features have offsets in their cells.
+  precision: str = "float32"  # Type of the stored weights.
+  config: str = ""  # Text of the default DelfConfig, or "".
 
   @property
   def outputs(self) -> tuple[str, ...]:

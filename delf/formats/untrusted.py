@@ -44,16 +44,11 @@ _TEXT = {1: "utf-8", 2: "utf-8", 16: "utf-8", 4: "utf-16", 17: "utf-16"}
 def read_mat(
   path: files.Path, names: Iterable[str]
 ) -> dict[str, np.ndarray | str | list]:
-  """Read variables of a Matlab file: numbers, text, cells and structs.
+  """Read variables of a Matlab file by name; missing ones are left out.
 
-  Args:
-    path: File of Matlab 5 to 7.2 (`save -v7`), of at most 64 MB, 256 MB
-      unpacked and four million cells.
-    names: Variables to read; others are skipped, and missing ones left out.
-
-  Returns:
-    Variables by name: [n] numbers of the file's type in column order, text, a
-    list (a cell array), or a list of dicts (a struct array).
+  The file is of Matlab 5 to 7.2 (`save -v7`), of at most 64 MB, 256 MB unpacked
+  and four million cells. Values are [n] numbers of the file's type in column
+  order, text, a list (a cell array), or a list of dicts (a struct array).
   """
   data = files.read_bytes(path, _MAX_MAT_BYTES)
   if data[:10] == b"MATLAB 7.3":

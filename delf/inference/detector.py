@@ -64,9 +64,8 @@ class Detector:
   def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
     """Run the model on images [B, H, W, 3] uint8, RGB.
 
-    Returns:
-      boxes [B, M, 4] float32, scores [B, M] and classes [B, M], often filled up
-      with boxes of no area.
+    Returns boxes [B, M, 4] float32, scores [B, M] and classes [B, M], often
+    filled up with boxes of no area.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:

@@ -48,11 +48,6 @@ class PcaParameters:
     """Number of components that are kept."""
     return len(self.matrix)
 
-  @property
-  def use_whitening(self) -> bool:
-    """Whether projections are divided by their standard deviations."""
-    return self.variances is not None
-
 
 def load_pca(proto: delf_config_pb2.DelfPcaParameters) -> PcaParameters:
   """Read the files that a configuration names.
@@ -122,11 +117,8 @@ def make_extractor(
   """Load the model of a configuration, and prepare it for extraction.
 
   `model_path` is as of `zoo.resolve`; `is_tf2_exported` and `iou_threshold`
-  have no effect.
-
-  Raises:
-    FileNotFoundError: If the model or a PCA file is missing.
-    InputError: If the configuration is invalid, or the model lacks a part.
+  have no effect. InputError if the configuration is invalid, or the model lacks
+  a part; FileNotFoundError if the model or a PCA file is missing.
   """
   configs.check_delf_config(config)
   return Extractor(config, load(zoo.resolve(config.model_path), device))
@@ -188,10 +180,8 @@ class Extractor:
     `resize_factor` is for the size limits: of a crop, its longer side over that
     of the image. Locations are in pixels of the image, or of the resized one if
     `use_resized_coordinates`. An image under 10 pixels a side after resizing
-    has no local features, and None as global descriptor.
-
-    Raises:
-      InputError: If it is no such image, or the model gives NaN or infinity.
+    has no local features, and None as global descriptor. InputError if it is no
+    such image, or the model gives NaN or infinity.
     """
     resized, factors = utils.ResizeImage(image, self.config, resize_factor)
     if min(resized.shape[:2]) < MIN_SIZE:
@@ -241,7 +231,11 @@ class Extractor:
     if self.config.use_local_features:
       local = self._finish_local(arrays, factors)
     if self.config.use_global_features:
-      descriptor = self._finish_global(arrays["global_descriptors"])
+      of_scales = arrays["global_descriptors"]
+      self._check_pca("global", self._global_pca, of_scales.shape[1])
+      # Summed over the scales, of norm 1: [D] float32.
+      summed = _descriptors(of_scales, self._global_pca).sum(axis=0)
+      descriptor = tensors.l2_normalized(summed)
     return features.ImageFeatures(local, descriptor)
 
   def _finish_local(self, arrays, factors):
@@ -257,12 +251,6 @@ class Extractor:
       descriptors=_descriptors(arrays["features"], self._local_pca),
       attention=arrays["scores"],
     )
-
-  def _finish_global(self, descriptors):
-    """Returns [D] float32: the descriptors of all scales, summed, of norm 1."""
-    self._check_pca("global", self._global_pca, descriptors.shape[1])
-    summed = _descriptors(descriptors, self._global_pca).sum(axis=0)
-    return tensors.l2_normalized(summed)
 
   def _size_of(self, *outputs):
     """Returns the last dimension of the first output there is, or None."""

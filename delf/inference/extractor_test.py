@@ -33,7 +33,7 @@ def test_load(parameters):
   assert loaded.matrix.shape == (4, 6)
   assert loaded.variances.shape == (4,)
   assert loaded.dim == 4
-  assert loaded.use_whitening
+  assert loaded.variances is not None
   parameters.use_whitening = False
   assert extractor.load_pca(parameters).variances is None
 

@@ -103,16 +103,12 @@ class ExtractionModel:
     TensorFlow 2 exports of the original compute local and global features
     together; those of delf's exporters also each part alone.
 
-    Returns:
-      Function of an image, [H, W, 3] uint8, that returns a dict of arrays:
-      `boxes` [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels, `features`
-      [N, D], `scales` [N] and `scores` [N]; `global_descriptors` [G, D], or
-      [1, D] where the model pools. For a batch, of images [B, H, W, 3], that
-      returns a list of such dicts; None if the model takes no batches.
-
-    Raises:
-      InputError: If model and request do not fit, or (later) an image is too
-        small.
+    The function is of an image, [H, W, 3] uint8, and returns a dict of arrays:
+    `boxes` [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels, `features`
+    [N, D], `scales` [N] and `scores` [N]; `global_descriptors` [G, D], or
+    [1, D] where the model pools. For a batch, of images [B, H, W, 3], it
+    returns a list of such dicts; None if the model takes no batches. InputError
+    if model and request do not fit, or (later) an image is too small.
     """
     function, inputs, outputs = None, self.inputs, self.outputs
     if self.is_tf2 or batch:
@@ -181,8 +177,7 @@ def read(
 ) -> tuple[typing.Any, str]:
   """Read a SavedModel of any kind onto a device (as of `resolve`).
 
-  Returns:
-    What `tf.saved_model.load` returned, and TensorFlow's name of the device.
+  Returns what `tf.saved_model.load` does, and TensorFlow's name of the device.
   """
   folder = pathlib.Path(folder)
   if not folder.exists():

@@ -4,6 +4,7 @@ The file has the network of one scale; the pyramid of scales, the selection and
 the pooling around it are NumPy code, for each runtime the same.
 """
 
+import collections
 import os
 import pathlib
 import re
@@ -34,13 +35,7 @@ class Candidates(typing.NamedTuple):
   scale: np.float32  # Inverse of the image scale.
 
 
-class Local(typing.NamedTuple):
-  """Local features of an image, as `ExtractionModel.prepare` names them."""
-
-  boxes: np.ndarray
-  features: np.ndarray
-  scales: np.ndarray
-  scores: np.ndarray
+Local = collections.namedtuple("Local", tensors.LOCAL_OUTPUTS)
 
 
 def normalised(image: np.ndarray) -> np.ndarray:
@@ -70,12 +65,10 @@ def candidates(
 ) -> Candidates:
   """Return the local features of one scale that pass the threshold, row by row.
 
-  Args:
-    maps: Attention [1, y, x, 1], features [1, y, x, D], and perhaps offsets
-      [1, y, x, 2] (y, x) from the centre of a cell; all float32.
-    scale: Image scale.
-    threshold: Least attention. NaN passes, so that it is seen.
-    receptive: (size, stride, padding) of a cell, in pixels at this scale.
+  Maps are attention [1, y, x, 1], features [1, y, x, D], and perhaps offsets
+  [1, y, x, 2] (y, x) from the centre of a cell; all float32. `receptive` is
+  (size, stride, padding) of a cell, in pixels at this scale. NaN as attention
+  passes the threshold, so that it is seen.
   """
   attention, features, *offsets = maps
   size, stride, padding = np.float32(receptive)
@@ -294,10 +287,9 @@ class SingleFileModel:
     return arrays
 
   def _pool(self, descriptors):
-    if self._settings.pool_type == "average":
-      descriptors = descriptors.mean(axis=0)
-    elif self._settings.pool_type == "sum":
-      descriptors = descriptors.sum(axis=0)
+    if self._is_pooled:
+      pools = {"average": np.mean, "sum": np.sum}
+      descriptors = pools[self._settings.pool_type](descriptors, axis=0)
     if self._settings.normalize:
       descriptors = tensors.l2_normalized(descriptors)
     return descriptors

@@ -36,25 +36,13 @@ _DELG_SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """Published extraction settings of a model, in terms of `DelfConfig`."""
-
-  image_scales: tuple[float, ...]
-  score_threshold: float | None = None  # None: no local features.
-  global_scales: tuple[int, ...] | None = None  # None: no global descriptor.
-  pca_dim: int | None = None  # None: no PCA of local features.
-  layer_name: str = ""
-  max_image_size: int = -1
-
-
-@dataclasses.dataclass(frozen=True)
 class Artefact:
   """A model or file that is known by name, and what it is for."""
 
   name: str
   kind: str  # EXTRACTION, DETECTOR, CODEBOOK or WEIGHTS.
   purpose: str
-  settings: Settings | None = None  # Published ones of an extraction model.
+  settings: dict | None = None  # Published fields of its DelfConfig.
   unavailable: str = ""  # Why it cannot be had, and what to use instead.
 
   @property
@@ -80,19 +68,42 @@ class Artefact:
     return re.sub(r"_\d{8}$", "", self.name)
 
 
-def _delf(pca_dim):
-  return Settings(
-    _DELF_SCALES, 100.0, pca_dim=pca_dim, layer_name="resnet_v1_50/block3"
-  )
+def _settings(scales, largest, local=None, indices=None):
+  settings = {
+    "image_scales": scales,
+    "max_image_size": largest,
+    "use_local_features": local is not None,
+    "use_global_features": indices is not None,
+  }
+  if local is not None:
+    settings["delf_local_config"] = {"max_feature_num": 1000, **local}
+  if indices is not None:
+    chosen = {"use_pca": False, "image_scales_ind": indices}
+    settings["delf_global_config"] = chosen
+  return settings
+
+
+_DELF = _settings(
+  _DELF_SCALES,
+  -1,
+  {
+    "score_threshold": 100.0,
+    "layer_name": "resnet_v1_50/block3",
+    "use_pca": True,
+    "pca_parameters": {"pca_dim": 40},
+  },
+)
 
 
 def _delg(name, score_threshold, data):
+  local = {"score_threshold": score_threshold, "layer_name": ""}
+  local["use_pca"] = False
   backbone = "ResNet-101" if name.startswith("r101") else "ResNet-50"
   return Artefact(
     name,
     EXTRACTION,
     f"DELG, {backbone}, Google Landmarks {data}: local and global",
-    Settings(_DELG_SCALES, score_threshold, (3, 4, 5), max_image_size=1024),
+    _settings(_DELG_SCALES, 1024, local, (3, 4, 5)),
   )
 
 
@@ -111,13 +122,13 @@ _ARTEFACTS = (
     EXTRACTION,
     "DELF of 2019, Google Landmarks v1: matching (PCA to 40), "
     "Detect-to-Retrieve (PCA to 128)",
-    _delf(40),
+    _DELF,
   ),
   Artefact(
     "delf_v1_20171026",
     EXTRACTION,
     "DELF of 2017, Landmarks Clean and Full: the model of the first paper",
-    _delf(40),
+    _DELF,
   ),
   _delg("r50delg_gld_20200814", 175.0, "v1"),
   _delg("r101delg_gld_20200814", 166.1, "v1"),
@@ -127,9 +138,7 @@ _ARTEFACTS = (
     "rn101_af_gldv2clean_20200814",
     EXTRACTION,
     "ResNet-101 with ArcFace, Google Landmarks v2 clean: global only",
-    Settings(
-      (0.70710677, 1.0, 1.4142135), global_scales=(), max_image_size=1024
-    ),
+    _settings((0.70710677, 1.0, 1.4142135), 1024, indices=()),
   ),
   Artefact(
     "delg_gld_20200520",
@@ -325,30 +334,14 @@ def default_config(name: str) -> delf_config_pb2.DelfConfig:
     config.model_path = known.name
     return config
   _require_available(known)
-  settings = known.settings
-  if settings is None:
+  if known.settings is None:
     raise errors.InputError("a model", f"the {known.kind} {known.name}")
-  config = delf_config_pb2.DelfConfig(
-    model_path=known.name,
-    image_scales=settings.image_scales,
-    max_image_size=settings.max_image_size,
-    use_local_features=settings.score_threshold is not None,
-    use_global_features=settings.global_scales is not None,
-  )
-  if config.use_local_features:
-    local = config.delf_local_config
-    local.max_feature_num = 1000
-    local.score_threshold = settings.score_threshold
-    local.layer_name = settings.layer_name
-    local.use_pca = settings.pca_dim is not None
-    if local.use_pca:
-      pca, files = local.pca_parameters, folder(known) / "pca"
-      pca.pca_dim = settings.pca_dim
-      pca.mean_path = os.fspath(files / "mean.datum")
-      pca.projection_matrix_path = os.fspath(files / "pca_proj_mat.datum")
-  if config.use_global_features:
-    config.delf_global_config.use_pca = False
-    config.delf_global_config.image_scales_ind.extend(settings.global_scales)
+  config = delf_config_pb2.DelfConfig(model_path=known.name, **known.settings)
+  local = config.delf_local_config
+  if config.use_local_features and local.use_pca:
+    pca, files = local.pca_parameters, folder(known) / "pca"
+    pca.mean_path = os.fspath(files / "mean.datum")
+    pca.projection_matrix_path = os.fspath(files / "pca_proj_mat.datum")
   return config
 
 
