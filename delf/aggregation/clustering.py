@@ -125,11 +125,9 @@ def gather(
 ) -> Pool:
   """Put the descriptors of files into one array, in the order of the files.
 
-  Args:
-    paths: Paths of feature files; the same ones when a run is resumed.
-    folder: Local folder for the array, 4 D bytes a descriptor.
-    limit: Most descriptors; of more, each has the same chance to be in (Vitter,
-      "Random Sampling with a Reservoir", 1985, algorithm R). None for all.
+  The array is in a local folder, 4 D bytes a descriptor; a run is resumed with
+  the same paths. Of more descriptors than the limit each has the same chance to
+  be in (Vitter, "Random Sampling with a Reservoir", 1985, algorithm R).
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -273,11 +271,9 @@ def cluster_files(
   A run that ended at any moment is resumed when it is repeated, and gets the
   codebook that it would have got, bit for bit on the same machine.
 
-  Args:
-    paths: Paths of feature files of one dimension.
-    codebook: Prefix of the TensorFlow checkpoint to be, which holds [K, D]
-      float32 under `codebook`. Beside it `<prefix>.json` has the report.
-    **options: Fields of ClusterOptions.
+  Files are of one dimension, and options those of ClusterOptions. The codebook
+  is the prefix of a TensorFlow checkpoint, which will hold [K, D] float32 under
+  `codebook`. Beside it `<prefix>.json` has the report.
   """
   options = ClusterOptions(**options)
   begin = time.perf_counter()

@@ -75,11 +75,8 @@ class Moments:
   def parameters(self) -> extractor.PcaParameters:
     """Return all D components and their variances.
 
-    The largest value of a component is positive, as its sign is free.
-
-    Raises:
-      InputError: If there are no more than D descriptors, which leave some
-        direction without variance.
+    The largest value of a component is positive: its sign is free. InputError
+    unless there are more than D descriptors: each direction needs a variance.
     """
     size = 0 if self._first is None else len(self._first)
     if self.number <= size:
@@ -148,12 +145,10 @@ def fit_whitening(
   output: files.Path,
   overwrite: bool = False,
 ) -> WhiteningReport:
-  """Learn a whitening from pairs of images of one object each.
+  """Learn a whitening from pairs [P, 2] of `.delg_global` files of one object.
 
-  Args:
-    paths: Paths of `.delg_global` files.
-    pairs: [P, 2] int, indices of `paths`. Pairs of bad files are skipped.
-    output: File to be, a DatumPairProto of mean [D, 1] and projection [D, D].
+  Pairs are indices of paths; those of bad files are skipped. The output is a
+  DatumPairProto of mean [D, 1] and projection [D, D].
   """
   if not overwrite:
     refuse(output)

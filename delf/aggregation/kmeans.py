@@ -262,10 +262,7 @@ def _find_exactly(centers):
 
 
 def _nearest(find, centers, features, before=None):
-  """Return squared distances [N] and words [N] that a function finds.
-
-  They are those of `before`, if any, where these are not farther.
-  """
+  """Return squared distances and words [N]; those `before` if not farther."""
   labels = find(features)
   distances = squared_distances(features, centers, labels)
   if before is None:

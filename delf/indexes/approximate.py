@@ -318,7 +318,7 @@ class ApproximateIndex(DescriptorIndex):
     """
     if len(self):
       raise errors.InputError("an empty index to train", f"{len(self)} images")
-    stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
+    stacked, empty = arrays.stack_descriptors(descriptors, self.dimension)
     self._create(stacked[~empty])
 
   def add(self, names: Sequence[str], descriptors: Descriptors) -> None:
@@ -326,18 +326,18 @@ class ApproximateIndex(DescriptorIndex):
 
     An "ivfpq" that is not trained needs at least 256.
     """
-    stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
-    names = self._names.check(names, len(stacked))
+    stacked, empty = arrays.stack_descriptors(descriptors, self.dimension)
+    names = self._check_names(names, len(stacked))
     if not empty.all():
       if self._vectors is None:
         self._create(stacked[~empty])
       self._vectors.add(stacked[~empty])
-    self._names.add(names)
-    self._empty = np.concatenate([self._empty, empty])
+    self._add_names(names)
+    self.empty = np.concatenate([self.empty, empty])
 
   def _create(self, vectors):
     self._vectors = self._kind.create(vectors, self._options)
-    self._dimension = vectors.shape[1]
+    self.dimension = vectors.shape[1]
 
   def search(
     self, queries: Descriptors, k: int, effort: int | None = None
@@ -350,16 +350,14 @@ class ApproximateIndex(DescriptorIndex):
     k = ranking.check_k(k)
     if effort is not None and (type(effort) is not int or effort < 1):
       raise errors.InputError("an effort over 0", repr(effort))
-    queries, none = arrays.stack_descriptors(
-      queries, self._dimension, "queries"
-    )
+    queries, none = arrays.stack_descriptors(queries, self.dimension, "queries")
     ids = np.full([len(queries), k], -1, np.int64)
     scores = np.full([len(queries), k], -np.inf, np.float32)
     some = min(k, len(self._vectors or ()))
     if some and len(queries):
       products, rows = self._vectors.search(queries, some, effort)
       known = (rows >= 0) & ~none[:, None]
-      ids[:, :some] = np.where(known, np.flatnonzero(~self._empty)[rows], -1)
+      ids[:, :some] = np.where(known, np.flatnonzero(~self.empty)[rows], -1)
       scores[:, :some] = np.where(known, products, -np.inf)
     return ranking.sort_rows(ids, scores)
 
@@ -367,8 +365,8 @@ class ApproximateIndex(DescriptorIndex):
     """Remove images: all, or none if a name is unknown."""
     keep = self._without(names)
     if self._vectors is not None:
-      self._vectors.remove(keep[~self._empty])
-    self._empty = self._empty[keep]
+      self._vectors.remove(keep[~self.empty])
+    self.empty = self.empty[keep]
 
   def merge(self, other: "ApproximateIndex") -> None:
     """Add all images of another index at the end.
@@ -381,25 +379,25 @@ class ApproximateIndex(DescriptorIndex):
       raise errors.InputError(
         f"an index of {self._method} with the same options", "another"
       )
-    arrays.check_same_dimension(self._dimension, other.dimension)
-    names = self._names.check(other.names)
+    arrays.check_same_dimension(self.dimension, other.dimension)
+    names = self._check_names(other.names)
     if other._vectors is not None and self._vectors is None:
-      self._dimension, self._vectors = other.dimension, other._vectors.copy()
+      self.dimension, self._vectors = other.dimension, other._vectors.copy()
     elif other._vectors is not None:
       self._vectors.merge(other._vectors)
-    self._names.add(names)
-    self._empty = np.concatenate([self._empty, other._empty])
+    self._add_names(names)
+    self.empty = np.concatenate([self.empty, other.empty])
 
   def save(self, path: Path) -> None:
     """Write the index to one local file, whole or not at all."""
     header = {
       "method": self._method,
       "options": dataclasses.asdict(self._options),
-      "dimension": self._dimension,
+      "dimension": self.dimension,
     }
     contents = {
       **array_file.encode_names(self.names),
-      "empty": self._empty.astype(np.uint8),
+      "empty": self.empty.astype(np.uint8),
     }
     if self._vectors is not None:
       contents["alive"] = self._vectors.alive.astype(np.uint8)
@@ -425,10 +423,11 @@ class ApproximateIndex(DescriptorIndex):
       raise errors.InputError(
         "an index with its options", errors.one_line(error), path
       ) from None
-    index._set(names, empty, dimension, path)
+    index._set_names(names, path)
+    index.empty, index.dimension = np.array(empty, bool), dimension
     if dimension is not None:
       index._vectors = index._read_vectors(contents, path)
-    if len(index._vectors or ()) != np.count_nonzero(~index._empty):
+    if len(index._vectors or ()) != np.count_nonzero(~index.empty):
       raise errors.InputError("a descriptor of each image", "others", path)
     return index
 
@@ -452,7 +451,7 @@ class ApproximateIndex(DescriptorIndex):
     except (RuntimeError, MemoryError):
       read = None
     vectors = self._kind(read, self._options, alive)
-    if not vectors.is_sound(self._dimension):
+    if not vectors.is_sound(self.dimension):
       raise errors.InputError(
         "an index that faiss can search with its options", "another", path
       )

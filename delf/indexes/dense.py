@@ -116,14 +116,9 @@ class DenseIndex(DescriptorIndex):
     if storage not in STORAGES:
       raise errors.InputError(f"one of {', '.join(STORAGES)}", repr(storage))
     super().__init__()
-    self._dtype = np.dtype(storage)
+    self.storage, self._dtype = storage, np.dtype(storage)
     # Never written to once they are here, so that indexes may share them.
     self._blocks = []
-
-  @property
-  def storage(self) -> str:
-    """Type of the stored descriptors, one of STORAGES."""
-    return self._dtype.name
 
   @property
   def descriptors(self) -> np.ndarray:
@@ -132,7 +127,7 @@ class DenseIndex(DescriptorIndex):
     Mapped from the file where the index is as it was loaded.
     """
     if len(self._blocks) != 1:
-      none = np.zeros([0, self._dimension or 0], self._dtype)
+      none = np.zeros([0, self.dimension or 0], self._dtype)
       self._blocks = [np.concatenate([none, *self._blocks])]
     view = self._blocks[0].view()
     view.flags.writeable = False
@@ -144,8 +139,8 @@ class DenseIndex(DescriptorIndex):
     Descriptors are [N, D] float, or a sequence of N arrays [D]; None or [0] for
     an image that was too small: it is always ranked last, with -inf.
     """
-    stacked, empty = arrays.stack_descriptors(descriptors, self._dimension)
-    names = self._names.check(names, len(stacked))
+    stacked, empty = arrays.stack_descriptors(descriptors, self.dimension)
+    names = self._check_names(names, len(stacked))
     with np.errstate(over="ignore"):
       stored = stacked.astype(self._dtype, copy=False)
     if stored is not stacked and not np.isfinite(stored).all():
@@ -158,11 +153,9 @@ class DenseIndex(DescriptorIndex):
     Queries are given as the descriptors of `add`; the scores of an empty one
     are -inf.
     """
-    queries, none = arrays.stack_descriptors(
-      queries, self._dimension, "queries"
-    )
+    queries, none = arrays.stack_descriptors(queries, self.dimension, "queries")
     blocks = self._blocks_of(queries.shape[1])
-    found = search(queries, blocks, k, np.flatnonzero(self._empty))
+    found = search(queries, blocks, k, np.flatnonzero(self.empty))
     found.scores[none], found.ids[none] = -np.inf, -1
     some = min(k, len(self))
     found.ids[none, :some] = np.arange(some)
@@ -177,22 +170,22 @@ class DenseIndex(DescriptorIndex):
       for block, own in zip(self._blocks, parts[:-1], strict=True)
       for piece in kept(block, own)
     ]
-    self._empty = self._empty[keep]
+    self.empty = self.empty[keep]
 
   def merge(self, other: "DenseIndex") -> None:
     """Add all images of another index of the same D and storage at the end."""
     if not isinstance(other, DenseIndex) or other.storage != self.storage:
       raise errors.InputError(f"a dense index of {self.storage}", f"{other!r}")
-    arrays.check_same_dimension(self._dimension, other.dimension)
-    names = self._names.check(other.names)
-    self._extend(names, other._blocks_of(self._dimension), other.empty)
+    arrays.check_same_dimension(self.dimension, other.dimension)
+    names = self._check_names(other.names)
+    self._extend(names, other._blocks_of(self.dimension), other.empty)
 
   def save(self, path: Path) -> None:
     """Write the index to one local file, even the one that was loaded."""
-    shape = (len(self), self._dimension or 0)
+    shape = (len(self), self.dimension or 0)
     streams = {
       **array_file.encode_names(self.names),
-      "empty": self._empty.astype(np.uint8),
+      "empty": self.empty.astype(np.uint8),
       "descriptors": array_file.Stream(self._dtype, shape, self._blocks_of()),
     }
     array_file.write(path, _KIND, {}, streams)
@@ -216,13 +209,15 @@ class DenseIndex(DescriptorIndex):
     ):
       raise errors.InputError("a descriptor of each image", "others", path)
     index = cls(descriptors.dtype.name)
-    index._set(names, empty, descriptors.shape[1] or None, path)
+    index._set_names(names, path)
+    index.empty = np.array(empty, bool)
+    index.dimension = descriptors.shape[1] or None
     index._blocks = [descriptors]
     return index
 
   def _blocks_of(self, dimension=None):
     """Return the blocks; those without descriptors get their dimension."""
-    dimension = self._dimension or dimension or 0
+    dimension = self.dimension or dimension or 0
     return [
       block
       if block.shape[1]
@@ -232,9 +227,9 @@ class DenseIndex(DescriptorIndex):
 
   def _extend(self, names, blocks, empty):
     dimension = max([b.shape[1] for b in blocks if len(b)], default=0)
-    self._names.add(names)
-    self._empty = np.concatenate([self._empty, empty])
-    self._dimension = self._dimension or dimension or None
+    self._add_names(names)
+    self.empty = np.concatenate([self.empty, empty])
+    self.dimension = self.dimension or dimension or None
     self._blocks = self._blocks_of()
     for block in filter(len, blocks):
       self._blocks = joined(self._blocks, block)

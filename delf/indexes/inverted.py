@@ -16,7 +16,7 @@ import numpy as np
 from delf.base import errors
 from delf.formats import array_file
 from delf.indexes import postings, ranking
-from delf.indexes.ranking import NamedIndex, NameList, Path
+from delf.indexes.ranking import NamedIndex, Path
 from delf.protos import aggregation_config_pb2
 
 KIND = "inverted index"
@@ -136,7 +136,7 @@ class InvertedIndex(NamedIndex):
     all of that in one row as in the files of the original; and [M] integers,
     ascending. An image without words is kept, and scores -1.
     """
-    names = self._names.check(names)
+    names = self._check_names(names)
     parts, counts, descriptors, words, size = [], [], [], [], 0
     images = iter(images)
     for number, name in enumerate(names):
@@ -168,7 +168,7 @@ class InvertedIndex(NamedIndex):
       own, theirs = getattr(self, name), getattr(other, name)
       if own != theirs:
         raise errors.InputError(f"an index with {own}", f"{theirs}")
-    names = self._names.check(other.names)
+    names = self._check_names(other.names)
     self._extend(names, other._parts, other._counts, other._rows)
 
   def score_all(self, query: Any) -> np.ndarray:
@@ -241,7 +241,7 @@ class InvertedIndex(NamedIndex):
         "an inverted index with its options", errors.one_line(error), path
       ) from None
     names = array_file.decode_names(arrays, path)
-    index._names = NameList(names, path)
+    index._set_names(names, path)
     index._rows = np.arange(len(names))
     index._counts, part = _postings_of_file(arrays, len(names), options, path)
     index._parts = [part]
@@ -249,7 +249,7 @@ class InvertedIndex(NamedIndex):
 
   def _extend(self, names, parts, counts, rows):
     """Add images, whose `rows` count from the present number of rows."""
-    self._names.add(names)
+    self._add_names(names)
     self._rows = np.concatenate([self._rows, rows + len(self._counts)])
     self._counts = np.concatenate([self._counts, counts]).astype(np.int32)
     self._parts = self._parts + list(parts)

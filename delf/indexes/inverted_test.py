@@ -90,13 +90,14 @@ def test_as_the_pairwise_definition(packed, dimension, monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=atol)
 
 
-def test_bits_counted_by_a_table():
+@pytest.mark.parametrize("width", [5, 6, 12, 16])
+def test_bits_are_counted_in_lanes_of_any_size(width):
   random = np.random.default_rng(1)
-  for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
-    values = random.integers(0, 256, (9, 16), dtype=np.uint8).view(dtype)
-    counts = postings._count_bits_by_table(values)
-    expected = np.unpackbits(values.view(np.uint8), axis=1).sum(axis=1)
-    assert np.array_equal(counts.sum(axis=1), expected)
+  options = inverted.AsmkOptions(True, 8 * width, alpha=1.0, tau=-2.0)
+  one, two = random.integers(0, 256, (2, 9, width), dtype=np.uint8)
+  found = postings.Kernel(options)(*map(postings.lanes, (one, two.copy())))
+  differing = np.unpackbits(one ^ two, axis=1).sum(axis=1)
+  assert np.array_equal(found, 1 - 2 * differing / (8 * width))
 
 
 @pytest.mark.goldens

@@ -39,7 +39,7 @@ class Kernel:
     """Compare rows of [P, L] `lanes` or [P, D] float32; overwrites `second`."""
     if self._table is None:
       return self._selectivity(np.einsum("ij,ij->i", first, second))
-    counts = _count_bits(np.bitwise_xor(first, second, out=second))
+    counts = np.bitwise_count(np.bitwise_xor(first, second, out=second))
     # A reduction over so short an axis takes longer than these few sums.
     distances = counts[:, 0].astype(np.intp)
     for lane in range(1, counts.shape[1]):
@@ -54,21 +54,6 @@ def lanes(descriptors: np.ndarray) -> np.ndarray:
   width = descriptors.shape[1]
   size = next(size for size in (8, 4, 2, 1) if width % size == 0)
   return descriptors.view(np.dtype(f"u{size}"))
-
-
-def _count_bits_by_table(values):
-  """Count bits, 16 or 8 at a time; for NumPy before 2.0."""
-  part = np.uint16 if values.itemsize > 1 else np.uint8
-  return _bits_of_16()[values.view(part)]
-
-
-@functools.cache
-def _bits_of_16():
-  values = np.arange(1 << 16, dtype="<u2").view(np.uint8).reshape(-1, 2)
-  return np.unpackbits(values, axis=1).sum(axis=1, dtype=np.uint8)
-
-
-_count_bits = getattr(np, "bitwise_count", _count_bits_by_table)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import numbers
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -354,23 +355,29 @@ Path = str | os.PathLike
 Descriptors = np.ndarray | Sequence[np.ndarray | None]
 
 
-class NameList:
-  """Unique names of images and their ids, which count from 0."""
+class NamedIndex:
+  """Base of the indexes: images with unique names, and ids from 0.
 
-  def __init__(self, names: Iterable[str] = (), path: Path | None = None):
-    self.names: list[str] = []
-    self._ids: dict[str, int] = {}
-    self.add(self.check(names, path=path))
+  `names`, by id, are not to be changed. Ids close up when images are removed.
+  """
+
+  def __init__(self):
+    self._set_names([])
 
   def __len__(self):
     return len(self.names)
 
-  def add(self, names: Sequence[str]) -> None:
-    """Append names that `check` has returned."""
+  def _set_names(self, names: Iterable[str], path: Path | None = None) -> None:
+    """Take names over, such as those of a file."""
+    self.names, self._ids = [], {}
+    self._add_names(self._check_names(names, path=path))
+
+  def _add_names(self, names: Sequence[str]) -> None:
+    """Append names that `_check_names` has returned."""
     self._ids |= {name: len(self) + i for i, name in enumerate(names)}
     self.names.extend(names)
 
-  def check(
+  def _check_names(
     self,
     names: Iterable[str],
     number: int | None = None,
@@ -397,12 +404,15 @@ class NameList:
       )
     return names
 
-  def ids(self, names: str | Iterable[str]) -> list[int]:
-    """Return the ids of names; raise InputError if one is unknown."""
+  def _without(self, names: str | Iterable[str]) -> np.ndarray:
+    """Remove names, all or none; return [N] bool, the ids that are kept."""
     names = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in names if name not in self._ids]:
       raise errors.InputError("names in the index", _few(unknown))
-    return [self._ids[name] for name in names]
+    keep = np.ones([len(self)], bool)
+    keep[[self._ids[name] for name in names]] = False
+    self._set_names(itertools.compress(self.names, keep))
+    return keep
 
 
 def _few(names):
@@ -410,48 +420,13 @@ def _few(names):
   return f"{', '.join(map(repr, names[:3]))}{more}"
 
 
-class NamedIndex:
-  """Base of the indexes: images with names, whose ids close up on removal."""
-
-  def __init__(self):
-    self._names = NameList()
-
-  def __len__(self):
-    return len(self._names)
-
-  @property
-  def names(self) -> list[str]:
-    """Names by id; not to be changed."""
-    return self._names.names
-
-  def _without(self, names: str | Sequence[str]) -> np.ndarray:
-    """Remove names; return [N] bool, the ids that are kept."""
-    keep = np.ones([len(self)], bool)
-    keep[self._names.ids(names)] = False
-    kept = zip(self.names, keep, strict=True)
-    self._names = NameList(name for name, stays in kept if stays)
-    return keep
-
-
 class DescriptorIndex(NamedIndex):
-  """Base of the indexes of global descriptors of one dimension."""
+  """Base of the indexes of global descriptors of one dimension.
+
+  `dimension` is D, or None while there is no descriptor; `empty` [N] bool says
+  which images have none.
+  """
 
   def __init__(self):
     super().__init__()
-    self._empty = np.zeros([0], bool)
-    self._dimension = None
-
-  @property
-  def dimension(self) -> int | None:
-    """D, or None while there is no descriptor."""
-    return self._dimension
-
-  @property
-  def empty(self) -> np.ndarray:
-    """[N] bool: which images have no descriptor."""
-    return self._empty
-
-  def _set(self, names, empty, dimension, path):
-    """Take over what was read from a file."""
-    self._names = NameList(names, path)
-    self._empty, self._dimension = np.array(empty, bool), dimension
+    self.empty, self.dimension = np.zeros([0], bool), None

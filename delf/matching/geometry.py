@@ -62,17 +62,14 @@ def estimate(
   more with the refined map. The random numbers are its own: threads do not
   disturb each other, and OpenCV's global generator is left alone.
 
+  There is no model where there are no more pairs than one sample needs, or
+  where only maps exist that squeeze an image, or whose inliers lie in one spot:
+  no further spread than the threshold.
+
   Args:
-    points_1: [P, 2], (x, y) pixels.
-    points_2: [P, 2], (x, y) pixels.
-    estimator: One of ESTIMATORS.
+    points_1: [P, 2], (x, y) pixels, as points 2.
     threshold: Largest residual of an inlier, in pixels.
     use: [P] bool, pairs to sample from; None for all.
-
-  Returns:
-    Estimate. Without a model where there are no more pairs than one sample
-    needs, or where only maps exist that squeeze an image, or whose inliers lie
-    in one spot: no further spread than the threshold.
   """
   points_1, points_2 = (
     arrays.check_finite(np.asarray(points, np.float64).reshape([-1, 2]), label)
@@ -102,19 +99,14 @@ def residuals(
   points_2: np.ndarray,
   estimator: str | None = None,
 ) -> np.ndarray:
-  """Return the distance of each pair from a map.
+  """Return the distance of each pair from a map, in pixels, float32.
 
-  Args:
-    model: [2, 3] affine or [3, 3] homography from points 1 to points 2; for
-      FUNDAMENTAL [3, 3] with (x2, y2, 1) model (x1, y1, 1) = 0.
-    points_1: [P, 2], (x, y) pixels.
-    points_2: [P, 2] or [S, P, 2].
-    estimator: FUNDAMENTAL for Sampson distances: to first order that to the
-      nearest pair that fulfils the equation (Hartley and Zisserman, 2nd
-      edition, eq. 11.9). Else that of mapped points 1 to points 2.
-
-  Returns:
-    [P] or [S, P] float32, pixels. Infinity beyond a homography's horizon.
+  Points 1 are [P, 2], (x, y) pixels; with points 2 [P, 2] or [S, P, 2] it is
+  [P] or [S, P]. Of a [2, 3] affine map or [3, 3] homography it is that of
+  mapped points 1 to points 2: infinity beyond a homography's horizon. Of
+  FUNDAMENTAL, [3, 3] with (x2, y2, 1) model (x1, y1, 1) = 0, it is Sampson's:
+  to first order that to the nearest pair that fulfils the equation (Hartley and
+  Zisserman, 2nd edition, eq. 11.9).
   """
   if estimator == FUNDAMENTAL:
     return _sampson(model, np.asarray(points_1), np.asarray(points_2))
@@ -301,14 +293,8 @@ def needed_inliers(
   measured on the estimated map, and never less than for points that lie
   evenly: where images differ in size, or points crowd, a map may have more.
 
-  Args:
-    points_1: [P, 2], (x, y) pixels of the putative matches in image 1.
-    points_2: [P, 2], the same in image 2.
-    model: The estimated map, or None.
-    estimator: One of ESTIMATORS.
-    threshold: Largest residual of an inlier, in pixels.
-    fewest: Lower bound of the result, which is P + 1 (never reached) where any
-      number could be chance.
+  Points are [P, 2], (x, y) pixels of the putative matches. The result is at
+  least `fewest`, and P + 1 (never reached) where any number could be chance.
   """
   number, sample = len(points_2), SAMPLE_SIZES[estimator]
   if number <= sample:

@@ -436,12 +436,10 @@ def match_images(
   """Extract the local features of two images and match them.
 
   Args:
-    image_1: Path, or [H, W, 3] uint8.
-    image_2: Path, or [H, W, 3] uint8.
+    image_1: Path, or [H, W, 3] uint8, as image 2.
     config: DelfConfig, or name of a known model, or None for the embedded one.
       Of a configuration local features alone are computed.
     output: Path of the picture, whose extension decides the format.
-    apply_rotation: Whether images are turned as their EXIF orientation says.
     extractor: Replaces one made from the configuration, so that many pairs
       share it.
   """

@@ -100,7 +100,6 @@ def verify_pairs(
     pairs: [P, 2] int, (query, index image). One that is repeated is done once.
     folder: Local folder of the record; None to keep none.
     workers: Processes, or None: all cores, for as many pairs as are worth it.
-    cache_bytes: Bytes that features may take in all processes together.
   """
   start = time.perf_counter()
   in_memory = {**queries.in_memory, **index.in_memory}

@@ -87,14 +87,10 @@ def build(
   options: BuildOptions,
   say: Callable[[str], None],
 ) -> IndexReport:
-  """Make a collection, or add to one.
+  """Make a collection, or add to one that was made with the same options.
 
-  Args:
-    sources: Folders, patterns, lists and images, or one folder of feature
-      files.
-    folder: Folder of the collection.
-    options: How it is made; InputError if an existing one was made otherwise.
-    say: Called with a line for each image that failed.
+  Sources are folders, patterns, lists and images, or one folder of feature
+  files. `say` is called with a line for each image that failed.
   """
   features = extract.find_features(sources)
   if features is not None:
@@ -376,13 +372,9 @@ def add_features(
   """Add images whose features exist to the indexes of a collection.
 
   Names are added in order. A run that was killed is repeated: it adds what is
-  missing, and ends with the index of a run that was not.
-
-  Args:
-    names: Names of feature files without extension.
-    say: Called with a line for each that failed.
-    regions_of: Names of images that were extracted anew: their regions that are
-      not among the names are taken out.
+  missing, and ends with the index of a run that was not. `regions_of` are
+  images that were extracted anew: their regions that are not among the names
+  are taken out.
   """
   names = sorted(names)
   kept, redone = set(names), set(regions_of)
@@ -481,10 +473,7 @@ def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
 
   Their features are copied, unless both collections use one folder of them. A
   run that was killed can be repeated. The other collection stays as it is.
-
-  Raises:
-    InputError: If the two were made with other settings, or some image is in
-      both.
+  InputError if it was made with other settings, or some image is in both.
   """
   opened = collection.open_folder(folder)
   other = collection.open_folder(other_folder)
@@ -495,7 +484,15 @@ def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
     parts, others = collection.parts(opened), collection.parts(other)
     pairs = list(zip(parts, others, strict=True))
     for part, theirs in pairs:
-      _check_names(part, theirs)
+      ours = set(part.index.names)
+      both = [name for name in theirs.index.names if name in ours]
+      # All of them: taken in by a run that was killed before the other index.
+      if both and len(both) < len(theirs.index.names):
+        raise errors.InputError(
+          "other names than those of the index",
+          f"{both[0]!r}, which is in both ({len(both)} images)",
+          theirs.path,
+        )
     names = set().union(*(theirs.index.names for theirs in others))
     if os.path.realpath(opened.features) != os.path.realpath(other.features):
       _copy_features(opened, other, sorted(names))
@@ -533,18 +530,6 @@ def _check_settings(opened, other):
       "an index made with the same model, settings and codebook",
       "another",
       other.folder,
-    )
-
-
-def _check_names(part, theirs):
-  ours = set(part.index.names)
-  both = [name for name in theirs.index.names if name in ours]
-  # All of them: taken in by a run that was killed before the other index.
-  if both and len(both) < len(theirs.index.names):
-    raise errors.InputError(
-      "other names than those of the index",
-      f"{both[0]!r}, which is in both ({len(both)} images)",
-      theirs.path,
     )
 
 

@@ -64,12 +64,7 @@ class Query:
 
 
 def find_photos(sources: Sequence[str], box: Box | None = None) -> list[Query]:
-  """Find the photos in folders, patterns, lists and images.
-
-  Args:
-    sources: What `engine.find` takes.
-    box: Part of the only photo.
-  """
+  """Find photos, as `engine.find` does; a box is a part of the only one."""
   found = [
     Query(name, path, "", box)
     for path, name in zip(*engine.find(sources), strict=True)
@@ -90,14 +85,8 @@ def extract_queries(
   They are kept in the collection's folder, so that the next question about a
   photo, and a search that was interrupted, need not extract it again; those of
   the first photos that this run extracts are kept in memory too. Parts of
-  photos are extracted at the scale that they have in the whole (DELG).
-
-  Returns:
-    Queries of the photos that did not fail, of which `say` is told, and the
-    report.
-
-  Raises:
-    InputError: If the collection does not say what model it was made with.
+  photos are extracted at the scale that they have in the whole (DELG). Photos
+  that fail, of which `say` is told, have no query.
   """
   settings, config = opened.settings, opened.delf_config()
   if config is None:
@@ -270,17 +259,11 @@ def rerank(
   folder: str | os.PathLike | None = None,
   workers: int | None = None,
 ) -> tuple[list[ranking.Reranked], verification.VerifyReport]:
-  """Verify the first images of rankings, and sort these by inliers.
+  """Verify the first `most` images of rankings, and sort these by inliers.
 
-  Args:
-    found: [Q, k] of the first stage.
-    junk: One element for each order that is wanted, such as one a protocol:
-      what it leaves out of verification, Q arrays of ids, or None. A pair that
-      several orders need is verified once.
-    query_files: Local features of the queries.
-    image_files: Local features of the images that `found` has ids of.
-    most: Images of each query that are verified.
-    folder: Of the record of verified pairs, or None.
+  For each order that is wanted, such as one a protocol, `junk` says what is
+  left out of verification: Q arrays of ids, or None. A pair that several orders
+  need is verified once, and recorded in the folder if there is one.
   """
   junk = list(junk)
   chosen = [ranking.shortlist(found.ids, each, most) for each in junk]
@@ -449,10 +432,9 @@ class Searcher:
   def boxes(
     self, found: ranking.Ranking, ids: np.ndarray
   ) -> list[list[Box | None]] | None:
-    """Return the box, as of Hit, of images of a ranking of `rank`.
+    """Return boxes, as of Hit, of images [Q, n] of a ranking of `rank`.
 
-    Of `ids` [Q, n], places in `names` or -1, these are Q lists of n; None for
-    a collection without regions.
+    None for a collection without regions.
     """
     if not self.has_regions:
       return None
@@ -518,15 +500,11 @@ def write_page(
   evaluation=None,
   title: str | None = None,
 ):
-  """Write a page of the results of a search.
+  """Write a page of the results of a search, `.html`.
 
-  Args:
-    path: Path of the page, `.html`.
-    labels: Function from the row of a query and the name of an image to
-      results_page.TRUE, JUNK, FALSE or None; None without ground truth.
-    notes: Text for each query.
-    evaluation: results_page.Evaluation to show before the queries.
-    title: None for the name of the collection.
+  With ground truth, `labels` takes the row of a query and the name of an image,
+  and returns results_page.TRUE, JUNK, FALSE or None; `notes` has a text for
+  each query, and a results_page.Evaluation is shown before these.
   """
   from delf.pictures import results_page
 
