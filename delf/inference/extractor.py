@@ -48,6 +48,11 @@ class PcaParameters:
     """Number of components that are kept."""
     return len(self.matrix)
 
+  @property
+  def use_whitening(self) -> bool:
+    """Whether projections are divided by their standard deviations."""
+    return self.variances is not None
+
 
 def load_pca(proto: delf_config_pb2.DelfPcaParameters) -> PcaParameters:
   """Read the files that a configuration names.

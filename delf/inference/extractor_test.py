@@ -33,7 +33,7 @@ def test_load(parameters):
   assert loaded.matrix.shape == (4, 6)
   assert loaded.variances.shape == (4,)
   assert loaded.dim == 4
-  assert loaded.variances is not None
+  assert loaded.use_whitening
   parameters.use_whitening = False
   assert extractor.load_pca(parameters).variances is None
 
