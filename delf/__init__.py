@@ -5,6 +5,7 @@ Names are loaded when they are first used, so that `import delf` is cheap:
 """
 
 import importlib
+import sys
 
 __version__ = "1.0.0"
 
@@ -37,14 +38,27 @@ _MODULES = {
   "revisited_op": "delf.python.datasets.revisited_op",
 }
 
-__all__ = sorted(_MODULES)
+
+def _lazy(package, modules):
+  """Return `__all__`, `__getattr__` and `__dir__` of a package.
+
+  They give it modules, by public name, which are loaded when they are used.
+  """
+
+  def load(name):
+    if name in modules:
+      return importlib.import_module(modules[name])
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+  def names():
+    return sorted([*vars(sys.modules[package]), *modules])
+
+  return sorted(modules), load, names
 
 
-def __getattr__(name):
-  if name in _MODULES:
-    return importlib.import_module(_MODULES[name])
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def _lazy_submodules(package, *names):
+  """Return the same for a package and modules in it."""
+  return _lazy(package, {name: f"{package}.{name}" for name in names})
 
 
-def __dir__():
-  return sorted([*globals(), *_MODULES])
+__all__, __getattr__, __dir__ = _lazy(__name__, _MODULES)

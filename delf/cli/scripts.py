@@ -11,13 +11,15 @@ from delf.base import errors
 
 FLAGS = flags.FLAGS
 
+# Kind of a flag by the type of its default; else it is a string.
+_KINDS = {bool: "boolean", int: "integer", float: "float"}
 # Values that absl reads as booleans.
 _BOOLEANS = ("true", "t", "1", "false", "f", "0")
 
 
 def run(
   main: Callable[[], int | None],
-  define: Callable[[], None],
+  define_flags: Callable[[], None],
   argv: Sequence[str] | None = None,
 ) -> None:
   """Run a script as `absl.app.run` does, and exit.
@@ -28,15 +30,12 @@ def run(
   and status 1, an interrupt with 130.
 
   Args:
-    main: Does the work, reading `flags.FLAGS`; returns the exit status.
-    define: Defines the flags.
+    main: Does the work, reading `FLAGS`; returns the exit status.
+    define_flags: Defines the flags.
     argv: Arguments, the program's name first; by default `sys.argv`.
-
-  Raises:
-    SystemExit: Always, with the status.
   """
   known = set(FLAGS)
-  define()
+  define_flags()
   for name in set(FLAGS) - known:
     # For `--help`, also if it was defined by a function of this module.
     FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
@@ -60,25 +59,38 @@ def print_report(folder: str, report) -> int:
   return report.exit_status
 
 
+def define(name: str, default, help: str, **limits) -> None:
+  """Define a flag of the type of its default; None is that of a text."""
+  kind = _KINDS.get(type(default), "string")
+  getattr(flags, f"DEFINE_{kind}")(name, default, help, **limits)
+
+
+def define_device() -> None:
+  """Define --device."""
+  define("device", None, "cpu, gpu or gpu:N; the best there is if not set")
+
+
+def define_list(default: str) -> None:
+  """Define the list of images."""
+  define("list_images_path", default, "text file, one image path per line")
+
+
+def define_config() -> None:
+  """Define the configuration of extraction."""
+  default = "/tmp/delf_config_example.pbtxt"
+  define("delf_config_path", default, "DelfConfig: model and settings")
+
+
 def define_extraction(outputs: str) -> None:
   """Define the flags of scripts that extract features of a data set's images.
 
-  Args:
-    outputs: What is written to `output_features_dir`.
+  `outputs` says what is written to `output_features_dir`.
   """
-  flags.DEFINE_string(
-    "delf_config_path",
-    "/tmp/delf_config_example.pbtxt",
-    "DelfConfig: model and settings",
-  )
+  define_config()
   _define_dataset()
-  flags.DEFINE_string(
-    "images_dir", "/tmp/images", "folder with <name>.jpg of each image"
-  )
-  flags.DEFINE_string("output_features_dir", "/tmp/features", outputs)
-  flags.DEFINE_string(
-    "device", None, "cpu, gpu or gpu:N; the best there is if not set"
-  )
+  define("images_dir", "/tmp/images", "folder with <name>.jpg of each image")
+  define("output_features_dir", "/tmp/features", outputs)
+  define_device()
 
 
 def images(image_set: str, scale_limits: bool = False):
@@ -91,12 +103,9 @@ def images(image_set: str, scale_limits: bool = False):
 
 
 def extract_images(config, dataset_images, **options) -> int:
-  """Extract features of images, print a summary; returns the exit status.
+  """Extract features of `DatasetImages`, with options of `extract_to_files`.
 
-  Args:
-    config: DelfConfig.
-    dataset_images: `ground_truth.DatasetImages`.
-    **options: More options of `extract.extract_to_files`.
+  Prints a summary; returns the exit status.
   """
   from delf.extraction import extract
 
@@ -116,74 +125,49 @@ def extract_images(config, dataset_images, **options) -> int:
 def define_retrieval() -> None:
   """Define the flags of scripts that rank a data set's images."""
   _define_dataset()
-  flags.DEFINE_boolean(
-    "use_geometric_verification",
-    False,
-    "Whether the first 100 of each query are re-ranked by their inliers.",
-  )
-  flags.DEFINE_string(
-    "output_dir",
-    "/tmp/retrieval",
-    "folder for metrics.txt and the record of what was verified",
-  )
+  help = "Whether the first 100 of each query are re-ranked by their inliers."
+  define("use_geometric_verification", False, help)
+  help = "folder for metrics.txt and the record of what was verified"
+  define("output_dir", "/tmp/retrieval", help)
 
 
 def define_export() -> None:
   """Define the flags of all scripts that export."""
-  flags.DEFINE_string(
-    "ckpt_path",
-    "/tmp/delf-logdir/delf-weights",
-    "Prefix of the checkpoint, this library's or the original's.",
-  )
-  flags.DEFINE_string("export_path", None, "Folder of the SavedModel to be.")
-  flags.DEFINE_string(
-    "backbone", "resnet50", "Backbone: resnet50, resnet101 or compact."
-  )
-  flags.DEFINE_boolean(
-    "overwrite", False, "Whether to replace a finished export."
-  )
+  help = "Prefix of the checkpoint, this library's or the original's."
+  define("ckpt_path", "/tmp/delf-logdir/delf-weights", help)
+  define("export_path", None, "Folder of the SavedModel to be.")
+  define("backbone", "resnet50", "Backbone: resnet50, resnet101 or compact.")
+  define("overwrite", False, "Whether to replace a finished export.")
 
 
 def define_local_export() -> None:
   """Define the flags of scripts that export local features."""
-  flags.DEFINE_boolean(
-    "block3_strides", True, "Whether the model was trained with them."
-  )
-  flags.DEFINE_float(
+  define("block3_strides", True, "Whether the model was trained with them.")
+  define(
     "iou",
     1.0,
     "Overlap of two receptive boxes over which one is dropped; 1 keeps all.",
     lower_bound=0.0,
     upper_bound=1.0,
   )
-  flags.DEFINE_boolean(
-    "use_autoencoder", True, "Whether local features are an autoencoder's."
-  )
-  flags.DEFINE_float("autoencoder_dimensions", 128, "Size of its codes.")
-  flags.DEFINE_float(
-    "local_feature_map_channels", 1024, "Channels of what it reconstructs."
-  )
+  help = "Whether local features are an autoencoder's."
+  define("use_autoencoder", True, help)
+  define("autoencoder_dimensions", 128.0, "Size of its codes.")
+  help = "Channels of what it reconstructs."
+  define("local_feature_map_channels", 1024.0, help)
 
 
 def define_global_export(delg_global_features: bool) -> None:
   """Define the flags of scripts that export the global descriptor."""
-  flags.DEFINE_boolean(
-    "delg_global_features",
-    delg_global_features,
-    "Whether it is a DELG model, with GeM pooling and an embedding layer.",
-  )
-  flags.DEFINE_float("delg_gem_power", 3.0, "Power of the GeM pooling.")
-  flags.DEFINE_integer(
-    "delg_embedding_layer_dim", 2048, "Size of the global descriptor."
-  )
+  help = "Whether it is a DELG model, with GeM pooling and an embedding layer."
+  define("delg_global_features", delg_global_features, help)
+  define("delg_gem_power", 3.0, "Power of the GeM pooling.")
+  define("delg_embedding_layer_dim", 2048, "Size of the global descriptor.")
 
 
 def _define_dataset():
-  flags.DEFINE_string(
-    "dataset_file_path",
-    "/tmp/gnd_roxford5k.mat",
-    "ground truth of the data set, .mat or .pkl",
-  )
+  help = "ground truth of the data set, .mat or .pkl"
+  define("dataset_file_path", "/tmp/gnd_roxford5k.mat", help)
 
 
 def _join_booleans(argv):

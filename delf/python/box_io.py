@@ -17,12 +17,9 @@ def ArraysToBoxes(
 ) -> box_pb2.Boxes:
   """Convert arrays to a Boxes message; floats are rounded to float32.
 
-  Args:
-    boxes: [N, 4] float, (ymin, xmin, ymax, xmax), of the image's height and
-      width in [0, 1].
-    scores: [N] float.
-    class_indices: [N] integers, or floats that hold integers, as detectors
-      deliver them.
+  Boxes are [N, 4], (ymin, xmin, ymax, xmax), of the image's height and width in
+  [0, 1]; scores [N]; class indices [N], also floats that hold integers, as
+  detectors deliver them.
   """
   scores = wire.to_float32(scores, "scores")
   boxes = wire.to_float32(boxes, "boxes")
@@ -54,14 +51,12 @@ def BoxesToArrays(boxes_proto: box_pb2.Boxes) -> Arrays:
 
   Boxes are [N, 4] as (ymin, xmin, ymax, xmax), scores and class indices [N].
   """
-  boxes = [[b.ymin, b.xmin, b.ymax, b.xmax] for b in boxes_proto.box]
-  scores = [box.score for box in boxes_proto.box]
-  class_indices = [box.class_index for box in boxes_proto.box]
-  return (
-    np.array(boxes, dtype=np.float64).reshape([-1, 4]),
-    np.array(scores, dtype=np.float64),
-    np.array(class_indices, dtype=np.float64),
-  )
+  rows = [
+    (b.ymin, b.xmin, b.ymax, b.xmax, b.score, b.class_index)
+    for b in boxes_proto.box
+  ]
+  columns = np.array(rows, dtype=np.float64).reshape([-1, 6])
+  return columns[:, :4].copy(), columns[:, 4].copy(), columns[:, 5].copy()
 
 
 def SerializeToString(

@@ -30,13 +30,11 @@ class ExtractAggregatedRepresentation:
     features: np.ndarray,
     num_features_per_region: Sequence[int] | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Aggregate the features of one image.
+    """Aggregate the features of one image, [N, D] float.
 
-    Args:
-      features: [N, D] float, descriptors of local features; those of regions
-        one region after the other.
-      num_features_per_region: [R] int, for regional aggregation. Without it (as
-        in the original) a regional aggregate is that of no features.
+    Those of regions are one region after the other. Without
+    `num_features_per_region` (as in the original) a regional aggregate is that
+    of no features.
 
     Returns:
       Aggregated descriptors: VLAD [K * D] float32, ASMK [M * D] float32, ASMK*

@@ -34,12 +34,8 @@ class SimilarityAggregatedRepresentation:
     is the dot product, and for ASMK* 1 - 2 h / B of the Hamming distance h of B
     bits.
 
-    Args:
-      aggregated_descriptors_1: VLAD [K * D] float, ASMK [M1 * D] float, ASMK*
-        [M1 * ceil(D / 8)] uint8.
-      aggregated_descriptors_2: The same of the other.
-      feature_visual_words_1: [M1] int, ascending; not used for VLAD.
-      feature_visual_words_2: [M2] int, ascending.
+    Aggregated descriptors are: VLAD [K * D] float, ASMK [M * D] float, ASMK*
+    [M * ceil(D / 8)] uint8. Visual words, [M] int, ascend; VLAD has none.
 
     Returns:
       Similarity; -1.0 for ASMK or ASMK* if one of them has no words.

@@ -21,8 +21,7 @@ def CalculateReceptiveBoxes(height, width, rf, stride, padding):
   """Calculate what each cell of a feature map sees of the image.
 
   Args:
-    height: Rows of the feature map, int or scalar tensor.
-    width: Columns of the feature map.
+    height: Rows of the feature map, int or scalar tensor; `width` its columns.
     rf: Side of the receptive field, in pixels.
     stride: Pixels from one cell to the next.
     padding: Pixels that the first field begins before the image.
@@ -57,10 +56,9 @@ def ApplyPcaAndWhitening(
   Args:
     data: [N, D] float.
     pca_matrix: [D, D] float, one component a row, the largest first.
-    pca_mean: [D] float.
     output_dim: Number of components to keep.
-    use_whitening: Whether to divide by the standard deviations.
-    pca_variances: [D] float; needed with `use_whitening`.
+    use_whitening: Whether to divide by the standard deviations, the roots of
+      `pca_variances`.
 
   Returns:
     [N, output_dim] float.
@@ -78,15 +76,9 @@ def ApplyPcaAndWhitening(
 def PostProcessDescriptors(descriptors, use_pca, pca_parameters=None):
   """L2-normalise descriptors and, with PCA, project and normalise them again.
 
-  Args:
-    descriptors: [N, D] float.
-    use_pca: Whether to project them.
-    pca_parameters: For `use_pca`: `extractor.PcaParameters`, or a dict with
-      `matrix`, `mean`, `dim`, `use_whitening` and `variances`, as
-      `ApplyPcaAndWhitening` takes them.
-
-  Returns:
-    [N, D] float, or [N, dim] with PCA, of L2 norm 1 (but for zeros).
+  With PCA, [N, D] become [N, dim]. Its parameters are `extractor.PcaParameters`
+  or a dict with `matrix`, `mean`, `dim`, `use_whitening` and `variances`, as
+  `ApplyPcaAndWhitening` takes them.
   """
   descriptors = tf.nn.l2_normalize(descriptors, axis=1)
   if not use_pca:
@@ -105,11 +97,7 @@ def PostProcessDescriptors(descriptors, use_pca, pca_parameters=None):
 def DelfFeaturePostProcessing(boxes, descriptors, use_pca, pca_parameters=None):
   """Return the locations (y, x), [N, 2], and final descriptors of features.
 
-  Args:
-    boxes: [N, 4] float, (ymin, xmin, ymax, xmax) in pixels.
-    descriptors: [N, D] float.
-    use_pca: As in `PostProcessDescriptors`.
-    pca_parameters: As in `PostProcessDescriptors`.
+  See `CalculateKeypointCenters` and `PostProcessDescriptors`.
   """
   return CalculateKeypointCenters(boxes), PostProcessDescriptors(
     descriptors, use_pca, pca_parameters

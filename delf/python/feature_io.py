@@ -24,12 +24,9 @@ def ArraysToDelfFeatures(
 ) -> feature_pb2.DelfFeatures:
   """Convert arrays to a DelfFeatures message; floats are rounded to float32.
 
-  Args:
-    locations: [N, 2] float, (y, x) of each feature, in pixels.
-    scales: [N] float.
-    descriptors: [N, D], of a type that `datum_io.ArrayToDatum` takes.
-    attention: [N] float, stored as strength.
-    orientations: [N] float, radians; by default zeros.
+  Locations are [N, 2], (y, x) in pixels; descriptors [N, D] of a type that
+  `datum_io.ArrayToDatum` takes; scales, attention (stored as strength) and
+  orientations, in radians and by default zeros, [N].
   """
   return feature_pb2.DelfFeatures.FromString(
     SerializeToString(locations, scales, descriptors, attention, orientations)
@@ -37,12 +34,10 @@ def ArraysToDelfFeatures(
 
 
 def DelfFeaturesToArrays(delf_features: feature_pb2.DelfFeatures) -> Arrays:
-  """Convert a DelfFeatures message to arrays.
+  """Convert a DelfFeatures message to float64 arrays of float32 values.
 
-  Returns:
-    Locations [N, 2] as (y, x), scales [N], descriptors [N, D], attention [N]
-    and orientations [N]: float64 arrays that hold float32 values. Without
-    features they are of shapes [0, 2], [0], [0, 0], [0] and [0].
+  They are locations [N, 2] as (y, x), scales [N], descriptors [N, D] ([0, 0]
+  without features), attention [N] and orientations [N].
   """
   return _to_float64(_from_proto(delf_features, None))
 
@@ -110,16 +105,10 @@ def _rows(array, width):
 
 
 def _to_float64(local):
-  arrays = (
-    local.locations,
-    local.scales,
-    local.descriptors,
-    local.attention,
-    local.orientations,
-  )
+  names = "locations", "scales", "descriptors", "attention", "orientations"
   # Files may hold any NaN, signalling ones too, which NumPy would warn of.
   with np.errstate(invalid="ignore"):
-    return tuple(array.astype(np.float64) for array in arrays)
+    return tuple(getattr(local, name).astype(np.float64) for name in names)
 
 
 def _serialize(local):

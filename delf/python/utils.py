@@ -45,9 +45,7 @@ def RgbLoader(
   it cannot be decoded, or has over 30 000 x 30 000 pixels.
 
   Args:
-    path: Path of the image.
-    apply_rotation: Whether to turn the image as its EXIF orientation says. The
-      original does not.
+    apply_rotation: Whether to turn the image as its EXIF orientation says.
     rescale_grey16: Whether 16-bit grey is divided by 257, in place of being cut
       at 255 as in the original.
     at_least: Sufficient (width, height) in pixels: a JPEG may be decoded at
@@ -79,16 +77,11 @@ def ResizeImage(
   config: delf_config_pb2.DelfConfig,
   resize_factor: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Resize an image to the limits of a configuration.
+  """Resize an image, [H, W, 3] uint8, to the limits of a configuration.
 
-  The largest side is scaled down to the maximum, else up to the minimum, else
-  left; sides are rounded half to even; a side never falls under 1.
-
-  Args:
-    image: [H, W, 3] uint8.
-    config: Its `max_image_size`, `min_image_size` and `use_square_images` are
-      used.
-    resize_factor: Factor of both sizes, not negative.
+  The largest side is scaled down to `max_image_size`, else up to
+  `min_image_size`, each times the factor, else left; sides are rounded half to
+  even; a side never falls under 1.
 
   Returns:
     [H', W', 3] uint8, and [2] float64 (H' / H, W' / W).

@@ -21,15 +21,13 @@ class ImagesFromList:
     loader: Callable = default_loader,
     workers: int = 4,
   ):
-    """Take the list; nothing is loaded.
+    """Take the list of paths below `root`; nothing is loaded.
 
     Args:
-      root: Folder that the paths start from; "" for paths that stand alone.
       imsize: Largest side of an image, in pixels; None leaves it.
       bounding_boxes: A box (x1, y1, x2, y2) to crop to, in pixels, or None for
         each image; None for whole images.
-      loader: Function `loader(path, imsize, bounding_box)` that returns an
-        image.
+      loader: Function `loader(path, imsize, bounding_box)` of an image.
       workers: Threads that load ahead when iterating; 0 for none.
     """
     self.root = root

@@ -49,17 +49,14 @@ class TuplesDataset:
     """Read the list of images; none is opened.
 
     Args:
-      name: Name of the data set, such as "retrieval-SfM-120k".
       mode: "train" or "val".
       data_root: Folder with `train/<name>/<name>.pkl` and `train/<name>/ims/`,
         or with the file and `ims/` themselves.
       imsize: Largest side of an image, in pixels; None leaves it.
-      num_negatives: Negatives of a query.
       num_queries: Queries of an epoch; infinity for all.
       pool_size: Images that negatives are searched in; infinity for all.
       loader: Function `loader(path, imsize)` that returns an image.
       eccv2020: Whether the file is `<name>-val-eccv2020.pkl`.
-      workers: Threads that load images ahead.
     """
     if mode not in _MODES:
       raise errors.InputError("the mode 'train' or 'val'", repr(mode))
@@ -128,10 +125,9 @@ class TuplesDataset:
 
     An image that cannot be read is reported and left out.
 
-    Args:
-      net: Function of images [1, H, W, 3] float32 that returns descriptors [1,
-        D], such as a GlobalFeatureNet, whose `describe` is called.
-      epoch: Number that the draws depend on, with the seed; None for the next.
+    `net` makes descriptors [1, D] of images [1, H, W, 3] float32, such as a
+    GlobalFeatureNet, whose `describe` is called. Draws depend on the seed and
+    the epoch, by default the next.
 
     Returns:
       Average L2 distance of queries from their negatives; 0 without any.

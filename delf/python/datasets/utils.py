@@ -17,16 +17,14 @@ def pil_imagenet_loader(
   bounding_box: tuple[float, float, float, float] | None = None,
   preprocess: bool = True,
 ) -> np.ndarray:
-  """Load an image, crop it and scale it down.
+  """Load an image, crop it to (x1, y1, x2, y2) in pixels and scale it down.
 
   Args:
     imsize: Largest side of the result, in pixels, or None; never enlarges. Of a
       crop, relative to the whole image: a box of half the image's longest side
       gets half of it.
-    bounding_box: (x1, y1, x2, y2) in pixels to crop to, or None.
-    preprocess: Whether to prepare the image for networks that were trained on
-      ImageNet: BGR, minus the mean. (The original computes this and returns the
-      image as it was.)
+    preprocess: Whether the result is BGR, minus the mean of ImageNet. (The
+      original computes this and returns the image as it was.)
 
   Returns:
     [H, W, 3], float32 BGR with `preprocess`, else uint8 RGB.

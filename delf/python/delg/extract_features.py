@@ -4,14 +4,13 @@ from absl import flags
 
 from delf.base import files
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS
 from delf.evaluation import ground_truth
 from delf.formats import configs
 
-FLAGS = flags.FLAGS
-
 
 def define_flags():
-  """Defines the flags."""
+  """Define the flags."""
   scripts.define_extraction(
     "folder for <name>.delg_local and <name>.delg_global"
   )

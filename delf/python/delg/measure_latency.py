@@ -8,40 +8,23 @@ import typing
 from collections.abc import Sequence
 
 import numpy as np
-from absl import flags
 
 from delf.base import errors, files, progress
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.extraction import engine
 from delf.formats import configs
 from delf.python import utils
 
-FLAGS = flags.FLAGS
-
 
 def define_flags():
-  """Defines the flags."""
-  flags.DEFINE_string(
-    "delf_config_path",
-    "/tmp/delf_config_example.pbtxt",
-    "DelfConfig: model and settings",
-  )
-  flags.DEFINE_string(
-    "list_images_path",
-    "/tmp/list_images.txt",
-    "text file, one image path per line",
-  )
-  flags.DEFINE_integer(
-    "repeat_per_image", 10, "how often each image is extracted"
-  )
-  flags.DEFINE_boolean(
-    "binary_local_features",
-    False,
-    "whether to count also how long local descriptors take to become bits",
-  )
-  flags.DEFINE_string(
-    "device", None, "cpu, gpu or gpu:N; the best there is if not set"
-  )
+  """Define the flags."""
+  scripts.define_config()
+  scripts.define_list("/tmp/list_images.txt")
+  define("repeat_per_image", 10, "how often each image is extracted")
+  help = "whether to count also how long local descriptors take to become bits"
+  define("binary_local_features", False, help)
+  scripts.define_device()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,42 +1,32 @@
 """Script that ranks a data set's images by DELG features, and measures it."""
 
-from absl import flags
-
 from delf.base import files
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.evaluation import retrieval
 from delf.matching import matcher
 
-FLAGS = flags.FLAGS
-
 
 def define_flags():
-  """Defines the flags."""
+  """Define the flags."""
   scripts.define_retrieval()
-  flags.DEFINE_string(
+  define(
     "query_features_dir",
     "/tmp/features/query",
     "folder with <name>.delg_global of the queries, and .delg_local to verify",
   )
-  flags.DEFINE_string(
-    "index_features_dir",
-    "/tmp/features/index",
-    "folder with the same of the index images",
-  )
-  flags.DEFINE_float(
+  help = "folder with the same of the index images"
+  define("index_features_dir", "/tmp/features/index", help)
+  define(
     "local_descriptor_matching_threshold",
     1.0,
     "Largest distance of two descriptors that match; with --use_ratio_test, "
     "largest share of the distance to the second nearest.",
   )
-  flags.DEFINE_float(
-    "ransac_residual_threshold", 20.0, "Largest residual of an inlier, pixels."
-  )
-  flags.DEFINE_boolean(
-    "use_ratio_test",
-    False,
-    "Whether a match is compared with the second nearest descriptor.",
-  )
+  help = "Largest residual of an inlier, pixels."
+  define("ransac_residual_threshold", 20.0, help)
+  help = "Whether a match is compared with the second nearest descriptor."
+  define("use_ratio_test", False, help)
 
 
 def main():

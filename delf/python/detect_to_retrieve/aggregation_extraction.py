@@ -17,8 +17,6 @@ def ExtractAggregatedRepresentationsToFiles(
 
   Args:
     image_names: Names without extension, in the order of the data set.
-    features_dir: Folder with their `.delf` files.
-    aggregation_config_path: AggregationConfig in text format.
     mapping_path: CSV file of the feature files of each image's regions, or "":
       `<image>.delf` of each.
     output_aggregation_dir: Folder for `<image>.rasmk_star` and the like.

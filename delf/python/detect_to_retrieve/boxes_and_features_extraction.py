@@ -21,10 +21,8 @@ def ExtractBoxesAndFeaturesToFiles(  # noqa: PLR0913 (the contract's signature)
 
   Args:
     image_names: Names without extension, in the order of the data set.
-    image_paths: Paths of the same images.
     delf_config_path: DelfConfig in text format. Local features are extracted,
       whatever else it asks for.
-    detector_model_dir: Folder or name of a detector.
     detector_thresh: Least score of a box whose features are extracted.
     output_features_dir: Folder for `<image>_0.delf` of the whole image,
       `<image>_1.delf` and so on of the boxes, in pixels of the crop.

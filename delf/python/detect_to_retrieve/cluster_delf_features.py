@@ -7,43 +7,37 @@ goes on where it was when it is repeated.
 
 import os
 
-from absl import flags
-
 from delf.aggregation import clustering
 from delf.base import files
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.extraction import extract
 from delf.python.datasets.revisited_op import dataset
 
-FLAGS = flags.FLAGS
-
 
 def define_flags():
-  """Defines the flags."""
-  flags.DEFINE_string(
+  """Define the flags."""
+  define(
     "dataset_file_path",
     "/tmp/gnd_roxford5k.mat",
     "Ground truth of Revisited Oxford or Paris, which names the index images.",
   )
-  flags.DEFINE_string(
-    "features_dir", "/tmp/features", "Folder of <image>.delf, one an image."
-  )
-  flags.DEFINE_integer("num_clusters", 1024, "Words of the codebook.")
-  flags.DEFINE_integer(
-    "num_iterations", 50, "Most iterations of k-means over all features."
-  )
-  flags.DEFINE_string(
+  help = "Folder of <image>.delf, one an image."
+  define("features_dir", "/tmp/features", help)
+  define("num_clusters", 1024, "Words of the codebook.")
+  define("num_iterations", 50, "Most iterations of k-means over all features.")
+  define(
     "output_cluster_dir",
     "/tmp/cluster",
     "Folder for the checkpoint `codebook`; one with a finished one is refused.",
   )
-  flags.DEFINE_integer(
+  define(
     "max_features",
     0,
     "Most features that are used, chosen by chance; 0 for all.",
     lower_bound=0,
   )
-  flags.DEFINE_integer("seed", 0, "Seed of what is chosen.", lower_bound=0)
+  define("seed", 0, "Seed of what is chosen.", lower_bound=0)
 
 
 def main():

@@ -1,45 +1,30 @@
 """Script that aggregates the features of a data set's images."""
 
-from absl import flags
-
 from delf.aggregation import aggregate_files
 from delf.base import errors
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.formats import configs
 from delf.python.datasets.revisited_op import dataset
 
-FLAGS = flags.FLAGS
-
 
 def define_flags():
-  """Defines the flags."""
-  flags.DEFINE_string(
-    "aggregation_config_path",
-    "/tmp/aggregation_config.pbtxt",
-    "AggregationConfig: kind, codebook and settings",
-  )
-  flags.DEFINE_string(
-    "dataset_file_path",
-    "/tmp/gnd_roxford5k.mat",
-    "ground truth of Revisited Oxford or Paris, which names the images",
-  )
-  flags.DEFINE_boolean(
-    "use_query_images",
-    False,
-    "whether to aggregate the query images, and not the index images",
-  )
-  flags.DEFINE_string("features_dir", "/tmp/features", "folder of <image>.delf")
-  flags.DEFINE_string(
+  """Define the flags."""
+  help = "AggregationConfig: kind, codebook and settings"
+  define("aggregation_config_path", "/tmp/aggregation_config.pbtxt", help)
+  help = "ground truth of Revisited Oxford or Paris, which names the images"
+  define("dataset_file_path", "/tmp/gnd_roxford5k.mat", help)
+  help = "whether to aggregate the query images, and not the index images"
+  define("use_query_images", False, help)
+  define("features_dir", "/tmp/features", "folder of <image>.delf")
+  define(
     "index_mapping_path",
     "",
     "CSV file that says which feature files hold the regions of each index "
     "image; without it the features of an image are in <image>.delf",
   )
-  flags.DEFINE_string(
-    "output_aggregation_dir",
-    "/tmp/aggregation",
-    "folder for <image>.asmk_star and the like",
-  )
+  help = "folder for <image>.asmk_star and the like"
+  define("output_aggregation_dir", "/tmp/aggregation", help)
 
 
 def main():

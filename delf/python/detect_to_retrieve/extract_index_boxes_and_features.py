@@ -1,36 +1,25 @@
 """Script that finds boxes in a data set's index images, and extracts both."""
 
-from absl import flags
-
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.evaluation import ground_truth
 from delf.extraction import regions
 from delf.formats import configs
 
-FLAGS = flags.FLAGS
-
 
 def define_flags():
-  """Defines the flags."""
+  """Define the flags."""
   scripts.define_extraction(
     "folder for <name>_0.delf of whole images, <name>_1.delf and so on of boxes"
   )
-  flags.DEFINE_string(
-    "detector_model_dir",
-    "/tmp/detector_model",
-    "folder of the detector, or its name, such as delf-boxes",
-  )
-  flags.DEFINE_float(
-    "detector_thresh", 0.1, "least score of a box whose features are extracted"
-  )
-  flags.DEFINE_string(
-    "output_boxes_dir", "/tmp/boxes", "folder for <name>.boxes, with all boxes"
-  )
-  flags.DEFINE_string(
-    "output_index_mapping",
-    "/tmp/index_mapping.csv",
-    "CSV file to be: which feature files are of each index image",
-  )
+  help = "folder of the detector, or its name, such as delf-boxes"
+  define("detector_model_dir", "/tmp/detector_model", help)
+  help = "least score of a box whose features are extracted"
+  define("detector_thresh", 0.1, help)
+  help = "folder for <name>.boxes, with all boxes"
+  define("output_boxes_dir", "/tmp/boxes", help)
+  help = "CSV file to be: which feature files are of each index image"
+  define("output_index_mapping", "/tmp/index_mapping.csv", help)
 
 
 def main():

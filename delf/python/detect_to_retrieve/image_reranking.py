@@ -45,7 +45,6 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
     index_im_array: [H2, W2, 3] uint8.
     query_im_scale_factors: (y, x) from locations to pixels of the array.
     index_im_scale_factors: The same for the index image.
-    use_ratio_test: Whether to compare with the second nearest descriptor.
 
   Returns:
     (number of inliers, JPEG bytes of the picture). The number is 0 with at most
@@ -118,14 +117,8 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
     initial_scores: N scores of index images, by id.
     query_name: Without extension.
     index_names: N names of index images, by id.
-    query_features_dir: Folder of the query's local features.
-    index_features_dir: Folder of the index images' local features.
     junk_ids: Ids of index images that are not verified.
-    local_feature_extension: Of the feature files.
-    ransac_seed: For each pair; this and the others are those of MatchFeatures.
-    descriptor_matching_threshold: Of descriptors.
-    ransac_residual_threshold: Pixels.
-    use_ratio_test: Whether to compare with the second nearest descriptor.
+    ransac_seed: For each pair; this and the rest are those of MatchFeatures.
 
   Returns:
     N ids of the index images, best first.
@@ -155,14 +148,10 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
 
   def verify(_, images):
     query = load(query_features_dir, query_name)
+    others = (load(index_features_dir, index_names[i]) for i in images.tolist())
     return [
-      matcher.match_prepared(
-        query,
-        load(index_features_dir, index_names[image]),
-        options,
-        backward=True,
-      ).score
-      for image in images.tolist()
+      matcher.match_prepared(query, other, options, backward=True).score
+      for other in others
     ]
 
   junk = np.fromiter(junk_ids, np.int64)

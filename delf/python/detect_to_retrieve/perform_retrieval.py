@@ -1,48 +1,33 @@
 """Script that ranks a data set's images by aggregates, and measures it."""
 
-from absl import flags
-
 from delf.base import files
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.evaluation import retrieval
 from delf.formats import configs
 
-FLAGS = flags.FLAGS
-
 
 def define_flags():
-  """Defines the flags."""
+  """Define the flags."""
   scripts.define_retrieval()
-  flags.DEFINE_string(
+  define(
     "index_aggregation_config_path",
     "/tmp/index_aggregation_config.pbtxt",
     "AggregationConfig of the index images; images are compared as it says",
   )
-  flags.DEFINE_string(
+  define(
     "query_aggregation_config_path",
     "/tmp/query_aggregation_config.pbtxt",
     "AggregationConfig of the queries",
   )
-  flags.DEFINE_string(
-    "index_aggregation_dir",
-    "/tmp/index_aggregation",
-    "folder with the aggregate of each index image",
-  )
-  flags.DEFINE_string(
-    "query_aggregation_dir",
-    "/tmp/query_aggregation",
-    "folder with the aggregate of each query",
-  )
-  flags.DEFINE_string(
-    "index_features_dir",
-    "/tmp/index_features",
-    "to verify: folder with <name>.delf (or <name>_0.delf) of index images",
-  )
-  flags.DEFINE_string(
-    "query_features_dir",
-    "/tmp/query_features",
-    "to verify: folder with <name>.delf of the queries",
-  )
+  help = "folder with the aggregate of each index image"
+  define("index_aggregation_dir", "/tmp/index_aggregation", help)
+  help = "folder with the aggregate of each query"
+  define("query_aggregation_dir", "/tmp/query_aggregation", help)
+  help = "to verify: folder with <name>.delf (or <name>_0.delf) of index images"
+  define("index_features_dir", "/tmp/index_features", help)
+  help = "to verify: folder with <name>.delf of the queries"
+  define("query_features_dir", "/tmp/query_features", help)
 
 
 def main():

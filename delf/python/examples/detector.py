@@ -4,9 +4,8 @@
 def MakeDetector(model_dir):
   """Make a function that finds boxes in images of one size.
 
-  Args:
-    model_dir: Folder of a SavedModel, of TensorFlow 1 or 2, or the name of a
-      known detector.
+  `model_dir` is the folder of a SavedModel, of TensorFlow 1 or 2, or the name
+  of a known detector.
 
   Returns:
     Function of images, [B, H, W, 3] uint8, that returns (boxes, scores,

@@ -1,32 +1,21 @@
 """Script that finds boxes in the images that a list names."""
 
-from absl import flags
-
 from delf.base import files
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.extraction import detect
-
-FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Define the flags; defaults are relative to this folder."""
-  flags.DEFINE_string(
-    "detector_path",
-    "/tmp/d2r_frcnn_20190411/",
-    "folder of a detector's SavedModel, or the name of a known one",
-  )
-  flags.DEFINE_float("detector_thresh", 0.0, "the least score of a box")
-  flags.DEFINE_string(
-    "list_images_path", "list_images.txt", "text file, one image path per line"
-  )
-  flags.DEFINE_string("output_dir", "test_boxes", "folder for <image>.boxes")
-  flags.DEFINE_string(
-    "output_viz_dir", "", "folder for <image>_viz.jpg; no pictures if empty"
-  )
-  flags.DEFINE_string(
-    "device", None, "cpu, gpu or gpu:N; the best there is if not set"
-  )
+  help = "folder of a detector's SavedModel, or the name of a known one"
+  define("detector_path", "/tmp/d2r_frcnn_20190411/", help)
+  define("detector_thresh", 0.0, "the least score of a box")
+  scripts.define_list("list_images.txt")
+  define("output_dir", "test_boxes", "folder for <image>.boxes")
+  help = "folder for <image>_viz.jpg; no pictures if empty"
+  define("output_viz_dir", "", help)
+  scripts.define_device()
 
 
 def main():

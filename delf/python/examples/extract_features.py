@@ -1,31 +1,20 @@
 """Script that extracts features of the images that a list names."""
 
-from absl import flags
-
 from delf.base import files
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.extraction import extract
 from delf.formats import configs
-
-FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Define the flags; defaults are relative to this folder."""
-  flags.DEFINE_string(
-    "config_path", "delf_config_example.pbtxt", "DelfConfig: model and settings"
-  )
-  flags.DEFINE_string(
-    "list_images_path", "list_images.txt", "text file, one image path per line"
-  )
-  flags.DEFINE_string(
-    "output_dir",
-    "test_features",
-    "folder for <image>.delf (local features) and <image>.delg_global",
-  )
-  flags.DEFINE_string(
-    "device", None, "cpu, gpu or gpu:N; the best there is if not set"
-  )
+  help = "DelfConfig: model and settings"
+  define("config_path", "delf_config_example.pbtxt", help)
+  scripts.define_list("list_images.txt")
+  help = "folder for <image>.delf (local features) and <image>.delg_global"
+  define("output_dir", "test_features", help)
+  scripts.define_device()
 
 
 def main():

@@ -6,10 +6,7 @@ from delf.inference import extractor
 
 
 def MakeExtractor(config):
-  """Make a function that extracts features as a configuration says.
-
-  Args:
-    config: DelfConfig. Its `model_path` may be a name of a known model.
+  """Make a function that extracts features as a DelfConfig says.
 
   Returns:
     Function of an image, [H, W, 3] uint8, and optionally a resize factor, that
@@ -31,12 +28,8 @@ def MakeExtractor(config):
         descriptor = np.zeros([0], dtype=np.float32)
       result["global_descriptor"] = descriptor
     if config.use_local_features:
-      result["local_features"] = {
-        "locations": features.local.locations,
-        "descriptors": features.local.descriptors,
-        "scales": features.local.scales,
-        "attention": features.local.attention,
-      }
+      names = "locations", "descriptors", "scales", "attention"
+      result["local_features"] = {n: getattr(features.local, n) for n in names}
     return result
 
   return ExtractorFn

@@ -1,32 +1,20 @@
 """Script that matches two images by their feature files."""
 
-from absl import flags
-
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.matching import matcher
-
-FLAGS = flags.FLAGS
 
 
 def define_flags():
-  """Defines the flags; defaults are relative to this folder."""
-  flags.DEFINE_string(
-    "image_1_path", "test_images/image_1.jpg", "first image, for the picture"
-  )
-  flags.DEFINE_string(
-    "image_2_path", "test_images/image_2.jpg", "second image, for the picture"
-  )
-  flags.DEFINE_string(
-    "features_1_path", "test_features/image_1.delf", "its local features"
-  )
-  flags.DEFINE_string(
-    "features_2_path", "test_features/image_2.delf", "its local features"
-  )
-  flags.DEFINE_string(
-    "output_image",
-    "test_match.png",
-    "picture of the matches; its extension decides the format",
-  )
+  """Define the flags; defaults are relative to this folder."""
+  help = "first image, for the picture"
+  define("image_1_path", "test_images/image_1.jpg", help)
+  help = "second image, for the picture"
+  define("image_2_path", "test_images/image_2.jpg", help)
+  define("features_1_path", "test_features/image_1.delf", "its local features")
+  define("features_2_path", "test_features/image_2.delf", "its local features")
+  help = "picture of the matches; its extension decides the format"
+  define("output_image", "test_match.png", help)
 
 
 def main():

@@ -1,17 +1,5 @@
 """Models, their training, and exporting them."""
 
-import importlib
+import delf
 
-_MODULES = ("model",)
-
-__all__ = list(_MODULES)
-
-
-def __getattr__(name):
-  if name in _MODULES:
-    return importlib.import_module(f"{__name__}.{name}")
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-  return sorted([*globals(), *_MODULES])
+__all__, __getattr__, __dir__ = delf._lazy_submodules(__name__, "model")

@@ -1,24 +1,17 @@
 """Script that measures predictions of the landmark recognition contest."""
 
-from absl import flags
-
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.python.datasets.google_landmarks_dataset import (
   dataset_file_io,
   metrics,
 )
 
-FLAGS = flags.FLAGS
-
 
 def define_flags() -> None:
   """Define the flags."""
-  flags.DEFINE_string(
-    "predictions_path", "/tmp/predictions.csv", "CSV: id,landmark score"
-  )
-  flags.DEFINE_string(
-    "solution_path", "/tmp/solution.csv", "CSV: id,landmarks,Usage"
-  )
+  define("predictions_path", "/tmp/predictions.csv", "CSV: id,landmark score")
+  define("solution_path", "/tmp/solution.csv", "CSV: id,landmarks,Usage")
 
 
 def main() -> None:

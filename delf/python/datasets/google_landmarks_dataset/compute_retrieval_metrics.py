@@ -1,14 +1,11 @@
 """Script that measures predictions of the landmark retrieval contest."""
 
-from absl import flags
-
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS, define
 from delf.python.datasets.google_landmarks_dataset import (
   dataset_file_io,
   metrics,
 )
-
-FLAGS = flags.FLAGS
 
 # Ranks whose mean precision is printed.
 _RANKS = (1, 5, 10, 50, 100)
@@ -16,12 +13,8 @@ _RANKS = (1, 5, 10, 50, 100)
 
 def define_flags() -> None:
   """Define the flags."""
-  flags.DEFINE_string(
-    "predictions_path", "/tmp/predictions.csv", "CSV: id,images"
-  )
-  flags.DEFINE_string(
-    "solution_path", "/tmp/solution.csv", "CSV: id,images,Usage"
-  )
+  define("predictions_path", "/tmp/predictions.csv", "CSV: id,images")
+  define("solution_path", "/tmp/solution.csv", "CSV: id,images,Usage")
 
 
 def main() -> None:

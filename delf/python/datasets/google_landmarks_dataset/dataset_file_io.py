@@ -14,12 +14,10 @@ _USAGES = ("Public", "Private", "Ignored")
 def ReadSolution(
   file_path: files.Path, task: str
 ) -> tuple[dict[str, list], dict[str, list], list[str]]:
-  """Read the ground truth of a task.
+  """Read the ground truth of a task, one of the two above.
 
-  Args:
-    file_path: Path of a CSV file: a header, then `id,landmarks,Usage` or
-      `id,images,Usage`, several separated by spaces.
-    task: `RECOGNITION_TASK_ID` or `RETRIEVAL_TASK_ID`.
+  The file is CSV: a header, then `id,landmarks,Usage` or `id,images,Usage`,
+  several separated by spaces.
 
   Returns:
     Public solution and private solution, by test image lists of landmarks
@@ -54,15 +52,10 @@ def ReadPredictions(
   ignored_ids: Iterable[str],
   task: str,
 ) -> tuple[dict, dict]:
-  """Read predictions; test images without one are left out.
+  """Read predictions of a task; test images without one are left out.
 
-  Args:
-    file_path: Path of a CSV file: a header, then `id,landmark score` or
-      `id,images`, these separated by spaces, best first.
-    public_ids: Test images of the public part.
-    private_ids: Test images of the private part.
-    ignored_ids: Test images whose predictions are dropped.
-    task: `RECOGNITION_TASK_ID` or `RETRIEVAL_TASK_ID`.
+  The file is CSV: a header, then `id,landmark score` or `id,images`, these
+  separated by spaces, best first. Predictions for `ignored_ids` are dropped.
 
   Returns:
     Public and private predictions, by test image `{"class": int, "score":

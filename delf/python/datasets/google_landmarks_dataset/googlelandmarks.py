@@ -60,10 +60,8 @@ def CreateDataset(
   Args:
     file_pattern: Pattern of paths, such as `data/train*`, or a list of these.
     image_size: Pixels of a side; photos are resized to squares.
-    batch_size: Photos of a batch.
     augmentation: Whether random crops are taken: of 0.08 to 1 of the area, and
       3/4 to 4/3 as wide as high.
-    seed: Seed of the order and of the crops, from 0.
     num_classes: Labels must be below it; None if they may be any.
     start_batch: Number of the first batch: those before it are not made.
     repeat: Whether the stream is endless, each epoch in a random order of its

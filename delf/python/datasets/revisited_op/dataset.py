@@ -42,17 +42,13 @@ IMAGE_FOLDERS = {"roxford5k": "oxford5k_images", "rparis6k": "paris6k_images"}
 def CreateConfigForTestDataset(
   dataset: str, dir_main: files.Path
 ) -> dict[str, Any]:
-  """Describe a data set in a folder.
-
-  Args:
-    dataset: "roxford5k" or "rparis6k", in any case.
-    dir_main: Folder of `gnd_<dataset>.pkl` and of the images' folder.
+  """Describe "roxford5k" or "rparis6k", in any case, in a folder.
 
   Returns:
-    The content of that file, and `gnd_fname`, `ext` and `qext`, `dir_data`,
-    `dir_images`, `n` and `nq` (numbers of index images and queries),
-    `im_fname(config, i)` and `qim_fname(config, i)` (paths of images),
-    `dataset`.
+    The content of `gnd_<dataset>.pkl`, and `gnd_fname`, `ext` and `qext`,
+    `dir_data`, `dir_images`, `n` and `nq` (numbers of index images and
+    queries), `im_fname(config, i)` and `qim_fname(config, i)` (paths of
+    images), `dataset`.
   """
   dataset = dataset.lower()
   if dataset not in DATASET_NAMES:

@@ -21,22 +21,13 @@ def CreateDataset(  # noqa: PLR0913
   loader: Callable = default_loader,
   **options: Any,
 ) -> tuples_dataset.TuplesDataset:
-  """Create the data set of tuples.
+  """Create the data set of tuples; see `TuplesDataset`.
 
-  Args are those of `TuplesDataset`; `eccv2020` takes the validation set of
-  2020, `retrieval-SfM-120k-val-eccv2020.pkl`.
+  `eccv2020` takes the validation set of 2020.
   """
+  sizes = imsize, num_negatives, num_queries, pool_size
   return tuples_dataset.TuplesDataset(
-    NAME,
-    mode,
-    data_root,
-    imsize,
-    num_negatives,
-    num_queries,
-    pool_size,
-    loader,
-    eccv2020,
-    **options,
+    NAME, mode, data_root, *sizes, loader, eccv2020, **options
   )
 
 

@@ -1,17 +1,7 @@
 """The models: backbones, DELF and DELG, and the graphs they are exported as."""
 
-import importlib
+import delf
 
-_MODULES = ("delf_model", "delg_model", "export_model_utils", "resnet50")
-
-__all__ = list(_MODULES)
-
-
-def __getattr__(name):
-  if name in _MODULES:
-    return importlib.import_module(f"{__name__}.{name}")
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-  return sorted([*globals(), *_MODULES])
+__all__, __getattr__, __dir__ = delf._lazy_submodules(
+  __name__, "delf_model", "delg_model", "export_model_utils", "resnet50"
+)
