@@ -61,14 +61,10 @@ class Sources:
 def find(given: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
   """Find photos and their classes.
 
-  Args:
-    given: Folders, patterns, lists and photos.
-    labels: FOLDERS, NO_LABELS, AUTO, or path of a CSV file.
-
-  Raises:
-    FileNotFoundError: If a source is missing.
-    InputError: If there are too few photos, or of two classes; a class has no
-      photo; it is not clear whether folders are classes; a CSV file is wrong.
+  Sources are folders, patterns, lists and photos; `labels` is FOLDERS, AUTO,
+  NO_LABELS, or path of a CSV file. InputError is raised if there are too few
+  photos, or of two classes; if a class has no photo; if it is not clear whether
+  folders are classes; and if the CSV file is wrong.
   """
   paths, names = engine.find(given)
   if len(paths) < FEWEST_PHOTOS:
@@ -283,13 +279,8 @@ def collect(
 ) -> Collected:
   """Decode photos, choose held-out ones, and find pairs of one place.
 
-  Args:
-    folder: Where pixels and pairs are kept for a repeated run.
-    options: run.TrainOptions.
-    describe: Returns global descriptors [N, D] of unit length for images.
-
-  Raises:
-    InputError: If too few photos can be read.
+  Pixels and pairs are kept in the folder for a repeated run. `describe` returns
+  global descriptors [N, D] of unit length for images; see run.TrainOptions.
   """
   images, failures = decode(sources.paths, folder, options.size, options.rotate)
   good = [i for i, image in enumerate(images) if image is not None]

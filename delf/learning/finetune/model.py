@@ -24,6 +24,15 @@ ALONE = "labels alone"
 _FOLDERS = {run.BEFORE: "before", ALONE: "alone", run.AFTER: "after"}
 _PICTURE = "match.jpg"
 _WARM_UP = 50
+# Panels of the learning curve: labels, and names in its rows.
+_CURVES = {
+  "loss": {
+    "descriptors": "local",
+    "attention": "attention",
+    "keypoints": "keypoint",
+  },
+  "share of points found": {"training": "found", "held out": "held_out"},
+}
 # Batches of held-out photos for the learning curve, and pairs in each.
 _BATCHES, _PAIRS = 2, 4
 # A whitening is made anew of so many photos: of fewer it would be worse than
@@ -71,12 +80,7 @@ def train(
 
 
 def find_weights(start: str) -> pathlib.Path | None:
-  """Return the file of weights to begin with; None for "scratch".
-
-  Raises:
-    FileNotFoundError: If there is nothing at a path.
-    InputError: If it is another kind of model.
-  """
+  """Return the file of weights to begin with; None for "scratch"."""
   from delf.inference import zoo
 
   if start == run.SCRATCH:
@@ -105,11 +109,7 @@ def find_weights(start: str) -> pathlib.Path | None:
 
 
 def create(weights: pathlib.Path | None, seed: int):
-  """Create the compact model that a training begins with.
-
-  Raises:
-    InputError: If the weights are of another architecture.
-  """
+  """Create the compact model that a training begins with."""
   import keras
 
   from delf.learning import compact_model
@@ -134,15 +134,15 @@ class _ModelTask(run.Task):
     self._weights = find_weights(start)
     self._sources = found = data.find(photos, options.labels)
     _check_batch(options.batch, len(found.paths), "photos")
-    photos = f"{len(found.paths)} photos ({data.digest(found.paths)[:12]})"
-    more = {"photos": photos}
+    digest = data.digest(found.paths)[:12]
+    more = {"photos": f"{len(found.paths)} photos ({digest})"}
     if found.labels is not None:
       text = "\0".join(map(str, found.labels)).encode(errors="surrogateescape")
-      classes = f"{len(found.classes())} classes ({run.short_digest(text)})"
-      more["classes"] = classes
+      digest = run.short_digest(text)
+      more["classes"] = f"{len(found.classes())} classes ({digest})"
     if self._weights is not None:
-      digest = run.short_digest(files.read_bytes(self._weights))
-      more["first weights"] = digest
+      weights = files.read_bytes(self._weights)
+      more["first weights"] = run.short_digest(weights)
     self.settings = run.settings(self._options, unused=("pasted",), **more)
     self._seconds = {}
 
@@ -168,15 +168,13 @@ class _ModelTask(run.Task):
     pools = {photo.pool for photo in training.photos}
     _check_batch(options.batch, len(pools), "places")
     # At this size photos are looked at by the model's own scales.
-    side = min(320, options.size)
     pairs = measuring.make_pairs(
-      held_out.photos, held_out.pairs, side, options.seed
+      held_out.photos, held_out.pairs, min(320, options.size), options.seed
     )
     if not pairs.true:
-      raise errors.InputError(
-        "held-out photos that two views can be made of",
-        f"{len(held_out.photos)} that are too narrow",
-      )
+      received = f"{len(held_out.photos)} that are too narrow"
+      expected = "held-out photos that two views can be made of"
+      raise errors.InputError(expected, received)
     search = None
     if collected.classes:
       search = measuring.make_search(held_out, training, options.seed)
@@ -193,6 +191,7 @@ class _ModelTask(run.Task):
     scores[run.AFTER] = self._measured(run.AFTER, lambda: model, pairs, search)
     kept = run.best(scores)
     classes = len(collected.classes)
+    in_classes = f" in {classes} classes" if classes else ""
     total = sum(self._seconds.values())
     return run.TrainReport(
       out=out,
@@ -205,9 +204,8 @@ class _ModelTask(run.Task):
       failed=collected.failures,
       details={"classes": classes, "pairs": len(training.pairs)},
       lines=(
-        f"{learner.step} steps on {len(training.photos)} photos"
-        f"{f' in {classes} classes' if classes else ''} in {total:.0f} s; "
-        f"{len(held_out.photos)} photos held out",
+        f"{learner.step} steps on {len(training.photos)} photos{in_classes} in "
+        f"{total:.0f} s; {len(held_out.photos)} photos held out",
         *_aligned(rows(scores)),
         f"{out}: {_SAID[kept]}; {run.CARD} says all of it",
       ),
@@ -234,11 +232,10 @@ class _ModelTask(run.Task):
         said.append("whitened as in the model that training began with")
       labelled = np.flatnonzero(side.labels >= 0)
       if len(labelled):
+        images = [side.photos[i].image for i in labelled]
+        options = compact_model.ClassOptions(seed=seed)
         first, last = compact_model.learn_classes(
-          model.backbone,
-          [side.photos[i].image for i in labelled],
-          side.labels[labelled],
-          compact_model.ClassOptions(seed=seed),
+          model.backbone, images, side.labels[labelled], options
         )
         said.append(
           f"turned by ArcFace on {len(self._data.classes)} classes, the rest "
@@ -278,10 +275,8 @@ class _ModelTask(run.Task):
     options, training = self._options, self._data.training
     held_out = self._data.held_out
     number = min(_PAIRS, held_out.batch())
-    checks = [
-      self._batch(held_out, number, (options.seed, 2, i))
-      for i in range(_BATCHES)
-    ]
+    seeds = [(options.seed, 2, i) for i in range(_BATCHES)]
+    checks = [self._batch(held_out, number, seed) for seed in seeds]
     model, number = self._create(), training.batch(options.batch)
     rate = options.rate
     if rate is None:
@@ -303,9 +298,8 @@ class _ModelTask(run.Task):
   def _batch(self, side, pairs, seed):
     from delf.learning import view_pairs
 
-    options = view_pairs.Options(
-      pairs=pairs, side=self._options.view, seed=seed
-    )
+    view = self._options.view
+    options = view_pairs.Options(pairs=pairs, side=view, seed=seed)
     return view_pairs.Source(side.photos, side.pairs, options).batch()
 
   def write(self, report, folder):
@@ -364,17 +358,15 @@ class _ModelTask(run.Task):
     )
 
   def _card_data(self, report):
-    pairs = [
-      len(side.pairs) for side in (self._data.training, self._data.held_out)
-    ]
+    training, held_out = self._data.training, self._data.held_out
     yield (
       f"{report.photos} photos to train on, {report.held_out} held out, scaled "
       f"down to {self._options.size} pixels; {len(report.failed)} could not be "
       "used."
     )
     yield (
-      f"{pairs[0]} pairs of two photos of one place that RootSIFT is sure of "
-      f"to train on, {pairs[1]} held out."
+      f"{len(training.pairs)} pairs of two photos of one place that RootSIFT "
+      f"is sure of to train on, {len(held_out.pairs)} held out."
     )
     if classes := report.details["classes"]:
       singles = sum(n < 3 for n in self._sources.classes().values())
@@ -432,12 +424,10 @@ def rows(scores: dict[str, measuring.Scores]) -> list[tuple[str, ...]]:
   def counts(name):
     return ("{} of {}".format(*getattr(each, name)) for each in every)
 
+  precisions = (number(each.average_precision) for each in every)
   table = [
     ("held-out photos", *scores),
-    (
-      "average precision of pairs against unrelated ones",
-      *(number(each.average_precision) for each in every),
-    ),
+    ("average precision of pairs against unrelated ones", *precisions),
     ("pairs of two photos solved", *counts("real")),
     ("synthetic pairs solved", *counts("synthetic")),
     ("median inliers", *(f"{each.inliers:.0f}" for each in every)),
@@ -462,13 +452,8 @@ def _list(lines):
 
 def _wrap(text, indent=""):
   """Break text into lines, but no long paths."""
-  return textwrap.fill(
-    text,
-    80,
-    subsequent_indent=indent,
-    break_long_words=False,
-    break_on_hyphens=False,
-  )
+  style = {"break_long_words": False, "break_on_hyphens": False}
+  return textwrap.fill(text, 80, subsequent_indent=indent, **style)
 
 
 def _time(report):
@@ -491,19 +476,12 @@ def _draw_curves(path, curve):
 
   steps = [row["step"] for row in curve]
 
-  def column(name):
-    return steps, [row.get(name, np.nan) for row in curve]
-
   panels = {
-    "loss": {
-      "descriptors": column("local"),
-      "attention": column("attention"),
-      "keypoints": column("keypoint"),
-    },
-    "share of points found": {
-      "training": column("found"),
-      "held out": column("held_out"),
-    },
+    heading: {
+      label: (steps, [row.get(name, np.nan) for row in curve])
+      for label, name in names.items()
+    }
+    for heading, names in _CURVES.items()
   }
   caption = (
     "found: points of two views that are each other's nearest among all of the "

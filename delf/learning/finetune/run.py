@@ -42,16 +42,13 @@ _LEAST_SIDE, _STRIDE = 64, 8
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-  """Options of a training run; `labels` and `view` are not of detectors.
-
-  Either `minutes` or `steps` is given.
-  """
+  """Options of a run, either of `minutes` or of `steps`."""
 
   # Name of a model, "scratch", folder of a trained model, or a checkpoint
   # (.npz); None for the embedded one.
   start: str | None = None
   # Classes: "folders", "none", "auto" (folders, where all photos lie in
-  # sub-folders), or path of a CSV file.
+  # sub-folders), or path of a CSV file. Not of detectors.
   labels: str = data.AUTO
   minutes: float | None = None
   steps: int | None = None
@@ -59,7 +56,7 @@ class TrainOptions:
   # Pairs of views, or views of a detector, in a step; None for 8, or as many as
   # there are places for.
   batch: int | None = None
-  view: int = 192  # Pixels of a view's side.
+  view: int = 192  # Pixels of a view's side; not of detectors.
   size: int = 400  # Pixels that the longer side of photos is scaled down to.
   pasted: float = 0.3  # Share of a detector's views with pasted boxes.
   seed: int = 0
@@ -163,7 +160,8 @@ def train(
 
   Raises:
     FileNotFoundError: If a photo or the network to begin with is missing.
-    InputError: If the folder is taken, or a photo or a loss is wrong.
+    InputError: If the folder is taken, or a photo or a loss is wrong; of a loss
+      that is not finite the last checkpoint stays.
     Stopped: After SIGINT or SIGTERM while it learnt.
   """
   from delf.networks import exporting
@@ -235,13 +233,8 @@ def learn(
 ) -> list[dict]:
   """Learn until the budget is spent, from the checkpoint if there is one.
 
-  Returns:
-    Rows of the learning curve, if the learner measures: step, seconds, spent
-    share, held_out, and means of the metrics since the row before.
-
-  Raises:
-    Stopped: After SIGINT or SIGTERM.
-    InputError: If a loss is not finite; the last checkpoint stays.
+  Returns rows of the learning curve, if the learner measures: step, seconds,
+  spent share, held_out, and means of the metrics since the row before.
   """
   curve = _Curve(folder / CURVE, budget)
   number = loop.run(
@@ -260,8 +253,7 @@ class _Curve(loop.Observer):
   """Keeps the learning curve, in a file too."""
 
   def __init__(self, path, budget):
-    self.rows = []
-    self._path, self._budget = path, budget
+    self.rows, self._path, self._budget = [], path, budget
     self._metrics = collections.defaultdict(list)
 
   def start(self, learner):
@@ -272,10 +264,9 @@ class _Curve(loop.Observer):
     spent = self._budget.share(learner)
     last = self.rows[-1]["spent"] if self.rows else -1
     # At the start, and where a run was killed before it measured.
-    if int(last * _ROWS) < int(spent * _ROWS):
-      metrics = learner.measure()
-      if metrics:
-        self.on_measure(learner.step, metrics)
+    due = int(last * _ROWS) < int(spent * _ROWS)
+    if due and (metrics := learner.measure()):
+      self.on_measure(learner.step, metrics)
 
   def on_step(self, step, metrics, details):
     for name, value in metrics.items():
@@ -311,9 +302,7 @@ def _check_unfinished(folder):
 
 def _is_leftover(out, folder, last):
   """Tell whether a run ended between its model and its own removal."""
-  settings, record = (
-    manifest.read(path) for path in (folder / _SETTINGS, out / RECORD)
-  )
+  settings, record = map(manifest.read, (folder / _SETTINGS, out / RECORD))
   if settings is None or record is None or not (folder / last).exists():
     return False
   return record.get("settings") == settings
