@@ -96,23 +96,20 @@ def add_model(
   parser, default: str = "that of --config, else the embedded one"
 ) -> None:
   """Add --model."""
-  parser.add_argument(
-    "--model",
-    metavar="NAME|PATH",
-    help="known model (`delf models`), folder of a SavedModel, or .onnx or "
-    f".tflite file (default: {default})",
+  help = (
+    "known model (`delf models`), folder of a SavedModel, or .onnx or "
+    f".tflite file (default: {default})"
   )
+  parser.add_argument("--model", metavar="NAME|PATH", help=help)
 
 
 def add_images(parser, metavar: str) -> None:
   """Add the images of extraction and detection."""
-  parser.add_argument(
-    "images",
-    nargs="+",
-    metavar=metavar,
-    help="folder (searched with its sub-folders), quoted pattern, image, or "
-    "text file of image paths",
+  help = (
+    "folder (searched with its sub-folders), quoted pattern, image, or "
+    "text file of image paths"
   )
+  parser.add_argument("images", nargs="+", metavar=metavar, help=help)
 
 
 def add_work(parser) -> None:

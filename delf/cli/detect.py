@@ -30,23 +30,19 @@ def add_arguments(parser):
   add = parser.add_argument
   add("--out", metavar="DIR", help="folder for the boxes (default: print them)")
   add("--pictures", metavar="DIR", help="folder for pictures with the boxes")
-  add(
-    "--detector",
-    default="delf-boxes",
-    metavar="NAME|PATH",
-    help="known detector (`delf models`) or folder of a SavedModel (default: "
-    "delf-boxes, the embedded one)",
+  help = (
+    "known detector (`delf models`) or folder of a SavedModel (default: "
+    "delf-boxes, the embedded one)"
   )
+  add("--detector", default="delf-boxes", metavar="NAME|PATH", help=help)
   help = f"least score of a box (default: {_THRESHOLD})"
   kind = {"type": arguments.finite, "default": _THRESHOLD, "metavar": "SCORE"}
   add("--threshold", **kind, help=help)
-  add(
-    "--overlap",
-    type=arguments.share,
-    metavar="IOU",
-    help="drop boxes that overlap a better one by more, from 0 to 1 (default: "
-    "keep all that the detector gives)",
+  help = (
+    "drop boxes that overlap a better one by more, from 0 to 1 (default: "
+    "keep all that the detector gives)"
   )
+  add("--overlap", type=arguments.share, metavar="IOU", help=help)
   arguments.add(parser, "--max-size")
   arguments.add_work(parser)
 

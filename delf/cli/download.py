@@ -28,43 +28,35 @@ def add_arguments(parser):
   help = "roxford5k, rparis6k, revisited-1m, sfm120k or gldv2"
   add("dataset", metavar="DATASET", help=help)
   add("--out", default="data", metavar="DIR", help="folder (default: data)")
-  add(
-    "--split",
-    action="append",
-    default=[],
-    metavar="NAME",
-    help="of gldv2: train (500 parts of 1 GB), index (100 of 0.85 GB) or test "
-    "(20 of 0.5 GB); may be repeated",
+  help = (
+    "of gldv2: train (500 parts of 1 GB), index (100 of 0.85 GB) or test "
+    "(20 of 0.5 GB); may be repeated"
   )
-  add(
-    "--parts",
-    type=_parts,
-    metavar="A-B",
-    help="of gldv2 (from 0) or revisited-1m (from 1): which archives, such as "
-    "0-9 or 3,7 (default: all)",
+  add("--split", action="append", default=[], metavar="NAME", help=help)
+  help = (
+    "of gldv2 (from 0) or revisited-1m (from 1): which archives, such as "
+    "0-9 or 3,7 (default: all)"
   )
+  add("--parts", type=_parts, metavar="A-B", help=help)
   help = "ground truth, CSV files and lists alone"
   add("--no-images", action="store_true", help=help)
-  add(
-    "--only",
-    metavar="FILE",
-    help="of gldv2: keep the images alone whose ids are in this file, a list "
-    "or a CSV such as train_clean.csv",
+  help = (
+    "of gldv2: keep the images alone whose ids are in this file, a list "
+    "or a CSV such as train_clean.csv"
   )
-  add(
-    "--mirror",
-    metavar="URL|FOLDER",
-    help="where to get the files in place of the published addresses; a local "
-    "folder needs no network",
+  add("--only", metavar="FILE", help=help)
+  help = (
+    "where to get the files in place of the published addresses; a local "
+    "folder needs no network"
   )
+  add("--mirror", metavar="URL|FOLDER", help=help)
   help = "files that are on their way at a time"
   arguments.add_number(parser, "--at-once", help, 1)
-  add(
-    "--ignore-checksum",
-    action="store_true",
-    help="use files of another MD5 than published as well; else they are kept, "
-    "named, and not used",
+  help = (
+    "use files of another MD5 than published as well; else they are kept, "
+    "named, and not used"
   )
+  add("--ignore-checksum", action="store_true", help=help)
   add("--force", action="store_true", help="download what is there already")
   help = "say what there is to do, and stop"
   add("--dry-run", action="store_true", help=help)

@@ -33,12 +33,11 @@ def add_arguments(parser):
   add = parser.add_argument
   help = "roxford5k, rparis6k, or a .mat, .pkl, .csv or .json file"
   add("truth", metavar="GROUND_TRUTH", help=help)
-  add(
-    "--images",
-    metavar="DIR",
-    help="photos of the collection, or their features; of roxford5k and"
-    " rparis6k the folder that `delf download` made",
+  help = (
+    "photos of the collection, or their features; of roxford5k and"
+    " rparis6k the folder that `delf download` made"
   )
+  add("--images", metavar="DIR", help=help)
   help = "index that is there (`delf index`); default: one in --out"
   add("--index", metavar="INDEX", help=help)
   help = "photos of the queries, or their features (default: --images)"

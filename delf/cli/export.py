@@ -46,33 +46,27 @@ def add_arguments(parser):
   add("--quantize", choices=sorted(_PRECISIONS), help=help)
   _add_feature_arguments(parser.add_argument_group("features"))
   _add_network_arguments(parser.add_argument_group("network of a checkpoint"))
-  add(
-    "--config",
-    metavar="FILE",
-    help=".pbtxt configuration to keep with it (default: that beside the "
-    "source, else all scales and up to 1000 features)",
+  help = (
+    ".pbtxt configuration to keep with it (default: that beside the "
+    "source, else all scales and up to 1000 features)"
   )
-  add(
-    "--photos",
-    nargs="+",
-    default=[],
-    metavar="FOLDER|GLOB|LIST",
-    help="photos to try it on: folder, quoted pattern, list (.txt) or images "
-    "(default: three sample photos)",
+  add("--config", metavar="FILE", help=help)
+  help = (
+    "photos to try it on: folder, quoted pattern, list (.txt) or images "
+    "(default: three sample photos)"
   )
+  add("--photos", nargs="+", default=[], metavar="FOLDER|GLOB|LIST", help=help)
   add("--overwrite", action="store_true", help="replace what is there")
   arguments.add(parser, "--json")
 
 
 def _add_feature_arguments(group):
   add = group.add_argument
-  add(
-    "--iou",
-    type=arguments.share,
-    metavar="X",
-    help="overlap of two boxes over which the weaker local feature goes "
-    "(default: 1, which keeps all; 0.4 of a compact model)",
+  help = (
+    "overlap of two boxes over which the weaker local feature goes "
+    "(default: 1, which keeps all; 0.4 of a compact model)"
   )
+  add("--iou", type=arguments.share, metavar="X", help=help)
   help = "of --form global: image scales to fix (default: they are an input)"
   add("--scales", type=_numbers, metavar="X,X,...", help=help)
   help = "of --form global: pooling over the scales (default: None)"
@@ -85,18 +79,16 @@ def _add_network_arguments(group):
   add = group.add_argument
   help = "default: what the checkpoint has"
   add("--backbone", choices=("resnet50", "resnet101", "compact"), help=help)
-  add(
-    "--no-autoencoder",
-    action="store_true",
-    help="local features are those of the backbone (default: codes, if the "
-    "checkpoint has an autoencoder)",
+  help = (
+    "local features are those of the backbone (default: codes, if the "
+    "checkpoint has an autoencoder)"
   )
-  add(
-    "--no-block3-strides",
-    action="store_true",
-    help="the model was trained without block3_strides: twice as many local "
-    "features per direction",
+  add("--no-autoencoder", action="store_true", help=help)
+  help = (
+    "the model was trained without block3_strides: twice as many local "
+    "features per direction"
   )
+  add("--no-block3-strides", action="store_true", help=help)
   help = "power of the GeM pooling (default: that of the run, else 3)"
   add("--gem-power", type=arguments.positive, metavar="P", help=help)
 

@@ -81,13 +81,11 @@ def add_arguments(parser):
     kind = arguments.add_command(kinds, name, summary, examples)
     kind.set_defaults(fit=fit)
     add = kind.add_argument
-    add(
-      "sources",
-      nargs="+",
-      metavar="PHOTOS|FEATURES",
-      help="folders of feature files; or folders, quoted patterns and lists of "
-      "photos",
+    help = (
+      "folders of feature files; or folders, quoted patterns and lists of "
+      "photos"
     )
+    add("sources", nargs="+", metavar="PHOTOS|FEATURES", help=help)
     add("--out", required=True, metavar="OUT", help="see below")
     help = "folder for the features of photos (default: OUT_features)"
     add("--features", metavar="DIR", help=help)
@@ -98,24 +96,14 @@ def add_arguments(parser):
 
 def run(args):
   """Fit, print the result; returns the exit status."""
-  result = args.fit(args)
-  for failure in result.failed:
+  facts, lines, advice, failed = args.fit(args)
+  for failure in failed:
     output.error(failure)
-  failures = [{"path": f.path, "reason": f.reason} for f in result.failed]
+  failures = [{"path": f.path, "reason": f.reason} for f in failed]
   document = {"kind": args.kind, "out": os.path.abspath(args.out)}
-  document |= result.facts | {"failed": failures, "advice": result.advice}
-  output.show(args, document, *result.lines, *filter(None, [result.advice]))
-  return 1 if result.failed else 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Result:
-  """What is printed of a fit: `facts` as JSON, else `lines` and `advice`."""
-
-  facts: dict
-  lines: list
-  advice: str
-  failed: list
+  document |= facts | {"failed": failures, "advice": advice}
+  output.show(args, document, *lines, *filter(None, [advice]))
+  return 1 if failed else 0
 
 
 def _add_pca(parser):
@@ -159,7 +147,7 @@ def _fit_pca(args):
   ]
   enough = _DESCRIPTORS_A_VALUE * size
   advice = _advice(report.descriptors, enough, "descriptors")
-  return _Result(facts, lines, advice, [*sources.failed, *report.failed])
+  return facts, lines, advice, [*sources.failed, *report.failed]
 
 
 def _add_whitening(parser):
@@ -193,7 +181,7 @@ def _fit_whitening(args):
   ]
   enough = _PAIRS_A_VALUE * report.dimension
   advice = _advice(report.pairs, enough, "pairs")
-  return _Result(facts, lines, advice, [*sources.failed, *report.failed])
+  return facts, lines, advice, [*sources.failed, *report.failed]
 
 
 def _add_codebook(parser):
@@ -231,10 +219,11 @@ def _fit_codebook(args):
   lines = [f"{args.out}: {report.summary()}"]
   enough = _FEATURES_A_WORD * args.words
   advice = _advice(report.features, enough, "features")
-  return _Result(facts, lines, advice, [*sources.failed, *report.failed])
+  return facts, lines, advice, [*sources.failed, *report.failed]
 
 
-# Name -> summary, help, function that adds arguments, function that fits.
+# Name -> summary, help, function that adds arguments, function that fits: it
+# returns facts for JSON, or else lines, advice, and failures.
 _KINDS = {
   "pca": ("principal components of features", _PCA, _add_pca, _fit_pca),
   "whitening": (

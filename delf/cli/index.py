@@ -32,12 +32,11 @@ def add_arguments(parser):
   )
   arguments.add_model(parser, default)
   arguments.add(parser, "--config")
-  add(
-    "--codebook",
-    metavar="PREFIX",
-    help="codebook (`delf fit codebook`): local features are indexed as "
-    "visual words too",
+  help = (
+    "codebook (`delf fit codebook`): local features are indexed as "
+    "visual words too"
   )
+  add("--codebook", metavar="PREFIX", help=help)
   help = ".pbtxt of aggregation; default: ASMK*, as the original's"
   add("--aggregation", metavar="FILE", help=help)
   help = "whitening of global descriptors (`delf fit whitening`)"
@@ -56,12 +55,11 @@ def add_arguments(parser):
 
 def _add_regions(parser):
   add = parser.add_argument
-  add(
-    "--regions",
-    action="store_true",
-    help="index the boxes that a detector finds in each photo, beside the "
-    "whole; an image is as similar as its best region",
+  help = (
+    "index the boxes that a detector finds in each photo, beside the "
+    "whole; an image is as similar as its best region"
   )
+  add("--regions", action="store_true", help=help)
   help = "with --regions: detector (default: delf-boxes)"
   add("--detector", metavar="NAME|PATH", default="delf-boxes", help=help)
   help = "with --regions: least score of a box (default: 0.1)"

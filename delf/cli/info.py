@@ -40,13 +40,11 @@ _DATUMS = {
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  parser.add_argument(
-    "files",
-    nargs="+",
-    metavar="FILE",
-    help="feature, datum, box or aggregation file, .pbtxt configuration, "
-    "index, image, SavedModel folder, or TensorFlow checkpoint",
+  help = (
+    "feature, datum, box or aggregation file, .pbtxt configuration, "
+    "index, image, SavedModel folder, or TensorFlow checkpoint"
   )
+  parser.add_argument("files", nargs="+", metavar="FILE", help=help)
   parser.add_argument(
     "--json", action="store_true", help="print one JSON document: a list"
   )

@@ -41,13 +41,11 @@ def add_arguments(parser):
   add("--distance", type=arguments.positive, metavar="D", help=help)
   help = "do not ask that matches be nearest both ways"
   add("--one-way", action="store_true", help=help)
-  add(
-    "--threshold",
-    type=arguments.positive,
-    metavar="PX",
-    help="most pixels that an inlier is off (default: 20 for affine, 10 for "
-    "homography, 3 for fundamental)",
+  help = (
+    "most pixels that an inlier is off (default: 20 for affine, 10 for "
+    "homography, 3 for fundamental)"
   )
+  add("--threshold", type=arguments.positive, metavar="PX", help=help)
   help = "inliers that make a match (default: more than chance explains)"
   arguments.add_number(parser, "--min-inliers", help)
   arguments.add(parser, "--seed")

@@ -29,13 +29,8 @@ def add_arguments(parser):
   """Add the arguments of this command."""
   add = parser.add_argument
   add("index", metavar="INDEX", help="folder that `delf index` has made")
-  add(
-    "queries",
-    nargs="+",
-    metavar="PHOTO",
-    help="image, folder, quoted pattern or list; or one folder of feature "
-    "files",
-  )
+  help = "image, folder, quoted pattern or list; or one folder of feature files"
+  add("queries", nargs="+", metavar="PHOTO", help=help)
   arguments.add_number(parser, "--top", "results per query", 20)
   add_method_arguments(parser)
   help = "ask with this part of the only photo, in pixels"
@@ -48,12 +43,11 @@ def add_arguments(parser):
 def add_method_arguments(parser):
   """Add how to search, as `delf eval` has it too."""
   add = parser.add_argument
-  add(
-    "--method",
-    choices=["global", "words", "fusion"],
-    help="what is compared (default: global, or words where there is no "
-    "global descriptor)",
+  help = (
+    "what is compared (default: global, or words where there is no "
+    "global descriptor)"
   )
+  add("--method", choices=["global", "words", "fusion"], help=help)
   help = "match the first images point by point"
   add("--rerank", action="store_true", help=help)
   arguments.add_number(parser, "--rerank-top", "how many are matched", 100)

@@ -79,13 +79,11 @@ def add_training(parser, made, start, rate, batch, defaults=None):
   help = f"what to begin with: {start}"
   add("--from", dest="start", metavar="MODEL", help=help)
   if defaults:
-    add(
-      "--labels",
-      default=defaults.labels,
-      metavar="WHAT",
-      help="folders, none, or a CSV file (rows: photo,class); default: "
-      "folders, where all photos lie in sub-folders, else none",
+    help = (
+      "folders, none, or a CSV file (rows: photo,class); default: "
+      "folders, where all photos lie in sub-folders, else none"
     )
+    add("--labels", default=defaults.labels, metavar="WHAT", help=help)
   budget = parser.add_mutually_exclusive_group()
   budget.add_argument(
     "--minutes",
