@@ -125,11 +125,11 @@ def _path(args):
 
 
 def _download(args):
-  from delf.downloads import models
+  from delf.downloads import transfer
   from delf.inference import zoo
 
   known = zoo.artefact(args.name)
-  folder = models.install(
+  folder = transfer.install(
     known, url=args.url, sha256=args.sha256, force=args.force
   )
   entry = _describe(known)
@@ -141,10 +141,10 @@ def _download(args):
 
 def _describe(known):
   """What is known of a model, as plain values for JSON."""
-  from delf.downloads import models
+  from delf.downloads import transfer
   from delf.inference import zoo
 
-  record = models.recorded(known.name)
+  record = transfer.recorded(known.name)
   return {
     "name": known.name,
     "alias": known.alias,

@@ -6,7 +6,7 @@ import tarfile
 import pytest
 
 from delf.base import errors
-from delf.downloads import models, transfer
+from delf.downloads import transfer
 from delf.inference import zoo
 from tests.stand_ins import faulty_server
 
@@ -43,7 +43,7 @@ def site(monkeypatch):
 
 
 def _install(site, **options):
-  return models.install(zoo.artefact(NAME), url=site.url, **options)
+  return transfer.install(zoo.artefact(NAME), url=site.url, **options)
 
 
 def _sha256(content):
@@ -81,7 +81,7 @@ def test_another_content_is_refused_and_kept_aside(cache, site):
   assert aside.read_bytes() == OTHER
   assert str(aside) in str(error.value)
   assert (folder / "saved_model.pb").read_bytes() == b"model"
-  assert models.recorded(NAME).sha256 == _sha256(ARCHIVE)
+  assert transfer.recorded(NAME).sha256 == _sha256(ARCHIVE)
 
 
 def test_another_content_is_taken_if_its_digest_is_given(cache, site):
@@ -90,14 +90,14 @@ def test_another_content_is_taken_if_its_digest_is_given(cache, site):
   _install(site, force=True, sha256=_sha256(OTHER).upper())
   assert (folder / "saved_model.pb").read_bytes() == b"another"
   assert not (folder / "variables").exists()
-  assert models.recorded(NAME).sha256 == _sha256(OTHER)
+  assert transfer.recorded(NAME).sha256 == _sha256(OTHER)
 
 
 def test_the_given_digest_is_compared_at_the_first_download(cache, site):
   with pytest.raises(errors.InputError, match="given"):
     _install(site, sha256=_sha256(OTHER))
   assert not zoo.is_present(zoo.artefact(NAME))
-  assert models.recorded(NAME) is None
+  assert transfer.recorded(NAME) is None
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "g" * 64])
@@ -121,7 +121,7 @@ def test_wrong_content_is_neither_installed_nor_recorded(cache, site, content):
   with pytest.raises(errors.InputError):
     _install(site)
   assert not zoo.is_present(zoo.artefact(NAME))
-  assert models.recorded(NAME) is None
+  assert transfer.recorded(NAME) is None
   site.content, site.tag = ARCHIVE, '"v2"'
   assert (_install(site) / "saved_model.pb").read_bytes() == b"model"
 
@@ -137,7 +137,7 @@ def test_goes_on_after_a_cut_connection(cache, site):
 )
 def test_what_cannot_be_downloaded(cache, site, name):
   with pytest.raises(errors.InputError, match="a model to download"):
-    models.install(zoo.artefact(name), url=site.url)
+    transfer.install(zoo.artefact(name), url=site.url)
   assert site.requests == []
 
 

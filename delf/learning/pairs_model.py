@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from delf.base import errors, files
+from delf.formats import network_files
 from delf.learning import pairs_settings
 from delf.networks import exporting, model_checkpoints, signatures
 from delf.python import whiten
@@ -258,8 +259,9 @@ def export(
     autograph=False,
   )
   with exporting.destination(path, overwrite) as new:
-    functions = signatures.global_(
-      types.SimpleNamespace(descriptor=descriptor), None, "None", False
+    functions = signatures.functions(
+      types.SimpleNamespace(descriptor=descriptor),
+      network_files.Settings(network_files.GLOBAL),
     )
     exporting.save(functions, new)
     text = _CONFIGURATION.format(

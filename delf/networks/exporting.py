@@ -88,7 +88,8 @@ def export_local(
       (see `signatures`): extraction is faster, and the graph larger, 3 MB in
       place of 1 MB for ResNet-50.
   """
-  _export(model, path, overwrite, signatures.local, iou, variants)
+  settings = network_files.Settings(network_files.LOCAL, iou=float(iou))
+  _export(model, path, settings, overwrite, variants)
 
 
 def export_global(
@@ -111,11 +112,13 @@ def export_global(
   for scale in input_scales or ():
     if not 0 < scale < math.inf:
       raise errors.InputError("positive input scales", list(input_scales))
-  pooling = multi_scale_pool_type, normalize_global_descriptor
-  scales = input_scales or None
-  _export(
-    model, path, overwrite, signatures.global_, scales, *pooling, variants
+  settings = network_files.Settings(
+    network_files.GLOBAL,
+    input_scales=tuple(input_scales) if input_scales else None,
+    pool_type=multi_scale_pool_type,
+    normalize=normalize_global_descriptor,
   )
+  _export(model, path, settings, overwrite, variants)
 
 
 def export_local_and_global(
@@ -126,12 +129,14 @@ def export_local_and_global(
   variants: bool = True,
 ) -> None:
   """Export local features and the global descriptor; see `export_local`."""
-  _export(model, path, overwrite, signatures.local_and_global, iou, variants)
+  settings = network_files.Settings(network_files.JOINT, iou=float(iou))
+  _export(model, path, settings, overwrite, variants)
 
 
-def _export(model, path, overwrite, make, *arguments):
+def _export(model, path, settings, overwrite, variants):
   with destination(path, overwrite) as folder, compact.folded(model):
-    save(make(signatures.Network(model), *arguments), folder)
+    network = signatures.Network(model)
+    save(signatures.functions(network, settings, variants), folder)
 
 
 def save(functions: dict, path: files.Path) -> None:

@@ -160,60 +160,33 @@ _THRESHOLD = tf.TensorSpec([], tf.float32, "input_abs_thres")
 _INDICES = tf.TensorSpec([None], tf.int32, "input_global_scales_ind")
 
 
-def local(
-  network: Network, iou: float, variants: bool = True
+def functions(
+  network: Network, settings: network_files.Settings, variants: bool = True
 ) -> dict[str, Any]:
-  """Return the functions for local features, by name.
+  """Return the functions of an export by name; see `exporting.export_local`.
 
-  `iou` is as in `export_model_utils.ExtractLocalFeatures`; without variants
-  there is `serving_default` alone.
+  Without variants there is `serving_default` alone.
   """
-  functions = {"serving_default": _local(network, iou)}
-  if variants:
-    settings = network_files.Settings(network_files.LOCAL, iou=float(iou))
-    functions["batch_local"] = _local(network, iou, batch=True)
-    functions |= network_functions(network, settings)
-  return functions
-
-
-def global_(
-  network: Network,
-  input_scales: list[float] | None,
-  pool_type: str,
-  normalize: bool,
-  variants: bool = True,
-) -> dict[str, Any]:
-  """Return the functions for global descriptors; see `exporting`."""
-  make = functools.partial(_global, network, pool_type, normalize, input_scales)
-  functions = {"serving_default": make()}
-  if variants:
-    functions["batch_global"] = make(batch=True)
-    settings = network_files.Settings(
-      network_files.GLOBAL,
-      input_scales=tuple(input_scales) if input_scales else None,
-      pool_type=pool_type,
-      normalize=normalize,
-    )
-    functions |= network_functions(network, settings)
-  return functions
-
-
-def local_and_global(
-  network: Network, iou: float, variants: bool = True
-) -> dict[str, Any]:
-  """Return the functions for both, by name; see `local`."""
-  functions = {"serving_default": _joint(network, iou)}
-  if variants:
-    functions |= {
-      "local": _local(network, iou),
-      "global": _global(network),
-      "batch": _joint(network, iou, batch=True),
-      "batch_local": _local(network, iou, batch=True),
-      "batch_global": _global(network, batch=True),
-    }
-    settings = network_files.Settings(network_files.JOINT, iou=float(iou))
-    functions |= network_functions(network, settings)
-  return functions
+  form, fixed = settings.form, settings.input_scales
+  local = functools.partial(_local, network, settings.iou)
+  joint = functools.partial(_joint, network, settings.iou)
+  pooling = settings.pool_type, settings.normalize
+  overall = functools.partial(_global, network, *pooling, fixed)
+  forms = {
+    network_files.LOCAL: local,
+    network_files.GLOBAL: overall,
+    network_files.JOINT: joint,
+  }
+  made = {"serving_default": forms[form]()}
+  if not variants:
+    return made
+  if form == network_files.JOINT:
+    made |= {"local": local(), "global": overall(), "batch": joint(batch=True)}
+  if form != network_files.GLOBAL:
+    made["batch_local"] = local(batch=True)
+  if form != network_files.LOCAL:
+    made["batch_global"] = overall(batch=True)
+  return made | network_functions(network, settings)
 
 
 def _concrete(*specs):
@@ -262,9 +235,7 @@ def _joint(network, iou, batch=False):
   return extract
 
 
-def _global(
-  network, pool_type="None", normalize=False, fixed_scales=None, batch=False
-):
+def _global(network, pool_type, normalize, fixed_scales, batch=False):
   fixed = fixed_scales is not None
   specs = (_IMAGES if batch else _IMAGE,)
   specs += () if fixed else (_SCALES, _INDICES)
