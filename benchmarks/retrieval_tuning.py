@@ -68,7 +68,7 @@ def _fused(weight, method, first=None):
 
 def ways(quick):
   """Returns dict of name -> function of a fold to a ranking."""
-  expansion = refinement.QueryExpansion
+  expansion = refinement.Expansion
   found = {"global": lambda fold: fold.found, "asmk*": lambda fold: fold.words}
   for name, make in refinement.METHODS.items():
     found[f"{name}, default"] = _refined(make())

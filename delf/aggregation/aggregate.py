@@ -7,6 +7,7 @@ VLAD itself.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 
@@ -166,13 +167,38 @@ def selectivity(values: np.ndarray, alpha: float, tau: float) -> np.ndarray:
   return np.where(values > tau, powers, 0.0)
 
 
-def compared_bits(dimension: int) -> int:
-  """Return the number of bits that ASMK* compares: u = 1 - 2 h / bits.
+class Kernel:
+  """sigma(u) of pairs of descriptors of one word."""
 
-  Those that fill the last byte count, too, as in the original; but for a
-  dimension that is under one byte.
-  """
-  return dimension if dimension < 8 else -(-dimension // 8) * 8
+  def __init__(self, packed: bool, dimension: int, alpha: float, tau: float):
+    self._selectivity = functools.partial(selectivity, alpha=alpha, tau=tau)
+    self._table = None
+    if packed:
+      # Bits that fill the last byte count, too, as in the original; but for a
+      # dimension that is under one byte.
+      whole = -(-dimension // 8) * 8
+      bits = whole if dimension >= 8 else dimension
+      self._table = self._selectivity(1 - 2 * np.arange(whole + 1) / bits)
+
+  def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Compare rows of [P, L] `lanes` or [P, D] floats; overwrites `second`."""
+    if self._table is None:
+      return self._selectivity(np.einsum("ij,ij->i", first, second))
+    counts = np.bitwise_count(np.bitwise_xor(first, second, out=second))
+    # A reduction over so short an axis takes longer than these few sums.
+    distances = counts[:, 0].astype(np.intp)
+    for lane in range(1, counts.shape[1]):
+      distances += counts[:, lane]
+    return self._table[distances]
+
+
+def lanes(descriptors: np.ndarray) -> np.ndarray:
+  """View packed bits [P, B] as the widest integers; floats stay as they are."""
+  if descriptors.dtype != np.uint8:
+    return descriptors
+  width = descriptors.shape[1]
+  size = next(size for size in (8, 4, 2, 1) if width % size == 0)
+  return descriptors.view(np.dtype(f"u{size}"))
 
 
 def kind_of(config: aggregation_config_pb2.AggregationConfig) -> str:

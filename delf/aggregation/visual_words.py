@@ -1,6 +1,6 @@
 """Visual words: codebooks in files, and the nearest words of descriptors."""
 
-import collections
+import functools
 import glob
 import hashlib
 import os
@@ -155,13 +155,10 @@ class Scores:
       yield rows, word, of
 
   def _prepared(self, descriptors):
-    """Return centred descriptors with ones behind, and twice the error.
-
-    A sum of D products in any order has an error under D u sum |x c|, where u
-    is float32's unit of rounding (N. Higham, Accuracy and Stability of
-    Numerical Algorithms, section 3.1); some more for the parts that are rounded
-    before.
-    """
+    """Return centred descriptors with ones behind, and twice the error."""
+    # A sum of D products in any order has an error under D u sum |x c|, where u
+    # is float32's unit of rounding (N. Higham, Accuracy and Stability of
+    # Numerical Algorithms, section 3.1); some more for parts rounded before.
     dimension = descriptors.shape[1]
     centred = np.ones([len(descriptors), dimension + 1], np.float32)
     np.subtract(descriptors, self._origin, out=centred[:, :-1])
@@ -245,7 +242,6 @@ _ATTRIBUTE, _CLUSTERS = "codebook", "clusters"
 # Codebooks that are kept for later readers: 4 of 65536 words of 128 dimensions
 # have 134 MB.
 _KEPT = 4
-_cache = collections.OrderedDict()
 _lock = threading.Lock()
 
 
@@ -266,35 +262,34 @@ def read_codebook(
   key, value_size = _find(reader, prefix)
   shape = reader.get_variable_to_shape_map()[key]
   _check_shape(shape, size, dimension, prefix)
-  local = not files.is_remote(prefix)
-  with _lock:
+  stamp = ()
+  if not files.is_remote(prefix):
     # What tells a checkpoint from a later one of the same name.
-    parts = (
-      [f"{prefix}.index", *sorted(glob.glob(f"{glob.escape(prefix)}.data-*"))]
-      if local
-      else []
-    )
-    stats = [os.stat(part) for part in parts]
-    stamp = [(s.st_mtime_ns, s.st_ino, s.st_size) for s in stats]
-    known = os.path.abspath(prefix), tuple(stamp)
-    codebook = _cache.pop(known, None)
-    if codebook is None:
-      stored = sum(s.st_size for s in stats[1:])
-      needed = shape[0] * shape[1] * value_size
-      if local and stored < needed:
-        raise errors.InputError(
-          f"{needed} bytes for a codebook of shape {list(shape)}",
-          f"{stored}",
-          f"{prefix}.data-*",
-        )
-      with checkpoints.reading(prefix):
-        codebook = reader.get_tensor(key)
-      arrays.check_finite(codebook, "visual words", prefix)
-      codebook = np.ascontiguousarray(codebook, dtype=np.float32)
-      codebook.flags.writeable = False
-    _cache[known] = codebook
-    while len(_cache) > _KEPT:
-      _cache.popitem(last=False)
+    parts = sorted(glob.glob(f"{glob.escape(prefix)}.data-*"))
+    stats = [os.stat(part) for part in (f"{prefix}.index", *parts)]
+    stamp = tuple((s.st_mtime_ns, s.st_ino, s.st_size) for s in stats)
+    stored, needed = sum(size for *_, size in stamp[1:]), shape[0] * shape[1]
+    if stored < needed * value_size:
+      raise errors.InputError(
+        f"{needed * value_size} bytes for a codebook of shape {list(shape)}",
+        f"{stored}",
+        f"{prefix}.data-*",
+      )
+  with _lock:  # Threads that want one codebook read it once.
+    return _read(prefix, key, stamp)
+
+
+@functools.lru_cache(_KEPT)
+def _read(prefix, key, stamp):
+  """Return a codebook; of files with another stamp it is another."""
+  from delf.formats import checkpoints
+
+  reader, _ = checkpoints.open_reader(prefix)
+  with checkpoints.reading(prefix):
+    codebook = reader.get_tensor(key)
+  arrays.check_finite(codebook, "visual words", prefix)
+  codebook = np.ascontiguousarray(codebook, dtype=np.float32)
+  codebook.flags.writeable = False
   return codebook
 
 

@@ -8,18 +8,28 @@ are 18 GB in the file.
 
 import dataclasses
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from delf.base import errors
+from delf.aggregation import aggregate
+from delf.base import arrays, errors
 from delf.formats import array_file
-from delf.indexes import postings, ranking
+from delf.indexes import ranking
 from delf.indexes.ranking import NamedIndex, Path
 from delf.protos import aggregation_config_pb2
 
 KIND = "inverted index"
+# Bytes of descriptors that are compared at once: they stay in a processor's
+# cache from one operation to the next (measured: 128 KB to 256 KB are best, 1
+# MB takes a quarter longer, 4 MB half as long again).
+_BLOCK_BYTES = 1 << 18
+# Bytes of the descriptors of a piece of merged lists.
+_PIECE_BYTES = 1 << 26
+# New number of an image that is left out of a merge.
+DROPPED = -1
 # Score of an image or query without words, as in the original.
 NO_WORDS = -1.0
 # Bytes of descriptors that become one part when images are added.
@@ -94,6 +104,219 @@ class AsmkOptions:
     return np.dtype(np.uint8 if self.packed else np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Postings:
+  """The visual words of some images, as one list of images for each word."""
+
+  words: np.ndarray  # [W] int32, those that occur, ascending.
+  starts: np.ndarray  # [W + 1] int64, where each list starts; the last is P.
+  ids: np.ndarray  # [P] uint32, images from 0, ascending within a list.
+  descriptors: np.ndarray  # [P, B] uint8 packed bits, or [P, D] float32.
+  images: int  # Some may be without words.
+  # File that ids and descriptors are mapped from; None if they are in memory.
+  path: str | os.PathLike | None = None
+
+  def __len__(self):
+    return len(self.ids)
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of all arrays."""
+    every = self.words, self.starts, self.ids, self.descriptors
+    return sum(array.nbytes for array in every)
+
+  def add_scores(
+    self,
+    kernel: aggregate.Kernel,
+    words: np.ndarray,
+    descriptors: np.ndarray,
+    scores: np.ndarray,
+  ) -> None:
+    """Add what images have in common with a query to their scores [images].
+
+    The query has ascending words [M] and a descriptor of each, [M, B] or
+    [M, D]. Scores are float64.
+    """
+    if not len(self.words) or not len(words):
+      return
+    slot = np.searchsorted(self.words, words)
+    slot = np.minimum(slot, len(self.words) - 1)
+    shared = np.flatnonzero(self.words[slot] == words)
+    starts = self.starts[slot[shared]]
+    lengths = self.starts[slot[shared] + 1] - starts
+    own, query = (
+      aggregate.lanes(self.descriptors),
+      aggregate.lanes(descriptors)[shared],
+    )
+    step = max(_BLOCK_BYTES // (own.shape[1] * own.itemsize), 1)
+    for rows, lists, taken in _blocks(starts, lengths, step):
+      # `take` and `repeat` are several times as fast as indexing by arrays.
+      both = np.repeat(query[lists], taken, axis=0), own.take(rows, axis=0)
+      try:
+        np.add.at(scores, self.ids.take(rows), kernel(*both))
+      except IndexError:
+        raise self._changed() from None
+
+  def of_images(self, values: np.ndarray, rows: slice) -> np.ndarray:
+    """Return values [images] at the images of some postings."""
+    try:
+      return values[self.ids[rows]]
+    except IndexError:
+      raise self._changed() from None
+
+  def _changed(self):
+    return errors.InputError(
+      "an index as it was written", "one that was changed", self.path
+    )
+
+
+def build(
+  words: Sequence[np.ndarray], descriptors: Sequence[np.ndarray]
+) -> Postings:
+  """Make the lists of images from the words [M] and descriptors of each."""
+  lengths = [len(each) for each in words]
+  together = np.concatenate(words)
+  order = arrays.stable_argsort(together)
+  ids = np.repeat(np.arange(len(words), dtype=np.uint32), lengths)[order]
+  ordered = together[order]
+  first = np.flatnonzero(np.diff(ordered, prepend=-1))
+  return Postings(
+    words=ordered[first],
+    starts=np.append(first, len(ordered)),
+    ids=ids,
+    descriptors=np.concatenate(descriptors).take(order, axis=0),
+    images=len(words),
+  )
+
+
+def _blocks(starts, lengths, step):
+  """Yield [R] rows of lists, slice of these lists, and numbers of rows each."""
+  ends = np.cumsum(lengths)
+  # Row of a list = its place among all rows + this.
+  shifts = starts - (ends - lengths)
+  for begin in range(0, int(ends[-1]) if len(ends) else 0, step):
+    end = min(begin + step, int(ends[-1]))
+    first = np.searchsorted(ends, begin, side="right")
+    lists = slice(first, np.searchsorted(ends, end, side="left") + 1)
+    taken = np.minimum(ends[lists], end)
+    taken -= np.maximum(ends[lists] - lengths[lists], begin)
+    rows = np.repeat(shifts[lists], taken)
+    rows += np.arange(begin, end)
+    yield rows, lists, taken
+
+
+class Merge:
+  """The postings of several parts, merged piece by piece.
+
+  `words` [W] and `starts` [W + 1] are those of the result.
+  """
+
+  def __init__(self, parts: Sequence[Postings], numbers: np.ndarray):
+    """Plan the merge of parts that follow each other; lengths alone are read.
+
+    `numbers` are [N] int64, new number of each image of all parts, ascending;
+    DROPPED leaves one out.
+    """
+    ends = np.cumsum([part.images for part in parts], dtype=np.int64)
+    own = np.split(numbers, ends[:-1]) if parts else []
+    kept = [_count_kept(*each) for each in zip(parts, own, strict=True)]
+    words = [part.words[n > 0] for part, n in zip(parts, kept, strict=True)]
+    self.words = np.unique(np.concatenate([np.zeros([0], np.int32), *words]))
+    totals = np.zeros([len(self.words) + 1], np.int64)
+    places = [np.searchsorted(self.words, part.words) for part in parts]
+    for place, counts in zip(places, kept, strict=True):
+      np.add.at(totals, place, counts)
+    self.starts = np.concatenate([[0], np.cumsum(totals[:-1])]).astype(np.int64)
+    # Of each part: the postings, the new numbers of its images, how many are
+    # kept of each of its words, and where these go.
+    self._parts, free = [], self.starts.copy()
+    for part, number, place, counts in zip(
+      parts, own, places, kept, strict=True
+    ):
+      self._parts.append((part, number, counts, free[place]))
+      np.add.at(free, place, counts)
+
+  def __len__(self):
+    return int(self.starts[-1])
+
+  def ids(self) -> Iterator[np.ndarray]:
+    """Yield [P'] uint32 pieces of the images of all postings."""
+    return self._merged(np.dtype(np.uint32), 16, Postings.of_images)
+
+  def descriptors(self, width: int, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Yield [P', width] pieces of the descriptors of all postings."""
+    # A row is one item, so that assignment moves it whole.
+    item = np.dtype((np.void, width * np.dtype(dtype).itemsize))
+
+    def read(part, _, rows):
+      return part.descriptors[rows].view(item)[:, 0]
+
+    for piece in self._merged(item, item.itemsize, read):
+      yield piece.view(dtype).reshape(-1, width)
+
+  def _merged(self, dtype, size, read):
+    """Yield pieces of what a function reads of (part, new numbers, rows)."""
+    for first, last in self._pieces(_PIECE_BYTES // size):
+      piece = np.empty([self.starts[last] - self.starts[first]], dtype)
+      for part, own, *plan in self._parts:
+        rows, kept, targets = self._moves(part, own, *plan, first, last)
+        values = read(part, own, rows)
+        piece[targets] = values if kept is None else values[kept]
+      yield piece
+
+  def loaded(self, width: int, dtype: np.dtype) -> Postings:
+    """Return all in memory, as Postings of the images that are kept."""
+    ids = np.empty([len(self)], np.uint32)
+    descriptors = np.empty([len(self), width], dtype)
+    for array, pieces in (
+      (ids, self.ids()),
+      (descriptors, self.descriptors(width, dtype)),
+    ):
+      start = 0
+      for piece in pieces:
+        array[start : start + len(piece)] = piece
+        start += len(piece)
+    images = sum(np.count_nonzero(own != DROPPED) for _, own, *_ in self._parts)
+    return Postings(self.words, self.starts, ids, descriptors, images)
+
+  def _pieces(self, step):
+    """Yield ranges of words with about `step` postings, at least one word."""
+    first, number = 0, len(self.words)
+    while first < number:
+      end = self.starts[first] + max(step, 1)
+      last = int(np.searchsorted(self.starts, end, side="right")) - 1
+      last = min(max(last, first + 1), number)
+      yield first, last
+      first = last
+
+  def _moves(self, part, numbers, counts, targets, first, last):
+    """Find the postings of a part that belong to a range of words.
+
+    They are a slice; [n] bool, which of these are kept, or None for all; and
+    [kept] int64, their places within the piece.
+    """
+    bounds = self.words[[first, last - 1]]
+    begin = np.searchsorted(part.words, bounds[0])
+    end = np.searchsorted(part.words, bounds[1], side="right")
+    rows = slice(int(part.starts[begin]), int(part.starts[end]))
+    counts = counts[begin:end]
+    shifts = targets[begin:end] - (np.cumsum(counts) - counts)
+    places = np.repeat(shifts - self.starts[first], counts)
+    places += np.arange(len(places))
+    if len(places) == rows.stop - rows.start:
+      return rows, None, places
+    return rows, part.of_images(numbers, rows) != DROPPED, places
+
+
+def _count_kept(part, numbers):
+  """Return how many postings of each word of a part are kept."""
+  counts = np.diff(part.starts)
+  if not len(counts) or np.all(numbers != DROPPED):
+    return counts
+  stays = part.of_images(numbers != DROPPED, slice(None))
+  return np.add.reduceat(stays, part.starts[:-1], dtype=np.int64)
+
+
 class InvertedIndex(NamedIndex):
   """Images and their words, searched by the selective match kernel.
 
@@ -110,7 +333,8 @@ class InvertedIndex(NamedIndex):
     super().__init__()
     self.options = options or AsmkOptions()
     self.metadata = dict(metadata or {})
-    self._kernel = postings.Kernel(self.options)
+    of = self.options
+    self._kernel = aggregate.Kernel(of.packed, of.dimension, of.alpha, of.tau)
     # An image keeps its row, while ids close up behind one that is removed.
     self._rows = np.zeros([0], np.int64)
     self._counts = np.zeros([0], np.int32)
@@ -150,7 +374,7 @@ class InvertedIndex(NamedIndex):
       counts.append(len(own))
       size += values.nbytes
       if size >= _PART_BYTES or number == len(names) - 1:
-        parts.append(postings.build(words, descriptors))
+        parts.append(build(words, descriptors))
         descriptors, words, size = [], [], 0
     if next(images, None) is not None:
       raise errors.InputError(f"{len(names)} images", "more")
@@ -206,15 +430,15 @@ class InvertedIndex(NamedIndex):
     Parts are merged on the way, piece by piece, so that indexes that are
     larger than the memory can be loaded, merged and saved.
     """
-    new_ids = np.full([len(self._counts)], postings.DROPPED, np.int64)
+    new_ids = np.full([len(self._counts)], DROPPED, np.int64)
     new_ids[self._rows] = np.arange(len(self))
-    merged = postings.Merge(self._parts, new_ids)
+    merged = Merge(self._parts, new_ids)
     width, dtype = self.options.width, self.options.dtype
     header = {
       "options": dataclasses.asdict(self.options),
       "metadata": self.metadata,
     }
-    arrays = {
+    streams = {
       **array_file.encode_names(self.names),
       "word_counts": self.word_counts,
       "words": merged.words,
@@ -224,7 +448,7 @@ class InvertedIndex(NamedIndex):
         dtype, (len(merged), width), merged.descriptors(width, dtype)
       ),
     }
-    array_file.write(path, KIND, header, arrays)
+    array_file.write(path, KIND, header, streams)
 
   @classmethod
   def load(cls, path: Path, verify: bool = False) -> "InvertedIndex":
@@ -232,7 +456,7 @@ class InvertedIndex(NamedIndex):
 
     `verify` reads all and compares checksums.
     """
-    header, arrays = array_file.read(path, KIND, verify)
+    header, stored = array_file.read(path, KIND, verify)
     try:
       options = AsmkOptions(**header["options"])
       index = cls(options, dict(header["metadata"]))
@@ -240,10 +464,10 @@ class InvertedIndex(NamedIndex):
       raise errors.InputError(
         "an inverted index with its options", errors.one_line(error), path
       ) from None
-    names = array_file.decode_names(arrays, path)
+    names = array_file.decode_names(stored, path)
     index._set_names(names, path)
     index._rows = np.arange(len(names))
-    index._counts, part = _postings_of_file(arrays, len(names), options, path)
+    index._counts, part = _postings_of_file(stored, len(names), options, path)
     index._parts = [part]
     return index
 
@@ -262,9 +486,7 @@ class InvertedIndex(NamedIndex):
         return
       if len(last[0]) > 2 * len(last[1]):
         return
-      merged = postings.Merge(
-        last, np.arange(sum(part.images for part in last))
-      )
+      merged = Merge(last, np.arange(sum(part.images for part in last)))
       self._parts[-2:] = [merged.loaded(self.options.width, self.options.dtype)]
 
 
@@ -332,10 +554,10 @@ def _check_words(words, options, name):
   return words.astype(np.int32)
 
 
-def _postings_of_file(arrays, images, options, path):
+def _postings_of_file(stored, images, options, path):
   """Return [N] word counts, and Postings that stay in the file, unread."""
-  number = len(arrays["ids"]) if np.ndim(arrays.get("ids")) else 0
-  words = len(arrays["words"]) if np.ndim(arrays.get("words")) else 0
+  number = len(stored["ids"]) if np.ndim(stored.get("ids")) else 0
+  words = len(stored["words"]) if np.ndim(stored.get("words")) else 0
   expected = {
     "word_counts": (np.int32, (images,)),
     "words": (np.int32, (words,)),
@@ -344,7 +566,7 @@ def _postings_of_file(arrays, images, options, path):
     "descriptors": (options.dtype, (number, options.width)),
   }
   for name, (dtype, shape) in expected.items():
-    array = arrays.get(name)
+    array = stored.get(name)
     if array is None or array.dtype != dtype or array.shape != shape:
       raise errors.InputError(
         f"{name} of shape {list(shape)}",
@@ -352,7 +574,7 @@ def _postings_of_file(arrays, images, options, path):
         path,
       )
   counts, words, starts = (
-    np.array(arrays[name]) for name in ("word_counts", "words", "starts")
+    np.array(stored[name]) for name in ("word_counts", "words", "starts")
   )
   if not (
     np.all(words[:-1] < words[1:])
@@ -367,8 +589,6 @@ def _postings_of_file(arrays, images, options, path):
     raise errors.InputError(f"{number} words in all images", f"{total}", path)
   # A plain view, as memmap's own indexing takes time.
   ids, descriptors = (
-    arrays[name].view(np.ndarray) for name in ("ids", "descriptors")
+    stored[name].view(np.ndarray) for name in ("ids", "descriptors")
   )
-  return counts, postings.Postings(
-    words, starts, ids, descriptors, images, path
-  )
+  return counts, Postings(words, starts, ids, descriptors, images, path)

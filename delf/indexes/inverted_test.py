@@ -10,9 +10,10 @@ import time
 import numpy as np
 import pytest
 
+from delf.aggregation import aggregate
 from delf.base import errors
 from delf.formats import array_file
-from delf.indexes import inverted, postings
+from delf.indexes import inverted
 from delf.protos import aggregation_config_pb2
 from tests.stand_ins import npz
 
@@ -75,7 +76,7 @@ def _same(index, other, queries):
 @pytest.mark.parametrize("dimension", [5, 12, 40, 64, 128])
 def test_as_the_pairwise_definition(packed, dimension, monkeypatch):
   # Several blocks, and lists that are cut by them.
-  monkeypatch.setattr(postings, "_BLOCK_BYTES", 64)
+  monkeypatch.setattr(inverted, "_BLOCK_BYTES", 64)
   kernels = itertools.product((3.0, 1.0, 0.5), (0.0, 0.3, -0.4), (True, False))
   for alpha, tau, normalize in kernels:
     options = inverted.AsmkOptions(packed, dimension, 50, alpha, tau, normalize)
@@ -93,9 +94,9 @@ def test_as_the_pairwise_definition(packed, dimension, monkeypatch):
 @pytest.mark.parametrize("width", [5, 6, 12, 16])
 def test_bits_are_counted_in_lanes_of_any_size(width):
   random = np.random.default_rng(1)
-  options = inverted.AsmkOptions(True, 8 * width, alpha=1.0, tau=-2.0)
+  kernel = aggregate.Kernel(True, 8 * width, alpha=1.0, tau=-2.0)
   one, two = random.integers(0, 256, (2, 9, width), dtype=np.uint8)
-  found = postings.Kernel(options)(*map(postings.lanes, (one, two.copy())))
+  found = kernel(*map(aggregate.lanes, (one, two.copy())))
   differing = np.unpackbits(one ^ two, axis=1).sum(axis=1)
   assert np.array_equal(found, 1 - 2 * differing / (8 * width))
 
@@ -236,7 +237,7 @@ def test_loading_reads_no_lists(tmp_path):
 
 @pytest.mark.parametrize("piece", [1, 100, 1 << 26])
 def test_remove(tmp_path, monkeypatch, piece):
-  monkeypatch.setattr("delf.indexes.postings._PIECE_BYTES", piece)
+  monkeypatch.setattr("delf.indexes.inverted._PIECE_BYTES", piece)
   names, images = _images(20)
   removed = [names[i] for i in (0, 3, 4, 19)]
   kept = [i for i, name in enumerate(names) if name not in removed]

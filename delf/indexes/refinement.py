@@ -35,6 +35,18 @@ class Expansion:
     if not isinstance(self.alpha, numbers.Real) or not 0 <= self.alpha < np.inf:
       raise errors.InputError("an alpha of at least 0", repr(self.alpha))
 
+  def __call__(self, queries, found, descriptors, empty=()):
+    """Search again, with expanded queries; see `refine`."""
+    depth = found.ids.shape[1]
+    if not depth:
+      return found
+    expanded = expand(queries, found.ids, descriptors, self)
+    again = dense.search(expanded, [descriptors], depth, empty)
+    # A query without a descriptor finds nothing, now as before.
+    none = ~np.any(queries, axis=1)
+    again.ids[none], again.scores[none] = found.ids[none], found.scores[none]
+    return again
+
 
 # Chosen on groups of 2 to 8 photos (`benchmarks/retrieval_tuning.py`), where
 # many more images do harm; collections with many of each place want more.
@@ -97,23 +109,6 @@ def unit_length(vectors: np.ndarray) -> np.ndarray:
   vectors = np.asarray(vectors, dtype=np.float32)
   lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
   return vectors / np.where(lengths > 0, lengths, 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class QueryExpansion(Expansion):
-  """Second search, with queries that the first images expand."""
-
-  def __call__(self, queries, found, descriptors, empty=()):
-    """Search again; see `refine`."""
-    depth = found.ids.shape[1]
-    if not depth:
-      return found
-    expanded = expand(queries, found.ids, descriptors, self)
-    again = dense.search(expanded, [descriptors], depth, empty)
-    # A query without a descriptor finds nothing, now as before.
-    none = ~np.any(queries, axis=1)
-    again.ids[none], again.scores[none] = found.ids[none], found.scores[none]
-    return again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,8 +254,8 @@ def _largest(table, number):
 ALPHA, AVERAGE = "alpha-qe", "average-qe"
 SUPERGLOBAL, DIFFUSION = "superglobal", "diffusion"
 METHODS: dict[str, Callable] = {
-  ALPHA: QueryExpansion,
-  AVERAGE: lambda number=2: QueryExpansion(number, 0.0),
+  ALPHA: Expansion,
+  AVERAGE: lambda number=2: Expansion(number, 0.0),
   SUPERGLOBAL: SuperGlobal,
   DIFFUSION: Diffusion,
 }

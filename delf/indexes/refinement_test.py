@@ -147,7 +147,7 @@ def test_query_expansion_searches_anew():
   queries = _on_circle(0)
   found = _search(queries, descriptors, 3)
   assert found.ids.tolist() == [[0, 2, 1]]
-  refined = refinement.QueryExpansion(1, 0.0)(queries, found, descriptors)
+  refined = refinement.Expansion(1, 0.0)(queries, found, descriptors)
   assert refined.ids.tolist() == [[0, 1, 2]]
   expected = np.cos(np.radians([10, 40, 45]))
   np.testing.assert_allclose(refined.scores[0], expected, atol=1e-6)

@@ -57,15 +57,14 @@ class SimilarityAggregatedRepresentation:
     _, first, second = np.intersect1d(
       *words, assume_unique=True, return_indices=True
     )
-    one, two = rows[0][first], rows[1][second]
-    if kind == aggregate.ASMK_STAR:
-      bits = aggregate.compared_bits(self._config.feature_dimensionality)
-      differing = np.unpackbits(one ^ two, axis=1).sum(axis=1, dtype=np.int64)
-      shared = 1 - 2 * differing / bits
-    else:
-      shared = np.einsum("ij,ij->i", one, two)
-    values = aggregate.selectivity(shared, self._config.alpha, self._config.tau)
-    total = float(values.sum())
+    one, two = map(aggregate.lanes, (rows[0][first], rows[1][second]))
+    kernel = aggregate.Kernel(
+      kind == aggregate.ASMK_STAR,
+      self._config.feature_dimensionality,
+      self._config.alpha,
+      self._config.tau,
+    )
+    total = float(kernel(one, two).sum())
     if self._config.use_l2_normalization:
       total /= np.sqrt(float(len(words[0])) * len(words[1]))
     return total

@@ -371,7 +371,7 @@ class Searcher:
     found = index.search(descriptors, min(k, max(len(index), 1)))
     empty = np.flatnonzero(index.empty)
     if options.expand:
-      expand = refinement.QueryExpansion(options.expand)
+      expand = refinement.Expansion(options.expand)
       found = expand(descriptors, found, index.descriptors, empty)
     if options.refine:
       found = refinement.refine(
