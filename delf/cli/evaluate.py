@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from delf.base import errors
 from delf.cli import arguments, output, search
 
 EXAMPLES = """\
@@ -95,7 +96,6 @@ def run(args):
 
 def _locate(args):
   """Paths of the ground truth and of the images, or None without images."""
-  from delf.base import errors
   from delf.python.datasets.revisited_op import dataset
 
   if args.truth not in dataset.IMAGE_FOLDERS:
@@ -115,7 +115,6 @@ def _locate(args):
 
 def _collection(args, truth_path, images):
   """The collection, made if need be, and photos that failed."""
-  from delf.base import errors
   from delf.evaluation import evaluate
   from delf.extraction import extract
   from delf.search import building, collection
@@ -136,7 +135,6 @@ def _collection(args, truth_path, images):
 
 def _queries(args, found, truth, folder):
   """The queries, in the order of the ground truth."""
-  from delf.base import errors
   from delf.evaluation import evaluate
   from delf.extraction import extract
   from delf.search import searching

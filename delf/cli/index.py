@@ -2,6 +2,7 @@
 
 import os
 
+from delf.base import errors
 from delf.cli import arguments, output
 
 EXAMPLES = """\
@@ -70,7 +71,6 @@ def _add_regions(parser):
 
 def run(args):
   """Index and print a summary; return the exit status."""
-  from delf.base import errors
   from delf.search import building
 
   if not (args.sources or args.remove or args.merge):

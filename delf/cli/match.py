@@ -2,6 +2,7 @@
 
 import os
 
+from delf.base import errors
 from delf.cli import arguments, output
 
 EXAMPLES = """\
@@ -76,7 +77,6 @@ def run(args):
 
 
 def _match(args):
-  from delf.base import errors
   from delf.matching import matcher
 
   how = {
@@ -112,8 +112,6 @@ def _match(args):
 
 def _refuse_unused(args):
   """Refuse options that say nothing about two files of features."""
-  from delf.base import errors
-
   unused = [
     f"--{name.replace('_', '-')}"
     for name in ("model", "config", "max_size", "device")

@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from delf.base import errors
 from delf.cli import arguments, output
 
 EXAMPLES = """\
@@ -98,7 +99,6 @@ def _list(args):
 def _info(args):
   from google.protobuf import text_format
 
-  from delf.base import errors
   from delf.inference import zoo
 
   known = zoo.artefact(args.name)

@@ -165,6 +165,28 @@ def define_global_export(delg_global_features: bool) -> None:
   define("delg_embedding_layer_dim", 2048, "Size of the global descriptor.")
 
 
+def define_contest(predictions: str, solution: str) -> None:
+  """Define the files of a contest of Google Landmarks, of these columns."""
+  define("predictions_path", "/tmp/predictions.csv", f"CSV: {predictions}")
+  define("solution_path", "/tmp/solution.csv", f"CSV: {solution},Usage")
+
+
+def print_metrics(task: str, label: str, lines: Callable) -> None:
+  """Print `lines(predictions, solution)` of each part of a contest."""
+  from delf.python.datasets.google_landmarks_dataset import dataset_file_io
+
+  *solutions, ignored = dataset_file_io.ReadSolution(FLAGS.solution_path, task)
+  predictions = dataset_file_io.ReadPredictions(
+    FLAGS.predictions_path, *solutions, ignored, task
+  )
+  parts = zip(("Public", "Private"), predictions, solutions, strict=True)
+  for part, predicted, solution in parts:
+    print(f"{part}: {len(solution)} test images, {len(predicted)} {label}")
+    for line in lines(predicted, solution):
+      print(line)
+  print(f"Ignored: {len(ignored)} test images")
+
+
 def _define_dataset():
   help = "ground truth of the data set, .mat or .pkl"
   define("dataset_file_path", "/tmp/gnd_roxford5k.mat", help)

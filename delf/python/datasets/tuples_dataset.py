@@ -25,11 +25,10 @@ class TuplesDataset:
   Attributes:
     images: Paths of all N images.
     clusters: [N] int64, the cluster of each: images of one show one object.
-    query_pool: [P] int64, images that queries are drawn from.
-    positive_pool: [P] int64, the positive of each.
-    qidxs: [T] int64, queries of the tuples, as indices of `images`.
-    pidxs: [T] int64, positives of the tuples.
-    nidxs: [T, K] int64, negatives of the tuples, the hardest first.
+    query_pool: [P] int64, images that queries are drawn from; `positive_pool`
+      has the positive of each.
+    qidxs: [T] int64, queries of the tuples, as indices of `images`; `pidxs` has
+      the positives, and `nidxs`, [T, K], negatives, the hardest first.
   """
 
   def __init__(  # noqa: PLR0913

@@ -29,18 +29,13 @@ def define_flags():
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-  """Seconds of each image, the mean of its repeats, and what they are of.
-
-  Attributes:
-    binary_seconds: Of these, the time to turn local descriptors into bits;
-      None if it was not measured.
-    features: Number of local features of each image.
-  """
+  """Seconds of each image, the mean of its repeats, and what they are of."""
 
   device: str
   seconds: tuple[float, ...]
+  # Of these, the time to turn local descriptors into bits, if measured.
   binary_seconds: tuple[float, ...] | None
-  features: tuple[int, ...]
+  features: tuple[int, ...]  # Number of local features of each image.
   failed: tuple[engine.Failure, ...]
 
   @property
@@ -113,12 +108,9 @@ def main():
 
   images = files.read_lines(FLAGS.list_images_path)
   config = configs.read_delf_config(FLAGS.delf_config_path)
-  measured = measure(
-    images,
-    extractor.make_extractor(config, device=FLAGS.device),
-    FLAGS.repeat_per_image,
-    FLAGS.binary_local_features,
-  )
+  extract = extractor.make_extractor(config, device=FLAGS.device)
+  how = FLAGS.repeat_per_image, FLAGS.binary_local_features
+  measured = measure(images, extract, *how)
   for failure in measured.failed:
     scripts.print_problem(failure)
   if measured.seconds:
@@ -127,7 +119,6 @@ def main():
 
 
 def _print(measured):
-  """Prints what was measured, for people."""
   ordered = sorted(measured.seconds)
   lines = [
     f"device                  {measured.device}",

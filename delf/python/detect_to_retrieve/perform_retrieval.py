@@ -32,21 +32,11 @@ def define_flags():
 
 def main():
   """Ranks, verifies if asked to, and measures; returns the exit status."""
-  query_config, index_config = (
-    configs.read_aggregation_config(path)
-    for path in (
-      FLAGS.query_aggregation_config_path,
-      FLAGS.index_aggregation_config_path,
-    )
-  )
+  query = configs.read_aggregation_config(FLAGS.query_aggregation_config_path)
+  index = configs.read_aggregation_config(FLAGS.index_aggregation_config_path)
   truth = retrieval.read_truth(FLAGS.dataset_file_path)
-  found = retrieval.search_aggregates(
-    truth,
-    query_config,
-    index_config,
-    FLAGS.query_aggregation_dir,
-    FLAGS.index_aggregation_dir,
-  )
+  folders = FLAGS.query_aggregation_dir, FLAGS.index_aggregation_dir
+  found = retrieval.search_aggregates(truth, query, index, *folders)
   local = None
   if FLAGS.use_geometric_verification:
     local = retrieval.local_files(
