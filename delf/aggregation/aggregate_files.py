@@ -137,7 +137,7 @@ def aggregate_to_files(
   reported, and the others continue. A run that was stopped at any moment can be
   repeated: it does what is missing, and what is older than its features.
   `aggregation.json` in the folder has what the files are made with; other
-  settings are refused there.
+  settings are refused there. After an OSError its `report` has what was done.
 
   Args:
     image_names: Names of images without extension.
@@ -148,13 +148,6 @@ def aggregate_to_files(
     output_dir: Local folder, made if need be.
     mapping_path: CSV file of the feature files of the regions of each image
       (`regions.read`), or None or "".
-
-  Returns:
-    Report, also after an interrupt by the user (SIGINT).
-
-  Raises:
-    InputError: If nothing can be done, as with a folder of other aggregates.
-    OSError: If files cannot be written; its `report` has what was done.
   """
   configs.check_aggregation_config(config)
   image_names = list(map(str, image_names))

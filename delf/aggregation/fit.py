@@ -106,13 +106,10 @@ def fit_pca(
   """Compute the principal components of all descriptors of feature files.
 
   Descriptors are L2-normalised first, as they are before a PCA is applied. One
-  file is in memory at a time.
-
-  Args:
-    folder: Folder for `mean.datum` [D], `pca_proj_mat.datum` [D, D], a
-      component a row, `pca_variances.datum` [D], and `pca_parameters.pbtxt`.
-    dim: Components that the configuration keeps; None for those that keep 95 %
-      of the variance. The files hold all.
+  file is in memory at a time. Into the folder go `mean.datum` [D],
+  `pca_proj_mat.datum` [D, D], a component a row, `pca_variances.datum` [D], and
+  `pca_parameters.pbtxt`, which keeps `dim` components, or for None those of
+  95 % of the variance.
   """
   if not overwrite:
     refuse_pca(folder)
@@ -224,15 +221,12 @@ def find(
   kind: str,
   **extraction: Any,
 ) -> Sources:
-  """Find feature files, or extract photos.
+  """Find feature files of a kind in folders, or extract photos.
 
-  Args:
-    sources: Folders of feature files, or else folders, patterns and lists of
-      photos, which are extracted first unless that is done.
-    kind: clustering.LOCAL or GLOBAL.
-    **extraction: Of photos: `folder`, and perhaps `model`, `config`, `max_size`
-      and `device`, as `delf extract` has them; with `raw` the PCA of the
-      configuration is left out, as a PCA is to be fitted.
+  Folders, patterns and lists of photos are extracted first, unless that is
+  done: into `folder`, and perhaps with `model`, `config`, `max_size` and
+  `device`, as `delf extract` has them; with `raw` without the PCA of the
+  configuration, as a PCA is to be fitted.
   """
   paths = [_features(source, kind) for source in sources]
   if not any(paths):

@@ -76,14 +76,10 @@ class State:
     try:
       with np.load(io.BytesIO(files.read_bytes(path))) as archive:
         fields = dict(archive)
-      return cls(
-        centers=fields["centers"],
-        labels=fields.get("labels"),
-        objectives=tuple(fields["objectives"].tolist()),
-        moved=tuple(fields["moved"].tolist()),
-        converged=bool(fields["converged"]),
-      )
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+      for name in ("objectives", "moved"):
+        fields[name] = tuple(fields[name].tolist())
+      return cls(**fields | {"converged": bool(fields["converged"])})
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
       raise errors.InputError(
         "the state of a clustering (without the file it begins anew)",
         "a damaged one",

@@ -63,9 +63,9 @@ class IvfPqOptions:
 
 
 class _Vectors:
-  """A faiss index, and for each id in it whether it is alive: not removed.
+  """A faiss index, and whether each vector ever added to it is alive.
 
-  Ids count all vectors that were ever added, rows those that are alive.
+  Ids count all vectors, rows those that are alive: not removed.
   """
 
   def __init__(self, index, options, alive=()):

@@ -151,18 +151,12 @@ def find_features(
   folder: str | os.PathLike, names: Sequence[str] | None = None
 ) -> list[Query]:
   """Take existing feature files of these names, or all in the folder."""
-  folder = pathlib.Path(folder)
   if names is None:
-    extensions = (files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)
-    names = sorted(
-      {
-        path.relative_to(folder).with_suffix("").as_posix()
-        for path in folder.rglob("[!.]*")
-        if path.suffix in extensions
-      }
-    )
+    found = extract.find_features([folder])
+    names = sorted(found[0]) if found else ()
   if not names:
     raise errors.InputError("feature files", "none", folder)
+  folder = pathlib.Path(folder)
   return [Query(name, None, os.fspath(folder / name)) for name in names]
 
 
