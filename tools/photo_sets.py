@@ -23,13 +23,13 @@ _HELD_OUT = 10
 
 
 def load(folders: Sequence[str | os.PathLike]) -> list:
-  """Read photo sets; return the synthetic_views.Photo of each photo.
+  """Read photo sets; return the view_pairs.Photo of each photo.
 
   Raises:
     InputError: If a photo cannot be decoded, or a list is damaged.
     FileNotFoundError: If a folder has no `train.csv`.
   """
-  from delf.learning import synthetic_views
+  from delf.learning import view_pairs
 
   photos, groups, pools = [], {}, {}
   for folder in map(pathlib.Path, folders):
@@ -40,7 +40,7 @@ def load(folders: Sequence[str | os.PathLike]) -> list:
       pool = pool_of.get(row["landmark_id"], row["landmark_id"])
       pool = pools.setdefault((folder, pool), len(pools))
       image = _read(folder / "images" / row["url"])
-      photos.append(synthetic_views.Photo(row["url"], image, group, pool))
+      photos.append(view_pairs.Photo(row["url"], image, group, pool))
   return photos
 
 

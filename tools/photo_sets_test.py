@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 
 from delf.base import errors
-from delf.learning import synthetic_views
+from delf.learning import view_pairs
 from tools import photo_sets
 
 
 def test_photos_of_one_pool_stay_on_one_side():
   image = np.zeros([8, 8, 3], np.uint8)
-  everything = [
-    synthetic_views.Photo(str(i), image, i, i // 3) for i in range(90)
-  ]
+  everything = [view_pairs.Photo(str(i), image, i, i // 3) for i in range(90)]
   training, held_out = photo_sets.split(everything)
   assert len(training) + len(held_out) == 90 and held_out
   assert not {p.pool for p in training} & {p.pool for p in held_out}

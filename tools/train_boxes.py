@@ -100,7 +100,7 @@ def drawn(photos, path=DRAWN):
   """Returns the detector_training.BoxedPhoto of photos with drawn boxes.
 
   Args:
-    photos: list of synthetic_views.Photo.
+    photos: list of view_pairs.Photo.
     path: pathlib.Path of a CSV file with the columns photo (`key` of its name),
       kind, and ymin, xmin, ymax, xmax in [0, 1]. The kinds are "whole" and
       "part" of landmarks, "other" of other things (people, animals, vehicles),

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from delf.base import errors
-from delf.learning import synthetic_views
+from delf.learning import view_pairs
 from tools import train_boxes
 
 
 def _photos(number):
   image = np.zeros([100, 200, 3], np.uint8)
-  return [synthetic_views.Photo(f"{i}", image, 0, i) for i in range(number)]
+  return [view_pairs.Photo(f"{i}", image, 0, i) for i in range(number)]
 
 
 def test_drawn_boxes_are_found_by_the_name_of_the_photo(tmp_path):

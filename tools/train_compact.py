@@ -96,7 +96,7 @@ def finish(checkpoint, folder, training, pairs):
   Args:
     checkpoint: Of the training.
     folder: Folder of the SavedModel to be.
-    training: list of synthetic_views.Photo.
+    training: list of view_pairs.Photo.
     pairs: list of view_pairs.Pair of them.
   """
   from delf.learning import compact_model

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from benchmarks.shared import photo_pairs
-from delf.learning import synthetic_views, view_pairs
+from delf.learning import view_pairs
 from tools import photo_sets
 
 SIDE = 320
@@ -101,24 +101,22 @@ def _add_synthetic(drawn, rng, held_out, number):
     photo = held_out[rng.integers(len(held_out))]
     size = np.array(photo.image.shape[1::-1])
     maps = [
-      synthetic_views.random_view(
+      view_pairs.random_view(
         rng, size * rng.uniform(0.35, 0.65, 2), SIDE, rng.uniform(0.9, 1.7), 1.0
       )
       for _ in range(2)
     ]
     if (
       len(
-        synthetic_views.correspondences(
-          synthetic_views.cell_centres(SIDE), maps, size, SIDE
+        view_pairs.correspondences(
+          view_pairs.cell_centres(SIDE), maps, size, SIDE
         )[0]
       )
       >= 150
     ):
       break
   views = [
-    synthetic_views.change_pixels(
-      rng, synthetic_views.render(photo.image, h, SIDE), 0.9
-    )
+    view_pairs.change_pixels(rng, view_pairs.render(photo.image, h, SIDE), 0.9)
     for h in maps
   ]
   names = [f"view {number} {k}" for k in range(2)]
@@ -138,20 +136,18 @@ def _add_warped(drawn, rng, held_out, pair, number):
       size = np.array(held_out[i].image.shape[1::-1])
       middle = 0.5 * centre[2 * k : 2 * k + 2] + 0.25 * size
       zoom = SIDE / size.min() * np.exp(rng.uniform(-0.3, 0.5))
-      maps.append(synthetic_views.random_view(rng, middle, SIDE, zoom, 1.0))
+      maps.append(view_pairs.random_view(rng, middle, SIDE, zoom, 1.0))
       moved.append(
-        synthetic_views.project(maps[k], pair.points[:, 2 * k : 2 * k + 2])
+        view_pairs.project(maps[k], pair.points[:, 2 * k : 2 * k + 2])
       )
-    seen = synthetic_views.inside(moved[0], SIDE) & synthetic_views.inside(
-      moved[1], SIDE
-    )
+    seen = view_pairs.inside(moved[0], SIDE) & view_pairs.inside(moved[1], SIDE)
     if seen.sum() >= _MIN_POINTS:
       break
   else:
     return
   views = [
-    synthetic_views.change_pixels(
-      rng, synthetic_views.render(held_out[i].image, h, SIDE), 0.7
+    view_pairs.change_pixels(
+      rng, view_pairs.render(held_out[i].image, h, SIDE), 0.7
     )
     for i, h in zip((pair.first, pair.second), maps, strict=True)
   ]
@@ -208,20 +204,20 @@ def _add_strong(drawn, rng, held_out, background, number):
     middles = size * rng.uniform(0.35, 0.65, 2), size * rng.uniform(0.4, 0.6, 2)
     ratio = 3 ** rng.uniform(0, 1)
     maps = [
-      synthetic_views.random_view(rng, middles[0], SIDE, zoom, 0.3),
+      view_pairs.random_view(rng, middles[0], SIDE, zoom, 0.3),
       strong_view(rng, middles[1], SIDE, zoom / ratio),
     ]
-    points = synthetic_views.correspondences(
-      synthetic_views.cell_centres(SIDE), maps, size, SIDE
+    points = view_pairs.correspondences(
+      view_pairs.cell_centres(SIDE), maps, size, SIDE
     )[1]
     if len(points) >= 150 and _far_side(maps[1], size) > 0:
       break
-  views = [synthetic_views.render(photo.image, h, SIDE) for h in maps]
+  views = [view_pairs.render(photo.image, h, SIDE) for h in maps]
   inside = np.full(photo.image.shape[:2], 255, np.uint8)
   inside = cv2.warpPerspective(inside, maps[1], (SIDE, SIDE))
   behind = cv2.resize(background, (SIDE, SIDE))
   views[1] = np.where(inside[:, :, None] > 127, views[1], behind)
-  views = [synthetic_views.change_pixels(rng, view, 1.0) for view in views]
+  views = [view_pairs.change_pixels(rng, view, 1.0) for view in views]
   if rng.random() < 0.5:
     views, maps = views[::-1], maps[::-1]
   names = [f"strong {number} {k}" for k in range(2)]

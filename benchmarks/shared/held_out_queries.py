@@ -10,7 +10,7 @@ import tqdm
 from benchmarks.shared import methods, pair_results, retrieval_folds
 from delf.evaluation import metrics
 from delf.indexes import ranking
-from delf.learning import synthetic_views
+from delf.learning import view_pairs
 
 _SIFT_FEATURES, _SIFT_WORDS = 500, 1024
 _SAMPLES = 400
@@ -81,11 +81,11 @@ def _view(rng, image):
   size = np.array(image.shape[1::-1])
   side = int(size.min() * rng.uniform(0.5, 0.9))
   middle = size * rng.uniform(0.3, 0.7, 2)
-  homography = synthetic_views.random_view(
+  homography = view_pairs.random_view(
     rng, middle, side, rng.uniform(0.7, 1.4), 0.8
   )
-  return synthetic_views.change_pixels(
-    rng, synthetic_views.render(image, homography, side), 1.0
+  return view_pairs.change_pixels(
+    rng, view_pairs.render(image, homography, side), 1.0
   )
 
 

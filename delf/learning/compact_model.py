@@ -16,7 +16,7 @@ import tensorflow as tf
 from delf.base import arrays as base_arrays
 from delf.base import errors, files, progress
 from delf.inference import zoo
-from delf.learning import loop, synthetic_views
+from delf.learning import loop, view_pairs
 from delf.networks import exporting
 from delf.python.training.model import delg_model
 
@@ -291,9 +291,9 @@ def _view(rng, image, zooms, rendered=None):
   middle = np.array([width, height]) * rng.uniform(0.4, 0.6, 2)
   rendered = rendered or side
   zoom = rendered / side * rng.uniform(*zooms)
-  homography = synthetic_views.random_view(rng, middle, rendered, zoom, 0.4)
-  view = synthetic_views.render(image, homography, rendered)
-  return synthetic_views.change_pixels(rng, cv2.resize(view, (side, side)), 0.6)
+  homography = view_pairs.random_view(rng, middle, rendered, zoom, 0.4)
+  view = view_pairs.render(image, homography, rendered)
+  return view_pairs.change_pixels(rng, cv2.resize(view, (side, side)), 0.6)
 
 
 def whitening(

@@ -8,7 +8,7 @@ from skimage import data as skimage_data
 
 from delf.base import errors
 from delf.inference import zoo
-from delf.learning import compact_model, synthetic_views
+from delf.learning import compact_model, view_pairs
 from delf.networks import backbones
 
 
@@ -178,7 +178,7 @@ def test_words_and_embedding_tell_places_apart():
     for x in (0, 200)
   ]
   shown = [
-    synthetic_views.Photo(str(i), image, i, i) for i, image in enumerate(images)
+    view_pairs.Photo(str(i), image, i, i) for i, image in enumerate(images)
   ]
   backbone = backbones.make("compact", words=4, embedding_layer_dim=8)
   compact_model.whiten(backbone, shown, [], seed=0)

@@ -5,7 +5,7 @@ from keras import ops
 from skimage import data as skimage_data
 
 from delf.base import errors
-from delf.learning import compact_training, synthetic_views, view_pairs
+from delf.learning import compact_training, view_pairs
 from delf.networks import compact, heads
 
 
@@ -81,8 +81,8 @@ def batch():
   image = cv2.resize(skimage_data.astronaut(), (320, 320))
   other = cv2.resize(skimage_data.coffee(), (320, 240))
   pool = [
-    synthetic_views.Photo("a", image, 0, 0),
-    synthetic_views.Photo("b", other, 1, 1),
+    view_pairs.Photo("a", image, 0, 0),
+    view_pairs.Photo("b", other, 1, 1),
   ]
   return view_pairs.Source(
     pool, [], view_pairs.Options(pairs=2, side=96, seed=1)

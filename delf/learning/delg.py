@@ -112,9 +112,8 @@ def classes_beside(pattern: str) -> int:
 class RunFiles:
   """Checkpoints, weights and settings in the folder of a run.
 
-  Attributes:
-    train_logs: Folder of the TensorBoard files.
-    weights: Prefix of the model's weights, for exporters.
+  `train_logs` is the folder of the TensorBoard files, `weights` the prefix of
+  the model's weights, for exporters.
   """
 
   def __init__(self, logdir: str | os.PathLike, model, optimizer):
@@ -159,7 +158,10 @@ class RunFiles:
     for prefix in reversed(self._manager.checkpoints):
       try:
         self._read(prefix)
-      except (_DamagedError, FileNotFoundError) as error:
+      except (errors.InputError, FileNotFoundError) as error:
+        expected = getattr(error, "expected", "")
+        if expected and "TensorFlow checkpoint" not in expected:
+          raise  # It is whole, but of another model.
         logging.warning("passed over: %s", errors.one_line(error))
         problem = error
         continue
@@ -173,14 +175,8 @@ class RunFiles:
 
   def _read(self, prefix):
     """Give model and optimizer the values of a checkpoint."""
-    try:
-      model_checkpoints.load_weights(self._model, prefix)
-      values = self._optimizer_values(prefix)
-    except errors.InputError as error:
-      if "TensorFlow checkpoint" in error.expected:
-        raise _DamagedError(*error.args) from None
-      raise
-    for variable, value in values:
+    model_checkpoints.load_weights(self._model, prefix)
+    for variable, value in self._optimizer_values(prefix):
       variable.assign(value)
 
   def _optimizer_values(self, prefix):
@@ -238,27 +234,15 @@ class RunFiles:
     ]
 
 
-class _DamagedError(ValueError):
-  """A checkpoint that cannot be read."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Result of a run.
+  """Result of a run."""
 
-  Attributes:
-    step: Steps made, over all runs that continue one another.
-    metrics: Of the last step, by tag; empty if there was none.
-    signal: Number of the signal that ended it, or None.
-    checkpoint: Prefix of the newest checkpoint.
-    weights: Prefix of the model's weights, for exporters.
-  """
-
-  step: int
-  metrics: dict[str, float]
-  signal: int | None
-  checkpoint: str | None
-  weights: str
+  step: int  # Steps made, over all runs that continue one another.
+  metrics: dict[str, float]  # Of the last step; empty if there was none.
+  signal: int | None  # Number of the one that ended it.
+  checkpoint: str | None  # Prefix of the newest one.
+  weights: str  # Prefix of the model's weights, for exporters.
 
 
 def fit(
@@ -272,10 +256,8 @@ def fit(
   where the machine computes alike each time: the checkpoint holds model,
   momenta and step, and the batch follows from the step.
 
-  Args:
-    settings: Of the run.
-    observers: None for a line of progress.
-    source: Photos; None for the TFRecords of the settings.
+  Observers are by default a line of progress, photos those of the TFRecords of
+  the settings.
 
   Raises:
     InputError: If settings or data are out of range, the folder holds a

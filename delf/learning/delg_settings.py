@@ -1,14 +1,28 @@
-"""Settings of supervised training, and the flags of its script."""
+"""Settings of supervised training, and the flags of its script.
+
+`setting` makes a field of a dataclass that is a flag too, here and in
+`pairs_settings`.
+"""
 
 import dataclasses
 import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from absl import flags
 
-from delf.learning import settings
-from delf.learning.settings import setting
+from delf.base import errors
 
 FLAGS = flags.FLAGS
+
+_KINDS = {
+  bool: "boolean",
+  int: "integer",
+  float: "float",
+  str: "string",
+  tuple: "list",
+}
 
 # Classes of the published data sets, by `--dataset_version`.
 CLASSES = {"gld_v1": 14951, "gld_v2": 203094, "gld_v2_clean": 81313}
@@ -21,6 +35,83 @@ _DEBUG = {
   "report_every": 10,
   "save_every": 1,
 }
+
+
+def setting(
+  default: Any,
+  /,
+  text: str | None = None,
+  flag: str | None = None,
+  *,
+  kind: str | None = None,
+  least: float | None = None,
+  choices: Iterable[str] = (),
+  **options,
+):
+  """Return a dataclass field with a range of values, and with a flag.
+
+  Args:
+    default: Default of both.
+    text: Help of the flag; None: there is no flag.
+    flag: Its name; None for that of the field.
+    kind: Of the flag, such as "integer"; None for that of the default.
+    **options: Of the flag, such as `lower_bound`, or another `default`.
+  """
+  metadata = {"flag": flag, "least": least, "choices": tuple(choices)}
+  if choices:
+    kind, options = "enum", {"enum_values": metadata["choices"]}
+  if text is not None:
+    kind = kind or _KINDS[type(default)]
+    metadata["define"] = getattr(flags, f"DEFINE_{kind}")
+    metadata["options"] = {"default": default, "help": text} | options
+  return dataclasses.field(default=default, metadata=metadata)
+
+
+def _flagged(group):
+  """Return the fields of a dataclass that are flags, by name of the flag."""
+  return {
+    field.metadata["flag"] or field.name: field
+    for field in dataclasses.fields(group)
+    if "define" in field.metadata
+  }
+
+
+def define_group(group: type) -> None:
+  """Define the flags of a dataclass."""
+  for name, field in _flagged(group).items():
+    field.metadata["define"](name, **field.metadata["options"])
+
+
+def of_flags(group: type, values: Mapping[str, Any] | None = None):
+  """Return a dataclass with the values of its flags.
+
+  Other values are given by name of a field; those of other fields are left out.
+  """
+  values = values or {}
+  return group(
+    **{
+      field.name: values.get(field.name, FLAGS[name].value)
+      for name, field in _flagged(group).items()
+    }
+  )
+
+
+def check(*groups) -> None:
+  """Raise InputError if a setting of these dataclasses is out of its range."""
+  for group in groups:
+    for field in dataclasses.fields(group):
+      if not field.metadata:
+        continue
+      value = getattr(group, field.name)
+      name = field.metadata["flag"] or field.name
+      least, choices = field.metadata["least"], field.metadata["choices"]
+      if choices and value not in (field.default, *choices):
+        expected = f"--{name} of {', '.join(choices)}"
+        raise errors.InputError(expected, repr(value))
+      if least is not None and not least <= value < math.inf:
+        raise errors.InputError(f"--{name} of {least} or more", value)
+      if type(field.default) is int and not float(value).is_integer():
+        raise errors.InputError(f"a whole number as --{name}", value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +287,7 @@ class Settings:
 
   def check(self) -> None:
     """Raise InputError if a setting is out of its range."""
-    settings.check(
+    check(
       self.data, self.network, self.learning, self.reporting, self.execution
     )
 
@@ -207,7 +298,8 @@ class Settings:
 
 def define_flags() -> None:
   """Define the flags."""
-  settings.define_flags(*_GROUPS)
+  for group in _GROUPS:
+    define_group(group)
   flags.DEFINE_string(
     "logdir", "/tmp/delf", "Folder of the run; one that is there goes on."
   )
@@ -232,24 +324,16 @@ def define_flags() -> None:
 def settings_of_flags() -> Settings:
   """Return the settings that the flags say."""
   devices = tuple(FLAGS.devices) if FLAGS.devices else None
-  values = {"num_classes": _num_classes(), "devices": devices}
+  classes = FLAGS.num_classes
+  if classes is None:
+    classes = CLASSES[FLAGS.dataset_version]
+  elif classes == 0:
+    from delf.learning import delg
+
+    classes = delg.classes_beside(FLAGS.train_file_pattern)
+  values = {"num_classes": classes, "devices": devices}
   if FLAGS.debug:
     unset = [name for name in _DEBUG if FLAGS[name].using_default_value]
     values |= {name: _DEBUG[name] for name in unset}
-  groups = [settings.of_flags(group, values) for group in _GROUPS]
+  groups = [of_flags(group, values) for group in _GROUPS]
   return Settings(FLAGS.logdir, *groups)
-
-
-def _num_classes():
-  from delf.learning import delg
-
-  if FLAGS.num_classes is None:
-    return CLASSES[FLAGS.dataset_version]
-  if FLAGS.num_classes == 0:
-    return delg.classes_beside(FLAGS.train_file_pattern)
-  return FLAGS.num_classes
-
-
-def network() -> Network:
-  """Return the network that the flags say."""
-  return settings.of_flags(Network)

@@ -59,10 +59,6 @@ class Momentum:
 
   Keras's optimizers clip the gradients of each device before they are summed,
   and store their state under other keys from release to release.
-
-  Attributes:
-    iterations: Steps made, int64.
-    learning_rate: Of the last step, float32.
   """
 
   def __init__(self, variables: Sequence[tf.Variable], momentum: float):
@@ -95,8 +91,8 @@ class Momentum:
   def by_key(self) -> dict[str, tf.Variable]:
     """Return the state by path in a checkpoint."""
     state = self.trackables()
-    updates = state.pop("_variables").items()
-    state |= {f"_variables/{number}": update for number, update in updates}
+    for number, update in state.pop("_variables").items():
+      state[f"_variables/{number}"] = update
     return {f"optimizer/{name}": variable for name, variable in state.items()}
 
   def apply(
@@ -104,10 +100,8 @@ class Momentum:
   ) -> tf.Tensor:
     """Make one step, in the context of a replica, and return the norm.
 
-    Args:
-      gradients: Summed over the replicas.
-      rate: Learning rate.
-      most: Norm of all gradients over which they are scaled down to it.
+    Gradients are summed over the replicas; all of them are scaled down to the
+    norm `most` if theirs is larger.
     """
     norm = tf.linalg.global_norm(gradients)
     # The rate is scaled in place of the gradients: these are the largest
@@ -262,31 +256,17 @@ def _sparsity(blocks, replicas, look):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Inputs and outputs of a step, over all devices.
+  """Inputs and outputs of a step, over all devices."""
 
-  Attributes:
-    images: float32 [B, H, W, 3], normalised.
-    labels: int64 [B].
-    guesses: "desc" and "attn" to int64 [B], the likeliest classes.
-    attention: float32 [B, H', W', 1].
-    sparsity: Shares of zeros in the feature maps, by tag.
-  """
-
-  images: np.ndarray
-  labels: np.ndarray
-  guesses: Mapping[str, np.ndarray]
-  attention: np.ndarray
-  sparsity: Mapping[str, float]
+  images: np.ndarray  # float32 [B, H, W, 3], normalised.
+  labels: np.ndarray  # int64 [B].
+  guesses: Mapping[str, np.ndarray]  # "desc" and "attn" to int64 [B].
+  attention: np.ndarray  # float32 [B, H', W', 1].
+  sparsity: Mapping[str, float]  # Shares of zeros in feature maps, by tag.
 
 
 class Stepper:
-  """The model, its optimizer, and the functions that run them.
-
-  Attributes:
-    model: delf_model.Delf with classifiers.
-    optimizer: Momentum.
-    strategy: tf.distribute.Strategy.
-  """
+  """The model with its classifiers, its optimizer, and what runs them."""
 
   def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
     normalization = settings.network.normalization
@@ -358,12 +338,10 @@ class Stepper:
     return self.strategy.experimental_distribute_dataset(dataset)
 
   def train(self, images, labels, look: bool) -> tuple[dict, Callable]:
-    """Make one step; return its metrics, and a function that gathers the batch.
+    """Make one step; return its metrics, and a function that gathers the Batch.
 
-    Args:
-      images: float32 [B, H, W, 3], or the shares of the devices.
-      labels: int64 [B], or the shares of the devices.
-      look: Whether sparsities are computed; else they are 0.
+    Images float32 [B, H, W, 3] and labels int64 [B] may be the shares of the
+    devices. Without `look` sparsities are not computed, but 0.
     """
     metrics, sparsity, outputs = self._train(images, labels, tf.constant(look))
     metrics = {name: float(value) for name, value in metrics.items()}

@@ -1,20 +1,8 @@
 """The training loop of the package, and what its learners share.
 
-A learner knows what a step is; `run` knows when to make one. A learner derives
-from `Learner` and writes `learn` (one step), `batches` (from the current step
-on: without end, or the rest of an epoch), `save` and `resume` (all that later
-steps depend on) and `measure` (metrics on held-out data, or the end of an
-epoch).
-
-`run` resumes the newest checkpoint, makes steps until a `Budget` of steps,
-seconds or epochs is spent, saves and measures when that is due (`Every`), saves
-before it returns, stops after the running step on SIGTERM or SIGINT, and ends
-with an InputError, unsaved, where a metric is not finite. Observers see each
-step, measurement and checkpoint: `Live` shows progress, others draw or write.
-An epoch ends where `batches` does: `run` measures, and asks for more batches.
-
-Learners: supervised training (`delg`), global descriptors (`pairs`), the
-compact model (`compact_training`), detectors (`detector_training`).
+A `Learner` knows what a step is; `run` knows when to make one. Learners:
+supervised training (`delg`), global descriptors (`pairs`), the compact model
+(`compact_training`), detectors (`detector_training`).
 """
 
 import collections
@@ -46,24 +34,19 @@ _MEAN_OF = 20
 class Learner:
   """Base class of what `run` trains.
 
-  Attributes:
-    step: Steps made, over all runs that continue one another.
-    seconds: Time spent on them; `run` counts it.
-    epoch: Epochs that are over, with a fraction that reaches the next one when
-      it is measured; where training has epochs.
-    checkpoint: The newest checkpoint that was written or read, for messages.
-    details: What observers get of the last step besides metrics.
-    checked: Names of the metrics that must be finite; None for all.
-    rate_flag: Flag of the learning rate, for the message if they are not.
+  Subclasses write `batches`, `learn` and `save`, and override what else they
+  need.
   """
 
-  step: int = 0
-  seconds: float = 0.0
+  step: int = 0  # Steps made, over all runs that continue one another.
+  seconds: float = 0.0  # Time spent on them; `run` counts it.
+  # Epochs that are over, with a fraction that reaches the next one when it is
+  # measured; where training has epochs.
   epoch: float = 0
-  checkpoint: str | os.PathLike | None = None
-  details: Any = None
-  checked: Sequence[str] | None = None
-  rate_flag: str = "--rate"
+  checkpoint: str | os.PathLike | None = None  # The newest, for messages.
+  details: Any = None  # What observers get of the last step besides metrics.
+  checked: Sequence[str] | None = None  # Metrics to be finite; None for all.
+  rate_flag: str = "--rate"  # For the message if they are not.
 
   def resume(self) -> None:
     """Restore the newest checkpoint, if there is one, and set `checkpoint`."""
@@ -75,9 +58,7 @@ class Learner:
   def learn(self, batch, spent: float) -> Metrics:
     """Make one step, count it and return its metrics.
 
-    Args:
-      batch: One of `batches`.
-      spent: Share of the budget that was spent before the step, in [0, 1].
+    `spent` is the share of the budget before the step, in [0, 1].
     """
     raise NotImplementedError
 
@@ -115,9 +96,9 @@ class Observer:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """Length of a training, over all runs that continue one another.
+  """Length of a training, over all resumed runs: one of three is given.
 
-  One of three is given. Seconds are those of steps, without measurements.
+  Seconds are those of steps, without measurements.
   """
 
   steps: int | None = None
@@ -161,23 +142,20 @@ class Every:
     return True
 
 
-def _never(*_):
-  return False
-
-
 def run(
   learner: Learner,
   budget: Budget,
   observers: Sequence[Observer] = (),
-  save_when: Callable = _never,
-  measure_when: Callable = _never,
+  save_when: Callable = lambda *_: False,
+  measure_when: Callable = lambda *_: False,
 ) -> int | None:
   """Train from the newest checkpoint, if any, until the budget is spent.
 
+  SIGTERM and SIGINT stop it after the running step. An epoch ends where
+  `batches` does: it is measured, and more batches are drawn.
+
   Args:
-    learner: Is trained.
-    budget: How long.
-    observers: Are closed however the run ends.
+    observers: Closed however the run ends.
     save_when: `Every`, or a function with its arguments: when to save, besides
       at the end.
     measure_when: The same of measurements, besides those at the end of epochs.
@@ -351,12 +329,8 @@ class Live(Observer):
 def cosine_rate(spent: float, step: int, warm_up: int) -> float:
   """Return the share of the highest learning rate that a step has.
 
-  It falls along a cosine to a hundredth, and rises linearly in the first steps.
-
-  Args:
-    spent: Share of the budget that is spent, in [0, 1].
-    step: Steps made before.
-    warm_up: Steps until the highest rate.
+  It falls along a cosine to a hundredth where all of the budget is spent (1),
+  and rises linearly in the first `warm_up` steps.
   """
   cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, spent))
   rate = _LOWEST_RATE + (1 - _LOWEST_RATE) * cosine
@@ -366,13 +340,8 @@ def cosine_rate(spent: float, step: int, warm_up: int) -> float:
 def linear_rate(first: float, step, steps: int, warm_up: int):
   """Return the learning rate of a step, a float32 tensor.
 
-  It falls linearly to 0 in `steps`, and rises from 0 in the first `warm_up`.
-
-  Args:
-    first: Rate of the first step without a warm-up.
-    step: Steps made before, an integer or a tensor.
-    steps: Of the run.
-    warm_up: Steps until the rate is that without a warm-up.
+  It falls linearly from `first` to 0 in `steps`, and rises from 0 to that in
+  the first `warm_up`; `step`, an integer or a tensor, counts those before.
   """
   import tensorflow as tf
 
@@ -382,24 +351,13 @@ def linear_rate(first: float, step, steps: int, warm_up: int):
   return first * left * warm
 
 
-def exponential_rate(epochs: float) -> float:
-  """Return the share of the first learning rate after so many epochs.
-
-  Radenovic et al., arXiv:1711.02512, section 4.2.
-  """
-  return math.exp(-0.01 * epochs)
-
-
 def write_state(
   path: pathlib.Path, variables: Sequence, digits: int = 3, **extra
 ) -> None:
   """Write Keras variables to an `.npz` file, whole or not at all.
 
-  Args:
-    path: Of the file.
-    variables: Stored as `<number>/<path of the variable>`.
-    digits: Of the numbers.
-    **extra: Further arrays by name.
+  They are stored as `<number>/<path of the variable>`, numbers with `digits`;
+  `extra` are further arrays by name.
   """
   arrays = {
     f"{i:0{digits}d}/{variable.path}": np.asarray(variable.value)
@@ -419,8 +377,6 @@ def assign_state(
 
   Args:
     variables: The first ones of those that were written, in that order.
-    arrays: Of the file, by name.
-    path: Of the file, for messages.
     named: How many of the variables must have the name that is in the file;
       None for all. Names of optimizers and of layers without one count up.
 
@@ -464,13 +420,7 @@ class BoardFile:
     scalars: Metrics,
     images: Mapping[str, np.ndarray] | None = None,
   ) -> None:
-    """Write points of curves by tag, and pictures.
-
-    Args:
-      step: Of the points.
-      scalars: By tag.
-      images: By tag, [N, H, W, C], float from 0 to 1 or uint8.
-    """
+    """Write points of curves, and images [N, H, W, C], in [0, 1] or uint8."""
     with self._errors(), self._writer.as_default(step=step):
       for tag, value in scalars.items():
         self._summary.scalar(tag, value)
@@ -520,12 +470,10 @@ class FileLearner(Learner):
     draw: Callable[[int], Any] | None = None,
     path: str | os.PathLike | None = None,
   ):
-    """Create the learner.
+    """Create the learner with the file of its checkpoint.
 
-    Args:
-      draw: Makes the batch of a step, in threads ahead of time; the batch has
-        `pools`, the numbers of the places that it shows.
-      path: File of the checkpoint.
+    `draw` makes the batch of a step, in threads ahead of time; the batch has
+    `pools`, the numbers of the places that it shows.
     """
     self._draw = draw
     self.path = None if path is None else pathlib.Path(path)

@@ -89,7 +89,8 @@ class TupleStepper:
 
   def update(self, epochs: float) -> None:
     """Apply the gradients that were added, at the rate after so many epochs."""
-    decay = loop.exponential_rate(epochs)
+    # Radenovic et al., arXiv:1711.02512, section 4.2.
+    decay = math.exp(-0.01 * epochs)
     self._optimizer.learning_rate.assign(self._learning.rate * decay)
     self._apply(tf.constant(self._learning.weight_decay * decay, tf.float32))
 
@@ -135,53 +136,35 @@ class TupleStepper:
 
 @dataclasses.dataclass
 class Place:
-  """How far a run is, as its checkpoint has it.
+  """How far a run is, as its checkpoint has it."""
 
-  Attributes:
-    epoch: Epochs that are over.
-    batch: Batches of the next one that are over.
-    distance: Average distance of its negatives when they were chosen.
-    losses: Losses of its tuples so far.
-    left_out: Tuples that could not be loaded, in all epochs.
-    best_epoch: Epoch of the best network, from 1; 0 for none.
-    best_score: Its score, lower is better: validation loss, or less its mean
-      average precision where there is no validation, or else training loss.
-    history: Metrics of each epoch that is over.
-  """
-
-  epoch: int = 0
-  batch: int = 0
-  distance: float = 0.0
-  losses: list = dataclasses.field(default_factory=list)
-  left_out: int = 0
-  best_epoch: int = 0
+  epoch: int = 0  # Epochs that are over.
+  batch: int = 0  # Batches of the next one that are over.
+  distance: float = 0.0  # Average one of its negatives as they were chosen.
+  losses: list = dataclasses.field(default_factory=list)  # Of its tuples.
+  left_out: int = 0  # Tuples that could not be loaded, in all epochs.
+  best_epoch: int = 0  # Epoch of the best network, from 1; 0 for none.
+  # Its score, lower is better: validation loss, or less its mean average
+  # precision where there is no validation, or else training loss.
   best_score: float = math.inf
+  # Metrics of each epoch that is over.
   history: list = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Result of a run.
-
-  Attributes:
-    folder: Of the run.
-    place: How far it is.
-    signal: Number of the signal that stopped it, or None.
-    whitened: Metrics of searches with a whitening in the end, by data set.
-  """
+  """Result of a run."""
 
   folder: pathlib.Path
   place: Place
-  signal: int | None
-  whitened: dict | None = None
+  signal: int | None  # Number of the one that stopped it.
+  whitened: dict | None = None  # Metrics of last searches, by data set.
 
 
 def fit(settings: Settings, make_net=global_model.GlobalFeatureNet) -> Report:
   """Train, and learn a whitening in the end if the settings say so.
 
-  Args:
-    settings: Of the run.
-    make_net: Makes a network, of the arguments of GlobalFeatureNet.
+  `make_net` makes a network of the arguments of GlobalFeatureNet.
 
   Raises:
     FileNotFoundError: If data or a photo of it is missing.
@@ -370,7 +353,8 @@ class _Training(loop.Learner):
     if better or (last and not place.best_epoch):
       place.best_score = math.inf if score is None else score
       place.best_epoch = epoch
-      pairs_model.save_best(folder, self._stepper.net, epoch)
+      best = folder / f"{pairs_model.BEST}-{epoch:04d}"
+      model_checkpoints.save_weights(self._stepper.net, best)
     text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     logging.info("epoch %d: %s", epoch, text)
     place.history.append({"epoch": epoch} | metrics)
@@ -379,7 +363,11 @@ class _Training(loop.Learner):
     negatives = np.zeros([0, settings.data.negatives], np.int64)
     self._train.set_tuples(none, none, negatives)
     self.checkpoint = self.save()
-    pairs_model.drop_older(folder, place.best_epoch)
+    for path in folder.glob(f"{pairs_model.BEST}-*"):
+      if not path.name.startswith(
+        f"{pairs_model.BEST}-{place.best_epoch:04d}."
+      ):
+        path.unlink()
     return metrics | {"learning_rate": self._stepper.rate}
 
   def _evaluate(self):

@@ -24,7 +24,7 @@ from delf.python.training.model.global_model import GlobalFeatureNet
 from delf.records import tuples
 
 WHITENING = "whitening.datum"
-_BEST = "best"
+BEST = "best"  # Weights of the best network: <BEST>-<epoch>.
 _PROTOCOLS = ("easy", "medium", "hard")
 
 # Power of the mean over scales of descriptors that GeM has pooled, as in
@@ -63,27 +63,23 @@ def require_files(paths: Sequence[str], listed_in: str) -> None:
 
 
 def open_tests(names: Sequence[str], data_root: str) -> list[dict]:
-  """Read the ground truth of "roxford5k" or "rparis6k", and find their photos.
+  """Return `CreateConfigForTestDataset` of data sets whose photos exist.
 
-  Args:
-    names: Of the data sets.
-    data_root: Folder with `gnd_<name>.pkl` and the photos' folders.
-
-  Returns:
-    As `dataset.CreateConfigForTestDataset` makes them.
+  The folder has `gnd_<name>.pkl` and the photos' folders.
   """
   tests = [revisited.CreateConfigForTestDataset(n, data_root) for n in names]
   for test in tests:
-    require_files(_queries(test) + _index(test), test["gnd_fname"])
+    queries, index = _photos(test)
+    require_files(queries + index, test["gnd_fname"])
   return tests
 
 
-def _index(test):
-  return [test["im_fname"](test, i) for i in range(test["n"])]
-
-
-def _queries(test):
-  return [test["qim_fname"](test, i) for i in range(test["nq"])]
+def _photos(test):
+  """Return the paths of the queries and of the index images."""
+  return (
+    [test["qim_fname"](test, i) for i in range(test["nq"])],
+    [test["im_fname"](test, i) for i in range(test["n"])],
+  )
 
 
 class Describer:
@@ -117,8 +113,9 @@ def search(
     positives.
   """
   boxes = [truth.get("bbx") for truth in test["gnd"]]
-  index = describer.describe(_index(test))
-  queries = describer.describe(_queries(test), boxes)
+  queries, index = _photos(test)
+  index = describer.describe(index)
+  queries = describer.describe(queries, boxes)
   if whitening is not None:
     index, queries = (
       whiten.apply_whitening(each, *whitening) for each in (index, queries)
@@ -140,11 +137,7 @@ def search(
 def whitening_pairs(
   name: str, data_root: str
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-  """Read the pairs that a whitening is learned of.
-
-  Args:
-    name: "retrieval-SfM-30k" or "retrieval-SfM-120k".
-    data_root: Folder with `train/<name>/<name>-whiten.pkl`.
+  """Read the pairs that a whitening is learned of: <name>-whiten.pkl.
 
   Returns:
     N paths of photos; [P] int, [P] int: places of the two photos of each pair.
@@ -177,24 +170,12 @@ def learn_whitening(
   return learned
 
 
-def save_best(folder: pathlib.Path, net: GlobalFeatureNet, epoch: int) -> None:
-  """Write the weights of the best network so far, beside older ones."""
-  model_checkpoints.save_weights(net, folder / f"{_BEST}-{epoch:04d}")
-
-
-def drop_older(folder: pathlib.Path, epoch: int) -> None:
-  """Delete weights of epochs that are not the best any more."""
-  for path in folder.glob(f"{_BEST}-*"):
-    if not path.name.startswith(f"{_BEST}-{epoch:04d}."):
-      path.unlink()
-
-
 def best_path(folder: pathlib.Path) -> pathlib.Path:
   """Return the prefix of the best weights of a run."""
-  indices = sorted(folder.glob(f"{_BEST}-*.index"))
+  indices = sorted(folder.glob(f"{BEST}-*.index"))
   if not indices:
     raise FileNotFoundError(
-      f"{folder}: expected the weights {_BEST}-*.index of a run, found none"
+      f"{folder}: expected the weights {BEST}-*.index of a run, found none"
     )
   return indices[-1].with_suffix("")
 
@@ -222,16 +203,7 @@ def export(
 
   The SavedModel has the tensors of every export of global descriptors: one
   descriptor of unit length for each scale. Beside it is `config.pbtxt` for
-  extraction.
-
-  Args:
-    folder: Of the run.
-    path: Folder of the export.
-    overwrite: Whether a finished export at `path` is replaced.
-    make_net: As in `pairs.fit`.
-
-  Returns:
-    Size of the descriptor.
+  extraction. Returns the size of the descriptor.
   """
   net, stored = load(folder, make_net)
   whitening = None

@@ -10,8 +10,8 @@ import pathlib
 from absl import flags
 
 from delf.base import errors, files
-from delf.learning import settings
-from delf.learning.settings import setting
+from delf.learning import delg_settings
+from delf.learning.delg_settings import setting
 from delf.networks import backbones
 from delf.python.datasets.revisited_op import dataset as revisited
 from delf.python.datasets.sfm120k import sfm120k
@@ -132,7 +132,7 @@ class Settings:
 
   def check(self) -> None:
     """Raise InputError if a setting is out of its range."""
-    settings.check(self, self.data, self.network, self.learning)
+    delg_settings.check(self, self.data, self.network, self.learning)
     if self.learning.loss == "triplet" and self.data.negatives < 1:
       raise errors.InputError("--neg_num of 1 or more", self.data.negatives)
     for name in self.data.tests:
@@ -197,7 +197,8 @@ class Settings:
 
 def define_flags() -> None:
   """Define the flags of the settings."""
-  settings.define_flags(Settings, Data, Network, Learning)
+  for group in (Settings, Data, Network, Learning):
+    delg_settings.define_group(group)
 
 
 def settings_of_flags() -> Settings:
@@ -209,10 +210,10 @@ def settings_of_flags() -> Settings:
   if FLAGS.debug and FLAGS["print_freq"].using_default_value:
     values["print_every"] = 1
   return dataclasses.replace(
-    settings.of_flags(Settings, values),
-    data=settings.of_flags(Data, values),
-    network=settings.of_flags(Network),
-    learning=settings.of_flags(Learning),
+    delg_settings.of_flags(Settings, values),
+    data=delg_settings.of_flags(Data, values),
+    network=delg_settings.of_flags(Network),
+    learning=delg_settings.of_flags(Learning),
   )
 
 

@@ -8,20 +8,20 @@ import pytest
 from skimage import data as skimage_data
 
 from delf.base import errors
-from delf.learning import synthetic_views, view_pairs
+from delf.learning import view_pairs
 from tools import photo_sets
 
 
 @pytest.fixture(scope="module")
 def photo():
   image = cv2.resize(skimage_data.astronaut(), (320, 320))
-  return synthetic_views.Photo("astronaut", image, 0, 0)
+  return view_pairs.Photo("astronaut", image, 0, 0)
 
 
 def test_view_shows_its_centre_in_the_middle():
   rng = np.random.default_rng(0)
-  homography = synthetic_views.random_view(rng, (120, 80), 192, 1.3, 1.0)
-  middle = synthetic_views.project(homography, [[120, 80]])
+  homography = view_pairs.random_view(rng, (120, 80), 192, 1.3, 1.0)
+  middle = view_pairs.project(homography, [[120, 80]])
   np.testing.assert_allclose(middle, [[95.5, 95.5]], atol=1e-9)
 
 
@@ -32,11 +32,11 @@ def test_known_points_are_where_the_view_shows_them():
   colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]])
   for spot, colour in zip(spots, colours, strict=True):
     cv2.circle(image, spot.tolist(), 4, colour.tolist(), -1)
-  homography = synthetic_views.random_view(
+  homography = view_pairs.random_view(
     np.random.default_rng(5), (150, 120), 192, 0.9, 0.7
   )
-  view = synthetic_views.render(image, homography, 192).astype(int)
-  expected = synthetic_views.project(homography, spots)
+  view = view_pairs.render(image, homography, 192).astype(int)
+  expected = view_pairs.project(homography, spots)
   for colour, point in zip(colours, expected, strict=True):
     y, x = np.nonzero(np.abs(view - colour).sum(-1) < 100)
     np.testing.assert_allclose([x.mean(), y.mean()], point, atol=1.0)
@@ -45,22 +45,21 @@ def test_known_points_are_where_the_view_shows_them():
 def test_correspondences_map_onto_each_other():
   rng = np.random.default_rng(1)
   maps = [
-    synthetic_views.random_view(rng, (160, 120), 192, 1.0, 0.7)
-    for _ in range(2)
+    view_pairs.random_view(rng, (160, 120), 192, 1.0, 0.7) for _ in range(2)
   ]
-  grid = synthetic_views.cell_centres(192)
-  first, second = synthetic_views.correspondences(grid, maps, (320, 240), 192)
+  grid = view_pairs.cell_centres(192)
+  first, second = view_pairs.correspondences(grid, maps, (320, 240), 192)
   assert 50 < len(first) < len(grid)
-  source = synthetic_views.project(np.linalg.inv(maps[0]), first)
+  source = view_pairs.project(np.linalg.inv(maps[0]), first)
   np.testing.assert_allclose(
-    synthetic_views.project(maps[1], source), second, atol=1e-6
+    view_pairs.project(maps[1], source), second, atol=1e-6
   )
   assert (source >= 0).all() and (source <= [319, 239]).all()
 
 
 def test_cells_are_the_nearest():
   points = np.array([[0.0, 0.0], [3.9, 4.1], [8.0, 0.0], [187.9, 99.0]])
-  assert synthetic_views.nearest_cells(points, 192).tolist() == [
+  assert view_pairs.nearest_cells(points, 192).tolist() == [
     0,
     24,
     1,
@@ -77,7 +76,7 @@ def test_batch_shows_the_same_in_both_views(photo):
   assert batch.images.shape == (2, 192, 192, 3)
   number = int(batch.weights[0].sum())
   assert number > 16
-  places = synthetic_views.nearest_cells(batch.points[:, :number], 192)
+  places = view_pairs.nearest_cells(batch.points[:, :number], 192)
   assert len(np.unique(places[0])) == len(np.unique(places[1])) == number
   # Points of the first view are the keypoints of cells.
   keypoints = 8 * np.mgrid[:24, :24].reshape(2, -1).T + batch.offsets[0]
@@ -88,23 +87,23 @@ def test_batch_shows_the_same_in_both_views(photo):
 def test_corners_are_found_where_they_are():
   image = np.full([64, 64, 3], 40, np.uint8)
   image[21:, 30:] = 220
-  found = synthetic_views.find_corners(image)
-  cell = synthetic_views.nearest_cells(np.array([30.0, 21.0]), 64)
+  found = view_pairs.find_corners(image)
+  cell = view_pairs.nearest_cells(np.array([30.0, 21.0]), 64)
   assert found.sharp[cell] == 1 and found.sharp.sum() < 9
   assert np.abs(found.points[cell] - [29.5, 20.5]).max() <= 1.5
   assert found.distance[0, 0] > 20
 
 
 def test_corners_that_another_view_shows_too_are_sure(photo):
-  view = synthetic_views.render(photo.image, np.eye(3), 192)
+  view = view_pairs.render(photo.image, np.eye(3), 192)
   shift = np.array([[1, 0, 25], [0, 1, -3], [0, 0, 1.0]])
-  moved = synthetic_views.render(photo.image, shift, 192)
+  moved = view_pairs.render(photo.image, shift, 192)
   found = [
-    synthetic_views.find_corners(view),
-    synthetic_views.find_corners(moved),
+    view_pairs.find_corners(view),
+    view_pairs.find_corners(moved),
   ]
-  right = synthetic_views.corner_agreement(*found, shift)
-  wrong = synthetic_views.corner_agreement(*found, np.eye(3))
+  right = view_pairs.corner_agreement(*found, shift)
+  wrong = view_pairs.corner_agreement(*found, np.eye(3))
   # A cell's best corner may have a better one beside it, in another cell.
   assert (right > 0.95).sum() > 3 * (wrong > 0.95).sum() > 0
   assert (right > 0.95).sum() > 0.3 * found[0].sharp.sum()
@@ -137,14 +136,14 @@ def test_real_pairs_follow_a_known_map(photo, tmp_path):
   homography = np.array([[0.9, 0.1, 10], [-0.1, 0.9, 30], [1e-4, 0, 1]])
   other = cv2.warpPerspective(photo.image, homography, (320, 320))
   found = view_pairs.match_groups(
-    [photo, synthetic_views.Photo("warped", other, 0, 0)]
+    [photo, view_pairs.Photo("warped", other, 0, 0)]
   )
   assert len(found) == 1
   points = found[0].points
-  expected = synthetic_views.project(homography, points[:, :2])
+  expected = view_pairs.project(homography, points[:, :2])
   near = np.hypot(*(expected - points[:, 2:]).T) < 2
   assert near.mean() > 0.9
-  everything = [photo, synthetic_views.Photo("warped", other, 0, 0)]
+  everything = [photo, view_pairs.Photo("warped", other, 0, 0)]
   view_pairs.save(tmp_path / "pairs.npz", found, everything)
   again = view_pairs.load(tmp_path / "pairs.npz", everything)
   assert (again[0].first, again[0].second) == (0, 1)

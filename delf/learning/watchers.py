@@ -129,7 +129,6 @@ _RATE, _BATCH = 0.01, 256
 # A rate that is more than so many times as high is worth a warning; that of the
 # original's defaults, 0.01 for 32, is not.
 _FAR = 8.0
-
 # Steps whose labels are looked at.
 _FIRST = 10
 # Photos of each class, and steps, after which accuracy should tell.
@@ -147,12 +146,9 @@ def advised_rate(batch_size: int) -> float:
 
 
 def is_chance(hits: float, photos: int, share: float) -> bool:
-  """Return whether guesses are no better than always the same one.
+  """Return whether `hits` right guesses are no more than chance.
 
-  Args:
-    hits: Number of right guesses.
-    photos: Number of guesses.
-    share: Of the photos, those of the most frequent class.
+  `share` of the photos are of the most frequent class.
   """
   mean = photos * share
   return hits <= mean + _SURE * math.sqrt(mean) + 1
@@ -274,14 +270,12 @@ _LAST = (delg_steps.LEARNING_RATE, "desc/scale_factor")
 class Measurements(delg.Observer):
   """Writes a line each `every` steps, once, however often a run is stopped.
 
-  Attributes:
-    rows: The lines in the order of steps: metrics by tag, with `step`.
+  `rows` are the lines in the order of steps: metrics by tag, with `step`.
   """
 
   def __init__(self, every: int):
     self._every = every
-    self._path = self._file = None
-    self._sums, self._number = {}, 0
+    self._file, self._sums, self._number = None, {}, 0
     self.rows = []
 
   def start(self, learner):
@@ -382,7 +376,7 @@ class Curves(delg.Observer):
   """Draws the rows of Measurements at each checkpoint and validation."""
 
   def __init__(self, measured: Measurements):
-    """Take the measurements, which must be an earlier observer."""
+    # They must be an earlier observer.
     self._measured = measured
 
   def start(self, learner):
@@ -394,14 +388,16 @@ class Curves(delg.Observer):
     )
 
   def on_save(self, step, path):
-    panels = {}
-    for title, tags in _PANELS.items():
-      curves = {
-        name: curve(self._measured.rows, tag) for name, tag in tags.items()
+    rows = self._measured.rows
+    panels = {
+      title: {
+        name: curve(rows, tag)
+        for name, tag in tags.items()
+        if any(tag in row for row in rows)
       }
-      curves = {name: points for name, points in curves.items() if points[0]}
-      if curves:
-        panels[title] = curves
+      for title, tags in _PANELS.items()
+    }
+    panels = {title: curves for title, curves in panels.items() if curves}
     if panels:
       title = f"Training, {step} steps"
       figures.draw_curves(self._path, panels, title, self._caption)
@@ -470,14 +466,10 @@ _ENOUGH = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """Result of training on one batch.
-
-  Attributes:
-    steps: Steps made.
-    losses: First and last value of the losses that should fall, by tag.
-  """
+  """Result of training on one batch."""
 
   steps: int
+  # First and last value of the losses that should fall, by tag.
   losses: dict[str, tuple[float, float]]
 
   @property
@@ -496,17 +488,14 @@ def overfit(
   source: delg.Source,
   observers: Sequence[delg.Observer] = (),
 ) -> Verdict:
-  """Train on one batch until its losses have fallen, and keep nothing.
+  """Train on the first batch until its losses have fallen, and keep nothing.
 
-  Args:
-    settings: Of the run that is in question; of its steps no more than `STEPS`
-      are made, and the learning rate falls over these.
-    source: The first batch is taken.
-    observers: Watch the training.
+  Of the steps of the run no more than `STEPS` are made, and the learning rate
+  falls over these.
   """
-  losses = _Losses(settings.learning.attention_loss_weight > 0)
-  steps = min(settings.learning.max_iters, STEPS)
   learning, reporting = settings.learning, settings.reporting
+  losses = _Losses(learning.attention_loss_weight > 0)
+  steps = min(learning.max_iters, STEPS)
   with tempfile.TemporaryDirectory() as folder:
     short = dataclasses.replace(
       settings,
@@ -518,7 +507,9 @@ def overfit(
     )
     with contextlib.suppress(_Enough):
       delg.fit(short, [losses, *observers], _OneBatch(source))
-  return losses.verdict()
+  return Verdict(
+    losses.steps, {t: (losses.first[t], losses.last[t]) for t in losses.tags}
+  )
 
 
 class _OneBatch:
@@ -544,18 +535,11 @@ class _Losses(delg.Observer):
   """Remembers the losses, and ends a run that has shown that it learns."""
 
   def __init__(self, attention):
-    self._tags = list(_FALLEN) if attention else [delg_steps.DESCRIPTOR]
-    self._first = self._last = None
-    self._steps = 0
+    self.tags = list(_FALLEN) if attention else [delg_steps.DESCRIPTOR]
+    self.first, self.steps = None, 0
 
   def on_step(self, step, metrics, details):
-    self._last = {tag: metrics[tag] for tag in self._tags}
-    self._first = self._first or self._last
-    self._steps = step
-    if all(self._last[t] <= _ENOUGH * self._first[t] for t in self._tags):
+    self.last, self.steps = metrics, step
+    self.first = self.first or metrics
+    if all(self.last[t] <= _ENOUGH * self.first[t] for t in self.tags):
       raise _Enough
-
-  def verdict(self):
-    return Verdict(
-      self._steps, {t: (self._first[t], self._last[t]) for t in self._tags}
-    )

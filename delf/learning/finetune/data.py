@@ -246,7 +246,7 @@ def _decode(path, size, rotate):
 class Side:
   """Photos that are trained on, or those that are held out."""
 
-  photos: list  # Of synthetic_views.Photo.
+  photos: list  # Of view_pairs.Photo.
   labels: np.ndarray  # int [N], the class of each, -1 for none.
   pairs: list  # Of view_pairs.Pair: photos of one place.
 
@@ -348,11 +348,11 @@ def held_out(
 
 def _side(names, images, labels, path, match):
   """Return a Side; the pairs of one that was made before are read."""
-  from delf.learning import synthetic_views, view_pairs
+  from delf.learning import view_pairs
 
   def photos(groups, pools):
     rows = zip(names, images, map(int, groups), map(int, pools), strict=True)
-    return [synthetic_views.Photo(*row) for row in rows]
+    return [view_pairs.Photo(*row) for row in rows]
 
   # A photo in no class is in a group of its own.
   alone = np.arange(len(names)) + 1 + (0 if labels is None else labels.max())

@@ -85,23 +85,21 @@ def make_pairs(photos: list, pairs: list, side: int, seed: int = 0) -> PairSet:
 
 def _views(rng, image, side):
   """Return two views of a photo and their homography; or [], None."""
-  from delf.learning import synthetic_views
+  from delf.learning import view_pairs
 
   size = np.array(image.shape[1::-1])
   maps = []
   for _ in range(2):
     centre = size * rng.uniform(0.35, 0.65, 2)
     zoom = side / min(size) * rng.uniform(0.9, 1.7)
-    maps.append(synthetic_views.random_view(rng, centre, side, zoom, 1.0))
+    maps.append(view_pairs.random_view(rng, centre, side, zoom, 1.0))
   step = side / _GRID
   grid = np.mgrid[0:_GRID, 0:_GRID].reshape(2, -1).T * step + step / 2
-  shared = synthetic_views.correspondences(grid, maps, size, side)[0]
+  shared = view_pairs.correspondences(grid, maps, size, side)[0]
   if len(shared) < _LEAST_SHARED * len(grid):
     return [], None
   views = [
-    synthetic_views.change_pixels(
-      rng, synthetic_views.render(image, each, side), 0.9
-    )
+    view_pairs.change_pixels(rng, view_pairs.render(image, each, side), 0.9)
     for each in maps
   ]
   return views, {"type": "homography", "H": maps[1] @ np.linalg.inv(maps[0])}

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from delf.learning import synthetic_views
+from delf.learning import view_pairs
 from delf.learning.finetune import measuring, model, run
 
 _SCORES = measuring.Scores(0.8, (3, 4), (3, 8), 20.0)
@@ -16,7 +16,7 @@ def _photos(number):
   for i in range(number):
     noise = generator.integers(0, 256, [12, 16, 3], dtype=np.uint8)
     image = cv2.resize(noise, (160, 120), interpolation=cv2.INTER_CUBIC)
-    found.append(synthetic_views.Photo(f"{i}", image, i, i))
+    found.append(view_pairs.Photo(f"{i}", image, i, i))
   return found
 
 

@@ -25,19 +25,16 @@ _SIGNALLED = 128
 
 
 def create_model(num_classes):
-  """Makes the model that the flags say, with random weights.
+  """Makes the Delf or Delg that the flags say, with classifiers.
 
-  Args:
-    num_classes: Number of classes.
-
-  Returns:
-    delf_model.Delf, or delg_model.Delg, with its classifiers. Where no flags
-    are defined, as in another program, it is that of their defaults.
+  Where no flags are defined, as in another program, it is that of their
+  defaults.
   """
-  from delf.learning import delg_settings, delg_steps
+  from delf.learning import delg_steps
 
-  defined = "delg_global_features" in FLAGS and FLAGS.is_parsed()
-  network = delg_settings.network() if defined else delg_settings.Network()
+  network = delg_settings.Network()
+  if "delg_global_features" in FLAGS and FLAGS.is_parsed():
+    network = delg_settings.of_flags(delg_settings.Network)
   return delg_steps.make_model(network, num_classes)
 
 
