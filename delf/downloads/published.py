@@ -113,6 +113,10 @@ def files_of(
   return sorted(listed, key=lambda file: file.kind == ARCHIVE)
 
 
+def _file(base, name, target, kind=ARCHIVE, **more):
+  return RemoteFile(name, (base + name,), target, kind, **more)
+
+
 def _revisited(dataset):
   truth = []
   for ending, *sites in (("mat", _REVISITED), ("pkl", _REVISITED, _CIRTORCH)):
@@ -139,29 +143,25 @@ def _revisited(dataset):
 def _tuples():
   large, small = "retrieval-SfM-120k", "retrieval-SfM-30k"
   pairs = [
-    RemoteFile(name, (base + name,), f"train/{folder}/{file}", PAIRS)
+    _file(base, name, f"train/{folder}/{name.split('/')[-1]}", PAIRS)
     for folder, base, name in (
       (large, _TRAINING, f"dbs/{large}.pkl"),
       (large, _TRAINING, f"dbs/{large}-whiten.pkl"),
       (small, _TRAINING, f"dbs/{small}-whiten.pkl"),
       (large, _HOW, f"{large}-val-eccv2020.pkl"),
     )
-    for file in [name.split("/")[-1]]
   ]
-  name, target = "ims/ims.tar.gz", f"train/{large}/ims"
-  return [*pairs, RemoteFile(name, (_TRAINING + name,), target, by_id=True)]
+  target = f"train/{large}/ims"
+  return [*pairs, _file(_TRAINING, "ims/ims.tar.gz", target, by_id=True)]
 
 
 def _distractors(parts):
   listing, folder = "revisitop1m.txt", "revisitop1m"
-  urls = (f"{_DISTRACTORS}{listing}",)
-  text = RemoteFile(listing, urls, f"{folder}/{listing}", TEXT)
-  images = []
-  for part in _checked(parts, range(1, _DISTRACTOR_PARTS + 1)):
-    name = f"revisitop1m.{part}.tar.gz"
-    urls = (f"{_DISTRACTORS}jpg/{name}",)
-    images.append(RemoteFile(name, urls, f"{folder}/jpg"))
-  return [text, *images]
+  images = [
+    _file(f"{_DISTRACTORS}jpg/", f"{folder}.{part}.tar.gz", f"{folder}/jpg")
+    for part in _checked(parts, range(1, _DISTRACTOR_PARTS + 1))
+  ]
+  return [_file(_DISTRACTORS, listing, f"{folder}/{listing}", TEXT), *images]
 
 
 def _landmarks(split, parts):
@@ -171,12 +171,12 @@ def _landmarks(split, parts):
   listed = []
   for name in known.texts:
     target = f"{folder}/{name.split('/')[-1]}"
-    listed.append(RemoteFile(name, (_LANDMARKS + name,), target, TEXT))
+    listed.append(_file(_LANDMARKS, name, target, TEXT))
   for part in _checked(parts, range(known.parts)):
     md5 = f"md5sum/{split}/md5.images_{part:03d}.txt"
     more = {"md5": md5, "md5_url": _LANDMARKS + md5, "size": known.size}
     name = f"{split}/images_{part:03d}.tar"
-    listed.append(RemoteFile(name, (_LANDMARKS + name,), folder, **more))
+    listed.append(_file(_LANDMARKS, name, folder, **more))
   return listed
 
 

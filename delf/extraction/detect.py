@@ -207,11 +207,9 @@ def detect_to_files(
   Runs are as of `extract.extract_to_files`; `detection.json` in each folder has
   the detector and settings.
 
-  Args:
-    detector: Name of a detector, or folder of its SavedModel.
-    folder: Local folder for `<name>.boxes`, or None.
-    pictures: Local folder for `<name>_viz.jpg`, or None.
-    **options: Fields of DetectOptions.
+  The detector is a name, or a folder of a SavedModel. `folder` is for
+  `<name>.boxes`, and `pictures` for `<name>_viz.jpg`; either may be None.
+  Options are fields of DetectOptions.
   """
   options = DetectOptions(**options)
   plan = engine.plan(images, options.names)

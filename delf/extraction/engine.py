@@ -112,9 +112,7 @@ def region_name(image: str, number: int) -> str:
   return f"{image}_{number}"
 
 
-def find(
-  sources: Iterable[str | os.PathLike],
-) -> tuple[list[str], list[str]]:
+def find(sources: Iterable[str | os.PathLike]) -> tuple[list[str], list[str]]:
   """Return images and an output name for each.
 
   Sources are as of `files.find_images`. Images under a folder keep their

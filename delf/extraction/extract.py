@@ -96,9 +96,7 @@ class OutputFolder:
 
   A manifest says what each kind of files was made with, and files made in
   another way are refused. The photo record says which images are finished.
-
-  Attributes:
-    made_with: Settings of this run by kind of files; other kinds may be of any.
+  `made_with` has the settings of this run by kind; other kinds may be of any.
   """
 
   record = RECORD
@@ -483,16 +481,10 @@ def extract_to_files(
   settings; files of others are refused. `extraction_images.jsonl` has the size
   and part of each photo; photos that differ are extracted again.
 
-  Args:
-    output_dir: Local folder for `<name>.delf` and `<name>.delg_global`.
-    **options: Fields of ExtractOptions.
-
-  Returns:
-    Report, also after an interrupt by the user (SIGINT).
-
-  Raises:
-    InputError: If nothing can be done, as with a folder of other features.
-    OSError: If files cannot be written; its `report` has what was done.
+  `output_dir` is a local folder for `<name>.delf` and `<name>.delg_global`;
+  options are fields of ExtractOptions. Returns a report also after an interrupt
+  by the user (SIGINT). InputError if nothing can be done, as with a folder of
+  other features; an OSError, if files cannot be written, has a `report`.
   """
   options = ExtractOptions(**options)
   plan = engine.plan(images, options.names, options.crops)

@@ -37,8 +37,7 @@ def write(
 ) -> None:
   """Write a mapping of images to feature files, whole or not at all.
 
-  A row is the name of a feature file without extension, the index of its image
-  in the data set, and WHOLE or the number of its box.
+  Rows are as `_COLUMNS`; that of a whole image has WHOLE in place of a box.
   """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
@@ -139,13 +138,9 @@ def extract_regions(
   the part, and at the end the mapping that lists these files; an existing one
   is removed first. Runs are as of `extract.extract_to_files`.
 
-  Args:
-    detector: Folder or name of a detector, or an object with `detect`; None to
-      use existing boxes.
-    features_dir: Local folder of features.
-    boxes_dir: Local folder of boxes; may be the same.
-    mapping_path: Path of the CSV file, or None.
-    **options: Fields of RegionOptions.
+  The detector is a folder or name, or an object with `detect`; None uses
+  existing boxes. The two folders may be one, and `mapping_path`, of a CSV file,
+  may be None. Options are fields of RegionOptions.
   """
   options = RegionOptions(**options)
   plan = engine.plan(images, options.names)

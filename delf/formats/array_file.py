@@ -91,7 +91,10 @@ def write(
       end = offset + array_bytes(entry)
     file.truncate(end)
     file.seek(0)
-    file.write(_pack_header(table, end))
+    text = _encode(table)
+    lengths = _LENGTHS.pack(len(text), end)
+    checksum = zlib.crc32(text, zlib.crc32(lengths))
+    file.write(_START.pack(_MAGIC, VERSION, checksum) + lengths + text)
     file.flush()
     # The name must not be on disk before what it stands for.
     os.fsync(file.fileno())
@@ -135,14 +138,6 @@ def array_bytes(entry: dict) -> int:
 
 def _encode(table):
   return json.dumps(table, separators=(",", ":")).encode()
-
-
-def _pack_header(table, file_size):
-  """Return the bytes of a file up to its first array's padding."""
-  text = _encode(table)
-  lengths = _LENGTHS.pack(len(text), file_size)
-  checksum = zlib.crc32(text, zlib.crc32(lengths))
-  return _START.pack(_MAGIC, VERSION, checksum) + lengths + text
 
 
 def read(

@@ -264,13 +264,11 @@ class CompactBackbone(keras.Model):
         the local map [B, h, w, C], and `offsets`, float [B, h, w, 2], of each
         feature from the centre of its cell, (y, x) in pixels.
     """
+    blocks = {} if intermediates_dict is None else intermediates_dict
     stages = self.stages(inputs, training)
-    cells, block3, offsets = self._sampled(stages, training)
-    if intermediates_dict is not None:
-      blocks = (*stages[:3], block3, stages[4])
-      for i, block in enumerate(blocks):
-        intermediates_dict[f"block{i}"] = block
-      intermediates_dict["offsets"] = offsets
+    cells, block3, blocks["offsets"] = self._sampled(stages, training)
+    for i, block in enumerate((*stages[:3], block3, stages[4])):
+      blocks[f"block{i}"] = block
     return self.embedding_layer(self.pool(cells))
 
   def local_call(
@@ -280,9 +278,9 @@ class CompactBackbone(keras.Model):
     intermediates_dict: dict | None = None,
   ) -> Tensor:
     """Return `block3` alone; `intermediates_dict` receives `offsets`."""
-    _, block3, offsets = self._sampled(self.stages(inputs, training), training)
-    if intermediates_dict is not None:
-      intermediates_dict["offsets"] = offsets
+    blocks = {} if intermediates_dict is None else intermediates_dict
+    stages = self.stages(inputs, training)
+    _, block3, blocks["offsets"] = self._sampled(stages, training)
     return block3
 
   def _sampled(self, stages, training):

@@ -167,14 +167,11 @@ def local(
   model_fn: Callable,
   receptive: Receptive = RESNET,
 ) -> LocalFeatures:
-  """Return the local features of all scales, before the last selection.
+  """Return the local features of all scales [S], before the last selection.
 
-  Args:
-    images: [B, H, W, 3] float32, normalised.
-    image_scales: [S] float32.
-    model_fn: Function of [B, h, w, 3] images that gives attention [B, y, x, 1],
-      features [B, y, x, D] and optionally offsets [B, y, x, 2]: (y, x) of each
-      feature from the centre of its cell, in pixels.
+  Images are [B, H, W, 3] float32, normalised. `model_fn` gives, of [B, h, w, 3]
+  images, attention [B, y, x, 1], features [B, y, x, D] and optionally offsets
+  [B, y, x, 2]: (y, x) of each feature from the centre of its cell, in pixels.
   """
 
   def step(index, arrays):
@@ -195,12 +192,8 @@ def global_(
 ) -> tf.Tensor:
   """Return [B, G, D] float32: global descriptors, in the order of the scales.
 
-  Args:
-    images: [B, H, W, 3] float32, normalised.
-    image_scales: [S] float32.
-    indices: Positions in `image_scales`, at least one, in any order; repeated
-      ones count once.
-    model_fn: Function of [B, h, w, 3] images that gives [B, D].
+  Images are as of `local`; `model_fn` gives [B, D]. `indices` are positions in
+  `image_scales`, at least one, in any order; repeated ones count once.
   """
   used = tf.where(_is_used(image_scales, indices))[:, 0]
   scales = tf.gather(image_scales, used)
@@ -223,10 +216,8 @@ def local_and_global(
 ) -> tuple[LocalFeatures, tf.Tensor]:
   """Return the results of `local` and `global_`, running the network once.
 
-  Args:
-    model_fns: Two functions of [B, h, w, 3] images: one gives (descriptor
-      [B, D'], attention, features and optionally offsets), the other, for
-      scales without a descriptor, the same without the descriptor.
+  Of the two functions one gives a descriptor [B, D'], attention, features and
+  optionally offsets, the other, for scales without a descriptor, the rest.
   """
   full_fn, local_fn = model_fns
   is_used = _is_used(image_scales, indices)
