@@ -10,6 +10,8 @@ from absl import app, flags
 from delf.base import errors
 
 FLAGS = flags.FLAGS
+# Flags that are defined by functions of this module are those of the script.
+flags.disclaim_key_flags()
 
 # Kind of a flag by the type of its default; else it is a string.
 _KINDS = {bool: "boolean", int: "integer", float: "float"}
