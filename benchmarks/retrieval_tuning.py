@@ -56,12 +56,10 @@ def _augmented(options, then=None):
 
 
 def _fused(weight, method, first=None):
-  options = ranking.FusionOptions(method)
-
   def function(fold):
     found = first(fold) if first else fold.found
     pair = [fold.words, found]
-    return ranking.fuse(pair, [1 - weight, weight], options=options)
+    return ranking.fuse(pair, [1 - weight, weight], method=method)
 
   return function
 

@@ -177,38 +177,30 @@ METHODS = (CONVEX, RANKS)
 ASMK_AND_GLOBAL = (0.9, 0.1)
 
 
-@dataclasses.dataclass(frozen=True)
-class FusionOptions:
-  """Options of the fusion of rankings."""
-
-  # "convex": the weighted sum of scores that are scaled to [0, 1] per query, by
-  # their least and largest (CombSUM of Fox and Shaw, TREC-2 1994, on the scores
-  # of J. H. Lee, SIGIR 1997). "ranks": the weighted sum of 1 / (constant +
-  # rank), rank from 1 (reciprocal rank fusion, Cormack et al., SIGIR 2009),
-  # which does not depend on the scale of scores.
-  method: str = CONVEX
-  constant: float = 60.0  # Of "ranks"; the paper's.
-
-  def __post_init__(self):
-    if self.method not in METHODS:
-      raise errors.InputError(f"one of {', '.join(METHODS)}", repr(self.method))
-    if not _is_weight(self.constant):
-      raise errors.InputError("a constant of at least 0", repr(self.constant))
-
-
 def fuse(
   rankings: Sequence[Ranking],
   weights: Sequence[float] | None = None,
   k: int | None = None,
-  options: FusionOptions | None = None,
+  method: str = CONVEX,
+  constant: float = 60.0,
 ) -> Ranking:
   """Fuse rankings of one collection for the same queries.
 
   An image that is missing in a ranking, or has -inf there, adds nothing: it
   counts as the last one. So every ranking should reach deep. Weights are at
   least 0, None for equal ones; k is None for the depth of the deepest.
+
+  "convex" is the weighted sum of scores that are scaled to [0, 1] per query, by
+  their least and largest (CombSUM of Fox and Shaw, TREC-2 1994, on the scores
+  of J. H. Lee, SIGIR 1997). "ranks" is that of 1 / (constant + rank), rank from
+  1 (reciprocal rank fusion, Cormack et al., SIGIR 2009, with 60), which does
+  not depend on the scale of scores.
   """
-  options, rankings = options or FusionOptions(), list(rankings)
+  if method not in METHODS:
+    raise errors.InputError(f"one of {', '.join(METHODS)}", repr(method))
+  if not _is_weight(constant):
+    raise errors.InputError("a constant of at least 0", repr(constant))
+  rankings = list(rankings)
   if not rankings:
     raise errors.InputError("rankings to fuse", "none")
   lengths = sorted({len(each) for each in rankings})
@@ -228,7 +220,7 @@ def fuse(
   k = deepest if k is None else check_k(k)
   ids = np.concatenate([each.ids for each in rankings], axis=1)
   values = [
-    share * _fusion_values(each, options)
+    share * _fusion_values(each, method, constant)
     for share, each in zip(shares, rankings, strict=True)
   ]
   ids, values = _sum_by_id(ids, np.concatenate(values, axis=1))
@@ -238,12 +230,11 @@ def fuse(
   return sort_rows(ids, scores.astype(np.float32), k)
 
 
-def _fusion_values(ranking, options):
+def _fusion_values(ranking, method, constant):
   """Return [Q, k] float64, what each image of a ranking adds."""
   known = (ranking.ids >= 0) & np.isfinite(ranking.scores)
-  if options.method == RANKS:
-    ranks = np.arange(1, ranking.ids.shape[1] + 1)
-    return known / (options.constant + ranks)
+  if method == RANKS:
+    return known / (constant + np.arange(1, ranking.ids.shape[1] + 1))
   scores = ranking.scores.astype(np.float64)
   bounds = {"axis": 1, "keepdims": True}
   most = np.where(known, scores, -np.inf).max(initial=-np.inf, **bounds)

@@ -99,8 +99,7 @@ def test_convex_by_hand():
 
 
 def test_ranks_by_hand():
-  options = ranking.FusionOptions(ranking.RANKS, constant=1)
-  found = ranking.fuse([_GLOBAL, _LOCAL], k=5, options=options)
+  found = ranking.fuse([_GLOBAL, _LOCAL], k=5, method=ranking.RANKS, constant=1)
   # 1: 1/3 + 1/2, 0: 1/2 + 1/4, 3: 1/3, 2: 1/4; halved.
   assert found.ids.tolist() == [[1, 0, 3, 2, -1]]
   expected = [[5 / 12, 3 / 8, 1 / 6, 1 / 8, -_INF]]
@@ -109,10 +108,9 @@ def test_ranks_by_hand():
 
 @pytest.mark.parametrize("method", ranking.METHODS)
 def test_one_ranking_stays_as_it_is(method):
-  options = ranking.FusionOptions(method)
-  found = ranking.fuse([_GLOBAL], options=options)
+  found = ranking.fuse([_GLOBAL], method=method)
   assert found.ids.tolist() == _GLOBAL.ids.tolist()
-  found = ranking.fuse([_LOCAL, _GLOBAL], [0, 1], k=3, options=options)
+  found = ranking.fuse([_LOCAL, _GLOBAL], [0, 1], k=3, method=method)
   assert found.ids.tolist() == _GLOBAL.ids.tolist()
 
 
@@ -170,9 +168,9 @@ def test_bad_input(arguments, words):
 
 def test_bad_options():
   with pytest.raises(errors.InputError, match="convex, ranks"):
-    ranking.FusionOptions("sum")
+    ranking.fuse([_GLOBAL], method="sum")
   with pytest.raises(errors.InputError, match="constant"):
-    ranking.FusionOptions(constant=-1)
+    ranking.fuse([_GLOBAL], constant=-1)
 
 
 def _table(inliers):

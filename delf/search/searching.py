@@ -506,7 +506,7 @@ def write_page(
 
   def shown():
     for row, (query, hits) in enumerate(result.hits()):
-      lines = _Lines(opened, query, result.verify)
+      drawn = _lines(opened, query, hits, result.verify)
       yield results_page.Query(
         query.name,
         query.photo,
@@ -517,10 +517,10 @@ def write_page(
             score=hit.score,
             inliers=hit.inliers,
             label=labels(row, hit.name) if labels else None,
-            lines=lines.of(hit) if hit.inliers else None,
+            lines=lines,
             box=hit.box,
           )
-          for hit in hits
+          for hit, lines in zip(hits, drawn, strict=True)
         ),
         query.box,
         notes[row] if notes else "",
@@ -533,33 +533,28 @@ def write_page(
   return results_page.write(path, title, shown(), evaluation, options)
 
 
-class _Lines:
-  """Matches a query and its hits again, to draw what agrees."""
+def _lines(opened, query, hits, options):
+  """Yield what agrees of a query and each hit, or None, to be drawn.
 
-  def __init__(self, opened, query, options):
-    self._opened, self._query = opened, query
-    self._options = dataclasses.replace(options, min_inliers=1)
-    self._extension = opened.settings.local_extension
-
-  @functools.cached_property
-  def _features(self):
-    local = self._query.read(self._extension)
-    return _prepare(local, self._query.path(self._extension))
-
-  def of(self, hit):
-    """Returns [M, 4] float32: (x, y) in the query's photo and the image's."""
-    name = self._opened.whole(hit.name)
-    path = self._opened.feature_path(name, self._extension)
+  It is [M, 4] float32: (x, y) in the query's photo and in the image's.
+  """
+  extension, own = opened.settings.local_extension, None
+  options = dataclasses.replace(options, min_inliers=1)
+  corner = np.asarray((query.box or (0, 0))[:2])
+  for hit in hits:
+    if not hit.inliers:
+      yield None
+      continue
+    if own is None:
+      own = _prepare(query.read(extension), query.path(extension))
+    path = opened.feature_path(opened.whole(hit.name), extension)
     other = _prepare(extract.read_local(path), os.fspath(path))
-    match = matcher.match_prepared(
-      self._features, other, self._options, backward=True
-    )
+    match = matcher.match_prepared(own, other, options, backward=True)
     # Weakest first: of many lines the page draws the strongest.
     order = np.argsort(-match.residuals, kind="stable")
     of_query, of_image = match.inliers[order].T
-    corner = np.asarray((self._query.box or (0, 0))[:2])
-    points = self._features.points[of_query] + corner, other.points[of_image]
-    return np.concatenate(points, axis=1, dtype=np.float32)
+    points = own.points[of_query] + corner, other.points[of_image]
+    yield np.concatenate(points, axis=1, dtype=np.float32)
 
 
 def _prepare(local, path):

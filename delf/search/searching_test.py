@@ -354,7 +354,7 @@ def test_lines_of_a_match_come_weakest_first(folders, monkeypatch):
       return dataclasses.replace(found, residuals=residuals)
 
     monkeypatch.setattr(matcher, "match_prepared", matched)
-    return searching._Lines(found, query, result.verify).of(hit)
+    return next(searching._lines(found, query, [hit], result.verify))
 
   assert len(lines(0)) == hit.inliers > 3
   np.testing.assert_array_equal(lines(1), lines(0)[::-1])
