@@ -6,6 +6,7 @@ docs/GROUND_TRUTH.md describes these forms.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -249,9 +250,8 @@ def _json_labels(content, path):
   for query, labels in content.items():
     where = f"{path}, query '{query[:80]}'"
     if not isinstance(labels, dict):
-      raise errors.InputError(
-        "labels and their images", "something else", where
-      )
+      expected = "labels and their images"
+      raise errors.InputError(expected, "something else", where)
     yield query, None, None, labels.get("bbx"), where
     for label in labels.keys() - {"bbx"}:
       _check_label(label, where)
@@ -310,9 +310,8 @@ def _from_labels(rows, path, index_names):
   """Ground truth of a file that labels images by name."""
   queries, boxes, graded = _collect_labels(rows, path)
   if index_names is None:
-    index_names = dict.fromkeys(
-      image for labelled in queries.values() for image, _, _ in labelled
-    )
+    rows = itertools.chain(*queries.values())
+    index_names = dict.fromkeys(image for image, _, _ in rows)
   index_names = tuple(index_names)
   places = ImagePlaces(index_names)
   images = {label: [] for label in _GRADED}
@@ -325,9 +324,7 @@ def _from_labels(rows, path, index_names):
     _dataset_name(path),
     index_names,
     tuple(queries),
-    boxes=tuple(
-      np.array(boxes[query]) if query in boxes else None for query in queries
-    ),
+    boxes=tuple(np.array(boxes[q]) if q in boxes else None for q in queries),
     graded=graded,
     **{label: tuple(arrays) for label, arrays in images.items()},
   )
@@ -527,11 +524,8 @@ def missing_images(
   dataset_file_path: str | os.PathLike, images_dir: str | os.PathLike
 ) -> tuple[int, list[str]]:
   """Return the number of images that ground truth names, and missing paths."""
-  paths = {
-    path
-    for image_set in (QUERY, INDEX)
-    for path in read_dataset_images(
-      dataset_file_path, image_set, images_dir, True
-    ).paths
-  }
+  paths = set()
+  for kind in (QUERY, INDEX):
+    images = read_dataset_images(dataset_file_path, kind, images_dir, True)
+    paths.update(images.paths)
   return len(paths), sorted(p for p in paths if not os.path.isfile(p))

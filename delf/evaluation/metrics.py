@@ -17,6 +17,7 @@ RANKS = (1, 5, 10)
 # Ids may exceed the number of results this many times for a table of all ids.
 _SPARSE = 64
 _MAX_FILE_BYTES = 2**24
+_BRACKETS = re.compile(r"\[[^\[\]]*\]")
 _AT_RANKS = re.compile(r"  (m[PR])@k\[([\d\s]*)\]\s+\[([^\[\]]*)\]")
 
 
@@ -379,15 +380,8 @@ def _unwrapped_lines(path):
     text = files.read_bytes(path, _MAX_FILE_BYTES).decode()
   except UnicodeDecodeError:
     raise errors.InputError("a metrics file", "binary data", path) from None
-  lines, depth = [], 0
-  for line in text.splitlines():
-    if depth > 0:
-      lines[-1].append(line)
-    else:
-      lines.append([line.rstrip()])
-      depth = 0
-    depth += line.count("[") - line.count("]")
-  return ["".join(parts) for parts in lines]
+  text = _BRACKETS.sub(lambda match: "".join(match[0].splitlines()), text)
+  return [line.rstrip() for line in text.splitlines()]
 
 
 def _parse_at_ranks(line, name, path):

@@ -134,12 +134,11 @@ def _rows(path):
   lower = [name.strip().lower() for name in header]
   columns = []
   for names in (_IMAGE_COLUMNS, _LABEL_COLUMNS):
-    known = [name for name in names if name in lower]
-    if not known:
+    columns.append([lower.index(name) for name in names if name in lower])
+    if not columns[-1]:
       expected = f"a column {', '.join(names[:-1])} or {names[-1]}"
       raise errors.InputError(expected, ",".join(header)[:80], path)
-    columns.append([lower.index(name) for name in known])
-  images, label = columns[0], columns[1][0]
+  images, (label, *_) = columns
   for line, row in rows:
     where = f"{path}, line {line}"
     if len(row) != len(header) or not row[label].strip():

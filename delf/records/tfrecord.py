@@ -166,8 +166,7 @@ def _open(path):
 class _LocalFile:
   """A file that any number of threads read; closed when nothing refers to it.
 
-  The next file that is opened may get its number, so that no thread that still
-  reads may find it closed.
+  Not earlier: a thread that still reads may find another file of its number.
   """
 
   def __init__(self, path):
@@ -327,10 +326,7 @@ def serialize(
 def parse(
   data: bytes, path: str, num_classes: int | None = None
 ) -> tuple[bytes, int, str]:
-  """Return JPEG, label and id of a serialized tf.train.Example.
-
-  InputError if it has no image, or no label in [0, num_classes).
-  """
+  """Return JPEG, label and id of a record; InputError if they are not right."""
   import tensorflow as tf
   from google.protobuf import message
 

@@ -306,7 +306,8 @@ def collect(
       [images[good[i]] for i in chosen],
       labels[chosen] if classes else None,
       folder / file,
-      functools.partial(_match, describe=describe, seed=options.seed),
+      describe,
+      options.seed,
     )
     sides.append(side)
   return Collected(*sides, classes, failures)
@@ -346,7 +347,7 @@ def held_out(
   return held
 
 
-def _side(names, images, labels, path, match):
+def _side(names, images, labels, path, describe, seed):  # noqa: PLR0913
   """Return a Side; the pairs of one that was made before are read."""
   from delf.learning import view_pairs
 
@@ -361,7 +362,8 @@ def _side(names, images, labels, path, match):
   if path.exists():
     pairs = view_pairs.load(path, grouped)
   if pairs is None:
-    pairs = match(images, labels)
+    chosen = candidates(describe(images), labels, seed)
+    pairs = view_pairs.match_photos(images, chosen)
     view_pairs.save(path, pairs, grouped)
   pools = places(len(names), pairs)
   if labels is None:
@@ -369,13 +371,6 @@ def _side(names, images, labels, path, match):
   elif len(np.unique(labels)) > _MANY_CLASSES:
     pools = groups
   return Side(photos(groups, pools), labels, pairs)
-
-
-def _match(images, labels, describe, seed):
-  from delf.learning import view_pairs
-
-  pairs = candidates(describe(images), labels, seed)
-  return view_pairs.match_photos(images, pairs)
 
 
 def candidates(

@@ -189,29 +189,6 @@ def describe(images: Sequence[np.ndarray]) -> np.ndarray:
   return _descriptors(config, images, "describing photos")
 
 
-@dataclasses.dataclass(frozen=True)
-class SearchSet:
-  """Photos, some of which are looked for among all others."""
-
-  images: list[np.ndarray]  # uint8 [H, W, 3] of each of N.
-  labels: np.ndarray  # int [N], the class of each.
-  queries: np.ndarray  # bool [N], those that are looked for.
-
-
-def make_search(held_out, training, seed: int = 0) -> SearchSet:
-  """Choose the photos of two data.Side that held-out ones are looked for among.
-
-  Where there are too many, those of the queries' classes come first.
-  """
-  images = [p.image for p in (*held_out.photos, *training.photos)]
-  labels = np.concatenate([held_out.labels, training.labels])
-  queries = np.arange(len(images)) < len(held_out.photos)
-  chosen = choose_searched(np.random.default_rng((seed, 3)), queries, labels)
-  # In no class: each of its own.
-  labels = np.where(labels < 0, -1 - np.arange(len(labels)), labels)
-  return SearchSet([images[i] for i in chosen], labels[chosen], queries[chosen])
-
-
 def choose_searched(rng, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """Return indices of all queries, and of others, of their classes first."""
   same = np.isin(labels, labels[queries])
@@ -221,18 +198,25 @@ def choose_searched(rng, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
   return np.sort(order[: max(_MOST_SEARCHED, int(queries.sum()))])
 
 
-def measure_search(config, scores: Scores, photos: SearchSet) -> Scores:
-  """Add the scores of finding photos of the same class.
+def measure_search(
+  config, scores: Scores, held_out, training, seed: int = 0
+) -> Scores:
+  """Add the scores of finding held-out photos among those of two data.Side.
 
-  The other scores are of the model of the DelfConfig, or of one with the same
-  local features.
+  Of too many those of the same classes come first. The other scores are of the
+  model of the DelfConfig, or of one with the same local features.
   """
   from delf.evaluation import ground_truth, metrics
 
-  labels = photos.labels
+  images = [p.image for p in (*held_out.photos, *training.photos)]
+  labels = np.concatenate([held_out.labels, training.labels])
+  queries = np.arange(len(images)) < len(held_out.photos)
+  chosen = choose_searched(np.random.default_rng((seed, 3)), queries, labels)
+  # In no class: each of its own.
+  labels = np.where(labels < 0, -1 - np.arange(len(labels)), labels)[chosen]
   label = "measuring: global descriptors"
-  descriptors = _descriptors(config, photos.images, label)
-  queries = np.flatnonzero(photos.queries)
+  descriptors = _descriptors(config, [images[i] for i in chosen], label)
+  queries = np.flatnonzero(queries[chosen])
   similarities = descriptors[queries] @ descriptors.T
   ranking = np.argsort(-similarities, axis=1, kind="stable")
   same = [np.flatnonzero(labels == labels[i]) for i in queries]

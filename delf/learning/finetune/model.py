@@ -175,20 +175,17 @@ class _ModelTask(run.Task):
       received = f"{len(held_out.photos)} that are too narrow"
       expected = "held-out photos that two views can be made of"
       raise errors.InputError(expected, received)
-    search = None
-    if collected.classes:
-      search = measuring.make_search(held_out, training, options.seed)
-    before = self._measured(run.BEFORE, self._create, pairs, search)
+    before = self._measured(run.BEFORE, self._create, pairs)
     scores = {run.BEFORE: before}
     if collected.classes:
       scores[ALONE] = self._measured(
-        ALONE, lambda: self._with_head(self._create()), before, search
+        ALONE, lambda: self._with_head(self._create()), before
       )
     model, learner = self._learn()
     # Of all runs that resumed one another.
     self._seconds["learning"] = learner.seconds
     model = self._with_head(model)
-    scores[run.AFTER] = self._measured(run.AFTER, lambda: model, pairs, search)
+    scores[run.AFTER] = self._measured(run.AFTER, lambda: model, pairs)
     kept = run.best(scores)
     classes = len(collected.classes)
     in_classes = f" in {classes} classes" if classes else ""
@@ -244,7 +241,7 @@ class _ModelTask(run.Task):
     self._head = ", ".join(said)
     return model
 
-  def _measured(self, name, create, matching, search):
+  def _measured(self, name, create, matching):
     """Export the model that `create` returns and measure it, if need be.
 
     `matching` is a PairSet, or Scores of a model with these local features.
@@ -262,8 +259,10 @@ class _ModelTask(run.Task):
         scores = matching
         if isinstance(matching, measuring.PairSet):
           scores = measuring.measure(config, matching, folder / _PICTURE)
-        if search is not None:
-          scores = measuring.measure_search(config, scores, search)
+        if self._data.classes:
+          sides = self._data.held_out, self._data.training
+          seed = self._options.seed
+          scores = measuring.measure_search(config, scores, *sides, seed)
       values = dataclasses.asdict(scores)
       files.write_bytes(path, json.dumps(values).encode())
     return measuring.Scores(**json.loads(files.read_bytes(path)))

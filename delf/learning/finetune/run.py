@@ -11,6 +11,7 @@ import pathlib
 import shlex
 import shutil
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -118,7 +119,7 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     self.number = number
 
 
-class Task:
+class Task(Protocol):
   """What `train` trains: one kind of network on given photos."""
 
   last: str  # File in the folder of the unfinished run that is written last.
@@ -126,19 +127,15 @@ class Task:
 
   def run(self, folder: pathlib.Path, out: str) -> TrainReport:
     """Train, measure and choose; all that is unfinished lies in `folder`."""
-    raise NotImplementedError
 
   def write(self, report: TrainReport, folder: pathlib.Path) -> None:
     """Write the kept network to a folder that does not exist yet."""
-    raise NotImplementedError
 
   def record(self, report: TrainReport) -> dict:
     """Return the record of the training besides its settings."""
-    raise NotImplementedError
 
   def card(self, report: TrainReport, command: Sequence[str]) -> str:
     """Return the text of the model card."""
-    raise NotImplementedError
 
 
 def train(
