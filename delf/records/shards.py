@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import itertools
 import os
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -67,7 +66,9 @@ def build(
     OSError: If a file cannot be written.
   """
   splits = _splits(training, testing, options)
-  counts, problems = _write(folder, splits, len(training.classes), options)
+  shards = _list_shards(splits, options.num_shards)
+  done = _write(folder, splits, shards, options)
+  counts, problems = _count(shards, done, len(training.classes))
   labels = photo_list.Labels(
     training.classes,
     {name: count.tolist() for name, count in counts.items() if name != "test"},
@@ -99,32 +100,56 @@ def _splits(training, testing, options):
   return splits
 
 
-def _write(folder, splits, num_classes, options):
-  """Write the missing shards.
-
-  Returns, by split, the written photos of each label, [C] int64 ([1], all,
-  without labels), and the (path, reason) of each that was left out.
-  """
-  num_shards = options.num_shards
-  if num_shards < 1:
-    raise errors.InputError("num_shards of 1 or more", num_shards)
-  shards = [
-    (split, f"{split}-{i:05d}-of-{num_shards:05d}", photos[start:end])
+def _list_shards(splits, number):
+  """Return split, name and photos of each shard."""
+  if number < 1:
+    raise errors.InputError("num_shards of 1 or more", number)
+  return [
+    (split, f"{split}-{i:05d}-of-{number:05d}", photos[start:end])
     for split, photos in splits.items()
     for i, (start, end) in enumerate(
-      itertools.pairwise(shard_bounds(len(photos), num_shards))
+      itertools.pairwise(shard_bounds(len(photos), number))
     )
   ]
+
+
+def _write(folder, splits, shards, options):
+  """Write missing shards; return sizes, and [place, reason] of bad photos."""
+  folder = files.local_folder(folder)
+  settings = {
+    "num_shards": options.num_shards,
+    "photos": {name: len(photos) for name, photos in splits.items()},
+    "digest": {name: _digest(photos) for name, photos in splits.items()},
+  }
   names = [name for _, name, _ in shards]
-  with _ShardFolder(folder, splits, names, options).open() as out:
-    todo = [shard for shard in shards if not out.is_done(shard[1])]
-    number = sum(len(part) for *_, part in todo)
-    with progress.count("writing records", number) as bar:
-      for _, name, part in todo:
-        out.add(name, *_write_shard(out.folder / name, part, bar))
+  folder.mkdir(parents=True, exist_ok=True)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(files.lock_folder(folder))
+    _claim(folder, settings, names, options.overwrite)
+    journal = manifest.Journal(folder / SHARDS)
+    stack.callback(journal.close)
+    done = dict(journal.read(_parse))
+    todo = [
+      (name, part)
+      for _, name, part in shards
+      if name not in done or done[name][0] != _size(folder / name)
+    ]
+    number = sum(len(part) for _, part in todo)
+    bar = stack.enter_context(progress.count("writing records", number))
+    for name, part in todo:
+      size, skipped = done[name] = _write_shard(folder / name, part, bar)
+      journal.add({"name": name, "bytes": size, "skipped": skipped})
+  return done
+
+
+def _count(shards, done, num_classes):
+  """Count the photos of each label that were written, and list the others.
+
+  Returns, by split, [C] int64 ([1], all, without labels), and (path, reason).
+  """
   counts, problems = {}, []
   for split, name, part in shards:
-    skipped = out.skipped(name)
+    skipped = dict(done[name][1])
     labels = [p.label or 0 for i, p in enumerate(part) if i not in skipped]
     labels = np.array(labels, np.int64)
     count = np.bincount(labels, minlength=max(1, num_classes))
@@ -147,16 +172,15 @@ def _write_shard(path, photos, bar):
   with (
     contextlib.closing(records),
     files.atomic_path(path) as temporary,
+    open(temporary, "wb") as file,
   ):
-    with open(temporary, "wb") as file:
-      for place, record in enumerate(records):
-        if isinstance(record, str):
-          skipped.append([place, record])
-        else:
-          file.write(record)
-        bar.update(1)
-    size = temporary.stat().st_size
-  return size, skipped
+    for place, record in enumerate(records):
+      if isinstance(record, str):
+        skipped.append([place, record])
+      else:
+        file.write(record)
+      bar.update(1)
+    return file.tell(), skipped
 
 
 def _encode(photo):
@@ -168,78 +192,44 @@ def _encode(photo):
   return tfrecord.pack(tfrecord.serialize(photo, data, height, width))
 
 
-class _ShardFolder:
-  """Shards of given photos in a folder, which one run changes at a time.
+def _size(path):
+  return path.stat().st_size if path.is_file() else None
 
-  Not an `extraction.extract.OutputFolder`: a file is of many photos, and
-  the order of all of them decides what is in it.
+
+def _claim(folder, settings, names, overwrite):
+  """Refuse shards of other photos, or remove them; write the settings.
+
+  No `extraction` run: a file is of many photos, and their order decides what is
+  in it.
   """
-
-  def __init__(self, folder, splits, names, options):
-    self.folder = files.local_folder(folder)
-    self._settings = {
-      "num_shards": options.num_shards,
-      "photos": {name: len(photos) for name, photos in splits.items()},
-      "digest": {name: _digest(photos) for name, photos in splits.items()},
-    }
-    self._names, self._overwrite = names, options.overwrite
-
-  @contextlib.contextmanager
-  def open(self):
-    self.folder.mkdir(parents=True, exist_ok=True)
-    with files.lock_folder(self.folder):
-      self._claim()
-      self._journal = manifest.Journal(self.folder / SHARDS)
-      with contextlib.closing(self._journal):
-        self._done = dict(self._journal.read(_parse))
-        yield self
-
-  def is_done(self, name):
-    """Whether a shard is as it was written."""
-    path = self.folder / name
-    size = path.stat().st_size if path.is_file() else None
-    return name in self._done and self._done[name][0] == size
-
-  def skipped(self, name):
-    """Return the reason of each photo, by place, that a shard lacks."""
-    return dict(self._done[name][1])
-
-  def add(self, name, size, skipped):
-    """Records a finished shard."""
-    self._done[name] = size, skipped
-    self._journal.add({"name": name, "bytes": size, "skipped": skipped})
-
-  def _claim(self):
-    """Refuses shards of other photos, or removes them; writes the settings."""
-    path = self.folder / SETTINGS
-    # Of all splits: shards of other photos would be taken for a part of these.
-    shards = sorted(
-      shard
-      for split in _SPLITS
-      for shard in self.folder.glob(f"{split}-[0-9]*-of-[0-9]*")
+  path = folder / SETTINGS
+  # Of all splits: shards of other photos would be taken for a part of these.
+  shards = sorted(
+    shard
+    for split in _SPLITS
+    for shard in folder.glob(f"{split}-[0-9]*-of-[0-9]*")
+  )
+  try:
+    found = manifest.read(path)
+  except errors.InputError:
+    difference = f"a {SETTINGS} that cannot be read"
+  else:
+    difference = f"shards such as {shards[0].name}" if shards else ""
+    if found is not None:
+      difference = manifest.difference(found, settings)
+  if difference and not overwrite:
+    raise errors.InputError(
+      "a folder without shards of other photos or settings, or --overwrite",
+      difference,
+      folder,
     )
-    try:
-      found = manifest.read(path)
-    except errors.InputError:
-      difference = f"a {SETTINGS} that cannot be read"
-    else:
-      difference = f"shards such as {shards[0].name}" if shards else ""
-      if found is not None:
-        difference = manifest.difference(found, self._settings)
-    if difference and not self._overwrite:
-      raise errors.InputError(
-        "a folder without shards of other photos or settings, or --overwrite",
-        difference,
-        self.folder,
-      )
-    if difference or self._overwrite:
-      derived = (self.folder / name for name in (*_DERIVED, SHARDS))
-      for stale in (path, *derived, *shards):
-        stale.unlink(missing_ok=True)
-    stems = [pathlib.Path(SETTINGS).stem, *self._names]
-    for stale in files.find_leftovers(self.folder, stems):
+  if difference or overwrite:
+    derived = (folder / name for name in (*_DERIVED, SHARDS))
+    for stale in (path, *derived, *shards):
       stale.unlink(missing_ok=True)
-    manifest.write(path, self._settings)
+  for stale in files.find_leftovers(folder, [path.stem, *names]):
+    stale.unlink(missing_ok=True)
+  manifest.write(path, settings)
 
 
 def _parse(entry):
