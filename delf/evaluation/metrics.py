@@ -68,9 +68,8 @@ def evaluate(
   measured = {}
   for protocol, ranking in ids.items():
     if protocol not in protocols:
-      raise errors.InputError(
-        f"a protocol of {', '.join(protocols)}", str(protocol)
-      )
+      expected = f"a protocol of {', '.join(protocols)}"
+      raise errors.InputError(expected, str(protocol))
     ranking = np.asarray(ranking)
     if ranking.ndim == 2 and ranking.size and ranking.max() >= size:
       raise errors.InputError(
@@ -345,11 +344,9 @@ def read_file(
     for name, line in zip(by_name, rank_lines, strict=True):
       own_ranks, values = _parse_at_ranks(line, name, metrics_path)
       if ranks is not None and not np.array_equal(own_ranks, ranks):
-        raise errors.InputError(
-          f"the same ranks everywhere, {_one_line(ranks)}",
-          _one_line(own_ranks),
-          metrics_path,
-        )
+        expected = f"the same ranks everywhere, {_one_line(ranks)}"
+        received = _one_line(own_ranks)
+        raise errors.InputError(expected, received, metrics_path)
       ranks = own_ranks
       by_name[name][protocol] = values
   return means, ranks, by_name["mP"], by_name["mR"]

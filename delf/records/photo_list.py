@@ -179,10 +179,7 @@ def find_photos(directory: str) -> dict[str, str]:
 
 
 def list_train(directory: str, csv_path: files.Path) -> PhotoList:
-  """List the training photos of `train.csv`, labelled by landmark number.
-
-  `directory` is as of `find_photos`.
-  """
+  """List the photos of `train.csv`, labelled by landmark; see `find_photos`."""
   landmarks = submission.read_landmarks(csv_path)
   largest = max(landmarks.values(), default=0)
   if largest >= _MOST_LANDMARKS:
@@ -213,9 +210,8 @@ def _listed(directory, paths, names, labels, **more):
 def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
   """List the photos of `train_clean.csv`, with labels that leave none out.
 
-  `directory` is as of `find_photos`. Labels are numbers from 0 in the order of
-  the landmarks', the `old_labels`, of all that are listed, so that a part of
-  the photos has the labels of the whole.
+  Labels are numbers from 0 in the order of the landmarks', the `old_labels`, of
+  all that are listed, so that a part of the photos has the labels of the whole.
   """
   landmarks = submission.read_landmarks(csv_path)
   paths = find_photos(directory)

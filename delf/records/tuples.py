@@ -111,10 +111,7 @@ def _largest(scores, number):
 
 
 def _best_of_each(scores, clusters):
-  """Return best scores [Q, C] and their columns [Q, C], the first of equals.
-
-  `scores` are [Q, n] float32, `clusters` [n] int64, ascending.
-  """
+  """Return best scores [Q, C] of [Q, n], and their first columns [Q, C]."""
   starts = np.flatnonzero(np.r_[True, clusters[1:] != clusters[:-1]])
   best = np.maximum.reduceat(scores, starts, axis=1)
   sizes = np.diff(np.r_[starts, len(clusters)])
@@ -201,18 +198,13 @@ def read_pairs(path: files.Path, mode: str | None = None) -> Pairs:
         path,
       )
   if len(queries) != len(positives) or not len(queries):
-    raise errors.InputError(
-      "as many 'qidxs' as 'pidxs', one at least",
-      f"{len(queries)} and {len(positives)}",
-      path,
-    )
-  if mode is None:
-    return Pairs(names, None, queries, positives)
-  clusters = _integers(content, "cluster", path)
-  if len(clusters) != len(names):
-    raise errors.InputError(
-      f"the 'cluster' of each of {len(names)} images", f"{len(clusters)}", path
-    )
+    received = f"{len(queries)} and {len(positives)}"
+    expected = "as many 'qidxs' as 'pidxs', one at least"
+    raise errors.InputError(expected, received, path)
+  clusters = None if mode is None else _integers(content, "cluster", path)
+  if mode is not None and len(clusters) != len(names):
+    expected = f"the 'cluster' of each of {len(names)} images"
+    raise errors.InputError(expected, f"{len(clusters)}", path)
   return Pairs(names, clusters, queries, positives)
 
 

@@ -205,13 +205,12 @@ def _write_pixels(paths, folder, size, rotate):
   workers = concurrency.core_count()
   load = functools.partial(_decode, size=size, rotate=rotate)
   images = concurrency.map_ahead(load, paths, workers, 2 * workers + 1)
+  shown = progress.track(images, "reading photos", len(paths))
   with (
     files.atomic_path(folder / _PIXELS) as temporary,
     open(temporary, "wb") as file,
   ):
-    for path, image in zip(
-      paths, progress.track(images, "reading photos", len(paths)), strict=True
-    ):
+    for path, image in zip(paths, shown, strict=True):
       failed = isinstance(image, Exception)
       reason = engine.find_problem(path, image) if failed else None
       if reason:

@@ -25,10 +25,7 @@ _EXPECTED = (
   "image_id,ymin,xmin,ymax,xmax"
 )
 
-_KEPT = {
-  run.BEFORE: run.NO_GAIN,
-  run.AFTER: "Its head is the trained one.",
-}
+_KEPT = {run.BEFORE: run.NO_GAIN, run.AFTER: "Its head is the trained one."}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +40,13 @@ class BoxList:
 def read(path: str | os.PathLike, given: Sequence) -> BoxList:
   """Find photos and their boxes, in the order of the photos.
 
-  Photos without a row are left out. `path` is a CSV file of a row for each
-  box, with a first line that names columns: `image_id,box`, where a box is
-  "ymin xmin ymax xmax", or `image_id,ymin,xmin,ymax,xmax`, in any order; all in
-  [0, 1]. The first is that of `boxes_split1.csv` and `boxes_split2.csv` of
-  Google Landmark Boxes, as it is remembered: the files can no longer be had.
-  Where both are written one behind the other, the second first line is passed
-  over.
-
-  Raises:
-    FileNotFoundError: If the file or a source is missing.
-    InputError: If it is another file, has a damaged box, or if fewer than ten
-      photos have boxes.
+  `path` is a CSV file of a row for each box, with a first line that names
+  columns: `image_id,box`, where a box is "ymin xmin ymax xmax", or
+  `image_id,ymin,xmin,ymax,xmax`, in any order; all in [0, 1]. The first is that
+  of `boxes_split1.csv` and `boxes_split2.csv` of Google Landmark Boxes, as it
+  is remembered: the files can no longer be had. Where both are written one
+  behind the other, the second first line is passed over. Photos without a row
+  are left out; InputError if fewer than ten have boxes, or a row is damaged.
   """
   listed = _rows(path)
   paths, names = engine.find(given)
@@ -98,11 +90,8 @@ def _rows(path):
     except (IndexError, ValueError):
       name, numbers = "", []
     if not name or len(numbers) != 4:
-      raise errors.InputError(
-        "a photo and four numbers a row",
-        f"{','.join(row)!r} in line {line}",
-        path,
-      )
+      received = f"{','.join(row)!r} in line {line}"
+      raise errors.InputError("a photo and four numbers a row", received, path)
     where = f"{os.fspath(path)}, line {line}"
     box = box_arithmetic.check(np.array([numbers]), where)[0]
     listed.setdefault(name, []).append(box)

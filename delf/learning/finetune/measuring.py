@@ -98,20 +98,15 @@ def _views(rng, image, side):
   shared = view_pairs.correspondences(grid, maps, size, side)[0]
   if len(shared) < _LEAST_SHARED * len(grid):
     return [], None
-  views = [
-    view_pairs.change_pixels(rng, view_pairs.render(image, each, side), 0.9)
-    for each in maps
-  ]
+  views = [view_pairs.render(image, each, side) for each in maps]
+  views = [view_pairs.change_pixels(rng, view, 0.9) for view in views]
   return views, {"type": "homography", "H": maps[1] @ np.linalg.inv(maps[0])}
 
 
 def measure(
   config, pairs: PairSet, picture: str | os.PathLike | None = None
 ) -> Scores:
-  """Measure how the model of a DelfConfig matches pairs.
-
-  The matches of the first pair are drawn to `picture`, if given.
-  """
+  """Measure how the model of a DelfConfig matches pairs; draw the first one."""
   from delf.evaluation import pair_metrics
   from delf.matching import geometry, matcher
   from delf.pictures import figures

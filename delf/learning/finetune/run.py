@@ -68,11 +68,8 @@ class TrainOptions:
       raise errors.InputError("a number of minutes or of steps", "both or none")
     for name, value in (("view", self.view), ("size", self.size)):
       if value < _LEAST_SIDE or (name == "view" and value % _STRIDE):
-        raise errors.InputError(
-          f"a {name} of {_LEAST_SIDE} pixels or more, a view a multiple of "
-          f"{_STRIDE}",
-          value,
-        )
+        sides = f"{_LEAST_SIDE} pixels or more, a view a multiple of {_STRIDE}"
+        raise errors.InputError(f"a {name} of {sides}", value)
     if not 0 <= self.pasted <= 1:
       raise errors.InputError("a share in [0, 1] as pasted", self.pasted)
 
@@ -149,11 +146,9 @@ def train(
 
   What is unfinished lies in `<out>.unfinished`; the same call resumes there.
 
-  Args:
-    photos: Folders, patterns, lists and photos of the task.
-    overwrite: Whether a finished network at `out`, and an unfinished run of
-      other settings, are replaced.
-    command: The command, for the model card.
+  Photos are folders, patterns and lists too. With `overwrite` a finished
+  network at `out`, and an unfinished run of other settings, are replaced. The
+  card has the command.
 
   Raises:
     FileNotFoundError: If a photo or the network to begin with is missing.
