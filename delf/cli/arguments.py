@@ -45,40 +45,28 @@ def add_command(
 
 # Options that mean the same wherever a command has them.
 _SHARED = {
-  "--config": {
-    "metavar": "FILE",
-    "help": ".pbtxt configuration of extraction (default: that of the model)",
-  },
-  "--max-size": {
-    "type": positive_whole,
-    "metavar": "N",
-    "help": "scale the longer side of photos down to N pixels",
-  },
-  "--seed": {
-    "type": whole,
-    "default": 0,
-    "metavar": "N",
-    "help": "random seed (default: 0)",
-  },
-  "--rotate": {
-    "action": "store_true",
-    "help": "turn images as their EXIF orientation says (default: as stored)",
-  },
-  "--device": {
-    "metavar": "NAME",
-    "help": "cpu, gpu or gpu:N (default: the best)",
-  },
-  "--json": {
-    "action": "store_true",
-    "help": "print one JSON document on standard output",
-  },
+  "--config": {"metavar": "FILE"},
+  "--max-size": {"type": positive_whole, "metavar": "N"},
+  "--seed": {"type": whole, "default": 0, "metavar": "N"},
+  "--rotate": {"action": "store_true"},
+  "--device": {"metavar": "NAME"},
+  "--json": {"action": "store_true"},
+}
+_HELP = {
+  "--config": ".pbtxt configuration of extraction (default: that of the model)",
+  "--max-size": "scale the longer side of photos down to N pixels",
+  "--seed": "random seed (default: 0)",
+  "--rotate": "turn images as their EXIF orientation says (default: as stored)",
+  "--device": "cpu, gpu or gpu:N (default: the best)",
+  "--json": "print one JSON document on standard output",
 }
 
 
 def add(parser, *names: str, **changes: object) -> None:
   """Add options that several commands share, such as "--device"."""
   for name in names:
-    parser.add_argument(name, **_SHARED[name] | changes)
+    options = _SHARED[name] | changes
+    parser.add_argument(name, help=_HELP[name], **options)
 
 
 def add_number(

@@ -120,8 +120,8 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     if name == command:
       module = importlib.import_module(module_name)
-      module.add_arguments(subparser)
       subparser.epilog = module.EXAMPLES
+      module.add_arguments(subparser)
       subparser.set_defaults(run=module.run)
   return parser
 

@@ -89,10 +89,9 @@ def print_any_name() -> None:
 def silence_tensorflow() -> None:
   """Silence TensorFlow, unless the user has set `TF_CPP_MIN_LOG_LEVEL`.
 
-  The level (3 leaves fatal errors) is read by TensorFlow's C++ side. What its
-  libraries say while they are loaded, on CPU features and missing CUDA, obeys
-  no setting (TensorFlow 2.21), so standard error is held back during that
-  import; it is shown if the import fails.
+  The level (3 leaves fatal errors) is read by TensorFlow's C++ side. Its
+  libraries, while they are loaded, obey no setting (TensorFlow 2.21): standard
+  error is held back during that import, and shown if it fails.
   """
   if _LEVEL in os.environ:
     return

@@ -9,6 +9,16 @@ from delf.cli import arguments, output
 # Minutes to learn, where neither a time nor steps are given.
 _MINUTES = 15.0
 
+# End of the help of commands that train.
+_STOPPED = """
+A run that is stopped, even by kill -9, goes on when it is repeated: from
+MODEL.unfinished, at the last checkpoint (one a minute, and one at SIGTERM or
+Ctrl-C). With --steps it ends with the weights that it would have had.
+
+exit status: 0 done, 1 not done or some photos could not be used, 130 or 143
+stopped by Ctrl-C or SIGTERM
+"""
+
 EXAMPLES = """\
 examples:
   delf train photos/ --out my_model                  15 minutes, from the
@@ -32,13 +42,6 @@ A part of the photos is held out. The model is measured with them before and
 after, and the better one is kept; MODEL_CARD.md in MODEL says which, with all
 settings and figures, curves.png and match_*.jpg show it. A few hundred photos
 are better than ten, and ten are the fewest.
-
-A run that is stopped, even by kill -9, goes on when it is repeated: from
-MODEL.unfinished, at the last checkpoint (one a minute, and one at SIGTERM or
-Ctrl-C). With --steps it ends with the weights that it would have had.
-
-exit status: 0 done, 1 not done or some photos could not be used, 130 or 143
-stopped by Ctrl-C or SIGTERM
 """
 
 
@@ -71,6 +74,7 @@ def add_training(parser, made, start, rate, batch, defaults=None):
     batch: Help of --batch.
     defaults: TrainOptions whose `labels`, `view` and `size` have options too.
   """
+  parser.epilog += _STOPPED
   add = parser.add_argument
   help = "folder, quoted pattern, list (.txt) or photos"
   add("sources", nargs="+", metavar="PHOTOS", help=help)

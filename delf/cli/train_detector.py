@@ -22,13 +22,6 @@ or without its folder and extension. Photos without a row are left out.
 One photo in ten is held out. The detector is measured with them before and
 after, beside the whole image and a box of median size in the middle, and the
 better one is kept; MODEL_CARD.md in MODEL says which.
-
-A run that is stopped, even by kill -9, goes on when it is repeated: from
-MODEL.unfinished, at the last checkpoint (one a minute, and one at SIGTERM or
-Ctrl-C). With --steps it ends with the weights that it would have had.
-
-exit status: 0 done, 1 not done or some photos could not be used, 130 or 143
-stopped by Ctrl-C or SIGTERM
 """
 
 

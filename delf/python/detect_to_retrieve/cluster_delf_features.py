@@ -31,12 +31,8 @@ def define_flags():
     "/tmp/cluster",
     "Folder for the checkpoint `codebook`; one with a finished one is refused.",
   )
-  define(
-    "max_features",
-    0,
-    "Most features that are used, chosen by chance; 0 for all.",
-    lower_bound=0,
-  )
+  help = "Most features that are used, chosen by chance; 0 for all."
+  define("max_features", 0, help, lower_bound=0)
   define("seed", 0, "Seed of what is chosen.", lower_bound=0)
 
 
