@@ -154,7 +154,9 @@ def _fetch_rest(url, part, timeout):
   try:
     with _request(url, offset, version, timeout) as response:
       total = _total(response)
-      if response.status != 206 or _range_start(response) != offset:
+      span = response.headers.get("Content-Range", "")
+      start = re.match(r"bytes (\d{1,18})-", span)
+      if response.status != 206 or not start or int(start[1]) != offset:
         # The server sends the whole: it knows no ranges, or has a new version.
         offset = 0
       if offset == 0:
@@ -206,12 +208,6 @@ def _version(response):
   if tag and not tag.startswith("W/"):  # Weak tags may not be used for it.
     return tag
   return response.headers.get("Last-Modified", "")
-
-
-def _range_start(response):
-  text = response.headers.get("Content-Range", "")
-  match = re.match(r"bytes (\d{1,18})-", text)
-  return int(match[1]) if match else None
 
 
 def _total(response):

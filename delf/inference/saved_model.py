@@ -79,7 +79,6 @@ class ExtractionModel:
     self.device_words = describe(device)  # Such as "GPU:0 (name)".
     self._loaded = loaded
     self._functions = dict(loaded.signatures)
-    self.signatures = sorted(self._functions)
     self.inputs = graph_tensors(loaded, tensors.INPUTS)
     self.outputs = graph_tensors(
       loaded, (*tensors.LOCAL_OUTPUTS, *tensors.GLOBAL_OUTPUTS)

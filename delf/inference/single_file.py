@@ -206,8 +206,6 @@ class SingleFileModel:
   descriptor [1, D'].
   """
 
-  signatures = ()
-
   def __init__(
     self,
     path: str | os.PathLike,
