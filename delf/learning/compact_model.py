@@ -64,8 +64,7 @@ def create(**options) -> delg_model.Delg:
 def save(model: delg_model.Delg, folder: str | os.PathLike) -> None:
   """Write the weights of a model into a folder, kernels in half precision.
 
-  Training does not notice, and the file, which comes with the package, is half
-  as large. Statistics may be too small or too large for it.
+  Training does not notice. Statistics may be too small or too large for it.
   """
   arrays = {}
   for name, variable in _variables(model).items():
@@ -88,7 +87,6 @@ def load(model: delg_model.Delg, path: str | os.PathLike) -> None:
   """Give a model the weights in a folder or file, all of them or none.
 
   Raises:
-    FileNotFoundError: If there is no such file.
     InputError: If it is another kind of file, or of another architecture.
   """
   path = pathlib.Path(path)
@@ -137,9 +135,7 @@ def _variables(model):
 def from_checkpoint(path: str | os.PathLike) -> delg_model.Delg:
   """Create a model with the weights of a checkpoint of `CompactTrainer`.
 
-  Raises:
-    InputError: If it is no such file, or if a variable is missing or of another
-      shape or name.
+  Raises InputError if it is no such file, or a variable of it does not fit.
   """
   model = create()
   variables = model.backbone.variables + model.attention.variables
@@ -306,15 +302,9 @@ def whitening(
   """Return a dense layer that whitens the differences of photos of one place.
 
   The projection of Mikolajczyk and Matas (ICCV 2007), as Radenovic et al.
-  (PAMI 2018) use it: differences of matching pairs are made white, then the
-  directions in which photos vary most are kept.
-
-  Args:
-    first: [N, C], one photo of each matching pair.
-    second: [N, C], the other.
-    everything: [M, C], all photos.
-    dimension: Directions to keep, at most C.
-    shrinkage: Added to the variances of pairs, as a share of their mean.
+  (PAMI 2018) use it: differences of matching pairs, `first` and `second`
+  [N, C], are made white, then the directions in which `everything` [M, C]
+  varies most are kept.
 
   Returns:
     Kernel [C, dimension] and bias [dimension], float32.
@@ -367,8 +357,8 @@ def _views(backbone, images, labels, seed):
     for _ in range(times)
     for image in images
   )
-  rows = [pooled(backbone, images)]
-  rows.append(pooled(backbone, views, times * len(images)))
+  rows = pooled(backbone, images)
+  rows = [rows, pooled(backbone, views, times * len(images))]
   return np.concatenate(rows), np.tile(labels, 1 + times)
 
 

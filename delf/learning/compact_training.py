@@ -46,15 +46,13 @@ class CompactTrainer(loop.FileLearner):
     side: int = 192,
     held_out: Sequence[view_pairs.Batch] = (),
   ):
-    """Build all variables.
+    """Build all variables; see `FileLearner`.
 
     Args:
       backbone: compact.CompactBackbone.
       attention: heads.AttentionModel.
-      draw: See `FileLearner`.
-      path: See `FileLearner`.
-      rate: Highest learning rate; it falls to a hundredth along a cosine.
-      warm_up: Steps until it is reached.
+      rate: Highest learning rate, reached after `warm_up` steps; it falls to a
+        hundredth along a cosine.
       side: Pixels of a view's side.
       held_out: Batches to measure with.
     """
@@ -87,7 +85,7 @@ class CompactTrainer(loop.FileLearner):
     return models + self._optimizer.variables
 
   def learn(self, batch: view_pairs.Batch, spent: float) -> dict[str, float]:
-    """Make one step at this share of the budget, in [0, 1]."""
+    """Make one step."""
     rate = loop.cosine_rate(spent, self.step, self._warm_up)
     self._optimizer.learning_rate.assign(self._rate * rate)
     self.step += 1
@@ -159,8 +157,7 @@ def descriptor_loss(first, second, points_1, points_2, weights):
   Args:
     first: [P, K, C], descriptors in the first views, of length 1.
     second: [P, K, C], of the same points in the second views.
-    points_1: [P, K, 2], their positions in pixels.
-    points_2: [P, K, 2].
+    points_1: [P, K, 2], their positions in pixels; so `points_2`.
     weights: [P, K], 0 for padding.
 
   Returns:

@@ -77,7 +77,9 @@ class BoxHead(keras.Model):
     self.sides = keras.layers.Conv2D(
       4 * SIZES,
       1,
-      bias_initializer=_first_sides,
+      bias_initializer=lambda shape, dtype=None: ops.cast(
+        np.repeat(_FIRST_SIDES, shape[0] // SIZES), dtype
+      ),
       dtype="float32",
       name="sides",
     )
@@ -87,11 +89,7 @@ class BoxHead(keras.Model):
     """Do nothing: `call` builds the layers."""
 
   def call(self, stages, training=False):
-    """Find boxes.
-
-    Args:
-      stages: Maps of stride 8, 16 and 32 of the backbone.
-      training: Whether batch statistics are used.
+    """Find boxes in maps of stride 8, 16 and 32 of the backbone.
 
     Returns:
       Logits of scores, float32 [B, N], and boxes, float32 [B, N, 4]: (ymin,
@@ -123,11 +121,6 @@ class BoxHead(keras.Model):
     total = number**2 * SIZES
     scores = ops.reshape(self.score(x), [-1, total])
     return scores, ops.reshape(boxes, [-1, total, 4])
-
-
-def _first_sides(shape, dtype=None):
-  """Initialize the biases of the sides."""
-  return ops.cast(np.repeat(_FIRST_SIDES, shape[0] // SIZES), dtype)
 
 
 class _Dilated(keras.layers.Layer):
@@ -265,8 +258,7 @@ def loss(logits, found, cells, boxes):
   Args:
     logits: float32 [B, N * SIZES], of scores.
     found: float32 [B, N * SIZES, 4], boxes of the cells.
-    cells: float32 [N, 2], their centres.
-    boxes: float32 [B, M, 4], known boxes; those of no area fill up.
+    cells: See `assign`; so `boxes`, the known ones.
 
   Returns:
     Loss of scores, loss of boxes, and mean overlap of the boxes of cells that
@@ -340,9 +332,7 @@ def finder(
 def load(folder: str | os.PathLike) -> Detector:
   """Read a detector that `export` wrote, for training.
 
-  Raises:
-    FileNotFoundError: If there is none.
-    InputError: If it is another model, or damaged.
+  Raises InputError if it is another model, or damaged.
   """
   reader, prefix = checkpoints.open_reader(pathlib.Path(folder, _VARIABLES))
   detector = Detector()

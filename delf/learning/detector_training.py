@@ -80,15 +80,13 @@ class DetectorTrainer(loop.FileLearner):
     draw: Callable[[int], Batch] | None = None,
     path=None,
   ):
-    """Build all variables.
+    """Build all variables of a detector, which is trained in place.
 
     Args:
-      detector: Trained in place.
       rate: Highest learning rate of the head; it falls to a hundredth along a
         cosine.
       backbone_rate: The same of the backbone; 0 leaves it as it is.
-      draw: See `FileLearner`.
-      path: See `FileLearner`.
+      draw: See `FileLearner`; so `path`.
     """
     super().__init__(draw, path)
     self.detector = detector
@@ -113,7 +111,7 @@ class DetectorTrainer(loop.FileLearner):
     return variables + [v for _, o, _ in self._parts for v in o.variables]
 
   def learn(self, batch: Batch, spent: float) -> dict[str, float]:
-    """Make one step at this share of the budget, in [0, 1]."""
+    """Make one step."""
     rate = loop.cosine_rate(spent, self.step, _WARM_UP)
     for _, optimizer, highest in self._parts:
       optimizer.learning_rate.assign(highest * rate)
@@ -281,14 +279,10 @@ def _thing(rng, photo):
 
 
 def pasted(rng, things: list, behind: np.ndarray, side: int):
-  """Paste things at known places on a background.
+  """Paste things at known places on a background, of a photo `behind`.
 
-  Args:
-    rng: Source of randomness.
-    things: Pixels uint8 [H, W, 3] of each, pasted one after the other, and
-      boxes [N, 4] in it, in parts of the thing.
-    behind: uint8 [H, W, 3], photo of the background.
-    side: Of the square, in pixels.
+  Things are pixels uint8 [H, W, 3], pasted one after the other, and boxes
+  [N, 4] in them, in parts of the thing.
 
   Returns:
     uint8 [side, side, 3], and boxes float32 [N, 4]; one that a later thing
@@ -462,15 +456,12 @@ def compare(
   known: Sequence[np.ndarray],
   held_out: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> dict[str, Scores]:
-  """Measure a detector and two baselines.
+  """Measure a detector and two baselines: Scores by BEST, ALL, WHOLE, MEDIAN.
 
   Args:
     find: Returns boxes and scores of a photo, uint8 [H, W, 3].
     known: [M, 4] of each photo trained on, for the median box.
     held_out: Photo and boxes [M, 4] of each to measure with.
-
-  Returns:
-    Scores by BEST, ALL, WHOLE and MEDIAN.
   """
   truth = [each for _, each in held_out]
   found = [find(image) for image, _ in held_out]

@@ -1,7 +1,6 @@
 """Exports of a model in a form and a format, checked on photos.
 
-Whatever the format, the model first becomes a SavedModel; files of other
-runtimes are made of that one and compared with it.
+Files of other runtimes are made of a SavedModel, and compared with it.
 """
 
 import dataclasses
@@ -158,11 +157,8 @@ def export(
 ) -> ExportReport:
   """Export a model, compare it on photos, and keep it if it is right.
 
-  Args:
-    source: Name of a known model, or path: a SavedModel of this library's
-      exporters, or what `load` takes.
-    out: Path of the folder or file to be.
-    options: None for the defaults.
+  The source is the name of a known model, or the path of a SavedModel of this
+  library's exporters, or of what `load` takes.
 
   Raises:
     FileNotFoundError: If the source is missing.
@@ -175,11 +171,11 @@ def export(
   _check_free(out, options)
   for module in _NEEDED.get(options.format, ()):
     errors.load(module, options.format)
-  for path in options.photos:  # A bad one is an error before long work.
+  photos = options.photos
+  for path in photos:  # A bad one is an error before long work.
     utils.RgbLoader(os.fspath(path))
   with tempfile.TemporaryDirectory(prefix="delf") as folder:
     folder = pathlib.Path(folder)
-    photos = options.photos
     if not photos:
       from delf.embedded import samples
 
@@ -292,13 +288,8 @@ def _write_saved_model(source, folder, options):
   elif form == network_files.JOINT:
     exporting.export_local_and_global(model, folder, iou=iou)
   else:
-    exporting.export_global(
-      model,
-      folder,
-      options.input_scales,
-      options.pool_type,
-      options.normalize,
-    )
+    fixed = options.input_scales, options.pool_type, options.normalize
+    exporting.export_global(model, folder, *fixed)
   return model, description, form
 
 
@@ -327,11 +318,10 @@ def _saved_model_of(source, options, folder):
   if _is_saved_model(source) and not given:
     try:
       exporting.NetworkSource(source)
+      return source, ""
     except errors.InputError:
       if not has_weights:
         raise
-    else:
-      return source, ""
   _, description, form = _write_saved_model(source, folder, options)
   config = configuration(source, options, form)
   files.write_bytes(folder / CONFIG, _text(config).encode())
@@ -379,9 +369,6 @@ def configuration(
   """Return the configuration to keep with a model of this form.
 
   It is the one that the options name, the one beside the source, or a new one.
-
-  Raises:
-    InputError: If a configuration is damaged.
   """
   beside = source / CONFIG
   if options.config is not None:
@@ -406,16 +393,11 @@ def configuration(
 
 
 def load(source: pathlib.Path, options: ModelOptions, parts: Sequence[str]):
-  """Create a model with the weights of a source.
+  """Create the parts "local" and "global" of a model with given weights.
 
-  Args:
-    source: Path of a TensorFlow checkpoint (its prefix, or the folder of a
-      training run), or of `weights.npz` of a compact model or its folder.
-    options: Network, as far as the source does not tell it.
-    parts: "local", "global": parts to be exported.
-
-  Returns:
-    delf_model.Delf, and a description of it.
+  The source is the path of a TensorFlow checkpoint (its prefix, or the folder
+  of a training run), or of `weights.npz` of a compact model or its folder.
+  Returns a delf_model.Delf and a description of it.
 
   Raises:
     FileNotFoundError: If there is nothing of the kind.
@@ -462,11 +444,8 @@ def _of_checkpoint(path):
   codes = shapes.get("autoencoder/conv1/kernel")
   features = shapes.get("autoencoder/conv2/kernel")
   embedding = shapes.get("backbone/embedding_layer/kernel")
-  network = {
-    "backbone": backbone,
-    "delg": embedding is not None,
-    "use_autoencoder": codes is not None and features is not None,
-  }
+  network = {"backbone": backbone, "delg": embedding is not None}
+  network["use_autoencoder"] = codes is not None and features is not None
   if network["use_autoencoder"]:
     network["autoencoder_dimensions"] = codes[-1]
     network["local_feature_map_channels"] = features[-1]
@@ -514,15 +493,11 @@ def _keras_model(model, folder):
 
   def run(images, names):
     outputs = {}
-    order = (
-      network_files.DESCRIPTOR,
-      network_files.ATTENTION,
-      network_files.FEATURES,
-    )
-    values = model.build_call(
-      images, training=False, intermediates_dict=outputs
-    )
-    outputs |= dict(zip(order, values, strict=True))
+    (
+      outputs[network_files.DESCRIPTOR],
+      outputs[network_files.ATTENTION],
+      outputs[network_files.FEATURES],
+    ) = model.build_call(images, training=False, intermediates_dict=outputs)
     return {name: outputs[name].numpy() for name in names}
 
   settings = exporting.NetworkSource(folder).settings
@@ -530,11 +505,7 @@ def _keras_model(model, folder):
 
 
 def _compare_models(reference, made, config, photos, precision):
-  """Return the Differences of two models on photos.
-
-  Raises:
-    InputError: If they are more than rounding of this precision makes.
-  """
+  """Return the Differences of two models; InputError if over the limits."""
   from delf.inference import extractor
 
   extractors = [extractor.Extractor(config, each) for each in (reference, made)]
@@ -557,23 +528,21 @@ def compare(reference, made, near: float = _NEAR) -> Differences:
 
   Two locations nearer than `near` pixels are of one feature.
   """
-  differences = Differences(photos=1)
+  differences = Differences()
   if reference.local is not None:
-    differences = differences.joined(
-      _compare_local(reference.local, made.local, near)
-    )
+    differences = _compare_local(reference.local, made.local, near)
+  largest = 0.0
   if reference.global_descriptor is not None:
     largest = _largest(reference.global_descriptor, made.global_descriptor)
-    differences = differences.joined(Differences(global_descriptor=largest))
-  return differences
+  return dataclasses.replace(differences, photos=1, global_descriptor=largest)
 
 
 def _compare_local(one, other, near):
   from scipy import spatial
 
-  number = max(len(one.locations), len(other.locations))
-  if not min(len(one.locations), len(other.locations)):
-    return Differences(features=len(one.locations), common=float(not number))
+  numbers = len(one.locations), len(other.locations)
+  if not min(numbers):
+    return Differences(features=numbers[0], common=float(not max(numbers)))
   points = [
     np.concatenate([f.locations, f.scales[:, np.newaxis] * _SCALE_WEIGHT], 1)
     for f in (one, other)
@@ -585,8 +554,8 @@ def _compare_local(one, other, near):
   second = nearest[first]
   strongest = max(float(np.abs(one.attention).max()), _TINY)
   return Differences(
-    features=len(one.locations),
-    common=len(first) / number,
+    features=numbers[0],
+    common=len(first) / max(numbers),
     location=_largest(one.locations[first], other.locations[second]),
     attention=_largest(one.attention[first], other.attention[second])
     / strongest,

@@ -79,12 +79,9 @@ def random_view(
   """Draw a homography [3, 3] from a photo's (x, y) to a square view's.
 
   Rotation, a tilt (one direction is squeezed, as by a change of viewpoint) and
-  perspective, about a point of the photo.
+  perspective, about the point (x, y) of the photo that the middle shows.
 
   Args:
-    rng: Source of randomness.
-    centre: (x, y) of the photo that the middle of the view shows.
-    side: Pixels of the view's side.
     zoom: Pixels of the view per pixel of the photo.
     strength: 0 for no more than a zoom, 1 for a strong change.
   """
@@ -178,7 +175,6 @@ def correspondences(
     points_1: [M, 2], (x, y) in the first view.
     homographies: Two [3, 3], from the photo to each view.
     size: (width, height) of the photo.
-    side: Pixels of a view's side.
   """
   source = project(np.linalg.inv(homographies[0]), points_1)
   points_2 = project(homographies[1], source)

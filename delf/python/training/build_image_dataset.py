@@ -38,51 +38,45 @@ _TRAIN_SOURCES = ("class_folders", "images_csv_path")
 
 def define_flags():
   """Defines the flags."""
-  flags.DEFINE_string(
+  scripts.define(
     "train_directory",
     "/tmp/",
     "Folder of training photos, or a pattern of folders: train/*/*/*/",
   )
-  flags.DEFINE_string("test_directory", None, "The same of test photos.")
-  flags.DEFINE_string("output_directory", "/tmp/", "Folder for the records.")
-  flags.DEFINE_string(
-    "train_csv_path", "/tmp/train.csv", "CSV: id,url,landmark_id"
-  )
-  flags.DEFINE_string(
+  scripts.define("test_directory", None, "The same of test photos.")
+  scripts.define("output_directory", "/tmp/", "Folder for the records.")
+  scripts.define("train_csv_path", "/tmp/train.csv", "CSV: id,url,landmark_id")
+  scripts.define(
     "train_clean_csv_path",
     None,
     "CSV: landmark_id,images. Only these are written, with labels from 0 that"
     " relabeling.csv translates.",
   )
-  flags.DEFINE_string("test_csv_path", None, "CSV with a column id.")
-  flags.DEFINE_integer("num_shards", 128, "Files of each part.", lower_bound=1)
-  flags.DEFINE_boolean(
+  scripts.define("test_csv_path", None, "CSV with a column id.")
+  scripts.define("num_shards", 128, "Files of each part.", lower_bound=1)
+  scripts.define(
     "generate_train_validation_splits",
     False,
     "Whether a share of each class goes to files for validation.",
   )
-  flags.DEFINE_float("validation_split_size", 0.2, "That share.")
-  flags.DEFINE_integer("seed", 0, "Of the choice and the order.", lower_bound=0)
-  _define_own()
-
-
-def _define_own():
-  flags.DEFINE_string(
+  scripts.define("validation_split_size", 0.2, "That share.")
+  scripts.define("seed", 0, "Of the choice and the order.", lower_bound=0)
+  scripts.define(
     "class_folders",
     None,
     "In place of train_directory: a folder with a folder of photos for each"
     " class.",
   )
-  flags.DEFINE_string(
+  scripts.define(
     "images_csv_path",
     None,
     "In place of train_directory: a CSV with a column of images (image, path,"
     " filename, ...) and one of classes (label, class, landmark_id, ...).",
   )
-  flags.DEFINE_string(
+  scripts.define(
     "images_directory", None, "Where those images are, if not beside the CSV."
   )
-  flags.DEFINE_boolean(
+  scripts.define(
     "overwrite", False, "Whether to write all anew, in place of going on."
   )
 

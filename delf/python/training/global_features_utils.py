@@ -13,14 +13,7 @@ _RANKS = (1, 5, 10)
 
 
 class AverageMeter:
-  """The last value, and the average of all values so far.
-
-  Attributes:
-    val: Last value.
-    avg: Average.
-    sum: Sum.
-    count: Number of values.
-  """
+  """The last value `val`, and `sum`, `count` and `avg` of all so far."""
 
   def __init__(self):
     self.reset()
@@ -41,15 +34,13 @@ class AverageMeter:
 def compute_metrics_and_print(
   dataset_name, sorted_index_ids, ground_truth, desired_pr_ranks=None, log=True
 ):
-  """Computes metrics of Revisited Oxford or Paris, and prints them.
+  """Prints metrics of "roxford5k" or "rparis6k", and logs them if `log`.
 
   Args:
-    dataset_name: "roxford5k" or "rparis6k".
     sorted_index_ids: [Q, N] int, ids of index images, best first.
     ground_truth: Q dicts, as of `dataset.ReadDatasetFile`.
     desired_pr_ranks: Numbers of results to measure precision at; None is 1, 5
       and 10.
-    log: Whether they are logged too.
 
   Returns:
     `dataset.ComputeMetrics` of easy, medium and hard.
@@ -85,13 +76,9 @@ def htime(time_difference):
 
 
 def debug_and_log(msg, debug=True, log=True, debug_on_the_same_line=False):
-  """Prints a message, and logs it.
+  """Prints a message if `debug`, and logs it if `log`.
 
-  Args:
-    msg: Text.
-    debug: Whether it is printed to standard output.
-    log: Whether it is logged.
-    debug_on_the_same_line: Whether what is printed next follows on its line.
+  What is printed next may follow on its line.
   """
   if debug:
     sys.stdout.write(msg if debug_on_the_same_line else f"{msg}\n")

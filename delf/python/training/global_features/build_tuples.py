@@ -17,26 +17,24 @@ FLAGS = flags.FLAGS
 
 def define_flags():
   """Defines the flags."""
-  flags.DEFINE_string(
+  scripts.define(
     "images", None, "folder with a folder of photos for each thing or place"
   )
-  flags.DEFINE_string(
+  scripts.define(
     "csv",
     None,
     "CSV with url (path below --images) and landmark_id, in place of folders",
   )
-  flags.DEFINE_string(
-    "data_root", "data", f"folder that gets train/{sfm120k.NAME}/"
-  )
-  flags.DEFINE_float(
+  scripts.define("data_root", "data", f"folder that gets train/{sfm120k.NAME}/")
+  scripts.define(
     "validation_share",
     0.2,
     "share of the things that are for validation",
     lower_bound=0.0,
     upper_bound=0.9,
   )
-  flags.DEFINE_integer("seed", 0, "what the choice of these depends on")
-  flags.DEFINE_boolean(
+  scripts.define("seed", 0, "what the choice of these depends on")
+  scripts.define(
     "overwrite", False, "whether to replace a data set that is there"
   )
   flags.mark_flag_as_required("images")
@@ -59,8 +57,8 @@ def main():
     groups, sfm120k.NAME, FLAGS.data_root, options, say
   )
   for mode, found in counts.items():
-    words = ", ".join(f"{number} {name}" for name, number in found.items())
-    print(f"{mode}: {words}")  # noqa: T201
+    listed = ", ".join(f"{number} {name}" for name, number in found.items())
+    print(f"{mode}: {listed}")  # noqa: T201
   return 1 if problems else 0
 
 

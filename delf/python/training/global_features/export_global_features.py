@@ -15,13 +15,11 @@ FLAGS = flags.FLAGS
 
 def define_flags():
   """Defines the flags."""
-  flags.DEFINE_string(
+  scripts.define(
     "model_directory", None, "folder of the run, with settings.json"
   )
-  flags.DEFINE_string("export_path", None, "folder of the SavedModel to be")
-  flags.DEFINE_boolean(
-    "overwrite", False, "whether to replace a finished export"
-  )
+  scripts.define("export_path", None, "folder of the SavedModel to be")
+  scripts.define("overwrite", False, "whether to replace a finished export")
   flags.mark_flags_as_required(["model_directory", "export_path"])
 
 

@@ -6,8 +6,7 @@ al., arXiv:1503.03832, equation 3; Arandjelovic et al., arXiv:1511.07247.
 A batch is of queries, float [B, D], with one positive each, [B, D], and K
 negatives each, [B, K, D]; K may be 0. Losses are sums over all of them, as in
 the original, so that a sum of losses of single queries is the loss of all. (The
-original's contrastive loss compares queries with the images of other queries
-where B is over 1; here each has its own.)
+original's contrastive loss mixes up the images of queries where B is over 1.)
 """
 
 import keras
@@ -16,47 +15,44 @@ from keras import ops
 Tensor = keras.KerasTensor
 
 
-class ContrastiveLoss(keras.losses.Loss):
-  """Contrastive loss; see `contrastive_loss`.
+class _RankingLoss(keras.losses.Loss):
+  """Base of losses of three inputs; Keras's `reduction` changes nothing."""
 
-  `reduction` is Keras's, and changes nothing: the loss is one number.
-  """
+  def __init__(self, name, margin, reduction):
+    super().__init__(name=name, reduction=reduction)
+    self.margin = margin
+
+  def __call__(
+    self, queries: Tensor, positives: Tensor, negatives: Tensor
+  ) -> Tensor:
+    """Return the loss with the margin."""
+    return self.call(queries, positives, negatives)
+
+
+class ContrastiveLoss(_RankingLoss):
+  """Contrastive loss; see `contrastive_loss`."""
 
   def __init__(self, margin: float = 0.7, reduction: str = "none"):
-    super().__init__(name="contrastive_loss", reduction=reduction)
-    self.margin = margin
-
-  def __call__(
-    self, queries: Tensor, positives: Tensor, negatives: Tensor
-  ) -> Tensor:
-    """Return `contrastive_loss` with the margin."""
-    return self.call(queries, positives, negatives)
+    super().__init__("contrastive_loss", margin, reduction)
 
   def call(
     self, queries: Tensor, positives: Tensor, negatives: Tensor
   ) -> Tensor:
     """Return `contrastive_loss` with the margin."""
-    return contrastive_loss(queries, positives, negatives, margin=self.margin)
+    return contrastive_loss(queries, positives, negatives, self.margin)
 
 
-class TripletLoss(keras.losses.Loss):
-  """Triplet loss; see `triplet_loss`, and for `reduction` ContrastiveLoss."""
+class TripletLoss(_RankingLoss):
+  """Triplet loss; see `triplet_loss`."""
 
   def __init__(self, margin: float = 0.1, reduction: str = "none"):
-    super().__init__(name="triplet_loss", reduction=reduction)
-    self.margin = margin
-
-  def __call__(
-    self, queries: Tensor, positives: Tensor, negatives: Tensor
-  ) -> Tensor:
-    """Return `triplet_loss` with the margin."""
-    return self.call(queries, positives, negatives)
+    super().__init__("triplet_loss", margin, reduction)
 
   def call(
     self, queries: Tensor, positives: Tensor, negatives: Tensor
   ) -> Tensor:
     """Return `triplet_loss` with the margin."""
-    return triplet_loss(queries, positives, negatives, margin=self.margin)
+    return triplet_loss(queries, positives, negatives, self.margin)
 
 
 def contrastive_loss(

@@ -47,11 +47,11 @@ class Delf(keras.Model):
 
     Args:
       block3_strides: Whether every second local feature is kept per direction.
-      pooling: Pooling of the global descriptor: "avg", "max" or "gem".
-      embedding_layer: Whether a dense layer follows the pooling.
-      embedding_layer_dim: Its size; 2048 stands for the backbone's default.
-      use_dim_reduction: Whether an autoencoder codes local features.
-      reduced_dimension: Channels of the codes.
+      pooling: Pooling of the global descriptor: "avg", "max" or "gem"; a dense
+        `embedding_layer` may follow it.
+      embedding_layer_dim: 2048 stands for the backbone's default.
+      use_dim_reduction: Whether an autoencoder codes local features in
+        `reduced_dimension` channels.
       dim_expand_channels: Channels of the reconstruction; 1024 stands for those
         of the backbone's local features.
       backbone: Name of a backbone (see `backbones`), or one that is ready.
@@ -91,9 +91,8 @@ class Delf(keras.Model):
   ) -> None:
     """Create the classifiers of training; RuntimeError if they exist.
 
-    Args:
-      desc_classification: Function or layer from global descriptors to logits,
-        which keeps its weights elsewhere; None for a new dense layer.
+    `desc_classification` is a function or layer from global descriptors to
+    logits that keeps its weights elsewhere; None for a new dense layer.
     """
     if hasattr(self, "attn_classification"):
       raise RuntimeError(f"{self.name} has classifiers already")
@@ -124,21 +123,15 @@ class Delf(keras.Model):
   @property
   def autoencoder_trainable_weights(self) -> list[keras.Variable]:
     """Variables that the loss of the reconstruction trains."""
-    return (
-      [] if self.autoencoder is None else self.autoencoder.trainable_weights
-    )
+    return getattr(self.autoencoder, "trainable_weights", [])
 
   def global_and_local_forward_pass(
     self, images: Tensor, training: bool = True
   ) -> tuple[Tensor, Tensor, Tensor, dict, Tensor | None, Tensor | None]:
-    """Run all parts for training.
+    """Run all parts on normalised images, float [B, H, W, 3], for training.
 
     Gradients of attention and autoencoder stop before the backbone (section 3.3
     of DELG).
-
-    Args:
-      images: Float [B, H, W, 3], normalised.
-      training: Whether batch normalisation uses the statistics of the batch.
 
     Returns:
       Global descriptor before the classifier, [B, D]; attended feature before
@@ -171,16 +164,12 @@ class Delf(keras.Model):
     training: bool = True,
     intermediates_dict: dict | None = None,
   ) -> tuple[Tensor, Tensor, Tensor]:
-    """Extract global and local features.
-
-    Args:
-      input_image: Float [B, H, W, 3], normalised.
-      training: Whether batch normalisation uses the statistics of the batch.
-      intermediates_dict: Receives the backbone's maps.
+    """Extract global and local features of images, float [B, H, W, 3].
 
     Returns:
       Global descriptor [B, D], not normalised; attention [B, H', W', 1]; local
       features [B, H', W', C]: the autoencoder's codes if any, else `block3`.
+      `intermediates_dict` receives the backbone's maps.
     """
     descriptor, _, attention, blocks, _, reduced = (
       self.global_and_local_forward_pass(input_image, training)

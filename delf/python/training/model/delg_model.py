@@ -42,13 +42,10 @@ class Delg(delf_model.Delf):
     dim_expand_channels: int = 1024,
     backbone: str | keras.Model = "resnet50",
   ):
-    """Create the model with random weights; other arguments are those of Delf.
+    """Create the model with random weights; see Delf.
 
-    Args:
-      embedding_layer_dim: Size of the global descriptor.
-      scale_factor_init: Factor from cosines to logits.
-      arcface_margin: Angle in radians that training adds between a descriptor
-        and its class.
+    `scale_factor_init` is the factor from cosines to logits, `arcface_margin`
+    the angle in radians that training adds between a descriptor and its class.
     """
     super().__init__(
       block3_strides=block3_strides,
@@ -129,7 +126,6 @@ def cosine_classifier_logits(
     prelogits: Float [B, D], descriptors.
     labels: Int [B], classes in 0 to `num_classes` - 1; None where not training.
     cosine_weights: Float [D, num_classes], a direction for each class.
-    scale_factor: Factor from cosines to logits.
     arcface_margin: Angle in radians that training adds to that of the label.
   """
   units = normalization.l2_normalize(prelogits, axis=1)
@@ -175,9 +171,7 @@ def apply_arcface_margin(
 ) -> Tensor:
   """Return cosines [B, num_classes] with an angle added for the labels.
 
-  Args:
-    one_hot_labels: Float or bool [B, num_classes], 1 for the label.
-    arcface_margin: Angle in radians; not added where the sum would exceed pi.
+  The margin, in radians, is not added where the sum would exceed pi.
   """
   margined = _add_margin(cosine_sim, arcface_margin)
   return ops.where(ops.cast(one_hot_labels, "bool"), margined, cosine_sim)

@@ -23,7 +23,7 @@ def define_flags():
     ["None", "average", "sum"],
     "Pooling of the descriptors of all scales.",
   )
-  flags.DEFINE_boolean(
+  scripts.define(
     "normalize_global_descriptor", False, "Whether to L2-normalise the output."
   )
 

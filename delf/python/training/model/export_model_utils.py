@@ -26,13 +26,11 @@ def ExtractLocalFeatures(  # noqa: PLR0913
   Args:
     image: [H, W, 3] uint8.
     image_scales: [S] float32.
-    max_feature_num: int32 [], the most features to return.
     abs_thres: float32 [], the least attention of a feature.
     iou: Overlap of two boxes above which the one with less attention is
       dropped; 1.0 keeps all.
     attention_model_fn: Function of images [1, h, w, 3] float32 that returns
       attention [1, y, x, 1] and features [1, y, x, D], for any D.
-    stride_factor: Factor of the receptive stride.
 
   Returns:
     boxes [N, 4] float32, (ymin, xmin, ymax, xmax) in pixels of `image`;
@@ -65,8 +63,8 @@ def ExtractGlobalFeatures(
   Args:
     image: [H, W, 3] uint8.
     image_scales: [S] float32.
-    global_scales_ind: [G] int32, positions of the scales to use, at least one;
-      they are used in the order of `image_scales`, each once.
+    global_scales_ind: [G] int32, at least one position of a scale; they are
+      used in the order of `image_scales`, each once.
     model_fn: Function of images [1, h, w, 3] float32 that returns [1, D].
     multi_scale_pool_type: "None", "average" or "sum" over the scales.
 

@@ -41,15 +41,13 @@ class GlobalFeatureNet(keras.Model):
     pretrained: bool = True,
     data_root: str | os.PathLike = "",
   ):
-    """Create the network.
+    """Create the network, of a key of ARCHITECTURES and one of POOLING.
 
     Args:
-      architecture: A key of ARCHITECTURES.
-      pooling: "mac", "spoc" or "gem".
       whitening: Whether a dense layer, initially the identity, and L2
         normalisation follow.
-      pretrained: Whether to load ImageNet weights; see `backbones.network`.
-      data_root: Folder of files with such weights.
+      pretrained: Whether to load ImageNet weights, of files in `data_root`; see
+        `backbones.network`.
     """
     super().__init__(name="global_feature_net")
     for what, value, known in (
@@ -88,11 +86,8 @@ class GlobalFeatureNet(keras.Model):
   def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
     """Return descriptors, [B, outputdim] float32 of unit length.
 
-    Args:
-      x: [B, H, W, 3] float32 of `datasets.utils.default_loader`: BGR in
-        [0, 255] less the mean of ImageNet, whatever the network's own
-        preprocessing.
-      training: Ignored.
+    Images [B, H, W, 3] are of `datasets.utils.default_loader`: BGR in [0, 255]
+    less the mean of ImageNet, whatever the network's own preprocessing.
     """
     if self._trained_on is not None:
       offset, scale = self._trained_on
@@ -143,10 +138,8 @@ def extract_global_descriptors_from_list(
     image_size: Largest side of an image in pixels, or None.
     bounding_boxes: A box (x1, y1, x2, y2) in pixels or None for each image;
       None for whole images.
-    scales: Scales to describe each image at.
-    multi_scale_power: Power of the generalised mean over them.
+    multi_scale_power: Power of the generalised mean over the scales.
     print_freq: Images between two updates of the progress line.
-    workers: Threads that load images ahead.
   """
   listed = generic_dataset.ImagesFromList(
     "", images, image_size, bounding_boxes, workers=workers
@@ -169,13 +162,10 @@ def extract_multi_scale_descriptor(
   scales: Sequence[float],
   multi_scale_power: float,
 ) -> tf.Tensor:
-  """Return the descriptor [D], of unit length, of an image at several scales.
+  """Return the descriptor [D], of unit length, of an image [1, H, W, 3].
 
-  Args:
-    net: GlobalFeatureNet, or a function of images [1, H, W, 3].
-    input: [1, H, W, 3] float32.
-    multi_scale_power: Power of the generalised mean over the scales; other than
-      1 only for descriptors without negative values.
+  The power of the generalised mean over the scales may be other than 1 only for
+  descriptors without negative values.
   """
   if not len(scales) or not all(0 < scale < np.inf for scale in scales):
     raise errors.InputError("scales over 0, one at least", list(scales))

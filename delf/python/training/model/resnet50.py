@@ -60,16 +60,10 @@ class Bottleneck(layers.Layer):
   def build(self, input_shape: tuple) -> None:
     """Create the variables for feature maps of this shape."""
     shape = input_shape
-    for conv, norm in (
-      (self.conv2a, self.bn2a),
-      (self.conv2b, self.bn2b),
-      (self.conv2c, self.bn2c),
-    ):
-      shape = _build_pair(conv, norm, shape, self._data_format)
-    if self.conv_shortcut is not None:
-      _build_pair(
-        self.conv_shortcut, self.bn_shortcut, input_shape, self._data_format
-      )
+    for conv, norm in self.foldable:
+      before = input_shape if conv == "conv_shortcut" else shape
+      layers_of_pair = getattr(self, conv), getattr(self, norm)
+      shape = _build_pair(*layers_of_pair, before, self._data_format)
 
   def call(self, inputs: Tensor, training: bool = True) -> Tensor:
     """Return the feature map after the block."""
@@ -94,16 +88,14 @@ def _map_shape(channels, data_format):
 def _build_pair(conv, norm, input_shape, data_format):
   """Build a convolution and its normalisation; return their output shape."""
   conv.build(input_shape)
-  output_shape = _map_shape(conv.filters, data_format)
-  norm.build(output_shape)
-  return output_shape
+  norm.build(_map_shape(conv.filters, data_format))
+  return _map_shape(conv.filters, data_format)
 
 
 class ResNet50(keras.Model):
   """ResNet-50; its local features are the map after stage 4 (`block3`).
 
-  All variables exist once it is made; `backbones` says what the attributes
-  are.
+  All variables exist once it is made; see `backbones` for the attributes.
   """
 
   # Blocks of stages 2 to 5: table 1 of the paper.
@@ -135,11 +127,10 @@ class ResNet50(keras.Model):
       data_format: "channels_last" or "channels_first".
       include_top: Whether it returns the logits of `classes`.
       pooling: "avg", "max" or "gem" of the last feature map where there is no
-        top, or None for the map itself.
+        top, or None for the map itself; `embedding_layer` follows it.
       block3_strides: Whether `block3` keeps every second position alone, in
         place of the stride of stage 5; what comes after is the same.
       average_pooling: Whether the last map is averaged over 7 x 7 positions.
-      embedding_layer: Whether a dense layer follows the pooling.
     """
     if pooling not in (None, "", *_POOLINGS):
       raise errors.InputError(f"a pooling of {_POOLINGS}", repr(pooling))
@@ -238,8 +229,8 @@ class ResNet50(keras.Model):
         `block4` (after stages 2 to 5).
 
     Returns:
-      Float [B, classes] logits with the top; else [B, D] pooled, or embedded,
-      features; without pooling the last feature map, `block4`.
+      Float [B, classes] logits, [B, D] features, or without top and pooling the
+      last feature map, `block4`.
     """
     blocks = {} if intermediates_dict is None else intermediates_dict
     x = self.local_call(inputs, training, blocks)
