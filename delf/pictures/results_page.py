@@ -108,7 +108,7 @@ Box = tuple[float, float, float, float] | None
 _MARKS = {TRUE: "✓ true", FALSE: "✗ false", JUNK: "○ junk"}
 _PLACES = 65535  # Lines are held as 16-bit shares of the photos' sides.
 _EXTENSIONS = (".html", ".htm")
-# The picture of the curves, in units of its own.
+# The picture of the curves, and the square in the axes of page.svg.
 _WIDTH, _HEIGHT = 420, 320
 _LEFT, _TOP, _SIDE_X, _SIDE_Y = 48, 12, 356, 260
 MAX_LINES = 100  # More hide the photos and each other.
@@ -305,11 +305,7 @@ def _check_box(box, name):
 
 def _frame(title):
   """What comes before and after the content of a page."""
-  folder = importlib.resources.files("delf.pictures")
-  css, js, page = (
-    (folder / f"page.{extension}").read_text(encoding="utf-8").strip()
-    for extension in ("css", "js", "html")
-  )
+  css, js, page = map(_part, ("css", "js", "html"))
   # Of all scripts and styles the browser runs these two alone, by their hash.
   policy = (
     "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -327,6 +323,12 @@ def _frame(title):
   filled = [values.get(piece, piece) for piece in pieces]
   middle = pieces.index("CONTENT")
   return "".join(filled[:middle]), "".join(filled[middle + 1 :]) + "\n"
+
+
+def _part(extension):
+  """A constant part of pages."""
+  file = importlib.resources.files("delf.pictures") / f"page.{extension}"
+  return file.read_text(encoding="utf-8").strip()
 
 
 def _hash(text):
@@ -457,6 +459,7 @@ def _cell(value):
 
 def _curves(curves):
   """Precision-recall curves as one drawing, and its legend."""
+  axes = _part("svg").replace("\n", "")
   drawn, names = [], []
   for number, curve in enumerate(curves):
     style = f'class="curve c{number % 6}"'
@@ -467,30 +470,10 @@ def _curves(curves):
     )
   return (
     f'<figure class="curves"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-    f'aria-label="Precision-recall curves">{_axes()}{"".join(drawn)}</svg>'
+    f'aria-label="Precision-recall curves">{axes}{"".join(drawn)}</svg>'
     f"<ul>{''.join(names)}</ul><figcaption>Precision by recall, mean of the"
     " queries</figcaption></figure>"
   )
-
-
-def _axes():
-  right, bottom = _LEFT + _SIDE_X, _TOP + _SIDE_Y
-  parts = []
-  for tick in range(0, 101, 20):
-    x, y = _LEFT + _SIDE_X * tick / 100, bottom - _SIDE_Y * tick / 100
-    parts.append(
-      f'<path class="grid" d="M{_LEFT} {y:g}H{right}M{x:g} {_TOP}V{bottom}"/>'
-      f'<text x="{_LEFT - 7}" y="{y + 4:g}" class="end">{tick}</text>'
-      f'<text x="{x:g}" y="{bottom + 18}" class="mid">{tick}</text>'
-    )
-  middle = _TOP + _SIDE_Y / 2
-  parts.append(
-    f'<text x="{_LEFT + _SIDE_X / 2:g}" y="{bottom + 38}" class="mid">'
-    "Recall, %</text>"
-    f'<text x="12" y="{middle:g}" class="mid" '
-    f'transform="rotate(-90 12 {middle:g})">Precision, %</text>'
-  )
-  return "".join(parts)
 
 
 def _points(curve):
