@@ -348,13 +348,10 @@ def read_revisited(dataset_file_path: str | os.PathLike) -> Lists:
   """Read the ground truth of Revisited Oxford or Paris.
 
   A `.pkl` file is read without running what it may hold; any other name is a
-  Matlab file's.
-
-  Returns:
-    Names of queries and of index images, without extension, and one dict a
-    query: those of "easy", "hard", "junk" that the file has ([n], ids from 0;
-    float64 in the usual `.mat` file, int64 in a `.pkl` file) and "bbx" ([4]
-    float64, x1, y1, x2, y2 in pixels).
+  Matlab file's. Names have no extension. The dicts have those of "easy", "hard"
+  and "junk" that the file has ([n], ids from 0; float64 in the usual `.mat`
+  file, int64 in a `.pkl` file) and "bbx" ([4] float64, x1, y1, x2, y2 in
+  pixels).
   """
   path = dataset_file_path
   if os.fspath(path).lower().endswith((".pkl", ".pickle")):

@@ -92,11 +92,8 @@ def search_aggregates(
     for record, extension in zip(records, extensions, strict=True)
   }
   if len(codebooks - {None}) > 1:
-    raise errors.InputError(
-      "queries and index images aggregated by one codebook",
-      "two codebooks",
-      query_dir,
-    )
+    expected = "queries and index images aggregated by one codebook"
+    raise errors.InputError(expected, "two codebooks", query_dir)
   sizes = index_config.feature_dimensionality, index_config.codebook_size
 
   def read(paths, label):

@@ -60,10 +60,8 @@ def vote(
 
   Each neighbour votes for its landmark, of [N], with its similarity. Of equal
   sums the lower landmark wins. `ids` and `scores` are [Q, k], best first; id -1
-  stands for none, and negative similarities have no vote.
-
-  Returns:
-    (predicted [Q] int64, sums [Q] float64); -1 and 0 where nothing has a vote.
+  stands for none, and negative similarities have no vote. Returns predicted [Q]
+  int64 and sums [Q] float64; -1 and 0 where nothing has a vote.
   """
   ids = np.asarray(ids)[:, :neighbours]
   weights = np.asarray(scores, np.float64)[:, :neighbours]

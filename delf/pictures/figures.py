@@ -61,9 +61,7 @@ _LEAST_OPACITY, _MOST_OPACITY = 0.15, 0.75
 def check_path(path: str | os.PathLike) -> str:
   """Return the format of a picture, one of FORMATS, by its extension.
 
-  Raises:
-    InputError: If the format is unknown, or the folder cannot be written to.
-      Missing folders are made later.
+  InputError if the folder cannot be written to; missing ones are made later.
   """
   path = pathlib.Path(path)
   suffix = path.suffix.lower().lstrip(".")

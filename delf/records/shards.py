@@ -58,12 +58,8 @@ def build(
   `<split>-00000-of-00128` and so on appear when all their photos are in them,
   so that a run that was stopped can be repeated. A photo that cannot be read is
   left out, and reported by each run: `say` is called with a line for each, and
-  for what is missing. Photos to test with have no labels.
-
-  Raises:
-    InputError: If the folder has records of other photos or settings, another
-      run is changing it, or an option cannot be.
-    OSError: If a file cannot be written.
+  for what is missing. Photos to test with have no labels. InputError if the
+  folder has records of other photos or settings, or another run is changing it.
   """
   splits = _splits(training, testing, options)
   shards = _list_shards(splits, options.num_shards)

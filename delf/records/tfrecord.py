@@ -396,11 +396,8 @@ def read_photo_bytes(path: files.Path) -> tuple[bytes, int, int]:
 def _check_jpeg(data, height, width, path):
   """Raise InputError if a JPEG cannot be decoded."""
   if not 0 < height * width <= utils.MAX_PIXELS:
-    raise errors.InputError(
-      f"an image of at most {utils.MAX_PIXELS} pixels",
-      f"{width} x {height}",
-      path,
-    )
+    expected = f"an image of at most {utils.MAX_PIXELS} pixels"
+    raise errors.InputError(expected, f"{width} x {height}", path)
   try:
     image = Image.open(io.BytesIO(data), formats=["JPEG"])
     image.draft("RGB", (width // _PART, height // _PART))

@@ -323,23 +323,15 @@ def write_tuples(
   Photos of a group are pairs in the order of their names, each with the next
   one; a single photo only serves as a negative. `<name>-whiten.pkl` gets the
   pairs of the training, to learn a whitening. Groups of one name are never
-  negatives of each other.
-
-  Args:
-    data_root: Folder that gets `train/<name>/`.
-    say: Called with a line for each photo that cannot be read.
-
-  Returns:
-    Numbers of photos, clusters and pairs, by mode.
+  negatives of each other. All lies in `<data_root>/train/<name>`; `say` is
+  called with a line for each photo that cannot be read. Returns numbers of
+  photos, clusters and pairs, by mode.
   """
   folder = pathlib.Path(data_root, "train", name)
   database = folder / f"{name}.pkl"
   if database.exists() and not options.overwrite:
-    raise errors.InputError(
-      "a data_root without a data set of this name, or --overwrite",
-      f"one with {database}",
-      data_root,
-    )
+    expected = "a data_root without a data set of this name, or --overwrite"
+    raise errors.InputError(expected, f"one with {database}", data_root)
   clusters = sorted({cluster for cluster, _ in groups})
   order = np.random.default_rng(options.seed).permutation(len(clusters))
   number = round(options.validation_share * len(order))
@@ -363,10 +355,8 @@ def write_tuples(
           pairs["qidxs"] += [i, i + 1]
           pairs["pidxs"] += [i + 1, i]
       if not pairs["qidxs"] and (mode == "train" or held_out):
-        raise errors.InputError(
-          f"groups of two photos or more to {mode} with",
-          f"{len(chosen)} groups of one",
-        )
+        expected = f"groups of two photos or more to {mode} with"
+        raise errors.InputError(expected, f"{len(chosen)} groups of one")
       content[mode] = pairs
       counts[mode] = {
         "photos": len(pairs["cids"]),

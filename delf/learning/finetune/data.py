@@ -68,11 +68,8 @@ def find(given: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
   """
   paths, names = engine.find(given)
   if len(paths) < FEWEST_PHOTOS:
-    raise errors.InputError(
-      f"at least {FEWEST_PHOTOS} photos to train on",
-      len(paths),
-      os.fspath(given[0]),
-    )
+    expected = f"at least {FEWEST_PHOTOS} photos to train on"
+    raise errors.InputError(expected, len(paths), os.fspath(given[0]))
   if labels == AUTO:
     labels = _guess(given, names)
   if labels == NO_LABELS:
@@ -136,11 +133,9 @@ def _listed(path, paths, names):
   for line, row in files.read_csv(path, header=True):
     values = [value.strip() for value in row[:2]]
     if len(values) < 2 or not all(values):
-      raise errors.InputError(
-        "a photo and its class a row, with a comma between",
-        f"{','.join(values)!r} in line {line}",
-        path,
-      )
+      expected = "a photo and its class a row, with a comma between"
+      received = f"{','.join(values)!r} in line {line}"
+      raise errors.InputError(expected, received, path)
     photo, label = values
     place = places.get(photo, places.get(os.path.splitext(photo)[0]))
     if place is not None:
@@ -171,16 +166,11 @@ def decode(
   size: int,
   rotate: bool = False,
 ) -> tuple[list[np.ndarray | None], tuple[engine.Failure, ...]]:
-  """Decode photos once, on all cores; a repeated run finds them in a file.
+  """Decode photos once, on all cores; a repeated run finds them in `folder`.
 
-  Args:
-    folder: Where the file is: 3 bytes a pixel.
-    size: Pixels that the longer side is scaled down to.
-    rotate: Whether the EXIF orientation is applied.
-
-  Returns:
-    Images, [H, W, 3] RGB, memory-mapped, and the failures; a photo that cannot
-    be decoded, or is too small, is a failure, and None in place of its image.
+  The longer side is scaled down to `size` pixels. Returns images, [H, W, 3]
+  RGB, memory-mapped, and the failures; a photo that cannot be decoded, or is
+  too small, is a failure, and None in place of its image.
   """
   if not (folder / _RECORD).exists():
     _write_pixels(paths, folder, size, rotate)
@@ -230,10 +220,10 @@ def _decode(path, size, rotate):
     share = min(1.0, size / max(image.size))
     width, height = (max(1, round(side * share)) for side in image.size)
     if min(width, height) < _LEAST_SIDE:
-      raise errors.InputError(
-        f"a photo of {_LEAST_SIDE} pixels or more a side at {size} pixels",
-        f"{width} x {height}",
+      expected = (
+        f"a photo of {_LEAST_SIDE} pixels or more a side at {size} pixels"
       )
+      raise errors.InputError(expected, f"{width} x {height}")
     if share < 1:
       image = image.resize((width, height), Image.Resampling.BOX)
     return np.ascontiguousarray(image)
@@ -285,10 +275,8 @@ def collect(
   good = [i for i, image in enumerate(images) if image is not None]
   if len(good) < FEWEST_PHOTOS:
     first = f"; first bad one: {failures[0]}" if failures else ""
-    raise errors.InputError(
-      f"at least {FEWEST_PHOTOS} photos that can be read",
-      f"{len(good)}{first}",
-    )
+    expected = f"at least {FEWEST_PHOTOS} photos that can be read"
+    raise errors.InputError(expected, f"{len(good)}{first}")
   names = [sources.names[i] for i in good]
   classes, labels, held = (), None, held_out(names)
   if sources.labels is not None:

@@ -285,11 +285,8 @@ def _check_unfinished(folder):
     return
   # Hidden files are of a run that ended at once.
   if any(not path.name.startswith(".") for path in folder.iterdir()):
-    raise errors.InputError(
-      "a folder of an unfinished training, or none",
-      "one with other things in it",
-      folder,
-    )
+    expected = "a folder of an unfinished training, or none"
+    raise errors.InputError(expected, "one with other things in it", folder)
 
 
 def _is_leftover(out, folder, last):
@@ -311,11 +308,8 @@ def _check_finished(out, settings, overwrite):
     raise errors.InputError("a new folder", "one with other things in it", out)
   if not overwrite:
     difference = manifest.difference(record.get("settings", {}), settings)
-    raise errors.InputError(
-      "a new folder, or --overwrite",
-      f"a finished model {difference or 'of the same settings'}",
-      out,
-    )
+    received = f"a finished model {difference or 'of the same settings'}"
+    raise errors.InputError("a new folder, or --overwrite", received, out)
 
 
 def _claim(folder, settings, overwrite):
