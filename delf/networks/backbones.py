@@ -141,11 +141,9 @@ def restore(model: keras.Model, path: files.Path) -> None:
 
   The file, of Keras 1 or 2, has weights or a whole model. Within a layer its
   order counts, as in Keras: names of weights differ between versions
-  (`kernel:0`, `W_1:0`, ...).
-
-  Raises:
-    InputError: If the file cannot be read, or if its layers, shapes or types
-      are not the model's; no array of another shape is read.
+  (`kernel:0`, `W_1:0`, ...). InputError if the file cannot be read, or if its
+  layers, shapes or types are not the model's; no array of another shape is
+  read.
   """
   import h5py
 
@@ -224,10 +222,7 @@ def variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
 
   A path joins the attributes that lead to the layer and the variable's name:
   `backbone/l2a/conv2a/kernel`. Layers that no attribute holds go by their
-  names.
-
-  Raises:
-    RuntimeError: If two variables share a path, or one has none.
+  names. RuntimeError if two variables share a path, or one has none.
   """
   paths = {}
   for path, layer in layers_by_path(model).items():

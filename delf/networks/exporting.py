@@ -182,7 +182,6 @@ def load_model(  # noqa: PLR0913
   Args:
     delg: Whether it is a DELG model, with GeM pooling and an embedding.
     block3_strides: Whether every second local feature is kept per direction.
-    use_autoencoder: Whether local features are an autoencoder's codes.
     local_feature_map_channels: Channels of the features that codes expand to.
     parts: "local", "global" or both: weights for other parts may be missing.
   """

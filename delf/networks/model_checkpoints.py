@@ -53,9 +53,8 @@ def load_weights(
     missing: Paths, or prefixes of paths, that the checkpoint may lack; these
       variables keep their values. Those also in `unused` may differ in shape.
 
-  Raises:
-    InputError: If it cannot be read, or lists what is missing, unused, of
-      another shape, or not of floating point.
+  InputError if it cannot be read; or it lists what is missing, unused, of
+  another shape, or not of floating point.
   """
   variables = backbones.variables_by_path(model)
   reader, prefix = checkpoints.open_reader(path)

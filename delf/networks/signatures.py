@@ -32,12 +32,9 @@ from delf.python.training.model import export_model_utils
 class Network:
   """The calls of a model that extraction needs, each traced once.
 
-  Attributes:
-    full: Function of images [B, h, w, 3] float32 that gives descriptor,
-      attention, features and, of some backbones, offsets.
-    local: The same without the descriptor and its computation.
-    descriptor: Function that gives the descriptor alone.
-    receptive: Receptive field of a cell of the feature map.
+  `full` gives, of images [B, h, w, 3] float32, descriptor, attention, features
+  and, of some backbones, offsets; `local` all but the descriptor; `descriptor`
+  that alone. `receptive` is the field of a cell of the feature map.
   """
 
   def __init__(self, model: keras.Model):

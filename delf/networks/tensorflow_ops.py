@@ -55,21 +55,13 @@ class Selection(NamedTuple):
 
 
 class LocalFeatures(NamedTuple):
-  """Local features of all images of a batch, in one list of N.
+  """Local features of all images of a batch, in one list of N."""
 
-  Attributes:
-    boxes: [N, 4] float32, receptive boxes (ymin, xmin, ymax, xmax) in pixels.
-    features: [N, D] float32.
-    scales: [N] float32, inverse of the image scale.
-    scores: [N] float32, attention.
-    image: [N] int32, position of the image in the batch.
-  """
-
-  boxes: tf.Tensor
-  features: tf.Tensor
-  scales: tf.Tensor
-  scores: tf.Tensor
-  image: tf.Tensor
+  boxes: tf.Tensor  # [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels.
+  features: tf.Tensor  # [N, D] float32.
+  scales: tf.Tensor  # [N] float32, inverse of the image scale.
+  scores: tf.Tensor  # [N] float32, attention.
+  image: tf.Tensor  # [N] int32, position of the image in the batch.
 
 
 def select(
