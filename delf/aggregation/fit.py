@@ -128,9 +128,17 @@ def fit_pca(
   if not 0 < dim <= pca.dim:
     raise errors.InputError(f"1 to {pca.dim} components", f"{dim}")
   contents = (pca.mean, pca.matrix, pca.variances)
-  for name, array in zip(_PCA_FILES, contents, strict=True):
-    datum_io.WriteToFile(array, os.path.join(folder, name))
-  config = _pca_config(folder, dim)
+  written = [os.path.abspath(os.path.join(folder, n)) for n in _PCA_FILES]
+  for path, array in zip(written, contents, strict=True):
+    datum_io.WriteToFile(array, path)
+  message = delf_config_pb2.DelfPcaParameters(
+    mean_path=written[0],
+    projection_matrix_path=written[1],
+    pca_dim=dim,
+    use_whitening=False,
+    pca_variances_path=written[2],
+  )
+  config = text_format.MessageToString(message)
   files.write_bytes(os.path.join(folder, _PCA_CONFIG), config.encode())
   failed = tuple(reader.failures)
   return PcaReport(config, pca.dim, moments.number, kept, dim, failed)
@@ -190,21 +198,6 @@ def _check_any(number, failures):
   if not number:
     reason = f"; first bad file: {failures[0]}" if failures else ""
     raise errors.InputError("files with descriptors", f"none{reason}")
-
-
-def _pca_config(folder, dim):
-  """Return a DelfPcaParameters as text, for a configuration."""
-  mean, matrix, variances = (
-    os.path.abspath(os.path.join(folder, name)) for name in _PCA_FILES
-  )
-  message = delf_config_pb2.DelfPcaParameters(
-    mean_path=mean,
-    projection_matrix_path=matrix,
-    pca_dim=dim,
-    use_whitening=False,
-    pca_variances_path=variances,
-  )
-  return text_format.MessageToString(message)
 
 
 @dataclasses.dataclass(frozen=True)
