@@ -200,8 +200,6 @@ def _method(searcher):
 def _settings(options):
   if not options.rerank:
     return {}
-  parts = [
-    f"{part} px" if part.startswith("residual") else part
-    for part in options.verify.describe()
-  ]
+  parts = options.verify.describe()
+  parts = [f"{p} px" if p.startswith("residual") else p for p in parts]
   return {"verification": ", ".join(parts)}

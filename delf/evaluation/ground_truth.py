@@ -185,11 +185,9 @@ def _place_listed(listed, queries, index_names, path):
   places = ImagePlaces(index_names)
   missing = [name for name in listed if name not in places]
   if missing:
-    raise errors.InputError(
-      f"a collection with its {len(listed)} images",
-      f"one without {len(missing)} of them, such as '{missing[0]}'",
-      path,
-    )
+    expected = f"a collection with its {len(listed)} images"
+    received = f"one without {len(missing)} of them, such as '{missing[0]}'"
+    raise errors.InputError(expected, received, path)
   known = set(listed)
   among = [name for name in queries if name in places and name not in known]
   if among:
@@ -430,11 +428,9 @@ def _parse_entry(entry, first_id, size, query, path):
   if not isinstance(entry, dict):
     raise errors.InputError(f"labels of {query}", "something else", path)
   if "ok" in entry and "easy" not in entry:
-    raise errors.InputError(
-      "ground truth of a Revisited data set, with 'easy' and 'hard'",
-      "'ok', as the older Oxford5k and Paris6k have",
-      path,
-    )
+    expected = "ground truth of a Revisited data set, with 'easy' and 'hard'"
+    received = "'ok', as the older Oxford5k and Paris6k have"
+    raise errors.InputError(expected, received, path)
   try:
     parsed = {key: _id_array(entry[key]) for key in _GRADED if key in entry}
     box = np.array(_flat(entry.get("bbx", np.zeros(4))), np.float64)
@@ -445,11 +441,9 @@ def _parse_entry(entry, first_id, size, query, path):
   for label, ids in parsed.items():
     wrong = ~((ids >= first_id) & (ids < first_id + size) & (ids % 1 == 0))
     if wrong.any():
-      raise errors.InputError(
-        f"ids of the {size} index images in '{label}' of {query}",
-        f"{ids[wrong][0] - float(first_id):g} (from 0)",
-        path,
-      )
+      expected = f"ids of the {size} index images in '{label}' of {query}"
+      received = f"{ids[wrong][0] - float(first_id):g} (from 0)"
+      raise errors.InputError(expected, received, path)
     parsed[label] = ids - ids.dtype.type(first_id)
   if box.shape != (4,) or not np.isfinite(box).all():
     raise errors.InputError(f"four numbers in 'bbx' of {query}", "other", path)

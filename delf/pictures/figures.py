@@ -66,11 +66,10 @@ def check_path(path: str | os.PathLike) -> str:
   path = pathlib.Path(path)
   suffix = path.suffix.lower().lstrip(".")
   if suffix not in FORMATS:
-    raise errors.InputError(
-      "a picture name that ends in " + ", ".join(f".{end}" for end in FORMATS),
-      f".{suffix}" if suffix else "no extension",
-      path,
-    )
+    endings = ", ".join(f".{end}" for end in FORMATS)
+    received = f".{suffix}" if suffix else "no extension"
+    expected = f"a picture name that ends in {endings}"
+    raise errors.InputError(expected, received, path)
   if path.is_dir():
     raise errors.InputError("the name of a picture", "a folder", path)
   folder = next(each for each in path.absolute().parents if each.exists())

@@ -170,11 +170,8 @@ def find_photos(directory: str) -> dict[str, str]:
     if other != path:
       raise errors.InputError("each id once", f"{other} and {path}", directory)
   if not photos:
-    raise errors.InputError(
-      "photos in it (a pattern such as train/*/*/*/ names several folders)",
-      "none",
-      directory,
-    )
+    several = "a pattern such as train/*/*/*/ names several folders"
+    raise errors.InputError(f"photos in it ({several})", "none", directory)
   return photos
 
 

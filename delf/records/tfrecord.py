@@ -243,14 +243,11 @@ def missing_shards(paths: Iterable[str]) -> list[str]:
   Of `train-00001-of-00008` and others of eight, all eight belong together. A
   shard that exists, and is not among `paths`, was left out on purpose.
   """
-  matches = [
-    match
-    for path in paths
-    if (match := _SHARD.fullmatch(path)) and int(match[2]) <= _MOST_SHARDS
-  ]
+  matches = filter(None, map(_SHARD.fullmatch, paths))
   whole = {
     f"{start}-{i:0{len(number)}d}-of-{number}"
     for start, number in {match.group(1, 2) for match in matches}
+    if int(number) <= _MOST_SHARDS
     for i in range(int(number))
   }
   return sorted(p for p in whole.difference(paths) if not _glob(glob.escape(p)))

@@ -192,11 +192,9 @@ def read_pairs(path: files.Path, mode: str | None = None) -> Pairs:
   )
   for key, array in (("qidxs", queries), ("pidxs", positives)):
     if len(array) and not 0 <= array.min() <= array.max() < len(names):
-      raise errors.InputError(
-        f"'{key}' from 0 to {len(names) - 1}, places of images",
-        f"{array.min()} to {array.max()}",
-        path,
-      )
+      expected = f"'{key}' from 0 to {len(names) - 1}, places of images"
+      received = f"{array.min()} to {array.max()}"
+      raise errors.InputError(expected, received, path)
   if len(queries) != len(positives) or not len(queries):
     received = f"{len(queries)} and {len(positives)}"
     expected = "as many 'qidxs' as 'pidxs', one at least"

@@ -59,11 +59,9 @@ def read(path: str | os.PathLike, given: Sequence) -> BoxList:
       used.add(key)
       boxed.append((photo, np.stack(listed[key])))
   if len(boxed) < data.FEWEST_PHOTOS:
-    raise errors.InputError(
-      f"boxes of at least {data.FEWEST_PHOTOS} of the photos",
-      f"of {len(boxed)} ({len(paths)} photos, {len(listed)} names in the file)",
-      path,
-    )
+    expected = f"boxes of at least {data.FEWEST_PHOTOS} of the photos"
+    sizes = f"{len(paths)} photos, {len(listed)} names in the file"
+    raise errors.InputError(expected, f"of {len(boxed)} ({sizes})", path)
   missing = tuple(name for name in listed if name not in used)
   return BoxList([p for p, _ in boxed], [b for _, b in boxed], missing)
 
@@ -171,10 +169,8 @@ class _DetectorTask(run.Task):
       if image is not None
     ]
     if len(photos) < data.FEWEST_PHOTOS:
-      raise errors.InputError(
-        f"{data.FEWEST_PHOTOS} photos with boxes that can be read",
-        f"{len(photos)}; {failures[0]}",
-      )
+      expected = f"{data.FEWEST_PHOTOS} photos with boxes that can be read"
+      raise errors.InputError(expected, f"{len(photos)}; {failures[0]}")
     held_out = photos[_HELD_OUT // 2 :: _HELD_OUT]
     known = [photo for i, photo in enumerate(photos) if i % _HELD_OUT != 5]
     baselines, before = _measured(detector, known, held_out)

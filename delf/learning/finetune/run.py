@@ -322,11 +322,9 @@ def _claim(folder, settings, overwrite):
     manifest.read(folder / _SETTINGS) or settings, settings
   )
   if difference and not overwrite and (folder / CHECKPOINT).exists():
-    raise errors.InputError(
-      "an unfinished training of the same photos and settings (or --overwrite)",
-      f"one {difference}",
-      folder,
-    )
+    same = "the same photos and settings (or --overwrite)"
+    expected = f"an unfinished training of {same}"
+    raise errors.InputError(expected, f"one {difference}", folder)
   if difference:
     for old in folder.iterdir():
       if old.is_dir():
