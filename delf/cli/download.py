@@ -73,13 +73,9 @@ def run(args):
   wanted = published.files_of(
     args.dataset, tuple(args.split), args.parts, images=not args.no_images
   )
-  options = {
-    "mirror": args.mirror,
-    "force": args.force,
-    "only": datasets.read_ids(args.only) if args.only else None,
-    "ignore_checksum": args.ignore_checksum,
-    "at_once": args.at_once,
-  }
+  names = "mirror", "force", "ignore_checksum", "at_once"
+  options = arguments.pick(args, *names)
+  options["only"] = datasets.read_ids(args.only) if args.only else None
   free = datasets.free_bytes(args.out)
   if args.dry_run:
     _print_plan(args, list(datasets.plan(wanted, args.out, **options)), free)

@@ -95,11 +95,10 @@ def _options(args):
       args.detector, args.detector_threshold, args.max_regions
     )
   return building.BuildOptions(
-    **arguments.pick(args, *arguments.INDEXING),
+    **arguments.pick(
+      args, *arguments.INDEXING, "photos", "max_size", "workers"
+    ),
     regions=regions,
-    photos=args.photos,
-    max_size=args.max_size,
-    workers=args.workers,
     apply_rotation=args.rotate,
     one_core_each=True,
   )

@@ -82,13 +82,10 @@ def _match(args):
   how = {
     "output": None if args.no_picture else args.out,
     "options": matcher.MatchOptions(
+      **arguments.pick(args, "ratio", "estimator", "seed", "min_inliers"),
       max_distance=args.distance,
-      ratio=args.ratio,
       mutual=not args.one_way,
-      estimator=args.estimator,
       residual_threshold=args.threshold,
-      seed=args.seed,
-      min_inliers=args.min_inliers,
     ),
     "apply_rotation": args.rotate,
   }

@@ -53,11 +53,6 @@ def warning(line: object) -> None:
   print(f"delf: warning: {line}", file=sys.stderr)
 
 
-def count(number: int, noun: str) -> str:
-  """Return a number with its noun, in the plural but for 1."""
-  return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def show_warnings() -> None:
   """Show warnings as `delf: warning: ...` on standard error.
 

@@ -71,12 +71,9 @@ def search_options(args):
   from delf.search import searching
 
   return searching.SearchOptions(
-    method=args.method,
+    **arguments.pick(args, "method", "expand", "refine", "workers"),
     rerank=args.rerank_top if args.rerank else 0,
-    expand=args.expand,
-    refine=args.refine,
     only_whole=args.no_regions,
-    workers=args.workers,
   )
 
 
