@@ -29,6 +29,8 @@ pip install "delf[onnx]" or "delf[tflite]".
 """
 
 _PRECISIONS = {"float16": "float16", "dynamic": "dynamic-range"}
+# Arguments that are options of an export as they are.
+_PLAIN = ("form", "format", "iou", "normalize", "config", "overwrite")
 
 
 def add_arguments(parser):
@@ -99,16 +101,11 @@ def run(args):
   from delf.learning import export
 
   options = export.ExportOptions(
-    form=args.form,
-    format=args.format,
-    iou=args.iou,
+    **arguments.pick(args, *_PLAIN),
     input_scales=args.scales,
     pool_type=args.pool,
-    normalize=args.normalize,
     precision=_PRECISIONS.get(args.quantize, "float32"),
-    config=args.config,
     photos=engine.find(args.photos)[0] if args.photos else (),
-    overwrite=args.overwrite,
     model=export.ModelOptions(
       backbone=args.backbone,
       use_autoencoder=False if args.no_autoencoder else None,

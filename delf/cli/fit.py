@@ -250,7 +250,7 @@ def _add_overwrite(parser):
 def _extraction(args):
   names = "model", "config", "max_size", "device"
   folder = args.features or f"{os.path.normpath(args.out)}_features"
-  return {"folder": folder} | {name: getattr(args, name) for name in names}
+  return {"folder": folder} | arguments.pick(args, *names)
 
 
 def _advice(number, enough, noun):

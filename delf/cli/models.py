@@ -129,9 +129,8 @@ def _download(args):
   from delf.inference import zoo
 
   known = zoo.artefact(args.name)
-  folder = transfer.install(
-    known, url=args.url, sha256=args.sha256, force=args.force
-  )
+  how = arguments.pick(args, "url", "sha256", "force")
+  folder = transfer.install(known, **how)
   entry = _describe(known)
   lines = [f"{known.name}: {os.path.abspath(folder)}"]
   if entry["sha256"]:
