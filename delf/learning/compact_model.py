@@ -268,8 +268,7 @@ def pooled(
 def _outputs(function, images, number=None):
   """Yield the output of a function of pixels [1, H, W, 3] for each photo."""
   call = tf.function(
-    function,
-    input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)],
+    function, input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)]
   )
   for image in progress.track(images, "pooling photos", number):
     zoom = _SIDE / max(image.shape[:2])

@@ -29,14 +29,6 @@ _KEPT_HOURS = 3
 _DECIDING = ("data", "learning")
 
 
-class Observer(loop.Observer):
-  """Watches a run; `details` of a step are a delg_steps.Batch or None."""
-
-  def wants(self, step: int) -> bool:
-    """Return whether `on_step` is to get the batch of this step."""
-    return False
-
-
 class Source:
   """Photos and labels of TFRecords, as of Google Landmarks."""
 
@@ -194,9 +186,7 @@ class RunFiles:
         values.append((variable, value.astype(variable.dtype.as_numpy_dtype)))
     if wrong:
       raise errors.InputError(
-        f"the optimiser of {self._model.name}",
-        backbones.listed(wrong),
-        prefix,
+        f"the optimiser of {self._model.name}", backbones.listed(wrong), prefix
       )
     return values
 
@@ -293,7 +283,10 @@ def fit(
 
 
 class _Training(loop.Learner):
-  """The learner of a run; observers read its public attributes."""
+  """The learner of a run; observers read its public attributes.
+
+  `details` are the delg_steps.Batch of a step that an observer wants.
+  """
 
   checked = (delg_steps.TOTAL, delg_steps.GRADIENT_NORM)
   rate_flag = "--initial_lr"
@@ -322,8 +315,7 @@ class _Training(loop.Learner):
     return self._stepper.distribute(dataset)
 
   def learn(self, batch, spent):
-    wants = [getattr(each, "wants", None) for each in self._observers]
-    look = any(want(self.step + 1) for want in wants if want is not None)
+    look = any(each.wants(self.step + 1) for each in self._observers)
     self._before = self.metrics
     self.metrics, outputs = self._stepper.train(*batch, look)
     self.details = outputs() if look else None

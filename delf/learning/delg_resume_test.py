@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from delf.base import errors
-from delf.learning import delg, delg_settings
+from delf.learning import delg, delg_settings, loop
 from tests.stand_ins import tiny_training
 from tests.stand_ins.tiny_training import tiny  # noqa: F401
 
@@ -29,7 +29,7 @@ def _settings(logdir, pattern, **data):
   )
 
 
-class _Kill(delg.Observer):
+class _Kill(loop.Observer):
   """Ends the program as kill -9 does, after step 5."""
 
   def on_step(self, step, metrics, batch):

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from delf.base import errors
-from delf.learning import delg, delg_settings, delg_steps
+from delf.learning import delg, delg_settings, delg_steps, loop
 from delf.networks import backbones, exporting
 from tests.stand_ins import full_disk, tiny_training
 from tests.stand_ins.tiny_training import tiny  # noqa: F401
@@ -38,7 +38,7 @@ def _eager(given):
   return dataclasses.replace(given, execution=execution)
 
 
-class _Watch(delg.Observer):
+class _Watch(loop.Observer):
   """Remembers what it was told."""
 
   def __init__(self):
@@ -103,7 +103,7 @@ def _same(first, second):
     np.testing.assert_array_equal(value, second[key], err_msg=key)
 
 
-class _Ends(delg.Observer):
+class _Ends(loop.Observer):
   """Ends a run after a step."""
 
   def __init__(self, step, how):
@@ -114,7 +114,7 @@ class _Ends(delg.Observer):
       self._how()
 
 
-class _Closed(delg.Observer):
+class _Closed(loop.Observer):
   """Counts how often it is closed; may fail as a run starts."""
 
   def __init__(self, fails=False):

@@ -433,13 +433,8 @@ def _average_precision(right, values, number):
   return float(best[hits].sum() / number)
 
 
-def whole_image(number: int) -> list[Found]:
-  """Return one box of the whole photo for each of `number` photos."""
-  return [(np.float32([[0, 0, 1, 1]]), np.ones(1, np.float32))] * number
-
-
-def middle_box(number: int, size) -> list[Found]:
-  """Return one box of this height and width in the middle of each photo."""
+def middle_box(number: int, size=(1, 1)) -> list[Found]:
+  """Return one box in the middle of each photo, by default all of the photo."""
   half = np.float32(size) / 2
   box = np.concatenate([0.5 - half, 0.5 + half])
   return [(box[None], np.ones(1, np.float32))] * number
@@ -469,6 +464,6 @@ def compare(
   return {
     BEST: score(found, truth, most=1),
     ALL: score(found, truth),
-    WHOLE: score(whole_image(number), truth),
+    WHOLE: score(middle_box(number), truth),
     MEDIAN: score(middle_box(number, median_size(known)), truth),
   }

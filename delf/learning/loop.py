@@ -81,8 +81,12 @@ class Observer:
   def start(self, learner: Learner) -> None:
     """The run starts, or resumes, with this learner."""
 
+  def wants(self, step: int) -> bool:
+    """Return whether `on_step` is to get the details of this step."""
+    return False
+
   def on_step(self, step: int, metrics: Metrics, details: Any) -> None:
-    """A step was made; `details` are those of the learner."""
+    """A step was made; `details` are those of the learner, or None."""
 
   def on_measure(self, step: int, metrics: Metrics) -> None:
     """A measurement was made."""
@@ -512,9 +516,7 @@ class FileLearner(Learner):
 
 
 def restore(
-  variables: Sequence,
-  path: str | os.PathLike,
-  kind: str = FileLearner.kind,
+  variables: Sequence, path: str | os.PathLike, kind: str = FileLearner.kind
 ) -> Mapping[str, np.ndarray]:
   """Assign the first variables of a checkpoint; return all of its arrays."""
   arrays = base_arrays.read_npz(path, kind, _COUNTERS)

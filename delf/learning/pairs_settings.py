@@ -111,6 +111,9 @@ class Learning:
   seed: int = setting(0, "of random weights and of the tuples' draws")
 
 
+_GROUPS = {"data": Data, "network": Network, "learning": Learning}
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
   """Settings of a run, by group, and what it writes when."""
@@ -143,18 +146,14 @@ class Settings:
   def open_folder(self) -> pathlib.Path:
     """Make the folder of the run, or find that of a run to resume.
 
-    Raises:
-      InputError: If there is a run that is not to be resumed, or one of other
-        settings.
+    Raises InputError if there is a run that is not to be resumed, or one of
+    other settings.
     """
-    data, network, learning = self.data, self.network, self.learning
+    data, learning = self.data, self.learning
     folder = pathlib.Path(
       global_features_utils.create_model_directory(
         sfm120k.NAME,
-        network.architecture,
-        network.pooling,
-        network.whitening,
-        network.pretrained,
+        *dataclasses.astuple(self.network),
         learning.loss,
         learning.margin,
         learning.optimizer,
@@ -184,7 +183,7 @@ class Settings:
 
   def _require_same(self, stored, path):
     """Refuse a run whose settings would give another result."""
-    for part in ("data", "network", "learning"):
+    for part in _GROUPS:
       for name, value in vars(getattr(self, part)).items():
         other = getattr(getattr(stored, part), name)
         if name not in _FREE and value != other:
@@ -197,7 +196,7 @@ class Settings:
 
 def define_flags() -> None:
   """Define the flags of the settings."""
-  for group in (Settings, Data, Network, Learning):
+  for group in (Settings, *_GROUPS.values()):
     delg_settings.define_group(group)
 
 
@@ -218,17 +217,12 @@ def settings_of_flags() -> Settings:
 
 
 def read(path: str | os.PathLike) -> Settings:
-  """Read the `settings.json` of a run.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    InputError: If it is another one.
-  """
+  """Read the `settings.json` of a run; InputError if it is another file."""
   try:
     stored = json.loads(files.read_bytes(path))
-    for name, kind in (("network", Network), ("learning", Learning)):
+    for name, kind in _GROUPS.items():
       stored[name] = kind(**stored[name])
-    data = Data(**stored["data"])
+    data = stored["data"]
     stored["data"] = dataclasses.replace(
       data, tests=tuple(data.tests), scales=tuple(data.scales)
     )
@@ -254,8 +248,7 @@ _ARITHMETIC = {
 def parse_scales(text: str) -> tuple[float, ...]:
   """Read a list of scales over 0, such as "[1, 2**(1/2), 1/2**(1/2)]".
 
-  Raises:
-    InputError: If it is anything but numbers and arithmetic.
+  Raises InputError if it is anything but numbers and arithmetic.
   """
   try:
     node = ast.parse(text, mode="eval").body

@@ -1,6 +1,6 @@
 """Observers of supervised training: lines, TensorBoard, warnings, pictures."""
 
-# ruff: noqa: D102 (methods of observers are those of delg.Observer)
+# ruff: noqa: D102 (methods of observers are those of loop.Observer)
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ _LOSSES = {
 }
 
 
-def standard(settings: delg_settings.Settings) -> list[delg.Observer]:
+def standard(settings: delg_settings.Settings) -> list[loop.Observer]:
   """Return the observers of a run.
 
   They show a line of progress, warn of what is wrong, and write `train_logs`
@@ -68,10 +68,9 @@ class Live(loop.Live):
     return f"loss {', '.join(losses)}, accuracy {' and '.join(shares)}"
 
 
-class Summaries(loop.BoardObserver, delg.Observer):
+class Summaries(loop.BoardObserver):
   """Writes the files of TensorBoard, a summary each `every` steps."""
 
-  _percentiles = (25, 50, 75)
   _photos = 3
 
   def __init__(self, every: int):
@@ -111,7 +110,7 @@ class Summaries(loop.BoardObserver, delg.Observer):
       "attention/min": attention.min(),
       "attention/mean": attention.mean(),
     }
-    for percent in self._percentiles:
+    for percent in (25, 50, 75):
       nearest = np.percentile(attention, percent, method="nearest")
       values[f"attention/percent_{percent}"] = nearest
     return {tag: float(value) for tag, value in values.items()}
@@ -154,7 +153,7 @@ def is_chance(hits: float, photos: int, share: float) -> bool:
   return hits <= mean + _SURE * math.sqrt(mean) + 1
 
 
-class Diagnosis(delg.Observer):
+class Diagnosis(loop.Observer):
   """Logs what is wrong with a run, or what may be."""
 
   def start(self, learner):
@@ -267,7 +266,7 @@ METRICS = "metrics.jsonl"
 _LAST = (delg_steps.LEARNING_RATE, "desc/scale_factor")
 
 
-class Measurements(delg.Observer):
+class Measurements(loop.Observer):
   """Writes a line each `every` steps, once, however often a run is stopped.
 
   `rows` are the lines in the order of steps: metrics by tag, with `step`.
@@ -372,7 +371,7 @@ _PANELS = {
 }
 
 
-class Curves(delg.Observer):
+class Curves(loop.Observer):
   """Draws the rows of Measurements at each checkpoint and validation."""
 
   def __init__(self, measured: Measurements):
@@ -405,7 +404,7 @@ class Curves(delg.Observer):
   on_measure = on_save
 
 
-class Attention(loop.BoardObserver, delg.Observer):
+class Attention(loop.BoardObserver):
   """Draws where attention is on the same photos, at each validation.
 
   They are the first of validation or, where there is none, of training.
@@ -413,8 +412,13 @@ class Attention(loop.BoardObserver, delg.Observer):
 
   def start(self, learner):
     super().start(learner)
-    self._drawn = None
-    self._photos = _first_photos(learner.source)
+    self._drawn = self._photos = None
+    dataset = learner.source.validation()
+    if dataset is None:
+      dataset = learner.source.training()
+    with tfrecord.clear_errors():
+      for images, _ in dataset.take(1):
+        self._photos = images[:_PHOTOS].numpy()
     if learner.step == 0:
       self._draw(0, ATTENTION_BEFORE)
 
@@ -442,17 +446,6 @@ class Attention(loop.BoardObserver, delg.Observer):
     lowest, highest = attention.min(), attention.max()
     caption = f"the same photos each time; {lowest:.3g} to {highest:.3g}"
     figures.draw_attention(path, photos, attention, title, caption)
-
-
-def _first_photos(source):
-  """Return the first photos of a source, float32 [N, H, W, 3], if any."""
-  dataset = source.validation()
-  if dataset is None:
-    dataset = source.training()
-  with tfrecord.clear_errors():
-    for images, _ in dataset.take(1):
-      return images[:_PHOTOS].numpy()
-  return None
 
 
 # Steps until `overfit` gives up.
@@ -486,7 +479,7 @@ class Verdict:
 def overfit(
   settings: delg_settings.Settings,
   source: delg.Source,
-  observers: Sequence[delg.Observer] = (),
+  observers: Sequence[loop.Observer] = (),
 ) -> Verdict:
   """Train on the first batch until its losses have fallen, and keep nothing.
 
@@ -531,7 +524,7 @@ class _Enough(Exception):  # noqa: N818 (never leaves this module)
   """The losses have fallen far enough."""
 
 
-class _Losses(delg.Observer):
+class _Losses(loop.Observer):
   """Remembers the losses, and ends a run that has shown that it learns."""
 
   def __init__(self, attention):

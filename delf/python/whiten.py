@@ -25,10 +25,9 @@ def apply_whitening(
   projection: np.ndarray,
   output_dim: int | None = None,
 ) -> np.ndarray:
-  """Project descriptors and L2-normalise them.
+  """Project descriptors [D, N] and L2-normalise them.
 
   Args:
-    descriptors: [D, N], a descriptor a column.
     mean_descriptor_vector: [D, 1], or [D].
     projection: [K, D], the most telling direction first.
     output_dim: Directions to keep, from the first on; None for all.
@@ -67,8 +66,7 @@ def learn_whitening(
 
   Args:
     descriptors: [D, N], a descriptor a column.
-    qidxs: [P] columns of the first of each pair.
-    pidxs: [P] columns of the second.
+    qidxs: [P] columns of the first of each pair, `pidxs` of the second.
 
   Returns:
     Mean of the first ones of all pairs [D, 1] and projection [D, D], float64. A
