@@ -216,11 +216,8 @@ def attention_loss(scores, target, weights):
 def keypoint_loss(logits, offsets, weights):
   """Teach each cell which of its pixels is the keypoint, by cross entropy.
 
-  Args:
-    logits: [B, H, W, PIXELS].
-    offsets: [B, H W, 2], (y, x) of the keypoint from the centre of its cell, in
-      pixels, row by row.
-    weights: [B, H W], in [0, 1].
+  Logits are [B, H, W, PIXELS], offsets [B, H W, 2], (y, x) of the keypoint from
+  the centre of its cell in pixels, row by row, weights [B, H W] in [0, 1].
   """
   shape = ops.shape(logits)
   flat = ops.reshape(logits, [shape[0], shape[1] * shape[2], logits.shape[-1]])

@@ -143,8 +143,7 @@ class RunFiles:
   def resume(self) -> str | None:
     """Read the newest checkpoint that is whole, and return its prefix.
 
-    Raises:
-      InputError: If it is of another model, or all are damaged.
+    Raises InputError if it is of another model, or all are damaged.
     """
     problem = None
     for prefix in reversed(self._manager.checkpoints):

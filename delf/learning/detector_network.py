@@ -292,11 +292,8 @@ def export(
   Its signature is that of detectors: `input_images` uint8 [B, H, W, 3] to
   `detection_boxes` [B, 20, 4], `detection_scores` [B, 20] and
   `detection_classes` [B, 20], all float32, best first; what is left is 0.
-  Further files are given by name and content.
-
-  Raises:
-    InputError: If there is something that is not to be replaced.
-    OSError: If it cannot be written.
+  Further files are given by name and content. Raises InputError if there is
+  something that is not to be replaced.
   """
   half = _half(detector)
   module = tf.Module()

@@ -161,8 +161,7 @@ def _padded(boxes):
 def window(rng, image: np.ndarray, boxes: np.ndarray, side: int):
   """Show a photo, a part of it, or the photo on a larger background.
 
-  Returns:
-    uint8 [side, side, 3], and the boxes that it shows, float32 [M, 4].
+  Returns a view uint8 [side, side, 3], and the boxes in it, float32 [M, 4].
   """
   frame = _frame(rng, boxes)
   view = _render_frame(rng, image, frame, side)
@@ -383,13 +382,10 @@ def score(
   threshold: float = 0.0,
   most: int | None = None,
 ) -> Scores:
-  """Compare found boxes with known ones.
+  """Compare found boxes with known ones, [M, 4] of each photo.
 
-  Args:
-    found: Boxes and scores of each photo.
-    known: [M, 4] of each photo, (ymin, xmin, ymax, xmax) in [0, 1].
-    threshold: Found boxes of a lower score do not count.
-    most: Found boxes of a photo that count; None for all.
+  Found boxes of a lower score than the threshold do not count, nor those after
+  the first `most` of a photo.
   """
   right, values, best, number = [], [], [], 0
   for (found_boxes, scores), known_boxes in zip(found, known, strict=True):

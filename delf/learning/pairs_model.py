@@ -108,9 +108,8 @@ def search(
 ) -> dict[str, float]:
   """Search one of `open_tests`, and print the metrics.
 
-  Returns:
-    Mean average precision in [0, 1] by protocol, NaN where no query has
-    positives.
+  Returns the mean average precision in [0, 1] by protocol, NaN where no query
+  has positives.
   """
   boxes = [truth.get("bbx") for truth in test["gnd"]]
   queries, index = _photos(test)

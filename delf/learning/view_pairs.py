@@ -312,9 +312,8 @@ class Source:
   def __init__(self, photos: list, real_pairs: list[Pair], options: Options):
     """Take photos, and pairs that index them.
 
-    Raises:
-      InputError: If the side cannot be, or if there are fewer places than
-        pairs: a batch shows each place once.
+    Raises InputError if the side cannot be, or if there are fewer places than
+    pairs: a batch shows each place once.
     """
     if options.side < _LEAST_SIDE or options.side % STRIDE:
       stride = STRIDE
@@ -443,8 +442,7 @@ class Source:
 def root_sift(image: np.ndarray, number: int = 2000, contrast: float = 0.02):
   """Find RootSIFT features (Arandjelovic and Zisserman, CVPR 2012).
 
-  Returns:
-    At most `number` cv2.KeyPoint, and descriptors float32 [N, 128].
+  Returns at most `number` cv2.KeyPoint, and descriptors float32 [N, 128].
   """
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
   sift = cv2.SIFT_create(number, contrastThreshold=contrast)
