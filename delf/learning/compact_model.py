@@ -1,7 +1,6 @@
 """The compact model on disk: training weights, SavedModel and configuration."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -261,7 +260,10 @@ def pooled(
   backbone, images: Iterable[np.ndarray], number: int | None = None
 ) -> np.ndarray:
   """Return the inputs of the embedding layer for N images, float32 [N, C]."""
-  function = functools.partial(backbone.pooled, training=False)
+
+  def function(pixels):
+    return backbone.pool(backbone.cells_call(pixels, training=False)[0])
+
   return np.stack([rows[0] for rows in _outputs(function, images, number)])
 
 
