@@ -249,6 +249,10 @@ class CompactBackbone(keras.Model):
     )
     return self.local(fused), self.keypoint(corner)
 
+  def pooled(self, inputs: Tensor, training: bool = True) -> Tensor:
+    """Return the input of the embedding layer, float [B, C]."""
+    return self.pool(self.cells_call(inputs, training)[0])
+
   def build_call(
     self,
     inputs: Tensor,
