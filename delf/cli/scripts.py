@@ -17,6 +17,13 @@ flags.disclaim_key_flags()
 _KINDS = {bool: "boolean", int: "integer", float: "float"}
 # Values that absl reads as booleans.
 _BOOLEANS = ("true", "t", "1", "false", "f", "0")
+# Flags of `define_local_export` that say how the model is built.
+_LOCAL_MODEL = (
+  "block3_strides",
+  "use_autoencoder",
+  "autoencoder_dimensions",
+  "local_feature_map_channels",
+)
 
 
 def run(
@@ -165,6 +172,20 @@ def define_global_export(delg_global_features: bool) -> None:
   define("delg_global_features", delg_global_features, help)
   define("delg_gem_power", 3.0, "Power of the GeM pooling.")
   define("delg_embedding_layer_dim", 2048, "Size of the global descriptor.")
+
+
+def load_model(*parts: str):
+  """Load the parts, "local" and "global", of the model that the flags name."""
+  from delf.networks import exporting
+
+  options = {"backbone": FLAGS.backbone, "block3_strides": False}
+  if "local" in parts:
+    options |= {name: FLAGS[name].value for name in _LOCAL_MODEL}
+  if "global" in parts:
+    options["delg"] = FLAGS.delg_global_features
+    options["gem_power"] = FLAGS.delg_gem_power
+    options["embedding_layer_dim"] = FLAGS.delg_embedding_layer_dim
+  return exporting.load_model(FLAGS.ckpt_path, parts=parts, **options)
 
 
 def define_contest(predictions: str, solution: str) -> None:

@@ -249,10 +249,6 @@ class CompactBackbone(keras.Model):
     )
     return self.local(fused), self.keypoint(corner)
 
-  def pooled(self, inputs: Tensor, training: bool = True) -> Tensor:
-    """Return the input of the embedding layer, float [B, C]."""
-    return self.pool(self.cells_call(inputs, training)[0])
-
   def build_call(
     self,
     inputs: Tensor,
@@ -275,6 +271,8 @@ class CompactBackbone(keras.Model):
       blocks[f"block{i}"] = block
     return self.embedding_layer(self.pool(cells))
 
+  call = build_call
+
   def local_call(
     self,
     inputs: Tensor,
@@ -292,15 +290,6 @@ class CompactBackbone(keras.Model):
     cells, logits = self._cells(stages, training)
     offsets = heads.offsets(logits)
     return cells, heads.sample(cells, offsets), offsets
-
-  def call(
-    self,
-    inputs: Tensor,
-    training: bool = True,
-    intermediates_dict: dict | None = None,
-  ) -> Tensor:
-    """Run `build_call`."""
-    return self.build_call(inputs, training, intermediates_dict)
 
 
 @contextlib.contextmanager

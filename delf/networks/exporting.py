@@ -220,7 +220,6 @@ def _size(of, value):
 
 # Types of the weights in a TFLite file, in TFLite's terms.
 FLOAT32, FLOAT16, DYNAMIC = "float32", "float16", "dynamic-range"
-PRECISIONS = (FLOAT32, FLOAT16, DYNAMIC)
 
 # Operators of ONNX as of 2022, which recent runtimes have.
 _OPSET = 18
@@ -272,7 +271,7 @@ class NetworkSource:
   def write_tflite(
     self, path: files.Path, config: str = "", precision: str = FLOAT32
   ) -> None:
-    """Write a TFLite file with weights of one of PRECISIONS."""
+    """Write a TFLite file with weights of that precision."""
     with tempfile.TemporaryDirectory(prefix="delf_export") as folder:
       save(
         {n: f.get_concrete_function() for n, f in self.functions.items()},

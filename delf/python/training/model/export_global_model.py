@@ -38,15 +38,7 @@ def main():
     raise errors.InputError(
       "numbers in --input_scales_list", ",".join(FLAGS.input_scales_list)
     ) from None
-  model = exporting.load_model(
-    FLAGS.ckpt_path,
-    parts=("global",),
-    backbone=FLAGS.backbone,
-    block3_strides=False,
-    delg=FLAGS.delg_global_features,
-    gem_power=FLAGS.delg_gem_power,
-    embedding_layer_dim=FLAGS.delg_embedding_layer_dim,
-  )
+  model = scripts.load_model("global")
   exporting.export_global(
     model,
     FLAGS.export_path,

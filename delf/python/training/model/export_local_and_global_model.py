@@ -18,17 +18,7 @@ def main():
   """Reads the checkpoint and writes the SavedModel."""
   from delf.networks import exporting
 
-  model = exporting.load_model(
-    FLAGS.ckpt_path,
-    backbone=FLAGS.backbone,
-    block3_strides=FLAGS.block3_strides,
-    use_autoencoder=FLAGS.use_autoencoder,
-    autoencoder_dimensions=FLAGS.autoencoder_dimensions,
-    local_feature_map_channels=FLAGS.local_feature_map_channels,
-    delg=FLAGS.delg_global_features,
-    gem_power=FLAGS.delg_gem_power,
-    embedding_layer_dim=FLAGS.delg_embedding_layer_dim,
-  )
+  model = scripts.load_model("local", "global")
   exporting.export_local_and_global(
     model, FLAGS.export_path, iou=FLAGS.iou, overwrite=FLAGS.overwrite
   )

@@ -17,15 +17,7 @@ def main():
   """Reads the checkpoint and writes the SavedModel."""
   from delf.networks import exporting
 
-  model = exporting.load_model(
-    FLAGS.ckpt_path,
-    parts=("local",),
-    backbone=FLAGS.backbone,
-    block3_strides=FLAGS.block3_strides,
-    use_autoencoder=FLAGS.use_autoencoder,
-    autoencoder_dimensions=FLAGS.autoencoder_dimensions,
-    local_feature_map_channels=FLAGS.local_feature_map_channels,
-  )
+  model = scripts.load_model("local")
   exporting.export_local(
     model, FLAGS.export_path, iou=FLAGS.iou, overwrite=FLAGS.overwrite
   )
