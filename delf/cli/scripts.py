@@ -68,10 +68,19 @@ def print_report(folder: str, report) -> int:
   return report.exit_status
 
 
-def define(name: str, default, help: str, **limits) -> None:
+def end_stopped(number: int, place: str, how: str) -> int:
+  """Say where a signal stopped a run and how to resume; return the status."""
+  print_problem(f"{sys.argv[0]}: stopped {place}; {how}")
+  return 128 + number  # As shells have it.
+
+
+def define(name: str, default, help: str, choices=(), **more) -> None:
   """Define a flag of the type of its default; None is that of a text."""
+  if choices:
+    flags.DEFINE_enum(name, default, choices, help, **more)
+    return
   kind = _KINDS.get(type(default), "string")
-  getattr(flags, f"DEFINE_{kind}")(name, default, help, **limits)
+  getattr(flags, f"DEFINE_{kind}")(name, default, help, **more)
 
 
 def define_device() -> None:

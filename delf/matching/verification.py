@@ -131,13 +131,8 @@ def verify_pairs(
     with contextlib.closing(_run(work, workers, arguments)) as done:
       for number, result in done:
         chunk = list(zip(chunks[number], result, strict=True))
-        record.add(
-          {
-            (both[place][0].key, both[place][1].key): each
-            for place, each in chunk
-            if isinstance(each, int)
-          }
-        )
+        good = [(both[place], n) for place, n in chunk if isinstance(n, int)]
+        record.add({(one.key, other.key): n for (one, other), n in good})
         yield from chunk
 
   with contextlib.closing(record), contextlib.closing(results()) as steps:

@@ -1,7 +1,5 @@
 """Script that extracts features of a data set's query or index images."""
 
-from absl import flags
-
 from delf.base import files
 from delf.cli import scripts
 from delf.cli.scripts import FLAGS
@@ -14,12 +12,12 @@ def define_flags():
   scripts.define_extraction(
     "folder for <name>.delg_local and <name>.delg_global"
   )
-  flags.DEFINE_enum(
+  scripts.define(
     "image_set",
     ground_truth.QUERY,
-    [ground_truth.QUERY, ground_truth.INDEX],
     "query: cropped to the box of the ground truth, with size limits that "
     "shrink with it; index: whole",
+    [ground_truth.QUERY, ground_truth.INDEX],
   )
 
 

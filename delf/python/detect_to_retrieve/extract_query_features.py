@@ -1,12 +1,9 @@
 """Script that extracts local features of a data set's query images."""
 
-from absl import flags
-
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS
 from delf.evaluation import ground_truth
 from delf.formats import configs
-
-FLAGS = flags.FLAGS
 
 
 def define_flags():

@@ -41,10 +41,9 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
     descriptor_matching_threshold: Largest (exclusive) distance of descriptors;
       with `use_ratio_test`, share of the distance to the second nearest.
     ransac_residual_threshold: Pixels of the query image.
-    query_im_array: [H1, W1, 3] uint8. With both, a picture of inliers is made.
-    index_im_array: [H2, W2, 3] uint8.
+    query_im_array: [H1, W1, 3] uint8, as that of the index image is. With both,
+      a picture of inliers is made.
     query_im_scale_factors: (y, x) from locations to pixels of the array.
-    index_im_scale_factors: The same for the index image.
 
   Returns:
     (number of inliers, JPEG bytes of the picture). The number is 0 with at most

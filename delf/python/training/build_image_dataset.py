@@ -26,12 +26,9 @@ left out and reported; the exit status is 1 then. --overwrite writes all anew,
 as is needed when such photos are mended.
 """
 
-from absl import flags
-
 from delf.base import errors
 from delf.cli import scripts
-
-FLAGS = flags.FLAGS
+from delf.cli.scripts import FLAGS
 
 _TRAIN_SOURCES = ("class_folders", "images_csv_path")
 
@@ -88,13 +85,11 @@ def main():
   own = [name for name in _TRAIN_SOURCES if FLAGS[name].value]
   if len(own) > 1:
     raise errors.InputError(f"one of --{own[0]} and --{own[1]}", "both")
+  split = FLAGS.generate_train_validation_splits
+  share = FLAGS.validation_split_size if split else None
   options = shards.Options(
     num_shards=FLAGS.num_shards,
-    validation_share=(
-      FLAGS.validation_split_size
-      if FLAGS.generate_train_validation_splits
-      else None
-    ),
+    validation_share=share,
     seed=FLAGS.seed,
     overwrite=FLAGS.overwrite,
   )

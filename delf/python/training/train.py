@@ -9,19 +9,13 @@ The same command goes on where a run has ended. build_image_dataset.py makes the
 TFRecords, --overfit_one_batch tries the settings, README.md here has the rest.
 """
 
-import sys
-
-from absl import flags, logging
+from absl import logging
 
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS
 from delf.learning import delg_settings
 
-FLAGS = flags.FLAGS
-
 define_flags = delg_settings.define_flags
-
-# Exit status after a signal: this and its number, as shells have it.
-_SIGNALLED = 128
 
 
 def create_model(num_classes):
@@ -52,11 +46,9 @@ def main():
     return _overfit(settings)
   report = delg.fit(settings, watchers.standard(settings))
   if report.signal is not None:
-    scripts.print_problem(
-      f"{sys.argv[0]}: stopped after step {report.step}; the same command goes "
-      f"on from {report.checkpoint}"
-    )
-    return _SIGNALLED + report.signal
+    how = f"the same command goes on from {report.checkpoint}"
+    place = f"after step {report.step}"
+    return scripts.end_stopped(report.signal, place, how)
   print(f"wrote {report.weights} after step {report.step}")  # noqa: T201
   return 0
 

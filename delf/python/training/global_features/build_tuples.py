@@ -6,20 +6,16 @@ r"""Script that puts one's own photos in the form of retrieval-SfM-120k.
 Photos that cannot be read are left out and reported; the exit status is 1 then.
 """
 
-from absl import flags
-
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS
 from delf.python.datasets.sfm120k import sfm120k
 from delf.records import tuples
-
-FLAGS = flags.FLAGS
 
 
 def define_flags():
   """Defines the flags."""
-  scripts.define(
-    "images", None, "folder with a folder of photos for each thing or place"
-  )
+  help = "folder with a folder of photos for each thing or place"
+  scripts.define("images", None, help, required=True)
   scripts.define(
     "csv",
     None,
@@ -37,7 +33,6 @@ def define_flags():
   scripts.define(
     "overwrite", False, "whether to replace a data set that is there"
   )
-  flags.mark_flag_as_required("images")
 
 
 def main():

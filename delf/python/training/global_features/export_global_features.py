@@ -6,21 +6,17 @@ python -m delf.python.training.global_features.export_global_features \
 
 import pathlib
 
-from absl import flags
-
 from delf.cli import scripts
-
-FLAGS = flags.FLAGS
+from delf.cli.scripts import FLAGS
 
 
 def define_flags():
   """Defines the flags."""
-  scripts.define(
-    "model_directory", None, "folder of the run, with settings.json"
-  )
-  scripts.define("export_path", None, "folder of the SavedModel to be")
+  help = "folder of the run, with settings.json"
+  scripts.define("model_directory", None, help, required=True)
+  help = "folder of the SavedModel to be"
+  scripts.define("export_path", None, help, required=True)
   scripts.define("overwrite", False, "whether to replace a finished export")
-  flags.mark_flags_as_required(["model_directory", "export_path"])
 
 
 def main():

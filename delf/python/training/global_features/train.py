@@ -10,37 +10,28 @@ The same command with --resume goes on where a run has ended.
 import subprocess
 import sys
 
-from absl import flags, logging
+from absl import logging
 
 from delf.base import errors
 from delf.cli import scripts
+from delf.cli.scripts import FLAGS
 from delf.learning import pairs_settings
-
-FLAGS = flags.FLAGS
-
-# Exit status after a signal: this and its number, as shells have it.
-_SIGNALLED = 128
 
 
 def define_flags():
   """Defines the flags."""
   pairs_settings.define_flags()
-  flags.DEFINE_enum(
-    "training_dataset",
-    "retrieval-SfM-120k",
-    ["retrieval-SfM-120k"],
-    "data set to train on",
-  )
-  flags.DEFINE_boolean(
+  name = "retrieval-SfM-120k"
+  scripts.define("training_dataset", name, "data set to train on", [name])
+  scripts.define(
     "debug",
     False,
     "step by step without graphs, reporting each batch "
     "if --print_freq does not say otherwise",
   )
-  flags.DEFINE_string("gpu_ids", "0", "GPUs that the program sees, such as 0")
-  flags.DEFINE_boolean(
-    "launch_tensorboard", False, "whether to start TensorBoard beside it"
-  )
+  scripts.define("gpu_ids", "0", "GPUs that the program sees, such as 0")
+  help = "whether to start TensorBoard beside it"
+  scripts.define("launch_tensorboard", False, help)
 
 
 def _use_gpus():
@@ -79,10 +70,8 @@ def main():
       board.terminate()
   place = report.place
   if report.signal is not None:
-    scripts.print_problem(
-      f"{sys.argv[0]}: stopped in epoch {place.epoch + 1}; --resume goes on"
-    )
-    return _SIGNALLED + report.signal
+    where = f"in epoch {place.epoch + 1}"
+    return scripts.end_stopped(report.signal, where, "--resume goes on")
   print(  # noqa: T201
     f"wrote {report.folder}: best of {place.epoch} epochs is"
     f" {place.best_epoch}, score {place.best_score:.4f}"

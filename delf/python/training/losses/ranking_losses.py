@@ -15,46 +15,6 @@ from keras import ops
 Tensor = keras.KerasTensor
 
 
-class _RankingLoss(keras.losses.Loss):
-  """Base of losses of three inputs; Keras's `reduction` changes nothing."""
-
-  def __init__(self, name, margin, reduction):
-    super().__init__(name=name, reduction=reduction)
-    self.margin = margin
-
-  def __call__(
-    self, queries: Tensor, positives: Tensor, negatives: Tensor
-  ) -> Tensor:
-    """Return the loss with the margin."""
-    return self.call(queries, positives, negatives)
-
-
-class ContrastiveLoss(_RankingLoss):
-  """Contrastive loss; see `contrastive_loss`."""
-
-  def __init__(self, margin: float = 0.7, reduction: str = "none"):
-    super().__init__("contrastive_loss", margin, reduction)
-
-  def call(
-    self, queries: Tensor, positives: Tensor, negatives: Tensor
-  ) -> Tensor:
-    """Return `contrastive_loss` with the margin."""
-    return contrastive_loss(queries, positives, negatives, self.margin)
-
-
-class TripletLoss(_RankingLoss):
-  """Triplet loss; see `triplet_loss`."""
-
-  def __init__(self, margin: float = 0.1, reduction: str = "none"):
-    super().__init__("triplet_loss", margin, reduction)
-
-  def call(
-    self, queries: Tensor, positives: Tensor, negatives: Tensor
-  ) -> Tensor:
-    """Return `triplet_loss` with the margin."""
-    return triplet_loss(queries, positives, negatives, self.margin)
-
-
 def contrastive_loss(
   queries: Tensor,
   positives: Tensor,
@@ -89,3 +49,37 @@ def triplet_loss(
   return ops.sum(
     ops.maximum(to_positives[:, None] - to_negatives + margin, 0.0)
   )
+
+
+class _RankingLoss(keras.losses.Loss):
+  """Base of losses of three inputs; Keras's `reduction` changes nothing."""
+
+  def __init__(self, name, margin, reduction):
+    super().__init__(name=name, reduction=reduction)
+    self.margin = margin
+
+  def call(
+    self, queries: Tensor, positives: Tensor, negatives: Tensor
+  ) -> Tensor:
+    """Return the loss with the margin, float []."""
+    return self.function(queries, positives, negatives, self.margin)
+
+  __call__ = call
+
+
+class ContrastiveLoss(_RankingLoss):
+  """Contrastive loss; see `contrastive_loss`."""
+
+  function = staticmethod(contrastive_loss)
+
+  def __init__(self, margin: float = 0.7, reduction: str = "none"):
+    super().__init__("contrastive_loss", margin, reduction)
+
+
+class TripletLoss(_RankingLoss):
+  """Triplet loss; see `triplet_loss`."""
+
+  function = staticmethod(triplet_loss)
+
+  def __init__(self, margin: float = 0.1, reduction: str = "none"):
+    super().__init__("triplet_loss", margin, reduction)

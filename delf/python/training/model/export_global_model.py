@@ -4,8 +4,7 @@ from absl import flags
 
 from delf.base import errors
 from delf.cli import scripts
-
-FLAGS = flags.FLAGS
+from delf.cli.scripts import FLAGS
 
 
 def define_flags():
@@ -17,15 +16,11 @@ def define_flags():
     None,
     "Image scales to fix, separated by commas; by default scales are an input.",
   )
-  flags.DEFINE_enum(
-    "multi_scale_pool_type",
-    "None",
-    ["None", "average", "sum"],
-    "Pooling of the descriptors of all scales.",
-  )
-  scripts.define(
-    "normalize_global_descriptor", False, "Whether to L2-normalise the output."
-  )
+  help = "Pooling of the descriptors of all scales."
+  choices = ["None", "average", "sum"]
+  scripts.define("multi_scale_pool_type", "None", help, choices)
+  help = "Whether to L2-normalise the output."
+  scripts.define("normalize_global_descriptor", False, help)
 
 
 def main():

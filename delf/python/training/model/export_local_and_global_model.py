@@ -1,10 +1,7 @@
 """Script that exports local features and the global descriptor together."""
 
-from absl import flags
-
 from delf.cli import scripts
-
-FLAGS = flags.FLAGS
+from delf.cli.scripts import FLAGS
 
 
 def define_flags():

@@ -1,10 +1,7 @@
 """Script that exports the local features of a checkpoint to a SavedModel."""
 
-from absl import flags
-
 from delf.cli import scripts
-
-FLAGS = flags.FLAGS
+from delf.cli.scripts import FLAGS
 
 
 def define_flags():
