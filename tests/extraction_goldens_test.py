@@ -130,6 +130,7 @@ def test_joint_model_of_the_original(
     _check_close(found.global_descriptor, expected)
 
 
+@pytest.mark.slow
 def test_global_model_of_the_original(
   goldens, original, exported, recorded, load
 ):

@@ -12,6 +12,10 @@ from delf.cli import main
 from delf.learning import compact_model
 from delf.learning.finetune import measuring
 
+# One training serves all of them.
+pytestmark = pytest.mark.slow
+
+
 _MORE = ["--view", "64", "--size", "96"]
 
 
@@ -45,7 +49,6 @@ def trained(tmp_path_factory):
   return folder, status
 
 
-@pytest.mark.slow
 def test_a_bad_photo_is_left_out(trained):
   folder, status = trained
   assert status == 1

@@ -283,6 +283,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
   assert [s for s, *_ in watch.of("step")] == [3, 4]
 
 
+@pytest.mark.slow
 def test_original_run_goes_on(whole, tmp_path):
   # Keys of the original's optimiser; those of the model are tested elsewhere.
   arrays = _arrays(whole[0], 2)

@@ -43,6 +43,7 @@ def test_export_finds_the_same_as_the_network(detector, folder):
   assert set(found.classes) == {1}
 
 
+@pytest.mark.slow
 def test_half_precision_changes_little(detector, folder):
   image = _image(detector_network.SIDE, detector_network.SIDE)[None]
   for one, two in zip(
@@ -51,6 +52,7 @@ def test_half_precision_changes_little(detector, folder):
     np.testing.assert_allclose(one, two, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_images_of_a_batch_are_apart(folder):
   model = inference.load(folder, device="cpu")
   images = np.stack([_image(90, 80), np.zeros([90, 80, 3], np.uint8)])
@@ -60,6 +62,7 @@ def test_images_of_a_batch_are_apart(folder):
     np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_is_small_and_has_its_extra_files(folder):
   files = [path for path in folder.rglob("*") if path.is_file()]
   assert sum(path.stat().st_size for path in files) <= 4_000_000

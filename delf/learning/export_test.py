@@ -100,6 +100,7 @@ def test_a_file_gives_the_features_of_the_savedmodel(
   assert found.attention < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["local", "global"])
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
 def test_forms_of_one_part(kind, form, models, photo, tmp_path, request):
@@ -113,6 +114,7 @@ def test_forms_of_one_part(kind, form, models, photo, tmp_path, request):
   assert config.use_global_features == (form == "global")
 
 
+@pytest.mark.slow
 def test_weights_of_fewer_bits_are_near(models, photo, tmp_path, tflite):
   found = {}
   for precision in ("float16", "dynamic-range"):

@@ -99,6 +99,7 @@ def test_a_run_goes_on_with_more_epochs_as_one_that_did_not_stop(root):
   _require_equal(whole.folder, report.folder)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_within_its_epoch(root, monkeypatch):
   whole = _fit(root, directory=str(root / "whole"))
   learn, calls = pairs.TupleStepper.learn, []

@@ -77,6 +77,7 @@ def _events(folder):
         yield value.tag, event.step, tf.make_ndarray(value.tensor)
 
 
+@pytest.mark.slow
 def test_a_run_writes_all_tags(tmp_path):
   watching = [watchers.Summaries(2), watchers.Measurements(2)]
   batches = tiny_training.NoiseBatches()

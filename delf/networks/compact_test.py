@@ -113,6 +113,7 @@ def test_local_call_is_block3(backbone):
   np.testing.assert_array_equal(np.array(local), np.array(blocks["block3"]))
 
 
+@pytest.mark.slow
 def test_weights_come_back_from_a_file(backbone, tmp_path):
   backbone.save_weights(tmp_path / "compact.weights.h5")
   keras.utils.set_random_seed(4)
