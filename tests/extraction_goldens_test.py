@@ -344,6 +344,7 @@ def _match(local, expected):
 
 # Where an image is too small, the original gives a global descriptor though
 # none was asked for, and arrays without rank: known defects.
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in _CASES if "tiny" in c])
 def test_tiny_images(end_to_end, case):
   extract, arrays, described = end_to_end(case)

@@ -29,6 +29,7 @@ def _arrays(model):
   ]
 
 
+@pytest.mark.slow
 def test_weights_come_back_to_half_precision(tmp_path):
   model, other = _model(), _model(seed=1)
   model.backbone.norm1.moving_variance.assign(np.full([48], 1e-9))

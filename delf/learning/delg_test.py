@@ -155,6 +155,7 @@ def test_stopped_and_gone_on_with_is_never_stopped(whole, tmp_path):
   _same(_arrays(whole[0], 4), _arrays(tmp_path, 4))
 
 
+@pytest.mark.slow
 def test_lost_steps_are_made_again(whole, tmp_path):
   with pytest.raises(ZeroDivisionError):
     delg.fit(_settings(tmp_path), [_Ends(3, _fail)], _BATCHES)

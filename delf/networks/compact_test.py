@@ -148,6 +148,7 @@ def _outputs(model, images):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet50", "compact"])
 def test_the_same_comes_out_and_all_is_put_back(backbone):
   # Rounding is of the random weights: the same ones in every run.
