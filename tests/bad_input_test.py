@@ -1,6 +1,6 @@
 """What happens to input that is bad, or odd: one table.
 
-`python tests/bad_input_test.py` prints it.
+`python -m tests.bad_input_test` prints it.
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 The suite kills twice, with features that are there. With photos, the embedded
 model and codebooks, and a table of what became of it:
 
-  python tests/killed_test.py --times 10
+  python -m tests.killed_test --times 10
 """
 
 import argparse
