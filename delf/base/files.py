@@ -228,7 +228,7 @@ def atomic_folder(
 ) -> Iterator[pathlib.Path]:
   """Give a new path beside a local folder that replaces it on success.
 
-  `check` is called before; an error of it keeps what is at `path`.
+  `check` is called just before; if it raises, the existing folder stays.
   """
   temporary, previous = (
     path.with_name(f".{path.name}.{uuid.uuid4().hex}") for _ in range(2)
@@ -270,8 +270,8 @@ def remove_leftovers(
 ) -> None:
   """Remove temporary files that a killed run left for the same images.
 
-  Jobs have a `name`, the path of their files without ending, such as
-  `_viz.jpg`; `record` is the name of the run's record.
+  The files of a job have the path `name` and, after it, an extension or an
+  `ending` such as `_viz.jpg`; `record` is the file name of the run's record.
   """
   stems = {"": {pathlib.Path(record).stem}}
   more = ending.rpartition(".")[0]

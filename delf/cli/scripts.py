@@ -69,13 +69,13 @@ def print_report(folder: str, report) -> int:
 
 
 def end_stopped(number: int, place: str, how: str) -> int:
-  """Say where a signal stopped a run and how to resume; return the status."""
+  """Print where a signal stopped a run; return the exit status."""
   print_problem(f"{sys.argv[0]}: stopped {place}; {how}")
   return 128 + number  # As shells have it.
 
 
 def define(name: str, default, help: str, choices=(), **more) -> None:
-  """Define a flag of the type of its default; None is that of a text."""
+  """Define a flag of its default's type; None stands for a string."""
   if choices:
     flags.DEFINE_enum(name, default, choices, help, **more)
     return

@@ -172,7 +172,7 @@ def run_training(first, args, train, see):
 
 
 def run(args):
-  """Train, print what it gave; returns the exit status."""
+  """Train and print the report; return the exit status."""
   from delf.learning.finetune import model
 
   def see(report, document):

@@ -41,7 +41,7 @@ def add_arguments(parser):
 
 
 def run(args):
-  """Train, print what it gave; returns the exit status."""
+  """Train and print the report; return the exit status."""
   from delf.learning.finetune import detector
 
   def see(report, document):

@@ -274,11 +274,9 @@ def unpack(
     _unpack_into(path, temporary, max_bytes, max_members)
     if not any(temporary.rglob(required)):
       _refuse(f"an archive with {required} in it", "one without", path)
-    entries = list(temporary.iterdir())
-    if [entry.name for entry in entries] == [folder.name] and entries[
-      0
-    ].is_dir():
-      top = entries[0].rename(temporary / uuid.uuid4().hex)
+    top = temporary / folder.name
+    if list(temporary.iterdir()) == [top] and top.is_dir():
+      top = top.rename(temporary / uuid.uuid4().hex)
       for entry in list(top.iterdir()):
         entry.rename(temporary / entry.name)
       top.rmdir()

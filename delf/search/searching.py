@@ -38,13 +38,13 @@ _KEPT = 100
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-  """One photo that a collection is asked with."""
+  """A query photo, or a part of one."""
 
   name: str  # For people.
   photo: str | None  # Path, or None where only features are known.
   # Path of the feature files, without extension; "" before extraction.
   features: str
-  box: Box | None = None  # The part that is asked for; None: all of it.
+  box: Box | None = None  # Part of the photo to search for; None: all of it.
   # What the files hold, where it is in memory.
   extracted: features.ImageFeatures | None = dataclasses.field(
     default=None, repr=False, compare=False
