@@ -1,7 +1,9 @@
 """Checks, orders and files of arrays."""
 
+import dataclasses
 import zipfile
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +11,72 @@ from delf.base import errors, files
 
 # Descriptors are shorter, so that their products are float32 still.
 _LONGEST = 1e15
+
+
+class Record:
+  """Base of dataclasses with arrays: `==`, a short `repr`, and `to_dict`.
+
+  The dataclass has `eq=False` and `repr=False`. Fields with `compare=False`
+  do not count in `==`, those with `repr=False` are not shown.
+  """
+
+  def __eq__(self, other: object) -> bool:
+    if type(other) is not type(self):
+      return NotImplemented
+    return all(
+      _equal(getattr(self, field.name), getattr(other, field.name))
+      for field in dataclasses.fields(self)  # type: ignore[arg-type]
+      if field.compare
+    )
+
+  __hash__ = None  # type: ignore[assignment]
+
+  def __repr__(self) -> str:
+    fields = (
+      f"{field.name}={_short(getattr(self, field.name))}"
+      for field in dataclasses.fields(self)  # type: ignore[arg-type]
+      if field.repr
+    )
+    return f"{type(self).__name__}({', '.join(fields)})"
+
+  def to_dict(self) -> dict[str, Any]:
+    """Return the fields as numbers, text, lists and dicts, as JSON has them."""
+    return {
+      field.name: _plain(getattr(self, field.name))
+      for field in dataclasses.fields(self)  # type: ignore[arg-type]
+      if field.repr
+    }
+
+
+def _equal(one, other):
+  if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+    return np.array_equal(one, other)
+  if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(_equal(*pair) for pair in pairs)
+  return bool(one == other)
+
+
+def _short(value):
+  if isinstance(value, np.ndarray):
+    return f"<{value.dtype} {list(value.shape)}>"
+  return repr(value)
+
+
+def _plain(value):
+  if isinstance(value, np.ndarray | np.generic):
+    return value.tolist()
+  if isinstance(value, Record):
+    return value.to_dict()
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    return {
+      f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+    }
+  if isinstance(value, tuple | list):
+    return [_plain(each) for each in value]
+  if isinstance(value, dict):
+    return {name: _plain(each) for name, each in value.items()}
+  return value
 
 
 def stable_argsort(keys: np.ndarray) -> np.ndarray:

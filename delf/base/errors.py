@@ -11,17 +11,25 @@ INTERRUPTED = 130
 
 
 class InputError(ValueError):
-  """Reports that something the user gave is not as expected, in one line."""
+  """Reports that something the user gave cannot be used, in one line.
+
+  The message says what is wrong, with which value, and what to do; a path is
+  put before it.
+  """
 
   def __init__(
     self,
-    expected: object,
-    received: object,
+    message: object,
+    *received: object,
     path: str | os.PathLike | None = None,
   ):
-    where = f"{path}: " if path is not None else ""
-    super().__init__(f"{where}expected {expected}, received {received}")
-    self.expected, self.received, self.path = expected, received, path
+    if received:  # The old form, until the last of it is gone.
+      expected, message = message, received[0]
+      path = received[1] if len(received) > 1 else path
+      self.expected, self.received = expected, message
+      message = f"expected {expected}, received {message}"
+    super().__init__(message if path is None else f"{path}: {message}")
+    self.message, self.path = message, path
 
 
 def one_line(error: BaseException | Warning | str) -> str:

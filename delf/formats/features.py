@@ -1,14 +1,15 @@
 """Features of an image: local features and a global descriptor."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from delf.base import errors
+from delf.base import arrays, errors
 
 
-@dataclasses.dataclass(frozen=True)
-class LocalFeatures:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LocalFeatures(arrays.Record):
   """The local features of one image; shapes are checked once, here."""
 
   locations: np.ndarray  # [N, 2] float, (y, x) of centres in pixels.
@@ -16,7 +17,7 @@ class LocalFeatures:
   descriptors: np.ndarray  # [N, D] float.
   attention: np.ndarray  # [N] float, scores.
   # [N] float, radians; zeros where the model has none.
-  orientations: np.ndarray | None = None
+  orientations: np.ndarray = None  # type: ignore[assignment]
 
   def __post_init__(self):
     number = len(self.locations)
@@ -48,8 +49,8 @@ class LocalFeatures:
     return cls(locations, none, descriptors, none)
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFeatures:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ImageFeatures(arrays.Record):
   """Features of one image; each is None where it was not requested.
 
   `global_descriptor`, [D] float32, is also None for an image too small for one.
@@ -57,3 +58,6 @@ class ImageFeatures:
 
   local: LocalFeatures | None = None
   global_descriptor: np.ndarray | None = None
+  path: str | None = None  # Of the image, where it is known.
+  # The image as it was given, for pictures: path, bytes, file or pixels.
+  image: Any = dataclasses.field(default=None, compare=False, repr=False)
