@@ -1,8 +1,11 @@
-"""Progress of long work: a bar on a terminal, else a line each minute."""
+"""Progress of long work: a bar on a terminal or in a notebook, else lines."""
 
+import contextlib
+import contextvars
+import functools
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import tqdm
@@ -11,6 +14,23 @@ import tqdm
 _LINE_INTERVAL = 60
 # Seconds that are longer than any program runs.
 _LONGEST = 10**9
+
+# Whether progress is shown, or a function that is called instead with a label,
+# the steps done, and their total (None if unknown).
+Progress = bool | Callable[[str, int, int | None], object]
+_progress: contextvars.ContextVar[Progress] = contextvars.ContextVar(
+  "progress", default=True
+)
+
+
+@contextlib.contextmanager
+def shown(progress: Progress) -> Iterator[None]:
+  """Show the progress of the work inside, or not, or pass it to a function."""
+  token = _progress.set(progress)
+  try:
+    yield
+  finally:
+    _progress.reset(token)
 
 
 def track(iterable: Iterable, label: str, total: int | None = None) -> Any:
@@ -55,16 +75,37 @@ def say(line: str) -> None:
 
 
 def _show(**options):
-  if is_terminal():
+  progress = _progress.get()
+  if callable(progress):
+    return _Calls(progress, **options)
+  if progress and is_terminal():
     return tqdm.tqdm(dynamic_ncols=True, **options)
-  return _Lines(**options)
+  if progress and (bar := _notebook_bar()):
+    return bar(**options)
+  return _Lines(is_silent=not progress, **options)
+
+
+@functools.cache
+def _notebook_bar():
+  """Return the bar of a notebook's cells, or None outside of a notebook."""
+  if "ipykernel" not in sys.modules:
+    return None
+  with contextlib.suppress(ImportError):
+    import ipywidgets  # noqa: F401 - without it the bar below is no widget.
+    from tqdm import notebook
+
+    return notebook.tqdm
+  return functools.partial(tqdm.tqdm, ncols=80)
 
 
 class _Lines:
-  """Stands in for a bar; now and then writes a line."""
+  """Stands in for a bar; writes a line each minute."""
 
-  def __init__(self, desc, total, iterable=(), initial=0, **units):
+  def __init__(
+    self, desc, total, iterable=(), initial=0, is_silent=False, **units
+  ):
     units.pop("leave", None)
+    self._is_silent = is_silent
     self._iterable = iterable
     self._done = self._initial = initial
     self._format = {"prefix": desc, "total": total, "ncols": 0, **units}
@@ -92,10 +133,24 @@ class _Lines:
   def update(self, number):
     self._done += number
     now = time.monotonic()
-    if now - self._last < _LINE_INTERVAL or sys.stderr is None:
+    is_due = now - self._last >= _LINE_INTERVAL and not self._is_silent
+    if not is_due or sys.stderr is None:
       return
     self._last = now
     times = {"elapsed": now - self._start, "initial": self._initial}
     line = tqdm.tqdm.format_meter(self._done, **times, **self._format)
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+class _Calls(_Lines):
+  """Passes each step to a function of the caller."""
+
+  def __init__(self, function, desc, total, **options):
+    super().__init__(desc, total, **options)
+    self._function, self._label, self._total = function, desc, total
+    self.update(0)
+
+  def update(self, number):
+    self._done += number
+    self._function(self._label, self._done, self._total)

@@ -59,5 +59,7 @@ class ImageFeatures(arrays.Record):
   local: LocalFeatures | None = None
   global_descriptor: np.ndarray | None = None
   path: str | None = None  # Of the image, where it is known.
-  # The image as it was given, for pictures: path, bytes, file or pixels.
+  # The image where it has no path: bytes of a file, Pillow image or pixels.
   image: Any = dataclasses.field(default=None, compare=False, repr=False)
+  # Whether the EXIF orientation was applied.
+  is_rotated: bool = dataclasses.field(default=False, repr=False)

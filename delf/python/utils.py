@@ -52,13 +52,34 @@ def RgbLoader(
       1/2, 1/4 or 1/8 of its size, which is faster.
   """
   data = files.read_bytes(path)
+  return decode(data, path, apply_rotation, rescale_grey16, at_least)
+
+
+def decode(
+  data: bytes,
+  path: files.Path,
+  apply_rotation: bool = False,
+  rescale_grey16: bool = False,
+  at_least: tuple[int, int] | None = None,
+) -> Image.Image:
+  """Decode the content of an image file, called `path` in errors."""
   if not data:
-    raise errors.InputError("an image", "an empty file", path)
+    raise errors.InputError("the file is empty", path=path)
   with _broken_in_one_line(path):
     image = _decode(data, path, at_least)
-    if apply_rotation:
-      image = ImageOps.exif_transpose(image)
-    return _to_rgb(image, rescale_grey16, path)
+    return convert(image, apply_rotation, rescale_grey16, path)
+
+
+def convert(
+  image: Image.Image,
+  apply_rotation: bool = False,
+  rescale_grey16: bool = False,
+  path: files.Path = "the image",
+) -> Image.Image:
+  """Convert a decoded image to 8-bit RGB, as the module says."""
+  if apply_rotation:
+    image = ImageOps.exif_transpose(image)
+  return _to_rgb(image, rescale_grey16, path)
 
 
 def image_size(
