@@ -1,13 +1,12 @@
 """Photos in the forms that people have them in."""
 
-import io
 import os
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from delf.base import errors, files
+from delf.base import errors
 from delf.formats import features
 from delf.python import utils
 
