@@ -24,6 +24,10 @@ _INTERNALS = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]")
 _FILE_OF = re.compile(r"\.(index|data-\d+-of-\d+)$")
 
 
+class DamagedError(errors.InputError):
+  """A checkpoint is cut, damaged or no checkpoint at all."""
+
+
 def open_reader(path: files.Path) -> tuple[Any, str]:
   """Open a checkpoint; return a reader, for `reading(prefix)`, and the prefix.
 
@@ -49,7 +53,7 @@ def open_reader(path: files.Path) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def reading(prefix: str) -> Iterator[None]:
-  """Turn TensorFlow's errors about a checkpoint into an InputError."""
+  """Turn TensorFlow's errors about a checkpoint into a DamagedError."""
   import tensorflow as tf
 
   try:
@@ -57,9 +61,10 @@ def reading(prefix: str) -> Iterator[None]:
   # As it raises for files that are cut, damaged, or of another kind.
   except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
-    received = f"one that cannot be read ({reason})"
-    raise errors.InputError(
-      "a whole TensorFlow checkpoint", received, prefix
+    raise DamagedError(
+      "expected a whole TensorFlow checkpoint, received one that cannot be "
+      f"read ({reason})",
+      path=prefix,
     ) from None
 
 

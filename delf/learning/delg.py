@@ -149,11 +149,8 @@ class RunFiles:
     for prefix in reversed(self._manager.checkpoints):
       try:
         self._read(prefix)
-      except (errors.InputError, FileNotFoundError) as error:
-        expected = getattr(error, "expected", "")
-        if expected and "TensorFlow checkpoint" not in expected:
-          raise  # It is whole, but of another model.
-        logging.warning("passed over: %s", errors.one_line(error))
+      except (checkpoints.DamagedError, FileNotFoundError) as error:
+        logging.warning("skipped: %s", errors.one_line(error))
         problem = error
         continue
       self._newest = prefix
