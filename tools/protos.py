@@ -1,4 +1,4 @@
-"""Generates `delf/protos/*_pb2.py`, or checks that they are fresh."""
+"""Generates `delf/protos/*_pb2.py` and their types, or checks them."""
 
 import argparse
 import pathlib
@@ -14,7 +14,10 @@ def _generate(folder):
   """Writes the code of all protos under a folder."""
   protos = sorted(str(path) for path in _FOLDER.glob("*.proto"))
   command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{_ROOT}"]
-  subprocess.run([*command, f"--python_out={folder}", *protos], check=True)
+  outputs = [f"--python_out={folder}", f"--pyi_out={folder}"]
+  subprocess.run([*command, *outputs, *protos], check=True)
+  for path in pathlib.Path(folder, "delf", "protos").glob("*_pb2.pyi"):
+    path.write_text("# ruff: noqa\n# fmt: off\n" + path.read_text())
 
 
 def _stale():
@@ -22,8 +25,8 @@ def _stale():
   with tempfile.TemporaryDirectory() as folder:
     _generate(folder)
     fresh = pathlib.Path(folder, "delf", "protos")
-    names = {path.name for path in fresh.glob("*_pb2.py")}
-    names |= {path.name for path in _FOLDER.glob("*_pb2.py")}
+    names = {path.name for path in fresh.glob("*_pb2.py*")}
+    names |= {path.name for path in _FOLDER.glob("*_pb2.py*")}
     return sorted(
       name for name in names if _read(fresh / name) != _read(_FOLDER / name)
     )
