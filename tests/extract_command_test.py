@@ -258,5 +258,5 @@ def test_the_script_as_a_module(tmp_path):
   # Its defaults are relative to the current folder, where nothing is.
   result = _script(tmp_path, ["-m", "delf.python.examples.extract_features"])
   assert result.returncode == 1
-  assert "list_images.txt: expected a file, found none" in result.stderr
+  assert "list_images.txt: no such file" in result.stderr
   assert "Traceback" not in result.stderr

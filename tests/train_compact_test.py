@@ -124,7 +124,7 @@ def test_bad_input_is_one_line(tmp_path):
   done = _script(tmp_path, *_arguments(tmp_path / "nope", tmp_path / "out"))
   assert done.returncode == 1
   (line,) = (t for t in done.stderr.splitlines() if "expected" in t)
-  assert "nope/train.csv: expected a file, found none" in line
+  assert "nope/train.csv: no such file" in line
   assert "Traceback" not in done.stderr
 
 

@@ -206,4 +206,4 @@ def _read(path, words):
   except errors.InputError as error:
     if error.path is not None:
       raise
-    raise errors.InputError(error.expected, error.received, path) from None
+    raise errors.InputError(error.message, path=path) from None

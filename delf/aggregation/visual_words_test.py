@@ -125,7 +125,7 @@ def test_no_descriptors_have_no_words():
 
 def test_bad_input_is_refused():
   words = visual_words.Words(_noise(20, 3))
-  with pytest.raises(errors.InputError, match="dimension 3.*dimension 4"):
+  with pytest.raises(errors.InputError, match="dimension 3, not 4"):
     words.nearest(_noise(5, 4))
   with pytest.raises(errors.InputError, match=r"1 of 5 \(first: 2\)"):
     words.nearest(np.where(np.arange(15).reshape(5, 3) == 7, np.nan, 0))
@@ -138,7 +138,7 @@ def test_bad_input_is_refused():
     words.nearest(np.array([["a"]]))
   with pytest.raises(errors.InputError, match="codebook"):
     visual_words.Words(np.zeros([0, 4]))
-  with pytest.raises(errors.InputError, match="finite visual words"):
+  with pytest.raises(errors.InputError, match="visual words must be finite"):
     visual_words.Words(np.full([4, 2], np.inf))
 
 

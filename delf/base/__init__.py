@@ -1,1 +1,1 @@
-"""Errors, files, arrays, boxes and progress: what every package may import."""
+"""Errors, files, arrays, boxes and progress: the bottom layer."""

@@ -1,4 +1,4 @@
-"""Checks, orders and files of arrays."""
+"""Checking, sorting and reading arrays; records of arrays."""
 
 import dataclasses
 import zipfile
@@ -9,15 +9,15 @@ import numpy as np
 
 from delf.base import errors, files
 
-# Descriptors are shorter, so that their products are float32 still.
+# The norm of descriptors is below this, so that products are finite in float32.
 _LONGEST = 1e15
 
 
 class Record:
-  """Base of dataclasses with arrays: `==`, a short `repr`, and `to_dict`.
+  """Base of dataclasses of arrays: `==`, a short `repr` and `to_dict`.
 
-  The dataclass has `eq=False` and `repr=False`. Fields with `compare=False`
-  do not count in `==`, those with `repr=False` are not shown.
+  Subclasses are dataclasses with `eq=False` and `repr=False`. `==` ignores
+  fields with `compare=False`; `repr` and `to_dict` omit those of `repr=False`.
   """
 
   def __eq__(self, other: object) -> bool:
@@ -40,7 +40,7 @@ class Record:
     return f"{type(self).__name__}({', '.join(fields)})"
 
   def to_dict(self) -> dict[str, Any]:
-    """Return the fields as numbers, text, lists and dicts, as JSON has them."""
+    """Return the fields as numbers, text, lists and dicts, ready for JSON."""
     return {
       field.name: _plain(getattr(self, field.name))
       for field in dataclasses.fields(self)  # type: ignore[arg-type]
@@ -80,8 +80,8 @@ def _plain(value):
 
 
 def stable_argsort(keys: np.ndarray) -> np.ndarray:
-  """Stable argsort of [N] non-negative integers, [N] intp."""
-  # NumPy sorts 16 bits by digits, ten times as fast as more bits.
+  """Return the stable argsort, [N] intp, of [N] non-negative integers."""
+  # NumPy's radix sort takes 16 bits; it is ten times as fast as its others.
   if not keys.size or keys.max() < 1 << 16:
     keys = keys.astype(np.uint16)
   return np.argsort(keys, kind="stable")
@@ -90,14 +90,14 @@ def stable_argsort(keys: np.ndarray) -> np.ndarray:
 def check_finite(
   array: np.ndarray, name: str, path: files.Path | None = None
 ) -> np.ndarray:
-  """Return an [N, ...] array; raise InputError if it has NaN or infinity."""
+  """Return an [N, ...] array, or raise InputError if it has NaN or infinity."""
   if not np.isfinite(array).all():
     rows = np.isfinite(array).reshape(len(array) if array.ndim else 1, -1)
     bad = np.flatnonzero(~rows.all(axis=1))
     raise errors.InputError(
-      f"finite {name}",
-      f"NaN or infinity in {bad.size} of {len(rows)} (first: {bad[0]})",
-      path,
+      f"{name} must be finite: NaN or infinity in {bad.size} of {len(rows)}"
+      f" (first: {bad[0]})",
+      path=path,
     )
   return array
 
@@ -105,20 +105,20 @@ def check_finite(
 def check_descriptors(
   array: np.ndarray, dimension: int | None = None, name: str = "descriptors"
 ) -> np.ndarray:
-  """Return [N, D] descriptors as float32; InputError if they are none.
+  """Return [N, D] descriptors as float32, or raise InputError.
 
-  [N, 0] passes for any `dimension`, as zeros; lengths are at most 1e15.
+  [N, 0] is accepted for any `dimension`, as zeros. Norms are at most 1e15.
   """
   if array.ndim != 2 or array.dtype.kind not in "fiu":
     raise errors.InputError(
-      f"{name} as an array of numbers of shape [N, D]",
-      f"{array.dtype} of shape {list(array.shape)}",
+      f"{name} must be an array of numbers of shape [N, D], not {array.dtype}"
+      f" of shape {list(array.shape)}"
     )
   if not array.shape[1]:
     array = np.zeros([len(array), dimension or 0], np.float32)
   if dimension is not None and array.shape[1] != dimension:
     raise errors.InputError(
-      f"{name} of dimension {dimension}", f"dimension {array.shape[1]}"
+      f"{name} must have dimension {dimension}, not {array.shape[1]}"
     )
   with np.errstate(over="ignore", invalid="ignore"):
     array = array.astype(np.float32, copy=False)
@@ -126,9 +126,8 @@ def check_descriptors(
   bad = np.flatnonzero(~(squares < _LONGEST**2))
   if bad.size:
     raise errors.InputError(
-      f"finite {name}",
-      f"NaN, infinity or over {_LONGEST:g} in {bad.size} of {len(array)}"
-      f" (first: {bad[0]})",
+      f"{name} must be finite: NaN, infinity or a norm over {_LONGEST:g} in"
+      f" {bad.size} of {len(array)} (first: {bad[0]})"
     )
   return array
 
@@ -138,22 +137,23 @@ def stack_descriptors(
   dimension: int | None = None,
   name: str = "descriptors",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Stack global descriptors, checked by `check_descriptors`.
+  """Stack global descriptors and check them with `check_descriptors`.
 
-  They are [N, D], or N arrays [D], None or [0] for an image that was too small.
-  Returns [N, D] float32, zeros for the missing, and [N] bool: those missing.
+  They are [N, D], or N arrays [D]; an image that was too small has None or [0].
+  Returns [N, D] float32, zeros for missing ones, and [N] bool, the missing.
   """
   if isinstance(descriptors, np.ndarray):
     empty = np.full([len(descriptors)], not descriptors.size)
     checked = check_descriptors(descriptors, dimension, name)
-    # Not the caller's own array, which may change.
+    # A copy, as the caller may change its array.
     return (checked.copy() if checked is descriptors else checked), empty
   rows = [np.zeros([0]) if r is None else np.asarray(r) for r in descriptors]
   empty = np.array([row.size == 0 for row in rows], dtype=bool)
   shapes = sorted({row.shape for row in rows if row.size})
   if len(shapes) > 1 or (shapes and len(shapes[0]) != 1):
     raise errors.InputError(
-      f"{name} of one dimension", f"shapes {[list(s) for s in shapes]}"
+      f"{name} must be vectors of one dimension, not of shapes"
+      f" {[list(shape) for shape in shapes]}"
     )
   none = np.zeros(shapes[0] if shapes else [dimension or 0], np.float32)
   joined = none.reshape(1, -1)[:0]
@@ -163,24 +163,28 @@ def stack_descriptors(
 
 
 def check_same_dimension(dimension: int | None, other: int | None) -> None:
-  """Raise InputError unless indexes can be merged; None: an empty one."""
+  """Raise InputError unless indexes can be merged; an empty one has None."""
   if None not in (dimension, other) and dimension != other:
     raise errors.InputError(
-      f"an index of dimension {dimension}", f"dimension {other}"
+      f"an index of dimension {other} cannot be merged into one of dimension"
+      f" {dimension}"
     )
 
 
 def read_npz(
   path: files.Path, kind: str, names: Iterable[str]
 ) -> dict[str, np.ndarray]:
-  """Read an `.npz` file of a `kind` with arrays `names`, without unpickling."""
+  """Read an `.npz` file that has the arrays `names`, without unpickling.
+
+  `kind` is the description of the file in errors.
+  """
   try:
-    # Opened here, as NumPy leaves a file open that is cut.
+    # Opened here, since NumPy does not close a truncated file.
     with open(path, "rb") as file, np.load(file) as archive:
       arrays = dict(archive)
   except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-    raise errors.InputError(kind, f"another kind ({error})", path) from None
-  missing = [name for name in names if name not in arrays]
+    raise errors.InputError(f"not {kind} ({error})", path=path) from None
+  missing = ", ".join(name for name in names if name not in arrays)
   if missing:
-    raise errors.InputError(kind, f"one without {', '.join(missing)}", path)
+    raise errors.InputError(f"not {kind}: {missing} missing", path=path)
   return arrays

@@ -55,6 +55,6 @@ def test_arrays_come_back(tmp_path):
 def test_other_files_are_named(tmp_path, data):
   path = tmp_path / "a.npz"
   path.write_bytes(data)
-  with pytest.raises(errors.InputError, match="expected numbers") as error:
+  with pytest.raises(errors.InputError, match="not numbers") as error:
     base_arrays.read_npz(path, "numbers", ["a"])
   assert str(path) in str(error.value)

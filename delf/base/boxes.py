@@ -1,7 +1,7 @@
-"""Arithmetic of boxes in images: areas, overlaps, suppression, units, checks.
+"""Boxes in images: areas, overlaps, suppression, units, checks.
 
-A box is (ymin, xmin, ymax, xmax), as shares of the image's height and width, in
-[0, 1], unless a name says pixels. Areas and overlaps do not depend on the unit.
+A box is (ymin, xmin, ymax, xmax), as fractions of the image's height and width
+in [0, 1], or in pixels where a name says so. Areas and overlaps take any unit.
 """
 
 import dataclasses
@@ -11,26 +11,26 @@ from numpy import typing as npt
 
 from delf.base import errors, files
 
-# How far rounding in float32 may carry a corner out of the image.
+# Rounding in float32 may put a corner outside of the image by this.
 _ROUNDING = 1e-5
 
-# No detector sees a box this many image sides away: coordinates beyond are in
-# pixels.
+# No detector puts a corner this many image sides away: coordinates beyond it
+# are in pixels.
 _PIXELS = 10.0
 
 # Boxes compared at once, best first.
 _BLOCK = 256
-_EXPECTED = "boxes of ymin, xmin, ymax, xmax in [0, 1]"
+_FORMAT = "boxes are ymin, xmin, ymax, xmax in [0, 1]"
 
 
 def areas(boxes: npt.ArrayLike) -> np.ndarray:
-  """Return the areas of boxes, [N] float64; 0 where a corner is reversed."""
+  """Return the areas of boxes, [N] float64; 0 if corners are reversed."""
   boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
   return np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
 
 
 def iou(first: npt.ArrayLike, second: npt.ArrayLike) -> np.ndarray:
-  """Return the intersection over union [N, M] of boxes; 0 without any area."""
+  """Return the intersection over union of boxes, [N, M]; 0 for empty boxes."""
   first = np.asarray(first, np.float64).reshape([-1, 4])
   second = np.asarray(second, np.float64).reshape([-1, 4])
   shared = np.ones([len(first), len(second)])
@@ -49,22 +49,22 @@ def suppress(
   most: int | None = None,
   classes: npt.ArrayLike | None = None,
 ) -> np.ndarray:
-  """Choose boxes [N, 4] greedily, the best first (non-maximum suppression).
+  """Select boxes by non-maximum suppression, the highest score first.
 
-  A box may overlap a better one that is kept by an IoU up to `most_overlap`, or
-  by any if they are of two classes [N]. At most `most` are kept. Returns [K]
-  indices by descending score, ties in order.
+  A box is dropped if its IoU with a selected one of its class is over
+  `most_overlap`. At most `most` are selected. Returns [K] indices by descending
+  score; ties stay in order.
   """
   if not 0 <= most_overlap <= 1:
-    raise errors.InputError("an overlap in [0, 1]", f"{most_overlap}")
+    raise errors.InputError(f"an overlap must be in [0, 1], not {most_overlap}")
   scores = np.asarray(scores)
   if np.isnan(scores).any():
-    raise errors.InputError("numbers as scores", "NaN")
+    raise errors.InputError("scores must be numbers, but some are NaN")
   boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
   classes = np.zeros(len(scores)) if classes is None else np.asarray(classes)
 
-  # `cv2.dnn.NMSBoxesBatched` gives other boxes where an overlap is just the
-  # threshold (816 of 20 000 cases with duplicates), or a box has no area.
+  # `cv2.dnn.NMSBoxesBatched` selects other boxes where an overlap equals the
+  # threshold (816 of 20 000 cases with duplicates) or a box has no area.
   def clash(first, second):
     too_close = iou(boxes[first], boxes[second]) > most_overlap
     return too_close & (classes[first][:, None] == classes[second])
@@ -97,7 +97,7 @@ def to_pixels(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
 
 
 def to_crops(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
-  """Return the pixels that boxes cover, as in Detect-to-Retrieve.
+  """Return the ranges of pixels that boxes cover, as in Detect-to-Retrieve.
 
   [N, 4] int64: floor of the low corner, ceiling of the high one (exclusive).
   """
@@ -107,48 +107,53 @@ def to_crops(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
 
 
 def check(boxes: npt.ArrayLike, path: files.Path | None = None) -> np.ndarray:
-  """Return a user's boxes as [N, 4] float32 in [0, 1], or raise InputError.
+  """Return a user's boxes as [N, 4] float32 in [0, 1].
 
-  It names the first box that is not finite, in pixels, outside or empty.
+  Raises InputError about the first box that is not finite, is in pixels, is not
+  inside the image or has no area.
   """
   boxes = _check_coordinates(boxes, path)
   beyond = (boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)
-  _refuse(beyond.any(axis=1), boxes, f"{_EXPECTED}, inside the image", path)
+  problem = f"is not inside the image: {_FORMAT}"
+  _check_none(beyond.any(axis=1), "box", boxes, problem, path)
   inside = clip(boxes)
-  _refuse(areas(inside) <= 0, boxes, f"{_EXPECTED}, of some area", path)
+  empty = areas(inside) <= 0
+  _check_none(empty, "box", boxes, f"has no area: {_FORMAT}", path)
   return inside
 
 
 def _check_coordinates(boxes, path):
-  """Return [N, 4] float32 boxes that may reach out of the image."""
+  """Return [N, 4] finite float32 boxes, not necessarily inside the image."""
   boxes = np.asarray(boxes, np.float32)
   if not boxes.size:
     boxes = boxes.reshape([0, 4])
   if boxes.ndim != 2 or boxes.shape[1] != 4:
     raise errors.InputError(
-      "boxes of shape [N, 4]", f"shape {list(boxes.shape)}", path
+      f"boxes must have shape [N, 4], not {list(boxes.shape)}", path=path
     )
-  _refuse(~np.isfinite(boxes).all(axis=1), boxes, _EXPECTED, path)
+  infinite = ~np.isfinite(boxes).all(axis=1)
+  _check_none(infinite, "box", boxes, f"is not finite: {_FORMAT}", path)
   far = np.abs(boxes).max(axis=1, initial=0) > _PIXELS
-  _refuse(far, boxes, f"{_EXPECTED}, not pixels", path)
+  problem = f"is out of range: {_FORMAT}, not pixels"
+  _check_none(far, "box", boxes, problem, path)
   return boxes
 
 
-def _refuse(wrong, values, expected, path):
+def _check_none(wrong, name, values, problem, path):
   """Raise InputError about the first of the [N, ...] values that is wrong."""
   if wrong.any():
     index = int(np.argmax(wrong))
     text = ", ".join(f"{value:.6g}" for value in np.ravel(values[index]))
     if len(values) > 1:
-      text += f" as number {index + 1} of {len(values)}"
-    raise errors.InputError(expected, text, path)
+      text += f" (number {index + 1} of {len(values)})"
+    raise errors.InputError(f"the {name} {text} {problem}", path=path)
 
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-  """Boxes of a detector in one image, in the detector's order."""
+  """Detections in one image, in the detector's order."""
 
-  boxes: np.ndarray  # [N, 4] float32 in [0, 1], each of some area.
+  boxes: np.ndarray  # [N, 4] float32 in [0, 1]; areas are positive.
   scores: np.ndarray  # [N] float32.
   classes: np.ndarray  # [N] int32.
 
@@ -156,17 +161,17 @@ class Detections:
     return len(self.scores)
 
   def take(self, indices: np.ndarray) -> "Detections":
-    """Return the detections of some indices, or of a mask."""
+    """Select detections by indices or a mask."""
     return Detections(
       self.boxes[indices], self.scores[indices], self.classes[indices]
     )
 
   def at_least(self, threshold: float) -> "Detections":
-    """Return those of at least a score, compared in float32 as it is stored."""
+    """Select by score, compared in float32, the type of stored scores."""
     return self.take(self.scores >= np.float32(threshold))
 
   def apart(self, most_overlap: float) -> "Detections":
-    """Return those that `suppress` keeps, in their order."""
+    """Select by `suppress`, keeping the order."""
     kept = suppress(self.boxes, self.scores, most_overlap, classes=self.classes)
     return self.take(np.sort(kept))
 
@@ -177,21 +182,22 @@ def make_detections(
   classes: npt.ArrayLike,
   path: files.Path | None = None,
 ) -> Detections:
-  """Check a detector's output for one image: [N, 4], [N] and [N] numbers.
+  """Check a detector's output for one image, of [N, 4], [N] and [N] numbers.
 
-  Boxes are clipped, and those without area, a common padding, dropped.
+  Boxes are clipped; empty ones, with which detectors pad, are dropped.
   """
   boxes = _check_coordinates(boxes, path)
   scores, classes = np.asarray(scores, np.float32), np.asarray(classes)
   if not scores.shape == classes.shape == boxes.shape[:1]:
     raise errors.InputError(
-      f"a score and a class of each of {len(boxes)} boxes",
-      f"shapes {list(scores.shape)} and {list(classes.shape)}",
-      path,
+      f"each of {len(boxes)} boxes needs a score and a class, but these have"
+      f" shapes {list(scores.shape)} and {list(classes.shape)}",
+      path=path,
     )
-  _refuse(~np.isfinite(scores), scores, "scores that are numbers", path)
-  with np.errstate(invalid="ignore"):  # NaN, which is refused next.
+  _check_none(~np.isfinite(scores), "score", scores, "is not finite", path)
+  with np.errstate(invalid="ignore"):  # NaN is refused next.
     integers = np.rint(classes).astype(np.int32)
-  _refuse(integers != classes, classes, "whole numbers as classes", path)
+  fractional = integers != classes
+  _check_none(fractional, "class", classes, "is not a whole number", path)
   inside = clip(boxes)
   return Detections(inside, scores, integers).take(areas(inside) > 0)

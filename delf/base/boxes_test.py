@@ -70,7 +70,9 @@ def test_suppression_of_ten_thousand():
 
 @pytest.mark.parametrize("most_overlap", [-0.1, 1.1, float("nan")])
 def test_suppression_refuses_other_overlaps(most_overlap):
-  with pytest.raises(errors.InputError, match=r"overlap in \[0, 1\]"):
+  with pytest.raises(
+    errors.InputError, match=r"in \[0, 1\], not (-0.1|1.1|nan)"
+  ):
     boxes.suppress([[0, 0, 1, 1]], [1.0], most_overlap)
 
 
@@ -109,21 +111,22 @@ def test_checking_keeps_good_boxes_and_evens_out_rounding():
 @pytest.mark.parametrize(
   ("box", "words"),
   [
-    ((0.1, 0.1, 1.2, 0.5), "inside the image, received 0.1, 0.1, 1.2, 0.5"),
-    ((-0.2, 0, 1, 1), "inside the image"),
-    ((0.5, 0.1, 0.5, 0.9), "of some area"),
-    ((0.5, 0.9, 0.7, 0.1), "of some area"),
+    ((0.1, 0.1, 1.2, 0.5), "box 0.1, 0.1, 1.2, 0.5 .* inside the image"),
+    ((-0.2, 0, 1, 1), "not inside the image"),
+    ((0.5, 0.1, 0.5, 0.9), "no area"),
+    ((0.5, 0.9, 0.7, 0.1), "no area"),
     ((0.1, float("nan"), 0.5, 0.5), "nan"),
     ((0, 0, float("inf"), 1), "inf"),
-    ((12, 30, 400, 300), "not pixels"),
+    ((12, 30, 400, 300), "out of range"),
   ],
 )
 def test_bad_boxes_are_one_line(box, words):
   with pytest.raises(errors.InputError, match=words) as error:
     boxes.check([(0, 0, 1, 1), box], "a.csv")
   text = str(error.value)
-  assert text.startswith("a.csv: expected boxes") and "\n" not in text
-  assert text.endswith("number 2 of 2")
+  assert text.startswith("a.csv: the box ") and "\n" not in text
+  assert " (number 2 of 2) " in text
+  assert "boxes are ymin, xmin, ymax, xmax in [0, 1]" in text
 
 
 @pytest.mark.parametrize("shape", [(4,), (2, 5), (1, 1, 4)])
@@ -178,11 +181,11 @@ def test_apart_keeps_the_order():
 @pytest.mark.parametrize(
   ("box", "score", "kind", "words"),
   [
-    ([0, 0, np.nan, 1], 0.5, 1, r"\[0, 1\], received 0, 0, nan, 1"),
-    ([0, 0, 480, 640], 0.5, 1, "not pixels"),
-    ([0, 0, 1, 1], np.nan, 1, "scores that are numbers, received nan"),
-    ([0, 0, 1, 1], 0.5, 1.5, "whole numbers as classes, received 1.5"),
-    ([0, 0, 1, 1], 0.5, np.nan, "whole numbers as classes, received nan"),
+    ([0, 0, np.nan, 1], 0.5, 1, "box 0, 0, nan, 1 is not finite"),
+    ([0, 0, 480, 640], 0.5, 1, "box 0, 0, 480, 640 .* not pixels"),
+    ([0, 0, 1, 1], np.nan, 1, "score nan is not finite"),
+    ([0, 0, 1, 1], 0.5, 1.5, "class 1.5 is not a whole"),
+    ([0, 0, 1, 1], 0.5, np.nan, "class nan is not a whole"),
   ],
 )
 def test_what_is_no_detection_is_one_line(box, score, kind, words):
@@ -192,5 +195,7 @@ def test_what_is_no_detection_is_one_line(box, score, kind, words):
 
 
 def test_numbers_of_boxes_and_scores_must_agree():
-  with pytest.raises(errors.InputError, match="each of 2 boxes"):
+  with pytest.raises(
+    errors.InputError, match="each of 2 boxes needs a score and a class"
+  ):
     boxes.make_detections(np.ones([2, 4]), [1, 1, 1], [1, 1])

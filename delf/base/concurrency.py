@@ -7,8 +7,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from absl import logging
 
@@ -22,16 +21,16 @@ def core_count() -> int:
 
 def futures_ahead(
   function: Callable, items: Iterable, workers: int, pending: int
-) -> Iterator[concurrent.futures.Future]:
-  """Apply a function in threads and yield finished futures in order of items.
+) -> Generator[concurrent.futures.Future, None, None]:
+  """Apply a function in threads; yield finished futures in order of the items.
 
   Items may be endless: at most `pending` results wait, which bounds the memory.
-  0 workers work in the caller's thread.
+  With 0 workers, the function runs in the caller's thread.
   """
   items = iter(items)
   if workers <= 0:
     for item in items:
-      future = concurrent.futures.Future()
+      future: concurrent.futures.Future = concurrent.futures.Future()
       try:
         future.set_result(function(item))
       except Exception as error:
@@ -47,7 +46,7 @@ def futures_ahead(
       future = waiting.popleft()
       concurrent.futures.wait([future])
       yield future
-      # Not earlier: what the caller holds would be one more.
+      # Not before `yield`, or `pending + 1` results would be in memory.
       waiting.extend(
         pool.submit(function, item) for item in itertools.islice(items, 1)
       )
@@ -58,7 +57,7 @@ def futures_ahead(
 def map_ahead(
   function: Callable, items: Iterable, workers: int, pending: int
 ) -> Iterator:
-  """Yield results as `futures_ahead` does; an error is raised at its result."""
+  """Yield the results of `futures_ahead`; raise an error when it is reached."""
   ahead = futures_ahead(function, items, workers, pending)
   with contextlib.closing(ahead):
     for future in ahead:
@@ -66,27 +65,27 @@ def map_ahead(
 
 
 class StopRequest:
-  """Holds the number of the signal that asked a run to stop, or None."""
+  """The signal that a run received and that ends it, or None."""
 
   signal: int | None = None
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-  """Turn SIGTERM and SIGINT into a request to stop after the running step.
+  """Turn SIGTERM and SIGINT into a request to stop after the current step.
 
-  A second signal acts as usual. Has no effect outside of the main thread.
+  A second signal acts as usual. Outside the main thread this has no effect.
   """
   request = StopRequest()
   if threading.current_thread() is not threading.main_thread():
     yield request
     return
   numbers = (signal.SIGTERM, signal.SIGINT)
-  before: dict[int, Any] = {each: signal.getsignal(each) for each in numbers}
+  before = {number: signal.getsignal(number) for number in numbers}
 
   def stop(number, _):
     name = signal.Signals(number).name
-    logging.info("%s: saves and stops after this step", name)
+    logging.info("%s: saving and stopping after this step", name)
     request.signal = number
     signal.signal(number, before[number])
 

@@ -5,22 +5,23 @@ import logging
 import os
 import types
 import warnings
+from typing import Any
 
 # Exit status of an interrupted program: 128 + SIGINT, as shells have it.
 INTERRUPTED = 130
 
 
 class InputError(ValueError):
-  """Reports that something the user gave cannot be used, in one line.
+  """An input of the user that cannot be used, reported in one line.
 
-  The message says what is wrong, with which value, and what to do; a path is
-  put before it.
+  The message names the problem, the value and, unless obvious, the remedy;
+  `str` puts the path before it.
   """
 
   def __init__(
     self,
-    message: object,
-    *received: object,
+    message: Any,
+    *received: Any,
     path: str | os.PathLike | None = None,
   ):
     if received:  # The old form, until the last of it is gone.
@@ -33,7 +34,7 @@ class InputError(ValueError):
 
 
 def one_line(error: BaseException | Warning | str) -> str:
-  """Return an error as one line: which file, what is wrong."""
+  """Return an error as one line: the file, if any, and the problem."""
   if isinstance(error, OSError) and error.strerror:
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{error.strerror}"
@@ -41,9 +42,9 @@ def one_line(error: BaseException | Warning | str) -> str:
 
 
 def log_warnings() -> None:
-  """Log warnings in one line each; for programs.
+  """Log each warning in one line; for programs.
 
-  Pillow's are left out: they do not name the file, and the loader's error does.
+  Pillow's warnings are left out: the loader's error names the file as well.
   """
 
   def log(message, *_, **__):
@@ -54,7 +55,10 @@ def log_warnings() -> None:
 
 
 def load(module: str, extra: str) -> types.ModuleType:
-  """Import a module of an extra; InputError says how to install it."""
+  """Import a module of an optional dependency.
+
+  Raises InputError, with the command that installs it, if it is missing.
+  """
   try:
     return importlib.import_module(module)
   except ModuleNotFoundError as error:
@@ -64,5 +68,5 @@ def load(module: str, extra: str) -> types.ModuleType:
     if not error.name:
       missing = module.partition(".")[0]
     raise InputError(
-      f"the Python package {missing} (`pip install delf[{extra}]`)", "none"
+      f"the Python package {missing} is missing: `pip install delf[{extra}]`"
     ) from None

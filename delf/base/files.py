@@ -1,4 +1,4 @@
-"""Reading and writing files, so that a file under its final name is whole."""
+"""Reading files, and writing them so that a final name means a whole file."""
 
 import contextlib
 import csv
@@ -18,7 +18,7 @@ from delf.base import errors
 
 Path = str | os.PathLike
 
-# File name extensions by what the files hold.
+# File name extensions.
 DELF = ".delf"
 DELG_LOCAL = ".delg_local"
 DELG_GLOBAL = ".delg_global"
@@ -29,42 +29,43 @@ IMAGES = (
   ".pgm",
 )  # fmt: skip
 
-# Bytes of a name that its temporary file takes over: of the 255 that a name may
-# have, 34 are the temporary's own, and an extension needs some.
+# Bytes of a name that its temporary file keeps: of 255 allowed, 34 are added by
+# the temporary file, and an extension needs some.
 _STEM_BYTES = 180
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}(\.[a-z_]+)?")
 
-# POSIX locks the folder itself, so that no lock file is left in it, and also
-# where nothing can be written. Windows locks files alone.
+# POSIX locks the folder itself, even a read-only one, without a file in it.
+# Windows locks only files.
 _LOCKS_FOLDERS = os.name == "posix"
 
-# Characters of a row: some landmarks have ten thousand images, of 17 each.
+# Characters of a row: some landmarks have ten thousand images, 17 for each.
 _MAX_ROW = 2**24
 
 
 def is_remote(path: Path) -> bool:
-  """Return whether a path is of an object store (`gs://...`)."""
+  """Return whether a path is an address of an object store (`gs://...`)."""
   return "://" in os.fspath(path)
 
 
 def is_image(name: str) -> bool:
-  """Return whether a file is named like an image, and is not hidden."""
+  """Return whether a file name is that of an image and not hidden."""
   return name.lower().endswith(IMAGES) and not name.startswith(".")
 
 
 @contextlib.contextmanager
 def _remote(path):
-  """Give tf.io.gfile, with its errors about `path` turned into ours."""
+  """Yield tf.io.gfile; turn its errors into FileNotFoundError or InputError."""
   import tensorflow as tf
 
   try:
     yield tf.io.gfile
   except tf.errors.NotFoundError:
-    raise FileNotFoundError(f"{path}: expected a file, found none") from None
+    raise FileNotFoundError(f"{path}: no such file") from None
   except tf.errors.OpError as error:
     reason = " ".join(error.message.split()) or type(error).__name__
     raise errors.InputError(
-      "a local file, or one that TensorFlow can reach (gs://)", reason, path
+      f"TensorFlow, which opens gs:// addresses, cannot open it: {reason}",
+      path=path,
     ) from None
 
 
@@ -72,9 +73,9 @@ def _open_local(path, mode, **options):
   try:
     return open(path, mode, **options)
   except FileNotFoundError:
-    raise FileNotFoundError(f"{path}: expected a file, found none") from None
+    raise FileNotFoundError(f"{path}: no such file") from None
   except IsADirectoryError:
-    raise errors.InputError("a file", "a folder", path) from None
+    raise errors.InputError("a folder, not a file", path=path) from None
 
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:
@@ -87,7 +88,7 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
     with _open_local(path, "rb") as file:
       data = file.read(number)
   if limit is not None and len(data) > limit:
-    raise errors.InputError(f"at most {limit} bytes", "more", path)
+    raise errors.InputError(f"the file has more than {limit} bytes", path=path)
   return data
 
 
@@ -96,7 +97,7 @@ def read_lines(path: Path) -> list[str]:
   try:
     text = read_bytes(path).decode("utf-8-sig")
   except UnicodeDecodeError:
-    raise errors.InputError("a UTF-8 text file", "binary data", path) from None
+    raise errors.InputError("binary data, not UTF-8 text", path=path) from None
   return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -105,8 +106,8 @@ def read_csv(
 ) -> Iterator[tuple[int, list[str]]]:
   """Yield line number and columns of each non-empty row of a UTF-8 CSV file.
 
-  `header` yields the first line too; `strict` refuses unclosed quotes and the
-  like; rows of over 16 million characters are an InputError.
+  With `header` the first line is yielded too; `strict` refuses bad quotes.
+  Raises InputError if a row has over 16 million characters.
   """
   size = 0
 
@@ -135,35 +136,35 @@ def read_csv(
         if row:
           yield reader.line_num, row
   except UnicodeDecodeError:
-    raise errors.InputError("a UTF-8 text file", "binary data", path) from None
+    raise errors.InputError("binary data, not UTF-8 text", path=path) from None
   except csv.Error as error:
-    raise errors.InputError("a CSV file", str(error), path) from None
+    raise errors.InputError(f"not a CSV file: {error}", path=path) from None
   finally:
     csv.field_size_limit(before)
 
 
 def find_images(source: Path) -> list[str]:
-  """Find the images that a user means, sorted; InputError if there are none.
+  """Return the sorted paths of a folder, pattern, list or single image.
 
-  A source is a folder, searched recursively; a pattern such as `photos/*.jpg`
-  (`**` for all folders); a `.txt` file with one path a line, relative to the
-  working directory or else to the list, of files that need not exist; or one
-  image.
+  A folder is searched recursively. In a pattern such as `photos/*.jpg`, `**`
+  stands for all folders. A list is a `.txt` file with one path a line, relative
+  to the working directory or else to the list; its files need not exist. Raises
+  InputError if there are no images.
   """
   source = os.fspath(source)
   if os.path.isdir(source):
-    expected = f"images ({', '.join(IMAGES)})"
+    problem = f"the folder has no images ({', '.join(IMAGES)})"
     paths = [
       os.path.join(folder, name)
       for folder, _, names in os.walk(source)
       for name in filter(is_image, names)
     ]
   elif not os.path.exists(source) and glob.has_magic(source):
-    expected = "a file"
+    problem = "no file matches the pattern"
     matches = glob.glob(source, recursive=True)
     paths = [path for path in matches if os.path.isfile(path)]
   elif source.lower().endswith(".txt"):
-    expected = "paths, one a line"
+    problem = "the list has no paths, one a line"
     paths = []
     for name in read_lines(source):
       beside = os.path.join(os.path.dirname(source), name)
@@ -173,15 +174,15 @@ def find_images(source: Path) -> list[str]:
     return [source]
   else:
     raise FileNotFoundError(
-      f"{source}: expected an image, a folder, a pattern or a list, found none"
+      f"{source}: no such image, folder or list of images"
     )
   if not paths:
-    raise errors.InputError(expected, "none", source)
+    raise errors.InputError(problem, path=source)
   return sorted(paths)
 
 
 def write_bytes(path: Path, *data: bytes) -> None:
-  """Write a local or remote file, and its folders, whole or not at all."""
+  """Write a local or remote file atomically, creating its folders."""
   if is_remote(path):
     with _remote(path) as gfile:
       folder = os.path.dirname(os.fspath(path))
@@ -196,14 +197,16 @@ def write_bytes(path: Path, *data: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[pathlib.Path]:
-  """Give a new path beside a local `path` that is renamed to it on success.
+  """Yield a temporary path that is renamed to a local `path` on success.
 
-  Missing folders are created. The target of a link is written; an existing file
-  keeps its mode, and a device or pipe is an InputError. OSErrors name `path`.
+  Missing folders are created, links are followed, and an existing file keeps
+  its mode. Raises InputError for a device or pipe; OSErrors name `path`.
   """
   target = pathlib.Path(os.path.realpath(path))
   if target.exists() and not (target.is_file() or target.is_dir()):
-    raise errors.InputError("a file or a new name", "a device or pipe", path)
+    raise errors.InputError(
+      "a device or pipe, which a file cannot replace", path=path
+    )
   target.parent.mkdir(parents=True, exist_ok=True)
   stem, suffix = os.path.splitext(os.path.basename(path))
   temporary = target.with_name(f".{_short(stem)}.{uuid.uuid4().hex}{suffix}")
@@ -213,7 +216,7 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
       temporary.chmod(stat.S_IMODE(target.stat().st_mode))
     os.replace(temporary, target)
   except OSError as error:
-    # Where the disk is full it names no file, else the temporary one.
+    # The error of a full disk names no file, others the temporary one.
     named = str(error.filename or temporary)
     if error.errno is None or named != str(temporary):
       raise
@@ -226,7 +229,7 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
 def atomic_folder(
   path: pathlib.Path, check: Callable[[], object] = lambda: None
 ) -> Iterator[pathlib.Path]:
-  """Give a new path beside a local folder that replaces it on success.
+  """Yield a temporary path that replaces a local folder on success.
 
   `check` is called just before; if it raises, the existing folder stays.
   """
@@ -257,7 +260,7 @@ def _short(stem):
 def find_leftovers(folder: Path, stems: Iterable[str]) -> list[pathlib.Path]:
   """Find temporary files of `atomic_path` that a killed program left.
 
-  `stems` are the names, without extension, of the intended files.
+  `stems` are the names of the final files, without extension.
   """
   short = {_short(stem) for stem in stems}
   paths = pathlib.Path(folder).glob(".*")
@@ -268,10 +271,10 @@ def find_leftovers(folder: Path, stems: Iterable[str]) -> list[pathlib.Path]:
 def remove_leftovers(
   folder: pathlib.Path, jobs: Iterable, record: str, ending: str = ""
 ) -> None:
-  """Remove temporary files that a killed run left for the same images.
+  """Remove temporary files that a killed run left for the images of jobs.
 
-  The files of a job have the path `name` and, after it, an extension or an
-  `ending` such as `_viz.jpg`; `record` is the file name of the run's record.
+  The files of a job are its `name` and an extension, or an `ending` such as
+  `_viz.jpg`; `record` is the file name of the run's record.
   """
   stems = {"": {pathlib.Path(record).stem}}
   more = ending.rpartition(".")[0]
@@ -284,7 +287,7 @@ def remove_leftovers(
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-  """Open a file to append lines, completing a last one that was cut."""
+  """Open a file to append lines, completing a truncated last line."""
   file = open(path, "ab+")  # noqa: SIM115 (the caller closes it)
   if file.tell():
     file.seek(-1, os.SEEK_END)
@@ -297,13 +300,12 @@ def open_to_append(path: Path) -> IO[bytes]:
 def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
   """Hold an advisory lock on an existing local folder.
 
-  The system frees it when the process ends, however it ends; a file system
-  without locks locks nothing. Waits for another run, or raises InputError.
+  If another run holds it, waits or raises InputError. The system frees the lock
+  when the process ends, even if killed. Without effect on file systems that
+  have no locks.
   """
   busy = errors.InputError(
-    "a folder that no other run is changing",
-    "one that is being changed",
-    folder,
+    "another run is changing this folder: wait until it has ended", path=folder
   )
   if not _LOCKS_FOLDERS:
     import filelock
@@ -333,16 +335,20 @@ def check_inside(name: str) -> None:
   """Raise InputError if a relative path leads out of its folder."""
   parts = os.path.normpath(name).split(os.sep)
   if os.path.isabs(name) or parts[0] in ("..", ".") or "\0" in name:
-    raise errors.InputError("output names below the output folder", repr(name))
+    raise errors.InputError(
+      f"the output name {name!r} is not below the output folder"
+    )
 
 
 def local_folder(folder: Path) -> pathlib.Path:
   """Return a folder to write to; raise InputError if it is remote or a file."""
   if is_remote(folder):
-    raise errors.InputError("a local folder", "a remote one", folder)
+    raise errors.InputError(
+      "a remote folder, but a local one is needed", path=folder
+    )
   path = pathlib.Path(folder)
   if path.exists() and not path.is_dir():
-    raise errors.InputError("a folder to write to", "a file", folder)
+    raise errors.InputError("a file, not a folder to write to", path=folder)
   return path
 
 

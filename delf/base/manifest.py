@@ -1,19 +1,23 @@
-"""Records beside the files of a run: what made them, and which are finished."""
+"""Records beside the files of a run: its settings, and the finished steps."""
 
 import contextlib
 import json
 import os
 import pathlib
 from collections.abc import Callable, Collection
+from typing import IO
 
 from delf.base import errors, files
 
-# Characters of a value in a message, enough to tell two hashes apart.
+# Characters of a value in a message, enough to distinguish two hashes.
 _SHORT = 20
 
 
 def read(path: str | os.PathLike) -> dict | None:
-  """Read a record of `write`, or None; InputError if it is something else."""
+  """Read a record of `write`; return None if the file does not exist.
+
+  Raises InputError if the file is anything else.
+  """
   if not os.path.exists(path):
     return None
   record = None
@@ -21,28 +25,27 @@ def read(path: str | os.PathLike) -> dict | None:
     record = json.loads(files.read_bytes(path))
   if not isinstance(record, dict):
     raise errors.InputError(
-      "a record of what the files beside it were made with",
-      "something else",
-      path,
+      "not a record of the settings that made the files beside it", path=path
     )
   return record
 
 
 def write(path: str | os.PathLike, record: dict) -> None:
-  """Write a record, whole or not at all."""
+  """Write a record atomically."""
   files.write_bytes(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def difference(
-  existing: dict, wanted: dict, ignored: Collection[str] = ()
+  existing: dict, requested: dict, ignored: Collection[str] = ()
 ) -> str:
-  """Describe how settings differ from those wanted; "" if they do not.
+  """Describe how existing settings differ from the requested ones.
 
-  Such as "with threshold 0.1, not 0.9; with most 3, not None".
+  An example is "with threshold 0.1, not 0.9; with most 3, not None"; without a
+  difference the text is empty.
   """
   parts = []
-  for name in wanted | existing:
-    old, new = existing.get(name), wanted.get(name)
+  for name in requested | existing:
+    old, new = existing.get(name), requested.get(name)
     if name in ignored or old == new:
       continue
     if isinstance(old, dict) and isinstance(new, dict):
@@ -54,17 +57,17 @@ def difference(
 
 
 class Journal:
-  """A file of JSON lines that is only appended to, one for each finished step.
+  """An append-only file with a line of JSON for each finished step.
 
-  The last line may be cut, as by a killed run: it is skipped and ended.
+  A last line truncated by a killed run is skipped, and completed by `add`.
   """
 
   def __init__(self, path: str | os.PathLike):
     self.path = pathlib.Path(path)
-    self._file = None
+    self._file: IO[bytes] | None = None
 
   def read(self, parse: Callable = lambda entry: entry) -> list:
-    """Return `parse(entry)` of each line, without those it cannot read."""
+    """Return `parse(entry)` of each line, skipping unreadable lines."""
     parsed, exists = [], self.path.exists()
     for line in files.read_bytes(self.path).splitlines() if exists else ():
       with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
@@ -80,7 +83,7 @@ class Journal:
     self._file.flush()
 
   def close(self) -> None:
-    """Close the file; `add` would open it again."""
+    """Close the file; `add` reopens it."""
     if self._file is not None:
       self._file.close()
       self._file = None

@@ -10,7 +10,7 @@ def test_a_record_is_read_as_written(tmp_path):
   assert manifest.read(path) == {"a": [1, None]}
   for text in ("", "[]", "5", "[" * 100_000):
     path.write_text(text)
-    with pytest.raises(errors.InputError, match="a record of what the files"):
+    with pytest.raises(errors.InputError, match="not a record of the settings"):
       manifest.read(path)
 
 

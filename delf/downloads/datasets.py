@@ -220,7 +220,7 @@ class _Download:
       if is_ours:  # It would fail again.
         path.unlink()
       # The file may be gone, so its name says what it is about.
-      raise errors.InputError(error.expected, error.received) from None
+      raise errors.InputError(error.message) from None
     only = options.only.digest if options.only else None
     record = _Record(file.name, path.stat().st_size, md5, images, only)
     text = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
@@ -335,7 +335,7 @@ class _Source:
         transfer.fetch(url, path, **bounds)
         return
       except errors.InputError as error:
-        is_gone = str(error.received).startswith("HTTP status 4")
+        is_gone = "HTTP status 4" in error.message
         if not is_gone or number == len(urls):
           raise
         logging.warning("%s; trying another address", error)

@@ -436,7 +436,7 @@ def install(
     unpack(path, folder, required=known.pattern)
   except errors.InputError as error:
     # The file goes, so the address says what it is about.
-    raise errors.InputError(error.expected, error.received, url) from None
+    raise errors.InputError(error.message, path=url) from None
   finally:
     path.unlink()
   records = _read_records() | {known.name: record}

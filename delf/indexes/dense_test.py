@@ -204,8 +204,8 @@ def test_few_copies_of_few_rows():
   [
     (["a0"], np.ones([1, 8]), "not in the index yet, received 'a0'"),
     (["b", "b"], np.ones([2, 8]), "each name once, received 'b' twice"),
-    (["b"], np.ones([1, 7]), "dimension 8, received dimension 7"),
-    (["b"], [np.ones(7)], "dimension 8, received dimension 7"),
+    (["b"], np.ones([1, 7]), "dimension 8, not 7"),
+    (["b"], [np.ones(7)], "dimension 8, not 7"),
     (["b", "c"], [np.ones(8), np.ones(7)], r"shapes \[\[7\], \[8\]\]"),
     (["b", "c"], np.ones([1, 8]), "1 names, received 2"),
     (["b"], np.full([1, 8], np.nan), "NaN, infinity .* in 1 of 1"),
@@ -230,8 +230,8 @@ def _searched(index, queries, k=1):
 def test_what_cannot_be_done():
   index = _index(_unit(3))
   cases = [
-    (_searched(index, np.ones([1, 7])), "queries of dimension 8"),
-    (_searched(index, np.full([1, 8], np.inf)), "finite queries"),
+    (_searched(index, np.ones([1, 7])), "queries must have dimension 8"),
+    (_searched(index, np.full([1, 8], np.inf)), "queries must be finite"),
     (_searched(index, np.ones([1, 8]), 0), "images over 0"),
     (lambda: index.remove(["a0", "x"]), "names in the index, received 'x'"),
     (lambda: index.merge(index), "not in the index yet"),

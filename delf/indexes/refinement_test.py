@@ -241,7 +241,7 @@ def test_bad_input():
   for name in refinement.METHODS:
     with pytest.raises(errors.InputError, match="a ranking of 10 images"):
       refinement.refine(name, queries, found, descriptors[:10])
-    with pytest.raises(errors.InputError, match="finite queries"):
+    with pytest.raises(errors.InputError, match="queries must be finite"):
       refinement.refine(name, queries * np.nan, found, descriptors)
 
 

@@ -106,7 +106,10 @@ def test_without_features_nothing_matches(sides):
 
 @pytest.mark.parametrize(
   ("field", "words"),
-  [("locations", "finite locations of image 2"), ("descriptors", "finite")],
+  [
+    ("locations", "locations of image 2 must be finite"),
+    ("descriptors", "finite"),
+  ],
 )
 def test_nan_is_refused(field, words):
   one, two = _pair(0.5, number=30)
@@ -286,8 +289,11 @@ def test_ratio_with_a_single_candidate_keeps_it():
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
-    ({"first": np.full([3, 8], np.nan)}, "finite descriptors 1, received NaN"),
-    ({"second": np.full([3, 8], 1e300)}, "finite descriptors 2"),
+    (
+      {"first": np.full([3, 8], np.nan)},
+      "descriptors 1 must be finite: NaN",
+    ),
+    ({"second": np.full([3, 8], 1e300)}, "descriptors 2 must be finite"),
     ({"second": np.ones([3, 7])}, "one dimension"),
     ({"second": np.full([3, 8], 1e25)}, "over 1e\\+15 in 3 of 3"),
     ({"first": None}, "array of numbers"),
@@ -467,9 +473,9 @@ def test_rotation_is_applied_where_it_is_asked_for(tmp_path):
 @pytest.mark.parametrize(
   ("kind", "words"),
   [
-    ("missing", "nothing.delf: expected a file"),
+    ("missing", "nothing.delf: no such file"),
     ("cut", "b.delf"),
-    ("nan", "b.delf: expected finite descriptors, received NaN"),
+    ("nan", "b.delf: descriptors must be finite: NaN"),
     ("dimensions", "one dimension"),
   ],
 )

@@ -224,7 +224,7 @@ def test_one_run_at_a_time(features, tmp_path):
     ):
       if not (tmp_path / "other").exists():
         _build(features, tmp_path / "other")
-      with pytest.raises(errors.InputError, match="no other run is changing"):
+      with pytest.raises(errors.InputError, match="another run is changing"):
         change()
   assert {path: path.read_bytes() for path in out.iterdir()} == before
 

@@ -33,12 +33,12 @@ def _adding(names, descriptors):
   return functools.partial(_index().add, names, descriptors)
 
 
-@_case("descriptor of another dimension", "dimension 4", "dimension 5")
+@_case("descriptor of another dimension", "dimension 4", "not 5")
 def _dimension(folder, model):
   return _adding(["e.jpg"], np.ones([1, 5]))
 
 
-@_case("query of another dimension", "queries of dimension 4")
+@_case("query of another dimension", "queries must have dimension 4")
 def _query(folder, model):
   return functools.partial(_index().search, np.ones([1, 5]), 1)
 

@@ -177,8 +177,8 @@ def _given(what, box, *words):
 _given(
   "box that reaches out of the image", (0.1, 0.1, 1.5, 0.5), "inside", "1.5"
 )
-_given("box of no area", (0.5, 0.1, 0.5, 0.5), "some area")
-_given("box whose corners are changed round", (0.5, 0.1, 0.2, 0.5), "some area")
+_given("box of no area", (0.5, 0.1, 0.5, 0.5), "no area")
+_given("box whose corners are changed round", (0.5, 0.1, 0.2, 0.5), "no area")
 _given("box with NaN", (0.5, float("nan"), 0.5, 0.5), "nan")
 _given("box in pixels", (12, 10, 480, 640), "not pixels", "480")
 

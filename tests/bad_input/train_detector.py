@@ -39,7 +39,7 @@ def _nan(folder, model):
   return _train(folder, "p9,nan 0 1 1")
 
 
-@_case("a box of no area to train a detector on", "line 11", "of some area")
+@_case("a box of no area to train a detector on", "line 11", "no area")
 def _no_area(folder, model):
   return _train(folder, "p9,0.5 0 0.5 1")
 

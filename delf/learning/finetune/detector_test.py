@@ -86,7 +86,7 @@ def test_files_of_google_landmark_boxes(tmp_path):
     ("image_id,box", "p{i}", "line 2"),
     ("image_id,box", "p{i},0 0 1 nan", "line 2"),
     ("image_id,box", "p{i},0 0 400 300", "not pixels"),
-    ("image_id,box", "p{i},0.5 0 0.5 1", "some area"),
+    ("image_id,box", "p{i},0.5 0 0.5 1", "no area"),
     ("image_id,box", "p{i},0 0 1 1.2", "inside the image"),
     ("image_id,box", "q{i},0 0 1 1", "at least 10"),
   ],

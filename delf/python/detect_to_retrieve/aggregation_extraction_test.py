@@ -96,7 +96,7 @@ def test_a_failed_image_is_said_and_the_status_is_1(tmp_path, capsys):
   assert _run(tmp_path, "plain") == 1
   captured = capsys.readouterr()
   assert captured.err.count("\n") == 1
-  assert "a.delf: expected a file, found none" in captured.err
+  assert "a.delf: no such file" in captured.err
   assert "1 aggregated, 0 already there, 1 failed" in captured.out
   assert _aggregates(tmp_path) == ["b.asmk_star"]
 
