@@ -1,4 +1,4 @@
-"""Measuring a collection with ground truth, as the papers do."""
+"""Evaluation of an index with ground truth, as in the papers."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from delf.search import searching
 
 METRICS = "metrics.txt"
 CARD = "report.json"
-_SHOWN = 20  # Results a query on the page.
+_SHOWN = 20  # Results per query on the page.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class EvaluateReport:
   """Result of an evaluation."""
 
   card: report_card.ReportCard
-  result: searching.SearchResult  # Of the protocol `shown`.
+  result: searching.SearchResult  # The first results under `protocol`.
   truth: ground_truth.GroundTruth
-  shown: str  # "medium", or "all".
+  protocol: str  # Shown on pages: "medium", or "all".
   # Index images whose features could not be used.
   failed: tuple[engine.Failure, ...]
 
@@ -41,10 +41,10 @@ def read_truth(
 def find_index_photos(
   path: str | os.PathLike, folder: str | os.PathLike
 ) -> tuple[list[str], list[str]]:
-  """Find paths and names of the photos that ground truth is about.
+  """Find paths and names of the photos to be indexed.
 
-  Those that the file `path` lists as its collection, none of which may be
-  missing; if it labels images by name, all photos in the folder.
+  These are the photos that the ground truth `path` lists, none of which may be
+  missing, or all photos in the folder if it only labels images by name.
   """
   paths, names = engine.find([folder])
   truth = ground_truth.read(path)
@@ -58,18 +58,18 @@ def find_index_photos(
 def find_photos(
   truth: ground_truth.GroundTruth, folder: str | os.PathLike
 ) -> list[searching.Query]:
-  """Find the photos of the queries, in order, with their boxes."""
+  """Find the photos of the queries, with their boxes, in order."""
   paths, names = engine.find([folder])
   places = ground_truth.ImagePlaces(names)
-  return [
-    searching.Query(
-      name,
-      paths[places.find(name, folder)],
-      "",
-      None if box is None else tuple(map(float, box)),
-    )
-    for name, box in zip(truth.query_names, truth.boxes, strict=True)
-  ]
+  queries = []
+  for name, box in zip(truth.query_names, truth.boxes, strict=True):
+    part = None
+    if box is not None:
+      x1, y1, x2, y2 = map(float, box)
+      part = x1, y1, x2, y2
+    path = paths[places.find(name, folder)]
+    queries.append(searching.Query(name, path, "", part))
+  return queries
 
 
 def find_features(
@@ -77,19 +77,20 @@ def find_features(
 ) -> list[searching.Query]:
   """Find the features of the queries, whose names may have an extension.
 
-  Queries are in order; files of some may be missing. InputError is raised if a
-  name fits two files.
+  Queries are in order; some may lack files. InputError is raised if a name
+  fits two files.
   """
-  stems = sorted(extract.find_features([folder])[0])
+  names = extract.find_features([folder])
+  stems = sorted(names[0]) if names else []
   places = ground_truth.ImagePlaces(stems)
   chosen = [
     stems[places.find(name, folder)] if name in places else name
     for name in truth.query_names
   ]
-  found = searching.find_features(folder, chosen)
+  queries = searching.find_features(folder, chosen)
   return [
     dataclasses.replace(query, name=name)
-    for query, name in zip(found, truth.query_names, strict=True)
+    for query, name in zip(queries, truth.query_names, strict=True)
   ]
 
 
@@ -101,39 +102,41 @@ def evaluate(
 ) -> EvaluateReport:
   """Search with all queries, and write metrics and a report card.
 
-  With re-ranking, the first images of each protocol that are not its junk are
-  matched; a pair that several protocols need is matched once. Folder `out` gets
-  `metrics.txt` and `report.json`. InputError if a query has no features.
+  With re-ranking, the first images that are not junk are matched for each
+  protocol; pairs that several protocols need are matched once. The folder `out`
+  gets `metrics.txt` and `report.json`. InputError is raised if a query has no
+  features.
   """
-  good, entries, failed = searcher.read(asked)
-  if failed:
-    raise errors.InputError(
-      "features of each query", f"{len(failed)} without; first {failed[0]}"
-    )
+  good, entries, unread = searcher.read(asked)
+  if unread:
+    text = f"{len(unread)} queries have no features; first: {unread[0]}"
+    raise errors.InputError(text)
   first = searcher.rank(entries)
   rankings, inliers, failed = _rank_protocols(searcher, truth, good, first)
   ids = {protocol: ranked.ids for protocol, ranked in rankings.items()}
   measured = metrics.evaluate(ids, truth)
   folders = pathlib.Path(good[0].features).parent, searcher.collection.features
-  made = (extract.read(each / extract.RECORD) for each in folders)
+  of_queries, of_index = (extract.read(f / extract.RECORD) for f in folders)
   settings = _settings(searcher.options)
-  card = report_card.make(measured, _method(searcher), *made, settings)
+  card = report_card.make(
+    measured, _method(searcher), of_queries, of_index, settings
+  )
   out = pathlib.Path(out)
   metrics.save(measured, out / METRICS)
   report_card.write(card, out / CARD)
-  shown = "medium" if truth.graded else ground_truth.PLAIN_PROTOCOL
-  best = rankings[shown].ids[:, :_SHOWN]
+  protocol = "medium" if truth.graded else ground_truth.PLAIN_PROTOCOL
+  best = rankings[protocol].ids[:, :_SHOWN]
   result = searching.SearchResult(
     queries=tuple(good),
     names=tuple(searcher.names),
-    ranking=ranking.Ranking(best, rankings[shown].scores[:, :_SHOWN]),
-    inliers=inliers[shown][:, :_SHOWN] if inliers else None,
+    ranking=ranking.Ranking(best, rankings[protocol].scores[:, :_SHOWN]),
+    inliers=inliers[protocol][:, :_SHOWN] if inliers else None,
     method=searcher.method,
     verify=searcher.options.verify,
     failed=failed,
     boxes=searcher.boxes(first, best),
   )
-  return EvaluateReport(card, result, truth, shown, failed)
+  return EvaluateReport(card, result, truth, protocol, failed)
 
 
 def write_page(
@@ -142,11 +145,11 @@ def write_page(
   path: str | os.PathLike,
   without_regions: EvaluateReport | None = None,
 ) -> results_page.Report:
-  """Write a page with the metrics, the curves, and the results of each query.
+  """Write a page of metrics, curves, and the results of each query.
 
-  `without_regions` is the report of whole images alone, to compare with.
+  `without_regions` is the report of whole images alone, for comparison.
   """
-  labels = report.truth.protocols()[report.shown]
+  labels = report.truth.protocols()[report.protocol]
   places = {name: place for place, name in enumerate(report.result.names)}
 
   def label(row, name):
@@ -156,23 +159,24 @@ def write_page(
     return results_page.JUNK if is_junk else results_page.FALSE
 
   def note(value):
-    known = f"AP {100 * value:.1f} ({report.shown})"
+    known = f"AP {100 * value:.1f} ({report.protocol})"
     return "no positives" if np.isnan(value) else known
 
   card, measured = report.card, report.card.evaluation
+  other = without_regions.card if without_regions else None
   return searching.write_page(
     path,
     searcher.collection,
     report.result,
     label,
-    list(map(note, measured.protocols[report.shown].average_precisions)),
-    report_card.page_section(card, without_regions and without_regions.card),
+    list(map(note, measured.protocols[report.protocol].average_precisions)),
+    report_card.page_section(card, other),
     f"{measured.dataset}: {card.method}",
   )
 
 
 def _rank_protocols(searcher, truth, good, first):
-  """Ranking and inliers by protocol, and failures."""
+  """Return ranking and inliers by protocol, and failures."""
   protocols = truth.protocols()
   if not searcher.options.rerank:
     return dict.fromkeys(protocols, first), {}, ()

@@ -1,8 +1,8 @@
-"""Ground truth: which images of a collection are right for each query.
+"""Ground truth: the index images that are correct results of each query.
 
-Revisited Oxford and Paris publish files (`.mat`, `.pkl`; the same lists as
-`.json`) that list their collection. Users label images by name, in CSV or JSON;
-docs/GROUND_TRUTH.md describes these forms.
+The files of Revisited Oxford and Paris (`.mat`, `.pkl`; the same lists as
+`.json`) list all index images. Users label images by name, in CSV or JSON;
+docs/GROUND_TRUTH.md describes the formats.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from delf.extraction import engine
 from delf.formats import untrusted
 
 PROTOCOLS = ("easy", "medium", "hard")
-# The only protocol of ground truth that does not grade images.
+# The only protocol of ground truth without grades.
 PLAIN_PROTOCOL = "all"
 QUERY, INDEX = "query", "index"
 
@@ -32,21 +32,21 @@ _BOX_COLUMNS = ["x1", "y1", "x2", "y2"]
 _EXTENSIONS = (*files.IMAGES, files.DELF, files.DELG_LOCAL, files.DELG_GLOBAL)
 _MAX_BYTES = 2**28
 
-# Names of queries and of index images, and labels and box of each query.
+# Names of queries, names of index images, and labels and box of each query.
 Lists = tuple[list[str], list[str], list[dict[str, np.ndarray]]]
 
 
 class ImagePlaces:
-  """Positions of the images of a collection, by name.
+  """Positions of the images of an index, by name.
 
-  A name may be written as in the collection, without its extension, or without
-  its folders and extension, where only one image fits.
+  A name may be complete, without its extension, or without its folders and
+  extension, if only one image fits.
   """
 
   def __init__(self, names: Sequence[str]):
     self._levels = []
     for shorten in (str, _without_extension, _base_name):
-      places = {}
+      places: dict[str, int | None] = {}
       for place, name in enumerate(names):
         key = shorten(name)
         places[key] = None if key in places else place  # None: ambiguous.
@@ -56,36 +56,34 @@ class ImagePlaces:
     return any(shorten(name) in places for shorten, places in self._levels)
 
   def find(self, name: str, where: str | os.PathLike) -> int:
-    """Return the position of the one image that `name`, from `where`, fits."""
+    """Return the position of an image; `where` is the source in errors."""
     for shorten, places in self._levels:
       place = places.get(shorten(name), -1)
       if place is None:
-        raise errors.InputError(
-          "a name of one image", f"'{name}' of two", where
-        )
+        raise errors.InputError(f"'{name}' fits two images", path=where)
       if place >= 0:
         return place
-    raise errors.InputError("an image of the collection", f"'{name}'", where)
+    raise errors.InputError(f"no image is named '{name}'", path=where)
 
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-  """Ground truth of Q queries on a collection.
+  """Ground truth of Q queries.
 
-  Ids of images, [n] int64 for each query, are positions in `index_names`.
+  Ids of images, [n] int64 per query, are positions in `index_names`.
   """
 
   dataset: str
   index_names: tuple[str, ...]
   query_names: tuple[str, ...]
-  easy: tuple[np.ndarray, ...]  # All positives, if they are not graded.
+  easy: tuple[np.ndarray, ...]  # All positives, if not graded.
   hard: tuple[np.ndarray, ...]
-  junk: tuple[np.ndarray, ...]  # Count neither way.
-  # Part of the query's photo, [4] float64 (x1, y1, x2, y2, pixels).
+  junk: tuple[np.ndarray, ...]  # Ignored.
+  # Part of the query photo, [4] float64 (x1, y1, x2, y2, pixels).
   boxes: tuple[np.ndarray | None, ...]
   graded: bool = True
-  distractors: int = 0  # Images that the file does not list.
-  lists_collection: bool = False  # As files of the Revisited data sets do.
+  distractors: int = 0  # Index images that the file does not list.
+  lists_collection: bool = False  # As in files of the Revisited data sets.
 
   def protocols(self) -> dict[str, list[dict[str, np.ndarray]]]:
     """Return for each protocol Q dicts with "ok" and "junk", [n] int64."""
@@ -102,11 +100,11 @@ class GroundTruth:
 def read(
   path: str | os.PathLike, index_names: Sequence[str] | None = None
 ) -> GroundTruth:
-  """Read ground truth, published or a user's own.
+  """Read ground truth of a published data set, or a user's own.
 
-  A query that is itself an image of the collection is junk for itself, unless
-  it is labelled (in files that label images by name). `index_names` are the
-  collection that is searched, by default the images that the file names.
+  In files that label images by name, a query that is also an index image is
+  junk for itself unless labelled. `index_names` are the images of the index, by
+  default those that the file names.
   """
   extension = os.path.splitext(path)[1].lower()
   if extension == ".csv":
@@ -118,14 +116,13 @@ def read(
       return _from_lists(parsed, path, index_names, content.get("dataset"))
     return _from_labels(_json_labels(content, path), path, index_names)
   if extension not in (".mat", ".pkl", ".pickle"):
-    raise errors.InputError(
-      "ground truth, .mat, .pkl, .json or .csv", f"'{extension}'", path
-    )
+    text = f"ground truth is .mat, .pkl, .json or .csv, not '{extension}'"
+    raise errors.InputError(text, path=path)
   return _from_lists(read_revisited(path), path, index_names, None)
 
 
 def first_duplicate(names: Iterable[str]) -> str | None:
-  """Return the first name that occurs a second time, or None."""
+  """Return the first name that repeats an earlier one, or None."""
   seen = set()
   for name in names:
     if name in seen:
@@ -144,128 +141,128 @@ def _base_name(name):
 
 
 def _dataset_name(path):
-  """The data set's name in `gnd_roxford5k.mat` and the like."""
+  """Return the name of the data set in `gnd_roxford5k.mat` and the like."""
   return pathlib.Path(path).stem.removeprefix("gnd_")
 
 
 def _from_lists(parsed, path, index_names, dataset):
-  """Ground truth of a file that lists its collection."""
+  """Return the ground truth of a file that lists all index images."""
   queries, listed, entries = parsed
   for kind, names in (("query", queries), ("image", listed)):
     twice = first_duplicate(names)
     if twice is not None:
-      raise errors.InputError(f"each {kind} once", f"'{twice}' twice", path)
+      raise errors.InputError(f"the {kind} '{twice}' occurs twice", path=path)
   ids, distractors = np.arange(len(listed)), 0
   if index_names is not None:
     ids = _place_listed(listed, queries, index_names, path)
     distractors = len(index_names) - len(listed)
-  images = {label: [] for label in _GRADED}
+  images: list[list[np.ndarray]] = [[], [], []]
   for query, entry in zip(queries, entries, strict=True):
-    for label in _GRADED:
-      own = np.asarray(entry.get(label, ())).astype(np.int64)
-      images[label].append(ids[own])
-    labelled = np.concatenate([images[label][-1] for label in _GRADED])
+    for label, own in zip(_GRADED, images, strict=True):
+      own.append(ids[np.asarray(entry.get(label, ())).astype(np.int64)])
+    labelled = np.concatenate([own[-1] for own in images])
     if len(np.unique(labelled)) < len(labelled):
-      raise errors.InputError(
-        f"one label for each image of query '{query}'", "two", path
-      )
+      text = f"an image has more than one label for query '{query}'"
+      raise errors.InputError(text, path=path)
+  easy, hard, junk = map(tuple, images)
   return GroundTruth(
     dataset if isinstance(dataset, str) else _dataset_name(path),
     tuple(listed if index_names is None else index_names),
     tuple(queries),
-    boxes=tuple(entry.get("bbx") for entry in entries),
+    easy,
+    hard,
+    junk,
+    tuple(entry.get("bbx") for entry in entries),
     distractors=distractors,
     lists_collection=True,
-    **{label: tuple(arrays) for label, arrays in images.items()},
   )
 
 
 def _place_listed(listed, queries, index_names, path):
-  """Positions of the listed images in the collection, [N] int64."""
+  """Return the positions of the listed images in the index, [N] int64."""
   places = ImagePlaces(index_names)
   missing = [name for name in listed if name not in places]
   if missing:
-    expected = f"a collection with its {len(listed)} images"
-    received = f"one without {len(missing)} of them, such as '{missing[0]}'"
-    raise errors.InputError(expected, received, path)
+    some = f"{len(missing)} of its {len(listed)} images, such as '{missing[0]}'"
+    raise errors.InputError(f"the index is without {some}", path=path)
   known = set(listed)
   among = [name for name in queries if name in places and name not in known]
   if among:
     raise errors.InputError(
-      "a collection without its query images, as the Revisited data sets are",
-      f"one with {len(among)} of them, such as '{among[0]}', as the older"
-      " Oxford5k and Paris6k are",
-      path,
+      f"the index has {len(among)} of the query images, such as '{among[0]}':"
+      " the older Oxford5k and Paris6k have these, the Revisited data sets not",
+      path=path,
     )
   return np.array([places.find(name, path) for name in listed], np.int64)
 
 
 def _read_json(path):
-  """Content of a JSON file: an object of unique names."""
+  """Return the object in a JSON file, whose names must be unique."""
 
   def unique(pairs):
     content = dict(pairs)
     if len(content) < len(pairs):
       twice = first_duplicate(name for name, _ in pairs)
-      raise errors.InputError("each name once", f"{twice} twice", path)
+      raise errors.InputError(f"the name {twice} occurs twice", path=path)
     return content
 
-  text = files.read_bytes(path, _MAX_BYTES)
+  data = files.read_bytes(path, _MAX_BYTES)
   try:
-    content = json.loads(text.decode("utf-8-sig"), object_pairs_hook=unique)
+    content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
   except errors.InputError:
     raise
   except (ValueError, RecursionError) as error:
-    raise errors.InputError(
-      "a JSON file", errors.one_line(error), path
-    ) from None
+    text = f"not a JSON file: {errors.one_line(error)}"
+    raise errors.InputError(text, path=path) from None
   if not isinstance(content, dict):
-    raise errors.InputError("a JSON object", type(content).__name__, path)
+    text = f"a {type(content).__name__}, not a JSON object"
+    raise errors.InputError(text, path=path)
   return content
 
 
 def _csv_labels(path):
-  """Yield (query, image, label, box or None, where it stands)."""
+  """Yield (query, image, label, box or None, file and line)."""
   rows = files.read_csv(path, header=True, strict=True)
   header = [column.strip().lower() for column in next(rows)[1]]
   if header not in (_COLUMNS, _COLUMNS + _BOX_COLUMNS):
-    raise errors.InputError(
-      f"the header {','.join(_COLUMNS)}", f"'{','.join(header)[:80]}'", path
-    )
+    text = f"the header is '{','.join(header)[:80]}', not {','.join(_COLUMNS)}"
+    raise errors.InputError(text, path=path)
   for line, row in rows:
     where = f"{path}, line {line}"
     if len(row) not in (len(_COLUMNS), len(header)):
-      raise errors.InputError(",".join(header), f"{len(row)} columns", where)
+      text = f"{len(row)} columns do not fit {','.join(header)}"
+      raise errors.InputError(text, path=where)
     query, image, label, *box = (cell.strip() for cell in row)
     _check_label(label.lower(), where)
     if not query or not image:
-      raise errors.InputError("a query and an image", "an empty name", where)
+      text = "the query or the image has an empty name"
+      raise errors.InputError(text, path=where)
     yield query, image, label.lower(), box if any(box) else None, where
 
 
 def _json_labels(content, path):
-  """Yield as `_csv_labels`; what is None is not said by this row."""
+  """Yield as `_csv_labels`, with None for values that a row does not have."""
   for query, labels in content.items():
     where = f"{path}, query '{query[:80]}'"
     if not isinstance(labels, dict):
-      expected = "labels and their images"
-      raise errors.InputError(expected, "something else", where)
+      text = "the value must be an object of labels and their images"
+      raise errors.InputError(text, path=where)
     yield query, None, None, labels.get("bbx"), where
     for label in labels.keys() - {"bbx"}:
       _check_label(label, where)
       if not isinstance(labels[label], list) or not all(
         isinstance(image, str) and image for image in labels[label]
       ):
-        raise errors.InputError(f"names in '{label}'", "something else", where)
+        text = f"'{label}' must be a list of image names"
+        raise errors.InputError(text, path=where)
       for image in [None, *labels[label]]:
         yield query, image, label, None, where
 
 
 def _check_label(label, where):
   if label not in _LABELS:
-    raise errors.InputError(
-      f"a label of {', '.join(_LABELS)}", f"'{label[:80]}'", where
-    )
+    text = f"unknown label '{label[:80]}': use {', '.join(_LABELS)}"
+    raise errors.InputError(text, path=where)
 
 
 def _parse_box(values, where):
@@ -274,15 +271,16 @@ def _parse_box(values, where):
   except (TypeError, ValueError):
     x1 = y1 = x2 = y2 = math.nan
   if not (0 <= x1 < x2 < math.inf and 0 <= y1 < y2 < math.inf):
-    raise errors.InputError(
-      "a box x1, y1, x2, y2 in pixels", f"{values!r:.80}", where
-    )
+    text = f"{values!r:.80} is not a box x1, y1, x2, y2 in pixels"
+    raise errors.InputError(text, path=where)
   return x1, y1, x2, y2
 
 
 def _collect_labels(rows, path):
-  """(image, label, where) by query, boxes by query, and whether it grades."""
-  queries, labels, boxes = {}, {}, {}
+  """Return (image, label, where) by query, boxes by query, and `graded`."""
+  queries: dict[str, list] = {}
+  labels: dict[str, set[str]] = {}
+  boxes: dict[str, tuple[float, ...]] = {}
   for query, image, label, box, where in rows:
     labelled = queries.setdefault(query, [])
     if label is not None:
@@ -292,39 +290,41 @@ def _collect_labels(rows, path):
     if box is not None:
       box = _parse_box(box, where)
       if boxes.setdefault(query, box) != box:
-        raise errors.InputError(f"one box for {query}", "two", where)
+        raise errors.InputError(f"{query} has two boxes", path=where)
   if not queries:
-    raise errors.InputError("labelled images", "none", path)
+    raise errors.InputError("the file has no labelled images", path=path)
   graded = not any("positive" in own for own in labels.values())
   for query, own in labels.items():
     if not graded and {"easy", "hard"} & own:
-      raise errors.InputError(
-        "'easy' and 'hard', or 'positive'", f"both, for '{query}'", path
-      )
+      text = f"'{query}' is graded 'easy' or 'hard' in a file with 'positive'"
+      raise errors.InputError(f"{text}: use one or the other", path=path)
   return queries, boxes, graded
 
 
 def _from_labels(rows, path, index_names):
-  """Ground truth of a file that labels images by name."""
+  """Return the ground truth of a file that labels images by name."""
   queries, boxes, graded = _collect_labels(rows, path)
   if index_names is None:
     rows = itertools.chain(*queries.values())
     index_names = dict.fromkeys(image for image, _, _ in rows)
   index_names = tuple(index_names)
   places = ImagePlaces(index_names)
-  images = {label: [] for label in _GRADED}
+  images: list[list[np.ndarray]] = [[], [], []]
   for query, labelled in queries.items():
     label_of = _place_labels(query, labelled, places)
-    for label in _GRADED:
-      own = [place for place in label_of if label_of[place] == label]
-      images[label].append(np.array(own, np.int64))
+    for label, own in zip(_GRADED, images, strict=True):
+      ids = [place for place in label_of if label_of[place] == label]
+      own.append(np.array(ids, np.int64))
+  easy, hard, junk = map(tuple, images)
   return GroundTruth(
     _dataset_name(path),
     index_names,
     tuple(queries),
-    boxes=tuple(np.array(boxes[q]) if q in boxes else None for q in queries),
+    easy,
+    hard,
+    junk,
+    tuple(np.array(boxes[q]) if q in boxes else None for q in queries),
     graded=graded,
-    **{label: tuple(arrays) for label, arrays in images.items()},
   )
 
 
@@ -333,9 +333,8 @@ def _place_labels(query, labelled, places):
   for image, label, where in labelled:
     place = places.find(image, where)
     if place in label_of:
-      raise errors.InputError(
-        f"one label for '{image}' and '{query}'", "two", where
-      )
+      text = f"'{image}' has more than one label for '{query}'"
+      raise errors.InputError(text, path=where)
     label_of[place] = "easy" if label == "positive" else label
   if query in places:
     label_of.setdefault(places.find(query, query), "junk")
@@ -345,11 +344,10 @@ def _place_labels(query, labelled, places):
 def read_revisited(dataset_file_path: str | os.PathLike) -> Lists:
   """Read the ground truth of Revisited Oxford or Paris.
 
-  A `.pkl` file is read without running what it may hold; any other name is a
-  Matlab file's. Names have no extension. The dicts have those of "easy", "hard"
-  and "junk" that the file has ([n], ids from 0; float64 in the usual `.mat`
-  file, int64 in a `.pkl` file) and "bbx" ([4] float64, x1, y1, x2, y2 in
-  pixels).
+  A `.pkl` file is read without running code; all others are read as Matlab
+  files. Names have no extension. The dicts have "easy", "hard" and "junk" as
+  far as the file does ([n] ids from 0; float64 from usual `.mat` files, int64
+  from `.pkl` files) and "bbx" ([4] float64, x1, y1, x2, y2 in pixels).
   """
   path = dataset_file_path
   if os.fspath(path).lower().endswith((".pkl", ".pickle")):
@@ -358,19 +356,17 @@ def read_revisited(dataset_file_path: str | os.PathLike) -> Lists:
 
 
 def _parse_lists(content, first_id, path):
-  """Check the lists of a file, whose ids of images begin with `first_id`."""
+  """Check the lists of a file whose image ids start at `first_id`."""
   _check_lists(content, path)
   queries, index = list(content["qimlist"]), list(content["imlist"])
   for name in [*queries, *index]:
     if not isinstance(name, str):
-      raise errors.InputError(
-        "names of images", f"a {type(name).__name__}", path
-      )
+      text = f"the names of images include a {type(name).__name__}"
+      raise errors.InputError(text, path=path)
   entries = list(content["gnd"])
   if len(queries) != len(entries):
-    raise errors.InputError(
-      f"ground truth of {len(queries)} queries", f"{len(entries)}", path
-    )
+    text = f"ground truth of {len(entries)} queries, but {len(queries)} names"
+    raise errors.InputError(text, path=path)
   entries = [
     _parse_entry(entry, first_id, len(index), f"query {i} ('{name}')", path)
     for i, (name, entry) in enumerate(zip(queries, entries, strict=True), 1)
@@ -379,37 +375,37 @@ def _parse_lists(content, first_id, path):
 
 
 def read_pickle(path: str | os.PathLike) -> dict:
-  """Read a pickle with the three lists; what they hold is not checked."""
+  """Read a pickle with the three lists, whose items are not checked."""
   content = untrusted.read_plain_pickle(path)
   _check_lists(content, path)
   return content
 
 
 def _check_lists(content, path):
-  held = content if isinstance(content, dict) else {}
+  lists = content if isinstance(content, dict) else {}
   for name in _LISTS:
-    if not isinstance(held.get(name), (list, tuple)):
-      raise errors.InputError(
-        f"the lists {', '.join(_LISTS)}", f"no list '{name}'", path
-      )
+    if not isinstance(lists.get(name), (list, tuple)):
+      text = f"no list '{name}': ground truth has the lists {', '.join(_LISTS)}"
+      raise errors.InputError(text, path=path)
 
 
-def split_protocols(ground_truth: Sequence[dict]) -> tuple[list[dict], ...]:
+def split_protocols(
+  ground_truth: Sequence[dict],
+) -> tuple[list[dict], list[dict], list[dict]]:
   """Split ground truth into the protocols easy, medium and hard.
 
-  Easy looks for the easy images and leaves the hard ones out, medium looks for
-  both, hard for the hard ones only.
+  Positives of easy are the easy images, of medium the easy and the hard ones,
+  of hard the hard ones; images left over count as junk.
 
-  Of the dicts that `read_revisited` returns a missing label counts as empty.
-  Returns (easy, medium, hard): lists of dicts with "ok" and "junk", [n] ids in
-  the order easy or junk first, then what is added.
+  Missing labels in the dicts of `read_revisited` count as empty. Returns (easy,
+  medium, hard): lists of dicts with "ok" and "junk", [n] ids; easy comes before
+  hard, and junk before the images left over.
   """
-  protocols = [], [], []
+  protocols: tuple[list[dict], list[dict], list[dict]] = [], [], []
   for i, entry in enumerate(ground_truth):
     if not {"easy", "hard"} & set(entry):
-      raise errors.InputError(
-        f"'easy' and 'hard' of query {i + 1}", ", ".join(entry) or "nothing"
-      )
+      labels = ", ".join(entry) or "no labels"
+      raise errors.InputError(f"query {i + 1} has {labels}, not easy and hard")
     easy, hard, junk = (_id_array(entry.get(label, ())) for label in _GRADED)
     for protocol, positives, left_out in zip(
       protocols,
@@ -424,36 +420,38 @@ def split_protocols(ground_truth: Sequence[dict]) -> tuple[list[dict], ...]:
 
 
 def _parse_entry(entry, first_id, size, query, path):
-  """Labels and box of a query, with ids from 0 that are below `size`."""
+  """Return labels and box of a query, with ids in [0, size)."""
   if not isinstance(entry, dict):
-    raise errors.InputError(f"labels of {query}", "something else", path)
+    raise errors.InputError(f"the labels of {query} are not a dict", path=path)
   if "ok" in entry and "easy" not in entry:
-    expected = "ground truth of a Revisited data set, with 'easy' and 'hard'"
-    received = "'ok', as the older Oxford5k and Paris6k have"
-    raise errors.InputError(expected, received, path)
+    raise errors.InputError(
+      "'ok' is a label of the older Oxford5k and Paris6k: use ground truth of a"
+      " Revisited data set, with 'easy' and 'hard'",
+      path=path,
+    )
   try:
     parsed = {key: _id_array(entry[key]) for key in _GRADED if key in entry}
     box = np.array(_flat(entry.get("bbx", np.zeros(4))), np.float64)
   except (TypeError, ValueError, OverflowError):
-    raise errors.InputError(
-      f"ids of images and a box for {query}", "something else", path
-    ) from None
+    text = f"the labels of {query} are not ids of images and a box"
+    raise errors.InputError(text, path=path) from None
   for label, ids in parsed.items():
     wrong = ~((ids >= first_id) & (ids < first_id + size) & (ids % 1 == 0))
     if wrong.any():
-      expected = f"ids of the {size} index images in '{label}' of {query}"
-      received = f"{ids[wrong][0] - float(first_id):g} (from 0)"
-      raise errors.InputError(expected, received, path)
+      image = f"{ids[wrong][0] - float(first_id):g} (from 0)"
+      text = f"'{label}' of {query} has id {image}, of {size} index images"
+      raise errors.InputError(text, path=path)
     parsed[label] = ids - ids.dtype.type(first_id)
   if box.shape != (4,) or not np.isfinite(box).all():
-    raise errors.InputError(f"four numbers in 'bbx' of {query}", "other", path)
+    text = f"'bbx' of {query} must be four numbers"
+    raise errors.InputError(text, path=path)
   if "bbx" in entry:
     parsed["bbx"] = box
   return parsed
 
 
 def _id_array(values):
-  """Ids as an array [n] of the type that they have, int64 if there are none."""
+  """Return ids as an array, [n], of their own type; int64 if empty."""
   array = np.asarray(_flat(values)).reshape(-1)
   if not array.size and not isinstance(values, np.ndarray):
     return array.astype(np.int64)
@@ -463,9 +461,9 @@ def _id_array(values):
 
 
 def _flat(values):
-  """Values; nested lists are refused, since they hide their size.
+  """Return values without nested lists, which could hide a huge size.
 
-  A pickle can hold one list many times inside another, and so forth.
+  A pickle can hold one list many times inside another, at many levels.
   """
   if isinstance(values, (list, tuple)):
     for value in values:
@@ -476,11 +474,11 @@ def _flat(values):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetImages:
-  """Images of a data set whose features are extracted."""
+  """Images of a data set for extraction."""
 
   paths: list[str]
-  names: list[str]  # In the data set, without extension; outputs have them too.
-  crops: list[engine.Crop | None]  # Part of a query's photo; None: all of it.
+  names: list[str]  # In the data set, without extension; used for outputs.
+  crops: list[engine.Crop | None]  # Part of the photo; None: the whole.
 
 
 def read_dataset_images(
@@ -491,22 +489,21 @@ def read_dataset_images(
 ) -> DatasetImages:
   """Read the images of one set, QUERY or INDEX, of Revisited Oxford or Paris.
 
-  Their files, `<name>.jpg`, need not exist; `scale_limits` is of `engine.Crop`.
+  Their files, `<name>.jpg`, may be missing. For `scale_limits` see
+  `engine.Crop`.
   """
   if not os.path.isdir(images_dir):
-    raise FileNotFoundError(f"{images_dir}: expected a folder, found none")
+    raise FileNotFoundError(f"{images_dir}: no such folder")
   queries, index, entries = read_revisited(dataset_file_path)
   names = queries if image_set == QUERY else index
   if not names:
-    raise errors.InputError(
-      f"{image_set} images in the data set", "none", dataset_file_path
-    )
-  crops = [None] * len(names)
-  if image_set == QUERY:
-    crops = [
-      engine.Crop(tuple(entry["bbx"]), scale_limits) if "bbx" in entry else None
-      for entry in entries
-    ]
+    text = f"the data set has no {image_set} images"
+    raise errors.InputError(text, path=dataset_file_path)
+  boxes = [entry.get("bbx") for entry in entries]
+  crops = [
+    None if box is None else engine.Crop(tuple(box), scale_limits)
+    for box in (boxes if image_set == QUERY else [None] * len(names))
+  ]
   paths = [os.path.join(images_dir, f"{name}.jpg") for name in names]
   return DatasetImages(paths, names, crops)
 
@@ -514,8 +511,8 @@ def read_dataset_images(
 def missing_images(
   dataset_file_path: str | os.PathLike, images_dir: str | os.PathLike
 ) -> tuple[int, list[str]]:
-  """Return the number of images that ground truth names, and missing paths."""
-  paths = set()
+  """Return the number of images that ground truth lists, and missing paths."""
+  paths: set[str] = set()
   for kind in (QUERY, INDEX):
     images = read_dataset_images(dataset_file_path, kind, images_dir, True)
     paths.update(images.paths)

@@ -168,13 +168,15 @@ def test_bad_boxes_of_a_table_are_named(line, tmp_path):
 
 def test_two_gradings_in_one_file_are_refused(tmp_path):
   path = _csv(tmp_path / "t.csv", "q,a,positive", "p,b,hard")
-  with pytest.raises(errors.InputError, match="both, for 'p'"):
+  with pytest.raises(
+    errors.InputError, match="'p' is graded .* with 'positive'"
+  ):
     ground_truth.read(path, _INDEX)
 
 
 def test_names_of_two_images_are_refused(tmp_path):
   path = _csv(tmp_path / "t.csv", "q,a,positive")
-  with pytest.raises(errors.InputError, match="of two"):
+  with pytest.raises(errors.InputError, match="'a' fits two images"):
     ground_truth.read(path, ["x/a.jpg", "y/a.jpg"])
   path = _csv(tmp_path / "t.csv", "q,x/a.png,positive")
   truth = ground_truth.read(path, ["y/a.jpg", "x/a.jpg"])
@@ -188,24 +190,33 @@ def test_names_of_two_images_are_refused(tmp_path):
     ("[" * 100_000, "JSON"),
     ("[]", "JSON object"),
     ("{}", "labelled images"),
-    ('{"q": {"positive": ["a"]}, "q": {}}', "q twice"),
+    ('{"q": {"positive": ["a"]}, "q": {}}', "the name q occurs twice"),
     ({"q": {"good": ["a"]}}, "'good'"),
     ({"q": {"positive": ["z"]}}, "'z'"),
     ({"q": {"positive": ["a", "a"]}}, "one label"),
-    ({"q": {"positive": [1]}}, "names in 'positive'"),
-    ({"q": {"positive": "a"}}, "names in 'positive'"),
+    ({"q": {"positive": [1]}}, "'positive' must be a list of image names"),
+    ({"q": {"positive": "a"}}, "'positive' must be a list of image names"),
     ({"q": ["a"]}, "labels"),
     ({"q": {"positive": ["a"], "bbx": [1, 2]}}, "box"),
     ({"q": {"positive": ["a"], "bbx": 3}}, "box"),
-    ({"q": {"positive": ["a"], "easy": ["b"]}}, "both"),
-    (_LISTED | {"gnd": [{"easy": [9], "hard": [], "junk": []}]}, "received 9"),
+    ({"q": {"positive": ["a"], "easy": ["b"]}}, "'q' is graded"),
+    (
+      _LISTED | {"gnd": [{"easy": [9], "hard": [], "junk": []}]},
+      "id 9 (from 0), of 3",
+    ),
     (_LISTED | {"gnd": [{"easy": [0], "hard": [0], "junk": []}]}, "one label"),
     (_LISTED | {"gnd": [{"ok": [0], "junk": []}]}, "older Oxford5k"),
     (_LISTED | {"gnd": [3]}, "labels of query 1"),
     (_LISTED | {"gnd": 3}, "lists"),
-    (_LISTED | {"imlist": ["a", "a", "c"]}, "'a' twice"),
-    (_LISTED | {"imlist": ["a", "x", "y"]}, "without 2 of them, such as 'x'"),
-    (_LISTED | {"qimlist": ["b"]}, "1 of them, such as 'b', as the older"),
+    (_LISTED | {"imlist": ["a", "a", "c"]}, "image 'a' occurs twice"),
+    (
+      _LISTED | {"imlist": ["a", "x", "y"]},
+      "without 2 of its 3 images, such as 'x'",
+    ),
+    (
+      _LISTED | {"qimlist": ["b"]},
+      "1 of the query images, such as 'b': the older",
+    ),
   ],
 )
 def test_json_that_is_no_ground_truth_is_refused(content, words, tmp_path):
@@ -221,11 +232,11 @@ def test_a_name_that_is_twice_is_found_in_a_large_file(tmp_path):
   # Hours, were each name counted.
   names = [f"i{number}" for number in range(100_000)]
   path = _json(tmp_path / "t.json", _LISTED | {"imlist": [*names, names[-1]]})
-  with pytest.raises(errors.InputError, match="'i99999' twice"):
+  with pytest.raises(errors.InputError, match="'i99999' occurs twice"):
     ground_truth.read(path)
   entries = ", ".join(f'"{name}": {{}}' for name in [*names, names[-1]])
   path.write_text(f"{{{entries}}}")
-  with pytest.raises(errors.InputError, match="i99999 twice"):
+  with pytest.raises(errors.InputError, match="i99999 occurs twice"):
     ground_truth.read(path)
 
 

@@ -1,4 +1,4 @@
-"""Retrieval metrics of Revisited Oxford and Paris, and their file."""
+"""Retrieval metrics of Revisited Oxford and Paris, and their file format."""
 
 import dataclasses
 import os
@@ -11,10 +11,10 @@ import numpy as np
 from delf.base import errors, files
 from delf.evaluation import ground_truth
 
-# Where precision and recall are measured, as in the papers.
+# Ranks at which precision and recall are measured, as in the papers.
 RANKS = (1, 5, 10)
 
-# Ids may exceed the number of results this many times for a table of all ids.
+# Largest ratio of ids to results at which a table of all ids is made.
 _SPARSE = 64
 _MAX_FILE_BYTES = 2**24
 _BRACKETS = re.compile(r"\[[^\[\]]*\]")
@@ -38,14 +38,14 @@ class ProtocolMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Metrics of a search in a collection, by protocol."""
+  """Metrics of searches in an index, by protocol."""
 
   dataset: str
   query_names: tuple[str, ...]
   num_images: int
-  distractors: int  # Images that the data set does not list.
-  depth: int  # Of each ranking; positives beyond it count as never found.
-  ranks: tuple[int, ...]  # Where precision and recall are measured.
+  distractors: int  # Index images that the data set does not list.
+  depth: int  # Length of rankings; positives beyond count as not retrieved.
+  ranks: tuple[int, ...]  # At which precision and recall are measured.
   protocols: dict[str, ProtocolMetrics]
 
 
@@ -54,11 +54,11 @@ def evaluate(
   truth: ground_truth.GroundTruth,
   ranks: Iterable[int] = RANKS,
 ) -> Evaluation:
-  """Measure rankings of a collection with its ground truth.
+  """Measure rankings of index images with ground truth.
 
-  `ids` are [Q, k] int, positions in the collection, best first, -1 for none; or
-  such an array for each protocol, as after re-ranking without its junk.
-  Precision and recall are measured at `ranks`, as far as the collection goes.
+  `ids` are positions in the index, [Q, k] int, best first, padded with -1; or
+  one such array per protocol, as after re-ranking without its junk. Ranks
+  beyond the size of the index are dropped.
   """
   protocols = truth.protocols()
   if not isinstance(ids, Mapping):
@@ -68,12 +68,13 @@ def evaluate(
   measured = {}
   for protocol, ranking in ids.items():
     if protocol not in protocols:
-      expected = f"a protocol of {', '.join(protocols)}"
-      raise errors.InputError(expected, str(protocol))
+      raise errors.InputError(
+        f"unknown protocol '{protocol}': use one of {', '.join(protocols)}"
+      )
     ranking = np.asarray(ranking)
     if ranking.ndim == 2 and ranking.size and ranking.max() >= size:
       raise errors.InputError(
-        f"rankings of a collection of {size} images", f"image {ranking.max()}"
+        f"a ranking has id {ranking.max()}, but the index has {size} images"
       )
     labels = protocols[protocol]
     values = compute_metrics(ranking, labels, ranks)
@@ -100,11 +101,11 @@ def compute_metrics(
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Compute the metrics of rankings under one protocol.
 
-  `sorted_index_ids` are [Q, N] whole numbers, ids of index images, best first,
-  -1 for none; positives that are not among them count as never found. Ground
-  truth is Q dicts with "ok" and "junk", [n] int ids; ranks are from 1 to N.
-  Returns the first six fields of `ProtocolMetrics`; a query without positives
-  has NaN, and is left out of the means.
+  `sorted_index_ids` are ids of index images, [Q, N] whole numbers, best first,
+  padded with -1; positives missing from a ranking count as not retrieved.
+  `ground_truth` has Q dicts with "ok" and "junk", [n] int ids; ranks are 1 to
+  N. Returns the first six fields of `ProtocolMetrics`; queries without
+  positives have NaN and are left out of the means.
   """
   ids = _check_rankings(sorted_index_ids)
   ranks = _check_ranks(ids, ground_truth, desired_pr_ranks)
@@ -121,20 +122,20 @@ def compute_metrics(
     precisions[i], recalls[i] = precision_recall(at, ranks, len(positives))
   known = ~np.isnan(average_precisions)
   values = average_precisions, precisions, recalls
-  if known.any():
-    means = [each[known].mean(axis=0) for each in values]
-  else:
-    means = [np.full(each.shape[1:], np.nan) for each in values]
-  return float(means[0]), *means[1:], *values
+  map_, mp, mr = (
+    each[known].mean(axis=0) if known.any() else np.full(each.shape[1:], np.nan)
+    for each in values
+  )
+  return float(map_), mp, mr, *values
 
 
 def average_precision(
   positive_ranks: np.ndarray, number: int | None = None
 ) -> float:
-  """Average the precision of one query over recall, by the trapezoidal rule.
+  """Return the average precision of one query, by the trapezoidal rule.
 
-  `positive_ranks`, [p] int, are ascending ranks from 0 of the positives that
-  were found, without junk; `number` is that of all positives, by default p.
+  `positive_ranks`, [p] int, are the ascending ranks (from 0) of retrieved
+  positives, without junk; `number` counts all positives, by default p.
   """
   ranks = np.asarray(positive_ranks)
   number = len(ranks) if number is None else number
@@ -152,8 +153,9 @@ def precision_recall(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return precisions and recalls of one query at ranks from 1, [R] each.
 
-  A rank beyond the last positive counts as the last positive's, so that a query
-  with few positives can have a precision of 1. See `average_precision`.
+  Once all positives are retrieved, deeper ranks count as that of the last
+  positive, so that a query with few positives can reach a precision of 1. For
+  the arguments see `average_precision`.
   """
   ranks, desired = np.asarray(positive_ranks), np.asarray(desired_pr_ranks)
   number = len(ranks) if number is None else number
@@ -168,10 +170,10 @@ def precision_recall(
 def adjust_positive_ranks(
   positive_ranks: np.ndarray, junk_ranks: np.ndarray
 ) -> np.ndarray:
-  """Return the ranks of positives after the junk is removed, [P] int64.
+  """Return the ranks of positives after removal of junk, [P] int64.
 
-  Both arrays have ascending ranks from 0. (The original changes the first in
-  place; here it stays as it is.)
+  Both arguments are ascending ranks from 0. (The original changes the first in
+  place; this function does not.)
   """
   positive_ranks = np.asarray(positive_ranks, np.int64)
   junk_ranks = np.sort(np.asarray(junk_ranks, np.int64))
@@ -181,51 +183,54 @@ def adjust_positive_ranks(
 def positive_ranks(
   ids: np.ndarray, positives: np.ndarray, junk: np.ndarray, query: int = 0
 ) -> np.ndarray:
-  """Return the ranks of the positives that a ranking has, without junk.
+  """Return the ranks of retrieved positives, without junk, [p] ascending int64.
 
-  Ids are int64, best first, negative ones stand for none; `query` is a number
-  for the error if an image is ranked twice. Ranks are [p] int64, ascending.
+  Ids are integers, best first; negative ones are padding. InputError is raised
+  if an image occurs twice; its message names `query`.
   """
   ids = ids[ids >= 0].astype(np.int64)
-  size = ids.max(initial=-1) + 1
-  if size > _SPARSE * len(ids):  # Few of many images: sorting is faster.
-    unique = len(np.unique(ids))
+  size = int(ids.max(initial=-1)) + 1
+  if size > _SPARSE * len(ids):  # Sorting is faster for few ids.
+    num_unique = len(np.unique(ids))
     members = [np.isin(ids, labelled) for labelled in (positives, junk)]
   else:
     ranked, *tables = np.zeros([3, size], bool)
     ranked[ids] = True
-    unique = np.count_nonzero(ranked)
+    num_unique = int(np.count_nonzero(ranked))
     for table, labelled in zip(tables, (positives, junk), strict=True):
       table[labelled[labelled < size]] = True
     members = [table[ids] for table in tables]
-  if unique != len(ids):
-    once = f"each image once in the ranking of query {query}"
-    raise errors.InputError(once, "one twice")
+  if num_unique != len(ids):
+    raise errors.InputError(
+      f"the ranking of query {query} has an image more than once"
+    )
   return adjust_positive_ranks(*map(np.flatnonzero, members))
 
 
 def mean_curve(
-  rankings: Sequence[np.ndarray],
+  rankings: np.ndarray | Sequence[np.ndarray],
   positives: Sequence[np.ndarray],
   junk: Sequence[np.ndarray] | None = None,
   levels: int = 101,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Return the mean precision at levels of recall.
+  """Return the mean interpolated precision at levels of recall.
 
-  Of each query it is the interpolated precision: the highest at that recall or
-  a higher one, and 0 at recalls that its ranking does not reach (Manning et
-  al., Introduction to Information Retrieval, 2008, section 8.4). The area under
-  it is near mAP, not equal to it.
+  The interpolated precision of a query is the highest at that recall or above,
+  and 0 at recalls that its ranking does not reach (Manning et al., Introduction
+  to Information Retrieval, 2008, section 8.4). The area under the curve is
+  close to mAP, but not equal.
 
-  Each query has a ranking ([k] int ids, best first; negative: none), positives
-  and junk that is removed first; `levels` are those of recall, from 0 to 1.
-  Returns (recalls, precisions), float64; NaN where no query has positives.
+  Each query has a ranking ([k] int ids, best first, negative padding),
+  positives, and junk that is removed first; `levels` values of recall are
+  spread over [0, 1]. Returns (recalls, precisions), float64; precisions are NaN
+  if no query has positives.
   """
-  junk = [()] * len(rankings) if junk is None else junk
+  if junk is None:
+    junk = [np.empty([0], np.int64)] * len(rankings)
   if not len(rankings) == len(positives) == len(junk):
     raise errors.InputError(
-      f"positives and junk of {len(rankings)} queries",
-      f"{len(positives)} and {len(junk)}",
+      f"positives of {len(positives)} and junk of {len(junk)} queries do not"
+      f" fit the rankings of {len(rankings)} queries"
     )
   recalls = np.linspace(0, 1, levels)
   rows = []
@@ -236,7 +241,7 @@ def mean_curve(
     left_out = np.asarray(left_out, np.int64)
     ranks = positive_ranks(np.asarray(ids, np.int64), right, left_out)
     precisions = np.arange(1, len(ranks) + 1) / (ranks + 1)
-    # From each positive on the highest precision; 0 past the last one.
+    # The highest precision from each positive onwards; 0 past the last one.
     best = np.append(np.maximum.accumulate(precisions[::-1])[::-1], 0.0)
     needed = np.maximum(np.ceil(recalls * len(right) - 1e-9), 1).astype(int)
     rows.append(best[np.minimum(needed - 1, len(ranks))])
@@ -246,15 +251,16 @@ def mean_curve(
 
 
 def _check_rankings(ids):
-  """Ids as int [Q, N]; those of users may be float."""
+  """Return ids as int [Q, N]; users may pass whole numbers as float."""
   ids = np.asarray(ids)
   if ids.ndim == 2 and ids.dtype.kind == "f":
-    with np.errstate(invalid="ignore"):  # NaN is no whole number.
+    with np.errstate(invalid="ignore"):  # NaN is not whole.
       whole = ids.astype(np.int64)
     ids = whole if np.array_equal(whole, ids) else ids
   if ids.ndim != 2 or ids.dtype.kind not in "iu":
     raise errors.InputError(
-      "ids of images, int [queries, images]", f"{ids.dtype} {list(ids.shape)}"
+      "ids of images must be whole numbers of shape [queries, images], not"
+      f" {ids.dtype} of shape {list(ids.shape)}"
     )
   return ids
 
@@ -262,15 +268,15 @@ def _check_rankings(ids):
 def _check_ranks(ids, ground_truth, desired):
   if len(ids) != len(ground_truth):
     raise errors.InputError(
-      f"ground truth of {len(ids)} queries, as ranked",
-      f"that of {len(ground_truth)}",
+      f"the rankings are of {len(ids)} queries, but the ground truth is of"
+      f" {len(ground_truth)}"
     )
   desired = np.asarray(desired, np.int64)
   if desired.ndim != 1 or (desired < 1).any():
-    raise errors.InputError("ranks from 1", f"{desired.tolist()}")
+    raise errors.InputError(f"ranks must be from 1 up, not {desired.tolist()}")
   if desired.max(initial=1) > ids.shape[1]:
     raise errors.InputError(
-      f"ranks up to {ids.shape[1]}, the number of images", f"{desired.max()}"
+      f"rank {desired.max()} exceeds the {ids.shape[1]} images of a ranking"
     )
   return desired
 
@@ -281,17 +287,19 @@ def _check_ids(ids, query):
   wrong = (whole != ids) | (whole < 0)
   if wrong.any():
     raise errors.InputError(
-      f"ids from 0 in the ground truth of query {query}", f"{ids[wrong][0]}"
+      f"the ground truth of query {query} has an id of {ids[wrong][0]}: ids are"
+      " whole numbers from 0"
     )
   return whole
 
 
 def save(evaluation: Evaluation, path: str | os.PathLike) -> None:
   """Write the original's metrics file, whole or not at all."""
-  protocols = evaluation.protocols.items()
-  names = ("mean_average_precision", "mean_precisions", "mean_recalls")
-  means = [{p: getattr(v, name) for p, v in protocols} for name in names]
-  write_file(*means, evaluation.ranks, path)
+  mean, precisions, recalls = (
+    {p: getattr(values, name) for p, values in evaluation.protocols.items()}
+    for name in ("mean_average_precision", "mean_precisions", "mean_recalls")
+  )
+  write_file(mean, precisions, recalls, evaluation.ranks, path)
 
 
 def write_file(
@@ -303,9 +311,9 @@ def write_file(
 ) -> None:
   """Write metrics by protocol, whole or not at all, in percent.
 
-  Values, in [0, 1], get two decimals; precisions and recalls are [R]. Long
-  lists stay on one line. (The original's wrap, and its own reader then rejects
-  them.)
+  Values in [0, 1] are written with two decimals; precisions and recalls are
+  [R]. Long lists stay on one line. (The original wraps them, and then cannot
+  read its own file.)
   """
   lines = []
   for protocol in sorted(mean_average_precision):
@@ -313,7 +321,7 @@ def write_file(
     lines += [f"{protocol}\n", f"  mAP={mean!s}\n"]
     for name, values in (("mP", mean_precisions), ("mR", mean_recalls)):
       if protocol not in values:
-        raise errors.InputError(f"{name} of {protocol}", "none")
+        raise errors.InputError(f"the {name} of {protocol} is missing")
       at_ranks = _one_line(_percent(values[protocol]))
       lines.append(f"  {name}@k{_one_line(pr_ranks)} {at_ranks}\n")
   files.write_bytes(output_path, "".join(lines).encode())
@@ -322,31 +330,30 @@ def write_file(
 def read_file(
   metrics_path: str | os.PathLike,
 ) -> tuple[dict, np.ndarray, dict, dict]:
-  """Read a metrics file, the original's too, also where its lists wrap.
+  """Read a metrics file, also one of the original with wrapped lists.
 
-  Returns (mean_average_precision, pr_ranks, mean_precisions, mean_recalls): by
-  protocol float, [R] int64, and by protocol [R] float64 in [0, 1].
+  Returns (mean_average_precision, pr_ranks, mean_precisions, mean_recalls): a
+  float by protocol, [R] int64, and twice [R] float64 by protocol, in [0, 1].
   """
   lines = _unwrapped_lines(metrics_path)
   if not lines or len(lines) % 4:
-    raise errors.InputError(
-      "four lines for each protocol", f"{len(lines)} lines", metrics_path
-    )
-  means, ranks, by_name = {}, None, {"mP": {}, "mR": {}}
+    raise _malformed(f"{len(lines)} lines, not four per protocol", metrics_path)
+  means: dict[str, float] = {}
+  by_name: dict[str, dict[str, np.ndarray]] = {"mP": {}, "mR": {}}
+  ranks = np.empty([0], np.int64)
   for start in range(0, len(lines), 4):
     protocol, mean_line, *rank_lines = lines[start : start + 4]
     if protocol in means:
-      raise errors.InputError("each protocol once", protocol, metrics_path)
+      raise _malformed(f"the protocol {protocol} occurs twice", metrics_path)
     prefix, _, value = mean_line.partition("=")
     if prefix != "  mAP":
-      raise _bad_line("  mAP=", mean_line, metrics_path)
+      raise _malformed(f"no '  mAP=' in '{mean_line[:80]}'", metrics_path)
     means[protocol] = float(_fractions([value], mean_line, metrics_path)[0])
     for name, line in zip(by_name, rank_lines, strict=True):
       own_ranks, values = _parse_at_ranks(line, name, metrics_path)
-      if ranks is not None and not np.array_equal(own_ranks, ranks):
-        expected = f"the same ranks everywhere, {_one_line(ranks)}"
-        received = _one_line(own_ranks)
-        raise errors.InputError(expected, received, metrics_path)
+      if by_name["mP"] and not np.array_equal(own_ranks, ranks):
+        both = f"{_one_line(ranks)} and {_one_line(own_ranks)}"
+        raise _malformed(f"the ranks differ, {both}", metrics_path)
       ranks = own_ranks
       by_name[name][protocol] = values
   return means, ranks, by_name["mP"], by_name["mR"]
@@ -357,7 +364,7 @@ def _percent(values):
 
 
 def _one_line(array):
-  """An array as NumPy prints it by default, whatever is set, on one line."""
+  """Return an array on one line, as NumPy prints it without print options."""
   return np.array2string(
     np.asarray(array),
     max_line_width=sys.maxsize,
@@ -372,29 +379,29 @@ def _one_line(array):
 
 
 def _unwrapped_lines(path):
-  """Lines of a metrics file, those within brackets joined."""
+  """Return the lines of a metrics file, with lists in brackets joined."""
   try:
     text = files.read_bytes(path, _MAX_FILE_BYTES).decode()
   except UnicodeDecodeError:
-    raise errors.InputError("a metrics file", "binary data", path) from None
+    raise _malformed("binary data, not text", path) from None
   text = _BRACKETS.sub(lambda match: "".join(match[0].splitlines()), text)
   return [line.rstrip() for line in text.splitlines()]
 
 
 def _parse_at_ranks(line, name, path):
-  """([R] int64 ranks, [R] float64 values) of a line."""
+  """Return the ranks, [R] int64, and the values, [R] float64, of a line."""
   match = _AT_RANKS.fullmatch(line)
   if not match or match[1] != name:
-    raise _bad_line(f"  {name}@k[ranks] [values]", line, path)
+    form = f"  {name}@k[ranks] [values]"
+    raise _malformed(f"'{line[:80]}' is not of the form '{form}'", path)
   try:
     ranks = np.array(match[2].split(), np.int64)
   except (ValueError, OverflowError):
-    raise _bad_line("ranks", line, path) from None
+    raise _malformed(f"ranks in '{line[:80]}' are not numbers", path) from None
   values = _fractions(match[3].split(), line, path)
   if len(ranks) != len(values):
-    raise errors.InputError(
-      f"{len(ranks)} values in '{line.strip()}'", f"{len(values)}", path
-    )
+    text = f"{len(ranks)} ranks, but {len(values)} values in '{line.strip()}'"
+    raise _malformed(text, path)
   return ranks, values
 
 
@@ -402,8 +409,8 @@ def _fractions(percents, line, path):
   try:
     return np.array(percents, np.float64) / 100
   except ValueError:
-    raise _bad_line("numbers", line, path) from None
+    raise _malformed(f"'{line[:80]}' has no numbers", path) from None
 
 
-def _bad_line(expected, line, path):
-  return errors.InputError(f"'{expected}'", f"'{line[:80]}'", path)
+def _malformed(problem, path):
+  return errors.InputError(f"Malformed input: {problem}", path=path)

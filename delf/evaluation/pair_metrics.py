@@ -1,4 +1,4 @@
-"""Metrics of matched image pairs: agreement with a true map, and its error.
+"""Metrics of matched image pairs, given the true map between the images.
 
 The true map of a pair is a dict with `type` "homography" (`H`), "pose" (`K0`,
 `K1`, `R`, `t`: X_2 = R X_1 + t), "points" (`points`, rows of x1, y1, x2, y2) or
@@ -11,9 +11,9 @@ import numpy as np
 
 from delf.matching import geometry
 
-# Tolerances, as shares of the longer side of the second image.
+# Tolerances, as fractions of the longer side of the second image.
 _HOMOGRAPHY_SHARE, _EPIPOLAR_SHARE = 0.02, 0.01
-# A pair is solved by this many inliers, of which this share agrees.
+# Least inliers of a solved pair, and the least fraction that agrees.
 _SOLVED_INLIERS, _SOLVED_SHARE = 15, 0.7
 
 Size = tuple[int, int]
@@ -24,8 +24,8 @@ def agreeing(
 ) -> np.ndarray:
   """Return which matches agree with the true map, [N] bool.
 
-  A point is within 2 % of the longer side of where the homography sends its
-  partner, or within 1 % of its partner's epipolar line.
+  A point agrees within 2 % of the longer side from the image of its partner
+  under the homography, or within 1 % from its partner's epipolar line.
   """
   side = max(size_2)
   if truth["type"] == "homography":
@@ -45,17 +45,18 @@ def agreeing(
 def is_solved(
   truth: dict, points_1: np.ndarray, points_2: np.ndarray, size_2: Size
 ) -> bool:
-  """Return whether inliers solve a pair: enough of them, and most agree."""
+  """Return whether inliers solve a pair: 15 or more, of which 70 % agree."""
   if len(points_1) < _SOLVED_INLIERS:
     return False
-  return agreeing(truth, points_1, points_2, size_2).mean() >= _SOLVED_SHARE
+  agree = agreeing(truth, points_1, points_2, size_2)
+  return bool(agree.mean() >= _SOLVED_SHARE)
 
 
 def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
-  """Return how well scores separate positives from negatives.
+  """Return the average precision of scores of positives and negatives.
 
-  The sum over thresholds of precision times the recall that is gained; equal
-  scores share one threshold.
+  This is the sum over thresholds of precision times the gain in recall; equal
+  scores share a threshold.
   """
   positive, negative = np.asarray(positive), np.asarray(negative)
   total = 0.0
@@ -74,9 +75,9 @@ def transfer_error(
 ) -> float:
   """Return the mean distance of a homography from the true one, in pixels.
 
-  Over a grid of `steps` points per side of image 1, as far as the true
-  homography [3, 3] sends them into image 2. Infinity without a model ([2, 3] or
-  [3, 3]), or if the images do not overlap.
+  The mean is over a grid of `steps` points per side of image 1, without those
+  that the true homography, [3, 3], sends outside image 2. Without a `model`,
+  [2, 3] or [3, 3], or if the images do not overlap, it is infinite.
   """
   if model is None:
     return float("inf")
@@ -98,13 +99,12 @@ def pose_error(
   points_2: np.ndarray,
   truth: dict,
 ) -> float:
-  """Return how far the pose of an essential matrix is from the true one.
+  """Return the error of the pose of an essential matrix, in degrees.
 
-  In degrees: the larger of the angles of rotation and of the direction of the
-  translation, whose sign an essential matrix leaves open (Sarlin et al.,
-  SuperGlue, CVPR 2020). Infinity without a pose. Points are inliers. Of n
-  candidates in `essential`, [3 n, 3], the one whose pose has most points before
-  both cameras counts.
+  It is the larger of the angular errors of rotation and of translation, whose
+  sign an essential matrix leaves open (Sarlin et al., SuperGlue, CVPR 2020);
+  infinity without a pose. Points are inliers. `essential` is [3 n, 3]: of n
+  candidates the one with most points in front of both cameras is used.
   """
   if essential is None or len(points_1) < 5:
     return float("inf")
@@ -126,15 +126,15 @@ def pose_error(
 
 
 def on_plane(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
-  """Return pixels on the plane at distance 1 of a camera, [N, 2] float64."""
+  """Return pixels in normalised camera coordinates, [N, 2] float64."""
   return np.ascontiguousarray(_project(points, np.linalg.inv(camera)))
 
 
 def area_under_recall(errors: np.ndarray, threshold: float) -> float:
-  """Return the area under recall by error up to a threshold, in [0, 1].
+  """Return the area under the recall curve up to an error, in [0, 1].
 
-  By the trapezoidal rule, as the pose AUC of Sarlin et al. (SuperGlue, CVPR
-  2020); failures have infinite errors.
+  It is integrated by the trapezoidal rule, as the pose AUC of Sarlin et al.
+  (SuperGlue, CVPR 2020). Pairs that failed have infinite errors.
   """
   errors = np.sort(np.asarray(errors, np.float64))
   number = int(np.searchsorted(errors, threshold))
@@ -147,9 +147,9 @@ def area_under_recall(errors: np.ndarray, threshold: float) -> float:
 
 
 def _fundamental_matrices(truth):
-  """Fundamental matrices of a truth; up to three where 7 points leave it open.
+  """Return the fundamental matrices of a truth: up to three for 7 points.
 
-  Eight points and more are fitted by least squares (normalised 8-point).
+  Eight or more points are fitted by least squares (normalised 8-point).
   """
   if truth["type"] == "fundamental":
     return [np.asarray(truth["F"], np.float64)]

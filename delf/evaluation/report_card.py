@@ -1,4 +1,4 @@
-"""Report card of a search: what was measured, on what, and how it was made."""
+"""Report card of a search: metrics, published results, and provenance."""
 
 import dataclasses
 import importlib.metadata
@@ -17,11 +17,11 @@ from delf.evaluation import metrics
 from delf.extraction import extract
 from delf.pictures import results_page
 
-# Queries and images of the data sets that published results are of.
+# Numbers of queries and images of the data sets with published results.
 WHOLE = {"roxford5k": (70, 4993), "rparis6k": (70, 6322)}
 
-_MILLION = 1_000_000  # Distractors of the columns "+1M".
-# Packages whose versions can change results.
+_MILLION = 1_000_000  # Distractors of the results "+1M".
+# Packages whose version may change results.
 _PACKAGES = ("numpy", "scipy", "opencv-python-headless", "faiss-cpu",
              "tensorflow", "keras")  # fmt: skip
 _NAME_WIDTH = 50
@@ -40,13 +40,13 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class ReportCard:
-  """Metrics of a search, and how they came about."""
+  """Metrics of a search, and their provenance."""
 
   evaluation: metrics.Evaluation
   method: str  # For example "global + verification".
-  made_with: dict[str, dict]  # As `extract.describe`; {} if unknown.
-  settings: dict[str, object]  # Of the search, plain values.
-  versions: dict[str, str]  # Of packages.
+  made_with: dict[str, dict]  # Of `extract.describe`; {} if unknown.
+  settings: dict[str, object]  # Settings of the search, plain values.
+  versions: dict[str, str]  # By package.
 
 
 def make(
@@ -58,17 +58,16 @@ def make(
 ) -> ReportCard:
   """Make the report card of a search.
 
-  The features of queries and of index images were made as
-  `extract.describe` returned it (None: unknown); an InputError is raised
-  if models or settings differ.
+  Queries and index images are described as by `extract.describe` (None:
+  unknown). InputError is raised if their models or settings differ.
   """
   queries, index = query_made_with or {}, index_made_with or {}
   for kind in sorted(set(queries) & set(index)):
     difference = extract.difference(queries[kind], index[kind])
     if difference:
       raise errors.InputError(
-        f"queries and index images with {kind} features made alike",
-        f"queries {difference}",
+        f"the {kind} features of queries and index images were not made alike:"
+        f" queries {difference}"
       )
   return ReportCard(
     evaluation, method, queries | index, dict(settings or {}), versions()
@@ -76,7 +75,7 @@ def make(
 
 
 def versions() -> dict[str, str]:
-  """Return the versions of this library and of what it runs on."""
+  """Return the versions of this library, Python, and its main packages."""
   by_name = {"delf": delf.__version__, "python": platform.python_version()}
   for package in _PACKAGES:
     try:
@@ -89,10 +88,10 @@ def versions() -> dict[str, str]:
 def published(
   dataset: str, size: tuple[int, int], distractors: int = 0
 ) -> tuple[Published, ...]:
-  """Return the published results that a search can be compared with.
+  """Return the published results that are comparable with a search.
 
-  `size` is the numbers of queries and of images, without distractors; nothing
-  is comparable with a part of a data set.
+  `size` has the numbers of queries and images, without distractors; parts of a
+  data set are not comparable with anything.
   """
   if WHOLE.get(dataset) != size or 0 < distractors < _MILLION:
     return ()
@@ -107,7 +106,7 @@ def published(
 
 
 def text(card: ReportCard) -> str:
-  """Return the card as text, with published results beside it."""
+  """Return the card as text, with published results for comparison."""
   measured, number = card.evaluation, card.evaluation.distractors
   size = f"{len(measured.query_names)} queries, {measured.num_images} images"
   distractors = f", {number} of them distractors" if number else ""
@@ -140,10 +139,8 @@ def document(card: ReportCard) -> dict:
         "mP": list(map(_number, values.mean_precisions)),
         "mR": list(map(_number, values.mean_recalls)),
         "AP": {
-          name: _number(value)
-          for name, value in zip(
-            measured.query_names, values.average_precisions, strict=True
-          )
+          name: _number(values.average_precisions[i])
+          for i, name in enumerate(measured.query_names)
         },
         "left_out": list(values.left_out),
       }
@@ -169,20 +166,20 @@ def page_section(
   measured = card.evaluation
   tables = [_metrics_table(card)]
   if without_regions is not None:
-    columns = ("protocol", "with regions", "without regions")
     both = (measured, without_regions.evaluation)
     rows = tuple(
       (protocol, *(_percent(each, protocol) for each in both))
       for protocol in measured.protocols
     )
+    columns = ("protocol", "with regions", "without regions")
     title = "mAP with and without regions (%)"
     tables.append(results_page.Table(title, columns, rows))
   if comparable := _comparable(measured):
+    own = ("this result", *_own_percents(measured))
+    rows = (own, *((row.method, row.medium, row.hard) for row in comparable))
+    title = "mAP and published results (%)"
     columns = ("method", "medium", "hard")
-    rows = [(row.method, row.medium, row.hard) for row in comparable]
-    rows.insert(0, ("this result", *_own_percents(measured)))
-    title = "mAP beside what is published (%)"
-    tables.append(results_page.Table(title, columns, tuple(rows)))
+    tables.append(results_page.Table(title, columns, rows))
   curves = tuple(
     results_page.Curve(protocol, values.curve_recalls, values.curve_precisions)
     for protocol, values in measured.protocols.items()
@@ -198,7 +195,7 @@ def _comparable(measured):
 
 
 def _percent(measured, protocol):
-  """Return the mAP in percent, None where the protocol was not measured."""
+  """Return the mAP in percent, or None if the protocol was not measured."""
   if protocol not in measured.protocols:
     return None
   return 100 * measured.protocols[protocol].mean_average_precision
@@ -234,13 +231,13 @@ def _metrics_lines(card):
     yield f"{protocol:10}{queries:8}" + "".join(map(_cell, values))
   if measured.depth < measured.num_images:
     yield (
-      f"Only the first {measured.depth} images of each ranking were given;"
-      " what comes later counts as never found."
+      f"Only the first {measured.depth} images of each ranking are measured;"
+      " later positives count as not retrieved."
     )
 
 
 def _published_lines(measured):
-  """The published table, with this result first."""
+  """Yield the table of published results, with this result first."""
   rows = _comparable(measured)
   if not rows:
     return

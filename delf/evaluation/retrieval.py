@@ -1,4 +1,4 @@
-"""Retrieval on a data set with ground truth: rankings, and their metrics."""
+"""Retrieval on data sets with ground truth, as the papers' scripts do it."""
 
 import dataclasses
 import os
@@ -26,22 +26,22 @@ _Local = tuple[verification.FeatureFiles, verification.FeatureFiles]
 
 
 def read_truth(path: _Path) -> ground_truth.GroundTruth:
-  """Read ground truth that has queries and index images."""
+  """Read ground truth, and check that it has queries and index images."""
   truth = ground_truth.read(path)
-  numbers = len(truth.query_names), len(truth.index_names)
-  if not min(numbers):
-    raise errors.InputError(
-      "queries and index images", "{} and {} of them".format(*numbers), path
-    )
+  queries, images = len(truth.query_names), len(truth.index_names)
+  if not queries or not images:
+    text = f"{queries} queries and {images} index images: neither can be 0"
+    raise errors.InputError(text, path=path)
   return truth
 
 
 def search_global(
   truth: ground_truth.GroundTruth, query_dir: _Path, index_dir: _Path
 ) -> ranking.Ranking:
-  """Rank all index images by their `<name>.delg_global`, exactly.
+  """Rank all index images by global descriptors, exactly.
 
-  An image without a descriptor (too small) is last.
+  Files are `<name>.delg_global`. Images without a descriptor (too small) come
+  last.
   """
   extensions = files.DELG_GLOBAL, files.DELG_GLOBAL
   of_queries, of_index = _find(truth, (query_dir, index_dir), extensions)
@@ -53,7 +53,7 @@ def search_global(
 
 
 def _find(truth, folders, extensions):
-  """Returns the paths of the files of queries and of index images."""
+  """Return the paths of the files of queries and of index images."""
   names = truth.query_names, truth.index_names
   sides = zip(names, folders, extensions, _LABELS, strict=True)
   return [extract.require_files(*side) for side in sides]
@@ -61,29 +61,28 @@ def _find(truth, folders, extensions):
 
 def search_aggregates(
   truth: ground_truth.GroundTruth,
-  query_config: aggregation_config_pb2.AggregationConfig,
-  index_config: aggregation_config_pb2.AggregationConfig,
+  query_config: aggregation_config_pb2.AggregationConfig,  # type: ignore[name-defined]
+  index_config: aggregation_config_pb2.AggregationConfig,  # type: ignore[name-defined]
   query_dir: _Path,
   index_dir: _Path,
 ) -> ranking.Ranking:
   """Rank all index images by their aggregated local features.
 
-  Files are `<name>.asmk_star`, or as the configuration has it. Images are
-  compared as `index_config` says (alpha, tau, L2 normalisation), as in the
-  original. Without words a score is -1. InputError is raised if configurations
-  or codebooks differ.
+  Files are `<name>` with the extension of the configuration, as `.asmk_star`.
+  Alpha, tau and L2 normalisation are those of `index_config`, as in the
+  original. The score of an image without visual words is -1. InputError is
+  raised if configurations or codebooks differ.
   """
   configurations, folders = (query_config, index_config), (query_dir, index_dir)
-  compared = {
-    "type": aggregate.kind_of,
-    "codebook_size": lambda config: config.codebook_size,
-    "feature_dimensionality": lambda config: config.feature_dimensionality,
-  }
-  for name, get in compared.items():
-    value, expected = map(get, configurations)
-    if value != expected:
+  sizes = index_config.feature_dimensionality, index_config.codebook_size
+  for name in ("type", "codebook_size", "feature_dimensionality"):
+    value, other = (
+      aggregate.kind_of(config) if name == "type" else getattr(config, name)
+      for config in configurations
+    )
+    if value != other:
       raise errors.InputError(
-        f"queries of the index's {name}, {expected}", value
+        f"{name} of the queries is {value}, but {other} of the index images"
       )
   extensions = list(map(aggregate.extension, configurations))
   records = [aggregate_files.read_record(pathlib.Path(f)) for f in folders]
@@ -92,9 +91,8 @@ def search_aggregates(
     for record, extension in zip(records, extensions, strict=True)
   }
   if len(codebooks - {None}) > 1:
-    expected = "queries and index images aggregated by one codebook"
-    raise errors.InputError(expected, "two codebooks", query_dir)
-  sizes = index_config.feature_dimensionality, index_config.codebook_size
+    text = "queries and index images were aggregated with two codebooks"
+    raise errors.InputError(text, path=query_dir)
 
   def read(paths, label):
     for path in progress.track(paths, f"reading {label}"):
@@ -105,13 +103,11 @@ def search_aggregates(
   if aggregate.kind_of(index_config) == aggregate.VLAD:
     index = dense.DenseIndex()
     index.add(truth.index_names, [image.descriptors for image in images])
-    queries = [query.descriptors for query in queries]
-  else:
-    index = inverted.InvertedIndex(
-      inverted.AsmkOptions.from_config(index_config)
-    )
-    index.add(truth.index_names, images)
-  return index.search(queries, len(index))
+    return index.search([query.descriptors for query in queries], len(index))
+  options = inverted.AsmkOptions.from_config(index_config)
+  words = inverted.InvertedIndex(options)
+  words.add(truth.index_names, images)
+  return words.search(queries, len(words))
 
 
 def local_files(
@@ -122,30 +118,29 @@ def local_files(
 ) -> _Local:
   """Return the files of local features of queries and of index images.
 
-  Queries must have theirs. That of an index image is `<name>_0` where regions
-  were extracted, too.
+  Files of all queries must exist. The file of an index image may be `<name>_0`,
+  as extraction with regions names it.
   """
-  paths = extract.require_files(
-    truth.query_names, query_dir, extension, "queries"
-  )
-  names = truth.index_names
-  whole = extract.whole_image_paths
+  queries, names = truth.query_names, truth.index_names
+  paths = extract.require_files(queries, query_dir, extension, "queries")
+
+  def whole_image(image):
+    return extract.whole_image_paths([names[image]], index_dir, extension)[0]
+
   return (
-    verification.FeatureFiles(truth.query_names, paths.__getitem__),
-    verification.FeatureFiles(
-      names, lambda image: whole([names[image]], index_dir, extension)[0]
-    ),
+    verification.FeatureFiles(queries, paths.__getitem__),
+    verification.FeatureFiles(names, whole_image),
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrieveReport:
-  """Result of retrieval."""
+  """Result of retrieval on a data set."""
 
   metrics_path: str
   evaluation: metrics.Evaluation
   ids: dict[str, np.ndarray]  # [Q, N] int32 by protocol, best first.
-  inliers: dict[str, np.ndarray]  # The same; {} without verification.
+  inliers: dict[str, np.ndarray]  # Shaped alike; {} without verification.
   verification: _Verified = None
 
   @property
@@ -155,7 +150,7 @@ class RetrieveReport:
 
   @property
   def exit_status(self) -> int:
-    """Exit status of a program that did this."""
+    """Exit status of the script: 1 if files failed."""
     return 1 if self.failed else 0
 
   def say(self, print_line: _Print, print_problem: _Print) -> int:
@@ -171,27 +166,27 @@ class RetrieveReport:
 
 def evaluate(
   truth: ground_truth.GroundTruth,
-  found: ranking.Ranking,
+  ranked: ranking.Ranking,
   output_dir: _Path,
   local: _Local | None = None,
   options: matcher.MatchOptions = matcher.DETECT_TO_RETRIEVE,
   workers: int | None = None,
 ) -> RetrieveReport:
-  """Write the metrics of a ranking, verified or not.
+  """Measure a ranking, verified or not, and write `metrics.txt`.
 
-  With verification of `local_files`, the first 100 images of each query that
-  are not junk are re-ranked for each protocol; a pair that both need is
-  verified once, and recorded in the folder. Processes: `workers`, or all cores.
+  With `local_files`, the first 100 images of each query that are not junk are
+  verified and re-ranked for each protocol; pairs that both protocols need are
+  verified once, and recorded in the folder. `workers` processes are used, by
+  default one per core.
   """
-  # First what may be wrong: not after all has been verified.
-  os.makedirs(output_dir, exist_ok=True)
+  os.makedirs(output_dir, exist_ok=True)  # Before the long verification.
   protocols = truth.protocols()
-  protocols.pop("easy", None)  # Papers and original measure the others.
-  ids, inliers, report = dict.fromkeys(protocols, found.ids), {}, None
+  protocols.pop("easy", None)  # The papers and the original leave it out.
+  ids, inliers, report = dict.fromkeys(protocols, ranked.ids), {}, None
   if local is not None:
     junk = [[entry["junk"] for entry in each] for each in protocols.values()]
     orders, report = searching.rerank(
-      found, junk, *local, options, folder=output_dir, workers=workers
+      ranked, junk, *local, options, folder=output_dir, workers=workers
     )
     for protocol, order in zip(protocols, orders, strict=True):
       ids[protocol], inliers[protocol] = order.ids, order.inliers

@@ -292,7 +292,7 @@ def test_aggregates_of_two_codebooks_are_refused(tmp_path):
     (tmp_path / folder / "aggregation.json").write_text(record)
     if folder == "q":  # Of the other side nothing is known.
       _search(tmp_path, config, config)
-  with pytest.raises(errors.InputError, match="one codebook"):
+  with pytest.raises(errors.InputError, match="with two codebooks"):
     _search(tmp_path, config, config)
 
 

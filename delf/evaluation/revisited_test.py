@@ -135,11 +135,16 @@ def test_ids_that_are_not_whole_are_refused(wrong):
 @pytest.mark.parametrize(
   ("ids", "truth", "ranks", "words"),
   [
-    ([[0, 1]], [{"ok": [0], "junk": []}], [3], "ranks up to 2"),
-    ([[0, 1]], [{"ok": [0], "junk": []}], [0], "ranks from 1"),
+    ([[0, 1]], [{"ok": [0], "junk": []}], [3], "rank 3 exceeds the 2 images"),
+    (
+      [[0, 1]],
+      [{"ok": [0], "junk": []}],
+      [0],
+      "ranks must be from 1 up, not [0]",
+    ),
     ([[0, 0]], [{"ok": [0], "junk": []}], [1], "query 0"),
-    ([[0, 1]], [{"ok": [-1], "junk": []}], [1], "received -1"),
-    ([[0, 1]], [{"ok": [0.5], "junk": []}], [1], "received 0.5"),
+    ([[0, 1]], [{"ok": [-1], "junk": []}], [1], "query 0 has an id of -1"),
+    ([[0, 1]], [{"ok": [0.5], "junk": []}], [1], "query 0 has an id of 0.5"),
     ([[0, 1]], [], [1], "1 queries"),
     ([0, 1], [], [1], "[2]"),
   ],
@@ -153,11 +158,11 @@ def test_what_cannot_be_measured_is_refused(ids, truth, ranks, words):
 _WHOLE = ("emh", "tuple_ranks", "one_rank", "nan", "np_scalars")
 _WRAPPED = "many_ranks_wraps"
 _BAD = {
-  "read_bad_lines": "2 lines",
-  "read_dup": "each protocol once",
+  "read_bad_lines": "Malformed input: 2 lines",
+  "read_dup": "the protocol .* occurs twice",
   "read_badprefix": "mX@k",
-  "read_incons": "the same ranks",
-  "read_wrongcount": "2 values",
+  "read_incons": r"the ranks differ, \[1\] and \[2\]",
+  "read_wrongcount": "2 ranks, but 1 values",
 }
 
 

@@ -1,4 +1,4 @@
-"""Files to submit to the Google Landmarks contests, from search results."""
+"""Submission files of the Google Landmarks contests, from search results."""
 
 import os
 import re
@@ -9,7 +9,7 @@ import numpy as np
 from delf.base import arrays, errors, files
 from delf.evaluation import ground_truth
 
-MAX_RETRIEVED = 100  # Index images a query that the retrieval contest counts.
+MAX_RETRIEVED = 100  # Index images per query that the retrieval contest counts.
 NEIGHBOURS = 5  # Most similar images that vote for a landmark.
 
 _MAX_DIGITS = 18  # Of a landmark's number, an int64.
@@ -25,28 +25,27 @@ def read_landmarks(path: str | os.PathLike) -> dict[str, int]:
   """Read the landmark of each image, by image id.
 
   CSV files are `train.csv` (`id,url,landmark_id`), `train_clean.csv`
-  (`landmark_id,images`, these separated by spaces), and
+  (`landmark_id,images`, images separated by spaces) and
   `index_image_to_landmark.csv` (`id,landmark_id`), each with a header.
   """
   rows = files.read_csv(path, header=True)
   _, header = next(rows)
   if "landmark_id" not in header or not {"id", "images"} & set(header):
-    raise errors.InputError(
-      "the columns landmark_id and id or images", ",".join(header)[:80], path
-    )
+    columns = f"landmark_id, and id or images: '{','.join(header)[:80]}'"
+    raise errors.InputError(f"the header needs {columns}", path=path)
   label = header.index("landmark_id")
   images = header.index("images" if "images" in header else "id")
-  landmarks = {}
+  landmarks: dict[str, int] = {}
   for line, row in rows:
     where = f"{path}, line {line}"
     if len(row) != len(header) or not _is_landmark(row[label]):
-      raise errors.InputError(",".join(header), ",".join(row)[:80], where)
+      text = f"'{','.join(row)[:80]}' does not fit '{','.join(header)}'"
+      raise errors.InputError(text, path=where)
     landmark = int(row[label])
     for name in row[images].split():
       if landmarks.setdefault(name, landmark) != landmark:
-        raise errors.InputError(
-          f"one landmark for {name}", f"{landmarks[name]} and {landmark}", where
-        )
+        both = f"{landmarks[name]} and {landmark}"
+        raise errors.InputError(f"{name} has landmarks {both}", path=where)
   return landmarks
 
 
@@ -58,16 +57,17 @@ def vote(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Predict a landmark for each query from its most similar images.
 
-  Each neighbour votes for its landmark, of [N], with its similarity. Of equal
-  sums the lower landmark wins. `ids` and `scores` are [Q, k], best first; id -1
-  stands for none, and negative similarities have no vote. Returns predicted [Q]
-  int64 and sums [Q] float64; -1 and 0 where nothing has a vote.
+  Each neighbour votes for its landmark with its similarity; of equal sums the
+  lower landmark wins. `ids` and `scores` are [Q, k], best first; padding (-1)
+  and negative similarities do not vote. `landmarks` are those of the N index
+  images. Returns the predicted landmarks, [Q] int64, and their sums, [Q]
+  float64; -1 and 0 where nothing votes.
   """
   ids = np.asarray(ids)[:, :neighbours]
   weights = np.asarray(scores, np.float64)[:, :neighbours]
   votes = (ids >= 0) & (weights > 0)
-  landmarks = np.append(np.asarray(landmarks, np.int64), -1)
-  labels = np.where(votes, landmarks[np.where(votes, ids, -1)], -1)
+  table = np.append(np.asarray(landmarks, np.int64), -1)
+  labels = table[np.where(votes, ids, -1)]
   return _largest_sums(labels, np.where(votes, weights, 0))
 
 
@@ -79,15 +79,15 @@ def write_retrieval(
 ) -> None:
   """Write a submission to the retrieval contest, whole or not at all.
 
-  The columns are `id,images`, with the first 100 of `ids`, [Q, k] int: index
-  images, best first; -1 stands for none.
+  The columns are `id,images`, with the first 100 of `ids`: positions in
+  `index`, [Q, k] int, best first, padded with -1.
   """
   names = np.array(_contest_ids(index, "index image"), object)
   ids = np.asarray(ids)
   if ids.ndim != 2 or ids.max(initial=-1) >= len(names):
     raise errors.InputError(
-      f"ids of {len(names)} index images, [queries, results]",
-      f"shape {list(ids.shape)}, up to {ids.max(initial=-1)}",
+      f"ids of {len(names)} index images, [queries, results], cannot have shape"
+      f" {list(ids.shape)} and values up to {ids.max(initial=-1)}"
     )
   rows = [" ".join(names[row[row >= 0]]) for row in ids[:, :MAX_RETRIEVED]]
   _write(path, "images", queries, rows)
@@ -105,7 +105,8 @@ def write_recognition(
   score for each query.
   """
   if len(predicted) != len(scores):
-    raise errors.InputError(f"{len(predicted)} scores", f"{len(scores)}")
+    numbers = f"{len(predicted)} predictions, but {len(scores)} scores"
+    raise errors.InputError(numbers)
   arrays.check_finite(np.asarray(scores), "scores")
   rows = [
     f"{label} {score:.9g}" if label >= 0 else ""
@@ -119,13 +120,13 @@ def _is_landmark(text):
 
 
 def _largest_sums(labels, weights):
-  """The label of each row whose weights add up to most, and the sum."""
+  """Return the label of largest total weight of each row, and that weight."""
   number, size = labels.shape
   if not labels.size:
     return np.full([number], -1, np.int64), np.zeros([number])
   order = np.argsort(labels, axis=1, kind="stable")
   labels = np.take_along_axis(labels, order, axis=1)
-  # Runs of one label; each row begins with a new one.
+  # Runs of equal labels; each row begins a new run.
   begins = np.ones([number, size], bool)
   begins[:, 1:] = labels[:, 1:] != labels[:, :-1]
   runs = np.flatnonzero(begins)
@@ -142,7 +143,8 @@ def _largest_sums(labels, weights):
 def _write(path, column, queries, rows):
   ids = _contest_ids(queries, "query")
   if len(ids) != len(rows):
-    raise errors.InputError(f"results of {len(ids)} queries", f"{len(rows)}")
+    text = f"results of {len(rows)} queries, but names of {len(ids)} queries"
+    raise errors.InputError(text)
   with (
     files.atomic_path(path) as temporary,
     open(temporary, "w", encoding="utf-8", newline="\n") as file,
@@ -155,8 +157,9 @@ def _contest_ids(names, kind):
   ids = [image_id(name) for name in names]
   for one in ids:
     if not one or _SEPARATORS.search(one):
-      raise errors.InputError("ids without spaces, commas or quotes", repr(one))
+      text = f"{one!r} is no id: ids have no spaces, commas or quotes"
+      raise errors.InputError(text)
   twice = ground_truth.first_duplicate(ids)
   if twice is not None:
-    raise errors.InputError(f"each {kind} once", f"{twice} twice")
+    raise errors.InputError(f"the {kind} {twice} occurs twice")
   return ids

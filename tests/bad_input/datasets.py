@@ -104,7 +104,7 @@ def _twice(folder):
   return _table(folder, "q,a.jpg,junk")
 
 
-@_case("JSON ground truth with a query twice", "truth.json", "q twice")
+@_case("JSON ground truth with a query twice", "truth.json", "q occurs twice")
 def _json_twice(folder):
   text = '{"q": {"positive": ["a"]}, "q": {"positive": ["b"]}}'
   return _truth(_write(folder / "truth.json", text))
@@ -115,16 +115,14 @@ def _json_cut(folder):
   return _truth(_write(folder / "truth.json", '{"q": {"positive": ["a"'))
 
 
-@_case("ranking with an image twice", "each image once", "query 0")
+@_case("ranking with an image twice", "more than once", "query 0")
 def _duplicate(folder):
   found = _table(folder)()
   ids = np.zeros([1, 3], np.int32)
   return functools.partial(metrics.evaluate, ids, found, ranks=[1])
 
 
-@_case(
-  "ranking of another number of queries", "2 queries", "received that of 1"
-)
+@_case("ranking of another number of queries", "of 2 queries", "truth is of 1")
 def _queries(folder):
   found = _table(folder)()
   ids = np.array([[0, 1, 2]] * 2)
@@ -140,7 +138,7 @@ def _two_models(folder):
   return functools.partial(report_card.make, None, "global", one, other)
 
 
-@_case("metrics file that is cut", "metrics.txt", "four lines")
+@_case("metrics file that is cut", "metrics.txt", "2 lines")
 def _metrics(folder):
   path = _write(folder / "metrics.txt", "easy\n  mAP=50.0\n")
   return functools.partial(dataset.ReadMetricsFile, path)
