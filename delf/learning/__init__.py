@@ -1,1 +1,1 @@
-"""Training: data, loop, and what each kind of network learns."""
+"""Training: the loop, and a learner for each kind of network."""

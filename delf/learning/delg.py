@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -234,7 +235,7 @@ class Report:
 def fit(
   settings: Settings,
   observers: Sequence[loop.Observer] | None = None,
-  source: Source | None = None,
+  source: Any = None,
 ) -> Report:
   """Train a model, from the newest checkpoint in the folder of the run.
 
@@ -242,8 +243,8 @@ def fit(
   where the machine computes alike each time: the checkpoint holds model,
   momenta and step, and the batch follows from the step.
 
-  Observers are by default a line of progress, photos those of the TFRecords of
-  the settings.
+  The default observer is a line of progress; the default source is a `Source`
+  of the settings. Another one needs the methods `training` and `validation`.
 
   Raises:
     InputError: If settings or data are out of range, the folder holds a
@@ -281,7 +282,7 @@ def fit(
 class _Training(loop.Learner):
   """The learner of a run; observers read its public attributes.
 
-  `details` are the delg_steps.Batch of a step that an observer wants.
+  `details` are the delg_steps.Batch of a step that an observer needs_details.
   """
 
   checked = (delg_steps.TOTAL, delg_steps.GRADIENT_NORM)
@@ -311,7 +312,7 @@ class _Training(loop.Learner):
     return self._stepper.distribute(dataset)
 
   def learn(self, batch, spent):
-    look = any(each.wants(self.step + 1) for each in self._observers)
+    look = any(each.needs_details(self.step + 1) for each in self._observers)
     self._before = self.metrics
     self.metrics, outputs = self._stepper.train(*batch, look)
     self.details = outputs() if look else None

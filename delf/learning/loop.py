@@ -1,8 +1,8 @@
-"""The training loop of the package, and what its learners share.
+"""The training loop, shared by all learners of the package.
 
-A `Learner` knows what a step is; `run` knows when to make one. Learners:
-supervised training (`delg`), global descriptors (`pairs`), the compact model
-(`compact_training`), detectors (`detector_training`).
+A `Learner` makes a training step, and `run` repeats it until a budget is spent.
+Learners: supervised training (`delg`), global descriptors (`pairs`), the
+compact model (`compact_training`), detectors (`detector_training`).
 """
 
 import collections
@@ -25,28 +25,28 @@ from delf.formats import checkpoints
 
 Metrics = Mapping[str, float]
 
-_LOWEST_RATE = 0.01
+_LOWEST_RATE = 0.01  # Share of the highest learning rate.
 
-# Steps whose mean and speed the live line shows.
+# Number of last steps over which the live line averages metrics and speed.
 _MEAN_OF = 20
 
 
 class Learner:
-  """Base class of what `run` trains.
+  """Base class of learners.
 
-  Subclasses write `batches`, `learn` and `save`, and override what else they
-  need.
+  Subclasses define `batches`, `learn` and `save`, and override other methods
+  as needed.
   """
 
-  step: int = 0  # Steps made, over all runs that continue one another.
-  seconds: float = 0.0  # Time spent on them; `run` counts it.
-  # Epochs that are over, with a fraction that reaches the next one when it is
-  # measured; where training has epochs.
+  step: int = 0  # Steps made, in this run and the runs that it resumes.
+  seconds: float = 0.0  # Time spent on these steps, counted by `run`.
+  # Epochs completed and a fraction of the running one, where training has
+  # epochs; an epoch is complete when its measurement is.
   epoch: float = 0
   checkpoint: str | os.PathLike | None = None  # The newest, for messages.
-  details: Any = None  # What observers get of the last step besides metrics.
+  details: Any = None  # Data of the last step that observers get with metrics.
   checked: Sequence[str] | None = None  # Metrics to be finite; None for all.
-  rate_flag: str = "--rate"  # For the message if they are not.
+  rate_flag: str = "--rate"  # Flag that the message about other metrics names.
 
   def resume(self) -> None:
     """Restore the newest checkpoint, if there is one, and set `checkpoint`."""
@@ -55,10 +55,10 @@ class Learner:
     """Return the batches from `step` on: endless, or the rest of an epoch."""
     raise NotImplementedError
 
-  def learn(self, batch, spent: float) -> Metrics:
-    """Make one step, count it and return its metrics.
+  def learn(self, batch: Any, spent: float) -> Metrics:
+    """Make one step, increment `step`, and return the metrics.
 
-    `spent` is the share of the budget before the step, in [0, 1].
+    `spent` is the share of the budget spent before the step, in [0, 1].
     """
     raise NotImplementedError
 
@@ -67,32 +67,32 @@ class Learner:
     raise NotImplementedError
 
   def measure(self) -> Metrics:
-    """Return metrics on held-out data; where there are epochs, end one."""
+    """Return metrics on held-out data; end the epoch, if there are epochs."""
     return {}
 
-  def describe(self, batch) -> str:
-    """Return which batch the last step was made of, for error messages."""
+  def describe(self, batch: Any) -> str:
+    """Identify the batch of the last step in error messages."""
     return f"batch {self.step - 1}"
 
 
 class Observer:
-  """Watches a run. Methods do nothing; subclasses override what they need."""
+  """Base class of observers of a run, whose methods do nothing."""
 
-  def start(self, learner: Learner) -> None:
-    """The run starts, or resumes, with this learner."""
+  def start(self, learner: Any) -> None:
+    """Prepare for a run of a learner, which starts or resumes."""
 
-  def wants(self, step: int) -> bool:
-    """Return whether `on_step` is to get the details of this step."""
+  def needs_details(self, step: int) -> bool:
+    """Return whether `on_step` needs the learner's details of this step."""
     return False
 
-  def on_step(self, step: int, metrics: Metrics, details: Any) -> None:
-    """A step was made; `details` are those of the learner, or None."""
+  def on_step(self, step: int, metrics: Metrics, details: Any, /) -> None:
+    """Handle a step; `details` are those of the learner, or None."""
 
-  def on_measure(self, step: int, metrics: Metrics) -> None:
-    """A measurement was made."""
+  def on_measure(self, step: int, metrics: Metrics, /) -> None:
+    """Handle a measurement."""
 
-  def on_save(self, step: int, path: str | os.PathLike) -> None:
-    """A checkpoint was written."""
+  def on_save(self, step: int, path: str | os.PathLike, /) -> None:
+    """Handle a checkpoint that was written."""
 
   def close(self) -> None:
     """Release resources; called however the run ends, even if `start` fails."""
@@ -100,9 +100,9 @@ class Observer:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """Length of a training, over all resumed runs: one of three is given.
+  """Length of training, over all resumed runs, in one of three units.
 
-  Seconds are those of steps, without measurements.
+  Seconds count time spent on steps, not on measurements.
   """
 
   steps: int | None = None
@@ -110,19 +110,20 @@ class Budget:
   epochs: int | None = None
 
   def share(self, learner: Learner) -> float:
-    """Return the share that is spent: 0 to 1, or a little over."""
+    """Return the spent share of the budget: 0 to 1, or a little over."""
     if self.steps is not None:
       return learner.step / self.steps if self.steps else 1.0
     if self.seconds is not None:
       return learner.seconds / self.seconds if self.seconds else 1.0
-    return learner.epoch / self.epochs
+    return learner.epoch / self.epochs if self.epochs else 1.0
 
 
 class Every:
-  """Whether something that is done now and then is due after a step.
+  """Condition of a periodic action, evaluated after each step.
 
-  Give one of `steps`, `seconds` (since the last time, or since the run began)
-  and `parts`: so many times in a whole budget, and at its end.
+  The period is one of `steps`, `seconds` (since the last time, or since the
+  start of the run) and `parts`, the number of equal parts of a whole budget; at
+  the end of the budget the action is due, too.
   """
 
   def __init__(
@@ -131,11 +132,11 @@ class Every:
     seconds: float | None = None,
     parts: int | None = None,
   ):
-    self._steps, self._seconds, self._parts = steps, seconds, parts
+    self._steps, self._seconds, self._parts = steps, seconds or 0.0, parts
     self._last = time.monotonic()
 
   def __call__(self, learner: Learner, before: float, spent: float) -> bool:
-    """Return whether it is due, by the shares spent before the step and now."""
+    """Return whether it is due; `before` and `spent` are shares of a budget."""
     if self._steps is not None:
       return learner.step % self._steps == 0
     if self._parts is not None:
@@ -155,21 +156,21 @@ def run(
 ) -> int | None:
   """Train from the newest checkpoint, if any, until the budget is spent.
 
-  SIGTERM and SIGINT stop it after the running step. An epoch ends where
-  `batches` does: it is measured, and more batches are drawn.
+  SIGTERM and SIGINT stop the run after the current step. An epoch ends where
+  `batches` ends: `run` measures, then draws the batches of the next epoch.
 
   Args:
     observers: Closed however the run ends.
     save_when: `Every`, or a function with its arguments: when to save, besides
       at the end.
-    measure_when: The same of measurements, besides those at the end of epochs.
+    measure_when: When to measure, besides at the end of epochs.
 
   Returns:
     Number of the signal that stopped the run, or None.
 
   Raises:
-    InputError: If a metric is not finite; the last checkpoint stays.
-    OSError: If a checkpoint cannot be written; the one before stays.
+    InputError: If a metric is not finite; the last checkpoint remains.
+    OSError: If a checkpoint cannot be written; the previous one remains.
   """
   with contextlib.ExitStack() as stack:
     learner.resume()
@@ -186,7 +187,7 @@ class _Run:
     self._learner, self._budget = learner, budget
     self._observers = observers
     self._save_when, self._measure_when = save_when, measure_when
-    # A run that makes no step may follow one that was killed as it saved.
+    # A run without steps may resume one that was killed while saving.
     self._unsaved = True
 
   def go(self, stop):
@@ -198,14 +199,16 @@ class _Run:
           stack.callback(batches.close)
         if self._make_steps(iter(batches), stop):
           if budget.epochs is None:
-            received = f"{learner.step} batches"
-            raise errors.InputError("batches without end", received)
+            raise errors.InputError(
+              f"the batches end after step {learner.step}: a budget of steps "
+              "or seconds needs endless batches"
+            )
           self._measure()
     if self._unsaved:
       self._save()
 
   def _make_steps(self, batches, stop):
-    """Make the steps of an epoch; return whether it came to its end."""
+    """Make the steps of an epoch; return whether its batches are used up."""
     learner, budget = self._learner, self._budget
     spent = budget.share(learner)
     while spent < 1 and stop.signal is None:
@@ -221,26 +224,26 @@ class _Run:
       learner.seconds += time.monotonic() - begin
       self._unsaved = True
       before, spent = spent, budget.share(learner)
-      self._tell("on_step", metrics, learner.details)
+      self._notify("on_step", metrics, learner.details)
       if self._save_when(learner, before, spent):
         self._save()
       if self._measure_when(learner, before, spent):
         self._measure()
     return False
 
-  def _tell(self, event, *arguments):
+  def _notify(self, event, *arguments):
     for observer in self._observers:
       getattr(observer, event)(self._learner.step, *arguments)
 
   def _save(self):
     self._learner.checkpoint = self._learner.save()
     self._unsaved = False
-    self._tell("on_save", self._learner.checkpoint)
+    self._notify("on_save", self._learner.checkpoint)
 
   def _measure(self):
     metrics = self._learner.measure()
     if metrics:
-      self._tell("on_measure", metrics)
+      self._notify("on_measure", metrics)
 
 
 def _check_finite(metrics, batch, learner):
@@ -251,57 +254,56 @@ def _check_finite(metrics, batch, learner):
 
 
 def diverged(learner: Learner, wrong: Metrics, batch: str) -> errors.InputError:
-  """Return the error of a step after which values are not finite."""
+  """Return the error of a step that gave values that are not finite."""
   kept = "no checkpoint yet"
   if learner.checkpoint is not None:
     kept = f"the last good checkpoint is {os.fspath(learner.checkpoint)}"
   values = ", ".join(f"{value:g}" for value in wrong.values())
   return errors.InputError(
-    f"finite {', '.join(wrong)} in step {learner.step} (a lower "
-    f"{learner.rate_flag} may help)",
-    f"{values} in {batch}; {kept}",
+    f"{', '.join(wrong)} in step {learner.step} must be finite, not {values}: "
+    f"a lower {learner.rate_flag} may help ({batch}; {kept})"
   )
 
 
 class Live(Observer):
-  """Shows step, means over the last steps, speed and the time that is left.
+  """Shows step, means over the last steps, speed and remaining time.
 
-  On a terminal that is a bar; elsewhere, as in a log, a line after each `every`
-  steps or, without a number, each minute.
+  On a terminal it is a progress bar; elsewhere, as in a log, a line after each
+  `every` steps or, if this is None, each minute.
   """
 
   def __init__(self, budget: Budget, every: int | None = None):
     self._budget, self._every = budget, every
-    self._recent = collections.deque(maxlen=_MEAN_OF)
-    self._bar = None
+    self._recent = collections.deque[Metrics](maxlen=_MEAN_OF)
+    self._bar: Any = None
 
-  def start(self, learner):
-    """Show where the run is."""
+  def start(self, learner: Any) -> None:
+    """Show the progress of the runs before."""
     budget, self._learner = self._budget, learner
     self._times = collections.deque([time.monotonic()], maxlen=_MEAN_OF + 1)
     if self._every is None or progress.is_terminal():
-      self._total = budget.steps or budget.seconds or budget.epochs
+      self._total = budget.steps or budget.seconds or budget.epochs or 1
       self._bar, self._shown = progress.spend("training", self._total), 0.0
       self._update()
 
-  def on_step(self, step, metrics, details):
+  def on_step(self, step: int, metrics: Metrics, details: Any) -> None:
     """Show a step."""
     self._recent.append(metrics)
     self._times.append(time.monotonic())
     if self._bar is not None:
       self._bar.set_postfix_str(self._line(step), refresh=False)
       self._update()
-    elif step % self._every == 0:
+    elif self._every and step % self._every == 0:
       left = progress.duration(self._seconds_left())
       logging.info("%s, %s left", self._line(step), left)
 
-  def close(self):
+  def close(self) -> None:
     """Leave the line as it is."""
     if self._bar is not None:
       self._bar.close()
 
   def describe(self, means: Metrics) -> str:
-    """Return the text for the means of metrics over the last steps."""
+    """Format the means of metrics over the last steps."""
     return ", ".join(f"{name} {value:.3g}" for name, value in means.items())
 
   def _update(self):
@@ -331,21 +333,22 @@ class Live(Observer):
 
 
 def cosine_rate(spent: float, step: int, warm_up: int) -> float:
-  """Return the share of the highest learning rate that a step has.
+  """Return the learning rate of a step as a share of the highest one.
 
-  It falls along a cosine to a hundredth where all of the budget is spent (1),
-  and rises linearly in the first `warm_up` steps.
+  It falls along a cosine to 0.01 at the end of the budget (`spent` is 1), and
+  rises linearly in the first `warm_up` steps.
   """
   cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, spent))
   rate = _LOWEST_RATE + (1 - _LOWEST_RATE) * cosine
   return rate * min(1.0, (step + 1) / warm_up)
 
 
-def linear_rate(first: float, step, steps: int, warm_up: int):
+def linear_rate(first: float, step: Any, steps: int, warm_up: int) -> Any:
   """Return the learning rate of a step, a float32 tensor.
 
-  It falls linearly from `first` to 0 in `steps`, and rises from 0 to that in
-  the first `warm_up`; `step`, an integer or a tensor, counts those before.
+  It falls linearly from `first` to 0 in `steps`, after a linear rise from 0 in
+  the first `warm_up`; `step`, an integer or a tensor, is the number of steps
+  before.
   """
   import tensorflow as tf
 
@@ -356,14 +359,14 @@ def linear_rate(first: float, step, steps: int, warm_up: int):
 
 
 def write_state(
-  path: pathlib.Path, variables: Sequence, digits: int = 3, **extra
+  path: pathlib.Path, variables: Sequence, digits: int = 3, **extra: Any
 ) -> None:
-  """Write Keras variables to an `.npz` file, whole or not at all.
+  """Write Keras variables to an `.npz` file, atomically.
 
-  They are stored as `<number>/<path of the variable>`, numbers with `digits`;
-  `extra` are further arrays by name.
+  Keys are `<number>/<path of the variable>`, the number with `digits`; `extra`
+  are further arrays by name.
   """
-  arrays = {
+  arrays: dict[str, Any] = {
     f"{i:0{digits}d}/{variable.path}": np.asarray(variable.value)
     for i, variable in enumerate(variables)
   }
@@ -377,15 +380,17 @@ def assign_state(
   path: str | os.PathLike,
   named: int | None = None,
 ) -> None:
-  """Give variables the values of a state, all of them or none.
+  """Assign the values of a state to variables, all of them or none.
 
   Args:
-    variables: The first ones of those that were written, in that order.
-    named: How many of the variables must have the name that is in the file;
-      None for all. Names of optimizers and of layers without one count up.
+    variables: The first variables that were written, in the same order.
+    arrays: Contents of a file of `write_state`.
+    path: The file, for messages.
+    named: Number of leading variables whose names must match; None for all.
+      Keras numbers optimizers and unnamed layers anew in each process.
 
   Raises:
-    InputError: If a variable is missing, or of another shape or name.
+    InputError: If a variable is missing, or has another shape or name.
   """
   stored = {
     int(name.partition("/")[0]): name for name in arrays if name[:1].isdigit()
@@ -397,18 +402,18 @@ def assign_state(
     same = same or (named is not None and i >= named)
     if not same or shape != tuple(variable.shape):
       raise errors.InputError(
-        f"{variable.path} {tuple(variable.shape)} as variable {i}",
-        name if shape is None else f"{name} {shape}",
-        path,
+        f"variable {i} must be {variable.path} {tuple(variable.shape)}, not "
+        + (name if shape is None else f"{name} {shape}"),
+        path=path,
       )
   for i, variable in enumerate(variables):
     variable.assign(arrays[stored[i]])
 
 
 class BoardFile:
-  """Numbers and pictures of steps for TensorBoard, in a new file in a folder.
+  """A new file of TensorBoard in a folder.
 
-  Methods raise an OSError that names the folder if they cannot write.
+  Methods raise an OSError that names the folder if writing fails.
   """
 
   def __init__(self, folder: str | os.PathLike):
@@ -424,7 +429,7 @@ class BoardFile:
     scalars: Metrics,
     images: Mapping[str, np.ndarray] | None = None,
   ) -> None:
-    """Write points of curves, and images [N, H, W, C], in [0, 1] or uint8."""
+    """Write scalars, and images [N, H, W, C], uint8 or float in [0, 1]."""
     with self._errors(), self._writer.as_default(step=step):
       for tag, value in scalars.items():
         self._summary.scalar(tag, value)
@@ -432,12 +437,12 @@ class BoardFile:
         self._summary.image(tag, pictures, max_outputs=len(pictures))
 
   def flush(self) -> None:
-    """Write out what is buffered."""
+    """Write buffered data to disk."""
     with self._errors():
       self._writer.flush()
 
   def close(self) -> None:
-    """Write out what is buffered, and close the file."""
+    """Write buffered data to disk, and close the file."""
     with self._errors():
       self._writer.close()
 
@@ -448,77 +453,77 @@ class BoardFile:
 class BoardObserver(Observer):
   """Observer with a `BoardFile` in the folder `train_logs` of the learner."""
 
-  _file = None
+  _file: BoardFile  # Set by `start`, which may fail.
 
-  def start(self, learner):
-    """Begin a file; those of earlier runs stay."""
+  def start(self, learner: Any) -> None:
+    """Create the file; files of earlier runs remain."""
     self._learner, self._file = learner, BoardFile(learner.train_logs)
 
-  def close(self):
+  def close(self) -> None:
     """Close the file."""
-    if self._file is not None:
+    if hasattr(self, "_file"):
       self._file.close()
-
-
-_COUNTERS = ("step", "seconds")
 
 
 class FileLearner(Learner):
   """Base class of learners of self-supervised models and of detectors."""
 
   terms: Sequence[str] = ()  # Names of the metrics of a step.
-  kind: str = "a checkpoint of training"  # In error messages.
+  kind: str = "a checkpoint of training"  # Its name in error messages.
 
   def __init__(
     self,
     draw: Callable[[int], Any] | None = None,
     path: str | os.PathLike | None = None,
   ):
-    """Create the learner with the file of its checkpoint.
+    """Store the function that draws batches, and the path of the checkpoint.
 
-    `draw` makes the batch of a step, in threads ahead of time; the batch has
-    `pools`, the numbers of the places that it shows.
+    `draw` returns the batch of a step, and is called in threads, ahead of time;
+    a batch has `pools`, the numbers of the places in it.
     """
     self._draw = draw
     self.path = None if path is None else pathlib.Path(path)
 
   def variables(self) -> list:
-    """Return all that later steps depend on, always in the same order."""
+    """Return the variables of a checkpoint, always in the same order."""
     raise NotImplementedError
 
   def resume(self) -> None:
-    """Restore the checkpoint, if there is one; InputError if it is another."""
-    if self.path.exists():
+    """Restore the checkpoint, if any; raise InputError if it does not fit."""
+    if self.path is not None and self.path.exists():
       arrays = restore(self.variables(), self.path, self.kind)
       self.step, self.seconds = int(arrays["step"]), float(arrays["seconds"])
       self.checkpoint = self.path
 
   def save(self) -> pathlib.Path:
     """Write the variables and the counters."""
-    counters = {"step": np.int64(self.step)}
-    counters["seconds"] = np.float64(self.seconds)
-    write_state(self.path, self.variables(), **counters)
+    if self.path is None:
+      raise ValueError("a learner without a path cannot save")
+    step, seconds = np.int64(self.step), np.float64(self.seconds)
+    write_state(self.path, self.variables(), step=step, seconds=seconds)
     return self.path
 
   def batches(self) -> Iterator:
-    """Return the batches of the steps from here on, without end."""
+    """Return endless batches, from that of the next step on."""
+    if self._draw is None:
+      raise ValueError("a learner without `draw` has no batches")
     workers = max(1, concurrency.core_count() // 2)
     steps = itertools.count(self.step)
     return concurrency.map_ahead(self._draw, steps, workers, workers + 2)
 
-  def describe(self, batch) -> str:
-    """Return the places that a batch shows."""
+  def describe(self, batch: Any) -> str:
+    """List the places in a batch."""
     return f"a batch of places {', '.join(map(str, batch.pools))}"
 
-  def metrics(self, values) -> dict[str, float]:
-    """Return the values of `terms` by name."""
+  def metrics(self, values: Any) -> dict[str, float]:
+    """Return the tensor of a step's `terms` as numbers by name."""
     return dict(zip(self.terms, values.numpy().tolist(), strict=True))
 
 
 def restore(
   variables: Sequence, path: str | os.PathLike, kind: str = FileLearner.kind
 ) -> Mapping[str, np.ndarray]:
-  """Assign the first variables of a checkpoint; return all of its arrays."""
-  arrays = base_arrays.read_npz(path, kind, _COUNTERS)
+  """Assign the first variables of a checkpoint, and return all its arrays."""
+  arrays = base_arrays.read_npz(path, kind, ["step", "seconds"])
   assign_state(variables, arrays, path)
   return arrays

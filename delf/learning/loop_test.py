@@ -157,8 +157,8 @@ def test_a_metric_that_is_not_finite_ends_the_run_unsaved(tmp_path):
 
   learner = _Weights(tmp_path, _at(6, spoil))
   message = (
-    r"finite loss in step 6 \(a lower --rate may help\), received nan in "
-    "batch 5; the last good checkpoint is .*state.json"
+    "loss in step 6 must be finite, not nan: a lower --rate may help "
+    r"\(batch 5; the last good checkpoint is .*state.json\)"
   )
   with pytest.raises(errors.InputError, match=message):
     _run(learner)
@@ -216,7 +216,10 @@ def test_an_epoch_ends_with_a_measurement(tmp_path):
 
 
 def test_batches_that_end_are_an_error_without_epochs(tmp_path):
-  with pytest.raises(errors.InputError, match="batches without end"):
+  with pytest.raises(
+    errors.InputError,
+    match="the batches end after step .* needs endless batches",
+  ):
     _run(_Epochs(tmp_path))
 
 
@@ -287,7 +290,7 @@ def test_other_states_are_refused_whole(tmp_path):
   stored = arrays.read_npz(path, "a state", [])
   others = _variables(((2, 3), (5,)))
   others[0].assign(np.zeros([2, 3]))
-  message = r"a.npz: expected v1 \(5,\) as variable 1, received 0001/v1 \(4,\)"
+  message = r"a.npz: variable 1 must be v1 \(5,\), not 0001/v1 \(4,\)"
   with pytest.raises(errors.InputError, match=message):
     loop.assign_state(others, stored, path)
   assert not np.any(others[0].numpy())
@@ -296,7 +299,7 @@ def test_other_states_are_refused_whole(tmp_path):
     loop.assign_state(renamed, stored, path)
   loop.assign_state(renamed, stored, path, named=1)
   assert float(renamed[1].value[0]) == 2.0
-  with pytest.raises(errors.InputError, match="received nothing"):
+  with pytest.raises(errors.InputError, match="not nothing"):
     loop.assign_state([*_variables(), renamed[1]], stored, path)
   with pytest.raises(errors.InputError, match="a state"):
     arrays.read_npz(path, "a state", ["step"])

@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,7 @@ from delf.learning import delg, delg_settings, delg_steps, loop
 from delf.pictures import figures
 from delf.records import photo_list, tfrecord
 
-# Losses of the live line and of figures.
+# Losses on the live line.
 _LOSSES = {
   "desc": delg_steps.DESCRIPTOR,
   "attn": delg_steps.ATTENTION,
@@ -31,30 +32,32 @@ _LOSSES = {
 def standard(settings: delg_settings.Settings) -> list[loop.Observer]:
   """Return the observers of a run.
 
-  They show a line of progress, warn of what is wrong, and write `train_logs`
-  for TensorBoard, `metrics.jsonl` and, where the run is in a local folder,
+  They show progress, warn of likely mistakes, and write `train_logs` for
+  TensorBoard, `metrics.jsonl` and, if the folder of the run is local,
   `curves.png`, `attention.png` and `attention_before.png`.
   """
   every = settings.reporting.report_every
   measured = Measurements(every)
   observers = [Diagnosis(), Live(every), Summaries(every), measured]
   if files.is_remote(settings.logdir):
-    logging.info("%s: no pictures in a remote folder", settings.logdir)
+    logging.info(
+      "%s: no pictures are drawn in a remote folder", settings.logdir
+    )
     return observers
   return [*observers, Curves(measured), Attention()]
 
 
 class Live(loop.Live):
-  """Shows step, losses, accuracy, speed and the time that is left."""
+  """Shows step, losses, accuracy, speed and remaining time."""
 
   def __init__(self, every: int):
-    super().__init__(None, every)
+    super().__init__(loop.Budget(), every)
 
-  def start(self, learner):
+  def start(self, learner: Any) -> None:
     self._budget = loop.Budget(steps=learner.settings.learning.max_iters)
     super().start(learner)
 
-  def on_measure(self, step, metrics):
+  def on_measure(self, step: int, metrics: loop.Metrics) -> None:
     parts = [f"{n.rpartition('/')[2]} {v:.1%}" for n, v in metrics.items()]
     line = f"validation at step {step}: accuracy {', '.join(parts)}"
     if self._bar is None:
@@ -62,34 +65,34 @@ class Live(loop.Live):
     else:
       progress.say(line)
 
-  def describe(self, means):
+  def describe(self, means: loop.Metrics) -> str:
     losses = [f"{n} {means[t]:.3g}" for n, t in _LOSSES.items() if t in means]
     shares = [f"{means[tag]:.1%}" for tag in delg_steps.ACCURACY.values()]
     return f"loss {', '.join(losses)}, accuracy {' and '.join(shares)}"
 
 
 class Summaries(loop.BoardObserver):
-  """Writes the files of TensorBoard, a summary each `every` steps."""
+  """Writes a summary for TensorBoard each `every` steps."""
 
   _photos = 3
 
   def __init__(self, every: int):
     self._every = every
 
-  def start(self, learner):
+  def start(self, learner: Any) -> None:
     super().start(learner)
     self._last = learner.step, time.monotonic()
 
-  def wants(self, step):
+  def needs_details(self, step: int) -> bool:
     return step % self._every == 0
 
-  def on_step(self, step, metrics, details):
-    if not self.wants(step):
+  def on_step(self, step: int, metrics: loop.Metrics, details: Any) -> None:
+    if not self.needs_details(step):
       return
     (before, begin), now = self._last, time.monotonic()
     self._last = step, now
-    scalars = metrics | details.sparsity | self._ranges(details)
-    scalars["global_steps_per_sec"] = (step - before) / max(now - begin, 1e-9)
+    speed = {"global_steps_per_sec": (step - before) / max(now - begin, 1e-9)}
+    scalars = {**metrics, **details.sparsity, **self._ranges(details), **speed}
     attention = details.attention[: self._photos].astype(np.float32)
     images = {
       "batch_images": np.clip((details.images[: self._photos] + 1) / 2, 0, 1),
@@ -98,10 +101,7 @@ class Summaries(loop.BoardObserver):
     self._file.write(step, scalars, images)
 
   def _ranges(self, batch):
-    """Return extremes of a batch and of its attention, by tag.
-
-    A percentile is the value that is nearest to it, as the original has it.
-    """
+    """Return extremes of a batch, and of its attention with percentiles."""
     attention = batch.attention.astype(np.float32)
     values = {
       "image_range/min": batch.images.min(),
@@ -115,115 +115,118 @@ class Summaries(loop.BoardObserver):
       values[f"attention/percent_{percent}"] = nearest
     return {tag: float(value) for tag, value in values.items()}
 
-  def on_measure(self, step, metrics):
+  def on_measure(self, step: int, metrics: loop.Metrics) -> None:
     self._file.write(step, metrics)
 
-  def on_save(self, step, path):
+  def on_save(self, step: int, path: str | os.PathLike) -> None:
     self._file.flush()
 
 
-# What DELG was trained with; other batches in proportion: Goyal et al.,
-# "Accurate, Large Minibatch SGD", arXiv:1706.02677.
+# Rate and batch size of DELG's training; rates for other batches are in
+# proportion (Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677).
 _RATE, _BATCH = 0.01, 256
-# A rate that is more than so many times as high is worth a warning; that of the
-# original's defaults, 0.01 for 32, is not.
+# Ratio to the advised rate above which a rate deserves a warning. The
+# original's defaults, 0.01 for batches of 32, have a ratio of 8.
 _FAR = 8.0
-# Steps whose labels are looked at.
+# Number of first steps whose labels are checked.
 _FIRST = 10
-# Photos of each class, and steps, after which accuracy should tell.
+# Photos of each class, and steps, after which accuracy exceeds chance in a run
+# that learns.
 _DIAGNOSIS_PHOTOS, _STEPS = 5, 500
-# Labels of each class after which one that did not come is a missing one: each
-# comes at least once but with a chance of e^-20.
+# Mean number of photos per class after which an unseen class is taken for a
+# missing one: by chance, a class is unseen with a probability of e^-20.
 _LABELS = 20
-# Hits that are so many standard deviations over their mean are no chance.
+# Standard deviations over the mean above which hits are not due to chance.
 _SURE = 3.0
 
 
 def advised_rate(batch_size: int) -> float:
-  """Return the learning rate that is in proportion to a batch's size."""
+  """Return the learning rate of DELG, in proportion to the batch size."""
   return _RATE * batch_size / _BATCH
 
 
 def is_chance(hits: float, photos: int, share: float) -> bool:
-  """Return whether `hits` right guesses are no more than chance.
+  """Return whether `hits` correct predictions may be due to chance.
 
-  `share` of the photos are of the most frequent class.
+  `share` is that of the photos in the most frequent class.
   """
   mean = photos * share
   return hits <= mean + _SURE * math.sqrt(mean) + 1
 
 
 class Diagnosis(loop.Observer):
-  """Logs what is wrong with a run, or what may be."""
+  """Logs likely mistakes: in the labels, the learning rate, the accuracy."""
 
-  def start(self, learner):
+  def start(self, learner: Any) -> None:
     self._data, self._begin = learner.settings.data, learner.step
     classes = self._data.num_classes
     self._length = max(
       _STEPS, _DIAGNOSIS_PHOTOS * classes // self._data.batch_size
     )
-    self._hits, self._steps = {}, 0
-    self._seen, self._looked = np.zeros(classes, np.int64), False
+    self._hits = dict.fromkeys(delg_steps.ACCURACY, 0.0)
+    self._steps = 0
+    self._counts, self._checked = np.zeros(classes, np.int64), False
     self._share = 1 / classes
     labels = photo_list.read_labels_beside(self._data.train_file_pattern)
-    counts = np.array(labels.counts.get("train", ()) if labels else ())
-    if counts.sum():
-      self._share = counts.max() / counts.sum()
-      _warn_of_counts(labels.names, counts)
+    if labels is not None:
+      counts = np.array(labels.counts.get("train", ()))
+      if counts.sum():
+        self._share = counts.max() / counts.sum()
+        _warn_of_counts(labels.names, counts)
     _advise(learner.settings)
 
-  def wants(self, step):
+  def needs_details(self, step: int) -> bool:
     return step - self._begin <= _FIRST
 
-  def on_step(self, step, metrics, details):
+  def on_step(self, step: int, metrics: loop.Metrics, details: Any) -> None:
     if details is not None:
-      np.add.at(self._seen, details.labels, 1)
-      self._look_at_labels(step)
+      np.add.at(self._counts, details.labels, 1)
+      self._check_labels(step)
     self._steps += 1
     if self._steps > self._length // 2:
-      # In the steps before, a run that learns may have been at chance.
+      # Before, even a run that learns may be at chance.
       for name, tag in delg_steps.ACCURACY.items():
-        hits = metrics[tag] * self._data.batch_size
-        self._hits[name] = self._hits.get(name, 0) + hits
+        self._hits[name] += metrics[tag] * self._data.batch_size
     if self._steps == self._length:
-      self._look_at_accuracy(step)
-      # The same warning comes again, but ever more rarely.
-      self._hits, self._steps, self._length = {}, 0, 2 * self._length
+      self._check_accuracy(step)
+      # Check again, at growing intervals.
+      self._hits = dict.fromkeys(self._hits, 0.0)
+      self._steps, self._length = 0, 2 * self._length
 
-  def _look_at_labels(self, step):
-    """Warn once of one label in all first batches, and of missing labels."""
-    classes, number = len(self._seen), self._seen.sum()
+  def _check_labels(self, step):
+    """Warn once if all first photos have one label, and of missing labels."""
+    classes, number = len(self._counts), self._counts.sum()
     if step - self._begin == _FIRST and classes > 1:
-      (present,) = self._seen.nonzero()
+      (present,) = self._counts.nonzero()
       if len(present) == 1 and number > 1:
         logging.warning(
           "all %d photos of the first %d batches are of class %d of %d: are "
           "the TFRecords labelled, and of more than one class?",
           *(number, _FIRST, present[0], classes),
         )
-    if not self._looked and number >= _LABELS * classes:
-      self._looked = True
-      missing = int((self._seen == 0).sum())
+    if not self._checked and number >= _LABELS * classes:
+      self._checked = True
+      missing = int((self._counts == 0).sum())
       if missing:
         logging.warning(
-          "%d of %d classes did not come among %d photos: nothing is learnt "
-          "of them; is the number of classes that of the TFRecords?",
+          "%d of %d classes are missing among %d photos, and are not learnt: "
+          "is the number of classes that of the TFRecords?",
           *(missing, classes, number),
         )
 
-  def _look_at_accuracy(self, step):
+  def _check_accuracy(self, step):
     steps = self._length - self._length // 2
     photos = steps * self._data.batch_size
     names = [
       n for n, h in self._hits.items() if is_chance(h, photos, self._share)
     ]
-    if not names or len(self._seen) == 1:
+    if not names or len(self._counts) == 1:
       return
     logging.warning(
       "step %d: the accuracy of %s is that of chance over the last %d steps. "
-      "Does --overfit_one_batch learn? If so, a learning rate of a tenth, "
-      "warm-up, or weights to start from may help; if not, look at the labels "
-      "and at batch_images in TensorBoard",
+      "Does --overfit_one_batch learn? If so, a tenth of the learning rate, "
+      "warm-up, or initial weights may help; if not, check the labels and "
+      "batch_images in TensorBoard",
       *(step, " and ".join(names), steps),
     )
 
@@ -239,46 +242,48 @@ def _advise(settings):
     logging.info("%s", advice)
     return
   warm_up = settings.learning.warm_up
-  more = "" if warm_up else "; --warm_up=1000 helps a high rate to begin"
+  more = "" if warm_up else "; --warm_up=1000 helps to start at a high rate"
   logging.warning("%s%s", advice, more)
 
 
 def _warn_of_counts(names, counts):
-  """Warn of classes with no photos, and of many with a single one."""
+  """Warn of classes without photos, and of many with a single photo."""
   none, one = int((counts == 0).sum()), int((counts == 1).sum())
   if none:
     logging.warning(
-      "%d of %d classes have no training photo (the first is %s): nothing is "
-      "learnt of them",
+      "%d of %d classes have no training photo (the first is %s): they are "
+      "not learnt",
       *(none, len(counts), names[np.flatnonzero(counts == 0)[0]]),
     )
   if 2 * one > len(counts):
     logging.warning(
-      "%d of %d classes have a single training photo: what they share with "
-      "another one cannot be learnt",
+      "%d of %d classes have a single training photo: too few to learn how "
+      "photos of one class differ",
       *(one, len(counts)),
     )
 
 
 METRICS = "metrics.jsonl"
 
-# Of these a line has the last one; of all else the mean since the line before.
+# Metrics of which a line has the last value; of others it has the mean.
 _LAST = (delg_steps.LEARNING_RATE, "desc/scale_factor")
 
 
 class Measurements(loop.Observer):
-  """Writes a line each `every` steps, once, however often a run is stopped.
+  """Writes the mean metrics of each `every` steps to `metrics.jsonl`.
 
-  `rows` are the lines in the order of steps: metrics by tag, with `step`.
+  `rows` are the lines in the order of steps: metrics by tag, with `step`. A
+  resumed run replaces lines of steps that it repeats.
   """
 
   def __init__(self, every: int):
     self._every = every
-    self._file, self._sums, self._number = None, {}, 0
-    self.rows = []
+    self._file: IO[bytes] | None = None
+    self._sums: dict[str, float] = {}
+    self._number = 0
+    self.rows: list[dict[str, float]] = []
 
-  def start(self, learner):
-    # A run that was killed leaves lines of steps that are made again.
+  def start(self, learner: Any) -> None:
     self._path = os.path.join(learner.settings.logdir, METRICS)
     self.rows = [
       r for r in read_metrics(self._path) if r["step"] <= learner.step
@@ -287,7 +292,7 @@ class Measurements(loop.Observer):
     if not files.is_remote(self._path):
       self._file = files.open_to_append(self._path)
 
-  def on_step(self, step, metrics, details):
+  def on_step(self, step: int, metrics: loop.Metrics, details: Any) -> None:
     for name, value in metrics.items():
       total = 0.0 if name in _LAST else self._sums.get(name, 0.0)
       self._sums[name] = total + value
@@ -300,10 +305,9 @@ class Measurements(loop.Observer):
       self._sums, self._number = {}, 0
       self.on_measure(step, means)
 
-  def on_measure(self, step, metrics):
-    self.rows.append({"step": step} | metrics)
-    if self._file is None:
-      # Object stores cannot append.
+  def on_measure(self, step: int, metrics: loop.Metrics) -> None:
+    self.rows.append({"step": step, **metrics})
+    if self._file is None:  # Object stores cannot append.
       self._write_all()
       return
     try:
@@ -312,9 +316,9 @@ class Measurements(loop.Observer):
     except OSError as error:
       raise OSError(error.errno, error.strerror, self._path) from error
 
-  def close(self):
+  def close(self) -> None:
     if self._file is not None:
-      # Lines are written out one by one: what fails here has failed before.
+      # Lines are flushed one by one: an error here was raised before.
       with contextlib.suppress(OSError):
         self._file.close()
 
@@ -327,9 +331,9 @@ def _line(row):
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-  """Read the `metrics.jsonl` of a run, without a last line that is cut.
+  """Read the `metrics.jsonl` of a run, without an incomplete last line.
 
-  A file that is missing or, with a warning, of something else has no lines.
+  Return an empty list if the file is missing or, with a warning, unreadable.
   """
   try:
     lines = files.read_bytes(path).split(b"\n")
@@ -340,19 +344,19 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
     return []
   except (ValueError, KeyError, TypeError):
     pass
-  logging.warning("%s: no measurements of a run, written anew", path)
+  logging.warning("%s: not the metrics of a run; the file is replaced", path)
   return []
 
 
 def curve(rows: Sequence[Mapping], tag: str) -> tuple[list, list]:
-  """Return the steps and the values of one tag."""
+  """Return the steps that have a tag, and its values."""
   points = [(row["step"], row[tag]) for row in rows if tag in row]
   return [step for step, _ in points], [value for _, value in points]
 
 
 CURVES, ATTENTION = "curves.png", "attention.png"
 ATTENTION_BEFORE = "attention_before.png"
-# Photos whose attention is drawn again and again.
+# Number of photos whose attention is drawn.
 _PHOTOS = 4
 
 _PANELS = {
@@ -372,21 +376,20 @@ _PANELS = {
 
 
 class Curves(loop.Observer):
-  """Draws the rows of Measurements at each checkpoint and validation."""
+  """Draws the rows of an earlier observer at checkpoints and validations."""
 
   def __init__(self, measured: Measurements):
-    # They must be an earlier observer.
     self._measured = measured
 
-  def start(self, learner):
+  def start(self, learner: Any) -> None:
     self._path = os.path.join(learner.settings.logdir, CURVES)
     data = learner.settings.data
     self._caption = (
-      f"batches of {data.batch_size}; {data.num_classes} classes, of which "
-      f"chance guesses {1 / data.num_classes:.2g}"
+      f"batches of {data.batch_size}; {data.num_classes} classes, accuracy of "
+      f"chance {1 / data.num_classes:.2g}"
     )
 
-  def on_save(self, step, path):
+  def on_save(self, step: int, _: Any) -> None:
     rows = self._measured.rows
     panels = {
       title: {
@@ -405,12 +408,13 @@ class Curves(loop.Observer):
 
 
 class Attention(loop.BoardObserver):
-  """Draws where attention is on the same photos, at each validation.
+  """Draws attention on the same photos at checkpoints and validations.
 
-  They are the first of validation or, where there is none, of training.
+  They are the first validation photos or, without validation, the first
+  training photos.
   """
 
-  def start(self, learner):
+  def start(self, learner: Any) -> None:
     super().start(learner)
     self._drawn = self._photos = None
     dataset = learner.source.validation()
@@ -422,7 +426,7 @@ class Attention(loop.BoardObserver):
     if learner.step == 0:
       self._draw(0, ATTENTION_BEFORE)
 
-  def on_save(self, step, path):
+  def on_save(self, step: int, _: Any) -> None:
     self._draw(step, ATTENTION)
 
   on_measure = on_save
@@ -436,7 +440,7 @@ class Attention(loop.BoardObserver):
     )
     attention = tf.cast(outputs[2], tf.float32).numpy()[..., 0]
     if not np.isfinite(attention).all():
-      return  # The next step says so.
+      return  # The next step raises an error.
     photos = np.clip(np.rint(self._photos * 128 + 128), 0, 255).astype(np.uint8)
     over = figures.attention_over(photos, attention)
     self._file.write(step, {}, {"attention_on_photos": over})
@@ -450,10 +454,10 @@ class Attention(loop.BoardObserver):
 
 # Steps until `overfit` gives up.
 STEPS = 200
-# What is left of a loss when it has fallen. Attention learns from what another
-# loss makes of the backbone, so it comes later.
+# Ratios of last to first loss at which a model learns. Attention is slower: it
+# uses features that the descriptor's loss trains.
 _FALLEN = {delg_steps.DESCRIPTOR: 0.5, delg_steps.ATTENTION: 0.9}
-# What is left of all when there is no doubt.
+# Ratio, of all losses, at which training may stop early.
 _ENOUGH = 0.1
 
 
@@ -467,10 +471,10 @@ class Verdict:
 
   @property
   def learns(self) -> bool:
-    """Whether all losses have fallen, that of the descriptor to a half."""
+    """Whether each loss has fallen enough: the descriptor's to a half."""
     return all(b <= _FALLEN[tag] * a for tag, (a, b) in self.losses.items())
 
-  def __str__(self):
+  def __str__(self) -> str:
     parts = [f"{t} {a:.4g} -> {b:.4g}" for t, (a, b) in self.losses.items()]
     end = "it learns" if self.learns else "it does not learn"
     return f"one batch, {self.steps} steps: {', '.join(parts)}: {end}"
@@ -481,10 +485,9 @@ def overfit(
   source: delg.Source,
   observers: Sequence[loop.Observer] = (),
 ) -> Verdict:
-  """Train on the first batch until its losses have fallen, and keep nothing.
+  """Train on the first batch until its losses have fallen; keep no files.
 
-  Of the steps of the run no more than `STEPS` are made, and the learning rate
-  falls over these.
+  The learning rate falls to 0 in at most `STEPS` steps.
   """
   learning, reporting = settings.learning, settings.reporting
   losses = _Losses(learning.attention_loss_weight > 0)
@@ -506,7 +509,7 @@ def overfit(
 
 
 class _OneBatch:
-  """The first batch of a source, over and over."""
+  """The first batch of a source, repeated."""
 
   def __init__(self, source):
     self._source = source
@@ -525,13 +528,14 @@ class _Enough(Exception):  # noqa: N818 (never leaves this module)
 
 
 class _Losses(loop.Observer):
-  """Remembers the losses, and ends a run that has shown that it learns."""
+  """Keeps the first and last losses, and ends the run if they have fallen."""
 
   def __init__(self, attention):
     self.tags = list(_FALLEN) if attention else [delg_steps.DESCRIPTOR]
-    self.first, self.steps = None, 0
+    self.first: loop.Metrics = {}
+    self.steps = 0
 
-  def on_step(self, step, metrics, details):
+  def on_step(self, step: int, metrics: loop.Metrics, details: Any) -> None:
     self.last, self.steps = metrics, step
     self.first = self.first or metrics
     if all(self.last[t] <= _ENOUGH * self.first[t] for t in self.tags):

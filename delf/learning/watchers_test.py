@@ -166,7 +166,11 @@ def test_measurements_of_something_else_are_written_anew(tmp_path, text):
 def test_summaries_of_a_batch(tmp_path):
   written = watchers.Summaries(5)
   written.start(_run(tmp_path))
-  assert [step for step in range(12) if written.wants(step)] == [0, 5, 10]
+  assert [step for step in range(12) if written.needs_details(step)] == [
+    0,
+    5,
+    10,
+  ]
   written.on_step(5, {"desc/scale_factor": 2.0}, _batch([0, 1]))
   written.close()
   found = {tag: value for tag, _, value in _events(tmp_path / "train_logs")}
@@ -198,7 +202,7 @@ def _diagnose(folder, caplog, steps, labels, **changes):
     watch.start(_run(folder, **changes))
     for step in range(1, steps + 1):
       metrics = _metrics(**{"train_accuracy/desc": 1.0})
-      batch = _batch(labels(step)) if watch.wants(step) else None
+      batch = _batch(labels(step)) if watch.needs_details(step) else None
       watch.on_step(step, metrics, batch)
   return "\n".join(record.getMessage() for record in caplog.records)
 
@@ -270,7 +274,7 @@ def test_one_batch_of_nothing(tmp_path):
     def training(self, start_batch=0):
       return super().training().take(0)
 
-  with pytest.raises(errors.InputError, match="batches without end"):
+  with pytest.raises(errors.InputError, match="needs endless batches"):
     watchers.overfit(_settings(tmp_path), Empty())
 
 
