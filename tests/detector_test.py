@@ -138,8 +138,8 @@ def test_other_tensors_are_one_line(tmp_path, options, received):
   with pytest.raises(errors.InputError) as error:
     detector.load(folder)
   text = str(error.value)
-  assert text.startswith(f"{folder}: expected a detector with the tensors")
-  assert received in text.partition("received")[2] and "\n" not in text
+  assert text.startswith(f"{folder}: a detector needs the tensors input_images")
+  assert received in text.partition("model has")[2] and "\n" not in text
 
 
 @pytest.mark.parametrize(

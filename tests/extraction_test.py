@@ -229,7 +229,7 @@ def test_an_image_that_fixed_scales_leave_nothing_of_is_one_line(tmp_path):
   config = _config(path, use_local_features=False)
   made = extractor.make_extractor(config)
   assert made.extract(tiny_backbone.image()).global_descriptor is not None
-  with pytest.raises(errors.InputError, match="that the model takes") as error:
+  with pytest.raises(errors.InputError, match="the model failed on") as error:
     made.extract(tiny_backbone.image(10, 50))
   assert "\n" not in str(error.value)
 
@@ -255,7 +255,7 @@ def test_what_is_not_a_number_is_an_error(tmp_path, part):
   layer.bias.assign(keras.ops.full(layer.bias.shape, float("nan")))
   exporting.export_local_and_global(model, tmp_path / "model", variants=False)
   made = extractor.make_extractor(_config(tmp_path / "model"))
-  with pytest.raises(errors.InputError, match=r"finite .*NaN") as error:
+  with pytest.raises(errors.InputError, match="NaN or infinity in") as error:
     made.extract(tiny_backbone.image())
   assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
@@ -278,7 +278,9 @@ def test_what_is_no_image_is_refused(folder, image):
 def test_a_batch_of_several_sizes_is_refused(folder):
   made = extractor.make_extractor(_config(folder / "joint"))
   images = [tiny_backbone.image(40, 50), tiny_backbone.image(40, 51)]
-  with pytest.raises(errors.InputError, match="images of one size"):
+  with pytest.raises(
+    errors.InputError, match=r"one size, not .*40, 50.*40, 51"
+  ):
     made.extract_batch(images)
   assert made.extract_batch([]) == []
 

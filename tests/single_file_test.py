@@ -99,7 +99,7 @@ def test_inputs_and_outputs_are_those_of_the_savedmodel(models, form):
 def test_what_a_network_lacks_is_said(models):
   with pytest.raises(errors.InputError, match="boxes"):
     models["fixed"][1].prepare(_request("joint"))
-  with pytest.raises(errors.InputError, match="at least one pixel a side"):
+  with pytest.raises(errors.InputError, match="no pixel left at scale"):
     models["joint"][1].prepare(_request("joint"))(np.zeros([1, 9, 3], np.uint8))
 
 
@@ -109,7 +109,7 @@ def test_what_a_runtime_raises_is_one_line(models):
 
   settings = network_files.Settings("global", input_scales=(1.0,))
   model = single_file.SingleFileModel("m.onnx", settings, run)
-  with pytest.raises(errors.InputError, match=r"m.onnx: .*\(shapes of it\)"):
+  with pytest.raises(errors.InputError, match="m.onnx: .*image: shapes of it"):
     model.prepare(_request("fixed"))(tiny_backbone.image())
 
 
@@ -120,7 +120,7 @@ def test_maps_that_do_not_fit_are_named(name, shape):
   maps[name] = np.ones(shape, np.float32)
   settings = network_files.Settings("local", receptive=(4, 4, 0))
   model = single_file.SingleFileModel("m.onnx", settings, lambda *_: maps)
-  with pytest.raises(errors.InputError, match="m.onnx: expected .* of shape"):
+  with pytest.raises(errors.InputError, match="m.onnx: .* must have shape"):
     model.prepare(_request("local"))(tiny_backbone.image())
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import os
 import pathlib
-import typing
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -15,90 +15,83 @@ from delf.inference import tensors, zoo
 from delf.protos import delf_config_pb2
 from delf.python import datum_io, utils
 
-# Images that are smaller in a dimension have no features.
+# Smallest side of an image with features, in pixels.
 MIN_SIZE = 10
 
 
-def load(path: str | os.PathLike, device: str | None = None) -> typing.Any:
-  """Load an extraction model, for a device such as "cpu" or "gpu:1".
+def load(path: str | os.PathLike, device: str | None = None) -> Any:
+  """Load an extraction model onto a device such as "cpu" or "gpu:1".
 
-  The path is a folder of a SavedModel, or a `.onnx` or `.tflite` file of
-  `delf export`, for which TensorFlow is not loaded. Returns
-  saved_model.ExtractionModel or single_file.SingleFileModel.
+  Returns a `saved_model.ExtractionModel` for the folder of a SavedModel, or a
+  `single_file.SingleFileModel`, without TensorFlow, for a `.onnx` or `.tflite`.
   """
   path = pathlib.Path(path)
   if network_files.is_network(path) and not path.is_dir():
-    from delf.inference import single_file as models
-  else:
-    from delf.inference import saved_model as models
+    from delf.inference import single_file
 
-  return models.load(path, device)
+    return single_file.load(path, device)
+  from delf.inference import saved_model
+
+  return saved_model.load(path, device)
 
 
 @dataclasses.dataclass(frozen=True)
 class PcaParameters:
-  """A projection, cut to the components that are kept."""
+  """A PCA projection, limited to the first `dim` components."""
 
   mean: np.ndarray  # [D] float32.
-  matrix: np.ndarray  # [dim, D] float32, a component a row, largest first.
+  matrix: np.ndarray  # [dim, D] float32, a component per row, largest first.
   variances: np.ndarray | None = None  # [dim] float32; None: no whitening.
 
   @property
   def dim(self) -> int:
-    """Number of components that are kept."""
+    """Number of components."""
     return len(self.matrix)
 
   @property
   def use_whitening(self) -> bool:
-    """Whether projections are divided by their standard deviations."""
+    """Whether projections are divided by the standard deviations."""
     return self.variances is not None
 
 
 def load_pca(proto: delf_config_pb2.DelfPcaParameters) -> PcaParameters:
-  """Read the files that a configuration names.
+  """Read the PCA files of a configuration.
 
-  An InputError names a file that is no DatumProto, is not finite, or has a
-  shape that does not fit the others or `pca_dim`.
+  Raises InputError, with the path of the file, if it is not a DatumProto, has
+  NaN or infinity, or its shape does not match the other files or `pca_dim`.
   """
   mean = _read(proto.mean_path, "the mean", [None])
-  size = len(mean)
   matrix = _read(
     proto.projection_matrix_path,
-    f"a projection matrix for the mean [{size}] of {proto.mean_path}",
-    [None, size],
+    f"the projection matrix for the mean in {proto.mean_path}",
+    [None, len(mean)],
   )
   if not 0 < proto.pca_dim <= len(matrix):
     raise errors.InputError(
-      f"pca_dim from 1 to {len(matrix)}, the components in the file",
-      f"pca_dim {proto.pca_dim}",
-      proto.projection_matrix_path,
+      f"pca_dim is {proto.pca_dim}, but the file has {len(matrix)} components:"
+      f" use 1 to {len(matrix)}",
+      path=proto.projection_matrix_path,
     )
   variances = None
   if proto.use_whitening:
     variances = _read(
       proto.pca_variances_path,
-      f"variances of the components of {proto.projection_matrix_path}",
+      f"the variances for the components in {proto.projection_matrix_path}",
       [len(matrix)],
     )[: proto.pca_dim]
     if not (variances > 0).all():
       raise errors.InputError(
-        "positive variances", f"{variances.min()}", proto.pca_variances_path
+        f"variances must be over 0, not {variances.min()}",
+        path=proto.pca_variances_path,
       )
   return PcaParameters(mean, matrix[: proto.pca_dim], variances)
 
 
-def _read(path, what, shape):
-  """Reads a `.datum` file; None in `shape` stands for any number."""
+def _read(path, name, shape):
+  """Reads a `.datum` file and checks its shape, in which None is any size."""
   array = datum_io.ReadFromFile(path).astype(np.float32)
-  if len(shape) != array.ndim or any(
-    wanted not in (None, size)
-    for wanted, size in zip(shape, array.shape, strict=True)
-  ):
-    wanted = ", ".join("any" if size is None else str(size) for size in shape)
-    raise errors.InputError(
-      f"{what}, shape [{wanted}]", f"shape {list(array.shape)}", path
-    )
-  return arrays.check_finite(array, f"numbers of {what}", path)
+  tensors.check_shape(array, shape, name, path)
+  return arrays.check_finite(array, f"numbers of {name}", path)
 
 
 def project(
@@ -107,10 +100,10 @@ def project(
   components: np.ndarray,
   variances: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Project descriptors [N, D], arrays or tensors, on components [D, dim].
+  """Project descriptors [N, D], arrays or tensors, onto components [D, dim].
 
-  With variances [dim], the result [N, dim] is whitened: divided by their square
-  roots (Jegou & Chum, ECCV 2012).
+  With variances [dim], the result [N, dim] is whitened, that is divided by
+  their square roots (Jegou & Chum, ECCV 2012).
   """
   projected = (descriptors - mean) @ components
   return projected if variances is None else projected / variances**0.5
@@ -119,23 +112,23 @@ def project(
 def make_extractor(
   config: delf_config_pb2.DelfConfig, device: str | None = None
 ) -> "Extractor":
-  """Load the model of a configuration, and prepare it for extraction.
+  """Load the model of a configuration and prepare it for extraction.
 
-  `model_path` is as of `zoo.resolve`; `is_tf2_exported` and `iou_threshold`
-  have no effect. InputError if the configuration is invalid, or the model lacks
-  a part; FileNotFoundError if the model or a PCA file is missing.
+  `model_path` may be a name (see `zoo.resolve`); `is_tf2_exported` and
+  `iou_threshold` have no effect. Raises InputError if the configuration is
+  invalid or the model lacks an output, FileNotFoundError for a missing file.
   """
   configs.check_delf_config(config)
   return Extractor(config, load(zoo.resolve(config.model_path), device))
 
 
 class Extractor:
-  """Extracts features of images; safe to call from several threads."""
+  """Feature extractor; safe to call from several threads."""
 
-  def __init__(self, config: delf_config_pb2.DelfConfig, model: typing.Any):
+  def __init__(self, config: delf_config_pb2.DelfConfig, model: Any):
     self.config = type(config)()
     self.config.CopyFrom(config)
-    self.device = model.device_words  # Such as "CPU" or "GPU:0 (name)".
+    self.device: str = model.device_label  # "CPU" or "GPU:0 (name)".
     self._model = model
     local = config.delf_local_config
     self._local_pca = self._global_pca = None
@@ -146,13 +139,14 @@ class Extractor:
           "iou_threshold %g has no effect: it is set when a model is exported.",
           local.iou_threshold,
         )
-    scales, indices = tuple(config.image_scales), None
+    scales = tuple(config.image_scales)
+    indices: tuple[int, ...] | None = None
     if config.use_global_features:
       overall = config.delf_global_config
       self._global_pca = self._load_pca(
         "global", overall, *tensors.GLOBAL_OUTPUTS
       )
-      # Unset stands for all scales.
+      # All scales if unset.
       indices = tuple(overall.image_scales_ind) or tuple(range(len(scales)))
     request = tensors.Request(
       image_scales=scales,
@@ -165,7 +159,7 @@ class Extractor:
     self._run_batch = model.prepare(request, batch=True)
 
   def _load_pca(self, part, config, *outputs):
-    """Returns the PCA of one part, checked with the model, or None."""
+    """Returns the PCA of local or global descriptors, or None."""
     if not config.use_pca:
       return None
     parameters = type(config.pca_parameters)()
@@ -182,28 +176,32 @@ class Extractor:
   ) -> features.ImageFeatures:
     """Extract the features of an image [H, W, 3] uint8, RGB.
 
-    `resize_factor` is for the size limits: of a crop, its longer side over that
-    of the image. Locations are in pixels of the image, or of the resized one if
-    `use_resized_coordinates`. An image under 10 pixels a side after resizing
-    has no local features, and None as global descriptor. InputError if it is no
-    such image, or the model gives NaN or infinity.
+    Locations are in pixels of the image, or of the resized image with
+    `use_resized_coordinates`. An image with a side under 10 pixels after
+    resizing has no local features, and None as global descriptor. Raises
+    InputError if the image has another shape or type, or the model returns NaN.
+
+    `resize_factor` multiplies the size limits of the configuration: for a crop,
+    it is the crop's longer side divided by that of the image.
     """
     resized, factors = utils.ResizeImage(image, self.config, resize_factor)
     if min(resized.shape[:2]) < MIN_SIZE:
-      return self._nothing()
+      return self._empty()
     return self._finish(self._run(resized), factors)
 
   def extract_batch(
     self, images: Sequence[np.ndarray], resize_factor: float = 1.0
   ) -> list[features.ImageFeatures]:
-    """Extract the features of images of one size, at once where possible.
+    """Extract the features of images of one size, in a batch where possible.
 
     Values differ from those of `extract` by less than 1e-5 of the largest, and
-    features of nearly equal attention may change places.
+    features of nearly equal attention may swap places.
     """
     sizes = {np.shape(image)[:2] for image in images}
     if len(sizes) > 1:
-      raise errors.InputError("images of one size", f"sizes {sorted(sizes)}")
+      raise errors.InputError(
+        f"images of a batch must have one size, not {sorted(sizes)}"
+      )
     if self._run_batch is None or len(images) < 2:
       return [self.extract(image, resize_factor) for image in images]
     resized, factors = zip(
@@ -211,72 +209,71 @@ class Extractor:
       strict=True,
     )
     if min(resized[0].shape[:2]) < MIN_SIZE:
-      return [self._nothing() for _ in images]
-    found = self._run_batch(np.stack(resized))
-    return [self._finish(arrays, factors[0]) for arrays in found]
+      return [self._empty() for _ in images]
+    outputs = self._run_batch(np.stack(resized))
+    return [self._finish(each, factors[0]) for each in outputs]
 
-  def _nothing(self):
+  def _empty(self):
     if not self.config.use_local_features:
       return features.ImageFeatures()
     pca = self._local_pca
     dimension = (self._size_of("features") or 0) if pca is None else pca.dim
     return features.ImageFeatures(features.LocalFeatures.empty(dimension))
 
-  def _finish(self, arrays, factors):
-    """Turns what the model gave for one image into features."""
-    for name, array in arrays.items():
+  def _finish(self, outputs, factors):
+    """Turns the model's outputs for one image into features."""
+    for name, array in outputs.items():
       if not np.isfinite(array).all():
         raise errors.InputError(
-          f"finite {name} of the model",
-          "NaN or infinity, as of an image that is too small for it at one of"
-          " the scales, or of a model that is broken",
-          self._model.folder,
+          f"the model returned NaN or infinity in {name}: the image is too"
+          " small at one of the scales, or the model is broken",
+          path=self._model.folder,
         )
     local = descriptor = None
     if self.config.use_local_features:
-      local = self._finish_local(arrays, factors)
+      local = self._finish_local(outputs, factors)
     if self.config.use_global_features:
-      of_scales = arrays["global_descriptors"]
-      self._check_pca("global", self._global_pca, of_scales.shape[1])
-      # Summed over the scales, of norm 1: [D] float32.
-      summed = _descriptors(of_scales, self._global_pca).sum(axis=0)
+      per_scale = outputs["global_descriptors"]
+      self._check_pca("global", self._global_pca, per_scale.shape[1])
+      # The sum over the scales, normalised: [D] float32.
+      summed = _descriptors(per_scale, self._global_pca).sum(axis=0)
       descriptor = tensors.l2_normalized(summed)
     return features.ImageFeatures(local, descriptor)
 
-  def _finish_local(self, arrays, factors):
-    size = arrays["features"].shape[1]
+  def _finish_local(self, outputs, factors):
+    size = outputs["features"].shape[1]
     self._check_pca("local", self._local_pca, size)
-    boxes = arrays["boxes"]
+    boxes = outputs["boxes"]
     locations = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
     if not self.config.delf_local_config.use_resized_coordinates:
       locations = (locations / factors).astype(np.float32)
     return features.LocalFeatures(
       locations=locations,
-      scales=arrays["scales"],
-      descriptors=_descriptors(arrays["features"], self._local_pca),
-      attention=arrays["scores"],
+      scales=outputs["scales"],
+      descriptors=_descriptors(outputs["features"], self._local_pca),
+      attention=outputs["scores"],
     )
 
   def _size_of(self, *outputs):
-    """Returns the last dimension of the first output there is, or None."""
+    """Returns the last dimension of the first existing output, or None."""
     for name in outputs:
       if name in self._model.outputs:
         return self._model.output_size(name)
     return None
 
-  def _check_pca(self, part, projection, size):
-    """Raises InputError if a projection is not for descriptors of a size."""
-    if projection is None or size in (None, len(projection.mean)):
+  def _check_pca(self, part, pca, size):
+    """Raises InputError if a projection is for another descriptor size."""
+    if pca is None or size in (None, len(pca.mean)):
       return
     raise errors.InputError(
-      f"{part} PCA parameters for descriptors of size {size}",
-      f"some for size {len(projection.mean)}",
-      self._model.folder,
+      f"the model's {part} descriptors have size {size}, but the {part} PCA is"
+      f" for size {len(pca.mean)}",
+      path=self._model.folder,
     )
 
 
 def _descriptors(values, pca):
-  """`feature_extractor.PostProcessDescriptors` without TensorFlow."""
+  """Returns `feature_extractor.PostProcessDescriptors`, without TensorFlow."""
   values = tensors.l2_normalized(values)
   if pca is None:
     return values

@@ -60,14 +60,26 @@ def test_projection(parameters):
 @pytest.mark.parametrize(
   ("name", "array", "pattern"),
   [
-    ("mean", np.ones([5]), "matrix.datum: .*the mean .5. of"),
-    ("mean", np.ones([6, 1]), "mean.datum: expected the mean, shape .any."),
+    ("mean", np.ones([5]), "matrix.datum: .*the mean in .*shape .any, 5."),
+    (
+      "mean",
+      np.ones([6, 1]),
+      "mean.datum: the mean must have shape .any.,? not .6, 1.",
+    ),
     ("mean", np.full([6], np.nan), "mean.datum: .*finite"),
     ("matrix", np.ones([6, 5]), "matrix.datum: .*shape .any, 6.,"),
-    ("matrix", np.ones([3, 6]), "matrix.datum: expected pca_dim from 1 to 3"),
-    ("matrix", np.ones([36]), "matrix.datum: .*received shape .36."),
-    ("variances", np.ones([5]), "variances.datum: .*shape .6., received"),
-    ("variances", np.zeros([6]), "variances.datum: expected positive"),
+    (
+      "matrix",
+      np.ones([3, 6]),
+      "matrix.datum: pca_dim is 4, .* 3 components: use 1 to 3",
+    ),
+    ("matrix", np.ones([36]), "matrix.datum: .*not .36."),
+    ("variances", np.ones([5]), "variances.datum: .*shape .6., not .5."),
+    (
+      "variances",
+      np.zeros([6]),
+      "variances.datum: variances must be over 0, not 0",
+    ),
   ],
 )
 def test_files_that_do_not_fit(name, array, pattern, parameters, tmp_path):
@@ -79,7 +91,9 @@ def test_files_that_do_not_fit(name, array, pattern, parameters, tmp_path):
 @pytest.mark.parametrize("dim", [0, -1, 7])
 def test_dimensions_that_do_not_fit(dim, parameters):
   parameters.pca_dim = dim
-  with pytest.raises(errors.InputError, match="pca_dim from 1 to 6"):
+  with pytest.raises(
+    errors.InputError, match=f"pca_dim is {dim}, .*use 1 to 6"
+  ):
     extractor.load_pca(parameters)
 
 

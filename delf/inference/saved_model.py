@@ -1,14 +1,14 @@
 """SavedModels for extraction, of TensorFlow 1 or 2.
 
-Graphs of TensorFlow 1 have tensors of known names; exports of TensorFlow 2
-carry functions, `serving_default` among them. The model shows which it is.
+Graphs of TensorFlow 1 have tensors of known names; exports of TensorFlow 2 have
+functions, including `serving_default`. The kind is detected from the model.
 """
 
 import os
 import pathlib
 import re
-import typing
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -22,8 +22,8 @@ DEFAULT = "serving_default"
 def resolve(device: str | None = None) -> str:
   """Return TensorFlow's name of a device, such as "/CPU:0".
 
-  A device is such as "cpu", "GPU", "gpu:1" or "/GPU:0"; None for the best. An
-  InputError lists the available ones.
+  The device is "cpu", "GPU", "gpu:1" or "/GPU:0", for example, or None for the
+  best one. InputError lists the available devices.
   """
   names = [
     re.sub(r".*device:", "/", d.name) for d in tf.config.list_logical_devices()
@@ -35,12 +35,12 @@ def resolve(device: str | None = None) -> str:
   name = f"/{match[1].upper()}:{match[2] or 0}" if match else None
   if name not in names:
     known = ", ".join(name.lstrip("/") for name in names)
-    raise errors.InputError(f"a device, one of {known}", repr(device))
+    raise errors.InputError(f"no device {device!r}: use one of {known}")
   return name
 
 
 def describe(name: str) -> str:
-  """Return a device for people, such as "CPU" or "GPU:0 (NVIDIA ...)"."""
+  """Return a readable label of a device, "CPU" or "GPU:0 (NVIDIA ...)"."""
   kind, _, index = name.lstrip("/").partition(":")
   physical = tf.config.list_physical_devices(kind)
   if kind == "CPU" or int(index) >= len(physical):
@@ -51,11 +51,11 @@ def describe(name: str) -> str:
 
 
 def use_one_core_each(device: str | None = None) -> bool:
-  """Run each operation of TensorFlow on one core, in the whole process.
+  """Limit each TensorFlow operation of this process to one core.
 
-  With an image per core that is 1.1 times as fast (benchmarks/regions.py).
-  Returns False with a GPU, after TensorFlow has begun, or if another number was
-  set.
+  With one image per core this is 1.1 times as fast (benchmarks/regions.py).
+  Returns False, without effect, if there is a GPU, TensorFlow is initialised,
+  or another number of threads is set.
   """
   is_cpu = "cpu" in str(device).lower()
   if not is_cpu and (device or tf.config.list_physical_devices("GPU")):
@@ -65,7 +65,7 @@ def use_one_core_each(device: str | None = None) -> bool:
     return get() == 1
   try:
     tf.config.threading.set_intra_op_parallelism_threads(1)
-  except RuntimeError:  # TensorFlow has begun.
+  except RuntimeError:  # TensorFlow is initialised.
     return False
   return True
 
@@ -73,41 +73,41 @@ def use_one_core_each(device: str | None = None) -> bool:
 class ExtractionModel:
   """A loaded model, with specs of its inputs and outputs by name."""
 
-  def __init__(self, folder: pathlib.Path, loaded: typing.Any, device: str):
+  def __init__(self, folder: pathlib.Path, loaded: Any, device: str):
     self.folder = folder
     self.device = device  # TensorFlow's name, such as "/CPU:0".
-    self.device_words = describe(device)  # Such as "GPU:0 (name)".
+    self.device_label = describe(device)  # "GPU:0 (name)", for example.
     self._loaded = loaded
     self._functions = dict(loaded.signatures)
     self.inputs = graph_tensors(loaded, tensors.INPUTS)
     self.outputs = graph_tensors(
       loaded, (*tensors.LOCAL_OUTPUTS, *tensors.GLOBAL_OUTPUTS)
     )
-    # Whether it carries functions; else it is a graph of TensorFlow 1.
+    # Whether it has functions; otherwise it is a graph of TensorFlow 1.
     self.is_tf2 = not (self.inputs and self.outputs)
     if self.is_tf2:
       default = self._functions.get(DEFAULT)
       self.inputs, self.outputs = specs_of(default)
 
   def output_size(self, name: str) -> int | None:
-    """Return the last dimension of an output, or None if it is not known."""
+    """Return the last dimension of an output, or None if it is unknown."""
     shape = self.outputs[name].shape
     return shape[-1] if shape.rank else None
 
   def prepare(
     self, request: tensors.Request, batch: bool = False
   ) -> Callable | None:
-    """Return a function that runs what a request needs, and no more.
+    """Return a function that computes the requested features only.
 
-    TensorFlow 2 exports of the original compute local and global features
-    together; those of delf's exporters also each part alone.
+    (TensorFlow 2 exports of the original compute local and global features
+    together.) It maps an image [H, W, 3] uint8 to a dict of arrays: `boxes`
+    [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels, `features` [N, D],
+    `scales` [N] and `scores` [N]; `global_descriptors` [G, D], or [1, D] if the
+    model pools. With `batch`, it maps images [B, H, W, 3] to a list of these
+    dicts; None if the model does not support batches.
 
-    The function is of an image, [H, W, 3] uint8, and returns a dict of arrays:
-    `boxes` [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels, `features`
-    [N, D], `scales` [N] and `scores` [N]; `global_descriptors` [G, D], or
-    [1, D] where the model pools. For a batch, of images [B, H, W, 3], it
-    returns a list of such dicts; None if the model takes no batches. InputError
-    if model and request do not fit, or (later) an image is too small.
+    Raises InputError if the model lacks a tensor that the request needs; the
+    returned function does so for an image that is too small.
     """
     function, inputs, outputs = None, self.inputs, self.outputs
     if self.is_tf2 or batch:
@@ -116,36 +116,36 @@ class ExtractionModel:
         return None
       inputs, outputs = specs_of(function)
     tensors.check(request, inputs, outputs, self.folder)
-    wanted = tensors.wanted(request, outputs)
+    names = tensors.fetches(request, outputs)
     feeds = {
       name: tf.constant(value)
       for name, value in tensors.feeds(inputs, request).items()
     }
     if function is None:
-      function = prune(self._loaded, [tensors.IMAGE, *feeds], wanted)
+      function = prune(self._loaded, [tensors.IMAGE, *feeds], names)
     image_name = tensors.IMAGES if batch else tensors.IMAGE
 
     def extract(image):
       tensors.check_size(image, inputs, request)
       values = {image_name: tf.constant(image)} | feeds
-      found = call(function, self.device, self.folder, **values)
-      arrays = {name: found[name].numpy() for name in wanted}
+      results = call(function, self.device, self.folder, **values)
+      arrays = {name: results[name].numpy() for name in names}
       if not batch:
         return tensors.tidy(arrays, inputs, request)
-      counts = (
-        found[tensors.COUNTS].numpy() if request.use_local else [0] * len(image)
-      )
-      results = []
+      counts = [0] * len(image)
+      if request.use_local:
+        counts = results[tensors.COUNTS].numpy()
+      rows = []
       for i, count in enumerate(counts):
         row = {name: array[i] for name, array in arrays.items()}
         row |= {n: row[n][:count] for n in tensors.LOCAL_OUTPUTS if n in row}
-        results.append(tensors.tidy(row, inputs, request))
-      return results
+        rows.append(tensors.tidy(row, inputs, request))
+      return rows
 
     return extract
 
   def _signature(self, request, batch):
-    """Returns the function that computes the least, or None."""
+    """Returns the cheapest function for a request, or None."""
     parts = ["batch"] if batch else []
     if not request.use_global:
       parts.append("local")
@@ -157,8 +157,8 @@ class ExtractionModel:
     has_both = set(tensors.LOCAL_OUTPUTS) | set(tensors.GLOBAL_OUTPUTS[:1])
     if parts and has_both <= set(self.outputs):
       logging.info(
-        "%s: this export computes local and global features together; export "
-        "it again with delf's exporters to save the part not asked for.",
+        "%s: this export computes local and global features together; export"
+        " it again with delf's exporters to compute the requested part only.",
         self.folder,
       )
     return self._functions.get(DEFAULT)
@@ -167,37 +167,35 @@ class ExtractionModel:
 def load(
   folder: str | os.PathLike, device: str | None = None
 ) -> ExtractionModel:
-  """Load an extraction model, with arguments and errors as of `read`."""
+  """Load an extraction model; arguments and errors are those of `read`."""
   return ExtractionModel(pathlib.Path(folder), *read(folder, device))
 
 
 def read(
   folder: str | os.PathLike, device: str | None = None
-) -> tuple[typing.Any, str]:
-  """Read a SavedModel of any kind onto a device (as of `resolve`).
+) -> tuple[Any, str]:
+  """Read a SavedModel of any kind onto a device (see `resolve`).
 
-  Returns what `tf.saved_model.load` does, and TensorFlow's name of the device.
+  Returns the result of `tf.saved_model.load`, and TensorFlow's device name.
   """
   folder = pathlib.Path(folder)
   if not folder.exists():
-    raise FileNotFoundError(f"{folder}: expected a folder, found none")
+    raise FileNotFoundError(f"{folder}: no such folder")
   if not any(folder.glob("saved_model.pb*")):
-    raise errors.InputError(
-      "a SavedModel (a folder with saved_model.pb)", "another one", folder
-    )
+    raise errors.InputError("not a SavedModel: no saved_model.pb", path=folder)
   device = resolve(device)
   try:
     with tf.device(device):
       return tf.saved_model.load(str(folder)), device
-  except Exception as error:  # TensorFlow raises whatever damage leads to.
-    reason = f"one that cannot be read ({errors.one_line(error)})"
-    raise errors.InputError("a whole SavedModel", reason, folder) from None
+  except Exception as error:  # Damage leads to errors of many classes.
+    message = f"the SavedModel cannot be read ({errors.one_line(error)})"
+    raise errors.InputError(message, path=folder) from None
 
 
 def graph_tensors(
-  loaded: typing.Any, names: Sequence[str]
+  loaded: Any, names: Sequence[str]
 ) -> dict[str, tf.TensorSpec]:
-  """Return those of the named tensors that a TensorFlow 1 graph has."""
+  """Return the specs of the named tensors that a TensorFlow 1 graph has."""
   specs = {}
   for name in names if hasattr(loaded, "prune") else ():
     try:
@@ -209,9 +207,9 @@ def graph_tensors(
 
 
 def prune(
-  loaded: typing.Any, inputs: Sequence[str], outputs: Sequence[str]
+  loaded: Any, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Callable:
-  """Return a function of named inputs that runs part of a graph."""
+  """Return a function that runs the part of a graph between named tensors."""
   pruned = loaded.prune(
     [f"{name}:0" for name in inputs], [f"{name}:0" for name in outputs]
   )
@@ -226,18 +224,18 @@ def prune(
 def call(
   function: Callable, device: str, folder: pathlib.Path, **values: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-  """Run a function on a device; InputError if it does not take the image."""
+  """Run a function on a device; InputError if it fails on the image."""
   try:
     with tf.device(device):
       return function(**values)
   except tf.errors.InvalidArgumentError as error:
-    raise tensors.refused(error, folder) from error
+    raise tensors.image_error(error, folder) from error
 
 
 def specs_of(
-  function: typing.Any,
+  function: Any,
 ) -> tuple[dict[str, tf.TensorSpec], dict[str, tf.TensorSpec]]:
-  """Return the inputs and the outputs of a function by name; {} for None."""
+  """Return specs of a function's inputs and outputs by name; {} for None."""
   if function is None:
     return {}, {}
   inputs = function.structured_input_signature[1]

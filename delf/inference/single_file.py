@@ -1,16 +1,15 @@
-"""Extraction with a network in one file, for a runtime other than TensorFlow.
+"""Extraction with a network in one file, of ONNX or TFLite.
 
-The file has the network of one scale; the pyramid of scales, the selection and
-the pooling around it are NumPy code, for each runtime the same.
+The network computes one scale. The pyramid of scales, the selection and the
+pooling are NumPy code, the same for all runtimes.
 """
 
-import collections
 import os
 import pathlib
 import re
 import threading
-import typing
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,13 +18,13 @@ from delf.base import concurrency, errors
 from delf.formats import network_files
 from delf.inference import tensors
 
-# Boxes that are compared at once with each other and with those that stay.
+# Boxes per step of the non-maximum suppression.
 _BLOCK = 1000
 _CPU, _GPU = "CPUExecutionProvider", "CUDAExecutionProvider"
-_ERRORS = 3  # ONNX Runtime's level of errors alone, which it raises as well.
+_ERRORS = 3  # ONNX Runtime's log level of errors, which it also raises.
 
 
-class Candidates(typing.NamedTuple):
+class Candidates(NamedTuple):
   """Local features of one scale, as positions on its feature map."""
 
   boxes: np.ndarray  # [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels.
@@ -35,7 +34,13 @@ class Candidates(typing.NamedTuple):
   scale: np.float32  # Inverse of the image scale.
 
 
-Local = collections.namedtuple("Local", tensors.LOCAL_OUTPUTS)
+class Local(NamedTuple):
+  """Selected local features, with the names of `tensors.LOCAL_OUTPUTS`."""
+
+  boxes: np.ndarray  # [N, 4] float32 (ymin, xmin, ymax, xmax) in pixels.
+  features: np.ndarray  # [N, D] float32.
+  scales: np.ndarray  # [N] float32, inverse of the image scales.
+  scores: np.ndarray  # [N] float32, attention, descending.
 
 
 def normalised(image: np.ndarray) -> np.ndarray:
@@ -46,8 +51,8 @@ def normalised(image: np.ndarray) -> np.ndarray:
 def resize(pixels: np.ndarray, scale: float) -> np.ndarray:
   """Return pixels [H, W, 3] float32 at a scale, as [1, h, w, 3].
 
-  Sides are rounded half to even, in float32; bilinear without antialiasing, as
-  `tf.image.resize`.
+  Sides are rounded half to even, in float32. The interpolation is bilinear
+  without antialiasing, as in `tf.image.resize`.
   """
   shape = np.array(pixels.shape[:2], np.float32)
   height, width = np.round(shape * np.float32(scale)).astype(int)
@@ -61,18 +66,18 @@ def candidates(
   maps: Sequence[np.ndarray],
   scale: float,
   threshold: float,
-  receptive: tuple[float, float, float],
+  receptive: Sequence[float] | None,
 ) -> Candidates:
-  """Return the local features of one scale that pass the threshold, row by row.
+  """Return the local features of one scale over a threshold, in raster order.
 
-  Maps are attention [1, y, x, 1], features [1, y, x, D], and perhaps offsets
+  Maps are attention [1, y, x, 1], features [1, y, x, D], and optionally offsets
   [1, y, x, 2] (y, x) from the centre of a cell; all float32. `receptive` is
-  (size, stride, padding) of a cell, in pixels at this scale. NaN as attention
-  passes the threshold, so that it is seen.
+  the (size, stride, padding) of a cell, in pixels at this scale. An attention
+  of NaN passes the threshold, so that the caller can report it.
   """
   attention, features, *offsets = maps
-  size, stride, padding = np.float32(receptive)
-  scale = np.float32(scale)
+  size, stride, padding = np.array(receptive, np.float32)
+  image_scale = np.float32(scale)
   scores = attention.reshape(-1)
   cells = np.flatnonzero(~(scores < np.float32(threshold)))
   corners = np.stack(np.divmod(cells, features.shape[2]), axis=1)
@@ -81,47 +86,47 @@ def candidates(
   if offsets:
     boxes += np.tile(offsets[0].reshape(-1, 2)[cells], [1, 2])
   return Candidates(
-    boxes=boxes / scale,
+    boxes=boxes / image_scale,
     scores=scores[cells],
     cells=cells,
     features=features.reshape(-1, features.shape[-1]),
-    scale=np.float32(1) / scale,
+    scale=np.float32(1) / image_scale,
   )
 
 
-def select(found: Sequence[Candidates], most: int, iou: float) -> Local:
-  """Return the best features, best first; of equal ones the first ones.
+def select(levels: Sequence[Candidates], most: int, iou: float) -> Local:
+  """Return the `most` best features of all scales, best first.
 
-  Of two boxes that overlap by more than `iou` the weaker one goes; from 1.0 on,
-  all stay.
+  Equal ones keep their order. Of two boxes that overlap by more than `iou` the
+  weaker one is dropped; an `iou` of 1.0 or more keeps all.
   """
-  boxes = np.concatenate([each.boxes for each in found])
-  scores = np.concatenate([each.scores for each in found])
-  scales = np.repeat([c.scale for c in found], [len(c.cells) for c in found])
+  boxes = np.concatenate([level.boxes for level in levels])
+  scores = np.concatenate([level.scores for level in levels])
+  scales = np.repeat([c.scale for c in levels], [len(c.cells) for c in levels])
   ranks = np.where(np.isnan(scores), np.inf, scores)
   kept = np.argsort(-ranks, kind="stable")
   if iou < 1.0:
     kept = kept[_suppress(boxes[kept], most, iou)]
   kept = kept[:most]
-  features = np.empty([len(kept), found[0].features.shape[1]], np.float32)
+  features = np.empty([len(kept), levels[0].features.shape[1]], np.float32)
   start = 0
-  for each in found:
-    end = start + len(each.cells)
+  for level in levels:
+    end = start + len(level.cells)
     rows = np.flatnonzero((kept >= start) & (kept < end))
-    features[rows] = each.features[each.cells[kept[rows] - start]]
+    features[rows] = level.features[level.cells[kept[rows] - start]]
     start = end
   return Local(boxes[kept], features, scales[kept], scores[kept])
 
 
 def _suppress(boxes, most, iou):
-  """Returns positions that non-maximum suppression leaves, at most `most`."""
-  # `cv2.dnn.NMSBoxes` rounds otherwise, and takes 42 s where this takes 0.01 s
+  """Returns the positions kept by non-maximum suppression, over `most`."""
+  # `cv2.dnn.NMSBoxes` rounds differently, and takes 42 s in place of 0.01 s
   # (24 187 boxes, 1000 kept, at 0.9).
   kept = np.zeros(0, int)
   for start in range(0, len(boxes), _BLOCK):
     block = np.arange(start, min(start + _BLOCK, len(boxes)))
-    gone, _ = _overlapping(boxes[block], boxes[kept], iou)
-    block = np.delete(block, gone)
+    suppressed, _ = _overlapping(boxes[block], boxes[kept], iou)
+    block = np.delete(block, suppressed)
     pairs = _overlapping(boxes[block], boxes[block], iou)
     kept = np.concatenate([kept, block[_independent(len(block), *pairs)]])
     if len(kept) >= most:
@@ -130,7 +135,7 @@ def _suppress(boxes, most, iou):
 
 
 def _overlapping(boxes, others, iou):
-  """Returns positions of pairs that overlap by more than `iou`, two [P] int."""
+  """Returns the pairs that overlap by more than `iou`, as two [P] int."""
   first, second = _near(boxes, others, iou)
   one, other = boxes[first], others[second]
   shared = np.float32(1)
@@ -141,7 +146,7 @@ def _overlapping(boxes, others, iou):
   areas, other_areas = (
     (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (one, other)
   )
-  # As TensorFlow rounds it, which tells at equality.
+  # Rounded as by TensorFlow, which matters at equality.
   joined = areas + other_areas - shared
   over = np.divide(shared, joined, out=np.zeros_like(joined), where=joined > 0)
   over = over > np.float32(iou)
@@ -149,21 +154,21 @@ def _overlapping(boxes, others, iou):
 
 
 def _near(boxes, others, iou):
-  """Returns positions of pairs with all that may overlap by more than `iou`.
+  """Returns a superset of the pairs that overlap by more than `iou`.
 
-  Along each axis, sides a <= b at a distance d overlap by at most a / b, and by
-  (s - d) / (s + d) with s = (a + b) / 2. Where that is more than `iou`, d is
-  less than s (1 - iou) / (1 + iou), and the other side less than a / iou.
+  Along each axis, sides a <= b at a distance d have an overlap of at most
+  a / b, and of at most (s - d) / (s + d) with s = (a + b) / 2. If it is over
+  `iou`, then d < s (1 - iou) / (1 + iou) and b < a / iou.
   """
   centres, other_centres = (b[:, :2] + b[:, 2:] for b in (boxes, others))
   sides, other_sides = (
     (b[:, 2:] - b[:, :2]).max(axis=1, initial=0) for b in (boxes, others)
   )
-  # Twice the distance, as centres are.
+  # Twice the distance, since the centres are doubled.
   reach = np.minimum(
     sides * ((1 - iou) / max(iou, 1e-9)), sides + other_sides.max(initial=0)
   )
-  reach *= 1.001  # As it is rounded.
+  reach *= 1.001  # Against rounding.
   order = np.argsort(other_centres[:, 0])
   rows = other_centres[order, 0]
   low = np.searchsorted(rows, centres[:, 0] - reach)
@@ -177,44 +182,43 @@ def _near(boxes, others, iou):
 
 
 def _independent(number, first, second):
-  """Returns [number] bool: what stays if each takes away those after it.
+  """Returns [number] bool: the greedy choice where earlier boxes win.
 
-  Pairs that cannot both stay are given in both orders: `first` [P], `second`.
+  `first` and `second` [P] are conflicting pairs, in both orders.
   """
   earlier = second < first
   first, second = first[earlier], second[earlier]
-  stays = np.zeros(number, bool)
-  undecided = ~stays
+  kept = np.zeros(number, bool)
+  undecided = ~kept
   while undecided.any():
-    # What nothing undecided before it can take away stays, all such at once.
+    # A box without an earlier undecided conflict is kept, all of them at once.
     free = undecided.copy()
     free[first] = False
-    stays |= free
+    kept |= free
     undecided &= ~free
     undecided[first[free[second]]] = False
     open_ = undecided[first] & undecided[second]
     first, second = first[open_], second[open_]
-  return stays
+  return kept
 
 
 class SingleFileModel:
-  """A network in one file, used as `saved_model.ExtractionModel` is.
+  """A network in one file, with the methods of `saved_model.ExtractionModel`.
 
-  `inputs` and `outputs` are lists of names. `run` is a function of images
-  [1, h, w, 3] float32, normalised, and names of outputs; it returns a dict of
-  attention [1, y, x, 1], features [1, y, x, D], offsets [1, y, x, 2] and
-  descriptor [1, D'].
+  `run` is a function of images [1, h, w, 3] float32, normalised, and names of
+  outputs; it returns a dict of attention [1, y, x, 1], features [1, y, x, D],
+  offsets [1, y, x, 2] and descriptor [1, D'].
   """
 
   def __init__(
     self,
     path: str | os.PathLike,
     settings: network_files.Settings,
-    run: Callable,
-    device_words: str = "CPU",
+    run: Callable[..., dict[str, np.ndarray]],
+    device_label: str = "CPU",
   ):
     self.folder = pathlib.Path(path)
-    self.device_words = device_words
+    self.device_label = device_label
     self._settings = settings
     self._network = run
     self._maps = [network_files.ATTENTION, network_files.FEATURES]
@@ -222,11 +226,12 @@ class SingleFileModel:
       self._maps.append(network_files.OFFSETS)
     has_scales = settings.input_scales is None
     self._is_pooled = settings.pool_type != "None"
-    self.inputs, self.outputs = [tensors.IMAGE], []
+    self.inputs: list[str] = [tensors.IMAGE]
+    self.outputs: list[str] = []
     if has_scales:
       self.inputs.append(tensors.SCALES)
     if settings.form != network_files.GLOBAL:
-      self.inputs += [tensors.THRESHOLD, tensors.MOST]
+      self.inputs += [tensors.THRESHOLD, tensors.MAX_FEATURE_NUM]
       self.outputs += tensors.LOCAL_OUTPUTS
     if settings.form != network_files.LOCAL:
       if has_scales:
@@ -234,14 +239,14 @@ class SingleFileModel:
       self.outputs.append(tensors.GLOBAL_OUTPUTS[self._is_pooled])
 
   def output_size(self, name: str) -> int | None:
-    """Return the last dimension of an output, or None if it is not known."""
+    """Return the last dimension of an output, or None if it is unknown."""
     is_local = name in tensors.LOCAL_OUTPUTS
     return self._settings.local_size if is_local else self._settings.global_size
 
   def prepare(
     self, request: tensors.Request, batch: bool = False
   ) -> Callable | None:
-    """Return what `ExtractionModel.prepare` does; None for a batch."""
+    """Return a function as `ExtractionModel.prepare` does; None for a batch."""
     tensors.check(request, self.inputs, self.outputs, self.folder)
     if batch:
       return None
@@ -254,13 +259,13 @@ class SingleFileModel:
     return extract
 
   def _extract(self, pixels, request):
-    """Returns the arrays of one image, named as those of SavedModels."""
+    """Returns the arrays of one image under the names of SavedModels."""
     settings = self._settings
     scales, chosen = request.image_scales, set(request.global_scales or ())
     if settings.input_scales is not None:
       scales = settings.input_scales
       chosen = set(range(len(scales)))
-    found, descriptors = [], []
+    levels, descriptors = [], []
     for index, scale in enumerate(scales):
       is_global = request.use_global and index in chosen
       names = self._maps if request.use_local else []
@@ -270,15 +275,13 @@ class SingleFileModel:
       outputs = self._run(resize(pixels, scale), names)
       if request.use_local:
         maps = [outputs[name] for name in self._maps]
-        found.append(
-          candidates(maps, scale, request.abs_thres, settings.receptive)
-        )
+        field = settings.receptive
+        levels.append(candidates(maps, scale, request.abs_thres, field))
       if is_global:
         descriptors.append(outputs[network_files.DESCRIPTOR][0])
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     if request.use_local:
-      local = select(found, request.max_feature_num, settings.iou)
-      arrays |= local._asdict()
+      arrays = select(levels, request.max_feature_num, settings.iou)._asdict()
     if request.use_global:
       name = tensors.GLOBAL_OUTPUTS[self._is_pooled]
       arrays[name] = self._pool(np.stack(descriptors))
@@ -286,8 +289,8 @@ class SingleFileModel:
 
   def _pool(self, descriptors):
     if self._is_pooled:
-      pools = {"average": np.mean, "sum": np.sum}
-      descriptors = pools[self._settings.pool_type](descriptors, axis=0)
+      pool = np.mean if self._settings.pool_type == "average" else np.sum
+      descriptors = pool(descriptors, axis=0)
     if self._settings.normalize:
       descriptors = tensors.l2_normalized(descriptors)
     return descriptors
@@ -296,100 +299,90 @@ class SingleFileModel:
     """Runs the network, and checks the shapes of its outputs."""
     try:
       outputs = self._network(images, names)
-    except Exception as error:  # Runtimes raise whatever they have.
-      raise tensors.refused(error, self.folder) from error
-    shapes = {name: np.shape(value) for name, value in outputs.items()}
-    rows, columns, *_ = (*shapes.get(network_files.ATTENTION, ())[1:3], 0, 0)
-    wanted = {
+    except Exception as error:  # Runtimes raise errors of many classes.
+      raise tensors.image_error(error, self.folder) from error
+    attention = np.shape(outputs.get(network_files.ATTENTION, ()))
+    rows, columns, *_ = (*attention[1:3], 0, 0)
+    shapes = {
       network_files.ATTENTION: (1, rows, columns, 1),
       network_files.FEATURES: (1, rows, columns, None),
       network_files.OFFSETS: (1, rows, columns, 2),
       network_files.DESCRIPTOR: (1, None),
     }
-    for name, shape in shapes.items():
-      if len(shape) != len(wanted[name]) or any(
-        one not in (None, other)
-        for one, other in zip(wanted[name], shape, strict=True)
-      ):
-        sizes = ", ".join("any" if n is None else str(n) for n in wanted[name])
-        raise errors.InputError(
-          f"{name} of shape [{sizes}]", list(shape), self.folder
-        )
+    for name, value in outputs.items():
+      tensors.check_shape(value, shapes[name], name, self.folder)
     return outputs
 
 
 def load(path: pathlib.Path, device: str | None = None) -> SingleFileModel:
-  """Load a `.onnx` or `.tflite` network that `delf export` wrote.
+  """Load a `.onnx` or `.tflite` network written by `delf export`.
 
-  A device is "cpu", or "gpu" or "gpu:N" where ONNX Runtime has CUDA, or None
-  for the best available; InputError if one or the runtime is missing.
+  The device is "cpu", or "gpu" or "gpu:N" if ONNX Runtime has CUDA, or None for
+  the best one. InputError if the file is damaged, or device or runtime missing.
   """
   settings = network_files.read_settings(path)
   is_onnx = path.suffix.lower() == network_files.ONNX
-  run, outputs, words = (_load_onnx if is_onnx else _load_tflite)(path, device)
+  run, outputs, label = (_load_onnx if is_onnx else _load_tflite)(path, device)
   if outputs != set(settings.outputs):
     raise errors.InputError(
-      f"a network with the outputs {', '.join(settings.outputs)}",
-      ", ".join(sorted(outputs)),
-      path,
+      f"the network must have the outputs {', '.join(settings.outputs)}, not"
+      f" {', '.join(sorted(outputs))}",
+      path=path,
     )
-  return SingleFileModel(path, settings, run, words)
+  return SingleFileModel(path, settings, run, label)
 
 
 def _load_onnx(path, device):
-  """Returns the network, names of its outputs, and what it runs on."""
-  runtime = errors.load("onnxruntime", "onnx")
-  provider, words = _onnx_device(runtime.get_available_providers(), device)
+  """Returns the network, names of its outputs, and a label of the device."""
+  runtime: Any = errors.load("onnxruntime", "onnx")
+  provider, label = _onnx_device(runtime.get_available_providers(), device)
   options = runtime.SessionOptions()
   options.intra_op_num_threads = concurrency.core_count()
   options.log_severity_level = _ERRORS
-  # Threads that wait while they run are a loss where processors are shared:
-  # twice the time beside a training (benchmarks/export_formats.py).
+  # Spinning threads waste shared processors: beside a training the extraction
+  # takes twice the time (benchmarks/export_formats.py).
   options.add_session_config_entry("session.intra_op.allow_spinning", "0")
   try:
-    # By its bytes, so that it cannot name other files to be read.
+    # As bytes, so that it cannot refer to other files.
     session = runtime.InferenceSession(
       path.read_bytes(), options, providers=[provider]
     )
-  except Exception as error:  # It raises classes of its own.
-    reason = f"one that cannot be read ({errors.one_line(error)})"
-    raise errors.InputError("a whole ONNX file", reason, path) from None
-  how = runtime.RunOptions()
-  # What only the descriptor needs is not computed for local features alone.
-  how.only_execute_path_to_fetches = True
-  how.log_severity_level = _ERRORS
+  except Exception as error:  # It raises errors of its own classes.
+    message = f"the ONNX file cannot be read ({errors.one_line(error)})"
+    raise errors.InputError(message, path=path) from None
+  run_options = runtime.RunOptions()
+  # Skips the layers of outputs that are not requested.
+  run_options.only_execute_path_to_fetches = True
+  run_options.log_severity_level = _ERRORS
 
   def run(images, names):
-    found = session.run(names, {network_files.IMAGES: images}, how)
-    return dict(zip(names, found, strict=True))
+    feeds = {network_files.IMAGES: images}
+    outputs = session.run(names, feeds, run_options)
+    return dict(zip(names, outputs, strict=True))
 
-  return run, {output.name for output in session.get_outputs()}, words
+  return run, {output.name for output in session.get_outputs()}, label
 
 
 def _onnx_device(providers, device):
-  """Returns the provider for a device, as ONNX Runtime takes it, and a name."""
-  has_gpu = _GPU in providers
-  match = re.fullmatch(
-    r"/?(?:device:)?(cpu|gpu)(?::(\d+))?", str(device or "").strip().lower()
-  )
-  kind = match[1] if match else None
-  if device is None:
-    kind = "gpu" if has_gpu else "cpu"
-  if kind is None or (kind == "gpu" and not has_gpu):
-    known = "CPU:0, GPU:N" if has_gpu else "CPU:0"
-    raise errors.InputError(f"a device, one of {known}", repr(device))
-  if kind == "cpu":
+  """Returns ONNX Runtime's provider for a device, and a label."""
+  kinds = "cpu|gpu" if _GPU in providers else "cpu"
+  name = kinds[-3:] if device is None else str(device).strip().lower()
+  match = re.fullmatch(rf"/?(?:device:)?({kinds})(?::(\d+))?", name)
+  if match is None:
+    known = "CPU:0, GPU:N" if _GPU in providers else "CPU:0"
+    raise errors.InputError(f"no device {device!r}: use one of {known}")
+  if match[1] == "cpu":
     return _CPU, "CPU (ONNX Runtime)"
-  number = int(match[2] or 0) if match else 0
+  number = int(match[2] or 0)
   return (_GPU, {"device_id": number}), f"GPU:{number} (ONNX Runtime)"
 
 
 def _load_tflite(path, device):
-  """Returns the network, which several threads take turns at, as for ONNX."""
+  """Returns the same as `_load_onnx`; threads take turns with the network."""
   name = "cpu" if device is None else str(device).lower().strip("/")
   if name not in ("cpu", "cpu:0"):
-    raise errors.InputError("a device, one of CPU:0", repr(device))
-  runtime = errors.load("ai_edge_litert.interpreter", "tflite")
+    raise errors.InputError(f"no device {device!r}: use one of CPU:0")
+  runtime: Any = errors.load("ai_edge_litert.interpreter", "tflite")
   try:
     interpreter = runtime.Interpreter(
       model_path=os.fspath(path), num_threads=concurrency.core_count()
@@ -400,9 +393,9 @@ def _load_tflite(path, device):
       for name, signature in signatures.items()
     ]
   except (ValueError, RuntimeError) as error:
-    reason = f"one that cannot be read ({errors.one_line(error)})"
-    raise errors.InputError("a whole TFLite file", reason, path) from None
-  runners.sort(key=lambda each: len(each[1]))  # Least work first.
+    message = f"the TFLite file cannot be read ({errors.one_line(error)})"
+    raise errors.InputError(message, path=path) from None
+  runners.sort(key=lambda each: len(each[1]))  # The cheapest first.
   lock = threading.Lock()
 
   def run(images, names):

@@ -1,8 +1,8 @@
-"""Names of the tensors of models, and what a request for features feeds."""
+"""Tensor names of models, and the feeds and fetches of a request."""
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -11,31 +11,31 @@ from delf.base import errors
 IMAGE, IMAGES = "input_image", "input_images"
 SCALES = "input_scales"
 THRESHOLD = "input_abs_thres"
-MOST = "input_max_feature_num"
+MAX_FEATURE_NUM = "input_max_feature_num"
 INDICES = "input_global_scales_ind"
 COUNTS = "counts"
 
 LOCAL_OUTPUTS = ("boxes", "features", "scales", "scores")
-# One per scale, or pooled over the scales.
+# The first has a row per scale, the second is pooled over the scales.
 GLOBAL_OUTPUTS = ("global_descriptors", "global_descriptor")
 
-# Of detectors, whose input is IMAGES.
+# Outputs of detectors, whose input is IMAGES.
 DETECTIONS = ("detection_boxes", "detection_scores", "detection_classes")
 
-INPUTS = (IMAGE, SCALES, THRESHOLD, MOST, INDICES)
-LOCAL_INPUTS = (IMAGE, SCALES, THRESHOLD, MOST)
+INPUTS = (IMAGE, SCALES, THRESHOLD, MAX_FEATURE_NUM, INDICES)
+LOCAL_INPUTS = (IMAGE, SCALES, THRESHOLD, MAX_FEATURE_NUM)
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What to extract from an image."""
+  """Features to extract from an image."""
 
-  image_scales: tuple[float, ...]  # Empty for a model with scales of its own.
+  image_scales: tuple[float, ...]  # Empty for a model with fixed scales.
   use_local: bool = True
   max_feature_num: int = 1000
   abs_thres: float = 0.0  # Least attention of a local feature.
   # Positions in `image_scales` of the global descriptors; None for no
-  # descriptors, empty without `image_scales` for all of the model.
+  # descriptors. Empty without `image_scales`: all scales of the model.
   global_scales: tuple[int, ...] | None = None
 
   @property
@@ -44,7 +44,7 @@ class Request:
     return self.global_scales is not None
 
 
-def wanted(request: Request, outputs: Collection[str]) -> list[str]:
+def fetches(request: Request, outputs: Collection[str]) -> list[str]:
   """Return the names of the outputs that a request needs."""
   names = list(LOCAL_OUTPUTS) if request.use_local else []
   if request.use_global:
@@ -55,7 +55,7 @@ def wanted(request: Request, outputs: Collection[str]) -> list[str]:
 def feeds(inputs: Collection[str], request: Request) -> dict[str, np.ndarray]:
   """Return the values of all inputs but the image.
 
-  A part that is not requested gets what makes it cheapest.
+  The inputs of a part that is not requested minimise its cost.
   """
   scales = list(request.image_scales)
   indices = sorted(set(request.global_scales or ()))
@@ -67,11 +67,15 @@ def feeds(inputs: Collection[str], request: Request) -> dict[str, np.ndarray]:
     THRESHOLD: np.float32(
       request.abs_thres if request.use_local else float("inf")
     ),
-    MOST: np.int32(request.max_feature_num if request.use_local else 1),
-    # Models of both parts refuse an empty list.
-    INDICES: np.array(indices or [np.argmin(scales or [0])], np.int32),
+    MAX_FEATURE_NUM: np.int32(
+      request.max_feature_num if request.use_local else 1
+    ),
+    # Models of both parts reject an empty list.
+    INDICES: np.array(indices or [int(np.argmin(scales or [0]))], np.int32),
   }
-  return {name: value for name, value in values.items() if name in inputs}
+  return {
+    name: np.asarray(value) for name, value in values.items() if name in inputs
+  }
 
 
 def check(
@@ -80,50 +84,70 @@ def check(
   outputs: Iterable[str],
   path: str | os.PathLike,
 ) -> None:
-  """Raise InputError if a model (at a path) lacks what a request needs."""
+  """Raise InputError if a model lacks a tensor that a request needs."""
   needed = [*LOCAL_INPUTS, *LOCAL_OUTPUTS] if request.use_local else []
-  found = {IMAGE if n == IMAGES else n for n in (*inputs, *outputs)}
-  missing = {IMAGE, *needed} - found
+  names = {IMAGE if n == IMAGES else n for n in (*inputs, *outputs)}
+  missing = {IMAGE, *needed} - names
   if request.use_global:
     needed.append(" or ".join(GLOBAL_OUTPUTS))
-    missing |= set() if found & set(GLOBAL_OUTPUTS) else {needed[-1]}
+    missing |= set() if names & set(GLOBAL_OUTPUTS) else {needed[-1]}
   unknown = set(inputs) - {*INPUTS, IMAGES}
   if missing or unknown:
     needed = [IMAGE, *(name for name in needed if name != IMAGE)]
     raise errors.InputError(
-      f"a model with the tensors {', '.join(needed)}",
-      ", ".join(sorted(found)) or "one with none of them",
-      path,
+      f"the extraction needs a model with the tensors {', '.join(needed)}, but"
+      f" this model has {', '.join(sorted(names)) or 'none of them'}",
+      path=path,
     )
   if SCALES in inputs and not request.image_scales:
     raise errors.InputError(
-      "image_scales in the configuration, as the model takes them", "none", path
+      "this model has no image scales of its own: set image_scales in the"
+      " configuration",
+      path=path,
     )
 
 
 def check_size(
   image: np.ndarray, inputs: Collection[str], request: Request
 ) -> None:
-  """Raise InputError if [..., H, W, 3] has no pixel left at a scale."""
+  """Raise InputError if an image [..., H, W, 3] vanishes at a scale."""
   if SCALES not in inputs:
     return
-  scales = np.float32(request.image_scales)
+  scales = request.image_scales
   if not request.use_local:
-    scales = scales[list(request.global_scales)]
-  # As the models round: float32, half to even.
-  shortest = np.float32(min(image.shape[-3:-1]))
-  if not np.round(shortest * min(scales)):
+    scales = tuple(scales[i] for i in request.global_scales or ())
+  # The models round float32, half to even.
+  smallest = np.float32(min(scales))
+  if not np.round(np.float32(min(image.shape[-3:-1])) * smallest):
     raise errors.InputError(
-      "an image of at least one pixel a side at each scale",
-      f"{image.shape[-3]} x {image.shape[-2]} (height x width), at scale"
-      f" {min(scales):g}",
+      f"the image is too small: {image.shape[-3]} x {image.shape[-2]} (height x"
+      f" width) has no pixel left at scale {smallest:g}"
     )
 
 
-def l2_normalized(values: np.ndarray) -> np.ndarray:
-  """Return float32 values at L2 norm 1 along the last axis; zeros stay.
+def check_shape(
+  array: np.ndarray,
+  shape: Sequence[int | None],
+  name: str,
+  path: str | os.PathLike,
+) -> None:
+  """Raise InputError if an array has another shape; None is any size."""
+  if len(shape) == array.ndim and all(
+    size in (None, actual)
+    for size, actual in zip(shape, array.shape, strict=True)
+  ):
+    return
+  sizes = ", ".join("any" if size is None else str(size) for size in shape)
+  raise errors.InputError(
+    f"{name} must have shape [{sizes}], not {list(array.shape)}", path=path
+  )
 
-  As `tf.nn.l2_normalize`: squared norms under 1e-12 count as 1e-12.
+
+def l2_normalized(values: np.ndarray) -> np.ndarray:
+  """Return float32 values scaled to L2 norm 1 along the last axis.
+
+  Squared norms under 1e-12 count as 1e-12, as in `tf.nn.l2_normalize`; zeros
+  stay zeros.
   """
   squared = np.square(values).sum(axis=-1, keepdims=True, dtype=np.float32)
   return values / np.sqrt(np.maximum(squared, np.float32(1e-12)))
@@ -132,19 +156,19 @@ def l2_normalized(values: np.ndarray) -> np.ndarray:
 def tidy(
   arrays: dict[str, np.ndarray], inputs: Collection[str], request: Request
 ) -> dict[str, np.ndarray]:
-  """Return one image's outputs as `ExtractionModel.prepare` describes them."""
+  """Return one image's outputs in the form of `ExtractionModel.prepare`."""
   shaped = dict(arrays)
   if "scores" in shaped:
     shaped["scores"] = shaped["scores"].reshape(-1)
-  of_scales, pooled = GLOBAL_OUTPUTS
-  if of_scales in shaped:
-    shaped[of_scales] = _chosen_rows(shaped[of_scales], inputs, request)
+  per_scale, pooled = GLOBAL_OUTPUTS
+  if per_scale in shaped:
+    shaped[per_scale] = _requested_rows(shaped[per_scale], inputs, request)
   elif pooled in shaped:
-    shaped[of_scales] = shaped.pop(pooled)[np.newaxis]
+    shaped[per_scale] = shaped.pop(pooled)[np.newaxis]
   return shaped
 
 
-def _chosen_rows(descriptors, inputs, request):
+def _requested_rows(descriptors, inputs, request):
   """Returns the requested rows of descriptors [S, D], one per scale."""
   chosen = sorted(set(request.global_scales))
   number = len(request.image_scales)
@@ -153,17 +177,16 @@ def _chosen_rows(descriptors, inputs, request):
     return descriptors
   if len(descriptors) != number:
     raise errors.InputError(
-      f"a model that has {number} scales, as image_scales, to take"
-      f" image_scales_ind {chosen} of",
-      f"one of {len(descriptors)}",
+      f"image_scales_ind {chosen} refers to {number} image_scales, but the"
+      f" model has {len(descriptors)} fixed scales"
     )
   return descriptors[chosen]
 
 
-def refused(error: Exception, path: str | os.PathLike) -> errors.InputError:
-  """Return the error for an image that a runtime does not take."""
-  # Errors of runtimes go on for pages; the first words say what happened.
+def image_error(error: Exception, path: str | os.PathLike) -> errors.InputError:
+  """Return the error for an image on which a model failed."""
+  # Messages of runtimes fill pages; their start names the cause.
   reason = " ".join(str(error).split())[:300]
   return errors.InputError(
-    "an image that the model takes", f"another ({reason})", path
+    f"the model failed on the image: {reason}", path=path
   )

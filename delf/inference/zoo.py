@@ -1,4 +1,4 @@
-"""Known models by name: where each is on this machine, with which settings."""
+"""Known models by name: their folders on this machine and their settings."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,7 @@ DETECTOR = "detector"
 CODEBOOK = "codebook"
 WEIGHTS = "weights"
 
-# File that each kind is loaded by, somewhere in its folder.
+# Pattern of the file to load, somewhere below the folder of an artefact.
 _LOADED_BY = {
   EXTRACTION: "saved_model.pb",
   DETECTOR: "saved_model.pb",
@@ -29,42 +29,42 @@ EMBEDDED_DETECTOR = "delf-boxes"
 
 _BUCKET = "https://storage.googleapis.com/delf/"
 
-# As the published configurations write them; 0.3536 and 1.4142 are of the
-# older ones (DELF), the longer forms of the newer ones (DELG).
+# The spellings of the published configurations: 0.3536 and 1.4142 in the older
+# ones (DELF), the longer forms in the newer ones (DELG).
 _DELF_SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
 _DELG_SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-  """A model or file that is known by name, and what it is for."""
+  """A model or file that is known by name."""
 
   name: str
   kind: str  # EXTRACTION, DETECTOR, CODEBOOK or WEIGHTS.
   purpose: str
   settings: dict | None = None  # Published fields of its DelfConfig.
-  unavailable: str = ""  # Why it cannot be had, and what to use instead.
+  unavailable: str = ""  # Reason why it is unavailable, and an alternative.
 
   @property
   def url(self) -> str | None:
-    """Address of the archive, or None if there is none to download."""
+    """URL of the archive, or None if it cannot be downloaded."""
     if self.is_embedded or self.unavailable:
       return None
     return f"{_BUCKET}{self.name}.tar.gz"
 
   @property
   def is_embedded(self) -> bool:
-    """Whether it comes in the package."""
+    """Whether it is part of the package."""
     return self.name in (EMBEDDED, EMBEDDED_DETECTOR)
 
   @property
   def pattern(self) -> str:
-    """Pattern of the file that it is loaded by, somewhere in its folder."""
+    """Pattern of the file to load, somewhere below its folder."""
     return _LOADED_BY[self.kind]
 
   @property
   def alias(self) -> str:
-    """The name without its date: `r50delg_gld` of `r50delg_gld_20200814`."""
+    """The name without its date: `r50delg_gld` for `r50delg_gld_20200814`."""
     return re.sub(r"_\d{8}$", "", self.name)
 
 
@@ -150,7 +150,7 @@ _ARTEFACTS = (
     "google/delf/1",
     EXTRACTION,
     "DELF as a TensorFlow 1 Hub module (tfhub.dev/google/delf/1)",
-    unavailable="a TensorFlow 1 Hub module, whose form and fixed PCA are not "
+    unavailable="a TensorFlow 1 Hub module, whose format and fixed PCA are not "
     "supported; use delf_gld_20190411",
   ),
   Artefact(
@@ -186,10 +186,10 @@ ALIASES = {
 
 
 def cache_folder() -> pathlib.Path:
-  """Return the folder of everything downloaded.
+  """Return the folder of downloaded files.
 
-  It is `$DELF_CACHE`, else `delf` in `$XDG_CACHE_HOME`, `~/.cache` or, on
-  Windows, `%LOCALAPPDATA%`.
+  It is `$DELF_CACHE`, or else `delf` in `$XDG_CACHE_HOME`, in `~/.cache`, or on
+  Windows in `%LOCALAPPDATA%`.
   """
   if os.environ.get("DELF_CACHE"):
     return pathlib.Path(os.environ["DELF_CACHE"]).expanduser()
@@ -198,23 +198,25 @@ def cache_folder() -> pathlib.Path:
 
 
 def find(name: str | os.PathLike) -> Artefact | None:
-  """Return the artefact of a name, with or without its date, or None."""
+  """Return the artefact with a name, with or without its date, or None."""
   name = os.fspath(name)
   return ARTEFACTS.get(ALIASES.get(name, name))
 
 
 def artefact(name: str | os.PathLike) -> Artefact:
-  """Return the artefact of a name; an InputError lists near ones."""
+  """Return the artefact with a name; an InputError lists similar names."""
   known = find(name)
   if known is None:
-    raise errors.InputError(_near_names(name), repr(os.fspath(name)))
+    raise errors.InputError(
+      f"no known model {os.fspath(name)!r}{_similar_names(name)}"
+    )
   return known
 
 
 def folder(known: Artefact) -> pathlib.Path:
-  """Return the folder of an artefact, which need not exist."""
+  """Return the folder of an artefact; it may be missing."""
   if known.is_embedded:
-    # A real folder, as TensorFlow needs: the package is not run from a zip.
+    # TensorFlow needs a real folder: the package does not run from a zip file.
     package = importlib.resources.files("delf.embedded")
     return pathlib.Path(str(package)) / known.name
   return cache_folder() / "models" / known.name
@@ -226,12 +228,11 @@ def is_present(known: Artefact) -> bool:
 
 
 def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
-  """Return the folder of a SavedModel, or another file that is a model.
+  """Return the folder or file of a model, given its name or path.
 
-  It is an existing path; else the name of a known model; else a path that ends
-  in (a folder of) a known model, as `parameters/<name>/model/` of the published
-  configurations, which is then looked for in the cache. An InputError says what
-  to do where it is none, or not downloaded.
+  A path that does not exist may contain the name of a known model, such as
+  `parameters/<name>/model/` in the published configurations. InputError if
+  there is no such model, or it is not downloaded.
   """
   path = pathlib.Path(name_or_path)
   if os.fspath(name_or_path) and path.exists():
@@ -239,24 +240,25 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
   known = find(name_or_path) or _split(path)[0]
   if known is None:
     raise errors.InputError(
-      f"a folder or {_near_names(path.name)}", repr(os.fspath(name_or_path))
+      f"no model {os.fspath(name_or_path)!r}: neither a folder nor a known"
+      f" model{_similar_names(path.name)}"
     )
   if known.kind not in (EXTRACTION, DETECTOR):
-    raise errors.InputError("a model", f"the {known.kind} {known.name}")
+    raise errors.InputError(f"the {known.kind} {known.name} is not a model")
   return locate(known)
 
 
 def locate(known: Artefact) -> pathlib.Path:
-  """Return the part of an artefact that is loaded; InputError if missing.
+  """Return the path to load an artefact from; InputError if missing.
 
   It is a SavedModel folder, a codebook's checkpoint prefix, or a weights file.
   """
   _require_present(known)
   root = folder(known)
-  # The published archives differ in how deep it lies.
+  # Its depth differs between the published archives.
   inside = sorted(root.rglob(known.pattern), key=lambda p: (len(p.parts), p))
   if not inside:
-    raise errors.InputError(f"{known.pattern} below it", "none", root)
+    raise errors.InputError(f"no {known.pattern} below the folder", path=root)
   if known.kind == WEIGHTS:
     return inside[0]
   if known.kind == CODEBOOK:
@@ -265,10 +267,11 @@ def locate(known: Artefact) -> pathlib.Path:
 
 
 def local_path(path: str | os.PathLike) -> pathlib.Path:
-  """Return where a file is that a published configuration names.
+  """Return the local path of a file of a published configuration.
 
-  `parameters/delf_gld_20190411/pca/mean.datum`, if it does not exist, is that
-  file of the artefact, which must be downloaded. Others are returned as is.
+  `parameters/delf_gld_20190411/pca/mean.datum`, unless it exists, is this file
+  of the downloaded artefact; InputError if it is not downloaded. Other paths
+  are returned unchanged.
   """
   path = pathlib.Path(path)
   known, inside = _split(path)
@@ -279,7 +282,7 @@ def local_path(path: str | os.PathLike) -> pathlib.Path:
 
 
 def _split(path):
-  """Returns the artefact that a path names a part of, and the parts inside."""
+  """Splits a path at the name of an artefact: artefact or None, and rest."""
   parts = path.parts
   for i in reversed(range(len(parts))):
     if parts[i] in ARTEFACTS:
@@ -291,38 +294,29 @@ def _require_present(known):
   _require_available(known)
   if is_present(known):
     return
+  advice = f"download it with `delf models download {known.name}`"
   if known.is_embedded:
-    raise errors.InputError(
-      f"the embedded {known.kind} {known.name}",
-      "a package without it",
-      folder(known),
-    )
+    advice = "it is part of the package: install delf again"
   raise errors.InputError(
-    f"the {known.kind} {known.name} on this machine (`delf models download "
-    f"{known.name}` gets it)",
-    "nothing",
-    folder(known),
+    f"the {known.kind} {known.name} is not on this machine: {advice}",
+    path=folder(known),
   )
 
 
 def _require_available(known):
   if known.unavailable:
-    raise errors.InputError(
-      "a model that can be had", f"{known.name}, {known.unavailable}"
-    )
+    raise errors.InputError(f"no {known.name}: {known.unavailable}")
 
 
-def _near_names(name):
-  """Returns which names are expected: near ones if there are."""
+def _similar_names(name):
+  """Returns the end of a sentence: similar names, or where the list is."""
   names = [*ARTEFACTS, *ALIASES]
   bare = re.sub(r"[^a-z0-9]+", "", os.fspath(name).lower())
   by_bare = {re.sub(r"[^a-z0-9]+", "", each): each for each in names}
-  near = difflib.get_close_matches(bare, by_bare, n=4, cutoff=0.5)
-  if not near:
-    return "the name of a known model (`delf models` lists them)"
-  return (
-    f"the name of a known model, such as {', '.join(map(by_bare.get, near))}"
-  )
+  similar = difflib.get_close_matches(bare, by_bare, n=4, cutoff=0.5)
+  if not similar:
+    return " (`delf models` lists them)"
+  return f", such as {', '.join(by_bare[each] for each in similar)}"
 
 
 def default_config(name: str) -> delf_config_pb2.DelfConfig:
@@ -335,7 +329,8 @@ def default_config(name: str) -> delf_config_pb2.DelfConfig:
     return config
   _require_available(known)
   if known.settings is None:
-    raise errors.InputError("a model", f"the {known.kind} {known.name}")
+    text = f"the {known.kind} {known.name} is not an extraction model"
+    raise errors.InputError(text)
   config = delf_config_pb2.DelfConfig(model_path=known.name, **known.settings)
   local = config.delf_local_config
   if config.use_local_features and local.use_pca:
@@ -352,30 +347,33 @@ def choose(
   """Return the configuration of a model, a `.pbtxt` file, or neither.
 
   A model is a known name, or the path of a SavedModel folder or of a `.onnx` or
-  `.tflite` file. It replaces that of the file; alone it brings its own
-  `config.pbtxt` or the published settings. Without both it is the embedded one.
+  `.tflite` file. With both, it replaces the model of the configuration file.
+  Without a file, its own settings are used: `config.pbtxt` in its folder, those
+  in its file, or the published ones. The default is the embedded model.
   """
-  if config_path is None and model is None:
-    return default_config(EMBEDDED)
   if config_path is not None:
     config = configs.read_delf_config(config_path)
-  else:
-    config = _config_of(pathlib.Path(model))
-  if config is not None:
     if model is not None:
       config.model_path = os.fspath(model)
     return config
-  if find(model) is None and pathlib.Path(model).exists():
+  if model is None:
+    return default_config(EMBEDDED)
+  path = pathlib.Path(model)
+  own = _own_config(path)
+  if own is not None:
+    own.model_path = os.fspath(model)
+    return own
+  if find(model) is None and path.exists():
     raise errors.InputError(
-      "settings for this model (--config, or config.pbtxt in its folder)",
-      "none",
-      model,
+      "this model has no settings: use --config, or put config.pbtxt in its"
+      " folder",
+      path=model,
     )
-  return default_config(model)
+  return default_config(os.fspath(model))
 
 
-def _config_of(model):
-  """Returns the configuration that a model brings, or None."""
+def _own_config(model: pathlib.Path) -> delf_config_pb2.DelfConfig | None:
+  """Returns the configuration in a model's folder or file, or None."""
   if network_files.is_network(model) and model.is_file():
     text = network_files.read_settings(model).config
     return configs.parse_delf_config(text, model) if text else None

@@ -69,13 +69,13 @@ _finds("classes of a detector that are none", "1.5", classes=[1.5])
 _finds(
   "detector with other tensors",
   "detection_scores",
-  "received boxes, input_images, scores",
+  "model has boxes, input_images, scores",
   names=("boxes", "scores"),
 )
 _finds(
   "detector of another input",
   "input_images",
-  "received detection_boxes",
+  "model has detection_boxes",
   image="image_tensor",
 )
 _finds(
