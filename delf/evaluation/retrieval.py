@@ -61,8 +61,8 @@ def _find(truth, folders, extensions):
 
 def search_aggregates(
   truth: ground_truth.GroundTruth,
-  query_config: aggregation_config_pb2.AggregationConfig,  # type: ignore[name-defined]
-  index_config: aggregation_config_pb2.AggregationConfig,  # type: ignore[name-defined]
+  query_config: aggregation_config_pb2.AggregationConfig,
+  index_config: aggregation_config_pb2.AggregationConfig,
   query_dir: _Path,
   index_dir: _Path,
 ) -> ranking.Ranking:

@@ -111,7 +111,9 @@ def test_records_that_are_not_there(tmp_path):
   with pytest.raises(errors.InputError, match="TFRecords for training"):
     delg.Source(_settings("", nowhere).data, 0)
   (tmp_path / "labels.json").write_text("[1]")
-  with pytest.raises(errors.InputError, match="something else"):
+  with pytest.raises(
+    errors.InputError, match="labels.json: .*names and counts"
+  ):
     delg.Source(_settings("", pattern).data, 0)
 
 

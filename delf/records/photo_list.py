@@ -13,14 +13,14 @@ from delf.base import errors, files
 from delf.evaluation import submission
 
 NAME = "labels.json"
-RELABELING = "relabeling.csv"  # Labels, and what they were before.
+RELABELING = "relabeling.csv"  # New and old labels.
 _MOST_BYTES = 2**28  # Of labels.json; 200 000 landmarks take 5 MB.
-_NAMED = 3  # Names that a message about many has.
-# Labels of `train.csv` are counted up to the largest one. Of the 4 million
-# photos of Google Landmarks there are 203 094.
+_NAMED = 3  # Names that a message lists.
+# The labels of `train.csv` are 0 to the largest landmark_id; Google Landmarks
+# has 203 094.
 _MOST_LANDMARKS = 10_000_000
 
-# Columns by what they are called elsewhere, first come first.
+# Usual names of columns; earlier ones take precedence.
 _IMAGE_COLUMNS = (
   "image", "image_path", "path", "filepath", "file_path", "file", "filename",
   "file_name", "image_name", "img", "photo", "picture", "images", "name", "url",
@@ -30,13 +30,13 @@ _LABEL_COLUMNS = (
   "label", "class", "class_name", "landmark_id", "label_name", "category",
   "target", "class_id", "label_id", "category_id", "labels", "y",
 )  # fmt: skip
-_DIGITS = 18  # The most that a number has; longer ones are names.
+_DIGITS = 18  # Of a number at most; longer ones are names.
 
 
-# Of Google Landmarks there are four million.
+# With slots, since Google Landmarks has four million photos.
 @dataclasses.dataclass(frozen=True, slots=True)
 class Photo:
-  """One photo: file, name in the records, and class from 0, if known."""
+  """A photo: its file, its id in records, and its class from 0, if known."""
 
   path: str
   identity: str
@@ -45,14 +45,14 @@ class Photo:
 
 @dataclasses.dataclass(frozen=True)
 class PhotoList:
-  """Photos of some classes."""
+  """Photos, and their classes."""
 
   photos: list[Photo]
   classes: list[str]  # Name of each label.
   absent: Sequence[str] = ()  # Listed names without a photo.
-  unlisted: Sequence[str] = ()  # Photos of no known class, which are left out.
-  old_labels: list[int] | None = None  # Of each label, if relabelled.
-  complete: bool = True  # Whether all listed photos have to exist.
+  unlisted: Sequence[str] = ()  # Photos without a known class, left out.
+  old_labels: list[int] | None = None  # By new label, if relabelled.
+  complete: bool = True  # Whether all listed photos must exist.
 
   def empty_classes(self) -> list[str]:
     """Return the names of classes without a photo."""
@@ -61,30 +61,26 @@ class PhotoList:
     return [name for label, name in names if label not in seen]
 
 
-def _check_not_empty(photos, where):
-  if not photos:
-    raise errors.InputError("photos that are listed", "none", where)
-
-
 def first_names(names: Sequence) -> str:
-  """Return text for names of which only the first few are named."""
+  """Return text with the first few names and the number of the others."""
   more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
   return ", ".join(map(str, names[:_NAMED])) + more
 
 
 def list_folders(folder: files.Path) -> PhotoList:
-  """List photos whose class is the folder of `folder` that holds them.
+  """List the photos in the sub-folders of a folder, one class each.
 
-  Classes are sorted by name. Photos outside of them are `unlisted`.
+  Classes are sorted by name. Photos outside the sub-folders are `unlisted`.
   """
   folder = os.fspath(folder)
   if not os.path.isdir(folder):
-    raise FileNotFoundError(f"{folder}: expected a folder, found none")
+    raise FileNotFoundError(f"{folder}: no such folder")
   entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
   folders = (entry.name for entry in entries if entry.is_dir())
   classes = [name for name in folders if not name.startswith(".")]
   if not classes:
-    raise errors.InputError("a folder for each class in it", "none", folder)
+    text = "no sub-folders: a folder for each class is required"
+    raise errors.InputError(text, path=folder)
   photos = []
   for label, name in enumerate(classes):
     for path in files.find_images(os.path.join(folder, name)):
@@ -101,24 +97,26 @@ def _images(entries):
 def list_csv(
   csv_path: files.Path, folder: files.Path | None = None
 ) -> PhotoList:
-  """List photos whose class is in a CSV table with a header.
+  """List the photos of a CSV table of images and classes, with a header.
 
-  One column is the image: a path in the folder (by default the table's own), or
-  an id whose file ends in `.jpg`; one the class, a name or a number. The usual
-  names of both are known. Classes are sorted, numbers first and by number.
+  Images are paths in the folder (by default that of the table), or ids of
+  `.jpg` files; classes are names or numbers. Both columns are recognised by
+  their usual names. Classes are sorted, numbers first and by value.
   """
   folder = os.path.dirname(csv_path) if folder is None else os.fspath(folder)
-  labelled, absent = {}, []
+  labelled: dict[str, tuple[str, str]] = {}
+  absent = []
   for where, name, label in _rows(csv_path):
     paths = (os.path.join(folder, name), os.path.join(folder, f"{name}.jpg"))
     path = next((path for path in paths if name and os.path.isfile(path)), None)
     if path is None:
       absent.append(name)
     elif labelled.setdefault(name, (path, label)) != (path, label):
-      raise errors.InputError(
-        f"one class for {name}", f"{labelled[name][1]} and {label}", where
-      )
-  _check_not_empty(labelled, f"{folder or '.'} ({csv_path})")
+      text = f"{name} has two classes, {labelled[name][1]} and {label}"
+      raise errors.InputError(text, path=where)
+  if not labelled:
+    text = f"none of the photos listed in {csv_path} exists"
+    raise errors.InputError(text, path=folder or ".")
   classes = sorted({label for _, label in labelled.values()}, key=_sort_key)
   labels = {name: label for label, name in enumerate(classes)}
   photos = [
@@ -128,7 +126,7 @@ def list_csv(
 
 
 def _rows(path):
-  """Iterate over (place, image, class) of a table."""
+  """Yield (file and line, image, class) of a table."""
   rows = files.read_csv(path, header=True)
   _, header = next(rows)
   lower = [name.strip().lower() for name in header]
@@ -136,42 +134,44 @@ def _rows(path):
   for names in (_IMAGE_COLUMNS, _LABEL_COLUMNS):
     columns.append([lower.index(name) for name in names if name in lower])
     if not columns[-1]:
-      expected = f"a column {', '.join(names[:-1])} or {names[-1]}"
-      raise errors.InputError(expected, ",".join(header)[:80], path)
+      text = f"'{','.join(header)[:80]}' lacks a column {', '.join(names[:-1])}"
+      raise errors.InputError(f"{text} or {names[-1]}", path=path)
   images, (label, *_) = columns
   for line, row in rows:
     where = f"{path}, line {line}"
     if len(row) != len(header) or not row[label].strip():
-      raise errors.InputError(",".join(header), ",".join(row)[:80], where)
-    # A table of Google Landmarks has the photo's address beside its id.
-    names = [row[i].strip() for i in images if "://" not in row[i]]
-    yield where, names[0] if names else "", row[label].strip()
+      text = f"'{','.join(row)[:80]}' does not fit '{','.join(header)}'"
+      raise errors.InputError(text, path=where)
+    # Tables of Google Landmarks have URLs of photos beside ids.
+    ids = [row[i].strip() for i in images if "://" not in row[i]]
+    yield where, ids[0] if ids else "", row[label].strip()
 
 
 def _sort_key(label):
-  # Python refuses to read numbers of thousands of digits.
+  # Python does not convert numbers of thousands of digits.
   is_number = label.isascii() and label.isdecimal() and len(label) <= _DIGITS
   return (0, int(label), label) if is_number else (1, 0, label)
 
 
 def find_photos(directory: str) -> dict[str, str]:
-  """Find the photos in folders of Google Landmarks: path by id, sorted.
+  """Find the photos in folders of Google Landmarks: paths by id, sorted.
 
-  `directory` is a folder, or a pattern of folders such as
-  `gldv2_dataset/train/*/*/*/`, not searched recursively.
+  `directory` is a folder or a pattern of folders such as
+  `gldv2_dataset/train/*/*/*/`; sub-folders are not searched.
   """
   folders = [each for each in glob.glob(directory) if os.path.isdir(each)]
   if not folders:
-    raise FileNotFoundError(f"{directory}: expected a folder, found none")
+    raise FileNotFoundError(f"{directory}: no such folder")
   paths = itertools.chain(*(_images(os.scandir(each)) for each in folders))
-  photos = {}
+  photos: dict[str, str] = {}
   for path in sorted(paths):
     other = photos.setdefault(submission.image_id(path), path)
     if other != path:
-      raise errors.InputError("each id once", f"{other} and {path}", directory)
+      text = f"{other} and {path} have the same id"
+      raise errors.InputError(text, path=directory)
   if not photos:
-    several = "a pattern such as train/*/*/*/ names several folders"
-    raise errors.InputError(f"photos in it ({several})", "none", directory)
+    text = "no photos: use a pattern such as train/*/*/*/ for several folders"
+    raise errors.InputError(text, path=directory)
   return photos
 
 
@@ -180,11 +180,10 @@ def list_train(directory: str, csv_path: files.Path) -> PhotoList:
   landmarks = submission.read_landmarks(csv_path)
   largest = max(landmarks.values(), default=0)
   if largest >= _MOST_LANDMARKS:
-    raise errors.InputError(
-      f"a landmark_id under {_MOST_LANDMARKS}", largest, csv_path
-    )
+    text = f"landmark_id must be under {_MOST_LANDMARKS}, not {largest}"
+    raise errors.InputError(text, path=csv_path)
   paths = find_photos(directory)
-  # In the order of the photos; those without one come last.
+  # In the order of the photos; absent ones come last.
   names = [n for n in dict.fromkeys((*paths, *landmarks)) if n in landmarks]
   return _listed(
     directory,
@@ -197,18 +196,19 @@ def list_train(directory: str, csv_path: files.Path) -> PhotoList:
 
 
 def _listed(directory, paths, names, labels, **more):
-  """List the photos of these names, of which some may be absent."""
+  """List the photos of names, some of which may be absent."""
   photos = [Photo(paths[n], n, labels.get(n)) for n in names if n in paths]
-  _check_not_empty(photos, directory)
+  if not photos:
+    raise errors.InputError("none of the listed photos exists", path=directory)
   absent = [name for name in names if name not in paths]
   return PhotoList(photos, absent=absent, complete=False, **more)
 
 
 def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
-  """List the photos of `train_clean.csv`, with labels that leave none out.
+  """List the photos of `train_clean.csv`, with consecutive labels.
 
-  Labels are numbers from 0 in the order of the landmarks', the `old_labels`, of
-  all that are listed, so that a part of the photos has the labels of the whole.
+  Labels are the ranks of all listed landmarks, which are the `old_labels`, so
+  that a subset of the photos has the same labels as the whole.
   """
   landmarks = submission.read_landmarks(csv_path)
   paths = find_photos(directory)
@@ -222,14 +222,15 @@ def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
 
 
 def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
-  """List the test photos, without labels, or those in column `id`."""
+  """List the test photos, without labels: all, or those in a column `id`."""
   paths = find_photos(directory)
   listed = list(paths)
   if csv_path is not None:
     rows = files.read_csv(csv_path, header=True)
     _, header = next(rows)
     if "id" not in header:
-      raise errors.InputError("a column id", ",".join(header)[:80], csv_path)
+      text = f"'{','.join(header)[:80]}' lacks a column id"
+      raise errors.InputError(text, path=csv_path)
     column = header.index("id")
     listed = [row[column] for _, row in rows if len(row) > column]
   return _listed(directory, paths, listed, {}, classes=[])
@@ -238,14 +239,15 @@ def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
 def train_and_validation(
   photos: Sequence[Photo], share: float, seed: int
 ) -> tuple[list[Photo], list[Photo]]:
-  """Divide labelled photos for training and validation, in random order.
+  """Split labelled photos into training and validation, in random order.
 
-  Of each class the share, rounded down, is for validation: at least one photo,
-  and never all. Otherwise the choice is the original's.
+  The validation share of each class is rounded down, but has at least one photo
+  and never all. Otherwise the choice is that of the original.
   """
   if not 0 < share < 1:
-    raise errors.InputError("a share between 0 and 1 to validate with", share)
-  # As the original seeds it; a RandomState of a number draws other numbers.
+    text = f"the validation share must be between 0 and 1, not {share}"
+    raise errors.InputError(text)
+  # Seeded as in the original; RandomState(seed) draws other numbers.
   random = np.random.RandomState(
     np.random.MT19937(np.random.SeedSequence(seed))
   )
@@ -264,7 +266,7 @@ def train_and_validation(
     random.shuffle(order)
     return [photos[indices[i]] for i in order]
 
-  # In this order, as each takes random numbers.
+  # The order matters, as each draws random numbers.
   validation = shuffled(validation)
   return shuffled(training), validation
 
@@ -277,10 +279,10 @@ def shuffled(photos: Sequence[Photo], seed: int) -> list[Photo]:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """Names of the classes of records, and photos of each class by split."""
+  """Names of the classes of records, and numbers of photos by split."""
 
   names: list[str]
-  counts: dict[str, list[int]]
+  counts: dict[str, list[int]]  # Photos of each class, by split.
 
   @property
   def num_classes(self) -> int:
@@ -315,7 +317,6 @@ def read_labels(folder: files.Path) -> Labels:
       if len(counts) != len(labels.names) or set(map(type, counts)) - {int}:
         raise TypeError
   except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-    raise errors.InputError(
-      "names and counts of classes", "something else", path
-    ) from None
+    text = "the file does not have the names and counts of classes"
+    raise errors.InputError(text, path=path) from None
   return labels

@@ -12,14 +12,14 @@ import numpy as np
 from delf.base import concurrency, errors, files, manifest, progress
 from delf.records import photo_list, tfrecord
 
-# What the shards are made of; and a line for each that is finished.
+# Settings of the shards, and a line for each finished shard.
 SETTINGS = "records.json"
 SHARDS = "records_shards.jsonl"
-# What is written of the shards when all exist.
+# Files that are written when all shards exist.
 _DERIVED = (photo_list.NAME, photo_list.RELABELING)
 _SPLITS = ("train", "validation", "test")
 
-# Photos encoded ahead of the one that is written, per core.
+# Photos that are encoded ahead of the writer, per core.
 _AHEAD = 8
 
 
@@ -27,11 +27,11 @@ _AHEAD = 8
 class Options:
   """Options of record files."""
 
-  num_shards: int = 128  # Files of each split.
+  num_shards: int = 128  # Files per split.
   validation_share: float | None = None  # Of each class.
-  seed: int = 0  # Of the split, or of the order where there is none.
-  # Whether all is written anew; otherwise a run continues existing shards,
-  # which must be of the same photos and options.
+  seed: int = 0  # Of the split, or of the order without a split.
+  # Whether all shards are replaced; else a run resumes existing shards, which
+  # must be of the same photos and options.
   overwrite: bool = False
 
 
@@ -41,8 +41,8 @@ class Built:
 
   written: dict[str, int]  # Number of photos of each split.
   labels: photo_list.Labels
-  problems: list[tuple[str, str]]  # Path and reason of each that was left out.
-  # Whether nothing was left out, and nothing required is missing.
+  problems: list[tuple[str, str]]  # Path and reason of each skipped photo.
+  # Whether no photo was skipped, and no required photo is missing.
   is_complete: bool
 
 
@@ -55,11 +55,11 @@ def build(
 ) -> Built:
   """Write records, `labels.json` and, for new labels, `relabeling.csv`.
 
-  `<split>-00000-of-00128` and so on appear when all their photos are in them,
-  so that a run that was stopped can be repeated. A photo that cannot be read is
-  left out, and reported by each run: `say` is called with a line for each, and
-  for what is missing. Photos to test with have no labels. InputError if the
-  folder has records of other photos or settings, or another run is changing it.
+  Shards, `<split>-00000-of-00128` and so on, appear when complete, so that a
+  run that was stopped can be resumed. Photos that cannot be read are skipped;
+  each run reports them, and missing photos, by calling `say` with a line.
+  Test photos have no labels. InputError is raised if the folder has records of
+  other photos or settings, or if another run is changing it.
   """
   splits = _splits(training, testing, options)
   shards = _list_shards(splits, options.num_shards)
@@ -76,7 +76,7 @@ def build(
     path = os.path.join(folder, photo_list.RELABELING)
     files.write_bytes(path, ("\n".join(lines) + "\n").encode())
   for path, reason in problems:
-    say(f"{path}: {reason}; left out")
+    say(f"{path}: {reason}; skipped")
   complete = not problems
   for part in filter(None, (training, testing)):
     _say_missing(part, say)
@@ -99,7 +99,7 @@ def _splits(training, testing, options):
 def _list_shards(splits, number):
   """Return split, name and photos of each shard."""
   if number < 1:
-    raise errors.InputError("num_shards of 1 or more", number)
+    raise errors.InputError(f"num_shards must be 1 or more, not {number}")
   return [
     (split, f"{split}-{i:05d}-of-{number:05d}", photos[start:end])
     for split, photos in splits.items()
@@ -110,7 +110,7 @@ def _list_shards(splits, number):
 
 
 def _write(folder, splits, shards, options):
-  """Write missing shards; return sizes, and [place, reason] of bad photos."""
+  """Write missing shards; return size, and (index, reason) of bad photos."""
   folder = files.local_folder(folder)
   settings = {
     "num_shards": options.num_shards,
@@ -139,34 +139,34 @@ def _write(folder, splits, shards, options):
 
 
 def _count(shards, done, num_classes):
-  """Count the photos of each label that were written, and list the others.
+  """Count the written photos of each label, and list skipped ones.
 
-  Returns, by split, [C] int64 ([1], all, without labels), and (path, reason).
+  Returns, by split, [C] int64 ([1] without labels), and (path, reason).
   """
-  counts, problems = {}, []
+  counts: dict[str, np.ndarray] = {}
+  problems, size = [], max(1, num_classes)
   for split, name, part in shards:
     skipped = dict(done[name][1])
     labels = [p.label or 0 for i, p in enumerate(part) if i not in skipped]
-    labels = np.array(labels, np.int64)
-    count = np.bincount(labels, minlength=max(1, num_classes))
+    count = np.bincount(np.array(labels, np.int64), minlength=size)
     counts[split] = counts.get(split, 0) + count
     problems += [(part[place].path, why) for place, why in skipped.items()]
   return counts, problems
 
 
 def shard_bounds(number: int, num_shards: int) -> np.ndarray:
-  """Return where shards start and end in a list, [num_shards + 1] int."""
+  """Return the bounds of shards in a list, [num_shards + 1] int."""
   return np.linspace(0, number, num_shards + 1).astype(int)
 
 
 def _write_shard(path, photos, bar):
-  """Writes one shard; returns bytes, and [place, reason] of each left out."""
+  """Write one shard; return bytes, and [index, reason] of skipped photos."""
   skipped = []
   cores = concurrency.core_count()
   records = concurrency.map_ahead(_encode, photos, cores, _AHEAD * cores)
   # TensorFlow's writer does not raise an OSError for a full disk.
   with (
-    contextlib.closing(records),
+    contextlib.closing(records),  # type: ignore[type-var]
     files.atomic_path(path) as temporary,
     open(temporary, "wb") as file,
   ):
@@ -180,7 +180,7 @@ def _write_shard(path, photos, bar):
 
 
 def _encode(photo):
-  """Returns the bytes of a photo's record, or a line that says why not."""
+  """Return the bytes of a photo's record, or the reason of a failure."""
   try:
     data, height, width = tfrecord.read_photo_bytes(photo.path)
   except (errors.InputError, OSError) as error:
@@ -195,30 +195,26 @@ def _size(path):
 def _claim(folder, settings, names, overwrite):
   """Refuse shards of other photos, or remove them; write the settings.
 
-  No `extraction` run: a file is of many photos, and their order decides what is
-  in it.
+  This is not an `extraction` run, since each file has many photos, in order.
   """
   path = folder / SETTINGS
-  # Of all splits: shards of other photos would be taken for a part of these.
+  # Of all splits, since readers would mix them with the new ones.
   shards = sorted(
     shard
     for split in _SPLITS
     for shard in folder.glob(f"{split}-[0-9]*-of-[0-9]*")
   )
   try:
-    found = manifest.read(path)
+    existing = manifest.read(path)
   except errors.InputError:
     difference = f"a {SETTINGS} that cannot be read"
   else:
     difference = f"shards such as {shards[0].name}" if shards else ""
-    if found is not None:
-      difference = manifest.difference(found, settings)
+    if existing is not None:
+      difference = manifest.difference(existing, settings)
   if difference and not overwrite:
-    raise errors.InputError(
-      "a folder without shards of other photos or settings, or --overwrite",
-      difference,
-      folder,
-    )
+    text = f"the folder has shards of other photos or settings: {difference}"
+    raise errors.InputError(f"{text}; --overwrite replaces them", path=folder)
   if difference or overwrite:
     derived = (folder / name for name in (*_DERIVED, SHARDS))
     for stale in (path, *derived, *shards):
@@ -234,7 +230,7 @@ def _parse(entry):
 
 
 def _digest(photos):
-  """Returns a hash of the photos' names and labels, in their order."""
+  """Return a hash of the ids and labels of photos, in order."""
   digest = hashlib.sha256()
   for photo in photos:
     digest.update(f"{photo.identity}\n{photo.label}\n".encode(errors="replace"))
@@ -246,10 +242,9 @@ def _say_missing(photos, say):
   if absent:
     number = len(absent) + len(photos.photos)
     images = f"{len(absent)} of {number} listed images"
-    say(f"{images} are not there: {first_names(absent)}")
+    say(f"{images} are missing: {first_names(absent)}")
   if stray := photos.unlisted:
-    known = "are there that no class is known of"
-    say(f"{len(stray)} images {known}: {first_names(stray)}; left out")
+    say(f"{len(stray)} images have no class: {first_names(stray)}; skipped")
   if empty := photos.empty_classes():
     classes = f"{len(empty)} of {len(photos.classes)} classes"
     say(f"{classes} have no image: {first_names(empty)}")

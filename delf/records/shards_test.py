@@ -104,7 +104,7 @@ def test_no_class_is_left_without_training(share):
 
 @pytest.mark.parametrize("share", [0, 1, -0.2, 20])
 def test_a_split_needs_a_share(share):
-  with pytest.raises(errors.InputError, match="between 0 and 1"):
+  with pytest.raises(errors.InputError, match="must be between 0 and 1, not "):
     photo_list.train_and_validation([], share, 0)
 
 
@@ -168,8 +168,13 @@ def test_bad_photos_are_left_out_and_reported_by_each_run(folders, tmp_path):
     built = _build(photo_list.list_folders(folders), out, said)
     assert not built.is_complete
     assert len(said) == 3
-    for name in ("bridge/0.jpg", "bridge/1.jpg", "tower/1.jpg"):
-      assert any(f"{folders / name}: expected" in line for line in said)
+    for name, words in (
+      ("bridge/0.jpg", "the JPEG is cut"),
+      ("bridge/1.jpg", "the JPEG is damaged: "),
+      ("tower/1.jpg", ""),
+    ):
+      assert any(f"{folders / name}: {words}" in line for line in said)
+    assert all(line.endswith("; skipped") for line in said)
     assert built.written == {"train": 6}
     assert photo_list.read_labels(out).counts == {"train": [3, 2, 1]}
     assert len(_records(out, "train")) == 6
@@ -233,7 +238,10 @@ def test_records_of_other_settings_are_not_mixed(change, folders, tmp_path):
     shutil.move(folders / "tower" / "1.jpg", folders / "tower" / "7.jpg")
   listed = photo_list.list_folders(folders)
   before = _tree(out)
-  with pytest.raises(errors.InputError, match="without shards of other"):
+  with pytest.raises(
+    errors.InputError,
+    match="has shards of other photos or settings: with .*--overwrite",
+  ):
     _build(listed, out, **options)
   assert _tree(out) == before
   _build(listed, out, overwrite=True, **options)
@@ -320,7 +328,7 @@ def test_what_a_table_lists_and_is_absent_is_reported(tmp_path):
   said = []
   built = _build(photo_list.list_csv(path), tmp_path / "out", said)
   assert not built.is_complete
-  assert said == ["1 of 2 listed images are not there: b.jpg"]
+  assert said == ["1 of 2 listed images are missing: b.jpg"]
   assert built.labels.names == ["x"]
 
 
@@ -331,8 +339,8 @@ def test_what_a_table_lists_and_is_absent_is_reported(tmp_path):
     ((("image", "what"), ("a.jpg", "x")), "a column label"),
     ((("image", "label"), ("a.jpg",)), "line 2"),
     ((("image", "label"), ("a.jpg", "")), "line 2"),
-    ((("image", "label"), ("a.jpg", "x"), ("a.jpg", "y")), "one class"),
-    ((("image", "label"), ("b.jpg", "x")), "photos that are listed"),
+    ((("image", "label"), ("a.jpg", "x"), ("a.jpg", "y")), "x and y"),
+    ((("image", "label"), ("b.jpg", "x")), "none of the photos listed in"),
   ],
 )
 def test_other_tables_are_refused(lines, words, tmp_path):
@@ -356,10 +364,7 @@ def test_photos_beside_the_folders_of_classes_are_reported(folders, tmp_path):
   (folders / "notes.txt").write_text("")
   said = []
   _build(photo_list.list_folders(folders), tmp_path / "out", said)
-  assert said == [
-    "1 images are there that no class is known of:"
-    f" {folders / 'stray.jpg'}; left out"
-  ]
+  assert said == [f"1 images have no class: {folders / 'stray.jpg'}; skipped"]
 
 
 def test_folders_need_photos(folders):
@@ -414,7 +419,7 @@ def test_the_clean_part_is_relabelled(landmarks, tmp_path):
   # Not all of Google Landmarks need be there.
   assert built.is_complete
   assert said == [
-    "2 of 5 listed images are not there: gone, none",
+    "2 of 5 listed images are missing: gone, none",
     "1 of 3 classes have no image: 5",
   ]
   assert _records(out, "train") == {"abc1": 0, "abd2": 2, "bbc3": 0}

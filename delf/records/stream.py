@@ -1,4 +1,4 @@
-"""A stream of batches of photos, each a pure function of its number."""
+"""Stream of batches of photos, each a pure function of its number."""
 
 import dataclasses
 import threading
@@ -11,28 +11,27 @@ import numpy as np
 from delf.base import concurrency, errors
 from delf.records import tfrecord
 
-# TensorFlow takes over arrays that start at a multiple of it, else copies them.
+# TensorFlow does not copy arrays that start at a multiple of it.
 _ALIGNMENT = 64
-# The most pieces of memory that are kept: what is made ahead, and what a
-# trainer holds.
+# Most free arrays to keep: those prepared ahead, and those of the trainer.
 _KEPT = 8
 
 
 class Buffers:
   """Reused float32 arrays of one shape.
 
-  The system hands out new memory page by page and cleared, which takes as long
-  as resizing the photos that go there.
+  Fresh memory is cleared by the system page by page, which takes as long as
+  resizing photos into it.
   """
 
   def __init__(self, shape: Sequence[int]):
     self._shape = tuple(shape)
     self._bytes = 4 * int(np.prod(shape))
-    self._free = []
-    self._lock = threading.RLock()  # A thread may end a loan while it has it.
+    self._free: list[np.ndarray] = []
+    self._lock = threading.RLock()  # Its holder may end a loan.
 
   def get(self) -> np.ndarray:
-    """Return an array with arbitrary values, the caller's until it is freed."""
+    """Return an array of arbitrary values, reused after its last reference."""
     with self._lock:
       memory = self._free.pop() if self._free else None
     if memory is None:
@@ -42,17 +41,16 @@ class Buffers:
     return np.asarray(_Loan(self, memory, array))
 
   def take_back(self, memory: np.ndarray) -> None:
-    """Keep memory that nobody uses any more, up to a limit."""
+    """Keep memory that is no longer used, up to a limit."""
     with self._lock:
       if len(self._free) < _KEPT:
         self._free.append(memory)
 
 
 class _Loan:
-  """Owner of the arrays that are handed out; returns the memory at its end.
+  """Owner of an array in use, which returns the memory at its end.
 
-  Through its array interface NumPy refers each array and each part of one to
-  this object, not to the memory.
+  Through the array interface, arrays and their views refer to this object.
   """
 
   def __init__(self, buffers, memory, array):
@@ -63,21 +61,22 @@ class _Loan:
     self._buffers.take_back(self._memory)
 
 
-# Of a crop: its share of the photo's area, and width to height. Source: the
-# settings of DELF's training; C. Szegedy et al., "Going deeper with
+# Range of a crop's fraction of the photo's area, and of width / height. Source:
+# the settings of DELF's training; C. Szegedy et al., "Going deeper with
 # convolutions", CVPR 2015.
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
-# (x - 128) / 128, source: DELF's extraction and training. Exact in float32.
+# (x - 128) / 128, as in DELF's extraction and training. Exact in float32.
 _NORMALISED = ((np.arange(256) - 128) / 128).astype(np.float32)
 
 
 def draw(seed: int, first: int, number: int) -> np.ndarray:
-  """Draw [number, 4] random numbers in [0, 1) of images from a position on.
+  """Draw random numbers in [0, 1) for images from position `first`.
 
-  Those of an image depend only on the seed, under 2^64, and its position.
+  Returns [number, 4]. Those of an image depend only on its position and the
+  seed, which is under 2^64.
   """
-  # A block of this generator is four numbers, and its counter counts blocks.
+  # Blocks of this generator have four numbers; its counter counts blocks.
   generator = np.random.Philox(key=seed, counter=first)
   return np.random.Generator(generator).random([number, 4])
 
@@ -85,11 +84,11 @@ def draw(seed: int, first: int, number: int) -> np.ndarray:
 def window(
   height: int, width: int, random: np.ndarray
 ) -> tuple[int, int, int, int]:
-  """Choose a crop (y, x, height, width): aspect, then height, then position.
+  """Choose a random crop (y, x, height, width), given [4] numbers in [0, 1).
 
-  All uniform, as TensorFlow's `sample_distorted_bounding_box` does, by which
-  the original crops; the whole photo where it is too long for any such crop.
-  `random` is [4] in [0, 1).
+  Aspect, height and position are uniform, as in TensorFlow's
+  `sample_distorted_bounding_box`, which the original uses. Photos too elongated
+  for a crop are returned whole.
   """
   aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * random[0]
   least, most = (np.sqrt(a * height * width / aspect) for a in _AREA)
@@ -105,17 +104,17 @@ def window(
 
 
 def to_network(image: np.ndarray, size: int, out: np.ndarray) -> None:
-  """Turn a photo, [H, W, 3] uint8 BGR, into a network's input.
+  """Convert a photo, [H, W, 3] uint8 BGR, to the input of a network.
 
-  Normalised, then resized as by `tf.image.resize` (bilinear, not antialiased)
-  to `out`, [size, size, 3] float32 RGB.
+  It is normalised, then resized as by `tf.image.resize` (bilinear, without
+  antialiasing) into `out`, [size, size, 3] float32 RGB.
   """
   image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
   image = cv2.LUT(image, _NORMALISED)
   cv2.resize(image, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
 
 
-# Images that a thread makes before it takes others.
+# Images per task of a thread.
 _PIECE = 4
 
 
@@ -125,48 +124,49 @@ class Options:
 
   image_size: int = 321  # Side of the images in pixels.
   batch_size: int = 32
-  augmentation: bool = False  # Whether random crops are taken, or whole photos.
+  augmentation: bool = False  # Random crops instead of whole photos.
   seed: int = 0  # Of the order and of the crops.
   num_classes: int | None = None  # Labels must be below it; None: any.
-  # Whether the stream is endless, each epoch in a random order of its own; else
-  # it is one epoch, in the order of the files.
+  # Endless, with a random order per epoch; else one epoch in the files' order.
   repeat: bool = True
 
   def __post_init__(self):
     for name in ("image_size", "batch_size"):
       if getattr(self, name) < 1:
-        raise errors.InputError(f"{name} of 1 or more", getattr(self, name))
+        text = f"{name} must be 1 or more, not {getattr(self, name)}"
+        raise errors.InputError(text)
     if not 0 <= self.seed < 2**64:
-      raise errors.InputError("a seed from 0, under 2^64", self.seed)
+      raise errors.InputError(f"seed must be in [0, 2^64), not {self.seed}")
 
 
 class Stream:
   """Batches of a list of records.
 
-  An image is a function of the records, the seed and its position, not of the
-  number of threads: batches can be made in any order by several threads.
+  Images depend on the records, the seed and their position only, so that
+  several threads can make batches in any order.
   """
 
   def __init__(self, records: tfrecord.RecordFiles, options: Options):
     self.options = options
     self._records = records
-    self._orders, self._lock = {}, threading.Lock()
+    self._orders: dict[int, np.ndarray] = {}
+    self._lock = threading.Lock()
     side = options.image_size
     self._buffers = Buffers([options.batch_size, side, side, 3])
 
   def __len__(self) -> int:
-    """Return the batches of an epoch; the last may be short."""
+    """Return the number of batches of an epoch; the last may be short."""
     return -(-len(self._records) // self.options.batch_size)
 
   def identities(self, number: int) -> list[str]:
-    """Return the ids of the records of a batch, given its number from 0."""
+    """Return the ids of the records of batch `number`, from 0."""
     return [
       tfrecord.parse(self._records.read(i), self._records.path(i))[2]
       for i in self._chosen(int(number))
     ]
 
   def _chosen(self, number):
-    """Return the records of a batch, [B] int."""
+    """Return the numbers of the records of a batch, [B] int."""
     size = self.options.batch_size
     first = number * size
     if not self.options.repeat:
@@ -184,16 +184,16 @@ class Stream:
     with self._lock:
       if epoch not in self._orders:
         for old in sorted(self._orders)[:-1]:
-          del self._orders[old]  # Of four million records each is 16 MB.
+          del self._orders[old]  # 16 MB for four million records.
         random = np.random.Philox(key=[self.options.seed, epoch])
         order = np.random.Generator(random).permutation(len(self._records))
         self._orders[epoch] = order.astype(np.uint32)
       return self._orders[epoch]
 
   def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and labels of a batch, given its number from 0.
+    """Return images and labels of batch `number`, from 0.
 
-    [B, S, S, 3] float32 RGB in [-1, 1), and [B] int64.
+    Images are [B, S, S, 3] float32 RGB in [-1, 1), labels [B] int64.
     """
     first = int(number) * self.options.batch_size
     chosen = self._chosen(int(number))
@@ -217,16 +217,16 @@ class Stream:
     )
     image = tfrecord.decode(data, path, identity)
     if self.options.augmentation:
-      y, x, height, width = window(*image.shape[:2], random)
+      y, x, height, width = window(image.shape[0], image.shape[1], random)
       image = image[y : y + height, x : x + width]
     to_network(image, self.options.image_size, out)
     return label
 
 
 def _in_threads(function, items):
-  """Call a function for each item, in a thread of each core."""
+  """Call a function for each item, with one thread per core."""
   # The threads end with the call: TensorFlow keeps the function of a data set,
-  # and with it the stream, for as long as the process runs.
+  # and with it the stream, until the process ends.
   threads = min(concurrency.core_count(), len(items))
   if threads < 2:
     for item in items:

@@ -1,4 +1,4 @@
-"""TFRecord files of photos, as JPEG with id and label, and their records."""
+"""TFRecord files of photos: JPEG data with id and label."""
 
 import contextlib
 import functools
@@ -21,36 +21,33 @@ from delf.base import errors, files
 from delf.python import utils
 from delf.records import photo_list
 
-# Bytes of a record before and behind its data.
+# Bytes of a record before and after its data.
 _HEAD, _FOOT = 12, 4
 _LENGTH = 8
 _MASK = 0xA282EAD8
-_MOST_OPEN = 200  # Systems allow a program 256 files or more.
+_MOST_OPEN = 200  # Systems allow 256 open files or more.
 _THREADS = 16
-# `<split>-<place>-of-<number>`, as all writers of TFRecords name shards.
+# `<split>-<index>-of-<number>`, the usual names of shards.
 _SHARD = re.compile(r"(.+)-\d+-of-(\d+)", re.DOTALL)
-# A number of shards that is larger is a part of another name.
+# A larger number is part of a name, not a number of shards.
 _MOST_SHARDS = 100_000
-# The one line of an InputError in the text of a TensorFlow error.
+# The line of an InputError in the text of a TensorFlow error.
 _LINE = re.compile(
-  r"^.*?InputError: (?:(?P<path>.*?): )?"
-  r"expected (?P<expected>.*), received (?P<received>.*)$",
-  re.MULTILINE,
+  r"^.*?InputError: (?:(?P<path>.*?): )?(?P<message>.*)$", re.MULTILINE
 )
 
 ENCODED, LABEL, IDENTITY = "image/encoded", "image/class/label", "image/id"
-# Of photos that are no JPEG of three colours, and are made one.
+# Of photos that are converted to JPEG of three colours.
 QUALITY = 95
-# Pixels as they are stored: EXIF orientation is not applied, as in the
-# original.
+# EXIF orientation is not applied, as in the original.
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-# A JPEG is read at this part of its size, where the most of what is wrong with
-# it shows in half the time.
+# JPEGs are checked at 1/8 of their size, which finds most damage in half the
+# time.
 _PART = 8
 
-# Markers without a length: those of restarts, start and end, and TEM.
+# Markers without a length: restarts, start, end, and TEM.
 _BARE = frozenset([0x01, *range(0xD0, 0xD9)])
-# Start of frame, in all of its kinds; DHT, JPG and DAC lie among them.
+# All kinds of start of frame; DHT, JPG and DAC lie among them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
 _END = b"\xff\xd9"
@@ -58,7 +55,7 @@ _END = b"\xff\xd9"
 
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
-  """Raise the InputError in the text of an error of a tf.data.Dataset."""
+  """Raise the InputError in an error of a tf.data.Dataset by itself."""
   import tensorflow as tf
 
   try:
@@ -67,19 +64,17 @@ def clear_errors() -> Iterator[None]:
     line = _LINE.search(error.message)
     if not line:
       raise
-    raise errors.InputError(
-      line["expected"], line["received"], line["path"]
-    ) from None
+    raise errors.InputError(line["message"], path=line["path"]) from None
 
 
 def masked_crc32c(data: bytes) -> int:
-  """Return the checksum as TFRecord files have it, under 2^32."""
+  """Return the checksum that TFRecord files use, under 2^32."""
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
 
 
 def pack(data: bytes) -> bytes:
-  """Return the bytes of a record in a file."""
+  """Return data with the framing of a record."""
   size = len(data).to_bytes(_LENGTH, "little")
   return b"".join([size, _checksum(size), data, _checksum(data)])
 
@@ -93,10 +88,10 @@ def _checksum(data):
 
 
 class RecordFiles:
-  """The records of several files, numbered from 0; 13 bytes of memory each."""
+  """Records of files, numbered from 0; each takes 13 bytes in memory."""
 
   def __init__(self, pattern: str | Iterable[str]):
-    """Find files by patterns, such as `data/train*`, and index them."""
+    """Find and index the files of patterns such as `data/train*`."""
     self.paths = _find(pattern)
     with futures.ThreadPoolExecutor(_THREADS) as pool:
       starts = list(pool.map(_starts, self.paths))
@@ -105,29 +100,29 @@ class RecordFiles:
     self._files = np.repeat(np.arange(len(starts), dtype=np.int32), numbers)
     self._checked = np.zeros([len(self._starts)], bool)
     self._lock = threading.Lock()
-    self._open = {}
+    self._open: dict[str, _LocalFile | _LockedFile] = {}
     if not len(self._starts):
-      raise errors.InputError("records", "files of none", pattern)
+      raise errors.InputError(f"the files of {pattern} have no records")
 
   def __len__(self) -> int:
     return len(self._starts)
 
   def path(self, number: int) -> str:
-    """Return the path of the file that a record is in."""
+    """Return the path of the file of a record."""
     return self.paths[self._files[number]]
 
   def read(self, number: int) -> bytes:
-    """Read one record, thread-safe; compare checksums the first time."""
+    """Read a record, in any thread; verify its checksums the first time."""
     path, start = self.path(number), int(self._starts[number])
     try:
       record = self._read(path, start, not self._checked[number])
     except OSError as error:
       reason = error.strerror or str(error)
-      raise errors.InputError("a file that can be read", reason, path) from None
+      text = f"the file cannot be read: {reason}"
+      raise errors.InputError(text, path=path) from None
     if record is None:
-      raise errors.InputError(
-        "a whole record", f"a damaged one at byte {start}", path
-      )
+      text = f"the record at byte {start} is damaged"
+      raise errors.InputError(text, path=path)
     self._checked[number] = True
     return record
 
@@ -164,9 +159,9 @@ def _open(path):
 
 
 class _LocalFile:
-  """A file that any number of threads read; closed when nothing refers to it.
+  """A file for any number of threads, closed after its last reference.
 
-  Not earlier: a thread that still reads may find another file of its number.
+  If it was closed earlier, a reading thread could get another file's data.
   """
 
   def __init__(self, path):
@@ -184,7 +179,7 @@ class _LocalFile:
 
 
 class _LockedFile:
-  """A file that one thread reads at a time; closed in the same way."""
+  """A file for one thread at a time, closed after its last reference."""
 
   def __init__(self, file):
     self._file, self._lock = file, threading.Lock()
@@ -204,7 +199,7 @@ class _LockedFile:
 
 
 def _starts(path):
-  """Return where the records of a file start, [N] int64."""
+  """Return the bytes at which the records of a file start, [N] int64."""
   file, starts, start = _open(path), [], 0
   size = file.size()
   while start < size:
@@ -212,9 +207,8 @@ def _starts(path):
     record = _HEAD + _data_size(head) + _FOOT
     if len(head) < _HEAD or start + record > size:
       where = "at its start" if not start else f"at byte {start} of {size}"
-      raise errors.InputError(
-        "a whole TFRecord file", f"one that is cut or damaged {where}", path
-      )
+      text = f"the TFRecord file is cut or damaged {where}"
+      raise errors.InputError(text, path=path)
     starts.append(start)
     start += record
   return np.array(starts, np.int64)
@@ -230,7 +224,7 @@ def _find(pattern):
   }
   if not paths:
     names = ", ".join(map(os.fspath, patterns))
-    raise FileNotFoundError(f"{names}: expected TFRecord files, found none")
+    raise FileNotFoundError(f"{names}: no such TFRecord files")
   missing = missing_shards(paths)
   if missing:
     _warn_of(tuple(missing))
@@ -238,10 +232,10 @@ def _find(pattern):
 
 
 def missing_shards(paths: Iterable[str]) -> list[str]:
-  """Find shards that should lie beside existing ones, sorted.
+  """Find missing shards of the sets that `paths` are of, sorted.
 
-  Of `train-00001-of-00008` and others of eight, all eight belong together. A
-  shard that exists, and is not among `paths`, was left out on purpose.
+  For example, `train-00001-of-00008` is one of eight. Shards that exist but are
+  not in `paths` were left out on purpose.
   """
   matches = filter(None, map(_SHARD.fullmatch, paths))
   whole = {
@@ -253,7 +247,7 @@ def missing_shards(paths: Iterable[str]) -> list[str]:
   return sorted(p for p in whole.difference(paths) if not _glob(glob.escape(p)))
 
 
-# A run opens its files for each validation anew.
+# Once per run, although each validation opens the files again.
 @functools.cache
 def _warn_of(missing):
   logging.warning(
@@ -271,9 +265,9 @@ def _glob(pattern):
 
 
 def read_jpeg_size(data: bytes) -> tuple[int, int, int]:
-  """Return (height, width, components) of a JPEG; ValueError if it is cut."""
+  """Return (height, width, components) of a JPEG, or raise ValueError."""
   if data[:3] != b"\xff\xd8\xff":
-    raise ValueError("data that are no JPEG")
+    raise ValueError("it is no JPEG")
   place, end = 2, len(data)
   while place + 4 <= end and data[place] == 0xFF:
     marker = data[place + 1]
@@ -285,21 +279,21 @@ def read_jpeg_size(data: bytes) -> tuple[int, int, int]:
       continue
     if marker in _FRAMES and place + 10 <= end:
       if data.rfind(_END, place) < 0:
-        raise ValueError("a JPEG that is cut")
+        raise ValueError("the JPEG is cut")
       return struct.unpack_from(">HHB", data, place + 5)
     if marker == _START_OF_SCAN:
       break
     place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-  raise ValueError("a JPEG whose header is damaged or cut")
+  raise ValueError("the header of the JPEG is damaged or cut")
 
 
 def serialize(
   photo: photo_list.Photo, data: bytes, height: int, width: int
 ) -> bytes:
-  """Return the tf.train.Example, with the original's features, of a JPEG."""
+  """Return the serialized tf.train.Example of a JPEG, as in the original."""
   import tensorflow as tf
 
-  values = {
+  values: dict[str, bytes | int] = {
     "image/height": height,
     "image/width": width,
     "image/channels": 3,
@@ -323,64 +317,63 @@ def serialize(
 def parse(
   data: bytes, path: str, num_classes: int | None = None
 ) -> tuple[bytes, int, str]:
-  """Return JPEG, label and id of a record; InputError if they are not right."""
+  """Return JPEG, label and id of a record; raise InputError if one is bad."""
   import tensorflow as tf
   from google.protobuf import message
 
   try:
     features = tf.train.Example.FromString(data).features.feature
   except message.DecodeError:
-    raise errors.InputError(
-      "records of photos", "a record of another kind", path
-    ) from None
+    text = "a record of another kind, not of a photo"
+    raise errors.InputError(text, path=path) from None
   named = features[IDENTITY].bytes_list.value if IDENTITY in features else ()
   identity = named[0].decode("utf-8", "replace") if named else ""
   where = f"{path}, record {identity!r}"
   for name, kind in ((ENCODED, "bytes_list"), (LABEL, "int64_list")):
     if name not in features or not getattr(features[name], kind).value:
       others = ", ".join(sorted(features))[:80] or "no features"
-      raise errors.InputError(f"a record with {name}", others, where)
+      text = f"the record has no {name}, only {others}"
+      raise errors.InputError(text, path=where)
   label = features[LABEL].int64_list.value[0]
   if label < 0 or (num_classes is not None and label >= num_classes):
-    most = "" if num_classes is None else f" to {num_classes - 1}"
-    raise errors.InputError(f"a label from 0{most}", label, where)
+    most = "up" if num_classes is None else f"to {num_classes - 1}"
+    raise errors.InputError(f"label {label} is not from 0 {most}", path=where)
   return features[ENCODED].bytes_list.value[0], label, identity
 
 
 def decode(data: bytes, path: str, identity: str) -> np.ndarray:
-  """Decode the JPEG of a record to [H, W, 3] uint8, BGR.
+  """Decode the JPEG of a record to [H, W, 3] uint8, BGR; grey photos too.
 
-  Pixels are as stored; grey photos have three channels too.
+  EXIF orientation is not applied.
   """
   image = None
   try:
     height, width, _ = read_jpeg_size(data)
-    received = f"{width} x {height} pixels"
+    problem = f"the JPEG has {width} x {height} pixels"
     if 0 < height * width <= utils.MAX_PIXELS:
-      received = "one that cannot be decoded"
+      problem = "the JPEG cannot be decoded"
       image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
   except ValueError as error:
-    received = str(error)
+    problem = str(error)
   except cv2.error:
     pass
   if image is None:
-    where = f"{path}, record {identity!r}"
-    raise errors.InputError("a whole JPEG", received, where)
+    raise errors.InputError(problem, path=f"{path}, record {identity!r}")
   return image
 
 
 def read_photo_bytes(path: files.Path) -> tuple[bytes, int, int]:
-  """Read a photo as JPEG of three colours; return it, its height and width.
+  """Read a photo as JPEG of three colours; return (data, height, width).
 
-  Such a JPEG is kept as it is; others (grey, CMYK, PNG, ...) are converted, as
-  the original's reader needs it.
+  Other photos (grey, CMYK, PNG, ...) are converted, as the original's reader
+  requires.
   """
   data = files.read_bytes(path)
   if data.startswith(b"\xff\xd8"):
     try:
       height, width, colours = read_jpeg_size(data)
     except ValueError as error:
-      raise errors.InputError("a whole JPEG", str(error), path) from None
+      raise errors.InputError(str(error), path=path) from None
     if colours == 3:
       _check_jpeg(data, height, width, path)
       return data, height, width
@@ -393,13 +386,12 @@ def read_photo_bytes(path: files.Path) -> tuple[bytes, int, int]:
 def _check_jpeg(data, height, width, path):
   """Raise InputError if a JPEG cannot be decoded."""
   if not 0 < height * width <= utils.MAX_PIXELS:
-    expected = f"an image of at most {utils.MAX_PIXELS} pixels"
-    raise errors.InputError(expected, f"{width} x {height}", path)
+    text = f"{width} x {height} pixels, not 1 to {utils.MAX_PIXELS} in all"
+    raise errors.InputError(text, path=path)
   try:
     image = Image.open(io.BytesIO(data), formats=["JPEG"])
     image.draft("RGB", (width // _PART, height // _PART))
     image.load()
   except (OSError, ValueError, SyntaxError) as error:
-    raise errors.InputError(
-      "a whole JPEG", f"one that is damaged ({error})", path
-    ) from None
+    text = f"the JPEG is damaged: {error}"
+    raise errors.InputError(text, path=path) from None

@@ -1,4 +1,4 @@
-"""Tuples of a query, a positive and negatives: files, folders, hard negatives.
+"""Tuples of a query, a positive and negatives: files and hard negatives.
 
 Source: Radenovic et al., arXiv:1711.02512, section 3.2: the negatives of a
 query are the nearest images of other clusters, at most one of each.
@@ -22,27 +22,27 @@ from delf.python import utils
 # Name of a cluster, and paths of its photos.
 Groups = Sequence[tuple[str, Sequence[str]]]
 
-# Images of a block of descriptors.
+# Images per block of descriptors.
 BLOCK_SIZE = 1024
-# Characters of an image's name that its folders are made of, from the last on.
-_FOLDERS = 6
+_FOLDERS = 6  # Last characters of an image's name, which name its folders.
 _FOLDER_ENDS = ((-2, None), (-4, -2), (-6, -4))
 _DIGEST_BYTES = 16
 
 
 class NearestOfClusters:
-  """The nearest images of each of Q queries, each of another cluster.
+  """The K nearest images of each of Q queries, at most one per cluster.
 
-  Images come in blocks. Holds [Q, K] images, and [Q, block] similarities.
+  Images of the query's own cluster are excluded. Images are added in blocks, so
+  that memory is that of [Q, K] images and [Q, block] similarities.
   """
 
   def __init__(self, queries: np.ndarray, clusters: np.ndarray, number: int):
-    """Take [Q, D] float32 queries, their clusters, and K, images of each."""
+    """Take queries, [Q, D] float32, their clusters, and K."""
     self._queries = np.asarray(queries, np.float32)
     self._own, self._number = np.asarray(clusters), number
     shape = (len(self._queries), number)
-    # [Q, K] scores, images, clusters and squares of descriptors' lengths.
-    self._kept = (
+    # [Q, K] scores, images, clusters and squared lengths of descriptors.
+    self._kept: tuple[np.ndarray, ...] = (
       np.full(shape, -np.inf, np.float32),
       np.full(shape, -1, np.int64),
       np.full(shape, -1, np.int64),
@@ -52,9 +52,9 @@ class NearestOfClusters:
   def add(
     self, images: np.ndarray, descriptors: np.ndarray, clusters: np.ndarray
   ) -> None:
-    """Take a block of n images: numbers, [n, D] descriptors, [n] clusters.
+    """Add a block of n images: numbers, [n, D] descriptors, [n] clusters.
 
-    Descriptors that are not finite are left out.
+    Images whose descriptors are not finite are skipped.
     """
     finite = np.isfinite(descriptors).all(axis=1)
     images, clusters = (np.asarray(x)[finite] for x in (images, clusters))
@@ -78,11 +78,11 @@ class NearestOfClusters:
     )
 
   def _merge(self, *block):
-    """Take [Q, k] scores, images, clusters and squares of a block."""
+    """Merge [Q, k] scores, images, clusters and squares of a block."""
     old, new = self._kept[0][:, :, None], block[0][:, None, :]
     same = self._kept[2][:, :, None] == block[2][:, None, :]
     scores, *others = map(np.hstack, zip(self._kept, block, strict=True))
-    # Of a cluster that is in both, the further image goes.
+    # Of a cluster in both, the farther image is dropped.
     scores[
       np.hstack([(same & (old < new)).any(2), (same & (old >= new)).any(1)])
     ] = -np.inf
@@ -92,11 +92,11 @@ class NearestOfClusters:
     )
 
   def images(self) -> np.ndarray:
-    """Return [Q, K] int64, nearest first; -1 where there are fewer."""
+    """Return the numbers of images, [Q, K] int64, nearest first, -1 padding."""
     return np.where(np.isfinite(self._kept[0]), self._kept[1], -1)
 
   def distances(self) -> np.ndarray:
-    """Return [Q, K] float64, L2 distances; NaN where there is no image."""
+    """Return the L2 distances of images, [Q, K] float64, NaN padding."""
     own = np.square(self._queries.astype(np.float64)).sum(axis=1)[:, None]
     scores = self._kept[0]
     squares = np.maximum(own + self._kept[3] - 2.0 * scores, 0.0)
@@ -104,14 +104,14 @@ class NearestOfClusters:
 
 
 def _largest(scores, number):
-  """Return [Q, k] columns of the largest scores, in no order; k <= number."""
+  """Return columns of the largest scores, [Q, k], k <= number, unordered."""
   if scores.shape[1] <= number:
     return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
   return np.argpartition(-scores, number - 1, axis=1)[:, :number]
 
 
 def _best_of_each(scores, clusters):
-  """Return best scores [Q, C] of [Q, n], and their first columns [Q, C]."""
+  """Return the best score of each cluster, and its first column, [Q, C]."""
   starts = np.flatnonzero(np.r_[True, clusters[1:] != clusters[:-1]])
   best = np.maximum.reduceat(scores, starts, axis=1)
   sizes = np.diff(np.r_[starts, len(clusters)])
@@ -128,21 +128,21 @@ def describe_blocks(
   label: str,
   source: files.Path,
 ) -> Iterator[np.ndarray]:
-  """Yield [n, D] float32 descriptors of blocks of `BLOCK_SIZE` images.
+  """Yield descriptors, [n, D] float32, of blocks of `BLOCK_SIZE` images.
 
-  `load` returns the image of a path, [H, W, 3] float32, and `network` [1, D] of
-  [1, H, W, 3]; `source` is the file that lists the images, for errors. An image
-  that cannot be read is reported, and has NaN.
+  `load` returns the image at a path, [H, W, 3] float32; `network` maps [1, H,
+  W, 3] to [1, D]. `source` is the file that lists the images, named in errors.
+  Images that cannot be read are reported, and have NaN.
   """
   futures = concurrency.futures_ahead(load, paths, workers, workers + 1)
   block, size = [], None
-  shown = progress.track(futures, label, len(paths))
-  for path, future in zip(paths, shown, strict=True):
+  tracked = progress.track(futures, label, len(paths))
+  for path, future in zip(paths, tracked, strict=True):
     try:
       vector = np.asarray(network(future.result()[None]), np.float32)[0]
     except (errors.InputError, OSError) as error:
-      # Of a photo that is too small for the network, it does not say which.
-      logging.warning("left out %s: %s", path, errors.one_line(error))
+      # Errors of photos too small for the network have no path.
+      logging.warning("skipped %s: %s", path, errors.one_line(error))
       vector = None
     size = size if vector is None else len(vector)
     block.append(vector)
@@ -155,89 +155,88 @@ def describe_blocks(
 
 def _stacked(block, size, source):
   if size is None:
-    raise errors.InputError(
-      "images that can be read", f"none among {len(block)}", source
-    )
+    text = f"none of {len(block)} images can be read"
+    raise errors.InputError(text, path=source)
   missing = np.full([size], np.nan, np.float32)
   return np.stack([missing if each is None else each for each in block])
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-  """N photos, and which of them are pairs."""
+  """N photos, and pairs of them."""
 
   names: list[str]  # Ids of the photos.
-  # [N] int64, the object or place of each, or None where the file does not say,
-  # as those for whitening.
+  # Object or place of each photo, [N] int64; None in files for whitening.
   clusters: np.ndarray | None
   queries: np.ndarray  # [P] int64, indices of the first photos of pairs.
   positives: np.ndarray  # [P] int64, indices of the second ones.
 
 
 def read_pairs(path: files.Path, mode: str | None = None) -> Pairs:
-  """Read a pickle of pairs, without running anything in it.
+  """Read a pickle of pairs, without running code in it.
 
-  It is a dict of `cids` (or `ids`), `cluster`, `qidxs` and `pidxs`, or a dict
-  of such dicts by mode, "train" or "val". Without a mode there are no clusters.
+  The file is a dict of `cids` (or `ids`), `cluster`, `qidxs` and `pidxs`, or
+  has such a dict by mode, "train" and "val". Without a mode, clusters are None.
   """
-  content = untrusted.read_plain_pickle(path)
+  content = _dict(untrusted.read_plain_pickle(path), path)
   if mode is not None:
-    if mode not in _dict(content, "a dict by mode", path):
-      raise errors.InputError(f"the mode '{mode}'", _keys(content), path)
-    content = content[mode]
-  content = _dict(content, "a dict of lists", path)
+    if mode not in content:
+      text = f"no mode '{mode}', only {_keys(content)}"
+      raise errors.InputError(text, path=path)
+    content = _dict(content[mode], path)
   names = _names(content.get("cids", content.get("ids")), path)
   queries, positives = (
     _integers(content, key, path) for key in ("qidxs", "pidxs")
   )
   for key, array in (("qidxs", queries), ("pidxs", positives)):
     if len(array) and not 0 <= array.min() <= array.max() < len(names):
-      expected = f"'{key}' from 0 to {len(names) - 1}, places of images"
-      received = f"{array.min()} to {array.max()}"
-      raise errors.InputError(expected, received, path)
+      text = f"'{key}' is {array.min()} to {array.max()}, but images are"
+      raise errors.InputError(f"{text} 0 to {len(names) - 1}", path=path)
   if len(queries) != len(positives) or not len(queries):
-    received = f"{len(queries)} and {len(positives)}"
-    expected = "as many 'qidxs' as 'pidxs', one at least"
-    raise errors.InputError(expected, received, path)
-  clusters = None if mode is None else _integers(content, "cluster", path)
-  if mode is not None and len(clusters) != len(names):
-    expected = f"the 'cluster' of each of {len(names)} images"
-    raise errors.InputError(expected, f"{len(clusters)}", path)
+    text = f"{len(queries)} and {len(positives)} 'qidxs' and 'pidxs'"
+    raise errors.InputError(f"{text} are not one or more pairs", path=path)
+  if mode is None:
+    return Pairs(names, None, queries, positives)
+  clusters = _integers(content, "cluster", path)
+  if len(clusters) != len(names):
+    text = f"'cluster' has {len(clusters)} values for {len(names)} images"
+    raise errors.InputError(text, path=path)
   return Pairs(names, clusters, queries, positives)
 
 
 def _names(names, path):
   if not isinstance(names, list | tuple | np.ndarray) or not len(names):
-    raise errors.InputError("a list 'cids' of images", _kind(names), path)
+    text = f"'cids' must be a list of image names, not {_kind(names)}"
+    raise errors.InputError(text, path=path)
   names = [str(name) if isinstance(name, str) else name for name in names]
   for name in names:
     plain = isinstance(name, str) and os.path.basename(name) == name
-    # Its ends become folders: none may lead out of the images' folder.
+    # Parts become folders, which must be inside the folder of the images.
     if not plain or len(name) < _FOLDERS or ".." in name or "\0" in name:
-      raise errors.InputError(
-        f"names of images of {_FOLDERS} characters or more", repr(name), path
-      )
+      text = f"{name!r} is not an image name of {_FOLDERS} or more characters"
+      raise errors.InputError(text, path=path)
   return names
 
 
 def _integers(content, key, path):
-  """Return [n] int64 of a list of integers, or raise InputError."""
+  """Return a list of integers as [n] int64."""
   if key not in content:
-    raise errors.InputError(f"a list '{key}'", _keys(content), path)
+    text = f"no list '{key}', only {_keys(content)}"
+    raise errors.InputError(text, path=path)
   try:
     array = np.asarray(content[key])
   except ValueError:  # Lists of several lengths.
     array = np.zeros([1, 1])
   if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-    raise errors.InputError(
-      f"a list '{key}' of integers", f"{array.dtype} {list(array.shape)}", path
-    )
+    text = f"'{key}' must be a list of integers, not {array.dtype} of shape"
+    raise errors.InputError(f"{text} {list(array.shape)}", path=path)
   return array.astype(np.int64)
 
 
-def _dict(content, expected, path):
+def _dict(content, path):
   if not isinstance(content, dict):
-    raise errors.InputError(expected, _kind(content), path)
+    text = f"{_kind(content)} instead of a dict of lists, or of dicts by mode"
+    raise errors.InputError(text, path=path)
   return content
 
 
@@ -246,11 +245,11 @@ def _keys(content):
 
 
 def _kind(value):
-  return "none" if value is None else f"a {type(value).__name__}"
+  return "None" if value is None else f"a {type(value).__name__}"
 
 
 def database_path(name: str, data_root: str, eccv2020: bool = False) -> str:
-  """Return the path of a data set's file, `train/<name>/` or beside it."""
+  """Return the path of a data set's file, in `train/<name>/` or `data_root`."""
   file = f"{name}-val-eccv2020.pkl" if eccv2020 else f"{name}.pkl"
   usual = os.path.join(data_root, "train", name, file)
   flat = os.path.join(data_root, file)
@@ -258,7 +257,7 @@ def database_path(name: str, data_root: str, eccv2020: bool = False) -> str:
 
 
 def images_folder(path: str, data_root: str, name: str) -> str:
-  """Return the images' folder of data set `name`, or else beside the file."""
+  """Return the images' folder of a data set, shared or beside its file."""
   shared = os.path.join(data_root, "train", name, "ims")
   beside = os.path.join(os.path.dirname(path), "ims")
   return shared if os.path.isdir(shared) else beside
@@ -271,8 +270,8 @@ def image_path(image_id: str, prefix: files.Path | None) -> str:
 
 
 def groups_of_folder(folder: files.Path) -> Groups:
-  """Group photos by the folder that they are in, each one object or place."""
-  groups = {}
+  """Group photos by their folder; each folder is one object or place."""
+  groups: dict[str, list[str]] = {}
   for path in files.find_images(folder):
     groups.setdefault(os.path.dirname(path), []).append(path)
   return sorted(groups.items())
@@ -285,15 +284,13 @@ def groups_of_csv(path: files.Path, images: str) -> Groups:
   try:
     url, landmark = columns.index("url"), columns.index("landmark_id")
   except ValueError:
-    raise errors.InputError(
-      "the columns url and landmark_id", ", ".join(columns) or "none", path
-    ) from None
-  groups = {}
+    text = f"the columns url and landmark_id are required, not {columns}"
+    raise errors.InputError(text, path=path) from None
+  groups: dict[str, list[str]] = {}
   for line, row in rows:
     if len(row) <= max(url, landmark):
-      raise errors.InputError(
-        f"{len(columns)} columns", f"{len(row)}", f"{path}, line {line}"
-      )
+      text = f"{len(row)} columns, not {len(columns)}"
+      raise errors.InputError(text, path=f"{path}, line {line}")
     photo = os.path.join(images, row[url])
     groups.setdefault(row[landmark], []).append(photo)
   return sorted(groups.items())
@@ -305,7 +302,7 @@ class Options:
 
   # Share of the clusters held out for validation, in [0, 1).
   validation_share: float = 0.2
-  seed: int = 0  # Of their choice.
+  seed: int = 0  # Of the choice of held-out clusters.
   overwrite: bool = False  # Whether an existing data set is replaced.
 
 
@@ -316,20 +313,20 @@ def write_tuples(
   options: Options = Options(),
   say: Callable[[str], Any] = print,
 ) -> dict[str, dict[str, int]]:
-  """Write photos, and which of them are pairs, for `TuplesDataset`.
+  """Write photos and pairs of them for `TuplesDataset`.
 
-  Photos of a group are pairs in the order of their names, each with the next
-  one; a single photo only serves as a negative. `<name>-whiten.pkl` gets the
-  pairs of the training, to learn a whitening. Groups of one name are never
-  negatives of each other. All lies in `<data_root>/train/<name>`; `say` is
-  called with a line for each photo that cannot be read. Returns numbers of
-  photos, clusters and pairs, by mode.
+  Consecutive photos of a group are pairs, in the order of their names; single
+  photos only serve as negatives. `<name>-whiten.pkl` gets the training pairs,
+  to learn a whitening. Groups of the same name are never negatives of each
+  other. Files are in `<data_root>/train/<name>`. `say` is called with a line
+  for each photo that cannot be read. Returns the numbers of photos, clusters
+  and pairs, by mode.
   """
   folder = pathlib.Path(data_root, "train", name)
   database = folder / f"{name}.pkl"
   if database.exists() and not options.overwrite:
-    expected = "a data_root without a data set of this name, or --overwrite"
-    raise errors.InputError(expected, f"one with {database}", data_root)
+    text = f"the data set exists; --overwrite replaces it: {database}"
+    raise errors.InputError(text, path=data_root)
   clusters = sorted({cluster for cluster, _ in groups})
   order = np.random.default_rng(options.seed).permutation(len(clusters))
   number = round(options.validation_share * len(order))
@@ -340,7 +337,9 @@ def write_tuples(
   with progress.count("copying photos", total) as bar:
     for mode in ("train", "val"):
       chosen = [g for g in groups if (g[0] in held_out) == (mode == "val")]
-      pairs = {"cids": [], "cluster": [], "qidxs": [], "pidxs": []}
+      pairs: dict[str, list] = {
+        key: [] for key in ("cids", "cluster", "qidxs", "pidxs")
+      }
       for cluster, paths in chosen:
         first = len(pairs["cids"])
         for path in paths:
@@ -353,8 +352,8 @@ def write_tuples(
           pairs["qidxs"] += [i, i + 1]
           pairs["pidxs"] += [i + 1, i]
       if not pairs["qidxs"] and (mode == "train" or held_out):
-        expected = f"groups of two photos or more to {mode} with"
-        raise errors.InputError(expected, f"{len(chosen)} groups of one")
+        text = f"{mode} needs groups of two photos or more"
+        raise errors.InputError(f"{text}: {len(chosen)} groups have one each")
       content[mode] = pairs
       counts[mode] = {
         "photos": len(pairs["cids"]),
@@ -368,12 +367,12 @@ def write_tuples(
 
 
 def _copy(path, folder, say):
-  """Copy a photo to the place of its id, a digest; None if it is bad."""
+  """Copy a photo to the path of its id, a digest; return None if it is bad."""
   try:
     utils.image_size(path)
     data = files.read_bytes(path)
   except (errors.InputError, OSError) as error:
-    say(f"{errors.one_line(error)}; left out")
+    say(f"{errors.one_line(error)}; skipped")
     return None
   image_id = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
   target = pathlib.Path(image_path(image_id, folder))

@@ -78,17 +78,19 @@ def _short_row(folder):
   return _table(folder, "image,label", "a.jpg,x", "b.jpg")
 
 
-@_case("image that is listed and absent", "1 of 2", "not there", "b.jpg")
+@_case("image that is listed and absent", "1 of 2", "missing", "b.jpg")
 def _absent(folder):
   return _table(folder, "image,label", "a.jpg,x", "b.jpg,y")
 
 
-@_case("images that are listed and all absent", "photos that are listed")
+@_case(
+  "images that are listed and all absent", "none of the photos", "photos.csv"
+)
 def _all_absent(folder):
   return _table(folder, "image,label", "b.jpg,x")
 
 
-@_case("image of two classes", "one class for a.jpg", "x and y")
+@_case("image of two classes", "a.jpg has two classes", "x and y")
 def _two_classes(folder):
   return _table(folder, "image,label", "a.jpg,x", "a.jpg,y")
 
@@ -100,7 +102,7 @@ def _empty_class(folder):
   return _build(folder, f"--class_folders={folder}")
 
 
-@_case("photo for records that is cut", "b.jpg", "cut", "left out")
+@_case("photo for records that is cut", "b.jpg", "cut", "skipped")
 def _cut_photo(folder):
   _photo(folder / "a" / "a.jpg")
   path = _photo(folder / "a" / "b.jpg")
@@ -108,7 +110,7 @@ def _cut_photo(folder):
   return _build(folder, f"--class_folders={folder}")
 
 
-@_case("folder of training photos without photos", "pattern", "none")
+@_case("folder of training photos without photos", "no photos", "pattern")
 def _no_photos(folder):
   path = folder.parent / "train.csv"
   path.write_text("id,url,landmark_id\na,b,1\n")
@@ -176,7 +178,7 @@ def _record(identity, label, data=None):
   return tfrecord.serialize(photo, data, 32, 40)
 
 
-@_case("records of another label space", "train-0", "'b'", "0 to 1", "7")
+@_case("records of another label space", "train-0", "'b'", "0 to 1", "label 7")
 def _labels(folder):
   return _draw(folder, [_record("a", 0), _record("b", 7)])
 
@@ -218,7 +220,7 @@ def _no_records(folder):
   return _draw(folder, [], damage=lambda _: b"id,url,landmark_id\n")
 
 
-@_case("records that are missing", "nowhere", "found none")
+@_case("records that are missing", "nowhere", "no such TFRecord files")
 def _missing(folder):
   from delf.python.datasets.google_landmarks_dataset import googlelandmarks
 

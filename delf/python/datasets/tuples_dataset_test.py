@@ -177,12 +177,12 @@ def test_ids_and_arrays_are_read_too(tmp_path):
 @pytest.mark.parametrize(
   ("change", "words"),
   [
-    ({"cids": []}, "list 'cids'"),
+    ({"cids": []}, "'cids' must be a list"),
     ({"cids": 7}, "a int"),
     ({"cids": ["aaaaaa", "../../etc/passwd"]}, "passwd"),
-    ({"cids": ["aaaaaa", "a"]}, "6 characters"),
-    ({"cids": ["aaaaaa", 7]}, "received 7"),
-    ({"cluster": [0]}, "received 1"),
+    ({"cids": ["aaaaaa", "a"]}, "6 or more characters"),
+    ({"cids": ["aaaaaa", 7]}, "7 is not an image name"),
+    ({"cluster": [0]}, "1 values for 2 images"),
     ({"cluster": ["a", "b"]}, "integers"),
     ({"qidxs": [2]}, "0 to 1"),
     ({"pidxs": [-1]}, "-1"),
@@ -202,7 +202,7 @@ def test_files_without_the_mode_or_a_list(tmp_path):
     _read(tmp_path, {}, "val")
   path = tmp_path / "db.pkl"
   path.write_bytes(pickle.dumps([1]))
-  with pytest.raises(errors.InputError, match="a list"):
+  with pytest.raises(errors.InputError, match="a list instead of a dict"):
     tuples.read_pairs(path, "train")
   path.write_bytes(pickle.dumps({"train": {"cids": ["aaaaaa"]}}))
   with pytest.raises(errors.InputError, match="'qidxs'"):

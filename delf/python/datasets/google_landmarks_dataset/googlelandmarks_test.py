@@ -193,12 +193,12 @@ def _cut(i):
 
 
 _BAD = {
-  "label": (_photo(3, label=5), "record 'id3'.*from 0 to 4, received 5"),
-  "negative": (_photo(3, label=-1), "from 0 to 4, received -1"),
+  "label": (_photo(3, label=5), "record 'id3'.*label 5 is not from 0 to 4"),
+  "negative": (_photo(3, label=-1), "label -1 is not from 0 to 4"),
   "no label": (_record(encoded=_jpeg(0), id=b"x"), "'x'.*image/class/label"),
   "no image": (_record(class_label=1, id=b"x"), "'x'.*image/encoded"),
   "other": (b"what is this", "another kind"),
-  "cut": (_cut(0), "record 'cut'.*whole JPEG.*cut"),
+  "cut": (_cut(0), "record 'cut'.*JPEG is cut"),
   "no jpeg": (_record(encoded=b"PNG", class_label=0, id=b"x"), "'x'.*no JPEG"),
 }
 
@@ -228,7 +228,7 @@ def test_a_damaged_file_is_named(tmp_path):
     googlelandmarks.CreateDataset(str(path))
   path.write_bytes(whole[:600] + b"?" + whole[601:])
   with (
-    pytest.raises(errors.InputError, match="some.*damaged one at byte 0"),
+    pytest.raises(errors.InputError, match="some.*record at byte 0 is damaged"),
     googlelandmarks.clear_errors(),
   ):
     next(iter(googlelandmarks.CreateDataset(str(path), repeat=False)))
@@ -236,7 +236,7 @@ def test_a_damaged_file_is_named(tmp_path):
   with pytest.raises(errors.InputError, match="at its start"):
     googlelandmarks.CreateDataset(str(path))
   path.write_bytes(b"")
-  with pytest.raises(errors.InputError, match="files of none"):
+  with pytest.raises(errors.InputError, match="some have no records"):
     googlelandmarks.CreateDataset(str(path))
   with pytest.raises(FileNotFoundError, match="nowhere"):
     googlelandmarks.CreateDataset(str(tmp_path / "nowhere*"))

@@ -111,7 +111,9 @@ def test_pickles_are_read(protocol, tmp_path):
 
 
 def test_ground_truth_that_is_not_graded_has_no_protocols():
-  with pytest.raises(errors.InputError, match="'hard' of query 1.*ok, junk"):
+  with pytest.raises(
+    errors.InputError, match="query 1 has ok, junk, not easy and hard"
+  ):
     dataset.ParseEasyMediumHardGroundTruth([{"ok": [1], "junk": []}])
   (easy,), _, (hard,) = dataset.ParseEasyMediumHardGroundTruth([{"easy": [1]}])
   assert (list(easy["ok"]), list(hard["junk"])) == ([1], [1])
@@ -146,7 +148,7 @@ def test_ground_truth_of_absent_images_is_refused(easy, received, tmp_path):
     dataset.ReadDatasetFile(path)
   assert "6 index images" in str(error.value)
   assert "query_0" in str(error.value)
-  assert f"received {received} " in str(error.value)
+  assert f"has id {received} (from 0)" in str(error.value)
 
 
 @pytest.mark.parametrize(
