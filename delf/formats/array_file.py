@@ -1,13 +1,13 @@
-"""One file of named arrays: checked, memory-mapped, replaced as a whole.
+"""Files of named arrays: checked, memory-mapped, replaced atomically.
 
     magic 8 bytes | version uint32 | checksum of the header uint32
     length of the header uint64 | length of the file uint64
     header (JSON: kind, fields of the caller, table of the arrays)
     the arrays, each at a multiple of 64 bytes
 
-Numbers are little-endian, checksums CRC-32. That of the header is over what
-follows it up to the first array's padding; those of the arrays are in the
-table, so that a file of many gigabytes opens without being read.
+Numbers are little-endian, checksums CRC-32. The header's covers the lengths and
+the JSON; those of the arrays are in the table, so that a file of many gigabytes
+opens without being read.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from numpy import typing as npt
 
 from delf.base import errors, files
 
-# Raised when a file is laid out so that older programs cannot read it.
+# Increased when the layout changes so that older programs cannot read it.
 VERSION = 1
-# As PNG's: a byte that is no text, and line ends that a transfer as text would
-# change.
+# Like PNG's: a byte outside of ASCII, and line ends that a transfer as text
+# would change.
 _MAGIC = b"\x89delf\r\n\x1a"
 # Magic, version, checksum; then the lengths of the header and of the file.
 _START = struct.Struct("<8sII")
@@ -34,7 +34,7 @@ _LENGTHS = struct.Struct("<QQ")
 _HEAD_BYTES = _START.size + _LENGTHS.size
 # Arrays start at multiples of a processor's cache line.
 _ALIGNMENT = 64
-# Names are arrays, so a header is short; one that states more is no header.
+# Names are stored as an array, so that a header is short; longer is damaged.
 _MAX_HEADER_BYTES = 1 << 24
 _MAX_DIMS = 32
 _DTYPES = frozenset(
@@ -46,9 +46,9 @@ _BLOCK = 1 << 24
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """An array of `pieces`, in C order, as it need not fit into memory."""
+  """An array given as pieces, in C order, as it need not fit into memory."""
 
-  dtype: Any
+  dtype: npt.DTypeLike
   shape: Sequence[int]
   pieces: Iterable[np.ndarray]
 
@@ -59,31 +59,28 @@ def write(
   header: dict,
   arrays: Mapping[str, np.ndarray | Stream],
 ) -> None:
-  """Write arrays of numbers into one local file, whole or not at all.
+  """Write arrays of numbers to one local file, atomically.
 
-  `kind` is such as "inverted index", `header` the caller's data for JSON.
+  `kind` is a name such as "inverted index"; `header` is the caller's, for JSON.
   """
   if files.is_remote(path):
-    raise errors.InputError("a local path for an index", path)
+    raise errors.InputError("an index needs a local path", path=path)
   streams = {name: _as_stream(array) for name, array in arrays.items()}
-  table = {
-    "kind": kind,
-    "header": header,
-    # Offsets and checksums as long as what they will be.
-    "arrays": [
-      {
-        "name": name,
-        "dtype": _stored_dtype(stream.dtype).str,
-        "shape": [int(length) for length in stream.shape],
-        "offset": f"{0:016x}",
-        "crc32": f"{0:08x}",
-      }
-      for name, stream in streams.items()
-    ],
-  }
+  entries = [
+    {
+      "name": name,
+      "dtype": _stored_dtype(stream.dtype).str,
+      "shape": [int(length) for length in stream.shape],
+      # Placeholders of the final length.
+      "offset": f"{0:016x}",
+      "crc32": f"{0:08x}",
+    }
+    for name, stream in streams.items()
+  ]
+  table = {"kind": kind, "header": header, "arrays": entries}
   end = _HEAD_BYTES + len(_encode(table))
   with files.atomic_path(path) as temporary, open(temporary, "wb") as file:
-    for entry, stream in zip(table["arrays"], streams.values(), strict=True):
+    for entry, stream in zip(entries, streams.values(), strict=True):
       offset = -(-end // _ALIGNMENT) * _ALIGNMENT
       file.seek(offset)
       entry["offset"] = f"{offset:016x}"
@@ -96,7 +93,7 @@ def write(
     checksum = zlib.crc32(text, zlib.crc32(lengths))
     file.write(_START.pack(_MAGIC, VERSION, checksum) + lengths + text)
     file.flush()
-    # The name must not be on disk before what it stands for.
+    # The data must be on disk before the final name.
     os.fsync(file.fileno())
 
 
@@ -110,7 +107,7 @@ def _as_stream(array):
 def _stored_dtype(dtype):
   dtype = np.dtype(dtype).newbyteorder("<")
   if dtype.str not in _DTYPES:
-    raise errors.InputError("arrays of numbers for an index", f"{dtype}")
+    raise errors.InputError(f"an index holds arrays of numbers, not of {dtype}")
   return dtype
 
 
@@ -127,12 +124,12 @@ def _write_pieces(file, stream):
       file.write(block.view(np.uint8).data)
       checksum = zlib.crc32(block.view(np.uint8).data, checksum)
   if left:
-    raise errors.InputError("as many values as the shape states", "others")
+    raise errors.InputError("the pieces of an array do not fill its shape")
   return checksum
 
 
 def array_bytes(entry: dict) -> int:
-  """Return the size of the array of an entry of the table."""
+  """Return the size in bytes of the array of a table entry."""
   return math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize
 
 
@@ -143,31 +140,31 @@ def _encode(table):
 def read(
   path: files.Path, kind: str, verify: bool = False
 ) -> tuple[dict, dict[str, np.ndarray]]:
-  """Open a file of arrays without loading them; InputError if it is damaged.
+  """Open a file of arrays without loading them.
 
-  `verify` reads all and compares checksums: without, changes on the disk within
-  the arrays go unseen. Returns the caller's header, and read-only memory maps
-  by name, which keep their values if the file is replaced by `write`.
+  Returns the caller's header, and read-only memory maps by name, which keep
+  their values if `write` replaces the file. Raises InputError if the file is
+  damaged; damage within the arrays is noticed only with `verify`, which reads
+  them and compares checksums.
   """
   table, size = read_table(path)
   if table["kind"] != kind:
     raise errors.InputError(
-      f"an index file of the kind '{kind}'", f"one of '{table['kind']}'", path
+      f"an index of the kind '{table['kind']}', not '{kind}'", path=path
     )
   whole = np.memmap(path, dtype=np.uint8, mode="r")
   if len(whole) != size:
-    raise errors.InputError("an index that stays", "one that changes", path)
+    raise errors.InputError("the index changed while it was opened", path=path)
   arrays = {}
   for entry in table["arrays"]:
     data = whole[entry["offset"] : entry["offset"] + array_bytes(entry)]
     if verify and f"{_checksum(data):08x}" != entry["crc32"]:
       raise errors.InputError(
-        "an index as it was written",
-        f"one whose {entry['name']} were changed (checksum)",
-        path,
+        f"damaged index: {entry['name']} were changed (wrong checksum)",
+        path=path,
       )
-    shaped = data.view(np.dtype(entry["dtype"])).reshape(entry["shape"])
-    arrays[entry["name"]] = shaped
+    values = data.view(np.dtype(entry["dtype"]))
+    arrays[entry["name"]] = values.reshape(entry["shape"])
   return table["header"], arrays
 
 
@@ -179,7 +176,7 @@ def _checksum(data):
 
 
 def is_index(path: files.Path) -> bool:
-  """Return whether a local file starts as a file of arrays does."""
+  """Return whether a local file starts like a file of arrays."""
   try:
     with open(path, "rb") as file:
       return file.read(len(_MAGIC)) == _MAGIC
@@ -190,7 +187,7 @@ def is_index(path: files.Path) -> bool:
 def describe(path: files.Path) -> dict:
   """Return `kind`, `version`, `bytes`, `header` and `arrays` of a file.
 
-  `arrays` has `dtype` and `shape` by name.
+  `arrays` maps names to `dtype` and `shape`.
   """
   table, size = read_table(path)
   arrays = {
@@ -201,19 +198,19 @@ def describe(path: files.Path) -> dict:
 
 
 def read_table(path: files.Path) -> tuple[dict, int]:
-  """Read and check the table; return it and the size of the file.
+  """Read and check the table; return it and the size of the file in bytes.
 
-  It has `kind`, `header` and `arrays`: dicts of `name`, `dtype`, `shape`,
-  `offset` and `crc32`.
+  Its keys are `kind`, `header` and `arrays`, a list of dicts with `name`,
+  `dtype`, `shape`, `offset` and `crc32`.
   """
   try:
     with open(path, "rb") as file:
       size = os.fstat(file.fileno()).st_size
       text = _read_header(file, size, path)
   except FileNotFoundError:
-    raise FileNotFoundError(f"{path}: expected an index, found none") from None
+    raise FileNotFoundError(f"{path}: no such index") from None
   except IsADirectoryError:
-    raise errors.InputError("an index file", "a folder", path) from None
+    raise errors.InputError("a folder, not an index file", path=path) from None
   try:
     table = json.loads(text)
     for entry in table["arrays"]:
@@ -221,44 +218,44 @@ def read_table(path: files.Path) -> tuple[dict, int]:
     _check_table(table, _HEAD_BYTES + len(text), size)
   except (ValueError, TypeError, KeyError, RecursionError):
     raise errors.InputError(
-      "an index with a table of its arrays", "one that makes no sense", path
+      "damaged index: invalid table of arrays", path=path
     ) from None
   return table, size
 
 
 def _read_header(file, size, path):
-  """Return the JSON text of a file whose length and checksum are right."""
+  """Return the JSON text, having checked the lengths and the checksum."""
   head = file.read(_HEAD_BYTES)
   if not head.startswith(_MAGIC):
-    raise errors.InputError("an index file", "another kind of file", path)
+    raise errors.InputError("not an index file", path=path)
   if len(head) < _HEAD_BYTES:
-    raise errors.InputError("a whole index", f"{size} bytes", path)
+    raise errors.InputError(f"not a whole index: {size} bytes", path=path)
   _, version, checksum = _START.unpack_from(head)
   if version > VERSION:
     raise errors.InputError(
-      f"an index of format {VERSION} or older",
-      f"format {version}, written by a newer delf",
-      path,
+      f"the index has format {version}, written by a newer delf: this one reads"
+      f" format {VERSION} or older",
+      path=path,
     )
   length, stated = _LENGTHS.unpack_from(head, _START.size)
   if stated != size:
     raise errors.InputError(
-      f"a whole index of {stated} bytes", f"{size} bytes", path
+      f"not a whole index: {size} bytes of {stated}", path=path
     )
   if length > min(size - _HEAD_BYTES, _MAX_HEADER_BYTES):
     raise errors.InputError(
-      "an index with a header", f"a header of {length} bytes", path
+      f"damaged index: a header of {length} bytes", path=path
     )
   text = file.read(length)
   if zlib.crc32(text, zlib.crc32(head[_START.size :])) != checksum:
     raise errors.InputError(
-      "an index as it was written", "one with a changed header (checksum)", path
+      "damaged index: wrong checksum of the header", path=path
     )
   return text
 
 
 def _check_table(table, end, file_size):
-  """Raise a ValueError or so unless the arrays lie in order in the file."""
+  """Raise ValueError, TypeError or KeyError unless arrays follow in order."""
   kind, header, arrays = table["kind"], table["header"], table["arrays"]
   texts = [kind, *(e["name"] for e in arrays), *(e["crc32"] for e in arrays)]
   if {str} != set(map(type, texts)) or not isinstance(header, dict):
@@ -281,13 +278,15 @@ def _check_table(table, end, file_size):
 def encode_names(names: Iterable[str]) -> dict[str, np.ndarray]:
   """Convert N names of images to arrays.
 
-  `names` is uint8, UTF-8, one after the other, and `name_ends` int64 [N].
+  `names` is their UTF-8, concatenated, as uint8; `name_ends` is int64 [N].
   """
   try:
-    # What is no UTF-8 in a file's name stays as it is.
+    # Bytes of a file's name that are not UTF-8 are kept.
     encoded = [name.encode("utf-8", "surrogateescape") for name in names]
   except (AttributeError, UnicodeEncodeError) as error:
-    raise errors.InputError("names as text", errors.one_line(error)) from None
+    raise errors.InputError(
+      f"names must be text: {errors.one_line(error)}"
+    ) from None
   lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
   return {
     "names": np.frombuffer(b"".join(encoded), np.uint8),
@@ -298,14 +297,14 @@ def encode_names(names: Iterable[str]) -> dict[str, np.ndarray]:
 def decode_names(
   arrays: Mapping[str, np.ndarray], path: files.Path | None = None
 ) -> list[str]:
-  """Convert arrays of `encode_names` back; InputError if they do not fit."""
+  """Invert `encode_names`; raise InputError if the arrays are inconsistent."""
   for name, dtype in (("names", np.uint8), ("name_ends", np.int64)):
     array = arrays.get(name)
     if array is None or array.dtype != dtype or array.ndim != 1:
-      raise errors.InputError("an index with names", "one without", path)
+      raise errors.InputError("damaged index: no names", path=path)
   text, starts = arrays["names"], np.concatenate([[0], arrays["name_ends"]])
   if starts[-1] != text.size or np.any(starts[:-1] > starts[1:]):
-    raise errors.InputError("names as long as stated", "others", path)
+    raise errors.InputError("damaged index: wrong lengths of names", path=path)
   data, starts = text.tobytes(), starts.tolist()
   return [
     data[start:end].decode("utf-8", "surrogateescape")

@@ -111,7 +111,7 @@ def test_cut_anywhere(tmp_path):
   path = tmp_path / "cut"
   for length in [*range(0, 600, 7), len(data) - 1]:
     path.write_bytes(data[:length])
-    with pytest.raises(errors.InputError, match="cut: expected"):
+    with pytest.raises(errors.InputError, match="cut: (not a|damaged)"):
       array_file.read(path, _KIND)
   path.write_bytes(data + b"\0")
   with pytest.raises(errors.InputError, match="whole index"):
@@ -135,7 +135,7 @@ def test_changed_anywhere(tmp_path):
     if place in padding:
       array_file.read(path, _KIND, verify=True)
       continue
-    with pytest.raises(errors.InputError, match="changed: expected"):
+    with pytest.raises(errors.InputError, match="changed: "):
       array_file.read(path, _KIND, verify=True)
 
 
@@ -144,7 +144,7 @@ def test_another_file(tmp_path):
   path.write_bytes(b"\xff\xd8" * 100)
   assert not array_file.is_index(path)
   assert not array_file.is_index(tmp_path / "none")
-  with pytest.raises(errors.InputError, match="a.jpg: expected an index file"):
+  with pytest.raises(errors.InputError, match="a.jpg: not an index file"):
     array_file.read(path, _KIND)
   with pytest.raises(errors.InputError, match="a folder"):
     array_file.read(tmp_path, _KIND)
@@ -211,7 +211,9 @@ def _entry(**changes):
 )
 def test_hostile_table(tmp_path, table):
   path = _with_header(tmp_path / "a", json.dumps(table).encode())
-  with pytest.raises(errors.InputError, match="a: expected an index"):
+  with pytest.raises(
+    errors.InputError, match="a: damaged index: invalid table"
+  ):
     array_file.read(path, _KIND)
 
 
@@ -242,7 +244,7 @@ def test_names():
 
 @pytest.mark.parametrize("names", [[5], [None], [b"a"], ["\ud800"]])
 def test_names_that_are_none(names):
-  with pytest.raises(errors.InputError, match="names as text"):
+  with pytest.raises(errors.InputError, match="names must be text"):
     array_file.encode_names(names)
 
 
@@ -261,7 +263,9 @@ def test_names_that_are_none(names):
 )
 def test_names_that_do_not_fit(change):
   arrays = array_file.encode_names(["ab", "cd"]) | change
-  with pytest.raises(errors.InputError, match="b.index: expected"):
+  with pytest.raises(
+    errors.InputError, match="b.index: damaged index: .*names"
+  ):
     array_file.decode_names(arrays, "b.index")
 
 

@@ -1,4 +1,4 @@
-"""Configurations, read from text and checked."""
+"""Reading and checking configurations in protobuf's text format."""
 
 import math
 
@@ -9,19 +9,19 @@ from delf.protos import aggregation_config_pb2, delf_config_pb2
 
 
 def read_delf_config(path: files.Path) -> delf_config_pb2.DelfConfig:
-  """Read and check an extraction configuration in protobuf's text format.
+  """Read and check an extraction configuration.
 
-  As in the original, of a repeated field the later value counts.
+  As in the original, a later value of a field replaces an earlier one.
   """
   return parse_delf_config(_read_text(path, "DelfConfig"), path)
 
 
 def read_local_config(path: files.Path) -> delf_config_pb2.DelfConfig:
-  """Read a configuration of local features, global ones switched off."""
+  """Read a configuration and switch its global features off."""
   config = read_delf_config(path)
   if not config.use_local_features:
     raise errors.InputError(
-      "a configuration with use_local_features", "one without", path
+      "use_local_features is off, but local features are needed", path=path
     )
   config.use_global_features = False
   return config
@@ -31,7 +31,8 @@ def parse_delf_config(
   text: str, path: files.Path | None = None
 ) -> delf_config_pb2.DelfConfig:
   """Parse and check a DelfConfig, as `read_delf_config` does."""
-  config = _parse(text, delf_config_pb2.DelfConfig(), path)
+  config = delf_config_pb2.DelfConfig()
+  _merge(text, config, path)
   check_delf_config(config, path)
   return config
 
@@ -39,9 +40,9 @@ def parse_delf_config(
 def read_aggregation_config(
   path: files.Path,
 ) -> aggregation_config_pb2.AggregationConfig:
-  """Read and check an aggregation configuration in text format."""
+  """Read and check an aggregation configuration."""
   config = aggregation_config_pb2.AggregationConfig()
-  _parse(_read_text(path, "AggregationConfig"), config, path)
+  _merge(_read_text(path, "AggregationConfig"), config, path)
   check_aggregation_config(config, path)
   return config
 
@@ -50,103 +51,103 @@ def check_aggregation_config(
   config: aggregation_config_pb2.AggregationConfig,
   path: files.Path | None = None,
 ) -> None:
-  """Raise InputError, with the field, if a value is invalid; open no file."""
+  """Raise InputError about the first invalid field; open no file."""
   _raise_first(_aggregation_checks(config), path)
 
 
 def check_delf_config(
   config: delf_config_pb2.DelfConfig, path: files.Path | None = None
 ) -> None:
-  """Raise InputError, with the field, if a value is invalid; open no file.
+  """Raise InputError about the first invalid field; open no file.
 
-  Fields of a head that is off are not checked. Models of global features may
-  have scales of their own, so that none are needed here.
+  Fields of a head that is off are not checked. Global features need no
+  image_scales, as their models may have fixed ones.
   """
   _raise_first(_delf_checks(config), path)
 
 
 def _raise_first(checks, path):
-  """Raise InputError of the first failed (condition, expected, received)."""
-  for condition, expected, received in checks:
-    if not condition:
-      raise errors.InputError(expected, received, path)
+  """Raise InputError for the first (failed, problem) that has failed."""
+  for failed, problem in checks:
+    if failed:
+      raise errors.InputError(problem, path=path)
 
 
 def _aggregation_checks(config):
-  expected = "aggregation_type VLAD, ASMK or ASMK_STAR"
-  yield config.aggregation_type != config.INVALID, expected, "INVALID"
+  problem = "aggregation_type is INVALID: use VLAD, ASMK or ASMK_STAR"
+  yield config.aggregation_type == config.INVALID, problem
   for name in ("codebook_size", "feature_dimensionality", "num_assignments"):
     value = getattr(config, name)
-    yield value > 0, f"a positive {name}", value
+    yield value <= 0, f"{name} must be over 0, not {value}"
   number, size = config.num_assignments, config.codebook_size
-  yield number <= size, f"num_assignments up to codebook_size, {size}", number
-  yield config.codebook_path, "a codebook_path", "none"
+  problem = f"num_assignments is {number}, but codebook_size only {size}"
+  yield number > size, problem
+  yield not config.codebook_path, "codebook_path is missing"
 
 
 def _delf_checks(config):
   use_local, use_global = config.use_local_features, config.use_global_features
-  scales, limit = config.image_scales, config.max_image_size
-  yield config.model_path, "a model_path", "none"
-  expected = "use_local_features or use_global_features"
-  yield use_local or use_global, expected, "neither"
-  expected = "image_scales, at least one, for local features"
-  yield scales or not use_local, expected, "none"
+  scales = config.image_scales
+  yield not config.model_path, "model_path is missing"
+  problem = "use_local_features and use_global_features are both off"
+  yield not (use_local or use_global), problem
+  problem = "local features need at least one of image_scales"
+  yield use_local and not scales, problem
   for scale in scales:
-    positive = scale > 0 and math.isfinite(scale)
-    yield positive, "positive image_scales", scale
-  # Below 0 there is no limit; a min_image_size of 0 is none either.
-  yield limit, "a max_image_size over 0, or -1 for none", limit
+    problem = f"image_scales must be positive and finite, not {scale}"
+    yield not 0 < scale < math.inf, problem
+  # A min_image_size up to 0 stands for no limit, too.
+  problem = "max_image_size is 0: use a number over 0, or -1 for no limit"
+  yield config.max_image_size == 0, problem
   if use_local:
     local = config.delf_local_config
     iou, most = local.iou_threshold, local.max_feature_num
-    yield 0 <= iou <= 1, "an iou_threshold from 0 to 1", iou
-    yield most >= 0, "a max_feature_num of at least 0", most
-    score = local.score_threshold
-    yield not math.isnan(score), "a number as score_threshold", score
+    yield not 0 <= iou <= 1, f"iou_threshold must be from 0 to 1, not {iou}"
+    yield most < 0, f"max_feature_num must be at least 0, not {most}"
+    is_nan = math.isnan(local.score_threshold)
+    yield is_nan, "score_threshold must be a number, not nan"
     yield from _pca_checks("delf_local_config", local)
   if use_global:
-    chosen, number = config.delf_global_config.image_scales_ind, len(scales)
-    expected = "image_scales for image_scales_ind to choose from"
-    yield number or not chosen, expected, "none"
-    expected = (
-      f"image_scales_ind from 0 to {number - 1} ({number} image_scales)"
-    )
-    for index in chosen:
-      yield 0 <= index < number, expected, index
+    for index in config.delf_global_config.image_scales_ind:
+      yield not scales, "image_scales_ind needs image_scales to select from"
+      problem = (
+        f"image_scales_ind must be from 0 to {len(scales) - 1}, for"
+        f" {len(scales)} image_scales, not {index}"
+      )
+      yield not 0 <= index < len(scales), problem
     yield from _pca_checks("delf_global_config", config.delf_global_config)
 
 
 def _pca_checks(name, config):
-  """Check the PCA of one head; `use_pca` is on where it is not set."""
+  """Check the PCA of one head; `use_pca` is true by default."""
   if not config.use_pca:
     return
   pca = config.pca_parameters
-  needed = ["mean_path", "projection_matrix_path"]
+  fields = ["mean_path", "projection_matrix_path"]
   if pca.use_whitening:
-    needed.append("pca_variances_path")
-  for field in needed:
-    expected = f"{name}.pca_parameters.{field}, or {name}.use_pca: false"
-    yield getattr(pca, field), expected, "none"
-  expected = f"a positive {name}.pca_parameters.pca_dim"
-  yield pca.pca_dim > 0, expected, pca.pca_dim
+    fields.append("pca_variances_path")
+  for field in fields:
+    option = f"{name}.pca_parameters.{field}"
+    problem = f"{option} is missing: set it, or {name}.use_pca: false"
+    yield not getattr(pca, field), problem
+  problem = f"{name}.pca_parameters.pca_dim must be over 0, not {pca.pca_dim}"
+  yield pca.pca_dim <= 0, problem
 
 
 def _read_text(path, name):
   try:
     return files.read_bytes(path).decode("utf-8")
   except UnicodeDecodeError:
-    raise errors.InputError(f"text of {name}", "binary data", path) from None
+    raise errors.InputError(f"binary data, not a {name}", path=path) from None
 
 
-def _parse(text: str, config: message.Message, path):
-  """Merge text into `config` and return it."""
+def _merge(text: str, config: message.Message, path):
   try:
-    return text_format.Merge(text, config)
+    text_format.Merge(text, config)
   except text_format.ParseError as error:
     line = f"line {error.GetLine()}: " if error.GetLine() else ""
-    # The message starts with "line:column : "; the rest says what is wrong.
+    # The message is "line:column : reason".
     reason = str(error).split(" : ", 1)[-1].replace("\n", " ").rstrip(".")
-    name = config.DESCRIPTOR.name
     raise errors.InputError(
-      f"text of {name}", f"{line}{reason}", path
+      f"not a valid {config.DESCRIPTOR.name}: {line}{reason}", path=path
     ) from None

@@ -118,19 +118,22 @@ def test_a_field_that_stands_twice_has_the_later_value(tmp_path):
     ("image_scales: 1", "model_path"),
     (
       'model_path: "model" delf_local_config { use_pca: false }',
-      "image_scales, at least one, for local features, received none",
+      "local features need at least one of image_scales",
     ),
     (
       'model_path: "model" use_local_features: false use_global_features: true'
       " delf_global_config { use_pca: false image_scales_ind: 0 }",
-      "image_scales for image_scales_ind to choose from, received none",
+      "image_scales_ind needs image_scales to select from",
     ),
-    (_GOOD + "image_scales: 0", "positive image_scales, received 0"),
-    (_GOOD + "image_scales: -1", "positive image_scales, received -1"),
-    (_GOOD + "image_scales: nan", "positive image_scales, received nan"),
-    (_GOOD + "image_scales: inf", "positive image_scales, received inf"),
-    (_GOOD + "max_image_size: 0", "max_image_size over 0"),
-    (_GOOD + "use_local_features: false", "received neither"),
+    (_GOOD + "image_scales: 0", "image_scales must be positive .*not 0"),
+    (_GOOD + "image_scales: -1", "image_scales must be positive .*not -1"),
+    (_GOOD + "image_scales: nan", "image_scales must be positive .*not nan"),
+    (_GOOD + "image_scales: inf", "image_scales must be positive .*not inf"),
+    (_GOOD + "max_image_size: 0", "max_image_size is 0"),
+    (
+      _GOOD + "use_local_features: false",
+      "use_local_features and .* are both off",
+    ),
     (_GOOD + "delf_local_config { iou_threshold: 1.5 }", "iou_threshold"),
     (_GOOD + "delf_local_config { iou_threshold: nan }", "iou_threshold"),
     (_GOOD + "delf_local_config { max_feature_num: -1 }", "max_feature_num"),
@@ -149,7 +152,7 @@ def test_a_field_that_stands_twice_has_the_later_value(tmp_path):
       _GOOD
       + "delf_local_config { use_pca: true pca_parameters {"
       + ' mean_path: "m" projection_matrix_path: "p" } }',
-      "positive delf_local_config.pca_parameters.pca_dim, received 0",
+      "delf_local_config.pca_parameters.pca_dim must be over 0, not 0",
     ),
     (
       _GOOD
@@ -165,15 +168,15 @@ def test_a_field_that_stands_twice_has_the_later_value(tmp_path):
       _GOOD
       + "use_global_features: true"
       + " delf_global_config { use_pca: false image_scales_ind: 2 }",
-      "image_scales_ind from 0 to 1 .2 image_scales., received 2",
+      "image_scales_ind must be from 0 to 1, for 2 image_scales, not 2",
     ),
     (
       _GOOD
       + "use_global_features: true"
       + " delf_global_config { use_pca: false image_scales_ind: -1 }",
-      "image_scales_ind from 0 to 1 .2 image_scales., received -1",
+      "image_scales_ind must be from 0 to 1, for 2 image_scales, not -1",
     ),
-    ("\0\1\2", "text of DelfConfig"),
+    ("\0\1\2", "not a valid DelfConfig"),
   ],
 )
 def test_bad_configurations(text, pattern, tmp_path):
@@ -219,7 +222,10 @@ def test_sizes_that_are_no_limit(limits):
     ("codebook_size: 0", "codebook_size"),
     ("feature_dimensionality: -1", "feature_dimensionality"),
     ("num_assignments: 0", "num_assignments"),
-    ("num_assignments: 9 codebook_size: 8", "num_assignments up to"),
+    (
+      "num_assignments: 9 codebook_size: 8",
+      "num_assignments is 9, but codebook_size only 8",
+    ),
     ('codebook_path: ""', "codebook_path"),
     ("foo: 1", 'line 1: .*no field named "foo"'),
   ],

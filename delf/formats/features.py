@@ -10,31 +10,29 @@ from delf.base import arrays, errors
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LocalFeatures(arrays.Record):
-  """The local features of one image; shapes are checked once, here."""
+  """Local features of one image; raises InputError if shapes do not fit."""
 
   locations: np.ndarray  # [N, 2] float, (y, x) of centres in pixels.
   scales: np.ndarray  # [N] float, inverse of the image scale.
   descriptors: np.ndarray  # [N, D] float.
   attention: np.ndarray  # [N] float, scores.
-  # [N] float, radians; zeros where the model has none.
+  # [N] float, radians; zeros if the model computes none.
   orientations: np.ndarray = None  # type: ignore[assignment]
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     number = len(self.locations)
     if self.orientations is None:
       zeros = np.zeros([number], dtype=np.float32)
       object.__setattr__(self, "orientations", zeros)
     for name in ("locations", "scales", "attention", "orientations"):
-      received = np.shape(getattr(self, name))
-      shape = (number, 2) if name == "locations" else (number,)
-      if received != shape:
-        raise errors.InputError(
-          f"{name} of shape {list(shape)}", f"shape {list(received)}"
-        )
-    if np.ndim(self.descriptors) != 2 or len(self.descriptors) != number:
+      actual = list(np.shape(getattr(self, name)))
+      shape = [number, 2] if name == "locations" else [number]
+      if actual != shape:
+        raise errors.InputError(f"{name} must have shape {shape}, not {actual}")
+    actual = list(np.shape(self.descriptors))
+    if len(actual) != 2 or actual[0] != number:
       raise errors.InputError(
-        f"descriptors of shape [{number}, D]",
-        f"shape {list(np.shape(self.descriptors))}",
+        f"descriptors must have shape [{number}, D], not {actual}"
       )
 
   def __len__(self) -> int:
@@ -42,7 +40,7 @@ class LocalFeatures(arrays.Record):
 
   @classmethod
   def empty(cls, dimension: int = 0) -> "LocalFeatures":
-    """Return no features, of descriptors with `dimension` values."""
+    """Return features of an image without any; descriptors are [0, D]."""
     none = np.zeros([0], dtype=np.float32)
     locations = np.zeros([0, 2], dtype=np.float32)
     descriptors = np.zeros([0, dimension], dtype=np.float32)
@@ -51,14 +49,14 @@ class LocalFeatures(arrays.Record):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ImageFeatures(arrays.Record):
-  """Features of one image; each is None where it was not requested.
+  """Features of one image; those not requested are None.
 
-  `global_descriptor`, [D] float32, is also None for an image too small for one.
+  `global_descriptor` is [D] float32, or None if the image is too small for it.
   """
 
   local: LocalFeatures | None = None
   global_descriptor: np.ndarray | None = None
-  path: str | None = None  # Of the image, where it is known.
+  path: str | None = None  # Path of the image, if known.
   # The image where it has no path: bytes of a file, Pillow image or pixels.
   image: Any = dataclasses.field(default=None, compare=False, repr=False)
   # Whether the EXIF orientation was applied.

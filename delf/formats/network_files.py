@@ -1,8 +1,8 @@
-"""Settings kept inside a network in one file (.onnx, .tflite).
+"""Settings inside of single-file networks (.onnx, .tflite).
 
 An ONNX file has them in its metadata, under the key `delf`. A TFLite file has
-them in `delf.json` of a ZIP archive at its end, which is where TFLite's own
-metadata keep files; runtimes do not look there.
+them as `delf.json` in a ZIP archive at its end, the place of TFLite's metadata,
+which runtimes ignore.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from delf.formats import wire
 
 ONNX, TFLITE = ".onnx", ".tflite"
 
-# The forms of exports.
+# Forms of exported models.
 LOCAL, GLOBAL, JOINT = "local", "global", "local_and_global"
 FORMS = (LOCAL, GLOBAL, JOINT)
 
@@ -37,14 +37,14 @@ POOLINGS = ("None", "average", "sum")
 
 KEY = "delf"
 MEMBER = "delf.json"
-# Bytes: a configuration takes some hundreds.
+# Bytes; a configuration has some hundreds.
 _MOST_SETTINGS = 2**20
 
 # Field numbers of ONNX's `ModelProto` and of its key-value pairs
 # (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
 _METADATA, _KEY_FIELD, _VALUE_FIELD = 14, 1, 2
 _MAX_FIELD = 25
-# Wire types: of the versions in front of them, and of messages.
+# Wire types of versions, which precede the metadata, and of messages.
 _VARINT, _DELIMITED = 0, 2
 
 
@@ -52,18 +52,18 @@ _VARINT, _DELIMITED = 0, 2
 class Settings:
   """Settings of a network."""
 
-  form: str  # One of FORMS, which implies the outputs of the network.
-  # (size, stride, padding) of the receptive field of a cell of the feature map,
-  # in pixels, or None without local features.
+  form: str  # One of FORMS; determines the outputs of the network.
+  # (size, stride, padding) in pixels of the receptive field of a cell of the
+  # feature map, or None without local features.
   receptive: tuple[float, float, float] | None = None
-  # Overlap of two receptive boxes over which the weaker feature is dropped.
+  # IoU of two receptive boxes over which the weaker feature is dropped.
   iou: float = 1.0
-  # Fixed image scales, or None if they are an input.
+  # Fixed image scales, or None if they are an input of the network.
   input_scales: tuple[float, ...] | None = None
-  pool_type: str = "None"  # Of global descriptors over the scales.
+  pool_type: str = "None"  # Pooling of global descriptors over the scales.
   normalize: bool = False  # Whether pooled descriptors get norm 1.
-  local_size: int | None = None  # Values of a local feature, if any.
-  global_size: int | None = None  # Values of the global descriptor, if any.
+  local_size: int | None = None  # Dimension of local features, if any.
+  global_size: int | None = None  # Dimension of the global descriptor, if any.
   has_offsets: bool = False  # Whether features have offsets in their cells.
   precision: str = "float32"  # Type of the stored weights.
   config: str = ""  # Text of the default DelfConfig, or "".
@@ -80,25 +80,25 @@ class Settings:
 
 
 def is_network(path: files.Path) -> bool:
-  """Return whether a path is, by its name, of a network in one file."""
+  """Return whether a path has the extension of a single-file network."""
   return pathlib.Path(path).suffix.lower() in (ONNX, TFLITE)
 
 
 def parse(text: str | bytes, path: files.Path | None = None) -> Settings:
-  """Parse JSON of `Settings.text`; raise InputError if it is anything else."""
+  """Parse the JSON of `Settings.text`; raise InputError if it is invalid."""
   try:
     values = json.loads(text)
     known = {field.name for field in dataclasses.fields(Settings)}
-    # Of a later version, which may say more.
+    # A later version may have more fields.
     return _checked(Settings(**{k: v for k, v in values.items() if k in known}))
   except (ValueError, TypeError, AttributeError, RecursionError):
     raise errors.InputError(
-      "settings of a network that delf exported", "others", path
+      "the settings are not those of a network exported by delf", path=path
     ) from None
 
 
 def _checked(settings):
-  """Return settings with tuples for lists; ValueError if a value cannot be."""
+  """Return settings with tuples for lists; raise ValueError if invalid."""
   receptive, scales = settings.receptive, settings.input_scales
   if settings.form != GLOBAL:
     size, stride, padding = map(float, receptive)
@@ -128,26 +128,24 @@ def _checked(settings):
 
 
 def read_settings(path: files.Path) -> Settings:
-  """Read just the settings of a `.onnx` or `.tflite` file of delf."""
+  """Read only the settings of a `.onnx` or `.tflite` file of delf."""
   path = pathlib.Path(path)
   if not path.exists():
-    raise FileNotFoundError(f"{path}: expected a file, found none")
+    raise FileNotFoundError(f"{path}: no such file")
   if not path.is_file():
-    raise errors.InputError("a file", "a folder", path)
+    raise errors.InputError("a folder, not a file", path=path)
   is_onnx = path.suffix.lower() == ONNX
   text = _onnx_text(path) if is_onnx else _tflite_text(path)
   if text is None:
     kind = "an ONNX" if is_onnx else "a TFLite"
     raise errors.InputError(
-      f"{kind} file that `delf export` wrote",
-      "a file of another kind, or of another program",
-      path,
+      f"not {kind} file written by `delf export`", path=path
     )
   return parse(text, path)
 
 
 def add_tflite_settings(path: files.Path, settings: Settings) -> None:
-  """Add settings to a TFLite file that has none."""
+  """Add settings to a TFLite file without any."""
   with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
     archive.writestr(zipfile.ZipInfo(MEMBER), settings.text())
 

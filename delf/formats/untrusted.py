@@ -1,8 +1,8 @@
-"""Readers of Matlab files and of pickles that trust nothing in them.
+"""Readers of Matlab files and pickles from untrusted sources.
 
-`scipy.io.loadmat` ends the whole program on some damaged files; `read_mat`
-checks each size before it uses it. Source: The MathWorks, "MAT-File Format",
-level 5 (files of Matlab 5 to 7.2). `read_plain_pickle` runs nothing.
+`scipy.io.loadmat` crashes the program on some damaged files; `read_mat` checks
+each size before using it. Source: The MathWorks, "MAT-File Format", level 5
+(files of Matlab 5 to 7.2). `read_plain_pickle` runs no code of the pickle.
 """
 
 import io
@@ -20,16 +20,16 @@ import numpy as np
 
 from delf.base import errors, files
 
-# Published ground truth has 30 kB, and no more than 1 MB unpacked.
+# Published ground truth has 30 kB, and at most 1 MB unpacked.
 _MAX_MAT_BYTES = 2**26
 _MAX_UNPACKED = 2**28
 _MAX_MAT_DEPTH = 10
-# Each takes 100 bytes here and may take 8 in the file, which packs well.
+# A cell takes 100 bytes in memory, but may take 8 in the file, compressed.
 _MAX_CELLS = 2**22
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHAR = 1, 2, 4
-# Types of what is stored, and classes of what it stands for.
+# NumPy types of the stored elements, and of the classes of arrays.
 _TYPES = {
   1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8",
   12: "i8", 13: "u8", 16: "u1", 17: "u2", 18: "u4",
@@ -44,35 +44,32 @@ _TEXT = {1: "utf-8", 2: "utf-8", 16: "utf-8", 4: "utf-16", 17: "utf-16"}
 def read_mat(
   path: files.Path, names: Iterable[str]
 ) -> dict[str, np.ndarray | str | list]:
-  """Read variables of a Matlab file by name; missing ones are left out.
+  """Read variables of a Matlab file by name, omitting missing ones.
 
-  The file is of Matlab 5 to 7.2 (`save -v7`), of at most 64 MB, 256 MB unpacked
-  and four million cells. Values are [n] numbers of the file's type in column
-  order, text, a list (a cell array), or a list of dicts (a struct array).
+  The file has the format of Matlab 5 to 7.2 (`save -v7`) and at most 64 MB, 256
+  MB unpacked and four million cells. Values are [n] numbers in column order,
+  text, lists (cell arrays) or lists of dicts (struct arrays).
   """
   data = files.read_bytes(path, _MAX_MAT_BYTES)
   if data[:10] == b"MATLAB 7.3":
     raise errors.InputError(
-      "a Matlab file of version 5 to 7", "version 7.3 (save it with -v7)", path
+      "a Matlab file of version 7.3: save it as version 7 (-v7)", path=path
     )
   order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
   if order is None:
-    raise errors.InputError("a Matlab file", "something else", path)
+    raise errors.InputError("not a Matlab file", path=path)
   try:
     return _MatReader(order, frozenset(names)).variables(data[_HEADER:])
   except (_DamagedError, zlib.error, struct.error, UnicodeDecodeError) as error:
+    problem = error if isinstance(error, _DamagedError) else _DamagedError()
     raise errors.InputError(
-      "a Matlab file of numbers, text, cells and structs",
-      str(error) if isinstance(error, _DamagedError) else "a damaged one",
-      path,
+      f"the Matlab file cannot be read: {problem}", path=path
     ) from None
 
 
 class _DamagedError(Exception):
-  """The file is not as it should be; says what."""
-
-  def __init__(self, received="a damaged one"):
-    super().__init__(received)
+  def __init__(self, problem="it is damaged"):
+    super().__init__(problem)
 
 
 class _MatReader:
@@ -91,10 +88,12 @@ class _MatReader:
         content = zlib.decompressobj().decompress(content, self._left + 1)
         self._left -= len(content)
         if self._left < 0:
-          raise _DamagedError(f"more than {_MAX_UNPACKED} bytes unpacked")
+          raise _DamagedError(
+            f"it has more than {_MAX_UNPACKED} bytes unpacked"
+          )
         kind, content, _ = self._element(content, 0)
       if kind != _MATRIX:
-        raise _DamagedError(f"an element of type {kind}")
+        raise _DamagedError(f"it has an element of type {kind}")
       _, _, name, _ = self._matrix_header(content)
       if name in self._names:
         variables[name] = self._matrix(content, 0)
@@ -103,7 +102,7 @@ class _MatReader:
   def _element(self, data, position):
     """Return (type, content, start of the next element)."""
     (tag,) = struct.unpack_from(f"{self._order}I", data, position)
-    if tag >> 16:  # A small one: its size, type and content in 8 bytes.
+    if tag >> 16:  # A small element: size, type and content in 8 bytes.
       kind, size = tag & 0xFFFF, tag >> 16
       start, following = position + 4, position + 8
       if size > 4:
@@ -115,7 +114,7 @@ class _MatReader:
       if kind != _COMPRESSED:
         following += -size % 8
     if start + size > len(data):
-      raise _DamagedError("one that is cut")
+      raise _DamagedError("it is truncated")
     return kind, data[start : start + size], following
 
   def _numbers(self, data, position, expected=None):
@@ -139,40 +138,40 @@ class _MatReader:
     return int(flags[0]) & 0xFF, count, name.tobytes().decode(), position
 
   def _matrix(self, data, depth):
-    if not data:  # How an empty field is written.
+    if not data:  # An empty field.
       return np.zeros([0])
     if depth > _MAX_MAT_DEPTH:
-      raise _DamagedError(f"more than {_MAX_MAT_DEPTH} levels")
+      raise _DamagedError(f"it has more than {_MAX_MAT_DEPTH} levels")
     kind, count, _, position = self._matrix_header(data)
     if kind == _CELL:
       return self._matrices(data, position, count, depth)
     if kind == _STRUCT:
       return self._structs(data, position, count, depth)
     if kind != _CHAR and kind not in _CLASSES:
-      raise _DamagedError(f"an array of class {kind}")
+      raise _DamagedError(f"it has an array of class {kind}")
     values, stored, _ = self._numbers(data, position)
     if kind == _CHAR:
       if stored not in _TEXT:
-        raise _DamagedError("text of another kind")
+        raise _DamagedError("it has text of unknown encoding")
       order = {"<": "-le", ">": "-be"}[self._order]
       encoding = _TEXT[stored] + (order if values.itemsize > 1 else "")
       return values.tobytes().decode(encoding)
     if len(values) != count:
       raise _DamagedError
-    with np.errstate(all="ignore"):  # Numbers may be stored as smaller ones.
+    with np.errstate(all="ignore"):  # The stored type may be smaller.
       return values.astype(_CLASSES[kind])
 
   def _matrices(self, data, position, count, depth):
     if count > (len(data) - position) // 8:
-      raise _DamagedError("one that is cut")
+      raise _DamagedError("it is truncated")
     self._cells += count
     if self._cells > _MAX_CELLS:
-      raise _DamagedError(f"more than {_MAX_CELLS} cells")
+      raise _DamagedError(f"it has more than {_MAX_CELLS} cells")
     matrices = []
     for _ in range(count):
       kind, content, position = self._element(data, position)
       if kind != _MATRIX:
-        raise _DamagedError(f"an element of type {kind}")
+        raise _DamagedError(f"it has an element of type {kind}")
       matrices.append(self._matrix(content, depth + 1))
     return matrices
 
@@ -199,12 +198,13 @@ MAX_BYTES = 2**28
 _MAX_PICKLE_DEPTH = 100
 _PLAIN = (str, bytes, bool, int, float, type(None))
 _NUMBERS = re.compile(r"[<>|=]?([biuf][1248]|[SU]\d{1,6})")
-# Opcodes that call by other ways than a name, or that reserve memory by a
-# number that stands in the file.
+# Opcodes that call something other than a named class, or that allocate as much
+# memory as the file says.
 _REFUSED = {
   "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "INST", "OBJ", "NEWOBJ",
   "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER",
 }  # fmt: skip
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _ARRAY_MODULES = {
   "numpy", "numpy.core.multiarray", "numpy._core.multiarray",
   "numpy.core.numeric", "numpy._core.numeric",
@@ -212,41 +212,39 @@ _ARRAY_MODULES = {
 
 
 def read_plain_pickle(path: files.Path) -> Any:
-  """Read a pickle of plain data without running anything in it.
+  """Read a pickle of plain data without running any code of it.
 
-  Of any protocol, Python 2's too (its strings are read as Latin-1): dicts,
-  lists, tuples, text, numbers, None and NumPy arrays of numbers or strings.
+  Plain data are dicts, lists, tuples, text, numbers, None and NumPy arrays of
+  numbers or strings. Any protocol is read; Python 2's strings as Latin-1.
   """
   data = files.read_bytes(path, MAX_BYTES)
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # Of damaged escapes.
+      warnings.simplefilter("ignore")  # About damaged escapes.
       _check_opcodes(data)
       content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
     return _to_plain(content, {})
   except _NotPlainError as error:
     raise errors.InputError(
-      "a pickle of plain data (lists, dicts, text, numbers, arrays)",
-      str(error),
-      path,
+      f"the pickle has {error}, but only plain data are read (lists, dicts,"
+      " text, numbers, arrays)",
+      path=path,
     ) from None
-  except Exception:  # Damaged pickles raise nearly anything.
-    raise errors.InputError(
-      "a pickle", "something else, or a damaged one", path
-    ) from None
+  except Exception:  # Damaged pickles raise nearly any error.
+    raise errors.InputError("not a pickle, or damaged", path=path) from None
 
 
 class _NotPlainError(Exception):
-  """The pickle holds what is not plain; says what."""
+  """Names a content of the pickle that is not plain data."""
 
 
 def _check_opcodes(data):
-  """Refuse opcodes and places in the memo that plain data does not need."""
-  # `pickletools.genops` stops at byte strings of Python 2 that are not ASCII.
+  """Refuse opcodes and indices of the memo that plain data do not need."""
+  # `pickletools.genops` fails on byte strings of Python 2 that are not ASCII.
   file, name = io.BytesIO(data), None
   while name != "STOP":
-    opcode = pickletools.code2op[file.read(1).decode("latin1")]
-    name, argument = opcode.name, None
+    opcode = _OPCODES[file.read(1).decode("latin1")]
+    name, argument = opcode.name, 0
     if name == "STRING":
       file.readline()
     elif opcode.arg:
@@ -260,7 +258,7 @@ def _check_opcodes(data):
 class _Unpickler(pickle.Unpickler):
   def find_class(self, module, name):
     """Return a stand-in for one of the few known names."""
-    # New functions each time: what a pickle does to one stays there.
+    # New functions each time, since a pickle may set their attributes.
     if (module, name) == ("_codecs", "encode"):
       return lambda text, encoding="latin1": _latin1(text)
     if (module, name) == ("__builtin__", "bytes"):
@@ -280,7 +278,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Dtype:
-  """Stands for numpy.dtype."""
+  """Stand-in for numpy.dtype."""
 
   def __init__(self, kind):
     self.kind, self.order = kind, "="
@@ -290,7 +288,7 @@ class _Dtype:
 
 
 class _Array:
-  """Stands for numpy.ndarray, and for NumPy's numbers."""
+  """Stand-in for numpy.ndarray and NumPy's numbers."""
 
   def __init__(self, shape=(0,), dtype=None, data=b"", fortran=False):
     self.__setstate__((None, shape, dtype, fortran, data))
@@ -315,7 +313,7 @@ def _latin1(text):
 
 
 def _to_plain(value, done, depth=0):
-  """Convert an unpickled value; `done` has each object once, by its id."""
+  """Convert an unpickled value; `done` maps ids to values and results."""
   if isinstance(value, _PLAIN):
     return value
   if depth > _MAX_PICKLE_DEPTH:
@@ -328,10 +326,10 @@ def _to_plain(value, done, depth=0):
     plain = type(value)(_to_plain(item, done, depth + 1) for item in value)
   elif type(value) is dict:
     if not all(isinstance(key, _PLAIN) for key in value):
-      raise _NotPlainError("a key that is no text or number")
+      raise _NotPlainError("a key that is neither text nor a number")
     plain = {k: _to_plain(item, done, depth + 1) for k, item in value.items()}
   else:
     raise _NotPlainError(type(value).__name__.lstrip("_"))
-  # The value too, so that its id is not given to another.
+  # The value is kept, so that its id is not used again.
   done[id(value)] = value, plain
   return plain

@@ -1,35 +1,41 @@
-"""Protobuf's wire format, as far as bulk data needs it.
+"""Protobuf's wire format, in the parts that arrays need.
 
-The messages of `delf/protos` hold arrays as packed lists, which NumPy views at
-memory speed, without a Python object per number. Source:
+The messages of `delf/protos` store arrays as packed lists, which NumPy views at
+memory speed, without a Python object for each number. Source:
 https://protobuf.dev/programming-guides/encoding/.
 """
 
 import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from google.protobuf import message
+from numpy import typing as npt
 
 from delf.base import errors, files
 from delf.protos import datum_pb2, feature_pb2
 
+_Bytes = bytes | memoryview | mmap.mmap
+_Message = TypeVar("_Message", bound=message.Message)
+
 # Wire types: the low three bits of a tag.
 _LENGTH_DELIMITED = 2
 _FIXED32 = 5
-# Of a varint of 32 bits; protobuf takes no more for a tag or a length.
+# Bytes of a varint of 32 bits, the largest that protobuf allows for tags and
+# lengths.
 _MAX_VARINT_BYTES = 5
 
 FLOATS = (np.float16, np.float32, np.float64)
 _INTEGERS = (np.uint8, np.uint16, np.uint32, np.uint64)
 _UINT32_MAX = np.iinfo(np.uint32).max
-# NumPy's limit, before 2.0.
+# NumPy's limit before version 2.0.
 _MAX_DIMS = 32
-# Of a protobuf message, less what stands around the values.
+# Limit of a protobuf message, less the bytes around the values.
 _MAX_BYTES = 2**31 - 2**10
-# Enough for the shape and the lengths in front of the values.
+# Enough for the shape and the lengths that precede the values.
 _HEAD_BYTES = 256
 
 # Field numbers of datum.proto and its lists, and of feature.proto.
@@ -51,17 +57,17 @@ def varint(value: int) -> bytes:
 
 
 def tag(number: int, wire_type: int = _LENGTH_DELIMITED) -> bytes:
-  """Return the tag that stands before a field."""
+  """Return the tag of a field."""
   return varint(number << 3 | wire_type)
 
 
 def delimited(number: int, length: int) -> bytes:
-  """Return the bytes before `length` bytes of a string or message field."""
+  """Return the bytes that precede a string or message field's content."""
   return tag(number) + varint(length)
 
 
-def read_varint(data: Any, position: int) -> tuple[int, int]:
-  """Read a varint of up to 32 bits; return value and next position."""
+def read_varint(data: _Bytes, position: int) -> tuple[int, int]:
+  """Read a varint of up to 32 bits; return the value and the next position."""
   value = 0
   for index, byte in enumerate(data[position : position + _MAX_VARINT_BYTES]):
     value |= (byte & 0x7F) << (7 * index)
@@ -69,97 +75,101 @@ def read_varint(data: Any, position: int) -> tuple[int, int]:
       if value >> 32:
         break
       return value, position + index + 1
-  raise ValueError("a varint is cut or too long")
+  raise ValueError("a varint is truncated or too long")
 
 
 def delimited_fields(
-  data: Any, start: int = 0, end: int | None = None
+  data: _Bytes, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, int, int]]:
-  """Yield (number, start, end) of the fields of a message of messages.
+  """Yield (number, start, end) of the fields of a message.
 
-  ValueError if `data[start:end]` ends within a field or has another type.
+  Raises ValueError if `data[start:end]` ends within a field, or if a field is
+  not a string or message.
   """
   end = len(data) if end is None else end
   while start < end:
     key, start = read_varint(data, start)
     length, start = read_varint(data, start)
     if key & 7 != _LENGTH_DELIMITED or length > end - start:
-      raise ValueError("a field is cut or of another type")
+      raise ValueError("a field is truncated or of another type")
     yield key >> 3, start, start + length
     start += length
 
 
 def packed_span(
-  data: Any, start: int, end: int, number: int = 1
+  data: _Bytes, start: int, end: int, number: int = 1
 ) -> tuple[int, int]:
-  """Return start and end of the values of a message that is one packed list."""
+  """Return start and end of the values of a message of one packed list."""
   if start == end:
     return start, end
   ((first, start, end),) = delimited_fields(data, start, end)
   if first != number:
-    raise ValueError("another field than the list")
+    raise ValueError(f"field {first} instead of the list, {number}")
   return start, end
 
 
-def parse_message(kind: Any, data: Any, path: Any = None) -> message.Message:
-  """Parse bytes as a message class; raise InputError about `path` if cut."""
+def parse_message(
+  kind: type[_Message], data: _Bytes, path: files.Path | None = None
+) -> _Message:
+  """Parse bytes as a message class; raise InputError if they are damaged."""
   try:
     return kind.FromString(bytes(data))
   except message.DecodeError:
     raise errors.InputError(
-      f"a whole {kind.DESCRIPTOR.name} message",
-      f"{len(data)} bytes that are cut or of another format",
-      path,
+      f"not a whole {kind.DESCRIPTOR.name} message: {len(data)} bytes,"
+      " truncated or of another format",
+      path=path,
     ) from None
 
 
-def to_float32(array: Any, name: str = "values") -> np.ndarray:
-  """Convert numbers to contiguous little-endian float32; overflow is inf."""
+def to_float32(array: npt.ArrayLike, name: str = "values") -> np.ndarray:
+  """Convert numbers to contiguous little-endian float32; overflow gives inf."""
   array = np.asarray(array)
   if array.dtype.kind not in "fiu":
-    raise errors.InputError(
-      f"numbers as {name}", f"an array of type {array.dtype}"
-    )
-  # Files may hold any NaN, signalling ones too, which NumPy would warn of.
+    raise errors.InputError(f"{name} must be numbers, not {array.dtype}")
+  # Files may hold signalling NaN, about which NumPy would warn.
   with np.errstate(over="ignore", invalid="ignore"):
     return np.asarray(array, dtype="<f4", order="C")
 
 
 def to_uint32(array: np.ndarray) -> np.ndarray:
-  """Convert uint8, 16, 32 or 64, up to 2^32 - 1, to uint32."""
+  """Convert uint8, 16, 32 or 64 to uint32; the largest number is 2^32 - 1."""
   if array.dtype.type not in _INTEGERS:
     raise errors.InputError(
-      "an array of float16, 32 or 64 or uint8, 16, 32 or 64",
-      f"an array of type {array.dtype}",
+      f"an array must be float16, 32 or 64 or uint8, 16, 32 or 64, not"
+      f" {array.dtype}"
     )
   if array.dtype == np.uint64 and array.size and array.max() > _UINT32_MAX:
     raise errors.InputError(
-      f"integers up to {_UINT32_MAX}", f"the integer {array.max()}"
+      f"integers must be at most {_UINT32_MAX}, not {array.max()}"
     )
   return array.astype(np.uint32)
 
 
-def check_dimensions(number: int, path: Any = None) -> None:
+def check_dimensions(number: int, path: files.Path | None = None) -> None:
   """Raise InputError if an array has too many dimensions."""
   if number > _MAX_DIMS:
-    raise errors.InputError(f"at most {_MAX_DIMS} dimensions", number, path)
+    raise errors.InputError(
+      f"an array may have at most {_MAX_DIMS} dimensions, not {number}",
+      path=path,
+    )
 
 
-def pack_datum(array: Any) -> list:
-  """Convert an array to pieces of a DatumProto, as `datum_io.ArrayToDatum`."""
+def pack_datum(array: npt.ArrayLike) -> list[bytes | memoryview]:
+  """Convert an array to consecutive pieces of the bytes of a DatumProto."""
   array = np.asarray(array)
   check_dimensions(array.ndim)
   if 4 * array.size > _MAX_BYTES:
     raise errors.InputError(
-      f"at most {_MAX_BYTES // 4} values, as many as a protobuf holds",
-      array.size,
+      f"an array may have at most {_MAX_BYTES // 4} values, the limit of"
+      f" protobuf, not {array.size}"
     )
   if array.dtype.type in FLOATS:
-    values = to_float32(array).reshape(-1).view(np.uint8).data
-    return [_datum_head(array.shape), values]
-  values = to_uint32(array)
+    floats = to_float32(array).reshape(-1).view(np.uint8)
+    return [_datum_head(array.shape), floats.data]
+  integers = to_uint32(array).reshape(-1)
   datum = datum_pb2.DatumProto(shape={"dim": array.shape}, uint32_list={})
-  datum.uint32_list.value.extend(memoryview(values.reshape(-1)))
+  datum.uint32_list.value.extend(memoryview(integers))
   return [datum.SerializeToString()]
 
 
@@ -176,23 +186,23 @@ def _datum_head(shape: Sequence[int]) -> bytes:
 def unpack_floats(data: bytes) -> tuple[list[int], np.ndarray]:
   """Convert bytes of a regular DatumProto of floats to shape and [n] values.
 
-  Whether they fit is not checked. ValueError if the bytes are anything else.
+  Does not check that they fit. Raises ValueError for any other bytes.
   """
   shape, start, end = _datum_layout(data, len(data))
   packed = memoryview(data)[start:end]
-  # A copy, as the bytes are neither aligned nor writable.
+  # A copy, since the bytes are neither aligned nor writable.
   return shape, np.frombuffer(packed, dtype="<f4").astype(np.float32)
 
 
 def read_floats(path: files.Path) -> np.ndarray | None:
-  """Read a local file of a regular DatumProto of floats; None if it is none."""
+  """Read a local file of a regular DatumProto of floats, or return None."""
   try:
     with open(path, "rb") as file:
       size = os.fstat(file.fileno()).st_size
       shape, start, end = _datum_layout(file.read(_HEAD_BYTES), size)
       if 4 * math.prod(shape) != end - start:
         return None
-      # Not larger than the file, as `_datum_layout` has compared.
+      # `_datum_layout` has checked that this is not larger than the file.
       values = np.empty(shape, dtype="<f4")
       file.seek(start)
       whole = file.readinto(values.reshape(-1).view(np.uint8)) == end - start
@@ -202,25 +212,25 @@ def read_floats(path: files.Path) -> np.ndarray | None:
 
 
 def _datum_layout(data, size):
-  """Return shape and the values' start and end of a regular float DatumProto.
+  """Return the shape, and start and end of the values, of a float DatumProto.
 
-  `data` are the first bytes, or all, of a message of `size` bytes.
+  `data` are the first bytes of a message of `size` bytes.
   """
   (first, *shape_span), (second, *value_span) = delimited_fields(data, 0, size)
   if (first, second) != (_SHAPE, _FLOAT_LIST):
     raise ValueError("other fields than a shape and a list of floats")
   position, end = packed_span(data, *shape_span)
   if end > len(data):
-    raise ValueError("a long shape")
+    raise ValueError("the shape is too long")
   dims, position, shape = data[position:end], 0, []
   while position < len(dims):
-    # Unlike a protobuf's int64, a dim is at most 2^32 - 1 here.
+    # Here, unlike in protobuf, a dimension is at most 2^32 - 1.
     dim, position = read_varint(dims, position)
     shape.append(dim)
   check_dimensions(len(shape))
   start, end = packed_span(data, *value_span)
   if (end - start) % 4:
-    raise ValueError("a cut float")
+    raise ValueError("a float is truncated")
   return shape, start, end
 
 
@@ -239,8 +249,8 @@ def pack_features(
 def view_features(data: bytes) -> np.ndarray | None:
   """View the bytes of a DelfFeatures as [N] float32 records, not aligned.
 
-  Fields are `descriptor` [D] and `_SCALARS`. None if the records are not of one
-  layout, every tag and length of each compared.
+  Fields are `descriptor` [D] and `_SCALARS`. Returns None unless all records
+  have the same layout, in every tag and length.
   """
   try:
     _, start, end = next(delimited_fields(data))
@@ -257,13 +267,16 @@ def view_features(data: bytes) -> np.ndarray | None:
 
 
 def _feature_record(dimension):
-  """Return a [] record with `head` and each scalar's tag, the same in all."""
+  """Return a [] record with the bytes that all records share."""
   datum = _datum_head([dimension])
   size = len(datum) + 4 * dimension
   body = delimited(_DESCRIPTOR, size)
   tail = 5 * len(_SCALARS)
   head = delimited(_FEATURE, len(body) + size + tail) + body + datum
-  fields = [("head", np.uint8, [len(head)]), ("descriptor", "<f4", [dimension])]
+  fields: list[tuple] = [
+    ("head", np.uint8, [len(head)]),
+    ("descriptor", "<f4", [dimension]),
+  ]
   for name in _SCALARS:
     fields += [(f"{name}_tag", np.uint8), (name, "<f4")]
   record = np.zeros([], dtype=fields)

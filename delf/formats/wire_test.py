@@ -38,7 +38,7 @@ def test_bad_varints(data):
 def test_a_list_of_another_number_is_not_the_list():
   data = wire.delimited(2, 3) + b"abc"
   assert wire.packed_span(data, 0, 5, number=2) == (2, 5)
-  with pytest.raises(ValueError, match="another field"):
+  with pytest.raises(ValueError, match="field . instead of the list, 1"):
     wire.packed_span(data, 0, 5)
 
 
@@ -48,7 +48,7 @@ def test_floats_keep_their_shape():
     assert found.shape == tuple(shape)
     assert found.dtype == "<f4"
     assert found.flags.c_contiguous
-  with pytest.raises(errors.InputError, match="numbers as scores"):
+  with pytest.raises(errors.InputError, match="scores must be numbers"):
     wire.to_float32(["a"], "scores")
 
 

@@ -387,7 +387,9 @@ _METRIC = faiss.METRIC_INNER_PRODUCT
 )
 def test_files_of_others(tmp_path, method, changes):
   path = _changed(tmp_path, method, **changes)
-  with pytest.raises(errors.InputError, match="a.index: expected"):
+  with pytest.raises(
+    errors.InputError, match="a.index: (expected|damaged index)"
+  ):
     approximate.ApproximateIndex.load(path)
 
 
@@ -412,7 +414,7 @@ def test_damaged_files_are_refused_or_usable():
 
 def test_exact_indexes_are_another_kind(tmp_path):
   _exact(_unit(3)).save(tmp_path / "a")
-  with pytest.raises(errors.InputError, match="kind 'approximate index'"):
+  with pytest.raises(errors.InputError, match="not 'approximate index'"):
     approximate.ApproximateIndex.load(tmp_path / "a")
 
 

@@ -84,9 +84,9 @@ def test_shapes_that_do_not_fit():
 
 def test_boxes_and_scores_must_be_numbers():
   boxes, scores, classes = _arrays()
-  with pytest.raises(errors.InputError, match="numbers as scores"):
+  with pytest.raises(errors.InputError, match="scores must be numbers"):
     box_io.SerializeToString(boxes, ["high"] * 3, classes)
-  with pytest.raises(errors.InputError, match="numbers as boxes"):
+  with pytest.raises(errors.InputError, match="boxes must be numbers"):
     box_io.SerializeToString(boxes.astype(str), scores, classes)
 
 

@@ -90,7 +90,7 @@ def _other_dimension(folder, model):
   return ["index", str(folder), "--out", out, *_codebook(folder)]
 
 
-@_case("index: no codebook", "none.index", "expected a checkpoint")
+@_case("index: no codebook", "none.index", "no such checkpoint")
 def _no_codebook(folder, model):
   _write(folder, "a")
   out, none = folder.parent / "my.index", folder / "none"
