@@ -1,34 +1,32 @@
-"""Approximate search among global descriptors, by faiss: HNSW and IVF-PQ."""
+"""Approximate search among global descriptors with faiss: HNSW and IVF-PQ."""
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import faiss
 import numpy as np
 
-from delf.base import arrays, errors
+from delf.base import arrays, errors, files
 from delf.formats import array_file
 from delf.indexes import ranking
-from delf.indexes.ranking import DescriptorIndex, Descriptors, Path
+from delf.indexes.ranking import DescriptorIndex, Descriptors
 
 HNSW, IVFPQ = METHODS = ("hnsw", "ivfpq")
 _KIND = "approximate index"
 _PRODUCT = faiss.METRIC_INNER_PRODUCT
-# Dimension; a file that states more is not believed.
-_LARGEST = 1 << 16
-# Centroids of each part of a vector: the values of a byte.
-_CENTROIDS = 256
-# faiss recommends so many vectors for each centroid.
-_PER_CENTROID = 39
+_LARGEST = 1 << 16  # Dimension; a file with more is rejected.
+_CENTROIDS = 256  # Centroids of each part of a vector: the values of a byte.
+_PER_CENTROID = 39  # Training vectors per centroid, as faiss recommends.
 
 
 @dataclasses.dataclass(frozen=True)
 class HnswOptions:
-  """Malkov and Yashunin, PAMI 2020: M, efConstruction and ef.
+  """M, efConstruction and ef of Malkov and Yashunin, PAMI 2020.
 
-  Memory is 8 * links bytes an image beside the descriptor: twice as many links
-  at the lowest level. A search uses at least k candidates.
+  Besides its descriptor an image takes 8 * links bytes, as the lowest level has
+  2 * links. A search keeps at least k candidates.
   """
 
   links: int = 32
@@ -38,19 +36,18 @@ class HnswOptions:
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
       if type(value) is not int or not 2 <= value <= 1 << 16:
-        raise errors.InputError(f"{name} from 2 to 65536", repr(value))
+        raise errors.InputError(f"{name} must be 2 to 65536, not {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class IvfPqOptions:
-  """Jegou, Douze and Schmid, PAMI 2011 (IVFADC)."""
+  """Lists, codes and probes of Jegou, Douze and Schmid, PAMI 2011 (IVFADC)."""
 
-  # Lists that vectors are divided into, or None: 4 times the square root of the
-  # number of vectors that it is trained with, and fewer where each would have
-  # less than 39.
+  # Number of inverted lists. None: 4 times the square root of the number of
+  # training vectors, but at least 39 of them per list.
   lists: int | None = None
-  # Bytes of a compressed vector; D must be a multiple. None: D / 4 (or the
-  # largest divisor of D below), 1/16 of the size.
+  # Bytes per compressed vector, a divisor of D. None: D / 4 or the next smaller
+  # divisor, 1/16 of the size.
   code_bytes: int | None = None
   probes: int = 32  # Lists that a search reads.
 
@@ -59,20 +56,23 @@ class IvfPqOptions:
       if value is None and name != "probes":
         continue
       if type(value) is not int or not 1 <= value <= 1 << 24:
-        raise errors.InputError(f"{name} over 0", repr(value))
+        raise errors.InputError(f"{name} must be over 0, not {value!r}")
 
 
 class _Vectors:
-  """A faiss index, and whether each vector ever added to it is alive.
+  """A faiss index, and whether each vector ever added is alive (not removed).
 
-  Ids count all vectors, rows those that are alive: not removed.
+  Ids number all vectors ever added, rows only those alive.
   """
+
+  _add: Callable  # Adds contiguous vectors [N, D] with ids [N].
+  _parameters: Callable  # Returns faiss's search parameters.
 
   def __init__(self, index, options, alive=()):
     self.index, self.options = index, options
     self.alive = np.array(alive, bool)
 
-  def __len__(self):
+  def __len__(self) -> int:
     return int(np.count_nonzero(self.alive))
 
   def add(self, vectors):
@@ -81,8 +81,8 @@ class _Vectors:
     self.alive = np.concatenate([self.alive, np.ones([len(vectors)], bool)])
 
   def search(self, queries, k, effort):
-    """Return [Q, k] scores and [Q, k] rows (-1 pads), in no set order."""
-    # Held until the search is done: faiss reads it in place.
+    """Return [Q, k] scores and rows (-1 pads), in no particular order."""
+    # Kept alive during the search: faiss reads it in place.
     bits = np.packbits(self.alive, bitorder="little")
     parameters = self._parameters(k, effort, bits)
     scores, ids = self.index.search(queries, k, params=parameters)
@@ -93,15 +93,15 @@ class _Vectors:
 
 
 class _Hnsw(_Vectors):
-  """Vectors and the graph over them.
+  """Vectors and a graph over them.
 
-  Removed vectors stay in the graph, as steps of the search, until half of it
-  is removed; then it is built anew.
+  Removed vectors stay in the graph as steps of the search; once over half are
+  removed, the graph is rebuilt.
   """
 
   @classmethod
   def create(cls, vectors, options):
-    """Return a graph without vectors, of the dimension of [N, D]."""
+    """Return an empty graph for the dimension of vectors [N, D]."""
     index = faiss.IndexHNSWFlat(vectors.shape[1], options.links, _PRODUCT)
     index.hnsw.efConstruction = options.build_depth
     return cls(index, options)
@@ -110,25 +110,27 @@ class _Hnsw(_Vectors):
     self.index.add(vectors)
 
   def _parameters(self, k, effort, bits):
-    # More than all is no deeper, and may be more than faiss can count.
+    # A depth over all vectors is useless, and may overflow in faiss.
     depth = min(effort or self.options.search_depth, len(self.alive))
-    parameters = faiss.SearchParametersHNSW(efSearch=max(depth, k))
+    parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]
+    parameters.efSearch = max(depth, k)
     if not self.alive.all():
-      parameters.sel = faiss.IDSelectorBitmap(bits)
+      parameters.sel = faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg]
     return parameters
 
   def remove(self, keep):
     self.alive[np.flatnonzero(self.alive)[~keep]] = False
     if 2 * len(self) < len(self.alive):
       vectors = _rows(self.index.storage)[self.alive]
-      self.__init__(self.create(vectors, self.options).index, self.options)
+      self.index = self.create(vectors, self.options).index
+      self.alive = self.alive[:0]
       self.add(vectors)
 
   def merge(self, other):
     self.add(_rows(other.index.storage)[other.alive])
 
   def is_sound(self, dimension):
-    """Return whether an index that was read can be used with these options."""
+    """Return whether an index read from a file fits the options."""
     index, number = self.index, len(self.alive)
     if not (
       isinstance(index, faiss.IndexHNSWFlat)
@@ -138,16 +140,16 @@ class _Hnsw(_Vectors):
       return False
     index.hnsw.efConstruction = self.options.build_depth
     new = self.create(np.zeros([0, dimension]), self.options).index
-    tables = ("assign_probas", "cum_nneighbor_per_level")
-    return self._has_sound_levels() and all(
-      np.array_equal(*(_array(getattr(i.hnsw, t)) for i in (index, new)))
-      for t in tables
+    one, two = (
+      (_array(i.hnsw.assign_probas), _array(i.hnsw.cum_nneighbor_per_level))
+      for i in (index, new)
     )
+    return self._has_sound_levels() and all(map(np.array_equal, one, two))
 
   def _has_sound_levels(self):
-    """Return whether links above the lowest level lead to images there.
+    """Return whether links above the lowest level stay within their level.
 
-    faiss 1.15 starts at the top and follows these links without a check.
+    faiss 1.15 follows them from the top without a check.
     """
     graph, links = self.index.hnsw, self.options.links
     levels, neighbors = _array(graph.levels), _array(graph.neighbors)
@@ -165,22 +167,21 @@ class _Hnsw(_Vectors):
 
 
 class _IvfPq(_Vectors):
-  """Codes of vectors, in lists of near ones."""
+  """Codes of vectors, in one list per cluster."""
 
   @classmethod
   def create(cls, vectors, options):
-    """Return lists and centroids that are trained with [N, D] vectors."""
+    """Return empty lists, with centroids trained on vectors [N, D]."""
     if len(vectors) < _CENTROIDS:
       raise errors.InputError(
-        f"at least {_CENTROIDS} descriptors to train a compressed index with"
-        " (an exact one needs none)",
-        f"{len(vectors)}",
+        f"{len(vectors)} descriptors cannot train a compressed index, which"
+        f" needs at least {_CENTROIDS} (an exact one needs none)"
       )
     lists = options.lists or min(
       int(4 * len(vectors) ** 0.5), max(1, len(vectors) // _PER_CENTROID)
     )
     index = _new_codes(vectors.shape[1], min(lists, len(vectors)), options)
-    # faiss would warn of few vectors on standard error.
+    # Keeps faiss from warning of few vectors on standard error.
     index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
     index.train(np.ascontiguousarray(vectors))
     return cls(index, options)
@@ -190,7 +191,7 @@ class _IvfPq(_Vectors):
 
   def _parameters(self, _, effort, __):
     probes = min(effort or self.options.probes, self.index.nlist)
-    return faiss.SearchParametersIVF(nprobe=probes)
+    return faiss.SearchParametersIVF(nprobe=probes)  # type: ignore[call-arg]
 
   def remove(self, keep):
     ids = np.flatnonzero(self.alive)[~keep]
@@ -200,8 +201,8 @@ class _IvfPq(_Vectors):
   def merge(self, other):
     if not all(map(np.array_equal, self._trained(), other._trained())):
       raise errors.InputError(
-        "a compressed index of the same training (loaded from one file)",
-        "one that was trained apart",
+        "compressed indexes that were trained separately cannot be merged: load"
+        " both from copies of one trained file"
       )
     self.index.merge_from(other.copy().index, len(self.alive))
     self.alive = np.concatenate([self.alive, other.alive])
@@ -210,7 +211,7 @@ class _IvfPq(_Vectors):
     return _rows(self.index.quantizer), _array(self.index.pq.centroids)
 
   def is_sound(self, dimension):
-    """Return whether an index that was read can be used with these options."""
+    """Return whether an index read from a file fits the options."""
     index, alive = self.index, np.flatnonzero(self.alive)
     lists = index.nlist if isinstance(index, faiss.IndexIVFPQ) else 0
     if not (
@@ -223,7 +224,7 @@ class _IvfPq(_Vectors):
     codes = faiss.downcast_InvertedLists(index.invlists)
     if not (
       index.by_residual
-      and index.direct_map.type == faiss.DirectMap.NoMap
+      and index.direct_map.type == faiss.DirectMap.NoMap  # type: ignore[attr-defined]
       and index.code_size == new.code_size
       and (index.pq.M, index.pq.nbits) == (new.pq.M, new.pq.nbits)
       and isinstance(codes, faiss.ArrayInvertedLists)
@@ -246,9 +247,8 @@ def _new_codes(dimension, lists, options):
     if not dimension % parts
   )
   if dimension % parts:
-    raise errors.InputError(
-      f"code_bytes that divide the dimension {dimension}", f"{parts}"
-    )
+    message = f"code_bytes must divide the dimension {dimension}, not {parts}"
+    raise errors.InputError(message)
   quantizer = faiss.IndexFlatIP(dimension)
   return faiss.IndexIVFPQ(quantizer, dimension, lists, parts, 8, _PRODUCT)
 
@@ -270,7 +270,7 @@ def _header(index):
 
 
 def _is_flat(index, dimension, number):
-  """Return whether a faiss index holds so many finite vectors as they are."""
+  """Return whether a faiss index stores `number` finite vectors."""
   index = index and faiss.downcast_index(index)
   return (
     isinstance(index, faiss.IndexFlat)
@@ -280,51 +280,53 @@ def _is_flat(index, dimension, number):
   )
 
 
-_KINDS = {HNSW: (_Hnsw, HnswOptions), IVFPQ: (_IvfPq, IvfPqOptions)}
+_KINDS: dict[str, Any] = {
+  HNSW: (_Hnsw, HnswOptions),
+  IVFPQ: (_IvfPq, IvfPqOptions),
+}
 
 
 class ApproximateIndex(DescriptorIndex):
-  """Images searched by dot product, faster than exactly, with some missed.
+  """Images searched by dot product, faster than exact search, but with misses.
 
-  "hnsw" keeps descriptors whole and finds nearly all; "ivfpq" keeps codes of
-  some bytes, and its scores are those of the decoded vectors.
-  `ranking.recall` measures either against exact search. HNSW needs descriptors
-  of unit length.
+  "hnsw" keeps whole descriptors, which must have unit length, and misses few
+  images. "ivfpq" keeps short codes; scores are those of the decoded vectors.
+  `ranking.recall` compares either with exact search.
 
-  A file holds the index as faiss writes it. faiss reads it within limits, and
-  the result is checked against the options (`tools/fuzz_index.py`).
+  A file holds the index as faiss writes it. Reading limits the memory of faiss
+  and checks the result against the options (`tools/fuzz_index.py`).
   """
 
-  def __init__(self, method: str = HNSW, **options: int | None):
-    """Create an empty index; options are those of the method's dataclass."""
+  def __init__(self, method: str = HNSW, **options: int | None) -> None:
+    """Create an empty index; options are fields of the method's dataclass."""
     if method not in METHODS:
-      raise errors.InputError(f"one of {', '.join(METHODS)}", repr(method))
+      choices = " or ".join(METHODS)
+      raise errors.InputError(f"method must be {choices}, not {method!r}")
     super().__init__()
     self._method = method
     self._kind, make_options = _KINDS[method]
     try:
       self._options = make_options(**options)
     except TypeError as error:
-      raise errors.InputError(
-        f"options of {method}", errors.one_line(error)
-      ) from None
-    # Of the images that have a descriptor, in their order.
-    self._vectors = None
+      message = f"wrong options of {method}: {errors.one_line(error)}"
+      raise errors.InputError(message) from None
+    self._vectors: Any = None  # Of the images with a descriptor, in order.
 
   def train(self, descriptors: Descriptors) -> None:
-    """Fit an empty "ivfpq" to a sample of at least 256, better of 50 per list.
+    """Fit an empty "ivfpq" to a sample of at least 256, better 50 per list.
 
-    Without it, the first that are added are trained with. "hnsw" needs none.
+    Otherwise the first call of `add` trains it. "hnsw" needs no training.
     """
     if len(self):
-      raise errors.InputError("an empty index to train", f"{len(self)} images")
+      message = f"only an empty index can be trained, not {len(self)} images"
+      raise errors.InputError(message)
     stacked, empty = arrays.stack_descriptors(descriptors, self.dimension)
     self._create(stacked[~empty])
 
   def add(self, names: Sequence[str], descriptors: Descriptors) -> None:
     """Add images at the end; see `dense.DenseIndex.add`.
 
-    An "ivfpq" that is not trained needs at least 256.
+    An untrained "ivfpq" needs at least 256.
     """
     stacked, empty = arrays.stack_descriptors(descriptors, self.dimension)
     names = self._check_names(names, len(stacked))
@@ -344,17 +346,17 @@ class ApproximateIndex(DescriptorIndex):
   ) -> ranking.Ranking:
     """Find images with large dot products; see `dense.DenseIndex.search`.
 
-    A search that finds fewer than k has -1 last. `effort` is for this search in
-    place of the option `search_depth` or `probes`.
+    Rows with fewer than k images end with -1. `effort` overrides the option
+    `search_depth` or `probes`.
     """
     k = ranking.check_k(k)
     if effort is not None and (type(effort) is not int or effort < 1):
-      raise errors.InputError("an effort over 0", repr(effort))
+      raise errors.InputError(f"effort must be over 0, not {effort!r}")
     queries, none = arrays.stack_descriptors(queries, self.dimension, "queries")
     ids = np.full([len(queries), k], -1, np.int64)
     scores = np.full([len(queries), k], -np.inf, np.float32)
-    some = min(k, len(self._vectors or ()))
-    if some and len(queries):
+    if self._vectors and len(queries):
+      some = min(k, len(self._vectors))
       products, rows = self._vectors.search(queries, some, effort)
       known = (rows >= 0) & ~none[:, None]
       ids[:, :some] = np.where(known, np.flatnonzero(~self.empty)[rows], -1)
@@ -369,7 +371,7 @@ class ApproximateIndex(DescriptorIndex):
     self.empty = self.empty[keep]
 
   def merge(self, other: "ApproximateIndex") -> None:
-    """Add all images of another index at the end.
+    """Append all images of another index.
 
     Method, options, D and the training of "ivfpq" must be the same.
     """
@@ -377,7 +379,7 @@ class ApproximateIndex(DescriptorIndex):
       (other._method, other._options) != (self._method, self._options)
     ):
       raise errors.InputError(
-        f"an index of {self._method} with the same options", "another"
+        f"only an index of {self._method} with the same options can be merged"
       )
     arrays.check_same_dimension(self.dimension, other.dimension)
     names = self._check_names(other.names)
@@ -388,8 +390,8 @@ class ApproximateIndex(DescriptorIndex):
     self._add_names(names)
     self.empty = np.concatenate([self.empty, other.empty])
 
-  def save(self, path: Path) -> None:
-    """Write the index to one local file, whole or not at all."""
+  def save(self, path: files.Path) -> None:
+    """Write the index to a local file, whole or not at all."""
     header = {
       "method": self._method,
       "options": dataclasses.asdict(self._options),
@@ -405,46 +407,38 @@ class ApproximateIndex(DescriptorIndex):
     array_file.write(path, _KIND, header, contents)
 
   @classmethod
-  def load(cls, path: Path, verify: bool = False) -> "ApproximateIndex":
+  def load(cls, path: files.Path, verify: bool = False) -> "ApproximateIndex":
     """Read an index into memory; see `dense.DenseIndex.load`."""
     header, contents = array_file.read(path, _KIND, verify)
     names = array_file.decode_names(contents, path)
     dimension, empty = header.get("dimension"), contents.get("empty")
     known = type(dimension) is int and 1 <= dimension <= _LARGEST
-    if (
-      not (known or dimension is None)
-      or empty is None
-      or empty.shape != (len(names),)
-    ):
-      raise errors.InputError("an index that fits its names", "another", path)
+    if not (known or dimension is None) or np.shape(empty) != (len(names),):
+      raise errors.InputError("the index does not fit its names", path=path)
     try:
       index = cls(header["method"], **header["options"])
     except (errors.InputError, KeyError, TypeError) as error:
-      raise errors.InputError(
-        "an index with its options", errors.one_line(error), path
-      ) from None
+      message = f"the index has wrong options: {errors.one_line(error)}"
+      raise errors.InputError(message, path=path) from None
     index._set_names(names, path)
     index.empty, index.dimension = np.array(empty, bool), dimension
     if dimension is not None:
       index._vectors = index._read_vectors(contents, path)
     if len(index._vectors or ()) != np.count_nonzero(~index.empty):
-      raise errors.InputError("a descriptor of each image", "others", path)
+      raise errors.InputError("images lack their descriptors", path=path)
     return index
 
   def _read_vectors(self, contents, path):
     data, alive = contents.get("faiss"), contents.get("alive")
     if data is None and ("vectors" in contents or "codes" in contents):
-      raise errors.InputError(
-        "an approximate index of this version of delf",
-        "one of an older version (build it again)",
-        path,
-      )
+      message = "the index is of an older version of delf: build it again"
+      raise errors.InputError(message, path=path)
     kinds = [a is not None and (a.dtype, a.ndim) for a in (data, alive)]
     if kinds != [(np.uint8, 1)] * 2:
-      raise errors.InputError("an index with its vectors", "another", path)
+      raise errors.InputError("the index lacks its vectors", path=path)
     try:
-      # No table of products with centroids: it is not part of the file, and
-      # dot products do without.
+      # The table of products with centroids is not part of the file, and dot
+      # products do not need it.
       flags = faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
       with _limits(len(data)):
         read = faiss.deserialize_index(np.asarray(data), flags)
@@ -452,15 +446,14 @@ class ApproximateIndex(DescriptorIndex):
       read = None
     vectors = self._kind(read, self._options, alive)
     if not vectors.is_sound(self.dimension):
-      raise errors.InputError(
-        "an index that faiss can search with its options", "another", path
-      )
+      message = "faiss cannot search the index with its options"
+      raise errors.InputError(message, path=path)
     return vectors
 
 
 @contextlib.contextmanager
 def _limits(size):
-  """Let faiss read no vector of more bytes, and no list of more items."""
+  """Keep faiss from reading vectors or lists longer than `size`."""
   kinds = "vector_byte", "loop"
   before = [getattr(faiss, f"get_deserialization_{k}_limit")() for k in kinds]
   try:

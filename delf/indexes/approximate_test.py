@@ -154,7 +154,7 @@ def test_merged_codes_are_of_one_training(tmp_path):
   one.merge(two)
   index.add([*_names(100), *_names(50, "b")], [*_unit(100, 1), *_unit(50, 2)])
   _same(one.search(_unit(5, 3), 10), index.search(_unit(5, 3), 10))
-  with pytest.raises(errors.InputError, match="trained apart"):
+  with pytest.raises(errors.InputError, match="trained separately"):
     one.merge(_made("ivfpq", _unit(300), "c"))
   assert len(one) == 150
 
@@ -186,29 +186,35 @@ def test_what_cannot_be_done():
   wrong = approximate.ApproximateIndex("hnsw", links=9)
   short = _made("hnsw", _unit(5, dimension=8), "b")
   cases = [
-    (lambda: index.add(["a0"], _unit(1)), "not in the index yet"),
+    (lambda: index.add(["a0"], _unit(1)), "already in the index: 'a0'"),
     (lambda: index.add(["b"], _unit(1, dimension=8)), "dimension 16"),
     (lambda: index.add(["b"], np.full([1, 16], np.nan)), "finite"),
     (lambda: index.search(_unit(1, dimension=8), 1), "dimension 16"),
     (lambda: index.search(_unit(1), 0), "over 0"),
-    (lambda: index.search(_unit(1), 1, 0), "an effort over 0"),
-    (lambda: index.remove(["x"]), "received 'x'"),
+    (lambda: index.search(_unit(1), 1, 0), "effort must be over 0, not 0"),
+    (lambda: index.remove(["x"]), "not in the index: 'x'"),
     (lambda: index.merge(wrong), "same options"),
-    (lambda: index.merge(index), "not in the index yet"),
+    (lambda: index.merge(index), "already in the index: 'a0'"),
     (lambda: index.merge(short), "an index of dimension 8 .* dimension 16"),
-    (lambda: index.train(_unit(300)), "an empty index"),
-    (lambda: _made("ivfpq", _unit(20)), "at least 256"),
-    (lambda: approximate.ApproximateIndex("lsh"), "one of hnsw, ivfpq"),
+    (lambda: index.train(_unit(300)), "an empty index .* not 5 images"),
+    (lambda: _made("ivfpq", _unit(20)), "^20 descriptors .* at least 256"),
+    (lambda: approximate.ApproximateIndex("lsh"), "hnsw or ivfpq, not 'lsh'"),
     (lambda: approximate.ApproximateIndex("hnsw", probes=3), "options of hnsw"),
-    (lambda: approximate.ApproximateIndex("hnsw", links=0), "links from 2"),
-    (lambda: approximate.ApproximateIndex("ivfpq", probes=0), "probes over 0"),
+    (
+      lambda: approximate.ApproximateIndex("hnsw", links=0),
+      "links must be 2 to 65536, not 0",
+    ),
+    (
+      lambda: approximate.ApproximateIndex("ivfpq", probes=0),
+      "probes must be over 0, not 0",
+    ),
   ]
   for call, words in cases:
     with pytest.raises(errors.InputError, match=words):
       call()
   assert index.names == _names(5)
   codes = approximate.ApproximateIndex("ivfpq", code_bytes=5)
-  with pytest.raises(errors.InputError, match="divide the dimension 16"):
+  with pytest.raises(errors.InputError, match="divide the dimension 16, .* 5"):
     codes.add(_names(300), _unit(300))
   assert len(codes) == 0
 
@@ -387,9 +393,7 @@ _METRIC = faiss.METRIC_INNER_PRODUCT
 )
 def test_files_of_others(tmp_path, method, changes):
   path = _changed(tmp_path, method, **changes)
-  with pytest.raises(
-    errors.InputError, match="a.index: (expected|damaged index)"
-  ):
+  with pytest.raises(errors.InputError, match="a.index: "):
     approximate.ApproximateIndex.load(path)
 
 
@@ -399,7 +403,9 @@ def test_files_of_an_older_version(tmp_path, name):
   header, arrays = array_file.read(path, "approximate index")
   arrays[name] = np.zeros([300, 16], np.float32)
   array_file.write(path, "approximate index", header, arrays)
-  with pytest.raises(errors.InputError, match="older version .build it again"):
+  with pytest.raises(
+    errors.InputError, match="older version .*: build it again"
+  ):
     approximate.ApproximateIndex.load(path)
 
 

@@ -1,32 +1,32 @@
-"""Exact search among global descriptors or VLAD, kept in one file."""
+"""Exact search among global descriptors or VLAD; an index is one file."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from delf.base import arrays, errors
+from delf.base import arrays, errors, files
 from delf.formats import array_file
 from delf.indexes import ranking
-from delf.indexes.ranking import DescriptorIndex, Descriptors, Path
+from delf.indexes.ranking import DescriptorIndex, Descriptors
 
 FLOAT32, FLOAT16 = "float32", "float16"
 STORAGES = (FLOAT32, FLOAT16)
 _KIND = "dense index"
-# Blocks are joined while they are small: a copy of more costs too much.
+# Blocks up to this size are joined; copying larger ones costs too much.
 _SMALL_BYTES = 1 << 26
-# The rest of a block stays several blocks without a copy, unless they are many.
+# Most runs of kept rows that remain views of a block; more are copied.
 _MOST_VIEWS = 64
-# Scores held at once: 16 MB of float32.
+# Scores in memory at once: 16 MB of float32.
 _SCORES = 1 << 22
-# Values of descriptors that are converted at once: 16 MB of float32. More is no
-# faster, and of float16 slower.
+# Descriptor values converted at once: 16 MB of float32. More are not faster,
+# and slower for float16.
 _VALUES = 1 << 22
-# Queries at once; more would need shorter blocks, which are slower.
+# Queries per batch; more would need shorter blocks, which are slower.
 _QUERIES = 1024
-# Of the whole ranking of a collection: 128 MB of keys.
+# Kept scores of a batch of queries: 128 MB of keys.
 _KEPT = 1 << 24
-# Images of the first piece; later ones are up to three times what was before:
-# few of them are better than the best of that.
+# Images in the first piece. A later piece has up to three times the images of
+# all before it, since few of its scores are then among the best.
 _FIRST = 512
 
 
@@ -34,18 +34,17 @@ def search(
   queries: np.ndarray,
   blocks: Sequence[np.ndarray],
   k: int,
-  empty: Sequence[int] = (),
+  empty: Sequence[int] | np.ndarray = (),
 ) -> ranking.Ranking:
   """Find the k images with the largest dot products for each query.
 
   Args:
     queries: [Q, D] float32.
     blocks: Arrays [N_i, D], float32 or float16, perhaps mapped from a file; ids
-      count through them. 200 MB of memory are enough whatever N is.
-    empty: Ids, sorted, of images without a descriptor: last, and -inf.
+      number all rows from 0. 200 MB of memory are enough for any N.
+    empty: Sorted ids of images without a descriptor: ranked last, with -inf.
   """
-  k = ranking.check_k(k)
-  empty = np.asarray(empty, np.int64)
+  k, empty = ranking.check_k(k), np.asarray(empty, np.int64)
   number = sum(map(len, blocks))
   ids = np.full([len(queries), k], -1, np.int32)
   scores = np.full([len(queries), k], -np.inf, np.float32)
@@ -56,24 +55,24 @@ def search(
     best, first = ranking.TopScores(len(queries[rows]), kept), 0
     for piece in _pieces(blocks, len(queries[rows])):
       with np.errstate(over="ignore", invalid="ignore"):
-        # No copy where the file is float32.
+        # Descriptors in float32 are not copied.
         products = queries[rows] @ piece.astype(np.float32, copy=False).T
         if not np.isfinite(products.sum()):
-          raise errors.InputError("finite descriptors", "NaN or infinity")
+          raise errors.InputError("descriptors have NaN or infinity")
       own = slice(*np.searchsorted(empty, [first, first + len(piece)]))
       products[:, empty[own] - first] = -np.inf
       best.add(products, first)
       first += len(piece)
-    found = best.result()
-    ids[rows, :kept], scores[rows, :kept] = found.ids, found.scores
-  # All rows have as many images with a descriptor: none of these is left out.
+    top = best.result()
+    ids[rows, :kept], scores[rows, :kept] = top.ids, top.scores
+  # Every row ranks all images with a descriptor before the first empty one.
   left = kept - min(kept, number - len(empty))
   ids[:, kept - left : kept] = empty[:left]
   return ranking.Ranking(ids, scores)
 
 
 def _pieces(blocks, queries):
-  """Yield the rows of all blocks in pieces of bounded size."""
+  """Yield the rows of all blocks in pieces of limited size."""
   seen = 0
   for block in blocks:
     most = max(1, min(_SCORES // queries, _VALUES // max(block.shape[1], 1)))
@@ -85,46 +84,47 @@ def _pieces(blocks, queries):
 
 
 def rescore(
-  queries: np.ndarray, found: ranking.Ranking, descriptors: np.ndarray
+  queries: np.ndarray, candidates: ranking.Ranking, descriptors: np.ndarray
 ) -> ranking.Ranking:
   """Rank the images of an approximate search by exact dot products.
 
-  A search for ten times the images that are wanted, by codes in memory, and
-  this with descriptors in a file find nearly what exact search finds.
+  An approximate search for 10 k images by codes in memory, rescored with
+  descriptors in a file, finds nearly the same k images as exact search.
   """
-  scores = np.full(found.ids.shape, -np.inf, np.float32)
-  for row, ids in enumerate(found.ids):
-    some = np.flatnonzero((ids >= 0) & np.isfinite(found.scores[row]))
+  scores = np.full(candidates.ids.shape, -np.inf, np.float32)
+  for row, ids in enumerate(candidates.ids):
+    some = np.flatnonzero((ids >= 0) & np.isfinite(candidates.scores[row]))
     chosen = descriptors[ids[some]].astype(np.float32, copy=False)
     scores[row, some] = chosen @ queries[row]
-  return ranking.sort_rows(found.ids, scores)
+  return ranking.sort_rows(candidates.ids, scores)
 
 
 class DenseIndex(DescriptorIndex):
   """Images and their descriptors, searched by dot product.
 
-  Descriptors are used as they are: for cosine similarity they must have unit
-  length, as those that `delf extract` writes have.
+  Descriptors are not normalised: for cosine similarity they must have unit
+  length, like those that `delf extract` writes.
   """
 
-  def __init__(self, storage: str = FLOAT32):
+  def __init__(self, storage: str = FLOAT32) -> None:
     """Create an empty index.
 
-    "float16" takes half the size, and its scores are right to about 0.0005 for
-    unit length.
+    "float16" halves the size; scores of unit-length descriptors are then off by
+    up to about 0.0005.
     """
     if storage not in STORAGES:
-      raise errors.InputError(f"one of {', '.join(STORAGES)}", repr(storage))
+      choices = " or ".join(STORAGES)
+      raise errors.InputError(f"storage must be {choices}, not {storage!r}")
     super().__init__()
     self.storage, self._dtype = storage, np.dtype(storage)
-    # Never written to once they are here, so that indexes may share them.
-    self._blocks = []
+    # Blocks are never written to, so that indexes may share them.
+    self._blocks: list[np.ndarray] = []
 
   @property
   def descriptors(self) -> np.ndarray:
-    """[N, D] float32 or float16, zeros where there is none; read-only.
+    """[N, D] float32 or float16, zeros for missing ones; read-only.
 
-    Mapped from the file where the index is as it was loaded.
+    Mapped from the file as long as the loaded index is unchanged.
     """
     if len(self._blocks) != 1:
       none = np.zeros([0, self.dimension or 0], self._dtype)
@@ -134,32 +134,32 @@ class DenseIndex(DescriptorIndex):
     return view
 
   def add(self, names: Sequence[str], descriptors: Descriptors) -> None:
-    """Add images at the end, with new names: all, or none on an error.
+    """Add images with new names at the end: all, or none on an error.
 
-    Descriptors are [N, D] float, or a sequence of N arrays [D]; None or [0] for
-    an image that was too small: it is always ranked last, with -inf.
+    Descriptors are [N, D] float, or N arrays [D]; None or [0] for an image that
+    was too small: it is always ranked last, with -inf.
     """
     stacked, empty = arrays.stack_descriptors(descriptors, self.dimension)
     names = self._check_names(names, len(stacked))
     with np.errstate(over="ignore"):
       stored = stacked.astype(self._dtype, copy=False)
     if stored is not stacked and not np.isfinite(stored).all():
-      raise errors.InputError("descriptors below 65504 for float16", "more")
+      raise errors.InputError("descriptors exceed 65504, too large for float16")
     self._extend(names, [stored], empty)
 
   def search(self, queries: Descriptors, k: int) -> ranking.Ranking:
     """Find the k images with the largest dot products for each query.
 
-    Queries are given as the descriptors of `add`; the scores of an empty one
-    are -inf.
+    Queries are like the descriptors of `add`; all scores of an empty query are
+    -inf.
     """
     queries, none = arrays.stack_descriptors(queries, self.dimension, "queries")
     blocks = self._blocks_of(queries.shape[1])
-    found = search(queries, blocks, k, np.flatnonzero(self.empty))
-    found.scores[none], found.ids[none] = -np.inf, -1
+    best = search(queries, blocks, k, np.flatnonzero(self.empty))
+    best.scores[none], best.ids[none] = -np.inf, -1
     some = min(k, len(self))
-    found.ids[none, :some] = np.arange(some)
-    return found
+    best.ids[none, :some] = np.arange(some)
+    return best
 
   def remove(self, names: str | Sequence[str]) -> None:
     """Remove images: all, or none if a name is unknown."""
@@ -173,17 +173,18 @@ class DenseIndex(DescriptorIndex):
     self.empty = self.empty[keep]
 
   def merge(self, other: "DenseIndex") -> None:
-    """Add all images of another index of the same D and storage at the end."""
+    """Append all images of another index with the same D and storage."""
     if not isinstance(other, DenseIndex) or other.storage != self.storage:
-      raise errors.InputError(f"a dense index of {self.storage}", f"{other!r}")
+      theirs = getattr(other, "storage", type(other).__name__)
+      raise errors.InputError(f"cannot merge {theirs} into {self.storage}")
     arrays.check_same_dimension(self.dimension, other.dimension)
     names = self._check_names(other.names)
     self._extend(names, other._blocks_of(self.dimension), other.empty)
 
-  def save(self, path: Path) -> None:
-    """Write the index to one local file, even the one that was loaded."""
+  def save(self, path: files.Path) -> None:
+    """Write the index to a local file, which may be the loaded one."""
     shape = (len(self), self.dimension or 0)
-    streams = {
+    streams: dict[str, np.ndarray | array_file.Stream] = {
       **array_file.encode_names(self.names),
       "empty": self.empty.astype(np.uint8),
       "descriptors": array_file.Stream(self._dtype, shape, self._blocks_of()),
@@ -191,10 +192,10 @@ class DenseIndex(DescriptorIndex):
     array_file.write(path, _KIND, {}, streams)
 
   @classmethod
-  def load(cls, path: Path, verify: bool = False) -> "DenseIndex":
-    """Open a local file; descriptors stay in it until they are needed.
+  def load(cls, path: files.Path, verify: bool = False) -> "DenseIndex":
+    """Open a local file; descriptors are read from it when needed.
 
-    `verify` reads all and compares checksums.
+    `verify` reads the whole file and compares checksums.
     """
     _, mapped = array_file.read(path, _KIND, verify)
     names = array_file.decode_names(mapped, path)
@@ -207,7 +208,7 @@ class DenseIndex(DescriptorIndex):
       or empty.shape != (len(names),)
       or len(descriptors) != len(names)
     ):
-      raise errors.InputError("a descriptor of each image", "others", path)
+      raise errors.InputError("images lack their descriptors", path=path)
     index = cls(descriptors.dtype.name)
     index._set_names(names, path)
     index.empty = np.array(empty, bool)
@@ -216,7 +217,7 @@ class DenseIndex(DescriptorIndex):
     return index
 
   def _blocks_of(self, dimension=None):
-    """Return the blocks; those without descriptors get their dimension."""
+    """Return the blocks, those of dimension 0 as zeros of `dimension`."""
     dimension = self.dimension or dimension or 0
     return [
       block
@@ -238,8 +239,8 @@ class DenseIndex(DescriptorIndex):
 def joined(blocks: Sequence[np.ndarray], block: np.ndarray) -> list[np.ndarray]:
   """Append a block [N, D], joined with small ones before it.
 
-  Only blocks that are no longer than what follows are joined to it, so that
-  each row is copied few times though rows may come one by one.
+  A block is only joined with as many rows or more, so that each row is copied
+  few times even if rows are added one by one.
   """
   blocks = list(blocks)
   while blocks and len(blocks[-1]) <= len(block):
@@ -250,7 +251,7 @@ def joined(blocks: Sequence[np.ndarray], block: np.ndarray) -> list[np.ndarray]:
 
 
 def kept(block: np.ndarray, keep: np.ndarray) -> list[np.ndarray]:
-  """Split a block [N, D] into the runs of rows that [N] bool keeps."""
+  """Split a block [N, D] into its runs of rows where `keep` [N] is True."""
   edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]])))
   if len(edges) > 2 * _MOST_VIEWS:
     return [block[keep]]

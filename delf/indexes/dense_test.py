@@ -202,17 +202,17 @@ def test_few_copies_of_few_rows():
 @pytest.mark.parametrize(
   ("names", "descriptors", "words"),
   [
-    (["a0"], np.ones([1, 8]), "not in the index yet, received 'a0'"),
-    (["b", "b"], np.ones([2, 8]), "each name once, received 'b' twice"),
+    (["a0"], np.ones([1, 8]), "already in the index: 'a0'"),
+    (["b", "b"], np.ones([2, 8]), "unique; repeated: 'b'"),
     (["b"], np.ones([1, 7]), "dimension 8, not 7"),
     (["b"], [np.ones(7)], "dimension 8, not 7"),
     (["b", "c"], [np.ones(8), np.ones(7)], r"shapes \[\[7\], \[8\]\]"),
-    (["b", "c"], np.ones([1, 8]), "1 names, received 2"),
+    (["b", "c"], np.ones([1, 8]), "1 names are needed, not 2"),
     (["b"], np.full([1, 8], np.nan), "NaN, infinity .* in 1 of 1"),
     (["b"], np.full([1, 8], 1e20), "over 1e\\+15"),
     (["b"], np.ones(8), r"shape \[N, D\]"),
-    ([3], np.ones([1, 8]), "names as text"),
-    ("b", np.ones([1, 8]), "a list of names"),
+    ([3], np.ones([1, 8]), "names must be text, not 3"),
+    ("b", np.ones([1, 8]), "names must be a list, not the text 'b'"),
     (["b"], np.array([8 * ["x"]]), "array of numbers"),
   ],
 )
@@ -232,13 +232,16 @@ def test_what_cannot_be_done():
   cases = [
     (_searched(index, np.ones([1, 7])), "queries must have dimension 8"),
     (_searched(index, np.full([1, 8], np.inf)), "queries must be finite"),
-    (_searched(index, np.ones([1, 8]), 0), "images over 0"),
-    (lambda: index.remove(["a0", "x"]), "names in the index, received 'x'"),
-    (lambda: index.merge(index), "not in the index yet"),
-    (lambda: index.merge(_index(_unit(2), "float16", "b")), "of float32"),
+    (_searched(index, np.ones([1, 8]), 0), "images must be over 0, not 0"),
+    (lambda: index.remove(["a0", "x"]), "not in the index: 'x'"),
+    (lambda: index.merge(index), "already in the index: 'a0', 'a1', 'a2'"),
+    (
+      lambda: index.merge(_index(_unit(2), "float16", "b")),
+      "float16 into float32",
+    ),
     (lambda: index.merge(_index(_unit(2, 7), prefix="b")), "of dimension 8"),
-    (lambda: dense.DenseIndex("int8"), "float32, float16"),
-    (lambda: _index(np.full([1, 2], 1e6), "float16"), "below 65504"),
+    (lambda: dense.DenseIndex("int8"), "float32 or float16, not 'int8'"),
+    (lambda: _index(np.full([1, 2], 1e6), "float16"), "exceed 65504"),
   ]
   for call, words in cases:
     with pytest.raises(errors.InputError, match=words):
@@ -273,16 +276,16 @@ def _file(path, **changes):
 )
 def test_files_of_others(tmp_path, changes):
   path = _file(tmp_path / "a.index", **changes)
-  with pytest.raises(
-    errors.InputError, match="a.index: (expected|damaged index)"
-  ):
+  with pytest.raises(errors.InputError, match="a.index: "):
     dense.DenseIndex.load(path)
 
 
 def test_bad_values_in_a_file_are_found_by_a_search(tmp_path):
   bad = np.float32([[np.nan, 0], [1, 1]])
   index = dense.DenseIndex.load(_file(tmp_path / "a", descriptors=bad))
-  with pytest.raises(errors.InputError, match="finite descriptors"):
+  with pytest.raises(
+    errors.InputError, match="descriptors have NaN or infinity"
+  ):
     index.search(np.ones([1, 2]), 1)
 
 

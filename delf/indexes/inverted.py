@@ -1,58 +1,53 @@
-"""Search among images aggregated by ASMK or ASMK*, kept in one file.
+"""Search among images aggregated by ASMK or ASMK*; an index is one file.
 
-A list for each visual word says which images have it, and with which
-descriptor, so that a query reads only the lists of its words. A posting is 20
-bytes at 128 dimensions, 16 of them packed bits; a million images of 900 words
-are 18 GB in the file.
+The list of a visual word has the images with this word and their descriptors,
+so that a query reads only the lists of its own words. With 128 dimensions a
+posting takes 20 bytes, of which 16 are packed bits; a million images with 900
+words each take 18 GB.
 """
 
 import dataclasses
+import math
 import numbers
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from delf.aggregation import aggregate
-from delf.base import arrays, errors
+from delf.base import arrays, errors, files
 from delf.formats import array_file
 from delf.indexes import ranking
-from delf.indexes.ranking import NamedIndex, Path
+from delf.indexes.ranking import NamedIndex
 from delf.protos import aggregation_config_pb2
 
 KIND = "inverted index"
-# Bytes of descriptors that are compared at once: they stay in a processor's
-# cache from one operation to the next (measured: 128 KB to 256 KB are best, 1
-# MB takes a quarter longer, 4 MB half as long again).
+# Bytes of descriptors compared at once: they stay in the processor's cache from
+# one operation to the next (128 KB to 256 KB are fastest; 1 MB takes a quarter
+# longer, 4 MB half as long again).
 _BLOCK_BYTES = 1 << 18
-# Bytes of the descriptors of a piece of merged lists.
-_PIECE_BYTES = 1 << 26
-# New number of an image that is left out of a merge.
-DROPPED = -1
-# Score of an image or query without words, as in the original.
-NO_WORDS = -1.0
-# Bytes of descriptors that become one part when images are added.
-_PART_BYTES = 1 << 27
-# Parts in memory that are merged have up to this many bytes together.
-_MERGED_BYTES = 1 << 29
-# So that a damaged file cannot require tables that fill the memory.
+_PIECE_BYTES = 1 << 26  # Bytes of descriptors in a piece of merged lists.
+DROPPED = -1  # New number of an image that is left out of a merge.
+NO_WORDS = -1.0  # Score of an image or query without words, as in the original.
+_PART_BYTES = 1 << 27  # Bytes of added descriptors that form one part.
+_MERGED_BYTES = 1 << 29  # Largest sum of two parts merged in memory.
+# Limits that keep a damaged file from filling the memory.
 _MAX_DIMENSION = 1 << 16
 _MAX_WORDS = (1 << 31) - 1
 _FINITE = 1e300
-# Values of ASMK that are compared are smaller; at the most they are 1.
+# Limit of values of ASMK; those of unit length are at most 1.
 _LARGEST = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
 class AsmkOptions:
-  """Descriptors of an index, and their comparison."""
+  """Descriptors of an index, and how they are compared."""
 
-  packed: bool = True  # Signs, eight to a byte (ASMK*), or float32 (ASMK).
-  dimension: int = 128  # Of the local features.
+  packed: bool = True  # Signs, eight per byte (ASMK*), or float32 (ASMK).
+  dimension: int = 128  # Dimension of the local features.
   codebook_size: int = 65536  # Number of visual words.
   alpha: float = 3.0  # Exponent of the selectivity.
-  tau: float = 0.0  # Similarity of two descriptors must exceed it to count.
+  tau: float = 0.0  # Threshold: similarities up to it count as 0.
   # Whether scores are divided by sqrt(words of the query * words of the image):
   # `use_l2_normalization` of the index configuration.
   normalize: bool = True
@@ -71,21 +66,21 @@ class AsmkOptions:
         kind is bool
       )
       if not is_kind or not least <= value <= most:
-        raise errors.InputError(f"{name} of {least} to {most}", repr(value))
+        limits = f"{least} to {most}"
+        raise errors.InputError(f"{name} must be {limits}, not {value!r}")
 
   @classmethod
   def from_config(
     cls, config: aggregation_config_pb2.AggregationConfig
   ) -> "AsmkOptions":
-    """Create the options of the configuration of the *index*."""
-    types = aggregation_config_pb2.AggregationConfig
-    if config.aggregation_type not in (types.ASMK, types.ASMK_STAR):
+    """Create options from the configuration of the index."""
+    if config.aggregation_type not in (config.ASMK, config.ASMK_STAR):
+      kind = config.AggregationType.Name(config.aggregation_type)
       raise errors.InputError(
-        "aggregation_type ASMK or ASMK_STAR for an inverted index",
-        types.AggregationType.Name(config.aggregation_type),
+        f"aggregation_type of an index must be ASMK or ASMK_STAR, not {kind}"
       )
     return cls(
-      packed=config.aggregation_type == types.ASMK_STAR,
+      packed=config.aggregation_type == config.ASMK_STAR,
       dimension=config.feature_dimensionality,
       codebook_size=config.codebook_size,
       alpha=config.alpha,
@@ -95,35 +90,35 @@ class AsmkOptions:
 
   @property
   def width(self) -> int:
-    """Values of one descriptor as it is stored: bytes, or floats."""
+    """Number of stored values per descriptor: bytes or floats."""
     return -(-self.dimension // 8) if self.packed else self.dimension
 
   @property
   def dtype(self) -> np.dtype:
-    """Type of these values."""
+    """Type of the stored values."""
     return np.dtype(np.uint8 if self.packed else np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Postings:
-  """The visual words of some images, as one list of images for each word."""
+  """One list of images for each visual word of some images."""
 
-  words: np.ndarray  # [W] int32, those that occur, ascending.
+  words: np.ndarray  # [W] int32, words that occur, ascending.
   starts: np.ndarray  # [W + 1] int64, where each list starts; the last is P.
   ids: np.ndarray  # [P] uint32, images from 0, ascending within a list.
   descriptors: np.ndarray  # [P, B] uint8 packed bits, or [P, D] float32.
-  images: int  # Some may be without words.
+  images: int  # Number of images, including those without words.
   # File that ids and descriptors are mapped from; None if they are in memory.
-  path: str | os.PathLike | None = None
+  path: files.Path | None = None
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.ids)
 
   @property
   def nbytes(self) -> int:
-    """Bytes of all arrays."""
-    every = self.words, self.starts, self.ids, self.descriptors
-    return sum(array.nbytes for array in every)
+    """Size of all arrays in bytes."""
+    fields = self.words, self.starts, self.ids, self.descriptors
+    return sum(field.nbytes for field in fields)
 
   def add_scores(
     self,
@@ -132,10 +127,10 @@ class Postings:
     descriptors: np.ndarray,
     scores: np.ndarray,
   ) -> None:
-    """Add what images have in common with a query to their scores [images].
+    """Add the similarity of images with a query to their scores, in place.
 
-    The query has ascending words [M] and a descriptor of each, [M, B] or
-    [M, D]. Scores are float64.
+    The query has ascending words [M] and their descriptors, [M, B] or [M, D].
+    Scores are [images] float64.
     """
     if not len(self.words) or not len(words):
       return
@@ -144,10 +139,8 @@ class Postings:
     shared = np.flatnonzero(self.words[slot] == words)
     starts = self.starts[slot[shared]]
     lengths = self.starts[slot[shared] + 1] - starts
-    own, query = (
-      aggregate.lanes(self.descriptors),
-      aggregate.lanes(descriptors)[shared],
-    )
+    own = aggregate.lanes(self.descriptors)
+    query = aggregate.lanes(descriptors)[shared]
     step = max(_BLOCK_BYTES // (own.shape[1] * own.itemsize), 1)
     for rows, lists, taken in _blocks(starts, lengths, step):
       # `take` and `repeat` are several times as fast as indexing by arrays.
@@ -158,22 +151,21 @@ class Postings:
         raise self._changed() from None
 
   def of_images(self, values: np.ndarray, rows: slice) -> np.ndarray:
-    """Return values [images] at the images of some postings."""
+    """Return values [images] of the images of some postings."""
     try:
       return values[self.ids[rows]]
     except IndexError:
       raise self._changed() from None
 
   def _changed(self):
-    return errors.InputError(
-      "an index as it was written", "one that was changed", self.path
-    )
+    message = "the index was changed after it was written"
+    return errors.InputError(message, path=self.path)
 
 
 def build(
   words: Sequence[np.ndarray], descriptors: Sequence[np.ndarray]
 ) -> Postings:
-  """Make the lists of images from the words [M] and descriptors of each."""
+  """Return the postings of images with words [M] and their descriptors."""
   lengths = [len(each) for each in words]
   together = np.concatenate(words)
   order = arrays.stable_argsort(together)
@@ -190,9 +182,9 @@ def build(
 
 
 def _blocks(starts, lengths, step):
-  """Yield [R] rows of lists, slice of these lists, and numbers of rows each."""
+  """Yield rows [R] of lists, the slice of these lists, and rows of each."""
   ends = np.cumsum(lengths)
-  # Row of a list = its place among all rows + this.
+  # Added to a place among all rows, they give the row within the part.
   shifts = starts - (ends - lengths)
   for begin in range(0, int(ends[-1]) if len(ends) else 0, step):
     end = min(begin + step, int(ends[-1]))
@@ -208,14 +200,14 @@ def _blocks(starts, lengths, step):
 class Merge:
   """The postings of several parts, merged piece by piece.
 
-  `words` [W] and `starts` [W + 1] are those of the result.
+  `words` [W] and `starts` [W + 1] belong to the merged postings.
   """
 
-  def __init__(self, parts: Sequence[Postings], numbers: np.ndarray):
-    """Plan the merge of parts that follow each other; lengths alone are read.
+  def __init__(self, parts: Sequence[Postings], numbers: np.ndarray) -> None:
+    """Plan the merge of consecutive parts; their descriptors are not read.
 
-    `numbers` are [N] int64, new number of each image of all parts, ascending;
-    DROPPED leaves one out.
+    `numbers` [N] int64 are the new numbers of the images of all parts,
+    ascending, or DROPPED for images that are left out.
     """
     ends = np.cumsum([part.images for part in parts], dtype=np.int64)
     own = np.split(numbers, ends[:-1]) if parts else []
@@ -227,25 +219,24 @@ class Merge:
     for place, counts in zip(places, kept, strict=True):
       np.add.at(totals, place, counts)
     self.starts = np.concatenate([[0], np.cumsum(totals[:-1])]).astype(np.int64)
-    # Of each part: the postings, the new numbers of its images, how many are
-    # kept of each of its words, and where these go.
-    self._parts, free = [], self.starts.copy()
-    for part, number, place, counts in zip(
-      parts, own, places, kept, strict=True
-    ):
-      self._parts.append((part, number, counts, free[place]))
+    # Of each part: the postings, the new numbers of its images, the number of
+    # kept postings of each word, and where they go.
+    self._parts: list[tuple[Postings, Any, Any, Any]] = []
+    free = self.starts.copy()
+    for part, new, place, counts in zip(parts, own, places, kept, strict=True):
+      self._parts.append((part, new, counts, free[place]))
       np.add.at(free, place, counts)
 
-  def __len__(self):
+  def __len__(self) -> int:
     return int(self.starts[-1])
 
   def ids(self) -> Iterator[np.ndarray]:
-    """Yield [P'] uint32 pieces of the images of all postings."""
+    """Yield the images of all postings in pieces [P'] uint32."""
     return self._merged(np.dtype(np.uint32), 16, Postings.of_images)
 
   def descriptors(self, width: int, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """Yield [P', width] pieces of the descriptors of all postings."""
-    # A row is one item, so that assignment moves it whole.
+    """Yield the descriptors of all postings in pieces [P', width]."""
+    # A row is one item, so that assignment moves it as a whole.
     item = np.dtype((np.void, width * np.dtype(dtype).itemsize))
 
     def read(part, _, rows):
@@ -255,17 +246,19 @@ class Merge:
       yield piece.view(dtype).reshape(-1, width)
 
   def _merged(self, dtype, size, read):
-    """Yield pieces of what a function reads of (part, new numbers, rows)."""
+    """Yield merged pieces of the values that read(part, new, rows) returns."""
     for first, last in self._pieces(_PIECE_BYTES // size):
       piece = np.empty([self.starts[last] - self.starts[first]], dtype)
-      for part, own, *plan in self._parts:
-        rows, kept, targets = self._moves(part, own, *plan, first, last)
+      for part, own, counts, places in self._parts:
+        rows, kept, targets = self._moves(
+          part, own, counts, places, first, last
+        )
         values = read(part, own, rows)
         piece[targets] = values if kept is None else values[kept]
       yield piece
 
   def loaded(self, width: int, dtype: np.dtype) -> Postings:
-    """Return all in memory, as Postings of the images that are kept."""
+    """Return the merged postings of the kept images, in memory."""
     ids = np.empty([len(self)], np.uint32)
     descriptors = np.empty([len(self), width], dtype)
     for array, pieces in (
@@ -276,11 +269,11 @@ class Merge:
       for piece in pieces:
         array[start : start + len(piece)] = piece
         start += len(piece)
-    images = sum(np.count_nonzero(own != DROPPED) for _, own, *_ in self._parts)
+    images = sum(int((own != DROPPED).sum()) for _, own, *_ in self._parts)
     return Postings(self.words, self.starts, ids, descriptors, images)
 
   def _pieces(self, step):
-    """Yield ranges of words with about `step` postings, at least one word."""
+    """Yield ranges of at least one word, with about `step` postings."""
     first, number = 0, len(self.words)
     while first < number:
       end = self.starts[first] + max(step, 1)
@@ -290,10 +283,10 @@ class Merge:
       first = last
 
   def _moves(self, part, numbers, counts, targets, first, last):
-    """Find the postings of a part that belong to a range of words.
+    """Return the postings of a part that belong to a range of words.
 
-    They are a slice; [n] bool, which of these are kept, or None for all; and
-    [kept] int64, their places within the piece.
+    These are a slice of rows; [n] bool, which of them are kept, None for all;
+    and [kept] int64, their places within the piece.
     """
     bounds = self.words[[first, last - 1]]
     begin = np.searchsorted(part.words, bounds[0])
@@ -309,7 +302,7 @@ class Merge:
 
 
 def _count_kept(part, numbers):
-  """Return how many postings of each word of a part are kept."""
+  """Return the number of kept postings of each word of a part."""
   counts = np.diff(part.starts)
   if not len(counts) or np.all(numbers != DROPPED):
     return counts
@@ -318,47 +311,48 @@ def _count_kept(part, numbers):
 
 
 class InvertedIndex(NamedIndex):
-  """Images and their words, searched by the selective match kernel.
+  """Images and their visual words, searched by the selective match kernel.
 
-  What was added or removed is in the file once it is saved. `metadata` is kept
-  in the file as JSON: what all images have in common, such as a hash of the
-  codebook.
+  Changes reach the file when the index is saved. `metadata` is saved as JSON;
+  it describes all images, for instance by a hash of the codebook.
   """
 
   def __init__(
     self,
     options: AsmkOptions | None = None,
     metadata: Mapping[str, Any] | None = None,
-  ):
+  ) -> None:
     super().__init__()
     self.options = options or AsmkOptions()
     self.metadata = dict(metadata or {})
-    of = self.options
-    self._kernel = aggregate.Kernel(of.packed, of.dimension, of.alpha, of.tau)
-    # An image keeps its row, while ids close up behind one that is removed.
+    own = self.options
+    self._kernel = aggregate.Kernel(
+      own.packed, own.dimension, own.alpha, own.tau
+    )
+    # Row of each id: removing an image renumbers ids, but not rows.
     self._rows = np.zeros([0], np.int64)
     self._counts = np.zeros([0], np.int32)
-    # Never written to once they are here, so that indexes may share them.
-    self._parts = []
+    # Parts are never written to, so that indexes may share them.
+    self._parts: list[Postings] = []
 
   @property
   def word_counts(self) -> np.ndarray:
-    """[N] int32, number of words of each image."""
+    """Number of words of each image, [N] int32."""
     return self._counts[self._rows]
 
   @property
   def nbytes(self) -> int:
-    """Bytes of all lists, in memory or mapped from a file; not of names."""
+    """Size of all lists in bytes, in memory or mapped; without names."""
     own = self._rows.nbytes + self._counts.nbytes
     return own + sum(part.nbytes for part in self._parts)
 
   def add(self, names: Sequence[str], images: Iterable[Any]) -> None:
-    """Add images at the end, with new names: all, or none on an error.
+    """Add images with new names at the end: all, or none on an error.
 
-    Images are aggregates, read one by one: objects with `descriptors` and
-    `words`, or pairs of these: [M, B] uint8 packed bits or [M, D] floats, or
-    all of that in one row as in the files of the original; and [M] integers,
-    ascending. An image without words is kept, and scores -1.
+    Images are read one by one. Each is an aggregate with `descriptors` and
+    `words`, or a pair of them: [M, B] uint8 packed bits or [M, D] floats, or
+    the same in one row, as in files of the original; and [M] ascending
+    integers. An image without words is kept; its score is -1.
     """
     names = self._check_names(names)
     parts, counts, descriptors, words, size = [], [], [], [], 0
@@ -367,7 +361,8 @@ class InvertedIndex(NamedIndex):
       try:
         image = next(images)
       except StopIteration:
-        raise errors.InputError(f"{len(names)} images", number) from None
+        message = f"{len(names)} names were given, but {number} images"
+        raise errors.InputError(message) from None
       values, own = _check_image(image, self.options, name)
       descriptors.append(values)
       words.append(own)
@@ -377,7 +372,7 @@ class InvertedIndex(NamedIndex):
         parts.append(build(words, descriptors))
         descriptors, words, size = [], [], 0
     if next(images, None) is not None:
-      raise errors.InputError(f"{len(names)} images", "more")
+      raise errors.InputError(f"there are more images than {len(names)} names")
     self._extend(names, parts, counts, np.arange(len(names)))
 
   def remove(self, names: str | Sequence[str]) -> None:
@@ -385,20 +380,21 @@ class InvertedIndex(NamedIndex):
     self._rows = self._rows[self._without(names)]
 
   def merge(self, other: "InvertedIndex") -> None:
-    """Add all images of another index of equal options and metadata."""
+    """Append all images of another index with equal options and metadata."""
     if not isinstance(other, InvertedIndex):
-      raise errors.InputError("an inverted index", type(other).__name__)
+      kind = type(other).__name__
+      raise errors.InputError(f"can only merge an inverted index, not {kind}")
     for name in ("options", "metadata"):
       own, theirs = getattr(self, name), getattr(other, name)
       if own != theirs:
-        raise errors.InputError(f"an index with {own}", f"{theirs}")
+        raise errors.InputError(f"the indexes differ: {own} and {theirs}")
     names = self._check_names(other.names)
     self._extend(names, other._parts, other._counts, other._rows)
 
   def score_all(self, query: Any) -> np.ndarray:
-    """Return the similarity of a query to all images, [N] float32 by id.
+    """Return the similarity of all images to a query, [N] float32 by id.
 
-    It is -1 for an image without words, and for all if the query has none.
+    It is -1 for images without words, and for all if the query has none.
     """
     descriptors, words = _check_image(query, self.options, "query")
     if not len(words):
@@ -424,21 +420,19 @@ class InvertedIndex(NamedIndex):
       np.concatenate([each.scores for each in rows]),
     )
 
-  def save(self, path: Path) -> None:
-    """Write the index to one local file, even the one that was loaded.
+  def save(self, path: files.Path) -> None:
+    """Write the index to a local file, which may be the loaded one.
 
-    Parts are merged on the way, piece by piece, so that indexes that are
-    larger than the memory can be loaded, merged and saved.
+    Parts are merged piece by piece, so that indexes larger than the memory can
+    be loaded, merged and saved.
     """
     new_ids = np.full([len(self._counts)], DROPPED, np.int64)
     new_ids[self._rows] = np.arange(len(self))
     merged = Merge(self._parts, new_ids)
     width, dtype = self.options.width, self.options.dtype
-    header = {
-      "options": dataclasses.asdict(self.options),
-      "metadata": self.metadata,
-    }
-    streams = {
+    options = dataclasses.asdict(self.options)
+    header = {"options": options, "metadata": self.metadata}
+    streams: dict[str, np.ndarray | array_file.Stream] = {
       **array_file.encode_names(self.names),
       "word_counts": self.word_counts,
       "words": merged.words,
@@ -451,19 +445,18 @@ class InvertedIndex(NamedIndex):
     array_file.write(path, KIND, header, streams)
 
   @classmethod
-  def load(cls, path: Path, verify: bool = False) -> "InvertedIndex":
-    """Open a local file; lists stay in it until a query needs them.
+  def load(cls, path: files.Path, verify: bool = False) -> "InvertedIndex":
+    """Open a local file; lists are read from it when a query needs them.
 
-    `verify` reads all and compares checksums.
+    `verify` reads the whole file and compares checksums.
     """
     header, stored = array_file.read(path, KIND, verify)
     try:
       options = AsmkOptions(**header["options"])
       index = cls(options, dict(header["metadata"]))
     except (KeyError, TypeError, ValueError) as error:
-      raise errors.InputError(
-        "an inverted index with its options", errors.one_line(error), path
-      ) from None
+      message = f"the index has wrong options: {errors.one_line(error)}"
+      raise errors.InputError(message, path=path) from None
     names = array_file.decode_names(stored, path)
     index._set_names(names, path)
     index._rows = np.arange(len(names))
@@ -472,13 +465,13 @@ class InvertedIndex(NamedIndex):
     return index
 
   def _extend(self, names, parts, counts, rows):
-    """Add images, whose `rows` count from the present number of rows."""
+    """Append images; `rows` [N] are relative to the current number of rows."""
     self._add_names(names)
     self._rows = np.concatenate([self._rows, rows + len(self._counts)])
     self._counts = np.concatenate([self._counts, counts]).astype(np.int32)
     self._parts = self._parts + list(parts)
-    # The last parts are merged while the one before is no larger by far: there
-    # are few parts, and each posting is moved a logarithmic number of times.
+    # The last two parts are merged unless the first has over twice as many
+    # postings: few parts remain, and each posting moves O(log N) times.
     while len(self._parts) > 1:
       last = self._parts[-2:]
       size = sum(part.nbytes for part in last)
@@ -493,86 +486,75 @@ class InvertedIndex(NamedIndex):
 def _check_image(image, options, name):
   """Return [M, B] uint8 or [M, D] float32 descriptors and [M] int32 words.
 
-  They are copied only where they are of another type or layout.
+  They are copied only if their type or layout differs.
   """
   if hasattr(image, "descriptors"):
     image = image.descriptors, image.words
   try:
     descriptors, words = image
   except (TypeError, ValueError):
-    raise errors.InputError(
-      "aggregated descriptors and their words", type(image).__name__, name
-    ) from None
+    kind = type(image).__name__
+    message = f"an image must be aggregated descriptors and words, not {kind}"
+    raise errors.InputError(message, path=name) from None
   words = _check_words(words, options, name)
-  descriptors = np.asarray(descriptors)
-  if options.packed and descriptors.dtype != np.uint8:
-    raise errors.InputError(
-      "packed bits (uint8) for ASMK*", f"{descriptors.dtype}", name
-    )
-  if not options.packed and descriptors.dtype.kind != "f":
-    raise errors.InputError("floats for ASMK", f"{descriptors.dtype}", name)
-  shape = (len(words), options.width)
-  # An empty image has lost its dimension in the original's files.
-  if descriptors.shape != shape and (
-    descriptors.ndim > 1 or descriptors.size != shape[0] * shape[1]
-  ):
-    raise errors.InputError(
-      f"descriptors of shape {list(shape)}, a row for each word",
-      f"{list(descriptors.shape)}",
-      name,
-    )
+  descriptors, shape = np.asarray(descriptors), (len(words), options.width)
+  actual, dtype, problem = descriptors.shape, descriptors.dtype, None
+  if options.packed and dtype != np.uint8:
+    problem = f"descriptors of ASMK* must be packed bits (uint8), not {dtype}"
+  elif not options.packed and dtype.kind != "f":
+    problem = f"descriptors of ASMK must be floats, not {dtype}"
+  # Files of the original keep no dimension for an empty image.
+  elif actual not in (shape, (math.prod(shape),)):
+    shapes = f"{list(shape)}, a row per word, not {list(actual)}"
+    problem = f"descriptors must have shape {shapes}"
+  if problem:
+    raise errors.InputError(problem, path=name)
   with np.errstate(over="ignore"):
     values = np.ascontiguousarray(descriptors, options.dtype).reshape(shape)
-  # Products of any two are finite then; those of an image have length 1.
+  # Then the product of any two is finite.
   if not options.packed and not (np.abs(values) < _LARGEST).all():
-    raise errors.InputError(
-      "finite descriptors", f"NaN, infinity or over {_LARGEST:g}", name
-    )
+    message = f"descriptors have NaN, infinity or values over {_LARGEST:g}"
+    raise errors.InputError(message, path=name)
   return values, words
 
 
 def _check_words(words, options, name):
   if words is None:
-    raise errors.InputError("visual words (ASMK)", "none (VLAD)", name)
-  words = np.asarray(words)
+    message = "the image has no visual words (VLAD), but the index needs ASMK"
+    raise errors.InputError(message, path=name)
+  words, problem = np.asarray(words), None
   if words.ndim != 1 or (words.size and words.dtype.kind not in "iu"):
-    raise errors.InputError(
-      "words as a list of integers", f"{words.dtype} {list(words.shape)}", name
-    )
-  if not len(words):
-    return np.zeros([0], np.int32)
-  if words.min() < 0 or words.max() >= options.codebook_size:
-    raise errors.InputError(
-      f"words of a codebook of {options.codebook_size}",
-      f"words {words.min()} to {words.max()}",
-      name,
-    )
-  if np.any(words[:-1] >= words[1:]):
-    raise errors.InputError(
-      "words in ascending order, each once", "others", name
-    )
+    kind = f"{words.dtype} {list(words.shape)}"
+    problem = f"words must be a list of integers, not {kind}"
+  elif (
+    words.size and not 0 <= words.min() <= words.max() < options.codebook_size
+  ):
+    limits = f"words {words.min()} to {words.max()}"
+    problem = f"{limits} do not fit a codebook of {options.codebook_size}"
+  elif np.any(words[:-1] >= words[1:]):
+    problem = "words must be in ascending order, each at most once"
+  if problem:
+    raise errors.InputError(problem, path=name)
   return words.astype(np.int32)
 
 
 def _postings_of_file(stored, images, options, path):
-  """Return [N] word counts, and Postings that stay in the file, unread."""
+  """Return word counts [N], and Postings mapped from the file."""
   number = len(stored["ids"]) if np.ndim(stored.get("ids")) else 0
-  words = len(stored["words"]) if np.ndim(stored.get("words")) else 0
+  length = len(stored["words"]) if np.ndim(stored.get("words")) else 0
   expected = {
     "word_counts": (np.int32, (images,)),
-    "words": (np.int32, (words,)),
-    "starts": (np.int64, (words + 1,)),
+    "words": (np.int32, (length,)),
+    "starts": (np.int64, (length + 1,)),
     "ids": (np.uint32, (number,)),
     "descriptors": (options.dtype, (number, options.width)),
   }
   for name, (dtype, shape) in expected.items():
     array = stored.get(name)
     if array is None or array.dtype != dtype or array.shape != shape:
-      raise errors.InputError(
-        f"{name} of shape {list(shape)}",
-        "none" if array is None else f"{array.dtype} {list(array.shape)}",
-        path,
-      )
+      kind = array if array is None else f"{array.dtype} {list(array.shape)}"
+      message = f"{name} must have shape {list(shape)}, not {kind}"
+      raise errors.InputError(message, path=path)
   counts, words, starts = (
     np.array(stored[name]) for name in ("word_counts", "words", "starts")
   )
@@ -583,11 +565,13 @@ def _postings_of_file(stored, images, options, path):
     and starts[-1] == number
     and np.all(starts[:-1] < starts[1:])
   ):
-    raise errors.InputError("lists that follow each other", "others", path)
+    message = "the lists of the index do not follow each other"
+    raise errors.InputError(message, path=path)
   total = counts.sum(dtype=np.int64)
   if np.any(counts < 0) or total != number:
-    raise errors.InputError(f"{number} words in all images", f"{total}", path)
-  # A plain view, as memmap's own indexing takes time.
+    message = f"the index has {number} postings, but its images {total} words"
+    raise errors.InputError(message, path=path)
+  # A plain array, as indexing a memmap is slower.
   ids, descriptors = (
     stored[name].view(np.ndarray) for name in ("ids", "descriptors")
   )

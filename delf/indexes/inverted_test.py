@@ -148,7 +148,7 @@ def test_search():
     assert np.array_equal(found.ids[row], order)
     assert np.array_equal(found.scores[row], scores[order])
   assert index.search([], 3).ids.shape == (0, 3)
-  with pytest.raises(errors.InputError, match="over 0"):
+  with pytest.raises(errors.InputError, match="over 0, not 0"):
     index.search([], 0)
 
 
@@ -310,7 +310,7 @@ def test_merge_that_cannot_be():
     index.merge(other)
   with pytest.raises(errors.InputError, match="dimension=40"):
     index.merge(_index(2, dataclasses.replace(_OPTIONS, dimension=40), 2))
-  with pytest.raises(errors.InputError, match="an inverted index"):
+  with pytest.raises(errors.InputError, match="an inverted index, not str"):
     index.merge("other")
   _same(index, other, _images(3)[1])
 
@@ -341,7 +341,7 @@ _BITS = np.zeros([2, 4], np.uint8)
 def test_bad_image(image, words):
   index = _index(4)
   good = _images(1, seed=2)[1][0]
-  with pytest.raises(errors.InputError, match=f"^bad: expected.*{words}"):
+  with pytest.raises(errors.InputError, match=f"^bad: .*{words}"):
     index.add(["good", "bad"], [good, image])
   with pytest.raises(errors.InputError, match=words):
     index.search([image], 2)
@@ -352,9 +352,9 @@ def test_bad_image(image, words):
 def test_not_finite(value):
   options = dataclasses.replace(_OPTIONS, packed=False, dimension=2)
   index = inverted.InvertedIndex(options)
-  with pytest.raises(errors.InputError, match="bad: expected finite"):
+  with pytest.raises(errors.InputError, match="bad: .* NaN, infinity"):
     index.add(["bad"], [(np.array([[1, value]]), [3])])
-  with pytest.raises(errors.InputError, match="floats"):
+  with pytest.raises(errors.InputError, match="floats, not int"):
     index.add(["bad"], [(np.array([[1, 2]]), [3])])
 
 
@@ -363,9 +363,11 @@ def test_bad_names():
   for bad in ([*names[:2], names[0]], [index.names[0], *names[1:]], [1, 2, 3]):
     with pytest.raises(errors.InputError):
       index.add(bad, images)
-  with pytest.raises(errors.InputError, match="expected 3 images, received 2"):
+  with pytest.raises(
+    errors.InputError, match="3 names were given, but 2 images"
+  ):
     index.add(names, images[:2])
-  with pytest.raises(errors.InputError, match="expected 2 images, received mo"):
+  with pytest.raises(errors.InputError, match="more images than 2 names"):
     index.add(names[:2], images)
   _same(index, _index(3), images)
 
@@ -425,7 +427,7 @@ def _saved(path):
 
 def _refused(path, header, arrays):
   array_file.write(path, inverted.KIND, header, arrays)
-  with pytest.raises(errors.InputError, match=f"{path.name}: expected"):
+  with pytest.raises(errors.InputError, match=f"{path.name}: "):
     index = inverted.InvertedIndex.load(path)
     for query in _images(6)[1]:
       index.score_all(query)

@@ -1,10 +1,9 @@
-"""Rankings of images: best of each query, by parts, fused, and verified."""
+"""Rankings of images: top k, groups, fusion, re-ranking; named indexes."""
 
 import collections
 import dataclasses
 import itertools
 import numbers
-import os
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -16,11 +15,10 @@ from delf.base import errors
 class Ranking:
   """The best images of each query, best first; ties by lower id."""
 
-  # [Q, k] int32; -1 at the end of a row where there are fewer than k.
-  ids: np.ndarray
+  ids: np.ndarray  # [Q, k] int32; -1 pads rows with fewer than k images.
   scores: np.ndarray  # [Q, k] float32, descending; -inf where the id is -1.
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.ids)
 
 
@@ -32,22 +30,22 @@ class GroupRanking(Ranking):
 
   def parts_of(self, ids: np.ndarray) -> np.ndarray:
     """Return [Q, n] best parts of groups [Q, n]; -1 for groups not ranked."""
-    found = np.full(np.shape(ids), -1, np.int32)
+    best = np.full(np.shape(ids), -1, np.int32)
     for row, (own, parts) in enumerate(zip(self.ids, self.parts, strict=True)):
       part_of = dict(zip(own.tolist(), parts.tolist(), strict=True))
-      found[row] = [part_of.get(each, -1) for each in ids[row].tolist()]
-    return found
+      best[row] = [part_of.get(each, -1) for each in ids[row].tolist()]
+    return best
 
 
 def check_k(k: int) -> int:
-  """Return a number of images per query; raise InputError unless over 0."""
+  """Return k, the number of images per query; InputError unless over 0."""
   if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-    raise errors.InputError("a number of images over 0", repr(k))
+    raise errors.InputError(f"the number of images must be over 0, not {k!r}")
   return int(k)
 
 
 def top_k(scores: np.ndarray, k: int | None = None) -> Ranking:
-  """Rank images by [Q, N] scores without NaN; None stands for all images."""
+  """Rank the k best images, None for all, by [Q, N] scores without NaN."""
   scores = np.asarray(scores, dtype=np.float32)
   k = max(scores.shape[1], 1) if k is None else check_k(k)
   ids = np.full([len(scores), k], -1, np.int32)
@@ -55,7 +53,7 @@ def top_k(scores: np.ndarray, k: int | None = None) -> Ranking:
   for row, own in enumerate(scores):
     chosen = np.arange(len(own))
     if k < len(own):
-      # A sort of all takes longer, and a partition alone takes any of the ties.
+      # Sorting all scores is slower; a partition alone keeps arbitrary ties.
       least = np.partition(own, -k)[-k]
       above = np.flatnonzero(own > least)
       ties = np.flatnonzero(own == least)[: k - len(above)]
@@ -68,7 +66,7 @@ def top_k(scores: np.ndarray, k: int | None = None) -> Ranking:
 def sort_rows(
   ids: np.ndarray, scores: np.ndarray, k: int | None = None
 ) -> Ranking:
-  """Rank [Q, W] candidates, -1 for none, by score, ties by lower id."""
+  """Rank [Q, W] candidates by score, ties by lower id; -1 pads ids."""
   last = np.where(ids < 0, np.iinfo(np.int32).max, ids)
   order = np.lexsort((last, -scores), axis=1)[:, :k]
   return Ranking(
@@ -77,28 +75,28 @@ def sort_rows(
   )
 
 
-def recall(found: Ranking, exact: Ranking, k: int) -> float:
-  """Share of the k best images that a search finds among its k (recall@k)."""
-  one, two = found.ids[:, :k], exact.ids[:, :k]
+def recall(ranking: Ranking, exact: Ranking, k: int) -> float:
+  """Return the share of the k best images that a ranking has (recall@k)."""
+  one, two = ranking.ids[:, :k], exact.ids[:, :k]
   hits = (one[:, :, None] == two[:, None, :]) & (two[:, None, :] >= 0)
   return float(hits.any(axis=1).sum() / max(np.count_nonzero(two >= 0), 1))
 
 
 def by_best(
-  found: Ranking, group: np.ndarray, k: int, kept: np.ndarray | None = None
+  ranking: Ranking, group: np.ndarray, k: int, kept: np.ndarray | None = None
 ) -> GroupRanking:
-  """Rank k groups by their best part, from a ranking of parts of any depth.
+  """Rank k groups by their best parts, from a ranking of parts of any depth.
 
-  `group` is [P] int, id of the group of each part; `kept` [P] bool, the parts
-  that count.
+  `group` is [P] int, the group id of each part; `kept` is [P] bool, whether a
+  part counts.
   """
-  shape = [len(found), k]
+  shape = [len(ranking), k]
   ids, parts = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
   scores = np.full(shape, -np.inf, np.float32)
-  for row, own in enumerate(found.ids):
+  for row, own in enumerate(ranking.ids):
     counts = own >= 0
     if kept is not None:
-      counts &= kept[own]  # Of -1 the last, which does not count anyway.
+      counts &= kept[own]  # An id of -1 reads the last, but is False already.
     columns = np.flatnonzero(counts)
     # The first of each group is its best part.
     _, first = np.unique(group[own[columns]], return_index=True)
@@ -106,7 +104,7 @@ def by_best(
     number = len(columns)
     parts[row, :number] = own[columns]
     ids[row, :number] = group[own[columns]]
-    scores[row, :number] = found.scores[row, columns]
+    scores[row, :number] = ranking.scores[row, columns]
   return GroupRanking(ids, scores, parts)
 
 
@@ -116,34 +114,35 @@ _HALF = np.uint64(32)
 
 
 class TopScores:
-  """The k best scores of each query among images that come in pieces.
+  """The k best scores of each query, over images that are added in pieces.
 
-  A score and its id are one integer that sorts as the pair does, so that a
-  partition of these decides ties as well: by lower id.
+  A score and its id are packed into one integer that sorts as the pair does, so
+  that a partition also breaks ties, by lower id.
   """
 
   def __init__(self, number: int, k: int):
-    """Start without scores of `number` queries."""
-    # Zero, which no score has, stands for none.
+    """Start with `number` queries and no images."""
+    # No score has the key 0: it stands for an empty place.
     self._keys = np.zeros([number, k], np.uint64)
     self._least = np.full([number], -np.inf, np.float32)
 
   def add(self, scores: np.ndarray, first: int) -> None:
-    """Add the [Q, B] float32 scores of the images from id `first` on.
+    """Add [Q, B] float32 scores of the images with ids from `first`.
 
-    `first` is higher than all ids before. Scores are no NaN; -inf is left out.
+    `first` is higher than all earlier ids. Scores must not be NaN; images with
+    -inf are left out.
     """
-    # An equal score has a higher id than the one that is kept, and loses.
+    # A tie with a kept score loses, as the new id is higher.
     better = np.flatnonzero(scores > self._least[:, None])
     if not len(better):
       return
     rows, columns = np.divmod(better, scores.shape[1])
     counts = np.bincount(rows, minlength=len(scores))
-    width, k = counts.max(), self._keys.shape[1]
+    width, k = int(np.max(counts)), self._keys.shape[1]
     target = np.arange(len(rows)) - np.repeat(
       np.cumsum(counts) - counts, counts
     )
-    # Adding 0 makes -0, which is as much, 0.
+    # Adding 0 turns -0 into the equal 0.
     bits = (scores.reshape(-1)[better] + np.float32(0)).view(np.uint32)
     ordered = np.where(bits & _SIGN, ~bits, bits | _SIGN).astype(np.uint64)
     ids = (first + columns).astype(np.uint64)
@@ -155,7 +154,7 @@ class TopScores:
     self._least = _scores_of_keys(self._keys[:, 0])
 
   def result(self) -> Ranking:
-    """Return the ranking of all images that were added."""
+    """Return the ranking of all images added so far."""
     keys = np.sort(self._keys, axis=1)[:, ::-1]
     ids = (_LAST_ID - (keys & _LAST_ID)).astype(np.int64)
     ids[keys == 0] = -1
@@ -170,10 +169,10 @@ def _scores_of_keys(keys):
 
 CONVEX, RANKS = "convex", "ranks"
 METHODS = (CONVEX, RANKS)
-# Weights of ASMK* and of global descriptors, "convex", of the embedded model:
-# the best of tenths on training photos, where its ASMK* alone is far better
+# "convex" weights of ASMK* and global descriptors of the embedded model: the
+# best multiples of 0.1 on training photos, where its ASMK* alone is far better
 # than its global descriptors (`benchmarks/retrieval_tuning.py`). Global
-# descriptors that were trained on landmarks deserve more.
+# descriptors trained on landmarks deserve a higher weight.
 ASMK_AND_GLOBAL = (0.9, 0.1)
 
 
@@ -184,37 +183,36 @@ def fuse(
   method: str = CONVEX,
   constant: float = 60.0,
 ) -> Ranking:
-  """Fuse rankings of one collection for the same queries.
+  """Fuse rankings of the same images for the same queries.
 
-  An image that is missing in a ranking, or has -inf there, adds nothing: it
-  counts as the last one. So every ranking should reach deep. Weights are at
-  least 0, None for equal ones; k is None for the depth of the deepest.
+  An image that is missing from a ranking, or has -inf in it, gets nothing from
+  it, like the last one; so every ranking should be deep. Weights are at least
+  0, None for equal ones; k is None for the depth of the deepest ranking.
 
-  "convex" is the weighted sum of scores that are scaled to [0, 1] per query, by
-  their least and largest (CombSUM of Fox and Shaw, TREC-2 1994, on the scores
-  of J. H. Lee, SIGIR 1997). "ranks" is that of 1 / (constant + rank), rank from
-  1 (reciprocal rank fusion, Cormack et al., SIGIR 2009, with 60), which does
-  not depend on the scale of scores.
+  "convex" is the weighted sum of scores, scaled to [0, 1] per query by their
+  minimum and maximum (CombSUM, Fox and Shaw, TREC-2 1994, with the scaling of
+  J. H. Lee, SIGIR 1997). "ranks" is the weighted sum of 1 / (constant + rank),
+  rank from 1, which does not depend on the scale of scores (reciprocal rank
+  fusion, Cormack et al., SIGIR 2009, where the constant is 60).
   """
   if method not in METHODS:
-    raise errors.InputError(f"one of {', '.join(METHODS)}", repr(method))
+    choices = ", ".join(METHODS)
+    raise errors.InputError(f"method must be one of {choices}, not {method!r}")
   if not _is_weight(constant):
-    raise errors.InputError("a constant of at least 0", repr(constant))
+    raise errors.InputError(f"constant must be at least 0, not {constant!r}")
   rankings = list(rankings)
   if not rankings:
-    raise errors.InputError("rankings to fuse", "none")
+    raise errors.InputError("there are no rankings to fuse")
   lengths = sorted({len(each) for each in rankings})
   if len(lengths) > 1:
-    raise errors.InputError(
-      "rankings of the same queries", f"{lengths} queries"
-    )
+    message = f"rankings must be of the same queries, not {lengths} queries"
+    raise errors.InputError(message)
   weights = [1.0] * len(rankings) if weights is None else list(weights)
   if len(weights) != len(rankings) or not all(map(_is_weight, weights)):
-    raise errors.InputError(
-      f"{len(rankings)} weights of at least 0", repr(weights)
-    )
+    message = f"{len(rankings)} weights of at least 0, not {weights!r}"
+    raise errors.InputError(f"rankings need {message}")
   if not sum(weights) > 0:
-    raise errors.InputError("a weight over 0", "all 0")
+    raise errors.InputError("one weight must be over 0, but all are 0")
   shares = np.array(weights, np.float64) / sum(weights)
   deepest = max(each.ids.shape[1] for each in rankings)
   k = deepest if k is None else check_k(k)
@@ -231,41 +229,38 @@ def fuse(
 
 
 def _fusion_values(ranking, method, constant):
-  """Return [Q, k] float64, what each image of a ranking adds."""
+  """Return [Q, k] float64, the unweighted part of each image in its sum."""
   known = (ranking.ids >= 0) & np.isfinite(ranking.scores)
   if method == RANKS:
     return known / (constant + np.arange(1, ranking.ids.shape[1] + 1))
   scores = ranking.scores.astype(np.float64)
-  bounds = {"axis": 1, "keepdims": True}
-  most = np.where(known, scores, -np.inf).max(initial=-np.inf, **bounds)
-  least = np.where(known, scores, np.inf).min(initial=np.inf, **bounds)
+  most = np.where(known, scores, -np.inf).max(1, initial=-np.inf)[:, None]
+  least = np.where(known, scores, np.inf).min(1, initial=np.inf)[:, None]
   with np.errstate(invalid="ignore"):
-    span = most - least
-    # All of one score count as best.
-    shares = np.where(
-      span > 0, (scores - least) / np.where(span > 0, span, 1), 1.0
-    )
+    span = np.where(most > least, most - least, 1)
+    # If all scores are equal, each image counts as the best.
+    shares = np.where(most > least, (scores - least) / span, 1.0)
   return np.where(known, shares, 0.0)
 
 
 def _sum_by_id(ids, values):
-  """Add values of equal ids of a row; all but one of these become -1."""
+  """Sum values of equal ids within a row; repeated ids become -1."""
   order = np.argsort(ids, axis=1, kind="stable")
   ids = np.take_along_axis(ids, order, axis=1)
   values = np.take_along_axis(values, order, axis=1)
   starts = np.ones(ids.shape, bool)
   starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
-  # Each row starts a new id, so that one sum over all rows serves.
+  # Each row starts a new group, so that one sum over all rows is enough.
   group = np.cumsum(starts.ravel()) - 1
   sums = np.bincount(group, weights=values.ravel()) if group.size else values
   return np.where(starts, ids, -1), sums[group].reshape(ids.shape)
 
 
 def _is_weight(value):
-  return isinstance(value, numbers.Real) and 0 <= value < np.inf
+  return isinstance(value, numbers.Real) and 0 <= float(value) < np.inf
 
 
-# Images of a ranking that are verified, junk not counted (DELG, section 4.3;
+# Number of images to verify per query, junk not counted (DELG, section 4.3;
 # Detect-to-Retrieve, section 5.2).
 VERIFIED = 100
 
@@ -274,9 +269,9 @@ VERIFIED = 100
 class Reranked:
   """Rankings [Q, k] by inliers, then by the score of the search."""
 
-  ids: np.ndarray  # Indices of images; -1 at the end of a row with fewer.
+  ids: np.ndarray  # Int; -1 pads rows with fewer images.
   inliers: np.ndarray  # int32; 0 for images that were not verified.
-  scores: np.ndarray  # Of the search.
+  scores: np.ndarray  # Scores of the search.
 
 
 def shortlist(
@@ -284,29 +279,31 @@ def shortlist(
   junk: Sequence[np.ndarray] | None = None,
   most: int = VERIFIED,
 ) -> np.ndarray:
-  """Choose the images to verify: [Q, k] bool, the first `most` but for junk.
+  """Choose the images to verify: the first `most` that are not junk.
 
-  Of ids [Q, k], best first, -1 for none; junk are Q int arrays, images that a
-  protocol ignores, or None.
+  `ids` are [Q, k], best first, padded by -1; `junk`, if any, is an int array
+  per query, the images that a protocol ignores. Returns [Q, k] bool.
   """
   ids = np.asarray(ids)
   if ids.ndim != 2:
-    raise errors.InputError("ids of shape [Q, k]", f"shape {list(ids.shape)}")
+    shape = list(ids.shape)
+    raise errors.InputError(f"ids must have shape [Q, k], not {shape}")
   if isinstance(most, bool) or not isinstance(most, int) or most < 0:
-    raise errors.InputError("a number of images of at least 0", repr(most))
+    message = f"the number of images to verify is {most!r}, not at least 0"
+    raise errors.InputError(message)
   good = ids >= 0
   if junk is not None:
     if len(junk) != len(ids):
-      raise errors.InputError(f"junk of {len(ids)} queries", f"{len(junk)}")
+      raise errors.InputError(f"junk has {len(junk)} queries, not {len(ids)}")
     for row, ignored in enumerate(junk):
       good[row] &= ~np.isin(ids[row], np.asarray(ignored, dtype=np.int64))
   return good & (np.cumsum(good, axis=1) <= most)
 
 
 def pairs(ids: np.ndarray, *chosen: np.ndarray) -> np.ndarray:
-  """List (query, image) pairs of shortlists, each once: [P, 2], sorted."""
+  """List the distinct (query, image) pairs of shortlists: [P, 2], sorted."""
   ids = np.asarray(ids)
-  rows, columns = np.nonzero(np.logical_or.reduce(chosen))
+  rows, columns = np.nonzero(np.any(chosen, axis=0))
   listed = np.stack([rows, ids[rows, columns]], axis=1).astype(np.int64)
   return listed[np.lexsort(listed.T[::-1])]
 
@@ -318,20 +315,19 @@ def rerank(
   junk: Sequence[np.ndarray] | None = None,
   most: int = VERIFIED,
 ) -> Reranked:
-  """Sort rankings by (inliers, score), descending; ties by lower index.
+  """Sort rankings by (inliers, score), descending; ties by lower id.
 
-  The `shortlist` is verified by a function from queries [P] and images [P] to
-  inliers [P]. All others, junk too, keep 0 inliers and stand among the verified
-  ones of 0 by their score.
+  `verify` takes queries [P] and images [P] of the `shortlist` and returns
+  inliers [P]. All other images, including junk, have 0 inliers: the score
+  places them among verified images with 0.
   """
   ids, scores = np.asarray(ids), np.asarray(scores)
   chosen = shortlist(ids, junk, most)
   if scores.shape != ids.shape:
-    raise errors.InputError(
-      f"scores of shape {list(ids.shape)}", f"shape {list(scores.shape)}"
-    )
+    shapes = f"{list(ids.shape)}, not {list(scores.shape)}"
+    raise errors.InputError(f"scores must have the shape of ids, {shapes}")
   if np.isnan(scores).any():
-    raise errors.InputError("scores", f"NaN in {np.isnan(scores).sum()}")
+    raise errors.InputError(f"{np.isnan(scores).sum()} scores are NaN")
   inliers = np.zeros(ids.shape, np.int32)
   rows, columns = np.nonzero(chosen)
   inliers[rows, columns] = verify(rows, ids[rows, columns])
@@ -341,26 +337,28 @@ def rerank(
   )
 
 
-Path = str | os.PathLike
-# [N, D], or N arrays [D], of which some may be None or [0].
+# [N, D], or N arrays [D]; None or [0] for an image without a descriptor.
 Descriptors = np.ndarray | Sequence[np.ndarray | None]
 
 
 class NamedIndex:
   """Base of the indexes: images with unique names, and ids from 0.
 
-  `names`, by id, are not to be changed. Ids close up when images are removed.
+  `names`, by id, must not be changed. Removing images renumbers later ones, so
+  that ids have no gaps.
   """
 
-  def __init__(self):
+  names: list[str]
+
+  def __init__(self) -> None:
     self._set_names([])
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.names)
 
-  def _set_names(self, names: Iterable[str], path: Path | None = None) -> None:
-    """Take names over, such as those of a file."""
-    self.names, self._ids = [], {}
+  def _set_names(self, names, path=None) -> None:
+    """Replace all names, for instance by those of a file."""
+    self.names, self._ids = [], dict[str, int]()
     self._add_names(self._check_names(names, path=path))
 
   def _add_names(self, names: Sequence[str]) -> None:
@@ -368,38 +366,31 @@ class NamedIndex:
     self._ids |= {name: len(self) + i for i, name in enumerate(names)}
     self.names.extend(names)
 
-  def _check_names(
-    self,
-    names: Iterable[str],
-    number: int | None = None,
-    path: Path | None = None,
-  ) -> list[str]:
-    """Return names that can be added; raise InputError for others.
+  def _check_names(self, names, number=None, path=None) -> list[str]:
+    """Return new names as a list; InputError if they cannot be added.
 
-    `number` is the required one; `path` that of the file that has them.
+    `number` is the number of images; `path` is the file that has the names.
     """
+    listed, problem = list(names), None
     if isinstance(names, str):
-      raise errors.InputError("a list of names", "one name", path)
-    names = list(names)
-    if number is not None and len(names) != number:
-      raise errors.InputError(f"{number} names", f"{len(names)}", path)
-    for name in names:
-      if not isinstance(name, str):
-        raise errors.InputError("names as text", repr(name), path)
-    counts = collections.Counter(names)
-    if twice := [name for name, count in counts.items() if count > 1]:
-      raise errors.InputError("each name once", f"{_few(twice)} twice", path)
-    if known := [name for name in names if name in self._ids]:
-      raise errors.InputError(
-        "names that are not in the index yet", _few(known), path
-      )
-    return names
+      problem = f"names must be a list, not the text {names!r}"
+    elif number not in (None, len(listed)):
+      problem = f"{number} names are needed, not {len(listed)}"
+    elif other := [name for name in listed if not isinstance(name, str)]:
+      problem = f"names must be text, not {other[0]!r}"
+    elif twice := [n for n, i in collections.Counter(listed).items() if i > 1]:
+      problem = f"names must be unique; repeated: {_few(twice)}"
+    elif known := [name for name in listed if name in self._ids]:
+      problem = f"already in the index: {_few(known)}"
+    if problem:
+      raise errors.InputError(problem, path=path)
+    return listed
 
   def _without(self, names: str | Iterable[str]) -> np.ndarray:
-    """Remove names, all or none; return [N] bool, the ids that are kept."""
+    """Remove names, all or none; return [N] bool, whether each id is kept."""
     names = [names] if isinstance(names, str) else list(names)
     if unknown := [name for name in names if name not in self._ids]:
-      raise errors.InputError("names in the index", _few(unknown))
+      raise errors.InputError(f"not in the index: {_few(unknown)}")
     keep = np.ones([len(self)], bool)
     keep[[self._ids[name] for name in names]] = False
     self._set_names(itertools.compress(self.names, keep))
@@ -414,10 +405,11 @@ def _few(names):
 class DescriptorIndex(NamedIndex):
   """Base of the indexes of global descriptors of one dimension.
 
-  `dimension` is D, or None while there is no descriptor; `empty` [N] bool says
-  which images have none.
+  `dimension` is D, None while the index has no descriptor; `empty` is [N] bool,
+  whether an image has no descriptor.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     super().__init__()
-    self.empty, self.dimension = np.zeros([0], bool), None
+    self.empty = np.zeros([0], bool)
+    self.dimension: int | None = None

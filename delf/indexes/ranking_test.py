@@ -75,7 +75,7 @@ def test_all():
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, "3", True])
 def test_number_that_is_none(k):
-  with pytest.raises(errors.InputError, match="over 0"):
+  with pytest.raises(errors.InputError, match=f"over 0, not {k!r}"):
     ranking.top_k([[1.0]], k)
 
 
@@ -150,15 +150,15 @@ def test_rows_stay_apart():
     (([],), "rankings to fuse"),
     (
       ([_GLOBAL, _ranking([[1], [2]], [[1], [1]])],),
-      r"same queries, .* \[1, 2",
+      r"same queries, .* \[1, 2\]",
     ),
-    (([_GLOBAL], [1, 2]), "1 weights"),
+    (([_GLOBAL], [1, 2]), "1 weights of at least 0"),
     (([_GLOBAL], [-1]), "1 weights of at least 0"),
-    (([_GLOBAL], [np.nan]), "1 weights"),
-    (([_GLOBAL], ["a"]), "1 weights"),
-    (([_GLOBAL], [0]), "a weight over 0"),
-    (([_GLOBAL], None, -1), "images over 0"),
-    (([_GLOBAL], None, 0), "images over 0"),
+    (([_GLOBAL], [np.nan]), "1 weights of at least 0"),
+    (([_GLOBAL], ["a"]), "1 weights of at least 0"),
+    (([_GLOBAL], [0]), "over 0, but all are 0"),
+    (([_GLOBAL], None, -1), "images must be over 0, not -1"),
+    (([_GLOBAL], None, 0), "images must be over 0, not 0"),
   ],
 )
 def test_bad_input(arguments, words):
@@ -167,9 +167,11 @@ def test_bad_input(arguments, words):
 
 
 def test_bad_options():
-  with pytest.raises(errors.InputError, match="convex, ranks"):
+  with pytest.raises(errors.InputError, match="convex, ranks, not 'sum'"):
     ranking.fuse([_GLOBAL], method="sum")
-  with pytest.raises(errors.InputError, match="constant"):
+  with pytest.raises(
+    errors.InputError, match="constant must be at least 0, not -1"
+  ):
     ranking.fuse([_GLOBAL], constant=-1)
 
 
@@ -250,7 +252,12 @@ def test_no_images_and_none_to_verify():
     ([0, 1], [1, 0], {}, "Q, k"),
     ([[0, 1]], [[1.0]], {}, "scores"),
     ([[0, 1]], [[1.0, np.nan]], {}, "NaN"),
-    ([[0, 1]], [[1.0, 0.0]], {"junk": []}, "junk of 1"),
+    (
+      [[0, 1]],
+      [[1.0, 0.0]],
+      {"junk": []},
+      "junk has 0 queries, not 1",
+    ),
     ([[0, 1]], [[1.0, 0.0]], {"most": -1}, "at least 0"),
   ],
 )

@@ -79,13 +79,13 @@ def test_blocks_change_nothing(monkeypatch):
   "changes", [{"number": 0}, {"number": 1.5}, {"number": True}]
 )
 def test_bad_number(changes):
-  with pytest.raises(errors.InputError, match="images over 0"):
+  with pytest.raises(errors.InputError, match="number must be over 0"):
     refinement.Expansion(**changes)
 
 
 @pytest.mark.parametrize("alpha", [-1, np.nan, np.inf, "a"])
 def test_bad_alpha(alpha):
-  with pytest.raises(errors.InputError, match="alpha of at least 0"):
+  with pytest.raises(errors.InputError, match="alpha must be at least 0"):
     refinement.Expansion(alpha=alpha)
 
 
@@ -236,10 +236,14 @@ def test_bad_input():
   found = _search(queries, descriptors, 20)
   with pytest.raises(errors.InputError, match="did you mean diffusion"):
     refinement.refine("difusion", queries, found, descriptors)
-  with pytest.raises(errors.InputError, match=r"queries of shape \[2, 8\]"):
+  with pytest.raises(
+    errors.InputError, match=r"queries must have shape \[2, 8\], not \[1, 8\]"
+  ):
     refinement.refine("diffusion", queries[:1], found, descriptors)
   for name in refinement.METHODS:
-    with pytest.raises(errors.InputError, match="a ranking of 10 images"):
+    with pytest.raises(
+      errors.InputError, match="id 1[0-9], but there are 10 images"
+    ):
       refinement.refine(name, queries, found, descriptors[:10])
     with pytest.raises(errors.InputError, match="queries must be finite"):
       refinement.refine(name, queries * np.nan, found, descriptors)
@@ -248,14 +252,26 @@ def test_bad_input():
 @pytest.mark.parametrize(
   ("method", "options", "words"),
   [
-    (refinement.SuperGlobal, {"depth": 0}, "depth over 0"),
-    (refinement.SuperGlobal, {"neighbours": -3}, "neighbours over 0"),
-    (refinement.SuperGlobal, {"beta": np.nan}, "a beta"),
-    (refinement.SuperGlobal, {"least": 2}, "least share"),
-    (refinement.Diffusion, {"depth": 2.0}, "depth over 0"),
-    (refinement.Diffusion, {"query_neighbours": 0}, "query_neighbours over 0"),
-    (refinement.Diffusion, {"gamma": 0}, "gamma over 0"),
-    (refinement.Diffusion, {"alpha": 1.0}, "below 1"),
+    (refinement.SuperGlobal, {"depth": 0}, "depth must be over 0"),
+    (
+      refinement.SuperGlobal,
+      {"neighbours": -3},
+      "neighbours must be over 0, not -3",
+    ),
+    (refinement.SuperGlobal, {"beta": np.nan}, "beta must be at least 0"),
+    (refinement.SuperGlobal, {"least": 2}, "least must be 0 to 1, not 2"),
+    (refinement.Diffusion, {"depth": 2.0}, "depth must be over 0"),
+    (
+      refinement.Diffusion,
+      {"query_neighbours": 0},
+      "query_neighbours must be over 0",
+    ),
+    (refinement.Diffusion, {"gamma": 0}, "gamma must be over 0"),
+    (
+      refinement.Diffusion,
+      {"alpha": 1.0},
+      r"alpha must be in \[0, 1\), not 1.0",
+    ),
   ],
 )
 def test_bad_options(method, options, words):

@@ -48,17 +48,17 @@ def _nan(folder, model):
   return _adding(["e.jpg"], np.full([1, 4], np.nan))
 
 
-@_case("image that is indexed already", "not in the index yet", "b.jpg")
+@_case("image that is indexed already", "already in the index", "b.jpg")
 def _again(folder, model):
   return _adding(["b.jpg"], _ROWS[:1])
 
 
-@_case("image that is given twice", "each name once", "e.jpg")
+@_case("image that is given twice", "unique", "e.jpg")
 def _twice(folder, model):
   return _adding(["e.jpg", "e.jpg"], _ROWS[:2])
 
 
-@_case("image that is not in the index", "names in the index", "x.jpg")
+@_case("image that is not in the index", "not in the index", "x.jpg")
 def _unknown(folder, model):
   return functools.partial(_index().remove, ["x.jpg"])
 
@@ -102,7 +102,7 @@ def _links(folder, model):
   return functools.partial(approximate.ApproximateIndex.load, path)
 
 
-@_case("too few images for a compressed index", "at least 256", "received 4")
+@_case("too few images for a compressed index", "at least 256", "4 descriptors")
 def _few(folder, model):
   index = approximate.ApproximateIndex("ivfpq")
   return functools.partial(index.add, _NAMES, _ROWS)
@@ -114,7 +114,7 @@ def _refinement(folder, model):
   return functools.partial(refinement.refine, "difusion", _ROWS, found, _ROWS)
 
 
-@_case("rankings of other queries to fuse", "rankings of the same queries")
+@_case("rankings of other queries to fuse", "of the same queries")
 def _fusion(folder, model):
   pair = [ranking.top_k(_ROWS), ranking.top_k(_ROWS[:1])]
   return functools.partial(ranking.fuse, pair)
