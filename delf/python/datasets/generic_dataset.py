@@ -1,4 +1,4 @@
-"""Images of a list, loaded when they are requested."""
+"""Images of a list, loaded on request."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +21,13 @@ class ImagesFromList:
     loader: Callable = default_loader,
     workers: int = 4,
   ):
-    """Take the list of paths below `root`; nothing is loaded.
+    """Take paths relative to `root`; nothing is loaded.
 
     Args:
-      imsize: Largest side of an image, in pixels; None leaves it.
-      bounding_boxes: A box (x1, y1, x2, y2) to crop to, in pixels, or None for
-        each image; None for whole images.
-      loader: Function `loader(path, imsize, bounding_box)` of an image.
-      workers: Threads that load ahead when iterating; 0 for none.
+      imsize: Largest side of an image, in pixels; None keeps the size.
+      bounding_boxes: Crop (x1, y1, x2, y2) of each image, in pixels, or None.
+      loader: Function `loader(path, imsize, bounding_box)`, returns an image.
+      workers: Threads that load ahead during iteration, or 0.
     """
     self.root = root
     self.images = [os.path.join(root, path) for path in image_paths]
@@ -41,7 +40,7 @@ class ImagesFromList:
     return len(self.images)
 
   def __getitem__(self, index: int) -> np.ndarray:
-    """Return an image of the loader: [H, W, 3] float32."""
+    """Return an image of the loader, [H, W, 3] float32 by default."""
     boxes = self.bounding_boxes
     box = None if boxes is None else boxes[index]
     return self.loader(self.images[index], self.imsize, box)

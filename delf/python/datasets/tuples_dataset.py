@@ -1,4 +1,4 @@
-"""Tuples of a query, a positive and hard negatives, drawn anew each epoch."""
+"""Tuples of a query, a positive and hard negatives, drawn each epoch."""
 
 import concurrent.futures
 import math
@@ -17,18 +17,18 @@ _MODES = ("train", "val")
 
 
 class TuplesDataset:
-  """Tuples to train with; iterable and indexable.
+  """Training tuples; iterable and indexable.
 
-  `create_epoch_tuples` chooses them, holding descriptors of the queries and of
-  a block of other images at a time, [queries + 1024, D] float32.
+  `create_epoch_tuples` chooses them, with descriptors of the queries and of one
+  block of other images in memory, [queries + 1024, D] float32.
 
   Attributes:
     images: Paths of all N images.
-    clusters: [N] int64, the cluster of each: images of one show one object.
-    query_pool: [P] int64, images that queries are drawn from; `positive_pool`
-      has the positive of each.
-    qidxs: [T] int64, queries of the tuples, as indices of `images`; `pidxs` has
-      the positives, and `nidxs`, [T, K], negatives, the hardest first.
+    clusters: Cluster of each image, [N] int64; a cluster shows one object.
+    query_pool: Candidate queries, [P] int64; `positive_pool` has the positive
+      of each.
+    qidxs: Queries of the tuples, [T] int64 indices of `images`; `pidxs` has the
+      positives, and `nidxs` the negatives, [T, K], hardest first.
   """
 
   def __init__(  # noqa: PLR0913
@@ -45,26 +45,26 @@ class TuplesDataset:
     seed: int = 0,
     workers: int = 4,
   ):
-    """Read the list of images; none is opened.
+    """Read the list of images, without opening any.
 
     Args:
       mode: "train" or "val".
       data_root: Folder with `train/<name>/<name>.pkl` and `train/<name>/ims/`,
         or with the file and `ims/` themselves.
-      imsize: Largest side of an image, in pixels; None leaves it.
-      num_queries: Queries of an epoch; infinity for all.
-      pool_size: Images that negatives are searched in; infinity for all.
+      imsize: Largest side of an image, in pixels; None keeps the size.
+      num_queries: Queries per epoch; infinity for all.
+      pool_size: Candidate negatives per epoch; infinity for all.
       loader: Function `loader(path, imsize)` that returns an image.
       eccv2020: Whether the file is `<name>-val-eccv2020.pkl`.
     """
     if mode not in _MODES:
-      raise errors.InputError("the mode 'train' or 'val'", repr(mode))
+      raise errors.InputError(f"mode must be 'train' or 'val', not {mode!r}")
     path = tuples.database_path(name, data_root, eccv2020)
     pairs = tuples.read_pairs(path, mode)
     folder = tuples.images_folder(path, data_root, name)
     self.name, self.mode, self.imsize = name, mode, imsize
     self.images = [tuples.image_path(each, folder) for each in pairs.names]
-    self.clusters = pairs.clusters
+    self.clusters = np.asarray(pairs.clusters)
     self.query_pool, self.positive_pool = pairs.queries, pairs.positives
     self.workers = workers
     self._path, self._loader, self._seed = path, loader, seed
@@ -76,17 +76,18 @@ class TuplesDataset:
     self.set_tuples(none, none, np.zeros([0, self._negatives], np.int64))
 
   def __len__(self) -> int:
-    """Return the number of tuples of this epoch."""
+    """Return the number of tuples of the epoch."""
     return len(self.qidxs)
 
   def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
     """Return a tuple (query, positive, negative, ..., target).
 
-    Images are the loader's, [H, W, 3] float32; the target is [2 + K] int32: -1,
-    1, 0, ...
+    Images are [H, W, 3] float32 by default; the target is (-1, 1, 0, ...),
+    [2 + K] int32.
     """
     if not len(self):
-      raise errors.InputError("a call of create_epoch_tuples", "none")
+      text = "no tuples yet: call create_epoch_tuples first"
+      raise errors.InputError(text)
     members = [self.qidxs[index], self.pidxs[index], *self.nidxs[index]]
     images = [self._loader(self.images[i], self.imsize) for i in members]
     target = [QUERY, POSITIVE] + [NEGATIVE] * self._negatives
@@ -97,7 +98,7 @@ class TuplesDataset:
     return concurrency.map_ahead(load, numbers, self.workers, self.workers + 1)
 
   def load(self, indices: Iterable[int]) -> Iterator[concurrent.futures.Future]:
-    """Load tuples ahead, as futures, so that one that fails ends nothing."""
+    """Load tuples ahead, as futures, so that failures do not end iteration."""
     load, workers = self.__getitem__, self.workers
     return concurrency.futures_ahead(load, indices, workers, workers + 1)
 
@@ -106,14 +107,14 @@ class TuplesDataset:
   ) -> None:
     """Set queries [T], positives [T] and negatives [T, K]."""
     arrays = [np.asarray(x, np.int64) for x in (qidxs, pidxs, nidxs)]
-    shapes = [(len(arrays[0]),)] * 2 + [(len(arrays[0]), self._negatives)]
-    fits = [x.shape for x in arrays] == shapes and all(
-      not x.size or 0 <= x.min() <= x.max() < len(self.images) for x in arrays
-    )
-    if not fits:
+    shapes = [x.shape for x in arrays]
+    number = len(arrays[0])
+    if shapes != [(number,), (number,), (number, self._negatives)] or any(
+      x.size and not 0 <= x.min() <= x.max() < len(self.images) for x in arrays
+    ):
       raise errors.InputError(
-        f"tuples of {2 + self._negatives} of {len(self.images)} images",
-        f"arrays {[x.shape for x in arrays]}, or other images",
+        f"arrays of shapes {shapes} are not tuples of {2 + self._negatives} of"
+        f" {len(self.images)} images"
       )
     self.qidxs, self.pidxs, self.nidxs = arrays
 
@@ -122,14 +123,13 @@ class TuplesDataset:
   ) -> float:
     """Draw queries, and find hard negatives for them.
 
-    An image that cannot be read is reported and left out.
-
-    `net` makes descriptors [1, D] of images [1, H, W, 3] float32, such as a
-    GlobalFeatureNet, whose `describe` is called. Draws depend on the seed and
-    the epoch, by default the next.
+    `net` maps images, [1, H, W, 3] float32, to descriptors, [1, D]; for a
+    GlobalFeatureNet, its `describe` does. Draws depend on the seed and the
+    epoch, by default the next one. Images that cannot be read are reported and
+    skipped.
 
     Returns:
-      Average L2 distance of queries from their negatives; 0 without any.
+      Mean L2 distance of queries from their negatives; 0 without negatives.
     """
     self._epoch = self._epoch + 1 if epoch is None else epoch
     random = np.random.default_rng([self._seed, self._epoch])
@@ -154,9 +154,8 @@ class TuplesDataset:
     negatives = nearest.images()
     whole = (negatives >= 0).all(axis=1)
     if not whole.any():
-      raise errors.InputError(
-        "negatives that can be read", "too few of them", self._path
-      )
+      text = "too few negatives can be read"
+      raise errors.InputError(text, path=self._path)
     self.set_tuples(qidxs[whole], pidxs[whole], negatives[whole])
     return float(nearest.distances()[whole].mean())
 
@@ -171,25 +170,26 @@ class TuplesDataset:
     )
 
   def require_negatives(self) -> None:
-    """Raise InputError if no draw could find so many negatives."""
+    """Raise InputError if queries cannot have `num_negatives` negatives."""
     self._require_clusters(self.query_pool, np.arange(len(self.images)))
 
   def _require_clusters(self, qidxs, pool):
-    """Raise InputError if a query cannot have so many negatives."""
+    """Raise InputError if the pool has too few clusters for negatives."""
     clusters = np.unique(self.clusters[pool])
     own = np.isin(self.clusters[qidxs], clusters)
     fewest = len(clusters) - int(own.any())
     if fewest < self._negatives:
       raise errors.InputError(
-        f"{self._negatives} negatives of a query, each of another cluster",
-        f"{fewest} other clusters among {len(pool)} images",
-        self._path,
+        f"a query needs {self._negatives} negatives of different clusters, but"
+        f" {len(pool)} images have only {fewest} other clusters",
+        path=self._path,
       )
 
 
 def _number(name, value, least, most=math.inf):
-  """Check a number, at most `most`; infinity is allowed."""
+  """Check a number, which may be infinite, and clip it to `most`."""
   whole = value == math.inf or float(value).is_integer()
   if not whole or value < least:
-    raise errors.InputError(f"{name} of {least} or more", f"{value}")
+    text = f"{name} must be a whole number from {least} up, not {value}"
+    raise errors.InputError(text)
   return int(min(value, most))

@@ -1,4 +1,4 @@
-"""Loading of images for training and for global descriptors."""
+"""Loading of images for training and global descriptors."""
 
 import numpy as np
 from PIL import Image
@@ -6,7 +6,7 @@ from PIL import Image
 from delf.base import errors, files
 from delf.python import utils
 
-# Mean of ImageNet's training images, BGR; the 'caffe' mode of Keras'
+# Mean of ImageNet's training images, BGR, as in mode 'caffe' of Keras's
 # `imagenet_utils.preprocess_input`.
 MEAN_BGR = (103.939, 116.779, 123.68)
 
@@ -20,11 +20,11 @@ def pil_imagenet_loader(
   """Load an image, crop it to (x1, y1, x2, y2) in pixels and scale it down.
 
   Args:
-    imsize: Largest side of the result, in pixels, or None; never enlarges. Of a
-      crop, relative to the whole image: a box of half the image's longest side
-      gets half of it.
-    preprocess: Whether the result is BGR, minus the mean of ImageNet. (The
-      original computes this and returns the image as it was.)
+    imsize: Largest side of the result, in pixels; never enlarges. For a crop it
+      is that of the whole image: a box of half the image's longest side gets
+      half of it.
+    preprocess: Whether to return BGR minus the mean of ImageNet. (The original
+      computes this, but returns the image without it.)
 
   Returns:
     [H, W, 3], float32 BGR with `preprocess`, else uint8 RGB.
@@ -40,7 +40,7 @@ def pil_imagenet_loader(
   array = np.array(image)
   if not preprocess:
     return array
-  return array[..., ::-1].astype(np.float32) - np.float32(MEAN_BGR)
+  return array[..., ::-1].astype(np.float32) - np.array(MEAN_BGR, np.float32)
 
 
 def default_loader(
@@ -56,9 +56,7 @@ def default_loader(
 def _crop(image, bounding_box, path):
   x1, y1, x2, y2 = bounding_box
   if not (0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height):
-    raise errors.InputError(
-      f"a box (x1, y1, x2, y2) in an image of {image.width} x {image.height}",
-      f"{tuple(bounding_box)}",
-      path,
-    )
+    size = f"{image.width} x {image.height} pixels"
+    text = f"the box {tuple(bounding_box)} is not inside the image, {size}"
+    raise errors.InputError(text, path=path)
   return image.crop(bounding_box)

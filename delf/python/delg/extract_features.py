@@ -1,4 +1,4 @@
-"""Script that extracts features of a data set's query or index images."""
+"""Extract features of a data set's query or index images (script)."""
 
 from delf.base import files
 from delf.cli import scripts
@@ -7,25 +7,26 @@ from delf.evaluation import ground_truth
 from delf.formats import configs
 
 
-def define_flags():
+def define_flags() -> None:
   """Define the flags."""
   scripts.define_extraction(
-    "folder for <name>.delg_local and <name>.delg_global"
+    "Folder for <name>.delg_local and <name>.delg_global."
   )
   scripts.define(
     "image_set",
     ground_truth.QUERY,
-    "query: cropped to the box of the ground truth, with size limits that "
-    "shrink with it; index: whole",
+    "query: images are cropped to the box of the ground truth, and size limits "
+    "shrink likewise; index: images are whole.",
     [ground_truth.QUERY, ground_truth.INDEX],
   )
 
 
-def main():
-  """Extracts what is missing in the folder; returns the exit status."""
+def main() -> int:
+  """Extract features that the folder lacks; return the exit status."""
   config = configs.read_delf_config(FLAGS.delf_config_path)
-  found = scripts.images(FLAGS.image_set, scale_limits=True)
-  return scripts.extract_images(config, found, local_extension=files.DELG_LOCAL)
+  images = scripts.images(FLAGS.image_set, scale_limits=True)
+  extension = files.DELG_LOCAL
+  return scripts.extract_images(config, images, local_extension=extension)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Script that measures how long the extraction of an image takes."""
+"""Measure the latency of extraction (script)."""
 
 import dataclasses
 import os
@@ -17,30 +17,30 @@ from delf.formats import configs
 from delf.python import utils
 
 
-def define_flags():
+def define_flags() -> None:
   """Define the flags."""
   scripts.define_config()
   scripts.define_list("/tmp/list_images.txt")
-  define("repeat_per_image", 10, "how often each image is extracted")
-  help = "whether to count also how long local descriptors take to become bits"
+  define("repeat_per_image", 10, "Number of extractions of each image.")
+  help = "Whether to include the conversion of local descriptors to bits."
   define("binary_local_features", False, help)
   scripts.define_device()
 
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-  """Seconds of each image, the mean of its repeats, and what they are of."""
+  """Latency of extraction."""
 
   device: str
-  seconds: tuple[float, ...]
-  # Of these, the time to turn local descriptors into bits, if measured.
+  seconds: tuple[float, ...]  # Of each image, the mean of its repeats.
+  # Part of `seconds` to convert local descriptors to bits, if included.
   binary_seconds: tuple[float, ...] | None
   features: tuple[int, ...]  # Number of local features of each image.
   failed: tuple[engine.Failure, ...]
 
   @property
   def mean(self) -> float:
-    """Seconds per image, over all images and repeats; NaN if all failed."""
+    """Mean seconds per image, over all images; NaN if all failed."""
     return statistics.fmean(self.seconds) if self.seconds else float("nan")
 
 
@@ -50,27 +50,28 @@ def measure(
   repeats: int,
   binary_local_features: bool = False,
 ) -> Latency:
-  """Measure extraction, image by image, from pixels in memory to features.
+  """Measure extraction of single images, from pixels in memory to features.
 
-  Loading an image is not included, nor, as the first of a size is slower, one
-  extraction before those that count. With `binary_local_features` local
-  descriptors are also turned into bits, as ASMK* and binary matching have them.
+  Loading is excluded, and so is one extraction before the others, since the
+  first of a size is slower. With `binary_local_features`, conversion of local
+  descriptors to bits, for ASMK* and binary matching, is included.
   """
   if not images:
-    raise errors.InputError("at least one image", "none")
+    raise errors.InputError("the list has no images: at least one is required")
   if repeats < 1:
-    raise errors.InputError("at least 1 repeat per image", repeats)
+    raise errors.InputError(f"at least 1 repeat is required, not {repeats}")
   if binary_local_features and not extractor.config.use_local_features:
-    raise errors.InputError(
-      "a configuration with use_local_features, for binary ones", "one without"
-    )
+    text = "binary features need a configuration with use_local_features"
+    raise errors.InputError(text)
   times, failed = [], []
   for path in progress.track(images, f"measuring on {extractor.device}"):
     try:
       image = np.asarray(utils.RgbLoader(path))
       times.append(_time(image, extractor, repeats, binary_local_features))
-    except Exception as error:  # Of this image alone, as of its size.
-      failed.append(engine.Failure(path, engine.find_problem(path, error)))
+    except Exception as error:  # Concerns one image, as for its size.
+      path = os.fspath(path)
+      reason = engine.find_problem(path, error) or str(error)
+      failed.append(engine.Failure(path, reason))
   seconds, binary, numbers = zip(*times, strict=True) if times else ((),) * 3
   return Latency(
     extractor.device,
@@ -82,37 +83,37 @@ def measure(
 
 
 def pack_bits(descriptors: np.ndarray) -> np.ndarray:
-  """Return the signs of [N, D] as bits [N, ceil(D / 8)], the first highest."""
+  """Return the signs of [N, D] as bits, [N, ceil(D / 8)], big-endian."""
   return np.packbits(descriptors > 0, axis=1)
 
 
 def _time(image, extractor, repeats, binary_local_features):
-  """Returns seconds per extraction, of these for bits, and local features."""
-  found = extractor.extract(image)
+  """Return seconds per extraction, the part for bits, and local features."""
+  features = extractor.extract(image)
   total = binary = 0.0
   for _ in range(repeats):
     start = time.perf_counter()
-    found = extractor.extract(image)
+    features = extractor.extract(image)
     extracted = time.perf_counter()
     if binary_local_features:
-      pack_bits(found.local.descriptors)
+      pack_bits(features.local.descriptors)
     end = time.perf_counter()
     total, binary = total + end - start, binary + end - extracted
-  number = len(found.local.scales) if found.local is not None else 0
+  number = 0 if features.local is None else len(features.local.scales)
   return total / repeats, binary / repeats, number
 
 
-def main():
-  """Measures and prints; returns the exit status."""
+def main() -> int:
+  """Measure and print; return the exit status."""
   from delf.inference import extractor
 
   images = files.read_lines(FLAGS.list_images_path)
   config = configs.read_delf_config(FLAGS.delf_config_path)
   extract = extractor.make_extractor(config, device=FLAGS.device)
-  how = FLAGS.repeat_per_image, FLAGS.binary_local_features
-  measured = measure(images, extract, *how)
+  options = FLAGS.repeat_per_image, FLAGS.binary_local_features
+  measured = measure(images, extract, *options)
   for failure in measured.failed:
-    scripts.print_problem(failure)
+    scripts.print_problem(str(failure))
   if measured.seconds:
     _print(measured)
   return 1 if measured.failed else 0
@@ -132,7 +133,7 @@ def _print(measured):
   ]
   if measured.binary_seconds is not None:
     binary = statistics.fmean(measured.binary_seconds)
-    lines.append(f"of it, binary features  {binary:.6f} s per image")
+    lines.append(f"  binary features       {binary:.6f} s per image")
   print("\n".join(lines))  # noqa: T201
 
 

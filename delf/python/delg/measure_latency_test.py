@@ -78,7 +78,7 @@ def test_bits_are_signs():
 @pytest.mark.parametrize(
   ("local", "number", "repeats", "words"),
   [
-    (True, 0, 1, "at least one image"),
+    (True, 0, 1, "no images: at least one"),
     (True, 2, 0, "repeat"),
     (False, 2, 1, "use_local_features"),
   ],

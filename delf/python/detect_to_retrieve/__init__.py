@@ -1,4 +1,4 @@
-"""Detect-to-Retrieve: scripts and names of the original."""
+"""Detect-to-Retrieve: scripts and functions of the original."""
 
 import delf
 

@@ -1,24 +1,27 @@
-"""Aggregates of a data set's images, under the original's name."""
+"""Aggregation of the images of a data set, under the original's name."""
+
+from collections.abc import Sequence
 
 from absl import logging
 
 from delf.aggregation import aggregate_files
+from delf.base import files
 from delf.formats import configs
 
 
 def ExtractAggregatedRepresentationsToFiles(
-  image_names,
-  features_dir,
-  aggregation_config_path,
-  mapping_path,
-  output_aggregation_dir,
-):
-  """Aggregate the features of images; see `aggregate_files`.
+  image_names: Sequence[str],
+  features_dir: files.Path,
+  aggregation_config_path: files.Path,
+  mapping_path: files.Path,
+  output_aggregation_dir: files.Path,
+) -> aggregate_files.AggregateReport:
+  """Aggregate features of images; see `aggregate_files.aggregate_to_files`.
 
   Args:
     image_names: Names without extension, in the order of the data set.
-    mapping_path: CSV file of the feature files of each image's regions, or "":
-      `<image>.delf` of each.
+    mapping_path: CSV file of the feature files of regions, or "" to use
+      `<image>.delf`.
     output_aggregation_dir: Folder for `<image>.rasmk_star` and the like.
   """
   report = aggregate_files.aggregate_to_files(

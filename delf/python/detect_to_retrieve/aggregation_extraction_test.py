@@ -104,7 +104,7 @@ def test_a_failed_image_is_said_and_the_status_is_1(tmp_path, capsys):
 def test_regions_are_of_index_images(tmp_path, capsys):
   more = (f"--index_mapping_path={tmp_path / 'mapping.csv'}",)
   assert _run(tmp_path, "regional", "--use_query_images", *more) == 1
-  assert "index images alone" in capsys.readouterr().err
+  assert "index_mapping_path is for index images" in capsys.readouterr().err
 
 
 def test_the_function_of_the_original(tmp_path):

@@ -1,8 +1,7 @@
-"""Script that trains a codebook on the features of a data set's index images.
+"""Train a codebook on the features of a data set's index images (script).
 
-Of each image the features of the whole image are used: `<image>.delf`, or else
-`<image>_0.delf`, as where boxes were extracted too. A run that was interrupted
-goes on where it was when it is repeated.
+The features of whole images are used: `<image>.delf`, or `<image>_0.delf` where
+boxes were extracted too. An interrupted run resumes when it is repeated.
 """
 
 import os
@@ -15,29 +14,29 @@ from delf.extraction import extract
 from delf.python.datasets.revisited_op import dataset
 
 
-def define_flags():
+def define_flags() -> None:
   """Define the flags."""
   define(
     "dataset_file_path",
     "/tmp/gnd_roxford5k.mat",
-    "Ground truth of Revisited Oxford or Paris, which names the index images.",
+    "Ground truth of Revisited Oxford or Paris, which lists the index images.",
   )
-  help = "Folder of <image>.delf, one an image."
+  help = "Folder of <image>.delf, one per image."
   define("features_dir", "/tmp/features", help)
-  define("num_clusters", 1024, "Words of the codebook.")
+  define("num_clusters", 1024, "Number of visual words of the codebook.")
   define("num_iterations", 50, "Most iterations of k-means over all features.")
   define(
     "output_cluster_dir",
     "/tmp/cluster",
-    "Folder for the checkpoint `codebook`; one with a finished one is refused.",
+    "Folder for the checkpoint `codebook`, which must not be finished yet.",
   )
-  help = "Most features that are used, chosen by chance; 0 for all."
+  help = "Most features to use, chosen at random; 0 for all."
   define("max_features", 0, help, lower_bound=0)
-  define("seed", 0, "Seed of what is chosen.", lower_bound=0)
+  define("seed", 0, "Seed of the random choices.", lower_bound=0)
 
 
-def main():
-  """Clusters; returns the exit status."""
+def main() -> int:
+  """Train the codebook; return the exit status."""
   prefix = os.path.join(FLAGS.output_cluster_dir, "codebook")
   clustering.refuse_finished(prefix)
   _, index_names, _ = dataset.ReadDatasetFile(FLAGS.dataset_file_path)
@@ -50,7 +49,7 @@ def main():
     seed=FLAGS.seed,
   )
   for failure in report.failed:
-    scripts.print_problem(failure)
+    scripts.print_problem(str(failure))
   print(f"{prefix}: {report.summary()}")  # noqa: T201
   return 1 if report.failed else 0
 

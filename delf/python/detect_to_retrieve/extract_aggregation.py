@@ -1,4 +1,4 @@
-"""Script that aggregates the features of a data set's images."""
+"""Aggregate the features of a data set's images (script)."""
 
 from delf.aggregation import aggregate_files
 from delf.base import errors
@@ -8,31 +8,30 @@ from delf.formats import configs
 from delf.python.datasets.revisited_op import dataset
 
 
-def define_flags():
+def define_flags() -> None:
   """Define the flags."""
-  help = "AggregationConfig: kind, codebook and settings"
+  help = "AggregationConfig: type, codebook and settings."
   define("aggregation_config_path", "/tmp/aggregation_config.pbtxt", help)
-  help = "ground truth of Revisited Oxford or Paris, which names the images"
+  help = "Ground truth of Revisited Oxford or Paris, which lists the images."
   define("dataset_file_path", "/tmp/gnd_roxford5k.mat", help)
-  help = "whether to aggregate the query images, and not the index images"
+  help = "Whether to aggregate the query images instead of the index images."
   define("use_query_images", False, help)
-  define("features_dir", "/tmp/features", "folder of <image>.delf")
+  define("features_dir", "/tmp/features", "Folder of <image>.delf.")
   define(
     "index_mapping_path",
     "",
-    "CSV file that says which feature files hold the regions of each index "
-    "image; without it the features of an image are in <image>.delf",
+    "CSV file of the feature files of the regions of each index image; by "
+    "default the features of an image are in <image>.delf.",
   )
-  help = "folder for <image>.asmk_star and the like"
+  help = "Folder for <image>.asmk_star and the like."
   define("output_aggregation_dir", "/tmp/aggregation", help)
 
 
-def main():
-  """Aggregates what is missing in the folder; returns the exit status."""
+def main() -> int:
+  """Aggregate images that the folder lacks; return the exit status."""
   if FLAGS.use_query_images and FLAGS.index_mapping_path:
-    raise errors.InputError(
-      "index_mapping_path for index images alone", "use_query_images too"
-    )
+    text = "index_mapping_path is for index images, not for use_query_images"
+    raise errors.InputError(text)
   queries, index, _ = dataset.ReadDatasetFile(FLAGS.dataset_file_path)
   report = None
   try:
@@ -48,7 +47,7 @@ def main():
     raise
   finally:
     for failure in report.failed if report else ():
-      scripts.print_problem(failure)
+      scripts.print_problem(str(failure))
   return scripts.print_report(FLAGS.output_aggregation_dir, report)
 
 

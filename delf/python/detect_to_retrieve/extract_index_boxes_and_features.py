@@ -1,4 +1,4 @@
-"""Script that finds boxes in a data set's index images, and extracts both."""
+"""Detect boxes in a data set's index images and extract features (script)."""
 
 from delf.cli import scripts
 from delf.cli.scripts import FLAGS, define
@@ -7,23 +7,23 @@ from delf.extraction import regions
 from delf.formats import configs
 
 
-def define_flags():
+def define_flags() -> None:
   """Define the flags."""
   scripts.define_extraction(
-    "folder for <name>_0.delf of whole images, <name>_1.delf and so on of boxes"
+    "Folder for <name>_0.delf of whole images, <name>_1.delf etc. of boxes."
   )
-  help = "folder of the detector, or its name, such as delf-boxes"
+  help = "Folder of the detector, or its name, such as delf-boxes."
   define("detector_model_dir", "/tmp/detector_model", help)
-  help = "least score of a box whose features are extracted"
+  help = "Least score of a box whose features are extracted."
   define("detector_thresh", 0.1, help)
-  help = "folder for <name>.boxes, with all boxes"
+  help = "Folder for <name>.boxes, with all boxes."
   define("output_boxes_dir", "/tmp/boxes", help)
-  help = "CSV file to be: which feature files are of each index image"
+  help = "CSV file to write, of the feature files of each index image."
   define("output_index_mapping", "/tmp/index_mapping.csv", help)
 
 
-def main():
-  """Extracts what is missing in the folders; returns the exit status."""
+def main() -> int:
+  """Extract features that the folders lack; return the exit status."""
   config = configs.read_local_config(FLAGS.delf_config_path)
   images = scripts.images(ground_truth.INDEX)
   report = regions.extract_regions(

@@ -1,4 +1,4 @@
-"""Script that extracts local features of a data set's query images."""
+"""Extract local features of a data set's query images (script)."""
 
 from delf.cli import scripts
 from delf.cli.scripts import FLAGS
@@ -6,16 +6,15 @@ from delf.evaluation import ground_truth
 from delf.formats import configs
 
 
-def define_flags():
-  """Defines the flags."""
-  scripts.define_extraction("folder for <name>.delf")
+def define_flags() -> None:
+  """Define the flags."""
+  scripts.define_extraction("Folder for <name>.delf.")
 
 
-def main():
-  """Extracts what is missing in the folder; returns the exit status."""
+def main() -> int:
+  """Extract features that the folder lacks; return the exit status."""
   config = configs.read_local_config(FLAGS.delf_config_path)
-  found = scripts.images(ground_truth.QUERY)
-  return scripts.extract_images(config, found)
+  return scripts.extract_images(config, scripts.images(ground_truth.QUERY))
 
 
 if __name__ == "__main__":

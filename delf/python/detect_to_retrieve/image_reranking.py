@@ -1,6 +1,7 @@
 """Geometric verification of image pairs, under the original's name."""
 
 import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,44 +11,42 @@ from delf.indexes import ranking
 from delf.matching import matcher
 from delf.python import feature_io
 
-_DELF_EXTENSION = files.DELF
-
 
 def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
-  query_locations,
-  query_descriptors,
-  index_image_locations,
-  index_image_descriptors,
-  ransac_seed=None,
-  descriptor_matching_threshold=0.9,
-  ransac_residual_threshold=10.0,
-  query_im_array=None,
-  index_im_array=None,
-  query_im_scale_factors=None,
-  index_im_scale_factors=None,
-  use_ratio_test=False,
-):
-  """Count the local features of two images that agree with an affine map.
+  query_locations: np.ndarray,
+  query_descriptors: np.ndarray,
+  index_image_locations: np.ndarray,
+  index_image_descriptors: np.ndarray,
+  ransac_seed: int | None = None,
+  descriptor_matching_threshold: float = 0.9,
+  ransac_residual_threshold: float = 10.0,
+  query_im_array: np.ndarray | None = None,
+  index_im_array: np.ndarray | None = None,
+  query_im_scale_factors: Sequence[float] | None = None,
+  index_im_scale_factors: Sequence[float] | None = None,
+  use_ratio_test: bool = False,
+) -> tuple[int, bytes]:
+  """Count the inliers of an affine map from the index image to the query image.
 
-  Each query feature's nearest index feature is a putative match; the map goes
-  from the index image to the query image.
+  Putative matches are each query feature and its nearest index feature.
 
   Args:
     query_locations: [N1, 2] float, (y, x) pixels.
     query_descriptors: [N1, D] float.
     index_image_locations: [N2, 2] float, (y, x) pixels.
     index_image_descriptors: [N2, D] float.
-    ransac_seed: None for a fixed seed: the same input has the same result.
-    descriptor_matching_threshold: Largest (exclusive) distance of descriptors;
-      with `use_ratio_test`, share of the distance to the second nearest.
-    ransac_residual_threshold: Pixels of the query image.
-    query_im_array: [H1, W1, 3] uint8, as that of the index image is. With both,
-      a picture of inliers is made.
-    query_im_scale_factors: (y, x) from locations to pixels of the array.
+    ransac_seed: None for a fixed seed, so that results are reproducible.
+    descriptor_matching_threshold: Exclusive limit of the distance of
+      descriptors; with `use_ratio_test`, of its ratio to the second nearest.
+    ransac_residual_threshold: Largest residual, in pixels of the query image.
+    query_im_array: [H1, W1, 3] uint8, like that of the index image. With both,
+      inliers are drawn.
+    query_im_scale_factors: Factors (y, x) from locations to pixels of the
+      array.
 
   Returns:
-    (number of inliers, JPEG bytes of the picture). The number is 0 with at most
-    three putative matches. Bytes are empty without images or without inliers.
+    (number of inliers, JPEG data of the picture). The number is 0 for three or
+    fewer putative matches. Data are empty without arrays or inliers.
   """
   is_drawn = query_im_array is not None and index_im_array is not None
   options = matcher.MatchOptions.one_way(
@@ -55,14 +54,14 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
     ransac_residual_threshold,
     use_ratio_test,
     seed=ransac_seed or 0,
-    min_inliers=None if is_drawn else 1,  # Measured for the picture alone.
+    min_inliers=None if is_drawn else 1,  # Determined only for the picture.
   )
   query = matcher.prepare(query_locations, query_descriptors, "the query image")
   index = matcher.prepare(
     index_image_locations, index_image_descriptors, "the index image"
   )
   match = matcher.match_prepared(query, index, options, backward=True)
-  if not match.score or not is_drawn:
+  if not match.score or query_im_array is None or index_im_array is None:
     return match.score, b""
   from delf.pictures import figures
 
@@ -76,12 +75,11 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
 
 
 def _drawn(prepared, factors):
-  """Returns local features where a picture shows them."""
+  """Return local features at their locations in a picture."""
   factors = np.asarray([1, 1] if factors is None else factors, np.float64)
   if factors.shape != (2,):
-    raise errors.InputError(
-      "scale factors for y and x", f"shape {list(factors.shape)}"
-    )
+    text = f"scale factors must be (y, x), not of shape {list(factors.shape)}"
+    raise errors.InputError(text)
   number = len(prepared.points)
   return features.LocalFeatures(
     locations=prepared.points[:, ::-1] * factors,
@@ -92,32 +90,32 @@ def _drawn(prepared, factors):
 
 
 def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
-  input_ranks,
-  initial_scores,
-  query_name,
-  index_names,
-  query_features_dir,
-  index_features_dir,
-  junk_ids,
-  local_feature_extension=_DELF_EXTENSION,
-  ransac_seed=None,
-  descriptor_matching_threshold=0.9,
-  ransac_residual_threshold=10.0,
-  use_ratio_test=False,
-):
-  """Re-rank the images of one query by their inliers.
+  input_ranks: Sequence[int],
+  initial_scores: Sequence[float],
+  query_name: str,
+  index_names: Sequence[str],
+  query_features_dir: files.Path,
+  index_features_dir: files.Path,
+  junk_ids: Iterable[int],
+  local_feature_extension: str = files.DELF,
+  ransac_seed: int | None = None,
+  descriptor_matching_threshold: float = 0.9,
+  ransac_residual_threshold: float = 10.0,
+  use_ratio_test: bool = False,
+) -> list[int]:
+  """Re-rank the images of one query by inliers.
 
-  The first 100 of the ranking that are not junk are verified; all others, junk
-  too, have 0 inliers. The order is by (inliers, initial score), descending.
-  `delf.matching.verification` does the same for many queries, on all cores.
+  The first 100 images that are not junk are verified; all others have 0
+  inliers. The order is by (inliers, initial score), descending.
+  `delf.matching.verification` does this for many queries, on all cores.
 
   Args:
     input_ranks: N ids of all index images, best first.
     initial_scores: N scores of index images, by id.
-    query_name: Without extension.
+    query_name: Name without extension.
     index_names: N names of index images, by id.
     junk_ids: Ids of index images that are not verified.
-    ransac_seed: For each pair; this and the rest are those of MatchFeatures.
+    ransac_seed: Seed of each pair; for this and the rest see `MatchFeatures`.
 
   Returns:
     N ids of the index images, best first.
@@ -127,11 +125,10 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
   number = len(index_names)
   for name, array in (("input_ranks", ranks), ("initial_scores", scores)):
     if array.shape != (number,):
-      raise errors.InputError(
-        f"{name} and index_names of one length", f"{array.size} and {number}"
-      )
+      text = f"{name} has {array.size} values for {number} index_names"
+      raise errors.InputError(text)
   if not np.array_equal(np.sort(ranks), np.arange(number)):
-    raise errors.InputError("each index image once in input_ranks", "others")
+    raise errors.InputError("input_ranks must have each index image once")
   options = matcher.MatchOptions.one_way(
     descriptor_matching_threshold,
     ransac_residual_threshold,

@@ -1,1 +1,1 @@
-"""Scripts and names of the original's examples."""
+"""Example scripts and functions of the original."""

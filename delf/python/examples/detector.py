@@ -1,16 +1,18 @@
-"""Detection as a function that returns arrays."""
+"""Detection as a function that returns arrays, as in the original."""
+
+from collections.abc import Callable
 
 
-def MakeDetector(model_dir):
-  """Make a function that finds boxes in images of one size.
+def MakeDetector(model_dir: str) -> Callable:
+  """Make a function that detects boxes in images of one size.
 
   `model_dir` is the folder of a SavedModel, of TensorFlow 1 or 2, or the name
   of a known detector.
 
   Returns:
-    Function of images, [B, H, W, 3] uint8, that returns (boxes, scores,
-    class_indices) as the model gives them: [B, M, 4] float32 (ymin, xmin, ymax,
-    xmax) in [0, 1], [B, M] and [B, M].
+    Function of images, [B, H, W, 3] uint8, that returns the model's (boxes,
+    scores, class_indices): [B, M, 4] float32 (ymin, xmin, ymax, xmax) in
+    [0, 1], [B, M] and [B, M].
   """
   from delf.inference import detector
 

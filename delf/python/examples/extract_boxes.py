@@ -1,4 +1,4 @@
-"""Script that finds boxes in the images that a list names."""
+"""Detect boxes in the images of a list (script)."""
 
 from delf.base import files
 from delf.cli import scripts
@@ -6,20 +6,20 @@ from delf.cli.scripts import FLAGS, define
 from delf.extraction import detect
 
 
-def define_flags():
+def define_flags() -> None:
   """Define the flags; defaults are relative to this folder."""
-  help = "folder of a detector's SavedModel, or the name of a known one"
+  help = "Folder of a detector's SavedModel, or the name of a known detector."
   define("detector_path", "/tmp/d2r_frcnn_20190411/", help)
-  define("detector_thresh", 0.0, "the least score of a box")
+  define("detector_thresh", 0.0, "Least score of a box.")
   scripts.define_list("list_images.txt")
-  define("output_dir", "test_boxes", "folder for <image>.boxes")
-  help = "folder for <image>_viz.jpg; no pictures if empty"
+  define("output_dir", "test_boxes", "Folder for <image>.boxes.")
+  help = "Folder for <image>_viz.jpg; no pictures if empty."
   define("output_viz_dir", "", help)
   scripts.define_device()
 
 
-def main():
-  """Find the boxes that are missing in the folder; returns the exit status."""
+def main() -> int:
+  """Detect boxes that the folder lacks; return the exit status."""
   report = detect.detect_to_files(
     files.read_lines(FLAGS.list_images_path),
     FLAGS.detector_path,

@@ -1,4 +1,4 @@
-"""Script that extracts features of the images that a list names."""
+"""Extract features of the images of a list (script)."""
 
 from delf.base import files
 from delf.cli import scripts
@@ -7,18 +7,18 @@ from delf.extraction import extract
 from delf.formats import configs
 
 
-def define_flags():
+def define_flags() -> None:
   """Define the flags; defaults are relative to this folder."""
-  help = "DelfConfig: model and settings"
+  help = "DelfConfig: model and settings."
   define("config_path", "delf_config_example.pbtxt", help)
   scripts.define_list("list_images.txt")
-  help = "folder for <image>.delf (local features) and <image>.delg_global"
+  help = "Folder for <image>.delf (local features) and <image>.delg_global."
   define("output_dir", "test_features", help)
   scripts.define_device()
 
 
-def main():
-  """Extract what is missing in the folder; returns the exit status."""
+def main() -> int:
+  """Extract features that the folder lacks; return the exit status."""
   images = files.read_lines(FLAGS.list_images_path)
   config = configs.read_delf_config(FLAGS.config_path)
   report = extract.extract_to_files(

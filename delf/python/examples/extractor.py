@@ -1,19 +1,22 @@
-"""Extraction as a function that returns dictionaries."""
+"""Extraction as a function that returns dictionaries, as in the original."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from delf.inference import extractor
+from delf.protos import delf_config_pb2
 
 
-def MakeExtractor(config):
-  """Make a function that extracts features as a DelfConfig says.
+def MakeExtractor(config: delf_config_pb2.DelfConfig) -> Callable:
+  """Make a function that extracts the features of a configuration.
 
   Returns:
     Function of an image, [H, W, 3] uint8, and optionally a resize factor, that
-    returns a dict with the keys that the configuration asks for:
+    returns a dict with the requested keys:
 
-    - `global_descriptor`: [D] float32; [0] for an image that is under 10 pixels
-      high or wide;
+    - `global_descriptor`: [D] float32; [0] for an image with a side under 10
+      pixels;
     - `local_features`: dict of `locations` [N, 2] (y, x) in pixels,
       `descriptors` [N, D], `scales` [N] and `attention` [N], all float32.
   """
@@ -21,7 +24,7 @@ def MakeExtractor(config):
 
   def ExtractorFn(image, resize_factor=1.0):
     features = extract(image, resize_factor)
-    result = {}
+    result: dict[str, object] = {}
     if config.use_global_features:
       descriptor = features.global_descriptor
       if descriptor is None:

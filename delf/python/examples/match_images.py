@@ -1,24 +1,26 @@
-"""Script that matches two images by their feature files."""
+"""Match two images by their feature files (script)."""
 
 from delf.cli import scripts
 from delf.cli.scripts import FLAGS, define
 from delf.matching import matcher
 
 
-def define_flags():
+def define_flags() -> None:
   """Define the flags; defaults are relative to this folder."""
-  help = "first image, for the picture"
+  help = "First image, for the picture."
   define("image_1_path", "test_images/image_1.jpg", help)
-  help = "second image, for the picture"
+  help = "Second image, for the picture."
   define("image_2_path", "test_images/image_2.jpg", help)
-  define("features_1_path", "test_features/image_1.delf", "its local features")
-  define("features_2_path", "test_features/image_2.delf", "its local features")
-  help = "picture of the matches; its extension decides the format"
+  help = "Local features of the first image."
+  define("features_1_path", "test_features/image_1.delf", help)
+  help = "Local features of the second image."
+  define("features_2_path", "test_features/image_2.delf", help)
+  help = "Picture of the matches; its extension sets the format."
   define("output_image", "test_match.png", help)
 
 
-def main():
-  """Matches and draws; images without any match have a picture too."""
+def main() -> None:
+  """Match and draw; images without matches get a picture too."""
   result = matcher.match_feature_files(
     FLAGS.features_1_path,
     FLAGS.features_2_path,

@@ -1,4 +1,4 @@
-"""Script that measures predictions of the landmark retrieval contest."""
+"""Measure predictions of the landmark retrieval contest (script)."""
 
 from delf.cli import scripts
 from delf.python.datasets.google_landmarks_dataset import (
@@ -16,7 +16,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-  """Print the metrics of the public and of the private part."""
+  """Print the metrics of the public and the private part."""
   task = dataset_file_io.RETRIEVAL_TASK_ID
   scripts.print_metrics(task, "with predictions", _lines)
 

@@ -40,10 +40,10 @@ def test_files_are_read_as_the_original_reads_them(goldens, name, tmp_path):
 @pytest.mark.parametrize(
   ("line", "words"),
   [
-    ("a,1,Public", "a again"),
-    ("b,1", "received 2"),
+    ("a,1,Public", "a occurs twice"),
+    ("b,1", "2 columns"),
     ("b,x,Public", "'x'"),
-    ("b,1,Pub", "received Pub"),
+    ("b,1,Pub", "is Pub, not one of Public, "),
   ],
 )
 def test_bad_lines_of_a_solution_are_named(line, words, tmp_path):
@@ -58,11 +58,11 @@ def test_bad_lines_of_a_solution_are_named(line, words, tmp_path):
 @pytest.mark.parametrize(
   ("line", "words"),
   [
-    ("a,2 0.5", "a again"),
+    ("a,2 0.5", "a occurs twice"),
     ("b,2 nan", "nan"),
     ("b,x 1", "'x 1'"),
-    ("b,2", "received 1 words"),
-    ("c,2 1", "received c"),
+    ("b,2", "'2' is not a landmark and a finite score"),
+    ("c,2 1", "no test image c"),
     ("b", "2 columns"),
   ],
 )

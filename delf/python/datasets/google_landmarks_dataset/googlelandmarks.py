@@ -1,4 +1,4 @@
-"""Google Landmarks, or photos of any classes in such records, for training."""
+"""Training data from TFRecords of photos, as of Google Landmarks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ __all__ = [
   "clear_errors",
 ]
 
-# Batches that are made at once, each by all cores: while one ends and has no
-# work for some of them, the next one has.
+# Batches that are made at once, each on all cores: none is idle when a batch
+# ends.
 _AT_ONCE = 2
 
 
@@ -27,7 +27,7 @@ class _Info:
 
 
 def GoogleLandmarksInfo() -> _Info:
-  """Return facts about Google Landmarks: `num_classes`, by version."""
+  """Return `num_classes` of each version of Google Landmarks."""
   return _Info({"gld_v1": 14951, "gld_v2": 203094, "gld_v2_clean": 81313})
 
 
@@ -54,24 +54,23 @@ def CreateDataset(
 ) -> tf.data.Dataset:
   """Create batches of photos and labels from TFRecord files.
 
-  The same files, seed and sizes give the same batches to the bit, whatever the
-  number of cores; each batch is a function of its number alone.
+  The same files, seed and sizes give the same batches, bit for bit, on any
+  number of cores.
 
   Args:
-    file_pattern: Pattern of paths, such as `data/train*`, or a list of these.
-    image_size: Pixels of a side; photos are resized to squares.
-    augmentation: Whether random crops are taken: of 0.08 to 1 of the area, and
-      3/4 to 4/3 as wide as high.
-    num_classes: Labels must be below it; None if they may be any.
-    start_batch: Number of the first batch: those before it are not made.
-    repeat: Whether the stream is endless, each epoch in a random order of its
-      own; else it is one epoch in the order of the files, whose last batch may
-      be short.
+    file_pattern: Pattern of paths, such as `data/train*`, or several.
+    image_size: Side of the square that photos are resized to, in pixels.
+    augmentation: Whether to use random crops, of 0.08 to 1 of the area and an
+      aspect of 3/4 to 4/3.
+    num_classes: Labels must be below it; None for any labels.
+    start_batch: Number of the first batch, to resume from.
+    repeat: Endless, with a random order per epoch; else one epoch in the order
+      of the files, whose last batch may be short.
 
   Returns:
     Data set of (images [B, S, S, 3] float32, RGB, (pixel - 128) / 128; labels
-    [B] int64). Errors in a record come as TensorFlow errors when its batch is
-    drawn: `clear_errors` turns them into InputError.
+    [B] int64). Bad records raise TensorFlow's errors when their batch is drawn;
+    `clear_errors` turns these errors into InputError.
   """
   options = stream.Options(
     image_size=image_size,
@@ -82,7 +81,7 @@ def CreateDataset(
     repeat=repeat,
   )
   if start_batch < 0:
-    raise errors.InputError("a start_batch from 0", start_batch)
+    raise errors.InputError(f"start_batch must be from 0 up, not {start_batch}")
   batches = stream.Stream(tfrecord.RecordFiles(file_pattern), options)
   end = tf.int64.max if repeat else len(batches)
   shape = [batch_size if repeat else None, image_size, image_size, 3]

@@ -11,10 +11,10 @@ import numpy as np
 
 from delf.base import errors
 
-# By test image: `{"class": int, "score": float}`, and landmarks that it shows.
+# By test image: `{"class": int, "score": float}`, and its landmarks.
 Predictions = Mapping[str, dict]
 Landmarks = Mapping[str, Sequence[int]]
-# Names of index images by test image, predictions best first.
+# By test image: names of index images, best first for predictions.
 Images = Mapping[str, Sequence[str]]
 
 
@@ -23,11 +23,11 @@ def GlobalAveragePrecision(
   recognition_solution: Landmarks,
   ignore_non_gt_test_images: bool = False,
 ) -> float:
-  """Compute the average precision over all predictions, best score first.
+  """Return the average precision over all predictions, best score first.
 
-  Equal scores stay in the order of the predictions. Predictions for images
-  without landmarks are left out if `ignore_non_gt_test_images`, else wrong.
-  InputError if no image shows a landmark, or one is not part of the solution.
+  Equal scores keep the order of the predictions. Predictions of images without
+  landmarks are ignored with `ignore_non_gt_test_images`, else wrong. InputError
+  is raised if no image has landmarks, or if the solution lacks an image.
   """
   number = _number_with_landmarks(recognition_solution)
   scores, correct = [], []
@@ -44,7 +44,7 @@ def GlobalAveragePrecision(
 def Top1Accuracy(
   predictions: Predictions, recognition_solution: Landmarks
 ) -> float:
-  """Compute the share of images with landmarks that are predicted right."""
+  """Return the fraction of images with landmarks that are predicted right."""
   number = _number_with_landmarks(recognition_solution)
   correct = sum(
     image in predictions and predictions[image]["class"] in landmarks
@@ -56,11 +56,11 @@ def Top1Accuracy(
 def MeanAveragePrecision(
   predictions: Images, retrieval_solution: Images, max_predictions: int = 100
 ) -> float:
-  """Compute the mean average precision of retrieval, predictions best first.
+  """Return the mean average precision of retrieval.
 
-  Of index images that are predicted twice, the first counts. A test image
-  without predictions, or without expected images, counts 0. InputError if a
-  test image is not part of the solution, or the solution is empty.
+  If an index image is predicted twice, the first counts. Test images without
+  predictions or without expected images count as 0. InputError is raised if the
+  solution is empty or lacks a test image.
   """
   total = 0.0
   for image, ranks in _hits(predictions, retrieval_solution, max_predictions):
@@ -73,7 +73,7 @@ def MeanAveragePrecision(
 def MeanPrecisions(
   predictions: Images, retrieval_solution: Images, max_predictions: int = 100
 ) -> np.ndarray:
-  """Compute mean precisions at the ranks from 1 to `max_predictions`.
+  """Return the mean precisions at ranks 1 to `max_predictions`.
 
   Missing predictions count as wrong.
   """
@@ -81,15 +81,15 @@ def MeanPrecisions(
   for _, ranks in _hits(predictions, retrieval_solution, max_predictions):
     hits[ranks] += 1  # Ranks of an image differ.
   depth = np.arange(1, max_predictions + 1)
-  return hits[1:].cumsum() / depth / len(retrieval_solution)
+  return np.cumsum(hits[1:]) / depth / len(retrieval_solution)
 
 
 def MeanMedianPosition(
   predictions: Images, retrieval_solution: Images, max_predictions: int = 100
 ) -> tuple[float, float]:
-  """Compute mean and median of the rank of the first correct prediction.
+  """Return the mean and the median rank of the first correct prediction.
 
-  A test image without one has `max_predictions + 1`.
+  Test images without a correct prediction have rank `max_predictions + 1`.
   """
   positions = np.full([len(retrieval_solution)], max_predictions + 1)
   hits = _hits(predictions, retrieval_solution, max_predictions)
@@ -100,15 +100,13 @@ def MeanMedianPosition(
 
 
 def _hits(predictions, solution, max_predictions):
-  """Yield (test image, ascending ranks of its correct ones, from 1)."""
+  """Yield (test image, ascending ranks from 1 of correct predictions)."""
   if max_predictions < 1 or not solution:
-    raise errors.InputError(
-      "a solution with test images, and max_predictions from 1",
-      f"{len(solution)} test images and {max_predictions}",
-    )
+    text = f"{len(solution)} test images, max_predictions {max_predictions}"
+    raise errors.InputError(f"{text}: both must be 1 or more")
   for image, predicted in predictions.items():
     expected = set(_expected(solution, image))
-    ranks = {}
+    ranks: dict[str, int] = {}
     for rank, name in enumerate(predicted[:max_predictions], start=1):
       if name in expected:
         ranks.setdefault(name, rank)
@@ -117,12 +115,12 @@ def _hits(predictions, solution, max_predictions):
 
 def _expected(solution, image):
   if image not in solution:
-    raise errors.InputError("test images of the solution", image)
+    raise errors.InputError(f"the solution has no test image {image}")
   return solution[image]
 
 
 def _number_with_landmarks(solution):
   number = sum(bool(landmarks) for landmarks in solution.values())
   if not number:
-    raise errors.InputError("a solution with landmarks", "one without")
+    raise errors.InputError("no image of the solution has landmarks")
   return number

@@ -1,6 +1,6 @@
-"""Revisited Oxford and Paris: reading ground truth, and computing metrics.
+"""Ground truth and metrics of Revisited Oxford and Paris.
 
-Functions keep the original's names; `delf.evaluation` documents them.
+These are functions of `delf.evaluation` under the original's names.
 """
 
 import os
@@ -35,24 +35,23 @@ __all__ = [
 
 DATASET_NAMES = ["roxford5k", "rparis6k"]
 
-# Folder of the images of each, beside its ground truth.
+# Folder of the images of each data set, beside its ground truth.
 IMAGE_FOLDERS = {"roxford5k": "oxford5k_images", "rparis6k": "paris6k_images"}
 
 
 def CreateConfigForTestDataset(
   dataset: str, dir_main: files.Path
 ) -> dict[str, Any]:
-  """Describe "roxford5k" or "rparis6k", in any case, in a folder.
+  """Describe the data set "roxford5k" or "rparis6k", in any case, in a folder.
 
-  Returns:
-    The content of `gnd_<dataset>.pkl`, and `gnd_fname`, `ext` and `qext`,
-    `dir_data`, `dir_images`, `n` and `nq` (numbers of index images and
-    queries), `im_fname(config, i)` and `qim_fname(config, i)` (paths of
-    images), `dataset`.
+  Returns the content of `gnd_<dataset>.pkl`, and `gnd_fname`, `ext`, `qext`,
+  `dir_data`, `dir_images`, `n` and `nq` (numbers of index images and queries),
+  `im_fname(config, i)`, `qim_fname(config, i)` (paths of images) and `dataset`.
   """
   dataset = dataset.lower()
   if dataset not in DATASET_NAMES:
-    raise errors.InputError(f"one of {', '.join(DATASET_NAMES)}", dataset)
+    known = ", ".join(DATASET_NAMES)
+    raise errors.InputError(f"the data set is {dataset}, not one of {known}")
   path = os.path.join(dir_main, f"gnd_{dataset}.pkl")
   config = read_pickle(path)
   config.update(

@@ -1,4 +1,4 @@
-"""retrieval-SfM-120k (Radenovic et al., arXiv:1711.02512) to train with."""
+"""Training data of retrieval-SfM-120k (Radenovic et al., arXiv:1711.02512)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def CreateDataset(  # noqa: PLR0913
 ) -> tuples_dataset.TuplesDataset:
   """Create the data set of tuples; see `TuplesDataset`.
 
-  `eccv2020` takes the validation set of 2020.
+  With `eccv2020` it is the validation set of 2020.
   """
   sizes = imsize, num_negatives, num_queries, pool_size
   return tuples_dataset.TuplesDataset(
