@@ -103,8 +103,8 @@ def test_images_of_feature_files_are_drawn(pair, tmp_path):
 @pytest.mark.parametrize(
   ("more", "words"),
   [
-    (["--out", "m.docx"], "picture name that ends in"),
-    (["missing.delf"], "missing.delf: expected a file"),
+    (["--out", "m.docx"], "picture name must end in"),
+    (["missing.delf"], "missing.delf: no such file"),
     (["photo.jpg"], "two images, or two .delf files"),
   ],
 )

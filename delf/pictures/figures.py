@@ -1,7 +1,7 @@
-"""Pictures of matches, features, boxes and trainings, drawn with matplotlib.
+"""Pictures of matches, features, boxes and training, drawn with matplotlib.
 
-The extension of a path decides the format. Every picture has a heading, and a
-caption below; images are [H, W, 3] or [H, W] uint8.
+The extension of a path decides the format. Every picture has a heading above
+and a caption below; images are [H, W, 3] or [H, W] uint8.
 """
 
 import io
@@ -9,6 +9,7 @@ import os
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import collections, colors, figure, patches, patheffects, ticker
@@ -16,35 +17,37 @@ from matplotlib.backends import backend_agg
 from PIL import Image
 
 from delf.base import errors, files
+from delf.formats import features
 from delf.pictures import results_page
 
 FORMATS = ("png", "jpg", "jpeg", "pdf", "svg", "tif", "tiff", "webp")
-MAX_BOXES = 20  # More hide the photo and each other.
+MAX_BOXES = 20  # More would hide the photo and each other.
 MAX_CIRCLES = 400
-# Weak to strong. Light enough on dark photos, outlined for light ones, and told
-# apart by people who do not see red and green.
+# Weak to strong. Light enough for dark photos, outlined for light ones, and
+# distinguishable with red-green colour blindness.
 COLOURS = colors.LinearSegmentedColormap.from_list(
   "strength", ["#e4572e", "#f9a03f", "#ffe45e", "#7ee8a2", "#21c7c0"]
 )
 
 _OUTLINE = [patheffects.withStroke(linewidth=2.6, foreground="#00000070")]
 _INK, _QUIET, _SCORE_INK = "#20262e", "#6b7480", "#15191e"
-# Colours of curves, also told apart (Okabe and Ito).
+# Colours of curves, equally distinguishable (Okabe and Ito).
 _CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
 _DPI = 150
 _WIDTH = 12.0  # Inches: 1800 pixels.
 _TALLEST = 9.0  # Inches of the photos, at most.
 _MARGIN, _HEAD, _FOOT = 0.25, 0.62, 0.62  # Inches.
-_MAX_LETTERS = 600  # Of a heading or caption; no picture holds more.
+_MAX_LETTERS = 600  # Of a heading or caption; no picture has room for more.
 _SEPARATOR = "  ·  "  # Between the parts of a caption.
 
-_GAP = 0.012  # Between two photos, as a share of their width together.
-# Photos with sides that differ more are drawn squeezed: two in a row, or one.
+_GAP = 0.012  # Between two photos, as a fraction of their total width.
+# Photos with more extreme ratios of sides are drawn squeezed: of two in a row,
+# and of one.
 _LONGEST_OF_TWO, _LONGEST = 4.0, 12.0
 
-# Corners of a box in which its score may stand, in the order of preference: the
-# corner (x, y), the offset from it in points, and the alignment.
+# Corners of a box for its score, in order of preference: the corner (x, y), the
+# offset from it in points, and the alignment.
 _CORNERS = (
   ((0, 0), (4, -4), ("left", "top")),
   ((1, 0), (-4, -4), ("right", "top")),
@@ -54,71 +57,78 @@ _CORNERS = (
 _SCORE_PADDING = 6  # Pixels.
 
 _ATTENTION_PHOTOS = 4  # Side by side.
-# Opacity of the colour of the least and of the most attention.
+# Opacity of the colours of the lowest and highest attention.
 _LEAST_OPACITY, _MOST_OPACITY = 0.15, 0.75
 
 
 def check_path(path: str | os.PathLike) -> str:
   """Return the format of a picture, one of FORMATS, by its extension.
 
-  InputError if the folder cannot be written to; missing ones are made later.
+  Raises InputError if its folder cannot be written to; a missing folder is
+  created by the drawing functions.
   """
   path = pathlib.Path(path)
-  suffix = path.suffix.lower().lstrip(".")
-  if suffix not in FORMATS:
+  suffix = path.suffix.lower()
+  if suffix[1:] not in FORMATS:
     endings = ", ".join(f".{end}" for end in FORMATS)
-    received = f".{suffix}" if suffix else "no extension"
-    expected = f"a picture name that ends in {endings}"
-    raise errors.InputError(expected, received, path)
+    raise errors.InputError(
+      f"a picture name must end in {endings}, not {suffix or 'nothing'}",
+      path=path,
+    )
   if path.is_dir():
-    raise errors.InputError("the name of a picture", "a folder", path)
+    raise errors.InputError("a folder, not the name of a picture", path=path)
   folder = next(each for each in path.absolute().parents if each.exists())
   if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-    received = "a read-only one" if folder.is_dir() else "a file"
-    raise errors.InputError("a folder to write to", received, folder)
-  return suffix
+    kind = "a read-only folder" if folder.is_dir() else "a file"
+    raise errors.InputError(f"{kind}, not a folder to write to", path=folder)
+  return suffix[1:]
 
 
 def draw_matches(
   path: str | os.PathLike,
   image_1: np.ndarray,
   image_2: np.ndarray,
-  features_1,
-  features_2,
-  match,
+  features_1: features.LocalFeatures,
+  features_2: features.LocalFeatures,
+  match: Any,
   title: str | None = None,
 ) -> None:
   """Draw two photos side by side, with lines between inliers.
 
   At most 100 lines are drawn, the strongest of each region of image 1; the
-  caption says how many inliers there are. Image 2 is drawn as high as image 1;
-  photos whose sides differ more than 4 to 1 are drawn squeezed. `match` is the
-  `matcher.Match` of two `features.LocalFeatures`; the heading by default its
-  verdict.
+  caption has the number of inliers. Both images get the same height; ratios of
+  sides over 4 to 1 are squeezed. `match` is the `matcher.Match` of the features
+  and gives the default heading, its verdict.
   """
   suffix = check_path(path)
-  features = features_1, features_2
-  drawing = _matches_figure((image_1, image_2), features, match, title)
-  _save(drawing, path, suffix)
+  images, pair = (image_1, image_2), (features_1, features_2)
+  _save(_matches_figure(images, pair, match, title), path, suffix)
 
 
 def matches_jpeg(
-  image_1: np.ndarray, image_2: np.ndarray, features_1, features_2, match
+  image_1: np.ndarray,
+  image_2: np.ndarray,
+  features_1: features.LocalFeatures,
+  features_2: features.LocalFeatures,
+  match: Any,
 ) -> bytes:
   """Return the picture of `draw_matches` as a JPEG file."""
-  features = features_1, features_2
-  drawing = _matches_figure((image_1, image_2), features, match, None)
+  images, pair = (image_1, image_2), (features_1, features_2)
+  drawing = _matches_figure(images, pair, match, None)
   buffer = io.BytesIO()
   drawing.savefig(buffer, format="jpeg", dpi=_DPI)
   return buffer.getvalue()
 
 
 def draw_features(
-  path: str | os.PathLike, image: np.ndarray, features, title: str | None = None
+  path: str | os.PathLike,
+  image: np.ndarray,
+  features: features.LocalFeatures,
+  title: str | None = None,
 ) -> None:
-  """Draw a photo with its `features.LocalFeatures`: circles grow with scale.
+  """Draw a photo with its local features as circles, which grow with scale.
 
-  Colours are attention; at most the 400 features with the most are drawn.
+  Colours stand for attention; the 400 features with the highest are drawn.
   """
   suffix = check_path(path)
   image = _as_rgb(image)
@@ -150,10 +160,10 @@ def draw_boxes(
   title: str | None = None,
   caption: str = "",
 ) -> None:
-  """Draw a photo with boxes and their scores, the best on top.
+  """Draw a photo with boxes and their scores, the highest on top.
 
-  At most the 20 with the highest score are drawn; the caption says so. Boxes
-  are [N, 4] (ymin, xmin, ymax, xmax) in [0, 1], scores [N].
+  At most the 20 boxes with the highest scores are drawn, as the caption then
+  says. Boxes are [N, 4] (ymin, xmin, ymax, xmax) in [0, 1], scores [N].
   """
   suffix = check_path(path)
   image = _as_rgb(image)
@@ -161,7 +171,8 @@ def draw_boxes(
   scores = np.asarray(scores, np.float64)
   if scores.shape != boxes.shape[:1]:
     raise errors.InputError(
-      f"a score of each of {len(boxes)} boxes", f"shape {list(scores.shape)}"
+      f"each of {len(boxes)} boxes needs a score, but scores have shape"
+      f" {list(scores.shape)}"
     )
   drawing, axes = _canvas(_aspect(image, _LONGEST))
   axes.imshow(_shrink(image), extent=(0, 1, 1, 0), aspect="auto")
@@ -184,10 +195,11 @@ def draw_curves(
   title: str,
   caption: str = "",
 ) -> None:
-  """Draw how values change from step to step, two panels in a row.
+  """Draw curves of values over steps, two panels in a row.
 
-  `panels` has, by heading, curves by name: (steps, values), each [N]. Values
-  that are not finite are left out; curves named "validation..." get markers.
+  `panels` maps headings to curves, which map names to (steps, values), each
+  [N]. Values that are not finite are omitted; curves named "validation..." get
+  markers.
   """
   suffix = check_path(path)
   rows = -(-len(panels) // 2)
@@ -207,15 +219,15 @@ def draw_attention(
   title: str,
   caption: str = "",
 ) -> None:
-  """Draw photos in a row, and below them coloured by attention.
+  """Draw photos in a row, and the same photos coloured by attention below.
 
-  The first four of [N, H, W, 3] uint8 are drawn; colours go from the lowest to
-  the highest attention, [N, H', W'] float, of each photo.
+  The first four of [N, H, W, 3] uint8 are drawn. Colours range from the lowest
+  to the highest attention, [N, H', W'] float, of each photo.
   """
   suffix = check_path(path)
   photos, attention = photos[:_ATTENTION_PHOTOS], attention[:_ATTENTION_PHOTOS]
   coloured = attention_over(photos, attention)
-  image = np.vstack([np.hstack(row) for row in (photos, coloured)])
+  image = np.vstack([np.hstack([*row]) for row in (photos, coloured)])
   drawing, axes = _canvas(image.shape[1] / image.shape[0])
   axes.imshow(image)
   _add_text(drawing, title, caption)
@@ -223,13 +235,14 @@ def draw_attention(
 
 
 def attention_over(photos: np.ndarray, attention: np.ndarray) -> np.ndarray:
-  """Colour photos, turned grey, by attention; shapes as in `draw_attention`."""
+  """Return grey photos coloured by attention, of shapes as `draw_attention`."""
   height, width = photos.shape[1:3]
   coloured = []
   for photo, values in zip(photos, attention, strict=True):
     values = np.asarray(values, np.float32)
     values = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
-    resized = Image.fromarray(values).resize((width, height), Image.BILINEAR)
+    bilinear = Image.Resampling.BILINEAR
+    resized = Image.fromarray(values).resize((width, height), bilinear)
     strength = np.asarray(resized)[..., None]
     opacity = _LEAST_OPACITY + (_MOST_OPACITY - _LEAST_OPACITY) * strength
     grey = np.asarray(Image.fromarray(photo).convert("L"))[..., None]
@@ -238,9 +251,9 @@ def attention_over(photos: np.ndarray, attention: np.ndarray) -> np.ndarray:
   return np.rint(np.stack(coloured)).astype(np.uint8)
 
 
-def _matches_figure(images, features, match, title):
+def _matches_figure(images, local, match, title):
   images = [_as_rgb(image) for image in images]
-  # Both as high as 1; x of the second starts after the first and a gap.
+  # Both have height 1; the second starts after the first and a gap.
   widths = [_aspect(image, _LONGEST_OF_TWO) for image in images]
   gap = _GAP * sum(widths)
   starts = (0.0, widths[0] + gap)
@@ -250,7 +263,7 @@ def _matches_figure(images, features, match, title):
   for side, (image, start) in enumerate(zip(images, starts, strict=True)):
     extent = (start, start + widths[side], 1, 0)
     axes.imshow(_shrink(image), extent=extent)
-    locations = np.asarray(features[side].locations, np.float64)
+    locations = np.asarray(local[side].locations, np.float64)
     located = locations.reshape([-1, 2])[match.inliers[:, side]]
     # Pixel centres are at integers, so that the image starts at -0.5.
     shares = (located + 0.5) / image.shape[:2]
@@ -279,9 +292,9 @@ def _matches_figure(images, features, match, title):
 
 
 def _add_lines(axes, starts, ends, strengths):
-  """Draw inliers, the strongest on top; returns the coloured lines."""
+  """Draw inliers, the strongest on top, and return the coloured lines."""
   coloured = collections.LineCollection(
-    np.stack([starts, ends], axis=1),
+    [*np.stack([starts, ends], axis=1)],
     cmap=COLOURS,
     linewidths=1.1,
     alpha=0.85,
@@ -305,15 +318,15 @@ def _add_lines(axes, starts, ends, strengths):
   return coloured
 
 
-def _circles(features, order, side):
-  """Circles of features, weakest first, on a photo of that longer side."""
+def _circles(local, order, side):
+  """Return circles of features, weakest first; `side` is the photo's longer."""
   order = order[::-1]
-  scales = np.asarray(features.scales, np.float64)[order]
+  scales = np.asarray(local.scales, np.float64)[order]
   smallest = scales[scales > 0].min() if (scales > 0).any() else 1.0
   # The finest scale is 0.6 % of the photo's longer side in radius.
   radii = 0.006 * side * np.sqrt(np.maximum(scales / smallest, 1))
-  attention = np.asarray(features.attention, np.float64)[order]
-  centres = np.asarray(features.locations)[order][:, ::-1]
+  attention = np.asarray(local.attention, np.float64)[order]
+  centres = np.asarray(local.locations)[order][:, ::-1]
   circles = collections.PatchCollection(
     [patches.Circle(*each) for each in zip(centres, radii, strict=True)],
     cmap=COLOURS,
@@ -327,7 +340,7 @@ def _circles(features, order, side):
 
 
 def _add_boxes(drawing, axes, boxes, scores):
-  """Draw boxes, best first, and their colour bar; returns its left edge."""
+  """Draw boxes, best first, and a colour bar; return the left edge of it."""
   low, high = min(scores.min(), 0.0), max(scores.max(), 1.0)
   colours = COLOURS((scores - low) / (high - low))
   number = len(boxes)
@@ -345,17 +358,17 @@ def _add_boxes(drawing, axes, boxes, scores):
       clip_on=False,  # Whole at the edge of a photo too.
     )
     axes.add_patch(outline)
-  taken = []
+  taken: list = []
   for box, score, colour in zip(boxes, scores, colours, strict=True):
     taken.append(_add_score(axes, box, f"{score:.2f}", colour, taken))
-  shown = axes.scatter([], [], c=[], cmap=COLOURS, vmin=low, vmax=high)
-  return _colour_bar(drawing, shown, f"{low:g}", f"{high:g}", "score")
+  mappable = axes.scatter([], [], c=[], cmap=COLOURS, vmin=low, vmax=high)
+  return _colour_bar(drawing, mappable, f"{low:g}", f"{high:g}", "score")
 
 
 def _add_score(axes, box, text, colour, taken):
-  """Write a score in a free corner of a box.
+  """Write a score in a free corner of a box; return its place in pixels.
 
-  `taken` are the places of earlier scores, in pixels; returns that of this one.
+  `taken` are the places of earlier scores.
   """
   top, left, bottom, right = box
   note = axes.annotate(
@@ -404,7 +417,7 @@ def _fill_panel(axes, heading, curves):
 
 
 def _canvas(aspect):
-  """Figure and axes of that width by height, with room for text."""
+  """Return a figure with room for text, and axes of an aspect width/height."""
   width = min(_WIDTH - 2 * _MARGIN, _TALLEST * aspect)
   height = width / aspect
   full = (max(width, 5.5) + 2 * _MARGIN, height + _HEAD + _FOOT)
@@ -435,8 +448,8 @@ def _add_text(drawing, heading, caption, bar=None):
 def _fit_text(drawing, content, middle, right, sizes, style):
   """Write text from the left margin to `right` inches.
 
-  In the first of `sizes`, (points, lines), that holds it; in the last one text
-  that is too long ends in "…".
+  Uses the first of `sizes`, (points, lines), in which the text fits, or the
+  last one, with an ellipsis.
   """
   content = " ".join(content.split())[:_MAX_LETTERS]
   start = _MARGIN / drawing.get_size_inches()[0]
@@ -455,7 +468,7 @@ def _fit_text(drawing, content, middle, right, sizes, style):
 
 
 def _colour_bar(drawing, mappable, low, high, label):
-  """Draw a colour bar right of the heading; returns its left in inches."""
+  """Draw a colour bar beside the heading; return its left edge in inches."""
   width, height = drawing.get_size_inches()
   length, thickness = 1.4, 0.11
   right = width - _MARGIN - 0.12 - 0.066 * len(high)
@@ -475,7 +488,7 @@ def _colour_bar(drawing, mappable, low, high, label):
 
 
 def _aspect(image, longest):
-  """Width by height, as drawn."""
+  """Return width/height, as drawn."""
   return np.clip(image.shape[1] / image.shape[0], 1 / longest, longest)
 
 
@@ -486,14 +499,14 @@ def _as_rgb(image):
   is_colour = image.ndim == 3 and image.shape[2] in (3, 4)
   if not is_colour or image.dtype != np.uint8 or not image.size:
     raise errors.InputError(
-      "an image as uint8 of shape [H, W, 3] or [H, W]",
-      f"{image.dtype} of shape {list(image.shape)}",
+      "an image must be uint8 of shape [H, W, 3] or [H, W], not"
+      f" {image.dtype} of shape {list(image.shape)}"
     )
   return image[..., :3]
 
 
 def _shrink(image):
-  """Image with no more pixels than the picture shows."""
+  """Return the image with no more pixels than the picture has."""
   height, width = image.shape[:2]
   size = results_page.fit(width, height, int(_WIDTH * _DPI))
   if size == (width, height):

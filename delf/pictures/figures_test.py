@@ -94,7 +94,10 @@ def test_grey_and_tiny_photos(tmp_path):
 
 @pytest.mark.parametrize(
   ("name", "scores", "words"),
-  [("a.doc", [1.0], "picture name"), ("a.png", [1.0, 2.0], "each of 1 boxes")],
+  [
+    ("a.doc", [1.0], "picture name"),
+    ("a.png", [1.0, 2.0], "each of 1 boxes needs a score"),
+  ],
 )
 def test_what_cannot_be_drawn_leaves_no_file(tmp_path, name, scores, words):
   with pytest.raises(errors.InputError, match=words):
@@ -140,7 +143,9 @@ def test_the_extension_decides_the_format(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.doc", "a", "a.pgf", "a.raw", "a.ps"])
 def test_an_unknown_format_is_refused_and_nothing_written(tmp_path, name):
-  with pytest.raises(errors.InputError, match="picture name that ends in"):
+  with pytest.raises(
+    errors.InputError, match="picture name must end in .*, not"
+  ):
     _draw(tmp_path / name, _features(40))
   assert not list(tmp_path.iterdir())
 
@@ -163,7 +168,7 @@ def test_where_nothing_matches_the_picture_has_both_photos(tmp_path):
 
 def test_a_folder_is_no_picture(tmp_path):
   (tmp_path / "a.png").mkdir()
-  with pytest.raises(errors.InputError, match="received a folder"):
+  with pytest.raises(errors.InputError, match="a.png: a folder, not"):
     _draw(tmp_path / "a.png", _features(40))
   (tmp_path / "file").write_text("")
   with pytest.raises(errors.InputError, match="folder to write to"):
@@ -235,7 +240,7 @@ def test_unusual_images_are_drawn(tmp_path, image):
   "image", [np.zeros([5, 5, 3]), np.zeros([5], np.uint8), np.zeros([0, 5, 3])]
 )
 def test_what_is_no_image_is_refused(tmp_path, image):
-  with pytest.raises(errors.InputError, match="an image as uint8"):
+  with pytest.raises(errors.InputError, match="image must be uint8"):
     figures.draw_features(tmp_path / "a.png", image, _features(3))
   assert not list(tmp_path.iterdir())
 

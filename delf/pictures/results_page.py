@@ -1,4 +1,4 @@
-"""Search results as one HTML page that needs nothing else."""
+"""Search results as one self-contained HTML page."""
 
 import base64
 import dataclasses
@@ -9,26 +9,28 @@ import io
 import math
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import delf
 from delf.base import errors, files
+from delf.formats import features
 from delf.python import utils
 
 _QUALITY = 72
-# Photos are decoded at this multiple of the copy's size at least, so that a
-# JPEG decoded at a fraction looks the same.
+# Photos are decoded at least at this multiple of the copy's size, so that JPEGs
+# decoded at a fraction of their size look the same.
 _OVERSAMPLING = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Sizes of copies in pixels of the longer side, and the photos' rotation.
+  """Longer sides of thumbnails in pixels, and whether photos are rotated.
 
-  The first copies of a page are large, until they have `large_bytes` of JPEG.
-  `apply_rotation` (EXIF) must be as it was when features were extracted.
+  Thumbnails are large until the JPEGs of a page have `large_bytes`.
+  `apply_rotation` (EXIF) must equal that of the extraction of features.
   """
 
   side: int = 160
@@ -39,22 +41,22 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Thumbnail:
-  """A copy: its number in the page, and the size of the photo itself."""
+  """A small copy: its number in the page, and the size of the photo."""
 
-  number: int | None = None  # None: the photo cannot be shown.
+  number: int | None = None  # None if the photo cannot be shown.
   width: int = 4
   height: int = 3
 
 
 class Thumbnails:
-  """Makes copies, and remembers the number of each but not its content."""
+  """Creates copies; keeps their numbers but not their content."""
 
   def __init__(self, options: Options):
     self._options = options
-    self._known = {None: Thumbnail()}
+    self._known: dict[str | None, Thumbnail] = {None: Thumbnail()}
     self._bytes = 0
-    self.number = 0  # Of copies made.
-    self.problems = []  # One line for each photo that cannot be shown.
+    self.number = 0  # Of created copies.
+    self.problems: list[str] = []  # A line for each photo that cannot be shown.
 
   def add(self, path: str | os.PathLike | None) -> tuple[Thumbnail, str | None]:
     """Return the copy of a photo, and its JPEG in base64 if it is new."""
@@ -73,7 +75,7 @@ class Thumbnails:
     return self._known[key], _base64(data)
 
   def _make(self, path):
-    """(width, height) of a photo, and the copy as JPEG."""
+    """Return (width, height) of a photo, and the copy as JPEG."""
     options = self._options
     large = self._bytes < options.large_bytes
     side = max(options.large_side if large else 0, options.side)
@@ -93,27 +95,27 @@ class Thumbnails:
 
 
 def fit(width: int, height: int, side: int) -> tuple[int, int]:
-  """Return (width, height) shrunk, if need be, to a longest side."""
-  share = min(1.0, side / max(width, height))
-  return max(1, round(width * share)), max(1, round(height * share))
+  """Return (width, height), shrunk if the longer one is over `side`."""
+  factor = min(1.0, side / max(width, height))
+  return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-# Labels of results by the ground truth.
+# Labels of results, from ground truth.
 TRUE, JUNK, FALSE = "true", "junk", "false"
 
 Path = str | os.PathLike | None
 Box = tuple[float, float, float, float] | None
 
-# Symbol and text, so that no label is told by its colour alone.
+# Symbol and text, so that labels do not differ by colour alone.
 _MARKS = {TRUE: "✓ true", FALSE: "✗ false", JUNK: "○ junk"}
-_PLACES = 65535  # Lines are held as 16-bit shares of the photos' sides.
+_PLACES = 65535  # Lines are stored as 16-bit fractions of the photos' sides.
 _EXTENSIONS = (".html", ".htm")
-# The picture of the curves, and the square in the axes of page.svg.
+# Size of the picture of curves, and the area inside of the axes of page.svg.
 _WIDTH, _HEIGHT = 420, 320
 _LEFT, _TOP, _SIDE_X, _SIDE_Y = 48, 12, 356, 260
-MAX_LINES = 100  # More hide the photos and each other.
-_GRID = 8  # Cells along each side of image 1 that lines are spread over.
-_MAX_POINTS = 400  # Of a curve; more do not show.
+MAX_LINES = 100  # More would hide the photos and each other.
+_GRID = 8  # Cells along each side of image 1 over which lines are spread.
+_MAX_POINTS = 400  # Of a curve; more would not be visible.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,24 +125,26 @@ class Result:
   name: str
   path: Path  # None if there is no photo to show.
   score: float
-  inliers: int | None = None  # Results of a verified search are ranked by them.
+  inliers: int | None = None  # Of a verified search, which ranks by them.
   label: str | None = None  # TRUE, JUNK or FALSE.
   # [M, 4] float, (x, y) in the query's photo and (x, y) in this one, in pixels
   # of the whole stored images, weakest first; see `match_lines`.
   lines: np.ndarray | None = None
   box: Box = None  # Most similar region (x1, y1, x2, y2), pixels.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_box(self.box, self.name)
     labels = (TRUE, JUNK, FALSE, None)
     if self.label not in labels:
-      raise errors.InputError(f"a label of {labels}", repr(self.label))
+      raise errors.InputError(
+        f"a label must be one of {labels}, not {self.label!r}"
+      )
     if self.lines is None:
       return
     shape = np.shape(self.lines)
     if len(shape) != 2 or shape[1] != 4 or not np.isfinite(self.lines).all():
       raise errors.InputError(
-        "lines as finite numbers of shape [M, 4]", f"shape {list(shape)}"
+        f"lines must be finite, of shape [M, 4]; these have shape {list(shape)}"
       )
 
 
@@ -151,10 +155,10 @@ class Query:
   name: str
   path: Path  # None if there is no photo to show.
   results: tuple[Result, ...]
-  box: Box = None  # Part of the photo that is searched for, in pixels.
+  box: Box = None  # Part of the photo that is the query, in pixels.
   note: str = ""  # For example its average precision.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_box(self.box, self.name)
 
 
@@ -162,41 +166,43 @@ class Query:
 class Table:
   """A table of metrics; the first cell of a row is its heading.
 
-  Floats are shown with two decimals, None and NaN as unknown.
+  Floats get two decimals; None and NaN appear as unknown.
   """
 
   title: str
   columns: tuple[str, ...]
   rows: tuple[tuple[object, ...], ...]
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for row in self.rows:
       if len(row) != len(self.columns):
         raise errors.InputError(
-          f"rows of {len(self.columns)} cells", f"one of {len(row)}", self.title
+          f"a row has {len(row)} cells, not {len(self.columns)}",
+          path=self.title,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """A precision-recall curve: [N] float in [0, 1], recalls rising."""
+  """A precision-recall curve: [N] float in [0, 1], recalls ascending."""
 
   name: str
   recalls: np.ndarray
   precisions: np.ndarray
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     points = np.array([self.recalls, self.precisions], np.float64)
     inside = np.all((points >= 0) & (points <= 1))
     if points.ndim != 2 or not inside or np.any(np.diff(points[0]) < 0):
       raise errors.InputError(
-        "rising recalls, and precisions, all in [0, 1]", "others", self.name
+        "recalls and precisions must be in [0, 1], and recalls ascending",
+        path=self.name,
       )
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Section of an evaluation; curves share a picture, `report` is text."""
+  """Section of an evaluation; curves share one picture, `report` is text."""
 
   tables: tuple[Table, ...] = ()
   curves: tuple[Curve, ...] = ()
@@ -205,22 +211,25 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Numbers of a page that was written, its bytes, and photos it lacks."""
+  """Counts of a written page, and its missing photos."""
 
   queries: int
   results: int
   photos: int
-  size: int
-  problems: tuple[str, ...]  # One line for each photo.
+  size: int  # In bytes.
+  problems: tuple[str, ...]  # One line for each missing photo.
 
 
 def match_lines(
-  features_1, features_2, match, offset: tuple[float, float] = (0.0, 0.0)
+  features_1: features.LocalFeatures,
+  features_2: features.LocalFeatures,
+  match: Any,
+  offset: tuple[float, float] = (0.0, 0.0),
 ) -> np.ndarray:
-  """Return the lines of a match for `Result.lines`, [M, 4] float32.
+  """Return the lines of a `matcher.Match` for `Result.lines`, [M, 4] float32.
 
-  `features_1` (`features.LocalFeatures`) are of the query, whose photo was
-  cropped to a box with that offset (y, x) in pixels.
+  `features_1` belong to the query, whose photo was cropped to a box at `offset`
+  (y, x) in pixels.
   """
   order = np.argsort(match.strengths, kind="stable")
   pairs = np.asarray(match.inliers)[order]
@@ -232,7 +241,7 @@ def match_lines(
 def spread_lines(
   points: np.ndarray, strengths: np.ndarray, width: float, most: int = MAX_LINES
 ) -> np.ndarray:
-  """Return which inliers to draw: the strongest of each region first.
+  """Select inliers to draw: the strongest of each region first.
 
   Points are [M, 2] float, (x, y) in image 1, x in [0, width], y in [0, 1].
   Returns [min(M, most)] int indices, weakest first.
@@ -241,18 +250,18 @@ def spread_lines(
   order = np.lexsort((-strengths, *cells.T))
   places = np.arange(len(order))
   starts = np.diff(cells[order], axis=0, prepend=-1).any(axis=1)
-  # The best of each cell come first, then the second best, and so on.
+  # First the best of each cell, then the second best, and so on.
   turns = places - np.maximum.accumulate(np.where(starts, places, 0))
   chosen = order[np.lexsort((-strengths[order], turns))][:most]
   return chosen[np.argsort(strengths[chosen], kind="stable")]
 
 
 def check_path(path: str | os.PathLike) -> None:
-  """Raise an InputError, before any work, if a page cannot have that name."""
+  """Raise InputError if a page cannot have this name; call before any work."""
   if not os.fspath(path).lower().endswith(_EXTENSIONS):
-    raise errors.InputError("a name that ends in .html", os.fspath(path))
+    raise errors.InputError("the name of a page must end in .html", path=path)
   if os.path.isdir(path):
-    raise errors.InputError("a file or a new name", "a folder", path)
+    raise errors.InputError("a folder, not the name of a page", path=path)
 
 
 def write(
@@ -262,18 +271,18 @@ def write(
   evaluation: Evaluation | None = None,
   options: Options | None = None,
 ) -> Report:
-  """Write a page of queries with their results, whole or not at all.
+  """Write a page of queries with their results, atomically.
 
-  The page holds small copies of all photos, and fetches nothing. A photo that
-  cannot be read is shown as missing, and reported. Queries are written one by
-  one; memory is needed for one, beside a few bytes for each photo.
+  The page includes small copies of all photos and fetches nothing. A photo that
+  cannot be read is marked as missing and reported. Memory is needed for one
+  query, and a few bytes for each photo.
   """
   check_path(path)
   photos = Thumbnails(options or Options())
   start, end = _frame(title)
   number = results = 0
   with files.atomic_path(path) as temporary:
-    # A file name that is no UTF-8 is shown with its bytes as \udcXX.
+    # In file names, bytes that are not UTF-8 become \udcXX.
     with open(
       temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n"
     ) as file:
@@ -285,7 +294,7 @@ def write(
         for photo in (query.path, *(result.path for result in query.results)):
           copy, data = photos.add(photo)
           copies.append(copy)
-          if data is not None:  # The script is data, and never run.
+          if data is not None:  # The script is data, which never runs.
             script = f'<script type="text/plain" id="t{copy.number}">'
             file.write(f"{script}{data}</script>\n")
         file.write(_query_section(number, query, *copies))
@@ -300,13 +309,15 @@ def _check_box(box, name):
     return
   edges = np.asarray(box, np.float64)
   if edges.shape != (4,) or not np.isfinite(edges).all():
-    raise errors.InputError("a box of four finite numbers", repr(box), name)
+    raise errors.InputError(
+      f"a box must have four finite numbers, not {box!r}", path=name
+    )
 
 
 def _frame(title):
-  """What comes before and after the content of a page."""
+  """Return the parts of a page before and after its content."""
   css, js, page = map(_part, ("css", "js", "html"))
-  # Of all scripts and styles the browser runs these two alone, by their hash.
+  # By their hashes, these are the only script and style the browser accepts.
   policy = (
     "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
     f"style-src {_hash(css)}; script-src {_hash(js)}"
@@ -318,7 +329,7 @@ def _frame(title):
     "TITLE": _escape(title),
     "VERSION": _escape(delf.__version__),
   }
-  # Split first, filled after: no value is ever taken for a mark.
+  # Split before filling, so that no value is taken for a mark.
   pieces = page.split("%%")
   filled = [values.get(piece, piece) for piece in pieces]
   middle = pieces.index("CONTENT")
@@ -326,7 +337,7 @@ def _frame(title):
 
 
 def _part(extension):
-  """A constant part of pages."""
+  """Return a constant part of pages."""
   file = importlib.resources.files("delf.pictures") / f"page.{extension}"
   return file.read_text(encoding="utf-8").strip()
 
@@ -341,14 +352,14 @@ def _base64(data):
 
 
 def _escape(text):
-  """Text for HTML, between tags or as a quoted value of a tag."""
+  """Escape text for use between tags or as a quoted attribute."""
   return html.escape(str(text), quote=True)
 
 
 def _query_section(number, query, photo, *copies):
-  """Section of a query, with the thumbnails of its photo and its results."""
-  shown = enumerate(zip(query.results, copies, strict=True), 1)
-  items = "".join(_result_item(rank, *each, photo) for rank, each in shown)
+  """Return the section of a query; `copies` are those of the results."""
+  ranked = enumerate(zip(query.results, copies, strict=True), 1)
+  items = "".join(_result_item(rank, *each, photo) for rank, each in ranked)
   labels = (result.label for result in query.results)
   first = next((label for label in labels if label != JUNK), None)
   note = f"<p>{_escape(query.note)}</p>" if query.note else ""
@@ -385,14 +396,14 @@ def _result_item(rank, result, copy, query_photo):
 
 
 def _score_text(value):
-  """A score in four digits; below 0.01 in three."""
+  """Format a score with four digits, or three below 0.01."""
   if not math.isfinite(value):
     return "–"
   return f"{value:.4g}" if abs(value) >= 0.01 else f"{value:.3g}"
 
 
 def _image(copy, box):
-  """A photo, and the frame of a box that is not all of it."""
+  """Return a photo, with the frame of a box unless it is the whole photo."""
   if copy.number is None:
     return "<span class=missing>no photo</span>"
   width, height = copy.width, copy.height
@@ -411,7 +422,7 @@ def _image(copy, box):
 
 
 def _line_data(points, query_photo, copy):
-  """Attribute with the lines of a match, in base64."""
+  """Return the attribute with the lines of a match, in base64."""
   if points is None or None in (query_photo.number, copy.number):
     return ""
   points = np.asarray(points, np.float64)
@@ -458,7 +469,7 @@ def _cell(value):
 
 
 def _curves(curves):
-  """Precision-recall curves as one drawing, and its legend."""
+  """Return a drawing of precision-recall curves, with its legend."""
   axes = _part("svg").replace("\n", "")
   drawn, names = [], []
   for number, curve in enumerate(curves):
