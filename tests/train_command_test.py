@@ -74,8 +74,8 @@ def test_the_card_says_all_of_it(trained):
   model = trained[0] / "model"
   card = " ".join((model / "MODEL_CARD.md").read_text().split())
   for words in (
-    "10 photos to train on, 2 held out",
-    "1 could not be used",
+    "10 training photos, 2 held out",
+    "1 failed.",
     "2 classes",
     "| held-out photos | before | labels alone | after |",
     "delf train photos --out model --from scratch --steps 2 --view 64",

@@ -35,7 +35,7 @@ def test_command_trains_and_says_what_it_gave(first, given, tmp_path, capsys):
   )
   assert len(found) == 1
   text = (out / "MODEL_CARD.md").read_text()
-  assert "11 photos to train on, 1 held out" in text
+  assert "11 training photos and 1 held out" in text
   assert "--steps 2" in text and "'" in text
   record = json.loads((out / "training.json").read_text())
   assert record["report"]["steps"] == 2

@@ -50,7 +50,7 @@ def _empty(folder, model):
   return _train(folder)
 
 
-@_case("training on one photo", "at least 10 photos", "received 1")
+@_case("training on one photo", "at least 10 photos, not 1")
 def _one(folder, model):
   _photos(folder, "a")
   return _train(folder)

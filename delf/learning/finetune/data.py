@@ -1,4 +1,4 @@
-"""Photos to train and to measure with: classes, pixels, and pairs of places."""
+"""Training and held-out photos: classes, pixels, and pairs of one place."""
 
 import collections
 import dataclasses
@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import typing
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,27 +17,31 @@ from delf.base import concurrency, errors, files, progress
 from delf.extraction import engine
 from delf.python import utils
 
-# Fewer are no material: a tenth of them is kept to measure with.
+if typing.TYPE_CHECKING:
+  from delf.learning import view_pairs
+  from delf.learning.finetune import run
+
+# A tenth of the photos is held out, so fewer do not suffice.
 FEWEST_PHOTOS = 10
-# Values of `labels` that are no file.
+# Values of `labels` other than a path.
 AUTO, FOLDERS, NO_LABELS = "auto", "folders", "none"
 
-# First value of a row that names columns.
+# Names of the first column in a header row.
 _HEADS = ("photo", "image", "file", "filename", "path", "url", "name", "id")
-# Nothing can be learnt of a photo whose shorter side has fewer pixels.
+# Shortest side of a usable photo, in pixels.
 _LEAST_SIDE = 32
-# Photos whose neighbours are looked at, neighbours of each, and pairs that are
-# compared point by point: at some 50 ms a pair, a minute or two.
+# Limits of the search for pairs of one place: photos, neighbours of each, and
+# pairs matched by RootSIFT. At about 50 ms a pair it takes a minute or two.
 _MOST_PHOTOS, _NEIGHBOURS, _MOST_PAIRS = 5000, 4, 1500
-# One photo in so many is held out; of a class, one in so many.
+# One photo in 10 is held out; with classes, one in 5 of each class.
 _ONE_IN, _ONE_IN_OF_CLASS = 10, 5
-_MOST_HELD_OUT = 200  # More say little more, and each takes time.
-# Photos that were taken one after the other often show the same, and have names
-# one after the other, so that they are held out in so many runs of names.
+_MOST_HELD_OUT = 200  # More refine the scores little and take time.
+# Consecutive photos often show the same place and have consecutive names, so
+# whole runs of names are held out.
 _RUNS = 5
-_BATCH = 8  # Pairs of views in a step, unless the options say it.
-# Classes are places, photos of which are never each other's negatives, where a
-# batch can have others beside: with few classes what RootSIFT joins is a place.
+_BATCH = 8  # Default number of pairs of views in a step.
+# Photos of one place are never each other's negatives. With more classes than
+# this a class is a place; with fewer, photos that RootSIFT matches are one.
 _MANY_CLASSES = 4 * _BATCH
 _PIXELS, _RECORD = "photos.u8", "photos.json"
 _PAIRS = ("pairs_training.npz", "pairs_held_out.npz")
@@ -44,78 +49,76 @@ _PAIRS = ("pairs_training.npz", "pairs_held_out.npz")
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-  """Photos to train on, and their classes."""
+  """Photos and their classes."""
 
   paths: list[str]
   names: list[str]  # Without extension.
-  # None without classes, or for a photo in none.
+  # None without classes; an entry is None for a photo without class.
   labels: list[str | None] | None
 
   def classes(self) -> dict[str, int]:
     """Return the number of photos of each class."""
-    counts = collections.Counter(self.labels or ())
-    del counts[None]
-    return dict(counts)
+    return dict(collections.Counter(filter(None, self.labels or ())))
 
 
-def find(given: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
+def find(sources: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
   """Find photos and their classes.
 
-  Sources are folders, patterns, lists and photos; `labels` is FOLDERS, AUTO,
-  NO_LABELS, or path of a CSV file. InputError is raised if there are too few
-  photos, or of two classes; if a class has no photo; if it is not clear whether
-  folders are classes; and if the CSV file is wrong.
+  Sources are folders, patterns, lists and photos; `labels` is AUTO, FOLDERS,
+  NO_LABELS, or the path of a CSV file. InputError is raised for fewer than ten
+  photos or two classes of two photos, an empty class, a mix of photos in and
+  outside subfolders (AUTO), and a malformed CSV file.
   """
-  paths, names = engine.find(given)
+  paths, names = engine.find(sources)
   if len(paths) < FEWEST_PHOTOS:
-    expected = f"at least {FEWEST_PHOTOS} photos to train on"
-    raise errors.InputError(expected, len(paths), os.fspath(given[0]))
+    message = (
+      f"training needs at least {FEWEST_PHOTOS} photos, not {len(paths)}"
+    )
+    raise errors.InputError(message, path=os.fspath(sources[0]))
   if labels == AUTO:
-    labels = _guess(given, names)
+    labels = _guess(sources, names)
   if labels == NO_LABELS:
     return Sources(paths, names, None)
+  classes: list[str | None]
   if labels == FOLDERS:
-    _check_folders(given)
+    _check_folders(sources)
     classes = [name.split("/")[0] if "/" in name else None for name in names]
   elif not os.path.exists(labels):
     raise FileNotFoundError(
-      f"{labels}: expected labels that are folders, none, or a CSV file; found "
-      "no such file"
+      f"{labels}: no such file; labels are folders, none, or a CSV file"
     )
   else:
     classes = _listed(labels, paths, names)
-  sources = Sources(paths, names, classes)
-  counts = sources.classes()
+  result = Sources(paths, names, classes)
+  counts = result.classes()
   good = [label for label, number in counts.items() if number > 1]
   if len(good) < 2:
     some = ", ".join(f"{label}: {n}" for label, n in list(counts.items())[:4])
     raise errors.InputError(
-      "at least 2 classes of 2 photos or more (--labels none trains without)",
-      f"{len(good)} ({some or 'no classes'})",
-      os.fspath(given[0]),
+      "training needs at least 2 classes of 2 photos or more, not "
+      f"{len(good)} ({some or 'no classes'}); --labels none trains without",
+      path=os.fspath(sources[0]),
     )
-  return sources
+  return result
 
 
-def _guess(given, names):
+def _guess(sources, names):
   """Return FOLDERS or NO_LABELS."""
-  if len(given) > 1 or not os.path.isdir(given[0]):
+  if len(sources) > 1 or not os.path.isdir(sources[0]):
     return NO_LABELS
   inside = ["/" in name for name in names]
   if any(inside) and not all(inside):
     raise errors.InputError(
-      "photos in a folder for each class, or none in folders (--labels says "
-      "what they are)",
-      f"some in folders ({names[inside.index(True)]}), some not "
-      f"({names[inside.index(False)]})",
-      os.fspath(given[0]),
+      f"some photos are in subfolders ({names[inside.index(True)]}), some not "
+      f"({names[inside.index(False)]}); --labels says whether they are classes",
+      path=os.fspath(sources[0]),
     )
   return FOLDERS if all(inside) else NO_LABELS
 
 
-def _check_folders(given):
-  """Raise InputError for a folder of a class that has no photo."""
-  for source in filter(os.path.isdir, given):
+def _check_folders(sources):
+  """Raise InputError for a class folder without photos."""
+  for source in filter(os.path.isdir, sources):
     with os.scandir(source) as entries:
       folders = sorted(e.path for e in entries if e.is_dir())
     for folder in folders:
@@ -124,31 +127,32 @@ def _check_folders(given):
 
 
 def _listed(path, paths, names):
-  """Return the class of each photo by a CSV file; None where it lists none."""
-  places = {name: i for i, name in enumerate(names)}
+  """Return the class of each photo in a CSV file, or None if not listed."""
+  indices = {name: i for i, name in enumerate(names)}
   for i, each in enumerate(paths):
-    places.setdefault(os.path.basename(each), i)
-    places.setdefault(os.path.splitext(os.path.basename(each))[0], i)
-  classes = [None] * len(names)
+    indices.setdefault(os.path.basename(each), i)
+    indices.setdefault(os.path.splitext(os.path.basename(each))[0], i)
+  classes: list[str | None] = [None] * len(names)
   for line, row in files.read_csv(path, header=True):
     values = [value.strip() for value in row[:2]]
     if len(values) < 2 or not all(values):
-      expected = "a photo and its class a row, with a comma between"
-      received = f"{','.join(values)!r} in line {line}"
-      raise errors.InputError(expected, received, path)
-    photo, label = values
-    place = places.get(photo, places.get(os.path.splitext(photo)[0]))
-    if place is not None:
-      classes[place] = label
-    elif line > 1 or photo.lower() not in _HEADS:
       raise errors.InputError(
-        "photos that are among those given", f"{photo} in line {line}", path
+        f"{','.join(values)!r} in line {line} is not a photo and its class "
+        "with a comma between",
+        path=path,
       )
+    photo, label = values
+    index = indices.get(photo, indices.get(os.path.splitext(photo)[0]))
+    if index is not None:
+      classes[index] = label
+    elif line > 1 or photo.lower() not in _HEADS:
+      message = f"{photo} in line {line} is not among the photos"
+      raise errors.InputError(message, path=path)
   return classes
 
 
 def digest(paths: Sequence[str | os.PathLike]) -> str:
-  """Digest of the names, sizes and times of photos."""
+  """Return a hex digest of the paths, sizes and times of photos."""
   result = hashlib.sha256()
   for path in paths:
     try:
@@ -166,20 +170,21 @@ def decode(
   size: int,
   rotate: bool = False,
 ) -> tuple[list[np.ndarray | None], tuple[engine.Failure, ...]]:
-  """Decode photos once, on all cores; a repeated run finds them in `folder`.
+  """Decode photos on all cores, or read the pixels that an earlier run stored.
 
-  The longer side is scaled down to `size` pixels. Returns images, [H, W, 3]
-  RGB, memory-mapped, and the failures; a photo that cannot be decoded, or is
-  too small, is a failure, and None in place of its image.
+  The longer side is scaled down to `size` pixels. Returns memory-mapped images,
+  RGB uint8 [H, W, 3], and failures: photos that cannot be decoded or are too
+  small, whose images are None.
   """
   if not (folder / _RECORD).exists():
     _write_pixels(paths, folder, size, rotate)
   record = json.loads(files.read_bytes(folder / _RECORD))
   pixels = np.zeros(0, np.uint8)
   if (folder / _PIXELS).stat().st_size:
-    # An array as such: OpenCV takes no memory map.
+    # A plain array, since OpenCV rejects a memory map.
     pixels = np.asarray(np.memmap(folder / _PIXELS, np.uint8, "r"))
-  images, start = [], 0
+  images: list[np.ndarray | None] = []
+  start = 0
   for shape in record["shapes"]:
     if shape is None:
       images.append(None)
@@ -191,16 +196,17 @@ def decode(
 
 
 def _write_pixels(paths, folder, size, rotate):
-  shapes, failures = [], []
+  shapes: list[tuple[int, ...] | None] = []
+  failures = []
   workers = concurrency.core_count()
   load = functools.partial(_decode, size=size, rotate=rotate)
   images = concurrency.map_ahead(load, paths, workers, 2 * workers + 1)
-  shown = progress.track(images, "reading photos", len(paths))
+  images = progress.track(images, "reading photos", len(paths))
   with (
     files.atomic_path(folder / _PIXELS) as temporary,
     open(temporary, "wb") as file,
   ):
-    for path, image in zip(paths, shown, strict=True):
+    for path, image in zip(paths, images, strict=True):
       failed = isinstance(image, Exception)
       reason = engine.find_problem(path, image) if failed else None
       if reason:
@@ -214,36 +220,37 @@ def _write_pixels(paths, folder, size, rotate):
 
 
 def _decode(path, size, rotate):
-  """Return a photo, or the exception that it raises."""
+  """Return the pixels of a photo, or the exception raised."""
   try:
     image = utils.RgbLoader(path, rotate, at_least=(size, size))
     share = min(1.0, size / max(image.size))
     width, height = (max(1, round(side * share)) for side in image.size)
     if min(width, height) < _LEAST_SIDE:
-      expected = (
-        f"a photo of {_LEAST_SIDE} pixels or more a side at {size} pixels"
+      raise errors.InputError(
+        f"the photo is too narrow: {width} x {height} pixels when scaled down "
+        f"to {size}; each side must have {_LEAST_SIDE} or more"
       )
-      raise errors.InputError(expected, f"{width} x {height}")
     if share < 1:
       image = image.resize((width, height), Image.Resampling.BOX)
     return np.ascontiguousarray(image)
-  except Exception as error:  # noqa: BLE001 - one bad photo ends no run
+  except Exception as error:  # noqa: BLE001 - one bad photo must not end the run
     return error
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """Photos that are trained on, or those that are held out."""
+  """The training photos, or the held-out ones."""
 
-  photos: list  # Of view_pairs.Photo.
-  labels: np.ndarray  # int [N], the class of each, -1 for none.
-  pairs: list  # Of view_pairs.Pair: photos of one place.
+  photos: "list[view_pairs.Photo]"
+  labels: np.ndarray  # int [N], the class of each photo, -1 for none.
+  pairs: "list[view_pairs.Pair]"  # Pairs of photos of one place.
 
   def batch(self, requested: int | None = None) -> int:
-    """Return the number of pairs of views in a step, at most 8 if not given.
+    """Return the number of pairs of views in a step, by default at most 8.
 
-    A step shows each place once. Where few places have most of the photos, it
-    is less than the number of places, or one would wait long for the others.
+    A step shows each place once. The default is at most the inverse Simpson
+    index of the places: photos are drawn until enough places turn up, which
+    takes long if a few places have most of the photos.
     """
     if requested is not None:
       return requested
@@ -255,7 +262,7 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-  """Photos to train on, and photos to measure with."""
+  """Photos of a run, split into training and held-out ones."""
 
   training: Side
   held_out: Side
@@ -264,50 +271,57 @@ class Collected:
 
 
 def collect(
-  sources: Sources, folder: pathlib.Path, options, describe: Callable
+  sources: Sources,
+  folder: pathlib.Path,
+  options: "run.TrainOptions",
+  describe: Callable[[list[np.ndarray]], np.ndarray],
 ) -> Collected:
   """Decode photos, choose held-out ones, and find pairs of one place.
 
-  Pixels and pairs are kept in the folder for a repeated run. `describe` returns
-  global descriptors [N, D] of unit length for images; see run.TrainOptions.
+  Pixels and pairs are stored in `folder` for a resumed run. `describe` returns
+  global descriptors [N, D] of unit length for images.
   """
   images, failures = decode(sources.paths, folder, options.size, options.rotate)
-  good = [i for i, image in enumerate(images) if image is not None]
+  good = [(i, image) for i, image in enumerate(images) if image is not None]
   if len(good) < FEWEST_PHOTOS:
-    first = f"; first bad one: {failures[0]}" if failures else ""
-    expected = f"at least {FEWEST_PHOTOS} photos that can be read"
-    raise errors.InputError(expected, f"{len(good)}{first}")
-  names = [sources.names[i] for i in good]
-  classes, labels, held = (), None, held_out(names)
+    first = f"; the first failure: {failures[0]}" if failures else ""
+    raise errors.InputError(
+      f"training needs at least {FEWEST_PHOTOS} photos that can be read, not "
+      f"{len(good)}{first}"
+    )
+  names = [sources.names[i] for i, _ in good]
+  classes: tuple[str, ...] = ()
+  labels, held = np.zeros(0, int), held_out(names)
   if sources.labels is not None:
-    given = [sources.labels[i] for i in good]
-    classes = tuple(sorted(set(given) - {None}))
-    numbers = {name: i for i, name in enumerate(classes)}
-    labels = np.array([numbers.get(label, -1) for label in given])
-    held = held_out(names, given)
-  sides = []
-  for file, chosen in zip(_PAIRS, (~held, held), strict=True):
-    chosen = np.flatnonzero(chosen)
-    side = _side(
+    own = [sources.labels[i] for i, _ in good]
+    classes = tuple(sorted({label for label in own if label is not None}))
+    numbers: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+    labels = np.array([numbers.get(label, -1) for label in own])
+    held = held_out(names, own)
+
+  def side(mask, file):
+    chosen = np.flatnonzero(mask)
+    return _side(
       [names[i] for i in chosen],
-      [images[good[i]] for i in chosen],
+      [good[i][1] for i in chosen],
       labels[chosen] if classes else None,
       folder / file,
       describe,
       options.seed,
     )
-    sides.append(side)
-  return Collected(*sides, classes, failures)
+
+  training, held_back = map(side, (~held, held), _PAIRS)
+  return Collected(training, held_back, classes, failures)
 
 
 def held_out(
   names: Sequence[str], labels: Sequence[str | None] | None = None
 ) -> np.ndarray:
-  """Choose the photos to measure with, bool [N].
+  """Choose the photos to hold out, bool [N].
 
-  Without classes a tenth, and at least two, in up to five runs of the sorted
-  names. With classes a fifth of each class that has three photos or more, at
-  least one, the last ones by name. Never more than 200.
+  Without classes these are a tenth, but at least two, in up to five runs of the
+  sorted names. With classes they are the last fifth by name, but at least one,
+  of each class of three photos or more. At most 200 are held out.
   """
   held = np.zeros(len(names), bool)
   order = np.argsort(names, kind="stable")
@@ -319,10 +333,10 @@ def held_out(
       start = (len(part) - length) // 2
       held[part[start : start + length]] = True
     return held
-  members = {}
+  members: dict[str, list[int]] = {}
   for i in order:
-    if labels[i] is not None:
-      members.setdefault(labels[i], []).append(i)
+    if (label := labels[i]) is not None:
+      members.setdefault(label, []).append(i)
   for photos in members.values():
     if len(photos) > 2:
       held[photos[-max(1, len(photos) // _ONE_IN_OF_CLASS) :]] = True
@@ -335,14 +349,14 @@ def held_out(
 
 
 def _side(names, images, labels, path, describe, seed):  # noqa: PLR0913
-  """Return a Side; the pairs of one that was made before are read."""
+  """Return a Side, with pairs from a file if an earlier run wrote it."""
   from delf.learning import view_pairs
 
   def photos(groups, pools):
     rows = zip(names, images, map(int, groups), map(int, pools), strict=True)
     return [view_pairs.Photo(*row) for row in rows]
 
-  # A photo in no class is in a group of its own.
+  # A photo without class forms its own group.
   alone = np.arange(len(names)) + 1 + (0 if labels is None else labels.max())
   groups = alone if labels is None else np.where(labels < 0, alone, labels)
   grouped, pairs = photos(groups, groups), None
@@ -365,29 +379,31 @@ def candidates(
 ) -> np.ndarray:
   """Choose pairs of photos that may show one place, int64 [P, 2], sorted.
 
-  `descriptors` [N, D] are of unit length. With `labels`, int [N], pairs are of
-  one class; where there are many pairs the seed decides.
+  `descriptors` [N, D] are of unit length. With `labels`, int [N], both photos
+  of a pair have the same class. If there are more than 1500 pairs, they are
+  drawn with the seed.
   """
   rng = np.random.default_rng(seed)
-  pairs = set()
+  nearby: set[tuple[int, int]] = set()
   for i in rng.permutation(len(descriptors))[:_MOST_PHOTOS]:
     scores = descriptors @ descriptors[i]
     scores[i] = -np.inf
     if labels is not None:
       scores[labels != labels[i]] = -np.inf
     nearest = np.argsort(-scores, kind="stable")[:_NEIGHBOURS]
-    pairs |= {(min(i, j), max(i, j)) for j in nearest if np.isfinite(scores[j])}
-  pairs = np.array(sorted(pairs), np.int64).reshape(-1, 2)
+    nearest = nearest[np.isfinite(scores[nearest])]
+    nearby |= {(min(i, j), max(i, j)) for j in nearest}
+  pairs = np.array(sorted(nearby), np.int64).reshape(-1, 2)
   if len(pairs) > _MOST_PAIRS:
     chosen = rng.choice(len(pairs), _MOST_PAIRS, replace=False)
     pairs = pairs[np.sort(chosen)]
   return pairs
 
 
-def places(number: int, pairs: list) -> np.ndarray:
-  """Return the place of each of `number` photos, int [number].
+def places(number: int, pairs: "Sequence[view_pairs.Pair]") -> np.ndarray:
+  """Return the place of each photo, int [number].
 
-  Photos that pairs join, directly or through others, are of one place.
+  A place is a connected component of the graph whose edges are the pairs.
   """
   from scipy import sparse
   from scipy.sparse import csgraph

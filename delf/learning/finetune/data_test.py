@@ -87,7 +87,7 @@ def test_folders_need_not_be_classes(tmp_path):
 
 def test_a_mixture_is_asked_about(tmp_path):
   given = _photos(tmp_path, *_ten("cat/"), "stray")
-  with pytest.raises(errors.InputError, match="--labels.*cat/0.*stray"):
+  with pytest.raises(errors.InputError, match="cat/0.*stray.*--labels"):
     data.find([given])
   _photos(tmp_path, "dog/1", "dog/2")
   found = data.find([given], data.FOLDERS)

@@ -1,4 +1,4 @@
-"""`delf train-detector`: a detector of one's own, from photos and boxes."""
+"""`delf train-detector`: train a detector on a user's photos and boxes."""
 
 import dataclasses
 import os
@@ -12,18 +12,14 @@ from delf.base import errors, files
 from delf.extraction import engine
 from delf.learning.finetune import data, run
 
-# Highest learning rate, and views in a step.
+# Default highest learning rate, and default number of views in a step.
 RATE, BATCH = 5e-4, 8
 
-_HELD_OUT = 10  # One photo in so many is held out.
-# Names of columns of the CSV file.
+_HELD_OUT = 10  # One photo in 10 is held out.
+# Names of columns in the CSV file.
 _NAMES = ("image_id", "image", "id", "photo", "name", "filename", "path")
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 _BOX = ("box", "bbox", "bounding_box")
-_EXPECTED = (
-  "a first line image_id,box (four numbers with spaces between) or "
-  "image_id,ymin,xmin,ymax,xmax"
-)
 
 _KEPT = {run.BEFORE: run.NO_GAIN, run.AFTER: "Its head is the trained one."}
 
@@ -33,23 +29,25 @@ class BoxList:
   """Photos with boxes."""
 
   paths: list[str]
-  boxes: list[np.ndarray]  # float32 [N, 4] of each photo.
-  missing: tuple[str, ...]  # Names in the CSV file of which there is no photo.
+  boxes: list[np.ndarray]  # float32 [N, 4] for each photo.
+  missing: tuple[str, ...]  # Names in the CSV file without a photo.
 
 
-def read(path: str | os.PathLike, given: Sequence) -> BoxList:
+def read(
+  path: str | os.PathLike, photos: Sequence[str | os.PathLike]
+) -> BoxList:
   """Find photos and their boxes, in the order of the photos.
 
-  `path` is a CSV file of a row for each box, with a first line that names
-  columns: `image_id,box`, where a box is "ymin xmin ymax xmax", or
-  `image_id,ymin,xmin,ymax,xmax`, in any order; all in [0, 1]. The first is that
-  of `boxes_split1.csv` and `boxes_split2.csv` of Google Landmark Boxes, as it
-  is remembered: the files can no longer be had. Where both are written one
-  behind the other, the second first line is passed over. Photos without a row
-  are left out; InputError if fewer than ten have boxes, or a row is damaged.
+  `path` is a CSV file with a row for each box and a header in any order: either
+  `image_id,box`, with a box "ymin xmin ymax xmax", or
+  `image_id,ymin,xmin,ymax,xmax`; numbers are in [0, 1]. The first form is, from
+  memory, that of Google Landmark Boxes (`boxes_split1.csv` and the second), no
+  longer available. A repeated header, as of two concatenated files, is skipped.
+  Photos without a row are left out; InputError is raised if fewer than ten have
+  boxes, or a row is malformed.
   """
   listed = _rows(path)
-  paths, names = engine.find(given)
+  paths, names = engine.find(photos)
   boxed, used = [], set()
   for photo, name in zip(paths, names, strict=True):
     base = os.path.basename(photo)
@@ -59,15 +57,17 @@ def read(path: str | os.PathLike, given: Sequence) -> BoxList:
       used.add(key)
       boxed.append((photo, np.stack(listed[key])))
   if len(boxed) < data.FEWEST_PHOTOS:
-    expected = f"boxes of at least {data.FEWEST_PHOTOS} of the photos"
-    sizes = f"{len(paths)} photos, {len(listed)} names in the file"
-    raise errors.InputError(expected, f"of {len(boxed)} ({sizes})", path)
+    raise errors.InputError(
+      f"the {len(listed)} names in the file match {len(boxed)} of {len(paths)} "
+      f"photos; training needs at least {data.FEWEST_PHOTOS}",
+      path=path,
+    )
   missing = tuple(name for name in listed if name not in used)
   return BoxList([p for p, _ in boxed], [b for _, b in boxed], missing)
 
 
 def _rows(path):
-  """Return the boxes [4] of each photo by its name."""
+  """Return the boxes, each float32 [4], by name of the photo."""
   rows = files.read_csv(path, header=True)
   _, head = next(rows)
   columns = [value.strip().lower() for value in head]
@@ -76,8 +76,12 @@ def _rows(path):
   if box_at is None and all(side in columns for side in _SIDES):
     box_at = [columns.index(side) for side in _SIDES]
   if name_at is None or box_at is None:
-    raise errors.InputError(_EXPECTED, repr(",".join(columns))[:80], path)
-  listed = {}
+    raise errors.InputError(
+      f"the first line is {','.join(columns)[:80]!r}; it must be image_id,box "
+      "(four numbers with spaces between) or image_id,ymin,xmin,ymax,xmax",
+      path=path,
+    )
+  listed: dict[str, list[np.ndarray]] = {}
   for line, row in rows:
     if row == head:
       continue
@@ -88,8 +92,10 @@ def _rows(path):
     except (IndexError, ValueError):
       name, numbers = "", []
     if not name or len(numbers) != 4:
-      received = f"{','.join(row)!r} in line {line}"
-      raise errors.InputError("a photo and four numbers a row", received, path)
+      message = (
+        f"{','.join(row)!r} in line {line} is not a photo and four numbers"
+      )
+      raise errors.InputError(message, path=path)
     where = f"{os.fspath(path)}, line {line}"
     box = box_arithmetic.check(np.array([numbers]), where)[0]
     listed.setdefault(name, []).append(box)
@@ -104,7 +110,7 @@ def train(  # noqa: PLR0913
   overwrite: bool = False,
   command: Sequence[str] = (),
 ) -> run.TrainReport:
-  """Train a detector; see `read` and `run.train`."""
+  """Train a detector; see `read` for `boxes`, and `run.train`."""
   task = _DetectorTask(read(boxes, photos), options)
   return run.train(task, photos, out, overwrite, command)
 
@@ -112,17 +118,16 @@ def train(  # noqa: PLR0913
 class _DetectorTask(run.Task):
   last = run.CHECKPOINT
 
-  def __init__(self, listed, options):
+  def __init__(self, listed: BoxList, options: run.TrainOptions):
     from delf.inference import zoo
 
     start = zoo.EMBEDDED_DETECTOR if options.start is None else options.start
+    self._rate = RATE if options.rate is None else options.rate
+    self._batch = BATCH if options.batch is None else options.batch
     self._options = dataclasses.replace(
-      options,
-      start=start,
-      rate=RATE if options.rate is None else options.rate,
-      batch=BATCH if options.batch is None else options.batch,
+      options, start=start, rate=self._rate, batch=self._batch
     )
-    # The backbone of a random head is that of the embedded detector.
+    # A random head is trained on the embedded detector's backbone.
     self._start = zoo.resolve(
       zoo.EMBEDDED_DETECTOR if start == run.SCRATCH else start
     )
@@ -142,7 +147,7 @@ class _DetectorTask(run.Task):
     )
 
   def _first(self):
-    """Return the detector that a training begins with."""
+    """Return the detector that training starts from."""
     import keras
 
     from delf.learning import detector_network
@@ -169,17 +174,19 @@ class _DetectorTask(run.Task):
       if image is not None
     ]
     if len(photos) < data.FEWEST_PHOTOS:
-      expected = f"{data.FEWEST_PHOTOS} photos with boxes that can be read"
-      raise errors.InputError(expected, f"{len(photos)}; {failures[0]}")
+      raise errors.InputError(
+        f"training needs at least {data.FEWEST_PHOTOS} photos with boxes that "
+        f"can be read, not {len(photos)}; the first failure: {failures[0]}"
+      )
     held_out = photos[_HELD_OUT // 2 :: _HELD_OUT]
     known = [photo for i, photo in enumerate(photos) if i % _HELD_OUT != 5]
     baselines, before = _measured(detector, known, held_out)
     drawn = detector_training.Options(
-      number=options.batch, pasted=options.pasted, seed=options.seed
+      number=self._batch, pasted=options.pasted, seed=options.seed
     )
     learner = detector_training.DetectorTrainer(
       detector,
-      options.rate,
+      self._rate,
       draw=lambda step: detector_training.batch(known, drawn, step),
       path=folder / run.CHECKPOINT,
     )
@@ -233,7 +240,7 @@ class _DetectorTask(run.Task):
 
 
 def _measured(detector, known, held_out):
-  """Return scores of the baselines by name, and those of the detector."""
+  """Return the scores of the baselines by name, and the detector's."""
   from delf.learning import detector_network, detector_training
 
   scores = detector_training.compare(

@@ -1,45 +1,51 @@
-"""How well a model matches and finds photos that training has not seen."""
+"""Scores of a model on held-out photos: matching pairs and retrieval."""
 
 import dataclasses
 import os
+import typing
 from collections.abc import Sequence
 
 import numpy as np
 
 from delf.base import progress
+from delf.learning.finetune import data
+from delf.protos import delf_config_pb2
 
-# The settings that `benchmarks.model_quality` has, which were chosen on
-# held-out photos: homography, threshold in shares of the longer side, ratio.
+if typing.TYPE_CHECKING:
+  from delf.learning import view_pairs
+
+# Settings of `benchmarks.model_quality`, chosen on held-out photos: residual
+# threshold of a homography as a share of the longer side, and ratio test.
 _SHARE, _RATIO = 0.015, 0.95
-# More pairs say little more, nor do more views of one photo.
+# More pairs, or more views of one photo, refine the scores little.
 _MOST_REAL, _MOST_SYNTHETIC, _MOST_UNRELATED = 60, 60, 150
 _SYNTHETIC_OF_ONE = 8
-# Points of a grid over the first view, and the share of them that the second
-# must show.
+# Points a side of a grid over the first view, and the smallest share of them
+# that the second view must show.
 _GRID, _LEAST_SHARED = 24, 0.1
-_MOST_SEARCHED = 1000  # Photos that a photo is looked for among.
+_MOST_SEARCHED = 1000  # Photos that held-out photos are searched among.
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
   """Scores on held-out photos; the last two are None without classes."""
 
-  # Of telling true from unrelated pairs by inliers; None where all held-out
-  # photos are of one place.
+  # Of ranking true before unrelated pairs by inliers; None if all held-out
+  # photos show one place.
   average_precision: float | None
-  real: tuple[int, int]  # Solved pairs of two photos, and all of them.
-  synthetic: tuple[int, int]  # Solved pairs of views of a photo, and all.
+  real: tuple[int, int]  # Pairs of two photos: solved, and all.
+  synthetic: tuple[int, int]  # Pairs of views of one photo: solved, and all.
   inliers: float  # Median over true pairs.
-  # Of finding the photos of a class by global descriptors; and photos whose
-  # nearest one is of the same class, and all of them.
+  # Of retrieving photos of the same class by global descriptors.
   mean_average_precision: float | None = None
+  # Photos whose nearest one has the same class, and all photos.
   nearest: tuple[int, int] | None = None
 
   def overall(self) -> float:
-    """Return the one number that two models are compared by, in [0, 1].
+    """Return the score by which models are compared, in [0, 1].
 
-    The mean of the average precision of pairs, the share that is solved, and
-    the mAP, of those that there are.
+    It is the mean of the average precision of pairs, the share of solved pairs,
+    and the mAP, without the ones that are None.
     """
     total = max(1, self.real[1] + self.synthetic[1])
     solved = (self.real[0] + self.synthetic[0]) / total
@@ -51,14 +57,19 @@ class Scores:
 class PairSet:
   """Pairs of images that match, and pairs that do not."""
 
-  images: list[np.ndarray]  # uint8 [H, W, 3] of each.
-  # Of each matching pair two indices, whether it is of two photos, and the
-  # truth as `pair_metrics.is_solved` takes it.
-  true: list[tuple]
+  images: list[np.ndarray]  # uint8 [H, W, 3] each.
+  # Two indices of a matching pair, whether it is of two photos, and the truth
+  # for `pair_metrics.is_solved`.
+  true: list[tuple[int, int, bool, dict]]
   unrelated: np.ndarray  # int [U, 2], indices.
 
 
-def make_pairs(photos: list, pairs: list, side: int, seed: int = 0) -> PairSet:
+def make_pairs(
+  photos: "Sequence[view_pairs.Photo]",
+  pairs: "Sequence[view_pairs.Pair]",
+  side: int,
+  seed: int = 0,
+) -> PairSet:
   """Make pairs of held-out photos, with synthetic views of `side` pixels."""
   rng = np.random.default_rng((seed, 1))
   images = [photo.image for photo in photos]
@@ -76,15 +87,15 @@ def make_pairs(photos: list, pairs: list, side: int, seed: int = 0) -> PairSet:
     if views:
       true.append((len(images), len(images) + 1, False, truth))
       images, pools = images + views, pools + 2 * [photos[i].pool]
-  pools = np.array(pools)
   drawn = rng.integers(len(pools), size=(8 * _MOST_UNRELATED, 2))
   drawn = np.unique(np.sort(drawn, axis=1), axis=0)
-  drawn = drawn[pools[drawn[:, 0]] != pools[drawn[:, 1]]]
+  one, two = np.array(pools)[drawn.T]
+  drawn = drawn[one != two]
   return PairSet(images, true, rng.permutation(drawn)[:_MOST_UNRELATED])
 
 
 def _views(rng, image, side):
-  """Return two views of a photo and their homography; or [], None."""
+  """Return two views of a photo and the truth, or [] and None."""
   from delf.learning import view_pairs
 
   size = np.array(image.shape[1::-1])
@@ -104,9 +115,11 @@ def _views(rng, image, side):
 
 
 def measure(
-  config, pairs: PairSet, picture: str | os.PathLike | None = None
+  config: delf_config_pb2.DelfConfig,
+  pairs: PairSet,
+  picture: str | os.PathLike | None = None,
 ) -> Scores:
-  """Measure how the model of a DelfConfig matches pairs; draw the first one."""
+  """Measure how a model matches pairs, and draw the first true pair."""
   from delf.evaluation import pair_metrics
   from delf.matching import geometry, matcher
   from delf.pictures import figures
@@ -130,7 +143,7 @@ def measure(
     one, two, *_ = pairs.true[0]
     drawn = images[one], images[two], local[one], local[two]
     figures.draw_matches(picture, *drawn, match(one, two))
-  counts, solved = [], []
+  counts, solutions = [], []
   for one, two, _, truth in progress.track(pairs.true, "measuring: matches"):
     inliers = match(one, two).inliers
     points = (
@@ -139,14 +152,16 @@ def measure(
     )
     size = images[two].shape[1::-1]
     counts.append(len(inliers))
-    solved.append(pair_metrics.is_solved(truth, *points, size))
+    solutions.append(pair_metrics.is_solved(truth, *points, size))
   unrelated = [
     len(match(*pair).inliers)
     for pair in progress.track(pairs.unrelated, "measuring: unrelated pairs")
   ]
-  solved = np.array(solved)
+  solved = np.array(solutions)
   real = np.array([pair[2] for pair in pairs.true])
-  separated = pair_metrics.average_precision(counts, unrelated)
+  separated = pair_metrics.average_precision(
+    np.array(counts), np.array(unrelated)
+  )
   return Scores(
     float(separated) if unrelated else None,
     (int(solved[real].sum()), int(real.sum())),
@@ -156,7 +171,7 @@ def measure(
 
 
 def _extract(config, local, images, label):
-  """Yield the local features alone of images, or the global ones."""
+  """Yield the ImageFeatures of images, either local or global."""
   from delf.inference import extractor
 
   own = type(config)()
@@ -176,7 +191,7 @@ def _descriptors(config, images, label):
 def describe(images: Sequence[np.ndarray]) -> np.ndarray:
   """Return global descriptors of the embedded model, float32 [N, D].
 
-  They propose photos of one place, whatever model a training begins with.
+  They propose photos of one place, whichever model training starts from.
   """
   from delf.inference import zoo
 
@@ -185,7 +200,11 @@ def describe(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def choose_searched(rng, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Return indices of all queries, and of others, of their classes first."""
+  """Return ascending indices of all queries and up to 1000 photos in total.
+
+  Photos of the queries' classes take precedence over others. `queries` is a
+  mask, bool [N]; `labels` is int [N].
+  """
   same = np.isin(labels, labels[queries])
   order = rng.permutation(len(labels))
   rank = np.where(queries, 0, np.where(same, 1, 2))[order]
@@ -194,24 +213,24 @@ def choose_searched(rng, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def measure_search(
-  config, scores: Scores, held_out, training, seed: int = 0
+  config: delf_config_pb2.DelfConfig,
+  scores: Scores,
+  held_out: data.Side,
+  training: data.Side,
+  seed: int = 0,
 ) -> Scores:
-  """Add the scores of finding held-out photos among those of two data.Side.
-
-  Of too many those of the same classes come first. The other scores are of the
-  model of the DelfConfig, or of one with the same local features.
-  """
+  """Return scores with those of searching held-out photos among all others."""
   from delf.evaluation import ground_truth, metrics
 
   images = [p.image for p in (*held_out.photos, *training.photos)]
   labels = np.concatenate([held_out.labels, training.labels])
-  queries = np.arange(len(images)) < len(held_out.photos)
-  chosen = choose_searched(np.random.default_rng((seed, 3)), queries, labels)
-  # In no class: each of its own.
+  held = np.arange(len(images)) < len(held_out.photos)
+  chosen = choose_searched(np.random.default_rng((seed, 3)), held, labels)
+  # A photo without class forms its own class.
   labels = np.where(labels < 0, -1 - np.arange(len(labels)), labels)[chosen]
   label = "measuring: global descriptors"
   descriptors = _descriptors(config, [images[i] for i in chosen], label)
-  queries = np.flatnonzero(queries[chosen])
+  queries = np.flatnonzero(held[chosen])
   similarities = descriptors[queries] @ descriptors.T
   ranking = np.argsort(-similarities, axis=1, kind="stable")
   same = [np.flatnonzero(labels == labels[i]) for i in queries]

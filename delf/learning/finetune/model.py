@@ -1,4 +1,4 @@
-"""`delf train`: a compact model of one's own, from photos."""
+"""`delf train`: train a compact model on a user's photos."""
 
 import contextlib
 import dataclasses
@@ -10,6 +10,7 @@ import platform
 import shutil
 import textwrap
 import time
+import typing
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,14 +18,17 @@ import numpy as np
 from delf.base import errors, files
 from delf.learning.finetune import data, measuring, run
 
-# The model that training began with, with a new global head of the classes.
+if typing.TYPE_CHECKING:
+  from delf.python.training.model import delg_model
+
+# Name of the first model with a new global head learned from the classes.
 ALONE = "labels alone"
 
-# Folder of each model that is measured, in that of the unfinished run.
+# Folders of the measured models, inside that of the unfinished run.
 _FOLDERS = {run.BEFORE: "before", ALONE: "alone", run.AFTER: "after"}
 _PICTURE = "match.jpg"
 _WARM_UP = 50
-# Panels of the learning curve: labels, and names in its rows.
+# Panels of the learning curve: label of each line, and its key in the rows.
 _CURVES = {
   "loss": {
     "descriptors": "local",
@@ -35,34 +39,34 @@ _CURVES = {
 }
 # Batches of held-out photos for the learning curve, and pairs in each.
 _BATCHES, _PAIRS = 2, 4
-# A whitening is made anew of so many photos: of fewer it would be worse than
-# that of the model that training began with.
+# Whitening is learned anew from this many photos or more: with fewer it would
+# be worse than that of the first model.
 _ENOUGH_TO_WHITEN = 512
 _MOST_WHITENED = 2000
 
 _ALONE = """
-- labels alone: that model, with a new global head of the classes."""
+- labels alone: that model, with a new global head learned from the classes."""
 
-# What the card and the command say of the model that is kept.
+# Sentences of the card about the kept model.
 _KEPT = {
   run.BEFORE: run.NO_GAIN,
-  ALONE: "Its global head is that of the classes; the rest of the "
-  "network is as before, as training it brought no gain on held-out photos.",
+  ALONE: "Its global head is learned from the classes; the rest of the network "
+  "is unchanged, since training it brought no gain on held-out photos.",
   run.AFTER: "Its weights are the trained ones.",
 }
 _AGAIN_MINUTES = (
-  "Time, not the number of steps, is fixed, so that another run gives other "
-  "weights; `--steps` fixes them."
+  "The time is fixed, not the number of steps, so another run gives different "
+  "weights; with `--steps` they are reproducible."
 )
 _AGAIN_STEPS = (
-  "The same photos, versions and processor give the same weights, whether the "
-  "run is stopped in between or not."
+  "The same photos, versions and processor give the same weights, whether or "
+  "not the run is stopped and resumed."
 )
-_SAID = {
-  run.BEFORE: "no gain on held-out photos, so that the model that it began "
-  "with was kept",
-  ALONE: "the first model with a global head of the classes; training the rest "
-  "brought no gain on held-out photos",
+# Sentences of the command about the kept model.
+_SUMMARIES = {
+  run.BEFORE: "no gain on held-out photos, so the first model was kept",
+  ALONE: "the first model with a global head learned from the classes; "
+  "training the rest brought no gain on held-out photos",
   run.AFTER: "the trained model",
 }
 
@@ -80,7 +84,7 @@ def train(
 
 
 def find_weights(start: str) -> pathlib.Path | None:
-  """Return the file of weights to begin with; None for "scratch"."""
+  """Return the file of the first weights; None for "scratch"."""
   from delf.inference import zoo
 
   if start == run.SCRATCH:
@@ -92,24 +96,20 @@ def find_weights(start: str) -> pathlib.Path | None:
     for name in ("weights.npz", run.CHECKPOINT):
       if (path / name).exists():
         return path / name
-    raise errors.InputError(
-      "a model with weights.npz, as `delf train` makes it", "one without", path
-    )
+    message = "the model has no weights.npz, which `delf train` writes"
+    raise errors.InputError(message, path=path)
   if path.is_file():
     return path
   if zoo.find(start) is not None:
     raise errors.InputError(
-      f"a model of the compact architecture ({zoo.EMBEDDED}, or one that "
-      "`delf train` has made)",
-      f"{start}, of another",
+      f"{start} is not of the compact architecture: start from {zoo.EMBEDDED}, "
+      "or from a model that `delf train` wrote"
     )
-  raise FileNotFoundError(
-    f"{start}: expected a model to start from, found none"
-  )
+  raise FileNotFoundError(f"{start}: no such model to start from")
 
 
-def create(weights: pathlib.Path | None, seed: int):
-  """Create the compact model that a training begins with."""
+def create(weights: pathlib.Path | None, seed: int) -> "delg_model.Delg":
+  """Create the compact model that training starts from."""
   import keras
 
   from delf.learning import compact_model
@@ -126,29 +126,31 @@ def create(weights: pathlib.Path | None, seed: int):
 class _ModelTask(run.Task):
   last = f"{_FOLDERS[run.AFTER]}.json"
 
-  def __init__(self, photos, options):
+  def __init__(
+    self, photos: Sequence[str | os.PathLike], options: run.TrainOptions
+  ):
     from delf.inference import zoo
 
     start = zoo.EMBEDDED if options.start is None else options.start
     self._options = dataclasses.replace(options, start=start)
     self._weights = find_weights(start)
-    self._sources = found = data.find(photos, options.labels)
-    _check_batch(options.batch, len(found.paths), "photos")
-    digest = data.digest(found.paths)[:12]
-    more = {"photos": f"{len(found.paths)} photos ({digest})"}
-    if found.labels is not None:
-      text = "\0".join(map(str, found.labels)).encode(errors="surrogateescape")
-      digest = run.short_digest(text)
-      more["classes"] = f"{len(found.classes())} classes ({digest})"
+    self._sources = sources = data.find(photos, options.labels)
+    _check_batch(options.batch, len(sources.paths), "photos")
+    digest = data.digest(sources.paths)[:12]
+    more = {"photos": f"{len(sources.paths)} photos ({digest})"}
+    if sources.labels is not None:
+      labels = "\0".join(map(str, sources.labels))
+      digest = run.short_digest(labels.encode(errors="surrogateescape"))
+      more["classes"] = f"{len(sources.classes())} classes ({digest})"
     if self._weights is not None:
       weights = files.read_bytes(self._weights)
       more["first weights"] = run.short_digest(weights)
     self.settings = run.settings(self._options, unused=("pasted",), **more)
-    self._seconds = {}
+    self._seconds: dict[str, float] = {}
 
   @contextlib.contextmanager
   def _phase(self, name):
-    """Count the time of a block."""
+    """Add the time of a block to that of a phase."""
     begin = time.monotonic()
     try:
       yield
@@ -159,7 +161,7 @@ class _ModelTask(run.Task):
   def run(self, folder, out):
     options = self._options
     self._folder = folder
-    self._create()  # Weights that do not fit are an error at once.
+    self._create()  # Fail at once if the weights do not fit.
     with self._phase("photos and pairs"):
       self._data = collected = data.collect(
         self._sources, folder, options, measuring.describe
@@ -167,14 +169,15 @@ class _ModelTask(run.Task):
     training, held_out = collected.training, collected.held_out
     pools = {photo.pool for photo in training.photos}
     _check_batch(options.batch, len(pools), "places")
-    # At this size photos are looked at by the model's own scales.
+    # At this size the model's own scales suffice.
     pairs = measuring.make_pairs(
       held_out.photos, held_out.pairs, min(320, options.size), options.seed
     )
     if not pairs.true:
-      received = f"{len(held_out.photos)} that are too narrow"
-      expected = "held-out photos that two views can be made of"
-      raise errors.InputError(expected, received)
+      raise errors.InputError(
+        f"the {len(held_out.photos)} held-out photos are too narrow for two "
+        "views that overlap"
+      )
     before = self._measured(run.BEFORE, self._create, pairs)
     scores = {run.BEFORE: before}
     if collected.classes:
@@ -182,7 +185,7 @@ class _ModelTask(run.Task):
         ALONE, lambda: self._with_head(self._create()), before
       )
     model, learner = self._learn()
-    # Of all runs that resumed one another.
+    # Includes earlier runs that this one resumed.
     self._seconds["learning"] = learner.seconds
     model = self._with_head(model)
     scores[run.AFTER] = self._measured(run.AFTER, lambda: model, pairs)
@@ -204,7 +207,7 @@ class _ModelTask(run.Task):
         f"{learner.step} steps on {len(training.photos)} photos{in_classes} in "
         f"{total:.0f} s; {len(held_out.photos)} photos held out",
         *_aligned(rows(scores)),
-        f"{out}: {_SAID[kept]}; {run.CARD} says all of it",
+        f"{out}: {_SUMMARIES[kept]}; see {run.CARD} for details",
       ),
     )
 
@@ -212,21 +215,21 @@ class _ModelTask(run.Task):
     return create(self._weights, self._options.seed)
 
   def _with_head(self, model):
-    """Set the embedding of the global descriptor of a model."""
+    """Set the whitening and embedding of a model's global descriptor."""
     from delf.learning import compact_model
 
-    side, seed, said = self._data.training, self._options.seed, []
+    side, seed, parts = self._data.training, self._options.seed, []
     with self._phase("global descriptor"):
       enough = len(side.photos) >= _ENOUGH_TO_WHITEN
       if enough or self._options.start == run.SCRATCH:
         photos, pairs = _whitened(side, seed)
         compact_model.whiten(model.backbone, photos, pairs, seed)
-        said.append(
-          f"whitened anew with {len(photos)} photos, a view of each and "
+        parts.append(
+          f"whitened anew with {len(photos)} photos, one view of each, and "
           f"{len(pairs)} pairs of one place"
         )
       else:
-        said.append("whitened as in the model that training began with")
+        parts.append("whitened as in the first model")
       labelled = np.flatnonzero(side.labels >= 0)
       if len(labelled):
         images = [side.photos[i].image for i in labelled]
@@ -234,17 +237,17 @@ class _ModelTask(run.Task):
         first, last = compact_model.learn_classes(
           model.backbone, images, side.labels[labelled], options
         )
-        said.append(
-          f"turned by ArcFace on {len(self._data.classes)} classes, the rest "
+        parts.append(
+          f"fitted by ArcFace to {len(self._data.classes)} classes, the rest "
           f"of the network fixed (loss {first:.3f} to {last:.3f})"
         )
-    self._head = ", ".join(said)
+    self._head = ", ".join(parts)
     return model
 
   def _measured(self, name, create, matching):
-    """Export the model that `create` returns and measure it, if need be.
+    """Export and measure a model, unless an earlier run has done so.
 
-    `matching` is a PairSet, or Scores of a model with these local features.
+    `matching` is a PairSet, or Scores of a model with the same local features.
     """
     from delf.formats import configs
     from delf.learning import compact_model
@@ -308,7 +311,7 @@ class _ModelTask(run.Task):
     shutil.copytree(chosen, folder, ignore=shutil.ignore_patterns(_PICTURE))
     path = os.fspath(pathlib.Path(report.out).resolve())
     text = compact_model.configuration(path).partition("\n")[2]
-    text = f"# A model that `delf train` made; see {run.CARD}.\n{text}"
+    text = f"# A model made by `delf train`; see {run.CARD}.\n{text}"
     files.write_bytes(folder / "config.pbtxt", text.encode())
     for name in (run.BEFORE, run.AFTER):
       picture = self._folder / _FOLDERS[name] / _PICTURE
@@ -328,8 +331,8 @@ class _ModelTask(run.Task):
     limits, real = "", scores[run.AFTER].real[1]
     if report.held_out < 50 or real < 20:
       limits = (
-        f"Measured with {report.held_out} photos and {real} pairs of two: "
-        "small differences mean nothing."
+        f"Measured with {report.held_out} photos and {real} pairs of two "
+        "photos: small differences are not significant."
       )
     again = _AGAIN_STEPS if options.minutes is None else _AGAIN_MINUTES
     return run.fill_card(
@@ -347,8 +350,8 @@ class _ModelTask(run.Task):
       alone=_ALONE if ALONE in scores else "",
       overall=_list(
         [
-          f"overall: the mean of {parts}. The highest is kept; it was chosen "
-          "with these photos, so that its own figures are a little high."
+          f"overall: the mean of {parts}. The model with the highest value is "
+          "kept; as these photos chose it, its scores are slightly optimistic."
         ]
       ),
       time=_time(report),
@@ -359,19 +362,18 @@ class _ModelTask(run.Task):
   def _card_data(self, report):
     training, held_out = self._data.training, self._data.held_out
     yield (
-      f"{report.photos} photos to train on, {report.held_out} held out, scaled "
-      f"down to {self._options.size} pixels; {len(report.failed)} could not be "
-      "used."
+      f"{report.photos} training photos, {report.held_out} held out, scaled "
+      f"down to {self._options.size} pixels; {len(report.failed)} failed."
     )
     yield (
-      f"{len(training.pairs)} pairs of two photos of one place that RootSIFT "
-      f"is sure of to train on, {len(held_out.pairs)} held out."
+      f"{len(training.pairs)} training pairs of two photos of one place, "
+      f"verified by RootSIFT, {len(held_out.pairs)} held out."
     )
     if classes := report.details["classes"]:
       singles = sum(n < 3 for n in self._sources.classes().values())
       yield (
         f"{classes} classes; a fifth of the photos of each is held out and "
-        f"looked for among all others (none of {singles} classes of less than "
+        f"searched among all others (none of {singles} classes of fewer than "
         "three photos)."
       )
 
@@ -382,8 +384,8 @@ class _ModelTask(run.Task):
     yield (
       f"Local features: {report.steps} steps of "
       f"{self._data.training.batch(options.batch)} pairs of views of "
-      f"{options.view} pixels, self-supervised as the embedded model: two "
-      "views of one photo under random homographies and light, and pairs of "
+      f"{options.view} pixels, self-supervised like the embedded model: two "
+      "views of one photo under random homographies and lighting, and pairs of "
       "two photos."
     )
     yield (
@@ -393,28 +395,28 @@ class _ModelTask(run.Task):
     yield f"Global descriptor: {self._head}."
 
 
-def _check_batch(batch, number, what):
+def _check_batch(batch, number, units):
   if batch is not None and batch > number:
     raise errors.InputError(
-      f"a batch of at most as many pairs as there are {what} ({number})", batch
+      f"batch is {batch} pairs, more than the number of {units} ({number})"
     )
 
 
 def _whitened(side, seed):
-  """Return photos, not too many, and the pairs among them."""
+  """Return up to 2000 photos and the pairs among them."""
   order = np.random.default_rng((seed, 4)).permutation(len(side.photos))
   chosen = np.sort(order[:_MOST_WHITENED])
-  place = {int(old): new for new, old in enumerate(chosen)}
+  index = {int(old): new for new, old in enumerate(chosen)}
   pairs = [
-    dataclasses.replace(pair, first=place[one], second=place[two])
+    dataclasses.replace(pair, first=index[one], second=index[two])
     for pair in side.pairs
-    if (one := pair.first) in place and (two := pair.second) in place
+    if (one := pair.first) in index and (two := pair.second) in index
   ]
   return [side.photos[i] for i in chosen], pairs
 
 
 def rows(scores: dict[str, measuring.Scores]) -> list[tuple[str, ...]]:
-  """Return the cells of a table of scores; the first row has the names."""
+  """Return the cells of a table of scores; the first row is the header."""
   every = list(scores.values())
 
   def number(value):
@@ -426,20 +428,20 @@ def rows(scores: dict[str, measuring.Scores]) -> list[tuple[str, ...]]:
   precisions = (number(each.average_precision) for each in every)
   table = [
     ("held-out photos", *scores),
-    ("average precision of pairs against unrelated ones", *precisions),
+    ("average precision, true against unrelated pairs", *precisions),
     ("pairs of two photos solved", *counts("real")),
     ("synthetic pairs solved", *counts("synthetic")),
     ("median inliers", *(f"{each.inliers:.0f}" for each in every)),
   ]
   if every[0].nearest is not None:
     maps = (number(each.mean_average_precision) for each in every)
-    table.append(("mAP of finding photos of the class", *maps))
-    table.append(("nearest photo is of the class", *counts("nearest")))
+    table.append(("mAP of retrieving photos of the class", *maps))
+    table.append(("nearest photo has the same class", *counts("nearest")))
   return [*table, ("overall", *(f"{each.overall():.4f}" for each in every))]
 
 
 def _aligned(table):
-  """Yield the lines of a table as plain text."""
+  """Yield the lines of a plain-text table."""
   width = max(len(row[0]) for row in table)
   for name, *values in table:
     yield f"  {name:<{width}}" + "".join(f"{v:>14}" for v in values)
@@ -450,9 +452,10 @@ def _list(lines):
 
 
 def _wrap(text, indent=""):
-  """Break text into lines, but no long paths."""
-  style = {"break_long_words": False, "break_on_hyphens": False}
-  return textwrap.fill(text, 80, subsequent_indent=indent, **style)
+  """Wrap text at 80 columns without breaking paths."""
+  wrapper = textwrap.TextWrapper(80, subsequent_indent=indent)
+  wrapper.break_long_words = wrapper.break_on_hyphens = False
+  return wrapper.fill(text)
 
 
 def _time(report):
@@ -474,7 +477,6 @@ def _draw_curves(path, curve):
   from delf.pictures import figures
 
   steps = [row["step"] for row in curve]
-
   panels = {
     heading: {
       label: (steps, [row.get(name, np.nan) for row in curve])
@@ -483,7 +485,7 @@ def _draw_curves(path, curve):
     for heading, names in _CURVES.items()
   }
   caption = (
-    "found: points of two views that are each other's nearest among all of the "
-    "batch; a batch of held-out photos has fewer pairs"
+    "found: corresponding points that are mutual nearest neighbours in the "
+    "batch; batches of held-out photos have fewer pairs"
   )
   figures.draw_curves(path, panels, "Learning curves", caption)

@@ -1,4 +1,4 @@
-"""A training on one's own photos: options, run folder, record and report."""
+"""Training on a user's photos: options, run folder, record and report."""
 
 import collections
 import dataclasses
@@ -11,125 +11,131 @@ import pathlib
 import shlex
 import shutil
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from delf.base import errors, files, manifest
 from delf.evaluation import report_card
+from delf.extraction import engine
 from delf.learning import loop
 from delf.learning.finetune import data
 
-# Start from random weights.
+# Value of `start` for random weights.
 SCRATCH = "scratch"
 
-# Names of the networks that are measured; a task may have more.
+# Names of the networks that are measured; a task may add others.
 BEFORE, AFTER = "before", "after"
-# What the card says where the first of them is kept.
+# Sentence of the card if BEFORE is kept.
 NO_GAIN = (
   "**Training brought no gain on held-out photos: its weights are those that "
-  "it began with.**"
+  "it started from.**"
 )
 
 CHECKPOINT, CURVE, RECORD = "checkpoint.npz", "curve.json", "training.json"
 CARD = "MODEL_CARD.md"
 _SETTINGS, _UNFINISHED = "settings.json", ".unfinished"
-# Seconds between checkpoints: work that is lost when a run is killed.
+# Seconds between checkpoints: the most work that a killed run loses.
 _SAVE_SECONDS = 60.0
-_ROWS = 40  # Of the learning curve, over the whole budget.
-# Limits of `view_pairs.Options`, checked before photos are read.
+_ROWS = 40  # Rows of the learning curve over the whole budget.
+# Limits on the sides of photos and views, checked before photos are read.
 _LEAST_SIDE, _STRIDE = 64, 8
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-  """Options of a run, either of `minutes` or of `steps`."""
+  """Options of a training run; either `minutes` or `steps` is required."""
 
   # Name of a model, "scratch", folder of a trained model, or a checkpoint
-  # (.npz); None for the embedded one.
+  # (.npz); None for the embedded model.
   start: str | None = None
-  # Classes: "folders", "none", "auto" (folders, where all photos lie in
-  # sub-folders), or path of a CSV file. Not of detectors.
+  # Classes: "folders", "none", "auto" (folders if all photos lie in
+  # subfolders), or the path of a CSV file. Unused by detectors.
   labels: str = data.AUTO
   minutes: float | None = None
   steps: int | None = None
-  rate: float | None = None  # The highest; None for that of the network.
-  # Pairs of views, or views of a detector, in a step; None for 8, or as many as
-  # there are places for.
+  # Highest learning rate; None for the default of the network.
+  rate: float | None = None
+  # Pairs of views in a step, or views of a detector; None for 8, or fewer if
+  # the photos show fewer places.
   batch: int | None = None
-  view: int = 192  # Pixels of a view's side; not of detectors.
-  size: int = 400  # Pixels that the longer side of photos is scaled down to.
+  view: int = 192  # Side of a view in pixels; unused by detectors.
+  size: int = 400  # Longer side in pixels to which photos are scaled down.
   pasted: float = 0.3  # Share of a detector's views with pasted boxes.
   seed: int = 0
-  rotate: bool = False  # Whether the EXIF orientation is applied.
+  rotate: bool = False  # Whether to apply the EXIF orientation.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if (self.minutes is None) == (self.steps is None):
-      raise errors.InputError("a number of minutes or of steps", "both or none")
+      raise errors.InputError("give either minutes or steps")
     for name, value in (("view", self.view), ("size", self.size)):
-      if value < _LEAST_SIDE or (name == "view" and value % _STRIDE):
-        sides = f"{_LEAST_SIDE} pixels or more, a view a multiple of {_STRIDE}"
-        raise errors.InputError(f"a {name} of {sides}", value)
+      if value < _LEAST_SIDE:
+        message = f"{name} must be {_LEAST_SIDE} pixels or more, not {value}"
+        raise errors.InputError(message)
+    if self.view % _STRIDE:
+      message = f"view must be a multiple of {_STRIDE} pixels, not {self.view}"
+      raise errors.InputError(message)
     if not 0 <= self.pasted <= 1:
-      raise errors.InputError("a share in [0, 1] as pasted", self.pasted)
+      message = f"pasted must be a share in [0, 1], not {self.pasted}"
+      raise errors.InputError(message)
 
   @property
   def budget(self) -> loop.Budget:
-    """The minutes or steps."""
+    """Budget of the run in steps or seconds."""
     seconds = None if self.minutes is None else 60 * self.minutes
     return loop.Budget(self.steps, seconds)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainReport:
-  """Result of a training."""
+  """Result of a training run."""
 
   out: str
-  kept: str  # Name in `scores` of the network that was kept.
+  kept: str  # Name in `scores` of the network that was written.
   steps: int
-  photos: int  # Trained on.
-  held_out: int  # Photos that were measured with.
-  scores: dict  # By name: BEFORE, AFTER, and others of the task.
+  photos: int  # Number of training photos.
+  held_out: int  # Number of held-out photos.
+  scores: dict[str, Any]  # By name: BEFORE, AFTER, and others of the task.
   seconds: dict[str, float]  # By phase.
-  failed: tuple = ()  # engine.Failure of each photo that was left out.
-  # Of the task's record.
-  details: dict = dataclasses.field(default_factory=dict)
-  lines: tuple[str, ...] = ()  # Text for people.
+  failed: tuple[engine.Failure, ...] = ()  # Photos that were left out.
+  # More facts for the record, by task.
+  details: dict[str, Any] = dataclasses.field(default_factory=dict)
+  lines: tuple[str, ...] = ()  # Summary to print.
 
   @property
   def exit_status(self) -> int:
-    """Exit status of a program that did this."""
+    """Exit status of the program: 1 if a photo failed, otherwise 0."""
     return 1 if self.failed else 0
 
   def as_dict(self) -> dict:
-    """Return plain values, as in the record."""
+    """Return the values for the record, without `lines`."""
     values = dataclasses.asdict(self)
     details, _ = values.pop("details"), values.pop("lines")
     return values | details
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
-  """A signal, by its `number`, ended the training after a checkpoint."""
+class Stopped(Exception):  # noqa: N818 - not an error
+  """Raised when a signal, `number`, ends training after a checkpoint."""
 
-  def __init__(self, number: int, step: int):
-    super().__init__(f"stopped at step {step}; the same command goes on there")
+  def __init__(self, number: int, step: int) -> None:
+    super().__init__(f"stopped at step {step}; the same command resumes there")
     self.number = number
 
 
 class Task(Protocol):
-  """What `train` trains: one kind of network on given photos."""
+  """A kind of network to train on given photos."""
 
-  last: str  # File in the folder of the unfinished run that is written last.
-  settings: dict  # Plain values that two runs are compared by.
+  last: str  # File of the unfinished run's folder that is written last.
+  settings: dict[str, Any]  # Plain values by which two runs are compared.
 
   def run(self, folder: pathlib.Path, out: str) -> TrainReport:
-    """Train, measure and choose; all that is unfinished lies in `folder`."""
+    """Train, measure and choose, keeping unfinished work in `folder`."""
 
   def write(self, report: TrainReport, folder: pathlib.Path) -> None:
-    """Write the kept network to a folder that does not exist yet."""
+    """Write the kept network to a new folder."""
 
-  def record(self, report: TrainReport) -> dict:
-    """Return the record of the training besides its settings."""
+  def record(self, report: TrainReport) -> dict[str, Any]:
+    """Return the record of the run, except its settings."""
 
   def card(self, report: TrainReport, command: Sequence[str]) -> str:
     """Return the text of the model card."""
@@ -144,36 +150,35 @@ def train(
 ) -> TrainReport:
   """Train a network, and write it with record and card to a new folder.
 
-  What is unfinished lies in `<out>.unfinished`; the same call resumes there.
-
-  Photos are folders, patterns and lists too. With `overwrite` a finished
-  network at `out`, and an unfinished run of other settings, are replaced. The
-  card has the command.
+  Unfinished work lies in `<out>.unfinished`, from which the same call resumes.
+  `photos` may have folders, patterns and lists; `out` must not lie in one of
+  the folders. `overwrite` replaces a finished network at `out`, and an
+  unfinished run of other settings. The card quotes `command`.
 
   Raises:
-    FileNotFoundError: If a photo or the network to begin with is missing.
-    InputError: If the folder is taken, or a photo or a loss is wrong; of a loss
-      that is not finite the last checkpoint stays.
-    Stopped: After SIGINT or SIGTERM while it learnt.
+    FileNotFoundError: If a photo or the network to start from is missing.
+    InputError: If `out` is taken, or if a photo, an option or the loss is not
+      usable; if the loss is not finite the last checkpoint stays.
+    Stopped: After SIGINT or SIGTERM during learning.
   """
   from delf.networks import exporting
 
-  out = pathlib.Path(out)
+  target = pathlib.Path(out)
   for source in filter(os.path.isdir, photos):
-    if out.resolve().is_relative_to(os.path.realpath(source)):
-      raise errors.InputError(
-        "a folder outside those of the photos", f"one inside {source}", out
-      )
-  folder = out.with_name(f"{out.name}{_UNFINISHED}")
+    if target.resolve().is_relative_to(os.path.realpath(source)):
+      message = f"use a folder outside that of the photos, {source}"
+      raise errors.InputError(message, path=target)
+  folder = target.with_name(f"{target.name}{_UNFINISHED}")
   _check_unfinished(folder)
-  if _is_leftover(out, folder, task.last):
+  if _is_leftover(target, folder, task.last):
     shutil.rmtree(folder, ignore_errors=True)
-  _check_finished(out, task.settings, overwrite)
+  _check_finished(target, task.settings, overwrite)
   folder.mkdir(parents=True, exist_ok=True)
   with files.lock_folder(folder):
     _claim(folder, task.settings, overwrite)
-    report = task.run(folder, os.fspath(out))
-    with exporting.destination(out, overwrite) as new:
+    report = task.run(folder, os.fspath(target))
+    with exporting.destination(target, overwrite) as destination:
+      new = pathlib.Path(destination)
       task.write(report, new)
       record = {"settings": task.settings} | task.record(report)
       text = json.dumps(record, indent=2, default=str)
@@ -183,21 +188,23 @@ def train(
   return report
 
 
-def settings(options: TrainOptions, unused: Sequence[str], **more) -> dict:
-  """Return the settings of a run: options that its task uses, and digests."""
+def settings(
+  options: TrainOptions, unused: Sequence[str], **more: str
+) -> dict[str, Any]:
+  """Return the settings of a run: its options but unused ones, and more."""
   values = dataclasses.asdict(options) | more
   return {name: v for name, v in values.items() if name not in unused}
 
 
 def short_digest(data: bytes) -> str:
-  """Return the first digits of a digest, for settings."""
+  """Return the first 12 hex digits of the SHA-256 digest."""
   return hashlib.sha256(data).hexdigest()[:12]
 
 
 def fill_card(
-  template: str, report: TrainReport, command: Sequence[str], **values
+  template: str, report: TrainReport, command: Sequence[str], **values: object
 ) -> str:
-  """Return the text of a model card, given the file name of its template."""
+  """Return the text of a model card; `template` is a file of this package."""
   folder = importlib.resources.files("delf.learning.finetune")
   text = (folder / template).read_text(encoding="utf-8")
   return text.format(
@@ -211,22 +218,22 @@ def fill_card(
 
 
 def describe_versions() -> str:
-  """Return names and versions of packages as one text."""
+  """Return the names and versions of the packages used."""
   return ", ".join(f"{n} {v}" for n, v in report_card.versions().items())
 
 
-def best(scores: dict) -> str:
-  """Return the name of the highest overall score, the first of equal ones."""
+def best(scores: dict[str, Any]) -> str:
+  """Return the name of the highest overall score; the first one wins ties."""
   return max(scores, key=lambda name: scores[name].overall())
 
 
 def learn(
   learner: loop.Learner, budget: loop.Budget, folder: pathlib.Path
-) -> list[dict]:
-  """Learn until the budget is spent, from the checkpoint if there is one.
+) -> list[dict[str, float]]:
+  """Learn until the budget is spent, resuming from an existing checkpoint.
 
-  Returns rows of the learning curve, if the learner measures: step, seconds,
-  spent share, held_out, and means of the metrics since the row before.
+  Return the rows of the learning curve, if the learner measures: step, seconds,
+  spent share, held_out, and means of the metrics since the previous row.
   """
   curve = _Curve(folder / CURVE, budget)
   number = loop.run(
@@ -242,11 +249,12 @@ def learn(
 
 
 class _Curve(loop.Observer):
-  """Keeps the learning curve, in a file too."""
+  """Keeps the learning curve in memory and in a file."""
 
-  def __init__(self, path, budget):
-    self.rows, self._path, self._budget = [], path, budget
-    self._metrics = collections.defaultdict(list)
+  def __init__(self, path: pathlib.Path, budget: loop.Budget):
+    self.rows: list[dict[str, float]] = []
+    self._path, self._budget = path, budget
+    self._metrics: dict[str, list[float]] = collections.defaultdict(list)
 
   def start(self, learner):
     self._learner = learner
@@ -255,7 +263,7 @@ class _Curve(loop.Observer):
       self.rows = [row for row in rows if row["step"] <= learner.step]
     spent = self._budget.share(learner)
     last = self.rows[-1]["spent"] if self.rows else -1
-    # At the start, and where a run was killed before it measured.
+    # At the start, and if a run was killed before it measured.
     due = int(last * _ROWS) < int(spent * _ROWS)
     if due and (metrics := learner.measure()):
       self.on_measure(learner.step, metrics)
@@ -278,19 +286,20 @@ class _Curve(loop.Observer):
 
 
 def _check_unfinished(folder):
-  """Raise InputError for a folder with files that are not of a run."""
+  """Raise InputError if the path is taken by anything but a run."""
   if folder.exists() and not folder.is_dir():
-    raise errors.InputError("a folder for what is unfinished", "a file", folder)
+    message = "a file is in the place of the folder for unfinished work"
+    raise errors.InputError(message, path=folder)
   if not folder.exists() or (folder / _SETTINGS).exists():
     return
-  # Hidden files are of a run that ended at once.
+  # Hidden files are left by a run that ended at once.
   if any(not path.name.startswith(".") for path in folder.iterdir()):
-    expected = "a folder of an unfinished training, or none"
-    raise errors.InputError(expected, "one with other things in it", folder)
+    message = "the folder for unfinished work holds other things"
+    raise errors.InputError(message, path=folder)
 
 
 def _is_leftover(out, folder, last):
-  """Tell whether a run ended between its model and its own removal."""
+  """Return whether a run was killed after it wrote its model."""
   settings, record = map(manifest.read, (folder / _SETTINGS, out / RECORD))
   if settings is None or record is None or not (folder / last).exists():
     return False
@@ -298,37 +307,46 @@ def _is_leftover(out, folder, last):
 
 
 def _check_finished(out, settings, overwrite):
-  """Raise InputError if `out` is taken; it names how the training differs."""
+  """Raise InputError if `out` is taken, with the differing settings."""
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return
   if not out.is_dir():
-    raise errors.InputError("a folder", "a file", out)
+    raise errors.InputError("not a folder but a file", path=out)
   record = manifest.read(out / RECORD)
   if record is None:
-    raise errors.InputError("a new folder", "one with other things in it", out)
+    raise errors.InputError(
+      "the folder holds other things; use a new one", path=out
+    )
   if not overwrite:
     difference = manifest.difference(record.get("settings", {}), settings)
-    received = f"a finished model {difference or 'of the same settings'}"
-    raise errors.InputError("a new folder, or --overwrite", received, out)
+    raise errors.InputError(
+      f"there is a finished model {difference or 'of the same settings'}; use "
+      "a new folder, or --overwrite",
+      path=out,
+    )
 
 
 def _claim(folder, settings, overwrite):
-  """Write the settings of a run, or compare them with those of the run before.
+  """Write the settings of a run, or compare them with those of an earlier one.
 
-  Before the first checkpoint nothing but the reading of photos is lost, so that
-  a run of other settings is replaced.
+  A run of other settings without a checkpoint is replaced: only the reading of
+  photos is lost.
   """
   difference = manifest.difference(
     manifest.read(folder / _SETTINGS) or settings, settings
   )
   if difference and not overwrite and (folder / CHECKPOINT).exists():
-    same = "the same photos and settings (or --overwrite)"
-    expected = f"an unfinished training of {same}"
-    raise errors.InputError(expected, f"one {difference}", folder)
+    raise errors.InputError(
+      f"the unfinished training is one {difference}; use the same photos and "
+      "settings, or --overwrite",
+      path=folder,
+    )
   if difference:
     for old in folder.iterdir():
       if old.is_dir():
         shutil.rmtree(old)
-      elif old.name != ".lock":  # Of `files.lock_folder`, on some systems.
+      elif (
+        old.name != ".lock"
+      ):  # Written by `files.lock_folder` on some systems.
         old.unlink()
   manifest.write(folder / _SETTINGS, settings)

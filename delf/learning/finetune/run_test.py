@@ -127,9 +127,9 @@ def test_time_is_a_budget_too(tmp_path):
 
 def test_errors_of_batches_are_raised(tmp_path):
   def draw(step):
-    raise errors.InputError("a batch", "none")
+    raise errors.InputError("no batch is left")
 
-  with pytest.raises(errors.InputError, match="a batch"):
+  with pytest.raises(errors.InputError, match="no batch is left"):
     _learn(_learner(tmp_path, draw=draw), steps=3)
 
 
