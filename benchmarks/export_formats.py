@@ -70,7 +70,7 @@ def _photos(options):
     if options.photos:
       paths = files.find_images(options.photos)
     else:
-      paths = samples.write_photos(folder)
+      paths = samples.sample_photos(folder)
     paths = list(paths)[: options.most]
     return [np.array(utils.RgbLoader(os.fspath(path))) for path in paths]
 

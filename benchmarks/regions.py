@@ -82,7 +82,7 @@ def _put_photos(args, folder, scratch):
     for path in chosen:
       shutil.copy(path, folder)
     return len(chosen)
-  originals = samples.write_photos(scratch / "originals")
+  originals = samples.sample_photos(scratch / "originals")
   for number in range(args.number):
     with PIL.Image.open(originals[number % len(originals)]) as photo:
       # Each of another size, as photos of a collection are.

@@ -78,7 +78,7 @@ def run_demo(
   # Nothing is written for a model that does not exist.
   config = zoo.choose(model)
   zoo.resolve(config.model_path)
-  photos = samples.write_photos(folder / "photos")
+  photos = samples.sample_photos(folder / "photos")
   out = folder / "features"
   report = extract.extract_to_files(
     photos, config, out, resume=False, strict=True, device=device

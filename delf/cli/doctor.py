@@ -200,7 +200,7 @@ def check_matching() -> tuple[str, dict]:
   config.use_global_features = False
   extract = extractor.make_extractor(config).extract
   with tempfile.TemporaryDirectory() as folder:
-    paths = samples.write_photos(folder)
+    paths = samples.sample_photos(folder)
     left, right, other = (
       extract(utils.RgbLoader(str(path))).local for path in paths
     )

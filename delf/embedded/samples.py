@@ -67,7 +67,7 @@ class SampleLandmarks(typing.NamedTuple):
   list_path: pathlib.Path  # Names two photos of one landmark, one a line.
 
 
-def write_photos(folder: str | os.PathLike) -> SamplePhotos:
+def sample_photos(folder: str | os.PathLike) -> SamplePhotos:
   """Write the sample photos as JPEG files; the folder is made if missing."""
   from skimage import data
 
@@ -86,7 +86,7 @@ def write_dataset(folder: str | os.PathLike) -> SampleDataset:
 
   folder = pathlib.Path(folder)
   images = folder / "sample_images"
-  left, right, coffee = write_photos(images)
+  left, right, coffee = sample_photos(images)
   with Image.open(right) as photo:
     index = {
       "motorcycle_small": _scaled(photo, 0.5),

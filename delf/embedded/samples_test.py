@@ -14,7 +14,7 @@ def test_photos_are_written_without_a_download(tmp_path, monkeypatch):
 
   # What scikit-image downloads comes by pooch, which asks urllib3 or urllib.
   monkeypatch.setattr("socket.socket.connect", refuse)
-  photos = samples.write_photos(tmp_path / "new")
+  photos = samples.sample_photos(tmp_path / "new")
   assert [path.name for path in photos] == [
     "motorcycle_left.jpg",
     "motorcycle_right.jpg",
@@ -29,7 +29,7 @@ def test_photos_are_written_without_a_download(tmp_path, monkeypatch):
 
 
 def test_photos_are_those_of_scikit_image(tmp_path):
-  photos = samples.write_photos(tmp_path)
+  photos = samples.sample_photos(tmp_path)
   left, right, _ = data.stereo_motorcycle()
   for path, pixels in zip(photos, [left, right, data.coffee()], strict=True):
     with Image.open(path) as image:

@@ -29,6 +29,9 @@ class EvaluateReport:
   protocol: str  # Shown on pages: "medium", or "all".
   # Index images whose features could not be used.
   failed: tuple[engine.Failure, ...]
+  # Of an index with regions: the report of whole images alone.
+  without_regions: "EvaluateReport | None" = None
+  problems: tuple[str, ...] = ()  # Photos that the page of results lacks.
 
 
 def read_truth(

@@ -131,6 +131,7 @@ class DetectReport(engine.ImageReport):
   """Result of a detection, with the number of boxes found."""
 
   boxes: int = 0
+  photos: tuple = ()  # Of `delf.detect`: PhotoBoxes of each photo.
 
   _verb: typing.ClassVar[str] = "searched for boxes"
 

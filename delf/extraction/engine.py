@@ -105,6 +105,7 @@ class Job:
   size: int | None = None  # Bytes of the file; None if remote or missing.
   crop: Crop | None = None
   label: str = ""  # Which part it is, for messages, such as "region 1".
+  photo: typing.Any = None  # The image itself, in place of the file.
 
 
 def region_name(image: str, number: int) -> str:
@@ -350,7 +351,8 @@ def decode_ahead(
 def _decode(job, load):
   # Whatever a decoder raises about one image is about that image alone.
   try:
-    return cut(job, load(job.path))
+    photo = getattr(job, "photo", None)
+    return cut(job, load(job.path if photo is None else photo))
   except Exception as error:
     return Decoded(job, error=error)
 

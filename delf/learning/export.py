@@ -180,7 +180,7 @@ def export(
       from delf.embedded import samples
 
       (folder / "samples").mkdir()
-      photos = list(samples.write_photos(folder / "samples"))
+      photos = list(samples.sample_photos(folder / "samples"))
     if options.format == SAVED_MODEL:
       made = _export_saved_model(source, out, options, photos)
     else:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from delf.api import info
 from delf.base import errors
-from delf.cli import info
 from delf.formats import network_files
 from delf.inference import extractor, single_file, zoo
 from delf.learning import export
@@ -215,7 +215,7 @@ def test_what_is_there_is_replaced_only_if_asked(models, photo, onnx, tmp_path):
 
 
 def test_info_says_what_a_file_is(onnx):
-  found = info.describe(onnx[0])
+  found = info.info(onnx[0])
   assert found["kind"] == "network (onnx)"
   assert found["form"] == "local_and_global" and found["local_size"] == 12
   assert found["has_configuration"]

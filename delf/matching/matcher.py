@@ -4,20 +4,18 @@ Descriptors of two images that are nearest are putative matches; those that
 agree with one map between the images are inliers, whose number is the score.
 """
 
-import contextlib
 import dataclasses
 import numbers
 import os
-import time
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from delf.base import arrays, errors
-from delf.extraction import extract
 from delf.formats import features
+from delf.inference import photo
 from delf.matching import geometry
-from delf.python import utils
 
 # Fewest inliers of a match, however small the chance of fewer.
 MIN_INLIERS = 10
@@ -36,8 +34,6 @@ _BLOCK = 4_000_000
 # Grey of a side whose image is not given, and its least and largest size.
 _SHADE = 232
 _LEAST_GROUND, _LARGEST_GROUND = (240, 320), 8192
-
-_Image = str | os.PathLike | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +62,24 @@ class MatchOptions:
     for name in ("max_distance", "ratio"):
       value = getattr(self, name)
       if value is not None and not _is_over_0(value):
-        raise errors.InputError(f"{name} over 0", repr(value))
+        raise errors.InputError(f"{name} must be over 0, not {value!r}")
     if self.estimator not in geometry.ESTIMATORS:
       raise errors.InputError(
-        f"an estimator of {', '.join(geometry.ESTIMATORS)}",
-        repr(self.estimator),
+        f"estimator must be one of {', '.join(geometry.ESTIMATORS)}, not"
+        f" {self.estimator!r}"
       )
     value = self.residual_threshold
     if value is not None and not (_is_over_0(value) and value < np.inf):
-      raise errors.InputError("a residual_threshold over 0 pixels", repr(value))
+      raise errors.InputError(
+        f"residual_threshold must be over 0 pixels, not {value!r}"
+      )
     if not isinstance(self.seed, numbers.Integral):
-      raise errors.InputError("a whole number as seed", repr(self.seed))
+      raise errors.InputError(f"seed must be a whole number, not {self.seed!r}")
     value = self.min_inliers
     is_whole = isinstance(value, numbers.Integral)
     if value is not None and not (is_whole and value > 0):
       raise errors.InputError(
-        "a whole number over 0 as min_inliers", repr(value)
+        f"min_inliers must be a whole number over 0, not {value!r}"
       )
 
   @classmethod
@@ -112,7 +110,7 @@ class MatchOptions:
     return float(self.residual_threshold)
 
   def describe(self) -> list[str]:
-    """Return what the inliers depend on, a label and value a line."""
+    """Return the options that inliers depend on, a label and value each."""
     limits = (("distance", self.max_distance), ("ratio", self.ratio))
     return [
       *(f"{name} {float(limit)!r}" for name, limit in limits if limit),
@@ -134,21 +132,42 @@ DETECT_TO_RETRIEVE = MatchOptions.one_way(0.9, 10.0)
 DELG = MatchOptions.one_way(1.0, 20.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Match:
-  """What agrees between two images.
+_Sides = tuple[features.ImageFeatures, features.ImageFeatures]
 
-  Rows of `putative` and `inliers` are indices into features 1 and 2. The model
-  leads from image 1 to image 2 in (x, y) pixels.
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Match(arrays.Record):
+  """Result of matching two images.
+
+  Rows of `putative` and `inliers` are indices into the local features of image
+  1 and image 2. The model maps (x, y) pixels of image 1 to image 2.
+
+  Example:
+    >>> import delf
+    >>> photos = delf.sample_photos("sample_photos")
+    >>> match = delf.match(photos[0], photos[1])
+    >>> match.is_match
+    True
+    >>> match.locations.shape == (match.score, 2, 2)
+    True
   """
 
   putative: np.ndarray  # [P, 2] int32, matches by descriptor.
   inliers: np.ndarray  # [M, 2] int32, those that agree with the model.
   model: np.ndarray | None  # [2, 3] (affine) or [3, 3] float64.
-  residuals: np.ndarray  # [M] float32, pixels that each inlier is off.
+  residuals: np.ndarray  # [M] float32, distance of each inlier in pixels.
   distances: np.ndarray  # [M] float32, Euclidean, of descriptors of inliers.
   residual_threshold: float  # Pixels.
   min_inliers: int  # Least score of images that match.
+  estimator: str = geometry.AFFINE  # Kind of the model.
+  # Of both images, where they are known; a picture needs them.
+  features: _Sides | None = dataclasses.field(default=None, compare=False)
+  # Time of "read", "load model", "extract", "match" and "draw", where done.
+  seconds: dict[str, float] = dataclasses.field(
+    default_factory=dict, compare=False
+  )
+  picture: str | None = dataclasses.field(default=None, compare=False)
+  device: str = dataclasses.field(default="", compare=False)
 
   @property
   def score(self) -> int:
@@ -162,8 +181,86 @@ class Match:
 
   @property
   def strengths(self) -> np.ndarray:
-    """[M] float32 in [0, 1]: 1 for an inlier on the spot, 0 at the limit."""
+    """[M] float32 in [0, 1]: 1 for a residual of 0, 0 at the threshold."""
     return 1 - self.residuals / np.float32(self.residual_threshold)
+
+  @property
+  def locations(self) -> np.ndarray:
+    """[M, 2, 2] float, (y, x) pixels of each inlier in image 1 and image 2."""
+    both = [
+      local.locations[rows]
+      for local, rows in zip(self._local, self.inliers.T, strict=True)
+    ]
+    return np.stack(both, axis=1)
+
+  @property
+  def paths(self) -> tuple[str | None, str | None]:
+    """Path of each image, None where it is not known."""
+    if self.features is None:
+      return None, None
+    return self.features[0].path, self.features[1].path
+
+  def draw(
+    self,
+    path: str | os.PathLike,
+    images: Sequence[np.ndarray | None] = (None, None),
+  ) -> str:
+    """Draw both photos with lines between inliers, and return the path.
+
+    The extension decides the format. Pixels [H, W, 3] may be given; photos are
+    read again where they are None, and plain where they are not known.
+    """
+    from delf.pictures import figures
+
+    figures.draw_matches(path, *self._images(images), *self._local, self)
+    return os.fspath(path)
+
+  def to_dict(self) -> dict[str, Any]:
+    """Return the match as `delf match --json` prints it."""
+    return {
+      "images": list(self.paths),
+      "score": self.score,
+      "is_match": self.is_match,
+      "min_inliers": self.min_inliers,
+      "features": [len(each) for each in self._local],
+      "putative": len(self.putative),
+      "estimator": self.estimator,
+      "residual_threshold": self.residual_threshold,
+      "model": None if self.model is None else self.model.tolist(),
+      "inliers": self.inliers.tolist(),
+      "picture": self.picture and os.path.abspath(self.picture),
+      "device": self.device,
+      "seconds": self.seconds,
+    }
+
+  def __repr__(self) -> str:
+    verdict = "a match" if self.is_match else "no match"
+    return (
+      f"<Match of {self.paths[0]} and {self.paths[1]}: {self.score} inliers,"
+      f" {self.min_inliers} make a match: {verdict}>"
+    )
+
+  def _repr_jpeg_(self):
+    """Return the picture that a notebook shows."""
+    from delf.pictures import figures
+
+    if self.features is None:
+      return None
+    return figures.matches_jpeg(*self._images(), *self._local, self)
+
+  @property
+  def _local(self):
+    if self.features is None:
+      raise errors.InputError("this match was made without features of images")
+    return tuple(each.local for each in self.features)
+
+  def _images(self, images=(None, None)):
+    chosen = []
+    for pixels, side in zip(images, self.features, strict=True):
+      pixels = photo.pixels_of(side) if pixels is None else pixels
+      ground = _plain_ground(side.local.locations) if pixels is None else pixels
+      chosen.append(ground)
+    return chosen
 
 
 def match(
@@ -243,8 +340,8 @@ def prepare(
     return PreparedFeatures(np.zeros([0, 2]), prepared)
   if locations.shape != (len(prepared), 2):
     raise errors.InputError(
-      f"locations of shape [{len(prepared)}, 2] of {label}",
-      f"shape {list(locations.shape)}",
+      f"locations of {label} have shape {list(locations.shape)}, its"
+      f" descriptors need [{len(prepared)}, 2]"
     )
   arrays.check_finite(locations, f"locations of {label}")
   return PreparedFeatures(locations[:, ::-1], prepared)
@@ -301,6 +398,7 @@ def match_prepared(
     residuals=estimate.residuals[estimate.inliers],
     distances=putatives.distances[estimate.inliers],
     residual_threshold=options.pixels,
+    estimator=options.estimator,
     min_inliers=options.min_inliers
     or geometry.needed_inliers(
       points_1,
@@ -356,8 +454,8 @@ def nearest(
   dimensions = first.array.shape[1], second.array.shape[1]
   if dimensions[0] != dimensions[1]:
     raise errors.InputError(
-      f"descriptors of one dimension ({dimensions[0]} as in image 1)",
-      f"{dimensions[1]} in image 2",
+      f"descriptors have {dimensions[0]} values in image 1 and"
+      f" {dimensions[1]} in image 2: extract both with one model"
     )
   best, runner_up, keep = _search(
     first.array, second, mutual, ratio is not None and len(second) > 1
@@ -408,132 +506,6 @@ def _search(first, second, mutual, with_second):
 def _distances(first, second, indices):
   difference = first - second[indices]
   return np.sqrt(np.einsum("ij,ij->i", difference, difference))
-
-
-@dataclasses.dataclass(frozen=True)
-class MatchResult:
-  """Result of matching two images."""
-
-  match: Match
-  features: tuple[features.LocalFeatures, features.LocalFeatures]
-  # Seconds of "read", "load model", "extract", "match", "draw", if done.
-  timings: dict[str, float]
-  picture: str | None = None
-  device: str = ""  # That extracted.
-
-
-def match_images(
-  image_1: _Image,
-  image_2: _Image,
-  config: typing.Any = None,
-  *,
-  output: str | os.PathLike | None = None,
-  options: MatchOptions | None = None,
-  device: str | None = None,
-  apply_rotation: bool = False,
-  extractor: typing.Any = None,
-) -> MatchResult:
-  """Extract the local features of two images and match them.
-
-  Args:
-    image_1: Path, or [H, W, 3] uint8, as image 2.
-    config: DelfConfig, or name of a known model, or None for the embedded one.
-      Of a configuration local features alone are computed.
-    output: Path of the picture, whose extension decides the format.
-    extractor: Replaces one made from the configuration, so that many pairs
-      share it.
-  """
-  _check_output(output)
-  timings = {}
-  with _timed(timings, "read"):
-    images = [_load(each, apply_rotation) for each in (image_1, image_2)]
-  if extractor is None:
-    with _timed(timings, "load model"):
-      extractor = _make_extractor(config, device)
-  with _timed(timings, "extract"):
-    both = [extractor.extract(image).local for image in images]
-  if any(each is None for each in both):
-    raise errors.InputError("an extractor of local features", "none of them")
-  device = getattr(extractor, "device", None) or ""
-  return _match(both, images, output, options, timings, device)
-
-
-def match_feature_files(
-  features_1: str | os.PathLike,
-  features_2: str | os.PathLike,
-  images: tuple[_Image, _Image] | None = None,
-  *,
-  output: str | os.PathLike | None = None,
-  options: MatchOptions | None = None,
-  apply_rotation: bool = False,
-) -> MatchResult:
-  """Match two files of local features; see `match_images`.
-
-  Without their images the picture is drawn on plain grounds.
-  """
-  _check_output(output)
-  timings = {}
-  with _timed(timings, "read"):
-    both = [extract.read_local(path) for path in (features_1, features_2)]
-    if output is not None and images is not None:
-      images = [_load(each, apply_rotation) for each in images]
-  return _match(both, images, output, options, timings, "")
-
-
-def _match(both, images, output, options, timings, device):
-  with _timed(timings, "match"):
-    found = match(*both, options)
-  if output is not None:
-    from delf.pictures import figures
-
-    with _timed(timings, "draw"):
-      images = images or [_plain_ground(each.locations) for each in both]
-      figures.draw_matches(output, *images, *both, found)
-    output = os.fspath(output)
-  return MatchResult(found, tuple(both), timings, output, device)
-
-
-@contextlib.contextmanager
-def _timed(timings, step):
-  start = time.perf_counter()
-  yield
-  timings[step] = time.perf_counter() - start
-
-
-def _check_output(output):
-  """Refuses a picture that cannot be written before any work is done."""
-  if output is not None:
-    from delf.pictures import figures
-
-    figures.check_path(output)
-
-
-def _load(image, apply_rotation):
-  if isinstance(image, (str, os.PathLike)):
-    return np.asarray(utils.RgbLoader(image, apply_rotation=apply_rotation))
-  return np.asarray(image)
-
-
-def _make_extractor(config, device):
-  """Returns an extractor of local features alone."""
-  from delf.inference import zoo
-  from delf.protos import delf_config_pb2
-
-  if config is None or isinstance(config, (str, os.PathLike)):
-    config = zoo.choose(config)
-  if not config.use_local_features:
-    raise errors.InputError(
-      "a model or configuration with local features, which matching needs",
-      "use_local_features: false",
-      config.model_path or None,
-    )
-  # TensorFlow is loaded here, once all else is in order.
-  from delf.inference import extractor
-
-  local_only = delf_config_pb2.DelfConfig()
-  local_only.CopyFrom(config)
-  local_only.use_global_features = False
-  return extractor.make_extractor(local_only, device=device)
 
 
 def _plain_ground(locations):

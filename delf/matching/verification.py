@@ -53,21 +53,30 @@ class VerifyReport:
 
   pairs: np.ndarray  # [P, 2] int64, (query, index image), sorted, each once.
   inliers: np.ndarray  # [P] int32; 0 for pairs that failed.
+  needed: np.ndarray  # [P] int32, least number of inliers of a match.
   failed: tuple[engine.Failure, ...]  # Feature files, those of queries first.
   resumed: int  # Number of pairs that were in the record.
   seconds: float
 
   def look_up(self, queries: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Return [M] int32 of M pairs; KeyError if one was not verified."""
-    wanted = np.stack([queries, images], axis=1).astype(np.int64)
-    if not len(wanted):
-      return np.zeros([0], np.int32)
-    width = max(self.pairs.max(initial=0), wanted.max()) + 1
-    known, wanted = self.pairs @ [width, 1], wanted @ [width, 1]
-    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    if not len(known) or (known[places] != wanted).any():
+    """Return the inliers of M pairs, [M] int32; KeyError if one is missing."""
+    return self.inliers[self._rows(queries, images)]
+
+  def is_match(self, queries: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return whether M pairs match, [M] bool; KeyError if one is missing."""
+    rows = self._rows(queries, images)
+    return self.inliers[rows] >= np.maximum(self.needed[rows], 1)
+
+  def _rows(self, queries, images):
+    pairs = np.stack([queries, images], axis=1).astype(np.int64)
+    if not len(pairs):
+      return np.zeros([0], np.int64)
+    width = max(self.pairs.max(initial=0), pairs.max()) + 1
+    known, pairs = self.pairs @ [width, 1], pairs @ [width, 1]
+    rows = np.minimum(np.searchsorted(known, pairs), len(known) - 1)
+    if not len(known) or (known[rows] != pairs).any():
       raise KeyError("a pair that was not verified")
-    return self.inliers[places]
+    return rows
 
   def summary(self) -> str:
     """Return one line for people."""
@@ -110,9 +119,10 @@ def verify_pairs(
   )
   both = [(queries[query], index[image]) for query, image in pairs.tolist()]
   record = _Record(folder, options)
-  known = [record.inliers.get((query.key, image.key)) for query, image in both]
-  inliers = np.array([number or 0 for number in known], np.int32)
-  todo = np.flatnonzero([number is None for number in known])
+  known = [record.results.get((query.key, image.key)) for query, image in both]
+  # Rows of (inliers, needed inliers).
+  counts = np.array([each or (0, 0) for each in known], np.int32).reshape(-1, 2)
+  todo = np.flatnonzero([each is None for each in known])
   workers = _number_of_workers(workers, len(todo))
   most_bytes = max(1, cache_bytes // workers)
   # Image by image, so that each file of the index is read once, for as many
@@ -131,22 +141,30 @@ def verify_pairs(
     with contextlib.closing(_run(work, workers, arguments)) as done:
       for number, result in done:
         chunk = list(zip(chunks[number], result, strict=True))
-        good = [(both[place], n) for place, n in chunk if isinstance(n, int)]
-        record.add({(one.key, other.key): n for (one, other), n in good})
+        record.add(
+          {
+            tuple(file.key for file in both[place]): each
+            for place, each in chunk
+            if isinstance(each[0], int)
+          }
+        )
         yield from chunk
 
   with contextlib.closing(record), contextlib.closing(results()) as steps:
     steps = progress.track(steps, "verifying", total=len(todo)) if todo else ()
     for place, result in steps:
-      if isinstance(result, int):
-        inliers[place] = result
+      if isinstance(result[0], int):
+        counts[place] = result
       else:
         reason, side = result
         file = both[place][side]
         failed.setdefault((side, pairs[place, side]), (file.path, reason))
   return VerifyReport(
     pairs=pairs,
-    inliers=inliers,
+    inliers=counts[:, 0],
+    needed=counts[:, 1]
+    if options.min_inliers is None
+    else np.full(len(pairs), options.min_inliers, np.int32),
     failed=tuple(engine.Failure(*failed[key]) for key in sorted(failed)),
     resumed=len(pairs) - len(todo),
     seconds=time.perf_counter() - start,
@@ -172,39 +190,44 @@ def _number_of_workers(workers, pairs):
   if workers is None:
     return max(1, min(concurrency.core_count(), pairs // _WORTH_A_PROCESS))
   if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-    raise errors.InputError("a number of processes over 0", repr(workers))
+    raise errors.InputError(
+      f"workers must be a number of processes over 0, not {workers!r}"
+    )
   return workers
 
 
 # A line per pair: version and settings, name, size in bytes and time of the
-# query's and of the image's feature file, number of inliers.
+# query's and of the image's feature file, number of inliers, and how many make
+# a match.
 RECORD = "verified_pairs.jsonl"
 
 
 class _Record:
   """The verified pairs, of one version and settings, of one output folder.
 
-  Inliers are by (key of the query's file, of the image's). Without a folder
-  there are none, and none are kept.
+  Results are (inliers, needed inliers) by (key of the query's file, key of the
+  image's). Without a folder nothing is read or written.
   """
 
   def __init__(self, folder, options):
     self._journal = folder and manifest.Journal(pathlib.Path(folder) / RECORD)
     self._settings = f"delf {delf.__version__} {' '.join(options.describe())}"
-    self.inliers = {}
+    self.results: dict[tuple, tuple[int, int]] = {}
     if self._journal:
       self._journal.read(self._keep)
 
   def _keep(self, entry):
-    settings, query, image, number = entry
-    is_number = isinstance(number, int) and 0 <= number < 2**31
-    if settings == self._settings and is_number:
-      self.inliers[tuple(query), tuple(image)] = number
+    settings, query, image, *result = entry
+    is_valid = len(result) == 2 and all(
+      isinstance(number, int) and 0 <= number < 2**31 for number in result
+    )
+    if settings == self._settings and is_valid:
+      self.results[tuple(query), tuple(image)] = tuple(result)
 
-  def add(self, inliers):
-    if self._journal and inliers:
+  def add(self, results):
+    if self._journal and results:
       self._journal.add(
-        *([self._settings, *pair, int(n)] for pair, n in inliers.items())
+        *([self._settings, *pair, *each] for pair, each in results.items())
       )
 
   def close(self):
@@ -259,19 +282,19 @@ class Verifier:
     in_memory: Mapping[str, features.LocalFeatures] | None = None,
   ):
     """Create it for so many bytes of features."""
-    # Only inliers are counted: how many chance explains need not be known.
-    self._options = dataclasses.replace(options, min_inliers=1)
+    # The record is of any number of inliers that the caller asks for.
+    self._options = dataclasses.replace(options, min_inliers=None)
     # Pairs come image by image, so that a few of the index are enough.
     self.queries = FeatureCache(3 * most_bytes // 4, in_memory)
     self.index = FeatureCache(most_bytes // 4, in_memory)
 
   def __call__(
     self, pairs: list[tuple[str, str]]
-  ) -> list[int | tuple[str, int]]:
-    """Return the inliers of pairs of paths, of a query and an index image.
+  ) -> list[tuple[int, int] | tuple[str, int]]:
+    """Verify pairs of paths, of a query's and an index image's features.
 
-    Where there are none it is (one line that says why, 0 for the query's file
-    or 1 for the index image's).
+    Returns for each (inliers, needed inliers), or where a file cannot be used
+    (reason in one line, 0 for the query's file or 1 for the index image's).
     """
     return [self._verify(*pair) for pair in pairs]
 
@@ -281,7 +304,8 @@ class Verifier:
       if isinstance(prepared, str):
         return prepared, side
     try:
-      return matcher.match_prepared(*both, self._options, backward=True).score
+      match = matcher.match_prepared(*both, self._options, backward=True)
+      return match.score, match.min_inliers
     except errors.InputError as error:
       return errors.one_line(error), 1
 

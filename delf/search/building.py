@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -47,6 +48,7 @@ class BuildOptions:
   device: str | None = None
   apply_rotation: bool = False  # As the EXIF orientation says.
   one_core_each: bool = False  # Of the extraction of regions.
+  extractor: Any = None  # In place of one made from the configuration.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +134,7 @@ def build_photos(
     }
     if has_regions is None:
       extraction = extract.extract_to_files(
-        images, config, wanted.features, **how
+        images, config, wanted.features, extractor=options.extractor, **how
       )
     else:
       extraction = regions.extract_regions(
@@ -350,7 +352,7 @@ def _add_photos(wanted, names, images):
       )
     new[name] = path
   if photos | new != photos:
-    wanted.write_photos(photos | new)
+    wanted.sample_photos(photos | new)
   return names
 
 
@@ -496,7 +498,7 @@ def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
     names = set().union(*(theirs.index.names for theirs in others))
     if os.path.realpath(opened.features) != os.path.realpath(other.features):
       _copy_features(opened, other, sorted(names))
-    opened.write_photos(opened.photos() | other.photos())
+    opened.sample_photos(opened.photos() | other.photos())
     for part, theirs in pairs:
       part.merge(theirs)
       part.save()

@@ -343,7 +343,7 @@ def test_names_that_are_no_text(features, tmp_path):
   _build(features, tmp_path / "index")
   found = collection.open_folder(tmp_path / "index")
   photos = {"bad\udcff": "/photos/bad\udcff.jpg", "\u00e4": "/photos/\u00e4"}
-  found.write_photos(photos)
+  found.sample_photos(photos)
   assert found.photos() == photos
 
 

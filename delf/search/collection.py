@@ -179,7 +179,7 @@ class Collection:
     path = self.folder / PHOTOS
     return _read_json(path, "photos by name") if path.exists() else {}
 
-  def write_photos(self, photos: dict[str, str]) -> None:
+  def sample_photos(self, photos: dict[str, str]) -> None:
     """Write the paths of photos by name."""
     _write_json(self.folder / PHOTOS, photos)
 
@@ -252,6 +252,19 @@ def open_folder(folder: str | os.PathLike) -> Collection:
     raise errors.InputError(
       "a collection's settings", f"{sorted(record)}", path
     ) from None
+
+
+def stamp(opened: Collection) -> tuple:
+  """Return a value that changes when the collection does."""
+  stamps: list = []
+  for name in (RECORD, f"{GLOBAL}.index", f"{WORDS}.index"):
+    try:
+      status = os.stat(opened.folder / name)
+    except FileNotFoundError:
+      stamps.append(None)
+    else:
+      stamps.append((status.st_ino, status.st_size, status.st_mtime_ns))
+  return tuple(stamps)
 
 
 class Part:

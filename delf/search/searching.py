@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from delf.extraction import engine, extract
 from delf.formats import features, wire
 from delf.indexes import ranking
 from delf.matching import matcher, verification
+from delf.protos import delf_config_pb2
 from delf.search import collection
 
 # The parts of the index that each method needs, the first of them for names.
@@ -59,8 +61,9 @@ class Query:
     if self.extracted is None:
       return collection.read_features(self.path(extension))
     if extension == files.DELG_GLOBAL:
-      return self.extracted.global_descriptor
-    return self.extracted.local
+      descriptor = self.extracted.global_descriptor
+      return np.zeros([0], np.float32) if descriptor is None else descriptor
+    return self.extracted.local or features.LocalFeatures.empty()
 
 
 def find_photos(sources: Sequence[str], box: Box | None = None) -> list[Query]:
@@ -74,11 +77,26 @@ def find_photos(sources: Sequence[str], box: Box | None = None) -> list[Query]:
   return found
 
 
+def query_config(opened: collection.Collection) -> delf_config_pb2.DelfConfig:
+  """Return the configuration that queries are extracted with."""
+  settings, config = opened.settings, opened.delf_config()
+  if config is None:
+    raise errors.InputError(
+      "this index of feature files does not say which model made them: search"
+      " with feature files, or index them again with --model or --config",
+      path=opened.folder,
+    )
+  config.use_global_features = settings.has_global
+  config.use_local_features = bool(settings.local_extension)
+  return config
+
+
 def extract_queries(
   opened: collection.Collection,
   photos: Sequence[Query],
-  say: Callable[[str], None],
+  say: Callable[[str], object],
   device: str | None = None,
+  extractor: Any = None,
 ) -> tuple[list[Query], engine.ImageReport]:
   """Extract the features of photos as those of the collection were.
 
@@ -88,22 +106,13 @@ def extract_queries(
   photos are extracted at the scale that they have in the whole (DELG). Photos
   that fail, of which `say` is told, have no query.
   """
-  settings, config = opened.settings, opened.delf_config()
-  if config is None:
-    raise errors.InputError(
-      "features of the queries, or an index that was made with --model or"
-      " --config",
-      "photos, and an index of feature files",
-      opened.folder,
-    )
-  config.use_global_features = settings.has_global
-  config.use_local_features = bool(settings.local_extension)
+  settings, config = opened.settings, query_config(opened)
   keys = [_key(query.photo, query.box) for query in photos]
   extracted = {}
 
   def keep(key, found):
     if len(extracted) < _KEPT:
-      extracted[key] = _as_stored(found)
+      extracted[key] = as_stored(found)
 
   folder = opened.make_queries()
   # Two runs may ask with one photo.
@@ -116,6 +125,7 @@ def extract_queries(
       names=keys,
       crops=[q.box and engine.Crop(q.box, scale_limits=True) for q in photos],
       device=device,
+      extractor=extractor,
       apply_rotation=settings.apply_rotation,
       local_extension=settings.local_extension or files.DELF,
       on_written=keep,
@@ -132,8 +142,8 @@ def extract_queries(
   ], extraction
 
 
-def _as_stored(found):
-  """Returns features bit by bit as they would be read from their files."""
+def as_stored(found: features.ImageFeatures) -> features.ImageFeatures:
+  """Return features as they would be read from their files, to the bit."""
   local, descriptor = found.local, found.global_descriptor
   if local is not None and not len(local):
     local = features.LocalFeatures.empty()
@@ -181,17 +191,32 @@ class SearchOptions:
   only_whole: bool = False  # Whether regions are left out.
   workers: int | None = None  # Processes that match; None: one per core.
   verify: matcher.MatchOptions = matcher.DELG
+  record: bool = True  # Whether verified pairs are kept with the index.
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-  """One result of a query."""
+  """One image that a search returned.
 
-  name: str
-  score: float  # Of the first stage; larger is better.
-  inliers: int | None = None  # None where it was not matched.
-  # The region most like the query; None: all of it.
+  Example:
+    >>> import delf
+    >>> hit = delf.Hit("church", 0.91, inliers=60, is_match=True)
+    >>> hit.name, hit.inliers
+    ('church', 60)
+  """
+
+  name: str  # In the index.
+  score: float  # Similarity, before verification; larger is better.
+  inliers: int | None = None  # None where it was not verified.
+  # Region of the image that is most like the query; None for all of it.
   box: Box | None = None
+  path: str | None = None  # Of the photo; None where it is not known.
+  # Whether there are more inliers than by chance; None if not verified.
+  is_match: bool | None = None
+
+  def to_dict(self) -> dict[str, Any]:
+    """Return the fields by name."""
+    return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,12 +228,16 @@ class SearchResult:
   # [Q, k] over `names`; after verification in the order of inliers, the scores
   # those of the first stage.
   ranking: ranking.Ranking
-  inliers: np.ndarray | None  # [Q, k] int32; -1 where not matched.
+  inliers: np.ndarray | None  # [Q, k] int32; -1 where not verified.
   method: str  # "global", "words" or "fusion".
   verify: matcher.MatchOptions
   failed: tuple[engine.Failure, ...] = ()  # Queries and images.
-  # As of Hit, with regions.
+  # Of each Hit, of an index with regions.
   boxes: list[list[Box | None]] | None = None
+  # Paths of photos by name, where they are known.
+  photos: dict[str, str] = dataclasses.field(default_factory=dict)
+  is_match: np.ndarray | None = None  # [Q, k] bool; False where not verified.
+  problems: tuple[str, ...] = ()  # Photos that the page of results lacks.
 
   def hits(self) -> Iterator[tuple[Query, list[Hit]]]:
     """Yield each query with its hits, best first."""
@@ -217,12 +246,17 @@ class SearchResult:
       for column in np.flatnonzero(self.ranking.ids[row] >= 0):
         place = row, column
         inliers = -1 if self.inliers is None else int(self.inliers[place])
+        name = self.names[self.ranking.ids[place]]
         hits.append(
           Hit(
-            self.names[self.ranking.ids[place]],
+            name,
             float(self.ranking.scores[place]),
             None if inliers < 0 else inliers,
             None if self.boxes is None else self.boxes[row][column],
+            self.photos.get(name),
+            None
+            if inliers < 0 or self.is_match is None
+            else bool(self.is_match[place]),
           )
         )
       yield query, hits
@@ -296,6 +330,11 @@ class Searcher:
       places = {name: i for i, name in enumerate(dict.fromkeys(images))}
       self._image = np.array([places[name] for name in images], np.int64)
       self.names = list(places)
+
+  @functools.cached_property
+  def photos(self) -> dict[str, str]:
+    """Paths of photos by name, where they are known."""
+    return self.collection.photos()
 
   @property
   def has_regions(self) -> bool:
@@ -405,6 +444,7 @@ class Searcher:
       raise errors.InputError(
         "local features, which matching needs", "none", opened.folder
       )
+    folder = opened.writable_folder() if self.options.record else None
     return rerank(
       found,
       junk,
@@ -419,7 +459,7 @@ class Searcher:
       ),
       self.options.verify,
       self.options.rerank,
-      opened.writable_folder(),
+      folder,
       self.options.workers,
     )
 
@@ -443,21 +483,26 @@ class Searcher:
     good, entries, failed = self.read(asked)
     most = self.options.rerank
     first = found = self.rank(entries, max(top, most))
-    inliers = None
+    inliers = is_match = None
     if most:
       (found,), report = self.rerank(good, first)
       failed += report.failed
-      # Which ones were matched, in the new order.
+      # Which ones were verified, in the new order.
       chosen = ranking.shortlist(first.ids, most=most)
       inliers = found.inliers[:, :top].copy()
+      is_match = np.zeros_like(inliers, bool)
       for row, ids in enumerate(found.ids[:, :top]):
-        matched = first.ids[row][chosen[row]]
-        inliers[row, ~np.isin(ids, matched)] = -1
+        verified = np.isin(ids, first.ids[row][chosen[row]])
+        inliers[row, ~verified] = -1
+        queries = np.full(verified.sum(), row)
+        is_match[row, verified] = report.is_match(queries, ids[verified])
     return SearchResult(
       queries=tuple(good),
       names=tuple(self.names),
       ranking=ranking.Ranking(found.ids[:, :top], found.scores[:, :top]),
       inliers=inliers,
+      is_match=is_match,
+      photos=self.photos,
       method=self.method,
       verify=self.options.verify,
       failed=tuple(failed),

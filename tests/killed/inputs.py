@@ -34,7 +34,7 @@ def _make_features(folder, number, seed):
 
 def _make_photos(folder, seed):
   """Writes parts of the sample photos."""
-  originals = samples.write_photos(folder.parent / "originals")
+  originals = samples.sample_photos(folder.parent / "originals")
   chance = random.Random(seed)
   folder.mkdir()
   for image in range(_IMAGES):

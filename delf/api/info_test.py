@@ -6,8 +6,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from delf.api import info
 from delf.base import errors
-from delf.cli import info, main
+from delf.cli import main
 from delf.indexes import dense, inverted
 from delf.python import box_io, datum_io, feature_io
 
@@ -47,7 +48,7 @@ _SAMPLES = pathlib.Path(info.__file__).resolve().parents[1] / "python"
 
 
 def _describe(path):
-  found = info.describe(path)
+  found = info.info(path)
   json.dumps(found)  # Plain values only.
   assert found.pop("path") == str(path)
   return found
@@ -180,7 +181,7 @@ def test_saved_model_and_checkpoint(tmp_path):
     assert found["keys"][key] == "float32 [3, 4]"
   pathlib.Path(prefix + ".index").write_bytes(b"no index")
   with pytest.raises(errors.InputError, match="checkpoint"):
-    info.describe(prefix)
+    info.info(prefix)
 
 
 def test_files_of_the_original(shared_data, goldens, tmp_path):
@@ -217,12 +218,12 @@ def test_what_cannot_be_read(tmp_path, name, content, words):
   if content is not None:
     (tmp_path / name).write_bytes(content)
   with pytest.raises((errors.InputError, FileNotFoundError), match=words):
-    info.describe(tmp_path / name)
+    info.info(tmp_path / name)
 
 
 def test_a_folder_of_neither_kind(tmp_path):
   with pytest.raises(errors.InputError, match="neither"):
-    info.describe(tmp_path)
+    info.info(tmp_path)
 
 
 def test_inverted_index(tmp_path):
@@ -247,7 +248,7 @@ def test_inverted_index(tmp_path):
   assert found["arrays"]["descriptors"] == "uint8 [4, 2]"
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(errors.InputError, match="photos.index.*whole index"):
-    info.describe(path)
+    info.info(path)
 
 
 def test_dense_index(tmp_path):
