@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import operator
 import os
 import time
 from collections.abc import Iterator
@@ -115,6 +116,7 @@ def match_sides(
   seconds: dict[str, float] = {}
   if isinstance(model, models.Model):
     rotate = model.rotate
+  _check_sides(sides, load, rotate and images is None)
   with _timed(seconds, "read"):
     read = [_read(side, rotate) for side in sides]
     shown = [pixels for _, pixels in read]
@@ -145,13 +147,38 @@ def match_sides(
   return dataclasses.replace(match, picture=picture)
 
 
+def _check_sides(sides, load, rotate):
+  """Refuse features and a photo of unknown models, and unused options."""
+  known = [
+    isinstance(side, features.LocalFeatures | features.ImageFeatures)
+    for side in sides
+  ]
+  files = [_is_feature_file(side) for side in sides]
+  if any(files) and not all(map(operator.or_, files, known)):
+    raise errors.InputError(
+      "a feature file and a photo cannot be matched: extract the photo first,"
+      " with the same model"
+    )
+  unused = [name for name, value in load.items() if value is not None]
+  unused += ["rotate"] * bool(rotate)
+  if unused and all(map(operator.or_, files, known)):
+    names = ", ".join(unused)
+    raise errors.InputError(
+      f"{names}: of no effect on features that exist already"
+    )
+
+
+def _is_feature_file(side):
+  return photos.is_path(side) and os.fspath(side).lower().endswith(_FEATURES)
+
+
 def _read(side, rotate):
   """Return the features of a side, or the pixels to extract them from."""
   if isinstance(side, features.LocalFeatures):
     return features.ImageFeatures(side), None
   if isinstance(side, features.ImageFeatures):
     return side, None
-  if photos.is_path(side) and os.fspath(side).lower().endswith(_FEATURES):
+  if _is_feature_file(side):
     return features.ImageFeatures(extract.read_local(side)), None
   return None, photos.pixels(side, rotate)
 

@@ -1,7 +1,36 @@
 """Arguments that several commands take, and the kinds of their values."""
 
 import argparse
+import difflib
+import inspect
 from collections.abc import Callable
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+  """A parser that suggests names for those that are misspelt."""
+
+  def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+    """Parse as argparse does, but refuse options that it does not know."""
+    namespace, extras = super().parse_known_args(args, namespace)
+    if extras:
+      options = list(self._option_string_actions)
+      hints = filter(None, (near(extra, options) for extra in extras))
+      self.error(" ".join(["unrecognized arguments:", *extras, *hints]))
+    return namespace, extras
+
+  def _check_value(self, action, value):
+    if action.choices is not None and value not in action.choices:
+      names = list(map(str, action.choices))
+      hint = near(str(value), names) or f"(choose from {', '.join(names)})"
+      raise argparse.ArgumentError(action, f"invalid choice: {value!r} {hint}")
+
+
+def near(name: str, names: list[str]) -> str:
+  """Return a question that suggests names like a misspelt one, or ""."""
+  name = name.partition("=")[0]
+  close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+  return f"(did you mean {' or '.join(close)}?)" if close else ""
 
 
 def _kind(name: str, convert: Callable, is_valid: Callable) -> Callable:
@@ -33,7 +62,7 @@ box = _kind(
 def add_command(
   subparsers, name: str, summary: str, examples: str | None = None
 ) -> argparse.ArgumentParser:
-  """Add a sub-command, whose description is its summary; returns its parser."""
+  """Add a sub-command, described by its summary, and return its parser."""
   return subparsers.add_parser(
     name,
     help=summary,
@@ -53,10 +82,10 @@ _SHARED = {
   "--json": {"action": "store_true"},
 }
 _HELP = {
-  "--config": ".pbtxt configuration of extraction (default: that of the model)",
+  "--config": ".pbtxt configuration of extraction (default: the model's own)",
   "--max-size": "scale the longer side of photos down to N pixels",
   "--seed": "random seed (default: 0)",
-  "--rotate": "turn images as their EXIF orientation says (default: as stored)",
+  "--rotate": "apply the EXIF orientation of photos (default: as stored)",
   "--device": "cpu, gpu or gpu:N (default: the best)",
   "--json": "print one JSON document on standard output",
 }
@@ -81,7 +110,7 @@ def add_number(
 
 
 def add_model(
-  parser, default: str = "that of --config, else the embedded one"
+  parser, default: str = "the one of --config, else the embedded one"
 ) -> None:
   """Add --model."""
   help = (
@@ -91,48 +120,35 @@ def add_model(
   parser.add_argument("--model", metavar="NAME|PATH", help=help)
 
 
-def add_images(parser, metavar: str) -> None:
-  """Add the images of extraction and detection."""
+def add_photos(parser) -> None:
+  """Add the photos of extraction and detection."""
   help = (
-    "folder (searched with its sub-folders), quoted pattern, image, or "
-    "text file of image paths"
+    "folder (with its sub-folders), quoted pattern, photo, or text file with "
+    "paths of photos"
   )
-  parser.add_argument("images", nargs="+", metavar=metavar, help=help)
+  parser.add_argument("sources", nargs="+", metavar="PHOTOS", help=help)
 
 
 def add_work(parser) -> None:
-  """Add how many images are processed: --rotate, --batch and others."""
+  """Add options of work on many photos: --rotate, --batch and others."""
   add(parser, "--rotate")
   help = (
-    "most images of one size at once (default: 1 on a CPU, as memory allows on "
-    "a GPU)"
+    "most photos of one size at once (default: 1 on a CPU, as many as fit in "
+    "memory on a GPU)"
   )
   add_number(parser, "--batch", help)
-  help = "threads that decode (default: 1; 0: decode in between)"
+  help = "threads that decode (default: 1; 0: none, the main one decodes)"
   parser.add_argument(
     "--workers", type=whole, default=1, metavar="N", help=help
   )
   add(parser, "--device")
-  help = "do all images again, also those that are done"
+  help = "process photos again that are done"
   parser.add_argument("--overwrite", action="store_true", help=help)
   add(parser, "--json")
 
 
-def work(args: argparse.Namespace) -> dict:
-  """Return what `add_work` added, as options of extraction."""
-  return {
-    "resume": not args.overwrite,
-    "batch_size": args.batch,
-    "workers": args.workers,
-    "device": args.device,
-    "apply_rotation": args.rotate,
-  }
-
-
-# Arguments of `delf index` and `delf eval` that are fields of BuildOptions.
-INDEXING = ("model", "config", "codebook", "aggregation", "whitening", "device")
-
-
-def pick(args: argparse.Namespace, *names: str) -> dict:
-  """Return some arguments by name."""
-  return {name: getattr(args, name) for name in names}
+def call(function: Callable, args: argparse.Namespace, **more: Any) -> Any:
+  """Call a function with the arguments that its parameters are named after."""
+  names = inspect.signature(function).parameters
+  given = {name: value for name, value in vars(args).items() if name in names}
+  return function(**given | more)

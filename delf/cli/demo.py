@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
+import delf
 from delf.base import files
 from delf.cli import arguments, output
 
@@ -44,20 +46,24 @@ def run(args):
   return 0 if report.as_expected else 1
 
 
+if TYPE_CHECKING:
+  from delf.extraction import engine
+
+
 @dataclasses.dataclass(frozen=True)
 class DemoReport:
   """Result of the demonstration."""
 
   photos: tuple[pathlib.Path, ...]  # Two of one scene, and an unrelated one.
   features: tuple[pathlib.Path, ...]  # Their `.delf` files.
-  same: object  # matcher.MatchResult of the two of one scene, with a picture.
-  different: object  # Of the first and the unrelated photo.
-  extraction: object  # engine.ImageReport
+  same: "delf.Match"  # Of the two of one scene, with a picture.
+  different: "delf.Match"  # Of the first and the unrelated photo.
+  extraction: "engine.ImageReport"
 
   @property
   def as_expected(self) -> bool:
     """Whether the same scene matches and the other one does not."""
-    return self.same.match.is_match and not self.different.match.is_match
+    return self.same.is_match and not self.different.is_match
 
 
 def run_demo(
@@ -72,7 +78,6 @@ def run_demo(
   from delf.embedded import samples
   from delf.extraction import extract
   from delf.inference import zoo
-  from delf.matching import matcher
 
   folder = pathlib.Path(folder)
   # Nothing is written for a model that does not exist.
@@ -84,23 +89,22 @@ def run_demo(
     photos, config, out, resume=False, strict=True, device=device
   )
   features = tuple(out / f"{photo.stem}{files.DELF}" for photo in photos)
-  same = matcher.match_feature_files(
-    *features[:2], photos[:2], output=folder / "matches.png"
+  same = delf.match(
+    *features[:2], images=photos[:2], out=folder / "matches.png"
   )
-  different = matcher.match_feature_files(features[0], features[2])
+  different = delf.match(features[0], features[2])
   return DemoReport(photos, features, same, different, report)
 
 
-def _verdict(result):
-  verdict = "match" if result.match.is_match else "no match"
-  match = result.match
+def _verdict(match):
+  verdict = "match" if match.is_match else "no match"
   return f"{verdict}, {match.score} inliers ({match.min_inliers} make a match)"
 
 
 def _document(report):
-  def score(result):
+  def score(match):
     names = "score", "is_match", "min_inliers"
-    return {name: getattr(result.match, name) for name in names}
+    return {name: getattr(match, name) for name in names}
 
   return {
     "as_expected": report.as_expected,

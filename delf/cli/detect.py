@@ -1,8 +1,9 @@
-"""`delf detect`: boxes around the landmarks of many images."""
+"""`delf detect`: boxes around the landmarks of many photos."""
 
 import os
 import sys
 
+import delf
 from delf.cli import arguments, output
 
 EXAMPLES = """\
@@ -14,19 +15,20 @@ examples:
   delf detect photos/ --out boxes/ --detector my_saved_model/ --json
 
 A box is printed with its score and its left, upper, right and lower edge in
-pixels of the photo, the best first. Files hold shares of the photo.
-With --out or --pictures, a run that was interrupted goes on where it was when
-it is repeated: what is there already is neither made nor printed again. Files
-of another detector or threshold are refused, but with --overwrite.
-Images that fail are named at the end, and the exit status is then 1.
+pixels of the photo, the best first. Files hold coordinates from 0 to 1.
+With --out or --pictures, an interrupted run resumes when it is repeated: photos
+that are done are skipped, and not printed. A folder with boxes of another
+detector or threshold is refused, unless --overwrite is given.
+Photos that fail are listed at the end, and the exit status is then 1.
 """
 
+RESUMES = True
 _THRESHOLD = 0.3  # Of a box that is more likely right than wrong.
 
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  arguments.add_images(parser, "PHOTOS")
+  arguments.add_photos(parser)
   add = parser.add_argument
   add("--out", metavar="DIR", help="folder for the boxes (default: print them)")
   add("--pictures", metavar="DIR", help="folder for pictures with the boxes")
@@ -39,8 +41,8 @@ def add_arguments(parser):
   kind = {"type": arguments.finite, "default": _THRESHOLD, "metavar": "SCORE"}
   add("--threshold", **kind, help=help)
   help = (
-    "drop boxes that overlap a better one by more, from 0 to 1 (default: "
-    "keep all that the detector gives)"
+    "drop boxes whose overlap (IoU) with a better one is larger, from 0 to 1 "
+    "(default: keep all of the detector)"
   )
   add("--overlap", type=arguments.share, metavar="IOU", help=help)
   arguments.add(parser, "--max-size")
@@ -48,32 +50,9 @@ def add_arguments(parser):
 
 
 def run(args):
-  """Detect, print boxes or a summary; returns the exit status."""
-  from delf.extraction import detect, engine
-
-  images, names = engine.find(args.images)
-  documents = []
-
-  def see(job, detections, size):
-    rows = _rows(detections, size)
-    if args.json:
-      documents.append({"path": job.path, "boxes": rows})
-    else:
-      _print_boxes(job.path, rows)
-
-  report = detect.detect_to_files(
-    images,
-    args.detector,
-    args.out,
-    args.pictures,
-    say=output.error,
-    names=names,
-    threshold=args.threshold,
-    most_overlap=args.overlap,
-    max_size=args.max_size,
-    see=None if args.out else see,
-    **arguments.work(args),
-  )
+  """Detect, and print boxes or a summary; return the exit status."""
+  see = None if args.out or args.json else _print_boxes
+  report = arguments.call(delf.detect, args, say=output.error, see=see)
   if not (args.out or args.json):
     print(report.summary(), file=sys.stderr)
     return report.exit_status
@@ -81,30 +60,29 @@ def run(args):
     name: os.path.abspath(folder) if folder else None
     for name, folder in arguments.pick(args, "out", "pictures").items()
   }
-  tail = {} if args.out else {"images": documents}
+  photos = [{"path": p.path, "boxes": _rows(p)} for p in report.photos]
+  tail = {} if args.out else {"images": photos}
   return output.print_report(args, report, folders, tail)
 
 
-def _rows(detections, size):
-  """Boxes of an image in pixels, the best first."""
-  from delf.base import boxes
-
-  rows = [
-    {"score": score, "class": kind, "box": [left, upper, right, lower]}
-    for score, kind, (upper, left, lower, right) in zip(
-      detections.scores.tolist(),
-      detections.classes.tolist(),
-      boxes.to_pixels(detections.boxes, *size).round(1).tolist(),
+def _rows(photo):
+  """Boxes of a photo in pixels, the best first."""
+  return [
+    {"score": score, "class": kind, "box": box}
+    for score, kind, box in zip(
+      photo.scores.tolist(),
+      photo.classes.tolist(),
+      photo.boxes.round(1).tolist(),
       strict=True,
     )
   ]
-  return sorted(rows, key=lambda row: -row["score"])
 
 
-def _print_boxes(path, rows):
+def _print_boxes(photo):
   from delf.base import progress
 
-  progress.say(f"{path}: {len(rows)} box{'' if len(rows) == 1 else 'es'}")
-  for row in rows:
+  number = len(photo)
+  progress.say(f"{photo.path}: {number} box{'' if number == 1 else 'es'}")
+  for row in _rows(photo):
     edges = ",".join(f"{edge:.0f}" for edge in row["box"])
     progress.say(f"  {row['score']:.3f}  {edges}")

@@ -1,14 +1,15 @@
-"""`delf export`: a trained model in a form and format that can be used."""
+"""`delf export`: a trained model as SavedModel, .onnx or .tflite."""
 
 import dataclasses
 import os
 
+import delf
 from delf.cli import arguments, output
 
 EXAMPLES = """\
 examples:
   delf export run/delf_weights --out model          SavedModel of a checkpoint
-  delf export run/ --out model --form local         of the newest of a training
+  delf export run/ --out model --form local         its newest checkpoint
   delf export model --out model.onnx                for ONNX Runtime
   delf export model --out model.tflite --quantize float16    for LiteRT
   delf export ckpt --out global --form global --scales 0.7,1,1.4 --pool sum
@@ -16,21 +17,17 @@ examples:
 
 SOURCE is a TensorFlow checkpoint (of train.py, or of the original), the folder
 of a training run, the folder of a compact model with its weights.npz, or, for
-.onnx and .tflite, a SavedModel of this library's exporters. What network it is
-shows in a checkpoint, but for --no-block3-strides and --gem-power, which the
-folder of a run of train.py says.
+.onnx and .tflite, a SavedModel of this library's exporters. The network is
+recognised by its checkpoint; --no-block3-strides and --gem-power are not in it,
+but in the folder of a run of train.py.
 
-What was written is run on photos and compared: a SavedModel with the layers of
-the model, a file with the SavedModel. What differs by more than rounding is
+The new model is run on photos and compared: a SavedModel with the layers of the
+model, a file with the SavedModel. If it differs by more than rounding it is
 removed, and the exit status is 1.
 
-Files of ONNX and TFLite need packages of their own to be written and to be run:
+ONNX and TFLite files need packages of their own, to be written and to be run:
 pip install "delf[onnx]" or "delf[tflite]".
 """
-
-_PRECISIONS = {"float16": "float16", "dynamic": "dynamic-range"}
-# Arguments that are options of an export as they are.
-_PLAIN = ("form", "format", "iou", "normalize", "config", "overwrite")
 
 
 def add_arguments(parser):
@@ -45,7 +42,7 @@ def add_arguments(parser):
   help = "default: as the name of the output says"
   add("--format", choices=("saved_model", "onnx", "tflite"), help=help)
   help = "for .tflite: weights of 8 bits with a scale (dynamic), or of 16"
-  add("--quantize", choices=sorted(_PRECISIONS), help=help)
+  add("--quantize", choices=("dynamic", "float16"), help=help)
   _add_feature_arguments(parser.add_argument_group("features"))
   _add_network_arguments(parser.add_argument_group("network of a checkpoint"))
   help = (
@@ -85,35 +82,20 @@ def _add_network_arguments(group):
     "local features are those of the backbone (default: codes, if the "
     "checkpoint has an autoencoder)"
   )
-  add("--no-autoencoder", action="store_true", help=help)
+  no = {"action": "store_const", "const": False}
+  add("--no-autoencoder", dest="autoencoder", **no, help=help)
   help = (
     "the model was trained without block3_strides: twice as many local "
     "features per direction"
   )
-  add("--no-block3-strides", action="store_true", help=help)
+  add("--no-block3-strides", dest="block3_strides", **no, help=help)
   help = "power of the GeM pooling (default: that of the run, else 3)"
   add("--gem-power", type=arguments.positive, metavar="P", help=help)
 
 
 def run(args):
-  """Export, print what was made; returns the exit status."""
-  from delf.extraction import engine
-  from delf.learning import export
-
-  options = export.ExportOptions(
-    **arguments.pick(args, *_PLAIN),
-    input_scales=args.scales,
-    pool_type=args.pool,
-    precision=_PRECISIONS.get(args.quantize, "float32"),
-    photos=engine.find(args.photos)[0] if args.photos else (),
-    model=export.ModelOptions(
-      backbone=args.backbone,
-      use_autoencoder=False if args.no_autoencoder else None,
-      block3_strides=False if args.no_block3_strides else None,
-      gem_power=args.gem_power,
-    ),
-  )
-  report = export.export(args.source, args.out, options)
+  """Export, and print the result."""
+  report = arguments.call(delf.export, args)
   output.show(args, dataclasses.asdict(report), *_lines(report))
 
 

@@ -1,28 +1,31 @@
-"""`delf extract`: features of many images."""
+"""`delf extract`: features of many photos."""
 
 import os
 
+import delf
 from delf.cli import arguments, output
 
 EXAMPLES = """\
 examples:
-  delf extract photos/ --out features/            every image under a folder
-  delf extract 'photos/*.jpg' --out features/     those of a pattern
-  delf extract list.txt --out features/           those that a list names
+  delf extract photos/ --out features/            all photos of a folder
+  delf extract 'photos/*.jpg' --out features/     of a pattern
+  delf extract list.txt --out features/           of a list of paths
   delf extract photos/ --out features/ --model r50delg_gldv2clean
   delf extract photos/ --out features/ --local-only --max-size 640 --json
 
-Images of a folder keep their sub-folder in the output folder; others go by base
-name. Where two names are equal, more of the path, and then the extension, is in
-them.
-A run that was interrupted goes on where it was when it is repeated. Images that
-fail are named at the end, and the exit status is then 1.
+Photos of a folder keep their sub-folder in the output folder, others have their
+base name. Equal names are made longer by more of the path, then by the
+extension.
+An interrupted run resumes when it is repeated. Photos that fail are listed at
+the end, and the exit status is then 1.
 """
+
+RESUMES = True
 
 
 def add_arguments(parser):
   """Add the arguments of this command."""
-  arguments.add_images(parser, "FOLDER|GLOB|LIST")
+  arguments.add_photos(parser)
   add = parser.add_argument
   add("--out", required=True, metavar="DIR", help="folder for the features")
   arguments.add_model(parser)
@@ -35,39 +38,13 @@ def add_arguments(parser):
     heads.add_argument(name, action="store_true", help=f"no {lacks}")
   arguments.add(parser, "--max-size")
   arguments.add_number(
-    parser, "--max-features", "most local features per image"
+    parser, "--max-features", "most local features of a photo"
   )
   arguments.add_work(parser)
 
 
 def run(args):
-  """Extract, print a summary; returns the exit status."""
-  from delf.extraction import engine, extract
-
-  images, names = engine.find(args.images)
-  report = extract.extract_to_files(
-    images,
-    _config(args),
-    args.out,
-    say=output.error,
-    names=names,
-    **arguments.work(args),
-  )
+  """Extract, and print a summary; return the exit status."""
+  report = arguments.call(delf.extract, args, say=output.error)
   out = {"out": os.path.abspath(args.out)}
   return output.print_report(args, report, out)
-
-
-def _config(args):
-  from delf.formats import configs
-  from delf.inference import zoo
-
-  config = zoo.choose(args.model, args.config)
-  if args.local_only or args.global_only:
-    config.use_local_features = args.local_only
-    config.use_global_features = args.global_only
-  if args.max_size:
-    config.max_image_size = args.max_size
-  if args.max_features:
-    config.delf_local_config.max_feature_num = args.max_features
-  configs.check_delf_config(config, args.config)
-  return config

@@ -1,17 +1,16 @@
-"""`delf fit`: PCA, whitening and codebook of a user's own."""
+"""`delf fit`: PCA, whitening and codebook of your own photos."""
 
 import dataclasses
 import functools
 import os
 
+import delf
 from delf.cli import arguments, output
 
 # Numbers of samples that are enough (`delf fit KIND --help` has the figures).
 _DESCRIPTORS_A_VALUE = 100
 _PAIRS_A_VALUE = 10
 _FEATURES_A_WORD = 64
-# More features are not used by default: faiss's own limit.
-_MAX_FEATURES_A_WORD = 256
 
 EXAMPLES = """\
 examples:
@@ -22,11 +21,13 @@ examples:
   delf fit whitening features/ --pairs pairs.csv --out my.whitening
   delf fit codebook photos/ --out words/codebook --words 1024
   delf fit codebook features/ --out words/codebook --words 65536
-  delf fit pca --help                               what it takes, and how much
+  delf fit pca --help                               more on one of them
 
-PHOTOS are extracted first, into OUT_features (--features DIR): a run that is
-repeated does not extract them again. A folder of FEATURES is used as it is.
+PHOTOS are extracted first, into OUT_features (--features DIR), and not again
+when the run is repeated. A folder of FEATURES is used as it is.
 """
+
+RESUMES = True
 
 _PCA = """\
 examples:
@@ -35,12 +36,13 @@ examples:
   delf fit pca features/ --out my_pca --global
 
 OUT is a folder: mean.datum, pca_proj_mat.datum, pca_variances.datum, and
-pca_parameters.pbtxt, which goes into a configuration in place of its own
-`pca_parameters { ... }`. It must be of features without a PCA.
+pca_parameters.pbtxt, which replaces `pca_parameters { ... }` of a
+configuration. The features must be without a PCA.
 
-How much is enough: 100 descriptors for each of their values (10 000 for 100-D,
-some 20 photos of local features) keep as much variance of new photos as a
-hundred times more do, within 0.3 %; 10 for each lose 2 to 6 % of it.
+How much is enough: with 100 descriptors for each of their values (10 000 for
+100-D, some 20 photos of local features) the variance kept of new photos is
+within 0.3 % of that with a hundred times more; with 10 for each it is 2 to 6 %
+lower.
 """
 
 _WHITENING = """\
@@ -49,14 +51,15 @@ examples:
   delf fit whitening features/ --pairs pairs.csv --out my.whitening
   delf fit whitening features/ --groups labels.csv --out my.whitening
 
-Two photos of one object are a pair: those in one folder, or those that --groups
-(rows: photo,object) or --pairs (rows: photo,photo) says. OUT is a file with the
-mean [D, 1] and the projection [D, D], for delf.whiten.read_whitening.
+Two photos of one object are a pair: photos in one folder, or those that
+--groups (rows: photo,object) or --pairs (rows: photo,photo) names. OUT is a
+file with the mean [D, 1] and the projection [D, D], for
+delf.whiten.read_whitening.
 
 How much is enough: at least one pair for each of the D values of a descriptor,
 and many more to gain by it. With descriptors of 128 values a whitening lost 4
-points of mAP with 4 pairs for each value and 2 with 8 to 13: measure on photos
-that it was not made of before it is used.
+points of mAP with 4 pairs for each value, and 2 with 8 to 13: measure it on
+other photos before use.
 """
 
 _CODEBOOK = """\
@@ -64,13 +67,13 @@ examples:
   delf fit codebook photos/ --out words/codebook --words 1024
   delf fit codebook features/ --out words/codebook --words 65536
 
-OUT is the prefix of a TensorFlow checkpoint, as `codebook_path` takes it; with
-it comes OUT.json, which says how it was made. A run that was interrupted, even
-by kill -9, goes on when it is repeated, and gets the same codebook.
+OUT is the prefix of a TensorFlow checkpoint, as `codebook_path` takes it;
+OUT.json has its settings and figures. A run that was interrupted, even by kill
+-9, resumes when it is repeated, and gives the same codebook.
 
-How much is enough: 64 features a word describe new photos within 2 % of 256 a
-word (mean squared distance), 16 within 6 %, 4 within 17 %. Photos have 100 to
-1000 features each.
+How much is enough: with 64 features a word the mean squared distance of new
+photos is within 2 % of that with 256 a word, with 16 within 6 %, with 4 within
+17 %. A photo has 100 to 1000 features.
 """
 
 
@@ -95,7 +98,7 @@ def add_arguments(parser):
 
 
 def run(args):
-  """Fit, print the result; returns the exit status."""
+  """Fit, and print the result; return the exit status."""
   facts, lines, advice, failed = args.fit(args)
   for failure in failed:
     output.error(failure)
@@ -119,13 +122,7 @@ def _add_pca(parser):
 
 
 def _fit_pca(args):
-  from delf.aggregation import clustering, fit
-
-  kind = clustering.GLOBAL if args.use_global else clustering.LOCAL
-  if not args.overwrite:
-    fit.refuse_pca(args.out)
-  sources = fit.find(args.sources, kind, **_extraction(args), raw=True)
-  report = fit.fit_pca(sources.paths, args.out, args.dim, args.overwrite)
+  report = arguments.call(delf.fit_pca, args)
   size, kept = report.dimension, report.kept
   share = kept[report.pca_dim - 1]
   facts = {
@@ -147,7 +144,7 @@ def _fit_pca(args):
   ]
   enough = _DESCRIPTORS_A_VALUE * size
   advice = _advice(report.descriptors, enough, "descriptors")
-  return facts, lines, advice, [*sources.failed, *report.failed]
+  return facts, lines, advice, report.failed
 
 
 def _add_whitening(parser):
@@ -161,18 +158,7 @@ def _add_whitening(parser):
 
 
 def _fit_whitening(args):
-  from delf.aggregation import clustering, fit
-
-  if not args.overwrite:
-    fit.refuse(args.out)
-  sources = fit.find(args.sources, clustering.GLOBAL, **_extraction(args))
-  if args.pairs:
-    pairs = fit.from_pairs(args.pairs, sources.names)
-  elif args.groups:
-    pairs = fit.from_groups(args.groups, sources.names, args.seed)
-  else:
-    pairs = fit.from_folders(sources.names, args.seed)
-  report = fit.fit_whitening(sources.paths, pairs, args.out, args.overwrite)
+  report = arguments.call(delf.fit_whitening, args)
   names = "dimension", "descriptors", "pairs"
   facts = {name: getattr(report, name) for name in names}
   lines = [
@@ -181,45 +167,33 @@ def _fit_whitening(args):
   ]
   enough = _PAIRS_A_VALUE * report.dimension
   advice = _advice(report.pairs, enough, "pairs")
-  return facts, lines, advice, [*sources.failed, *report.failed]
+  return facts, lines, advice, report.failed
 
 
 def _add_codebook(parser):
   add_number = functools.partial(arguments.add_number, parser)
   add_number("--words", "number of words", 1024, "K")
   add_number("--iterations", "most iterations of k-means", 50)
-  help = "most features, chosen by chance (default: 256 a word)"
+  help = "most features, a random choice (default: 256 a word)"
   add_number("--max-features", help)
   parser.add_argument(
     "--method",
     choices=("auto", "exact", "approximate"),
     default="auto",
-    help="how words are found; auto (the default) is exact where an iteration "
-    "takes at most a minute or so",
+    help="search for the nearest word; auto (the default) is exact where an "
+    "iteration takes at most a minute or so",
   )
   arguments.add(parser, "--seed")
 
 
 def _fit_codebook(args):
-  from delf.aggregation import clustering, fit
-
-  clustering.refuse_finished(args.out)
-  sources = fit.find(args.sources, clustering.LOCAL, **_extraction(args))
-  report = clustering.cluster_files(
-    sources.paths,
-    args.out,
-    num_clusters=args.words,
-    num_iterations=args.iterations,
-    max_features=args.max_features or _MAX_FEATURES_A_WORD * args.words,
-    seed=args.seed,
-    method=args.method,
-  )
+  report = arguments.call(delf.fit_codebook, args)
   facts = dataclasses.asdict(report)
   facts.pop("failed")
   lines = [f"{args.out}: {report.summary()}"]
   enough = _FEATURES_A_WORD * args.words
   advice = _advice(report.features, enough, "features")
-  return facts, lines, advice, [*sources.failed, *report.failed]
+  return facts, lines, advice, report.failed
 
 
 # Name -> summary, help, function that adds arguments, function that fits: it
@@ -243,14 +217,8 @@ _KINDS = {
 
 def _add_overwrite(parser):
   parser.add_argument(
-    "--overwrite", action="store_true", help="replace what is at OUT"
+    "--overwrite", action="store_true", help="replace files at OUT"
   )
-
-
-def _extraction(args):
-  names = "model", "config", "max_size", "device"
-  folder = args.features or f"{os.path.normpath(args.out)}_features"
-  return {"folder": folder} | arguments.pick(args, *names)
 
 
 def _advice(number, enough, noun):

@@ -1,36 +1,37 @@
-"""`delf index`: makes a collection that can be searched, or changes it."""
+"""`delf index`: makes an index of photos, or changes it."""
 
 import os
 
+import delf
 from delf.base import errors
 from delf.cli import arguments, output
 
 EXAMPLES = """\
 examples:
-  delf index photos/ --out my.index              every image under a folder
-  delf index more/ --out my.index                adds those to it
+  delf index photos/ --out my.index              all photos of a folder
+  delf index more/ --out my.index                adds more
   delf index photos/ --out my.index --codebook codebook   visual words as well
   delf index features/ --out my.index --photos photos/    of `delf extract`
-  delf index photos/ --out my.index --regions    finds what is small in a photo
+  delf index photos/ --out my.index --regions    for things small in a photo
   delf index --out my.index --remove old/cat     takes an image out
   delf index --out my.index --merge other.index  takes in another index
 
-The index is a folder: features, one file per index, and what it was made with.
-A run that was interrupted goes on where it was when it is repeated. Images that
-fail are named, the others are indexed, and the exit status is then 1.
-`delf search my.index photo.jpg` asks it.
+The index is a folder: features, index files, and its settings. An interrupted
+run resumes when it is repeated. Photos that fail are listed, the others are
+indexed, and the exit status is then 1. `delf search my.index photo.jpg`
+searches it.
 """
+
+RESUMES = True
 
 
 def add_arguments(parser):
   """Add the arguments of this command."""
   add = parser.add_argument
-  help = "folder, quoted pattern, list or image; or a folder of feature files"
+  help = "folder, quoted pattern, list or photo; or a folder of feature files"
   add("sources", nargs="*", metavar="PHOTOS|FEATURES", help=help)
   add("--out", required=True, metavar="INDEX", help="folder of the index")
-  default = (
-    "that of --config, of the index that is there, else the embedded one"
-  )
+  default = "the one of --config, of an existing index, else the embedded one"
   arguments.add_model(parser, default)
   arguments.add(parser, "--config")
   help = (
@@ -38,15 +39,15 @@ def add_arguments(parser):
     "visual words too"
   )
   add("--codebook", metavar="PREFIX", help=help)
-  help = ".pbtxt of aggregation; default: ASMK*, as the original's"
+  help = ".pbtxt of aggregation (default: ASMK*, as the original's)"
   add("--aggregation", metavar="FILE", help=help)
   help = "whitening of global descriptors (`delf fit whitening`)"
   add("--whitening", metavar="FILE", help=help)
-  help = "with FEATURES: the photos that they are of, for pictures"
+  help = "with FEATURES: folder of their photos, for pictures"
   add("--photos", metavar="DIR", help=help)
   _add_regions(parser)
   arguments.add(parser, "--max-size")
-  help = "take images out of the index, until their photos are indexed again"
+  help = "take images out of the index"
   add("--remove", nargs="+", default=[], metavar="NAME", help=help)
   add("--merge", metavar="INDEX", help="take in all images of another index")
   help = "threads that decode (default: 1)"
@@ -57,8 +58,8 @@ def add_arguments(parser):
 def _add_regions(parser):
   add = parser.add_argument
   help = (
-    "index the boxes that a detector finds in each photo, beside the "
-    "whole; an image is as similar as its best region"
+    "index the boxes that a detector finds in each photo, beside the whole "
+    "photo; its best region counts"
   )
   add("--regions", action="store_true", help=help)
   help = "with --regions: detector (default: delf-boxes)"
@@ -70,35 +71,15 @@ def _add_regions(parser):
 
 
 def run(args):
-  """Index and print a summary; return the exit status."""
-  from delf.search import building
-
+  """Index, and print a summary; return the exit status."""
   if not (args.sources or args.remove or args.merge):
-    raise errors.InputError("PHOTOS, FEATURES, --remove or --merge", "none")
-  if args.remove:
-    print(f"{args.out}: {building.remove(args.out, args.remove)} images")
-  if args.merge:
-    print(f"{args.out}: {building.merge(args.out, args.merge)} images")
+    raise errors.InputError("nothing to do: name PHOTOS, --remove or --merge")
+  for act in ("remove", "merge"):
+    if value := getattr(args, act):
+      number = getattr(delf.Index.open(args.out), act)(value)
+      print(f"{args.out}: {number} images")
   if not args.sources:
     return 0
-  report = building.build(args.sources, args.out, _options(args), output.error)
+  index = arguments.call(delf.Index.build, args, say=output.error)
   out = {"index": os.path.abspath(args.out)}
-  return output.print_report(args, report, out)
-
-
-def _options(args):
-  from delf.search import building, collection
-
-  regions = None
-  if args.regions:
-    regions = collection.RegionSettings(
-      args.detector, args.detector_threshold, args.max_regions
-    )
-  return building.BuildOptions(
-    **arguments.pick(
-      args, *arguments.INDEXING, "photos", "max_size", "workers"
-    ),
-    regions=regions,
-    apply_rotation=args.rotate,
-    one_core_each=True,
-  )
+  return output.print_report(args, index.report, out)

@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 from delf.base import errors
 
@@ -33,28 +34,45 @@ def show(args: argparse.Namespace, document: object, *lines: object) -> None:
     print(*lines, sep="\n")
 
 
-def print_report(args: argparse.Namespace, report, head, tail=None) -> int:
+def print_report(
+  args: argparse.Namespace, report: Any, head: dict, tail: dict | None = None
+) -> int:
   """Print the summary of work in `args.out`, or with --json all of a report.
 
   Returns its exit status. `head` and `tail` are more entries of the document.
   """
   document = head | dataclasses.asdict(report) | (tail or {})
+  document.pop("photos", None)  # Results, which are printed as they come.
   show(args, document, f"{args.out}: {report.summary()}")
   return report.exit_status
 
 
 def error(line: object) -> None:
-  """Say in one line what failed."""
-  print(f"delf: error: {line}", file=sys.stderr)
+  """Print an error on standard error."""
+  print(f"delf: {_coloured('error')}: {line}", file=sys.stderr)
 
 
 def warning(line: object) -> None:
-  """Say in one line what may not be as intended."""
-  print(f"delf: warning: {line}", file=sys.stderr)
+  """Print a warning on standard error."""
+  print(f"delf: {_coloured('warning')}: {line}", file=sys.stderr)
 
 
-def show_warnings() -> None:
-  """Show warnings as `delf: warning: ...` on standard error.
+# Escape sequences of terminals.
+_COLOURS = {"error": "\033[31m", "warning": "\033[33m"}
+_PLAIN = "\033[0m"
+
+
+def _coloured(level: str) -> str:
+  """Return the name of a level, coloured on a terminal (no-color.org)."""
+  is_terminal = sys.stderr is not None and sys.stderr.isatty()
+  is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+  if level not in _COLOURS or is_plain or not is_terminal:
+    return level
+  return f"{_COLOURS[level]}{level}{_PLAIN}"
+
+
+def show_log(level: int = logging.WARNING) -> None:
+  """Show log records from a level on, such as `delf: warning: ...`.
 
   Handlers that a program around this one has set stay as they are.
   """
@@ -66,7 +84,9 @@ def show_warnings() -> None:
   if root.handlers:
     return
   handler = logging.StreamHandler()
-  handler.setLevel(logging.WARNING)
+  handler.setLevel(level)
+  if level < logging.WARNING:
+    absl_logging.set_verbosity(absl_logging.INFO)
   handler.setFormatter(_Formatter("delf: %(level)s: %(message)s"))
   root.addHandler(handler)
 
@@ -123,7 +143,7 @@ def held_stderr() -> Iterator[None]:
 
 class _Formatter(logging.Formatter):
   def format(self, record):
-    record.level = record.levelname.lower()
+    record.level = _coloured(record.levelname.lower())
     return super().format(record)
 
 

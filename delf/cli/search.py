@@ -1,7 +1,8 @@
-"""`delf search`: asks a collection with photos."""
+"""`delf search`: finds the most similar photos of an index."""
 
 import os
 
+import delf
 from delf.cli import arguments, output
 
 # Those of `refinement.METHODS`, which is not loaded to parse arguments.
@@ -9,110 +10,84 @@ REFINEMENTS = ("alpha-qe", "average-qe", "diffusion", "superglobal")
 
 EXAMPLES = """\
 examples:
-  delf search my.index photo.jpg                    the 20 most similar images
-  delf search my.index photo.jpg --rerank           the best, matched to be sure
-  delf search my.index queries/ --rerank --html page.html     to look at
+  delf search my.index photo.jpg                    the 20 most similar photos
+  delf search my.index photo.jpg --verify           the best ones verified
+  delf search my.index queries/ --verify --html page.html     a page to look at
   delf search my.index photo.jpg --box 80,60,400,300    a part of the photo
   delf search my.index photo.jpg --method fusion --top 5 --json
 
 Scores: with --method global the cosine of global descriptors, with words the
-similarity of visual words, with fusion both. With --rerank the first images are
-matched point by point, and come by the number of inliers. Of an index with
-regions each image is as similar as its best region, whose x1,y1,x2,y2 in
-pixels stand behind its name, but for the whole image. What was extracted and
-matched is kept in the index: asking again, or going on after an interrupt,
-does not do it twice.
+similarity of visual words, with fusion both. With --verify the first photos are
+matched with the query point by point, and sorted by their inliers. In an index
+with regions the best region of a photo counts; its x1,y1,x2,y2 in pixels stand
+behind the name, unless it is the whole photo. Features of queries and verified
+pairs are kept in the index, so that nothing is done twice, also after an
+interrupt.
 """
+
+RESUMES = True
 
 
 def add_arguments(parser):
   """Add the arguments of this command."""
   add = parser.add_argument
   add("index", metavar="INDEX", help="folder that `delf index` has made")
-  help = "image, folder, quoted pattern or list; or one folder of feature files"
+  help = "photo, folder, quoted pattern or list; or one folder of feature files"
   add("queries", nargs="+", metavar="PHOTO", help=help)
-  arguments.add_number(parser, "--top", "results per query", 20)
+  arguments.add_number(parser, "--top", "results of a query", 20)
   add_method_arguments(parser)
-  help = "ask with this part of the only photo, in pixels"
+  help = "search for a part of the photo, in pixels"
   add("--box", type=arguments.box, metavar="X1,Y1,X2,Y2", help=help)
-  help = "write a page with the results, to look at"
+  help = "write a page with the results"
   add("--html", metavar="FILE", help=help)
   add_work_arguments(parser)
 
 
 def add_method_arguments(parser):
-  """Add how to search, as `delf eval` has it too."""
+  """Add options of the search, which `delf eval` has too."""
   add = parser.add_argument
   help = (
-    "what is compared (default: global, or words where there is no "
-    "global descriptor)"
+    "features to compare (default: global, or words without global descriptors)"
   )
   add("--method", choices=["global", "words", "fusion"], help=help)
-  help = "match the first images point by point"
-  add("--rerank", action="store_true", help=help)
-  arguments.add_number(parser, "--rerank-top", "how many are matched", 100)
-  help = "average each query with its first N images (alpha query expansion)"
+  help = "match the first photos with the query point by point"
+  add("--verify", "--rerank", action="store_true", help=help)
+  add(
+    "--verify-top",
+    "--rerank-top",
+    type=arguments.positive_whole,
+    default=100,
+    metavar="N",
+    help="number of photos to verify (default: 100)",
+  )
+  help = "average each query with its first N photos (alpha query expansion)"
   add("--expand", type=arguments.whole, default=0, metavar="N", help=help)
-  help = "re-rank by the global descriptors of the first images"
+  help = "re-rank by the global descriptors of the first photos"
   add("--refine", choices=REFINEMENTS, help=help)
-  help = "compare whole images alone, of an index that has regions"
-  add("--no-regions", action="store_true", help=help)
+  help = "compare whole photos only, in an index with regions"
+  add("--no-regions", dest="regions", action="store_false", help=help)
 
 
 def add_work_arguments(parser):
-  """Add how the work is done."""
-  help = "processes that match (default: one per core)"
+  """Add options of the work: --workers, --device and --json."""
+  help = "processes that verify (default: one per core)"
   arguments.add_number(parser, "--workers", help)
   arguments.add(parser, "--device", "--json")
 
 
-def search_options(args):
-  """Return searching.SearchOptions of the arguments."""
-  from delf.search import searching
-
-  return searching.SearchOptions(
-    **arguments.pick(args, "method", "expand", "refine", "workers"),
-    rerank=args.rerank_top if args.rerank else 0,
-    only_whole=args.no_regions,
-  )
-
-
 def run(args):
-  """Search and print the results; return the exit status."""
-  from delf.pictures import results_page
-  from delf.search import collection, searching
-
-  if args.html:
-    results_page.check_path(args.html)
-  found = collection.open_folder(args.index)
-  searcher = searching.Searcher(found, search_options(args))
-  asked, failed = _queries(found, args)
-  result = searcher.search(asked, args.top)
-  for failure in result.failed:
-    output.error(failure)
-  if args.html:
-    say_problems(searching.write_page(args.html, found, result))
+  """Search, and print the results; return the exit status."""
+  with delf.Index.open(args.index, device=args.device) as index:
+    result = arguments.call(index.search_files, args, say=output.error)
+  for problem in result.problems:
+    output.warning(problem)
   if args.json:
     output.print_json(result.document())
   else:
     _print(result)
     if args.html:
       print(f"page: {os.path.abspath(args.html)}")
-  return 1 if failed or result.failed else 0
-
-
-def _queries(found, args):
-  """The queries, and those photos of which there are no features."""
-  from delf.extraction import extract
-  from delf.search import searching
-
-  if extract.find_features(args.queries) is not None:
-    return searching.find_features(args.queries[0]), ()
-  photos = searching.find_photos(args.queries, args.box)
-  asked, extraction = searching.extract_queries(
-    found, photos, output.error, args.device
-  )
-  return asked, extraction.failed
+  return 1 if result.failed else 0
 
 
 def _print(result):
@@ -123,9 +98,3 @@ def _print(result):
       region = ",".join(f"{edge:g}" for edge in hit.box or ())
       region = f"  [{region}]" if region else ""
       print(f"  {rank:3}  {hit.score:.4f}{inliers}  {hit.name}{region}")
-
-
-def say_problems(report):
-  """Say which photos a page lacks."""
-  for problem in report.problems:
-    output.warning(problem)

@@ -1,7 +1,6 @@
-"""`delf train-detector`: a detector of a user's own, from photos and boxes."""
+"""`delf train-detector`: a detector trained on your own photos and boxes."""
 
-import functools
-
+import delf
 from delf.cli import output, train
 
 EXAMPLES = """\
@@ -13,16 +12,18 @@ examples:
   delf train-detector more.csv more/ --out better --from my_boxes
   delf detect photos/ --detector my_boxes --out boxes/
 
-BOXES.csv has a row for each box, below a line that names the columns: image_id
-and box, where a box is four numbers with spaces between, "ymin xmin ymax xmax",
-as in Google Landmark Boxes; or image_id,ymin,xmin,ymax,xmax. All are in [0, 1],
-of the height and the width of the photo. image_id is the name of a photo, with
-or without its folder and extension. Photos without a row are left out.
+BOXES.csv has a header and a row for each box, with the columns image_id and
+box, four numbers "ymin xmin ymax xmax" separated by spaces, as in Google
+Landmark Boxes; or image_id,ymin,xmin,ymax,xmax. Coordinates are from 0 to 1, of
+the height and the width of the photo. image_id is the name of a photo, with or
+without its folder and extension. Photos without a row are left out.
 
-One photo in ten is held out. The detector is measured with them before and
-after, beside the whole image and a box of median size in the middle, and the
-better one is kept; MODEL_CARD.md in MODEL says which.
+One photo in ten is held out. The detector is measured on them before and after,
+and compared with the whole image and a box of median size in the middle; the
+better one is kept, and MODEL_CARD.md in MODEL says which.
 """
+
+RESUMES = True
 
 
 def add_arguments(parser):
@@ -41,8 +42,7 @@ def add_arguments(parser):
 
 
 def run(args):
-  """Train and print the report; return the exit status."""
-  from delf.learning.finetune import detector
+  """Train, and print the report; return the exit status."""
 
   def see(report, document):
     missing = report.details["missing"]
@@ -52,6 +52,4 @@ def run(args):
         f"{missing[0]}"
       )
 
-  first = ["delf", "train-detector", args.boxes]
-  learn = functools.partial(detector.train, args.boxes)
-  return train.run_training(first, args, learn, see)
+  return train.run_training(delf.train_detector, args, see)

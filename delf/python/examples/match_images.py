@@ -1,5 +1,6 @@
 """Match two images by their feature files (script)."""
 
+from delf.api import matching
 from delf.cli import scripts
 from delf.cli.scripts import FLAGS, define
 from delf.matching import matcher
@@ -21,20 +22,19 @@ def define_flags() -> None:
 
 def main() -> None:
   """Match and draw; images without matches get a picture too."""
-  result = matcher.match_feature_files(
-    FLAGS.features_1_path,
-    FLAGS.features_2_path,
-    (FLAGS.image_1_path, FLAGS.image_2_path),
-    output=FLAGS.output_image,
-    options=matcher.TWO_IMAGES,
+  match = matching.match_sides(
+    (FLAGS.features_1_path, FLAGS.features_2_path),
+    matcher.TWO_IMAGES,
+    images=(FLAGS.image_1_path, FLAGS.image_2_path),
+    out=FLAGS.output_image,
   )
-  one, two = result.features
+  one, two = (each.local for each in match.features)
   print(  # noqa: T201
     f"{len(one)} and {len(two)} features,"
-    f" {len(result.match.putative)} putative matches,"
-    f" {result.match.score} inliers ({result.match.min_inliers} make a match)"
+    f" {len(match.putative)} putative matches,"
+    f" {match.score} inliers ({match.min_inliers} make a match)"
   )
-  print(f"picture: {result.picture}")  # noqa: T201
+  print(f"picture: {match.picture}")  # noqa: T201
 
 
 if __name__ == "__main__":
