@@ -114,9 +114,11 @@ def match_sides(
 
     figures.check_path(out)
   seconds: dict[str, float] = {}
+  named = None if isinstance(model, models.Model) else model
+  rotated = (rotate and images is None) or None
+  _check_sides(sides, {"model": named, "rotate": rotated} | load)
   if isinstance(model, models.Model):
     rotate = model.rotate
-  _check_sides(sides, load, rotate and images is None)
   with _timed(seconds, "read"):
     read = [_read(side, rotate) for side in sides]
     shown = [pixels for _, pixels in read]
@@ -147,7 +149,7 @@ def match_sides(
   return dataclasses.replace(match, picture=picture)
 
 
-def _check_sides(sides, load, rotate):
+def _check_sides(sides, options):
   """Refuse features and a photo of unknown models, and unused options."""
   known = [
     isinstance(side, features.LocalFeatures | features.ImageFeatures)
@@ -159,8 +161,7 @@ def _check_sides(sides, load, rotate):
       "a feature file and a photo cannot be matched: extract the photo first,"
       " with the same model"
     )
-  unused = [name for name, value in load.items() if value is not None]
-  unused += ["rotate"] * bool(rotate)
+  unused = [name for name, value in options.items() if value is not None]
   if unused and all(map(operator.or_, files, known)):
     names = ", ".join(unused)
     raise errors.InputError(

@@ -33,6 +33,11 @@ def shown(progress: Progress) -> Iterator[None]:
     _progress.reset(token)
 
 
+def is_shown() -> bool:
+  """Return whether progress is shown, or passed to a function."""
+  return bool(_progress.get())
+
+
 def track(iterable: Iterable, label: str, total: int | None = None) -> Any:
   """Iterate while showing progress; `set_postfix_str` adds a remark."""
   if total is None and hasattr(iterable, "__len__"):

@@ -152,3 +152,8 @@ def call(function: Callable, args: argparse.Namespace, **more: Any) -> Any:
   names = inspect.signature(function).parameters
   given = {name: value for name, value in vars(args).items() if name in names}
   return function(**given | more)
+
+
+def pick(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+  """Return some arguments by name."""
+  return {name: getattr(args, name) for name in names}

@@ -60,7 +60,7 @@ def test_demo_as_json(made):
 
 def test_one_scene_matches_and_another_does_not(report):
   assert report.as_expected
-  assert report.same.match.score > 3 * report.different.match.score
+  assert report.same.score > 3 * report.different.score
 
 
 def test_the_pictures_and_features_are_there(report):
@@ -73,7 +73,7 @@ def test_the_pictures_and_features_are_there(report):
 
 
 def test_the_map_between_the_photos_is_that_of_a_stereo_pair(report):
-  model = report.same.match.model
+  model = report.same.model
   # Rectified: points stay on their row, and move left by 7 to 70 pixels.
   x, y = model @ [370, 250, 1]
   assert abs(y - 250) < 15

@@ -2,7 +2,8 @@ import argparse
 
 import pytest
 
-from delf.cli import extract, main
+from delf.api import model
+from delf.cli import arguments, extract, main
 from delf.inference import zoo
 
 _CONFIG = """\
@@ -21,19 +22,23 @@ def _parse(*words):
   return parser.parse_args([*map(str, words), "--out", "out"])
 
 
+def _config(args):
+  return arguments.call(model.configure, args)
+
+
 def test_options_change_the_configuration(tmp_path):
   path = tmp_path / "config.pbtxt"
   path.write_text(_CONFIG)
-  config = extract._config(_parse("x", "--config", path))
+  config = _config(_parse("x", "--config", path))
   assert config.use_local_features
   assert config.use_global_features
   assert config.max_image_size == 900
   more = ("--max-size", 300, "--max-features", 20, "--local-only")
-  config = extract._config(_parse("x", "--config", path, *more))
+  config = _config(_parse("x", "--config", path, *more))
   assert config.max_image_size == 300
   assert config.delf_local_config.max_feature_num == 20
   assert not config.use_global_features
-  config = extract._config(
+  config = _config(
     _parse("x", "--config", path, "--global-only", "--model", "m")
   )
   assert not config.use_local_features

@@ -93,17 +93,15 @@ def test_status_of_the_command_is_returned(command):
 @pytest.mark.parametrize(
   ("error", "line"),
   [
-    (errors.InputError("a photo", "a\nsong", "x.jpg"),) * 1
-    + ("x.jpg: expected a photo, received a song",),
-    (FileNotFoundError("x: expected a file, found none"),)
-    + ("x: expected a file, found none",),
+    (errors.InputError("a song,\nnot a photo", path="x.jpg"),) * 1
+    + ("x.jpg: a song, not a photo",),
+    (FileNotFoundError("x: no such file"),) + ("x: no such file",),
     (PermissionError(13, "Permission denied", "out"),)
     + ("out: Permission denied",),
     (OSError(28, "No space left on device"), "No space left on device"),
     (
       ModuleNotFoundError("No module named 'cv2'", name="cv2"),
-      "expected the Python package cv2, found none; `delf doctor` says what "
-      "is missing",
+      "the Python package cv2 is missing; `delf doctor` checks all packages",
     ),
   ],
 )
@@ -115,14 +113,14 @@ def test_errors_of_the_user_are_one_line(command, capsys, error, line):
 
 @pytest.mark.parametrize("where", ["before", "after", "environment"])
 def test_debug_shows_the_traceback(command, capsys, monkeypatch, where):
-  command(_raiser(errors.InputError("a", "b")))
+  command(_raiser(errors.InputError("a is not b")))
   if where == "environment":
     monkeypatch.setenv("DELF_DEBUG", "1")
   argv = {"before": ["--debug", "try"], "after": ["try", "--debug"]}
   assert main.main(argv.get(where, ["try"])) == 1
   stderr = capsys.readouterr().err
   assert stderr.startswith("Traceback")
-  assert stderr.endswith("delf: error: expected a, received b\n")
+  assert stderr.endswith("delf: error: a is not b\n")
 
 
 @pytest.mark.parametrize(
@@ -183,13 +181,84 @@ def test_names_that_the_encoding_lacks_are_escaped(tmp_path):
   assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("argv", [[], ["no-such-command"], ["try", "--no"]])
+@pytest.mark.parametrize("argv", [["no-such-command"], ["try", "--no"]])
 def test_usage_errors(command, capsys, argv):
   command(lambda args: 0)
   with pytest.raises(SystemExit) as end:
     main.main(argv)
   assert end.value.code == 2
   assert "usage: delf" in capsys.readouterr().err
+
+
+def test_the_command_alone_shows_its_help(capsys):
+  assert main.main([]) == 0
+  assert "examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["help"], ["help", "search"]])
+def test_help_of_a_command(argv, capsys):
+  with pytest.raises(SystemExit) as end:
+    main.main(argv)
+  assert end.value.code == 0
+  assert f"usage: {' '.join(['delf', *argv[1:]])} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("argv", "hint"),
+  [
+    (["serch", "x"], "did you mean search"),
+    (["search", "x.index", "a.jpg", "--verfy"], "did you mean --verify"),
+    (["match", "a.jpg", "b.jpg", "--ratoi=0.9"], "did you mean --ratio"),
+    (["search", "x", "a", "--method", "globl"], "did you mean global"),
+  ],
+)
+def test_misspelt_names_are_suggested(argv, hint, capsys):
+  with pytest.raises(SystemExit) as end:
+    main.main(argv)
+  assert end.value.code == 2
+  assert hint in capsys.readouterr().err
+
+
+def test_an_interrupt_says_how_to_resume(monkeypatch, capsys):
+  def interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr("delf.api.work.extract", interrupt)
+  argv = ["extract", "my photos", "--out", "out"]
+  assert main.main(argv) == errors.INTERRUPTED
+  hint = "to resume, repeat: delf extract 'my photos' --out out"
+  assert hint in capsys.readouterr().err
+
+
+def test_quiet_and_verbose(command, monkeypatch, capsys):
+  from delf.base import progress
+
+  shown = []
+  command(lambda args: shown.append(progress.is_shown()))
+  assert main.main(["try", "--quiet"]) == main.main(["--verbose", "try"]) == 0
+  assert shown == [False, True]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completions_name_commands_and_options(shell, capsys):
+  assert main.main(["completion", shell]) == 0
+  text = capsys.readouterr().out
+  assert "search" in text and "verify-top" in text
+
+
+def test_colour_is_for_terminals(monkeypatch, capsys):
+  from delf.cli import output
+
+  output.error("no")
+  assert capsys.readouterr().err == "delf: error: no\n"
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  monkeypatch.delenv("NO_COLOR", raising=False)
+  monkeypatch.setenv("TERM", "xterm")
+  output.error("no")
+  assert "\033[31merror\033[0m" in capsys.readouterr().err
+  monkeypatch.setenv("NO_COLOR", "1")
+  output.error("no")
+  assert capsys.readouterr().err == "delf: error: no\n"
 
 
 def test_parser_without_a_command_is_complete_enough_for_usage():

@@ -70,8 +70,8 @@ def test_options_reach_the_matching(pair, capsys):
 @pytest.mark.parametrize(
   ("more", "words"),
   [
-    (["--rotate"], "received --rotate without --images"),
-    (["--model", "nope"], "received --model"),
+    (["--rotate"], "rotate: of no effect"),
+    (["--model", "nope"], "model: of no effect"),
   ],
 )
 def test_options_without_use_are_refused(pair, capsys, more, words):
@@ -105,7 +105,7 @@ def test_images_of_feature_files_are_drawn(pair, tmp_path):
   [
     (["--out", "m.docx"], "picture name must end in"),
     (["missing.delf"], "missing.delf: no such file"),
-    (["photo.jpg"], "two images, or two .delf files"),
+    (["photo.jpg"], "a feature file and a photo"),
   ],
 )
 def test_bad_input_is_one_line(

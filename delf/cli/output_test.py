@@ -22,8 +22,8 @@ def test_warnings_are_lines_of_the_command():
   code = (
     "from absl import logging\n"
     "from delf.cli import output\n"
-    "output.show_warnings()\n"
-    "output.show_warnings()\n"
+    "output.show_log()\n"
+    "output.show_log()\n"
     "logging.info('unimportant')\n"
     "logging.warning('%s: cut', 'a.jpg')\n"
   )
@@ -34,7 +34,7 @@ def test_warnings_of_other_packages_are_lines_too(tmp_path):
   code = (
     "import warnings\n"
     "from delf.cli import output\n"
-    "output.show_warnings()\n"
+    "output.show_log()\n"
     "warnings.warn('two\\nlines')\n"
   )
   assert _stderr(code) == "delf: warning: two lines\n"
@@ -49,7 +49,7 @@ def test_pillow_is_silent_on_what_the_loader_reports(tmp_path):
     "from delf.base import errors\n"
     "from delf.python import utils\n"
     "from delf.cli import output\n"
-    "output.show_warnings()\n"
+    "output.show_log()\n"
     "try:\n"
     f"  utils.RgbLoader({str(path)!r})\n"
     "except errors.InputError as error:\n"
