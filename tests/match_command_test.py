@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 from skimage import data
 
+import delf
 from delf.cli import main
-from delf.matching import matcher
 from tests.stand_ins import tiny_model
 
 
@@ -46,18 +46,18 @@ def test_two_photos(photos, model, tmp_path, capsys):
 
 
 def test_a_photo_with_itself_through_python(photos, model):
-  result = matcher.match_images(photos[0], photos[0], model)
-  assert result.match.score == len(result.features[0])
-  assert result.features[0].descriptors.shape == (50, 8)
+  result = delf.match(photos[0], photos[0], model=model)
+  assert result.score == len(result.features[0].local)
+  assert result.features[0].local.descriptors.shape == (50, 8)
 
 
 def test_a_photo_that_is_too_small_matches_nothing(photos, model, tmp_path):
   PIL.Image.new("RGB", (9, 30)).save(tmp_path / "small.png")
-  result = matcher.match_images(
-    photos[0], tmp_path / "small.png", model, output=tmp_path / "m.png"
+  result = delf.match(
+    photos[0], tmp_path / "small.png", model=model, out=tmp_path / "m.png"
   )
-  assert result.match.score == 0
-  assert not result.match.is_match
+  assert result.score == 0
+  assert not result.is_match
   assert (tmp_path / "m.png").exists()
 
 
