@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import functools
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -95,8 +96,7 @@ def _notebook_bar():
   """Return the bar of a notebook's cells, or None outside of a notebook."""
   if "ipykernel" not in sys.modules:
     return None
-  with contextlib.suppress(ImportError):
-    import ipywidgets  # noqa: F401 - without it the bar below is no widget.
+  if importlib.util.find_spec("ipywidgets"):
     from tqdm import notebook
 
     return notebook.tqdm
