@@ -193,7 +193,7 @@ def test_a_picture_that_cannot_be_is_refused_first(tmp_path):
 
 
 def test_a_picture_over_a_folder_is_refused_first(tmp_path):
-  with pytest.raises(errors.InputError, match="received a folder"):
+  with pytest.raises(errors.InputError, match="folder"):
     api.match("no.jpg", "such.jpg", out=_made(tmp_path / "a.png"))
 
 
