@@ -173,7 +173,7 @@ def _binary_list(folder, model):
   return _extract(path, model)
 
 
-@_case(_BAD, "two images of one output name", "different output name", "a.png")
+@_case(_BAD, "two images of one output name", "same output name", "a.png")
 def _collision(folder, model):
   # The command would tell them apart; the script has the original's names.
   listed = _list(folder, folder / "a.png", folder / "a.jpg")

@@ -182,11 +182,10 @@ def test_pictures_of_another_threshold_are_refused(
   before = _contents(pictures)
   for more in ((), ("--out", tmp_path / "out")):
     assert _detect(*words, *more, "--threshold", 0.9) == 1
-    assert (
-      "expected pictures of the same detector and settings, or --overwrite"
-      in (error := capsys.readouterr().err)
+    assert "use the same detector and settings, or --overwrite" in (
+      error := capsys.readouterr().err
     )
-    assert "threshold 0.1, not 0.9" in error
+    assert "pictures made with threshold 0.1, not 0.9" in error
   some = (photos / "more", *words[1:], "--threshold", 0.9, "--overwrite")
   assert _detect(*some) == 1
   assert "would stay" in capsys.readouterr().err
@@ -297,5 +296,5 @@ def test_options_that_cannot_be(options):
 
 def test_two_images_of_one_name(photos, model, tmp_path):
   images = [photos / "a.png", tmp_path / "a.png"]
-  with pytest.raises(errors.InputError, match="different output name"):
+  with pytest.raises(errors.InputError, match="same output name"):
     detect.detect_to_files(images, model, tmp_path / "out")

@@ -58,7 +58,7 @@ class AggregateFolder(extract.OutputFolder):
   """Aggregates of one configuration in one folder."""
 
   record, content, maker = RECORD, "files", "codebook"
-  way_out = "another folder"
+  advice = "another folder"
   for_people = ("delf_version", "codebook_path")
 
   def __init__(

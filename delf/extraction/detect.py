@@ -1,12 +1,12 @@
-"""Boxes in many images, from image files to `.boxes` files and pictures."""
+"""Boxes of many images, from image files to `.boxes` files and pictures."""
 
 import contextlib
 import dataclasses
 import math
 import os
 import pathlib
-import typing
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from delf.inference import zoo
 from delf.protos import delf_config_pb2
 from delf.python import box_io, utils
 
-# What the boxes or pictures beside it were made with.
+# Settings of the boxes or pictures in the same folder.
 RECORD = "detection.json"
 
 
@@ -28,9 +28,9 @@ def describe(
   most_overlap: float | None = None,
   max_size: int | None = None,
 ) -> dict:
-  """Return what decides the boxes of images, as OutputFolder takes it.
+  """Return the settings that determine boxes, for OutputFolder.
 
-  Without a detector any existing files are used.
+  Without a detector they are empty: existing files of any settings are used.
   """
   if detector is None:
     return {}
@@ -57,7 +57,7 @@ class BoxFolder(extract.OutputFolder):
   def read(self, job: engine.Job) -> boxes.Detections | None:
     """Read the detections of a photo; None if missing, or of another photo.
 
-    A damaged file of another program is an InputError.
+    InputError if a file without a record is damaged.
     """
     (path,) = self.paths(job)
     if not path.exists() or self.photos.has_changed(job):
@@ -66,10 +66,12 @@ class BoxFolder(extract.OutputFolder):
       return None
     return boxes.make_detections(*box_io.ReadFromFile(path), path)
 
-  def write(self, job: engine.Job, found: boxes.Detections) -> None:
-    """Write the boxes of a photo, whole or not at all."""
-    data = box_io.SerializeToString(found.boxes, found.scores, found.classes)
-    files.write_bytes(self.paths(job)[0], data)
+  def write(
+    self, job: engine.Job, detections: boxes.Detections, image: Any = None
+  ) -> None:
+    """Write the boxes of a photo atomically."""
+    arrays = (detections.boxes, detections.scores, detections.classes)
+    box_io.WriteToFile(self.paths(job)[0], *arrays)
     self.photos.add(job, self.paths(job))
 
   def _is_readable(self, path):
@@ -84,25 +86,23 @@ class BoxFolder(extract.OutputFolder):
 
 
 class PictureFolder(BoxFolder):
-  """`<image>_viz.jpg`, photos with boxes; drawn anew if not recorded."""
+  """`<image>_viz.jpg`, photos with boxes; redrawn if not recorded."""
 
   content, endings = "pictures", ("_viz.jpg",)
 
   def write(
-    self, job: engine.Job, found: boxes.Detections, image: np.ndarray
+    self, job: engine.Job, detections: boxes.Detections, image: Any = None
   ) -> None:
-    """Draw the boxes of a photo [H, W, 3], whole or not at all."""
-    # Matplotlib is loaded for those who want pictures alone.
-    from delf.pictures import figures
+    """Draw the boxes of a photo [H, W, 3] atomically."""
+    from delf.pictures import figures  # Imports matplotlib.
 
     caption = pathlib.PurePath(job.path).name
-    figures.draw_boxes(
-      self.paths(job)[0], image, found.boxes, found.scores, caption=caption
-    )
+    arrays = (detections.boxes, detections.scores)
+    figures.draw_boxes(self.paths(job)[0], image, *arrays, caption=caption)
     self.photos.add(job, self.paths(job))
 
   def _is_readable(self, path):
-    return False  # Nobody knows what a picture is of.
+    return False  # The content of a picture is unknown.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,33 +110,35 @@ class DetectOptions(engine.ImageOptions):
   """Options of a detection."""
 
   threshold: float = 0.0  # Least score of a box.
-  # IoU up to which a box may overlap a better one of its class; None keeps the
-  # detector's own choice.
+  # Largest IoU of a box with a better one of its class; None keeps the boxes
+  # that the detector selects.
   most_overlap: float | None = None
-  max_size: int | None = None  # Longer side of images before, in pixels.
+  max_size: int | None = None  # Longer side of images for the detector.
   # Called with engine.Job, boxes.Detections and the image's (height, width).
   see: Callable | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not math.isfinite(self.threshold):
-      raise errors.InputError("a number as threshold", f"{self.threshold}")
+      raise errors.InputError(
+        f"the threshold must be a finite number, not {self.threshold}"
+      )
     if self.most_overlap is not None and not 0 <= self.most_overlap <= 1:
       raise errors.InputError(
-        "an overlap of boxes in [0, 1]", f"{self.most_overlap}"
+        f"the overlap of boxes must be in [0, 1], not {self.most_overlap}"
       )
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectReport(engine.ImageReport):
-  """Result of a detection, with the number of boxes found."""
+  """Result of a detection, with the number of detected boxes."""
 
   boxes: int = 0
   photos: tuple = ()  # Of `delf.detect`: PhotoBoxes of each photo.
 
-  _verb: typing.ClassVar[str] = "searched for boxes"
+  _verb: ClassVar[str] = "searched for boxes"
 
   def summary(self) -> str:
-    """Return one line for people."""
+    """Return one line of text."""
     number = f"{self.boxes} box{'' if self.boxes == 1 else 'es'}; "
     return f"{number if self.done else ''}{super().summary()}"
 
@@ -159,7 +161,7 @@ class _Outputs:
       each.check(plan, overwrite)
 
   def divide(self, plan):
-    """Returns jobs to do, and those done in all folders; of none, none is."""
+    """Returns jobs to do, and jobs that are done in all folders."""
     done = {job.name for job in plan} if self._folders else set()
     for each in self._folders:
       done &= {job.name for job in each.divide(plan)[1]}
@@ -176,14 +178,14 @@ class _Outputs:
     for each in self._folders:
       each.claim(todo, overwrite or each is self._pictures)
 
-  def write(self, job, found, image=None):
+  def write(self, job, detections, image=None):
     if self._pictures is not None:
-      self._pictures.write(job, found, image)
+      self._pictures.write(job, detections, image)
     if self._boxes is not None:
-      self._boxes.write(job, found)
-    self._number += len(found)
+      self._boxes.write(job, detections)
+    self._number += len(detections)
     if self._see is not None:
-      self._see(job, found, image.shape[:2])
+      self._see(job, detections, image.shape[:2])
 
   def finish(self):
     pass
@@ -201,42 +203,41 @@ def detect_to_files(
   detector: str | os.PathLike,
   folder: str | os.PathLike | None = None,
   pictures: str | os.PathLike | None = None,
-  **options: typing.Any,
+  **options: Any,
 ) -> DetectReport:
-  """Find boxes in images, and write them, each file whole or not at all.
+  """Detect boxes in images and write them to files.
 
-  Runs are as of `extract.extract_to_files`; `detection.json` in each folder has
-  the detector and settings.
+  The run is resumable, as that of `extract.extract_to_files`; `detection.json`
+  in each folder has the detector and settings.
 
-  The detector is a name, or a folder of a SavedModel. `folder` is for
-  `<name>.boxes`, and `pictures` for `<name>_viz.jpg`; either may be None.
+  The detector is a name or the folder of a SavedModel. `folder` is for
+  `<name>.boxes` and `pictures` for `<name>_viz.jpg`; either may be None.
   Options are fields of DetectOptions.
   """
-  options = DetectOptions(**options)
-  plan = engine.plan(images, options.names)
+  chosen = DetectOptions(**options)
+  plan = engine.plan(images, chosen.names)
   made_with = describe(
     zoo.resolve(detector),
-    options.apply_rotation,
-    float(options.threshold),
-    options.most_overlap,
-    options.max_size,
+    chosen.apply_rotation,
+    float(chosen.threshold),
+    chosen.most_overlap,
+    chosen.max_size,
   )
-  outputs = _Outputs(folder, pictures, made_with, options.see)
+  outputs = _Outputs(folder, pictures, made_with, chosen.see)
 
   def make():
-    finder = _Finder(detector, options)
-    return finder, finder.config
+    extractor = _DetectionExtractor(detector, chosen)
+    return extractor, extractor.config
 
-  return engine.run_images(
-    plan, outputs, make, options, DetectReport(), "detecting"
-  )
+  report = DetectReport()
+  return engine.run_images(plan, outputs, make, chosen, report, "detecting")
 
 
-class _Finder:
-  """A detector in the form that batches of images are done with."""
+class _DetectionExtractor:
+  """A detector with the methods of an extractor, for `engine.run_images`."""
 
   def __init__(self, detector_name, options):
-    # TensorFlow is loaded here, once there is something to do.
+    # Imports TensorFlow, which a run without missing files does not need.
     from delf.inference import detector
 
     self._detector = detector.load(detector_name, options.device)
@@ -251,10 +252,10 @@ class _Finder:
 
   def extract_batch(self, images):
     resized = [utils.ResizeImage(image, self.config)[0] for image in images]
-    options, chosen = self._options, []
-    for found in self._detector.detect(np.stack(resized)):
-      found = found.at_least(options.threshold)
-      if options.most_overlap is not None:
-        found = found.apart(options.most_overlap)
-      chosen.append(found)
-    return chosen
+    results = []
+    for detections in self._detector.detect(np.stack(resized)):
+      selected = detections.at_least(self._options.threshold)
+      if self._options.most_overlap is not None:
+        selected = selected.apart(self._options.most_overlap)
+      results.append(selected)
+    return results

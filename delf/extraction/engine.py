@@ -1,4 +1,4 @@
-"""One run over images: its jobs, decoding ahead, batches, writing, report."""
+"""A run over images: jobs, decoding ahead, batches, writing, report."""
 
 import collections
 import concurrent.futures
@@ -8,8 +8,8 @@ import functools
 import math
 import os
 import time
-import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from absl import logging
@@ -19,25 +19,24 @@ from delf.base import errors, files, progress
 from delf.protos import delf_config_pb2
 from delf.python import utils
 
-# Pixels that are decoded, or being decoded, ahead of the image in use: 64
-# million are 192 MB as RGB.
+# Most pixels to decode ahead of the image in use: 64 million are 192 MB as RGB.
 PIXELS_AHEAD = 64_000_000
 
-# Memory that one batch may take in the network, in bytes.
+# Most memory of one batch in the network, in bytes.
 MEMORY_BUDGET = 4 * 2**30
 
-# Activations that live at once, in bytes per pixel of the largest scale: three
-# times the 208 that ResNet-50 takes on a CPU (benchmarks/extract_folder.py
-# --memory), for the working memory of a GPU's convolutions.
+# Live activations, in bytes per pixel of the largest scale: three times the 208
+# of ResNet-50 on a CPU (benchmarks/extract_folder.py --memory), since a GPU's
+# convolutions need working memory.
 _BYTES_PER_PIXEL = 600
 
 _LARGEST_BATCH = 8  # Unless a size is requested.
 _LOOK_AHEAD = 4  # Images held to find equal sizes, per image of a batch.
 _WRITES_AHEAD = 4  # Images whose files may wait to be written.
-# Errors of TensorFlow go on for pages; the first words say what happened.
+# Messages of TensorFlow fill pages; their start names the cause.
 _LONGEST_REASON = 300
-# How often a box may be as long as the photo, per side: what reaches out of the
-# photo is filled, and would fill the memory.
+# Longest side of a box over that of the photo: the padding outside of the photo
+# takes memory.
 _LARGEST_BOX = 2
 
 
@@ -48,51 +47,52 @@ class Crop:
   # x_min, y_min, x_max, y_max (exclusive) in pixels, rounded half to even.
   box: tuple[float, float, float, float]
   # Whether `max_image_size` and `min_image_size` are those of the whole photo.
-  # DELG does this with query images, Detect-to-Retrieve does not, and the
-  # published figures of each depend on it.
+  # The published figures depend on it: DELG scales them for query images,
+  # Detect-to-Retrieve does not.
   scale_limits: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     box = tuple(map(float, self.box))
     if len(box) != 4 or not all(map(math.isfinite, box)):
       raise errors.InputError(
-        "a box of x_min, y_min, x_max, y_max in pixels", list(box)
+        f"a box must be x_min, y_min, x_max, y_max in pixels, not {list(box)}"
       )
     object.__setattr__(self, "box", box)
 
   def cut(self, image: np.ndarray | Image.Image) -> tuple[np.ndarray, float]:
-    """Cut the part out of an RGB photo; black where the box reaches out of it.
+    """Crop an RGB photo; the area outside of the photo is black.
 
-    InputError if the box is empty, beside the photo, far larger, or in shares
-    of it. Returns [h, w, 3] uint8, and the factor for the size limits: 1, or
-    with `scale_limits` the longer side of the part over that of the photo.
+    Returns [h, w, 3] uint8, and the factor for the size limits: 1, or with
+    `scale_limits` the longer side of the part over that of the photo. Raises
+    InputError if the box is empty, outside of the photo, far larger than it, or
+    in relative coordinates.
     """
     if not isinstance(image, Image.Image):
       image = Image.fromarray(np.asarray(image))
     if min(self.box) >= 0 and max(self.box) <= 1:
       raise errors.InputError(
-        f"a box in pixels of an image of {image.width} x {image.height}",
-        f"{list(self.box)}, shares of it",
+        f"the box {list(self.box)} is in shares of the image: use pixels (of"
+        f" {image.width} x {image.height})"
       )
-    left, upper, right, lower = rounded = tuple(map(round, self.box))
-    size = (right - left, lower - upper)
-    is_outside = min(right, lower) <= 0 or left >= image.width
-    is_outside |= upper >= image.height or min(size) <= 0
-    if is_outside or any(
-      side > _LARGEST_BOX * of_image
-      for side, of_image in zip(size, image.size, strict=True)
+    left, upper, right, lower = map(round, self.box)
+    width, height = right - left, lower - upper
+    if (
+      not 0 < width <= _LARGEST_BOX * image.width
+      or not 0 < height <= _LARGEST_BOX * image.height
+      or min(right, lower) <= 0
+      or left >= image.width
+      or upper >= image.height
     ):
       raise errors.InputError(
-        f"a box in an image of {image.width} x {image.height} pixels",
-        f"{list(self.box)}",
+        f"the box {list(self.box)} is not in an image of {image.width} x"
+        f" {image.height} pixels"
       )
+    rounded = (left, upper, right, lower)
     if min(left, upper) < 0 or right > image.width or lower > image.height:
-      logging.warning(
-        "Box %s reaches out of an image of %d x %d: black is added.",
-        rounded,
-        *image.size,
-      )
-    factor = max(size) / max(image.size) if self.scale_limits else 1.0
+      text = "Box %s exceeds an image of %d x %d: black is added."
+      logging.warning(text, rounded, *image.size)
+    longest = max(width, height)
+    factor = longest / max(image.size) if self.scale_limits else 1.0
     return np.asarray(image.crop(rounded)), factor
 
 
@@ -116,30 +116,31 @@ def region_name(image: str, number: int) -> str:
 def find(sources: Iterable[str | os.PathLike]) -> tuple[list[str], list[str]]:
   """Return images and an output name for each.
 
-  Sources are as of `files.find_images`. Images under a folder keep their
-  sub-folder there, others go by base name. Equal names are replaced by paths
-  from the common parent of all, then by these with their extension.
+  Sources are those of `files.find_images`. The name of an image in a folder is
+  its path relative to the folder, others have base names. Equal names are
+  replaced by paths from the common parent of all, then with their extension.
   """
-  found, roots = {}, set()  # Absolute path -> (path, name).
-  for source in map(os.fspath, sources):
-    is_folder = os.path.isdir(source)
-    for path in map(os.fspath, files.find_images(source)):
+  images: dict[str, tuple[str, str]] = {}  # Absolute path -> (path, name).
+  roots = set()
+  for source in sources:
+    source, is_folder = os.fspath(source), os.path.isdir(source)
+    for path in map(str, files.find_images(source)):
       root = source if is_folder else os.path.dirname(path)
       name = os.path.splitext(os.path.relpath(path, root or "."))[0]
-      found.setdefault(_absolute(path), (path, name))
+      images.setdefault(_absolute(path), (path, name))
       roots.add(_absolute(root))
   parent = os.path.commonpath(roots)
-  longer = [os.path.relpath(path, parent) for path in found]
-  images, names = (list(each) for each in zip(*found.values(), strict=True))
+  longer = [os.path.relpath(path, parent) for path in images]
+  paths, names = (list(each) for each in zip(*images.values(), strict=True))
   names = _replace_equal(names, [os.path.splitext(name)[0] for name in longer])
-  # Each round leaves fewer equal ones; `longer` has none.
+  # Each round leaves fewer equal names; those in `longer` are unique.
   while len(set(names)) < len(names):
     names = _replace_equal(names, longer)
-  return images, names
+  return paths, names
 
 
 def _replace_equal(names, others):
-  """Returns names, with others for those that several images have."""
+  """Returns names in which repeated ones are replaced by `others`."""
   number = collections.Counter(names)
   return [
     other if number[name] > 1 else name
@@ -164,19 +165,19 @@ def plan(
   names: Sequence[str] | None = None,
   crops: Sequence[Crop | None] | None = None,
 ) -> list[Job]:
-  """Make the jobs of a run; an image that is repeated is done once.
+  """Make the jobs of a run; a repeated image is processed once.
 
   Names are output names without extension; base names if None. InputError if
-  there are no images, two (or two parts of one) have one name, or a name leads
-  out of the output folder.
+  there are no images, a name is outside of the output folder, or two images (or
+  two parts of one) have the same name.
   """
-  images = [os.fspath(path) for path in images]
-  if not images:
-    raise errors.InputError("at least one image", "none")
-  names = base_names(images) if names is None else names
-  crops = [None] * len(images) if crops is None else crops
-  owners = {}
-  for path, name, crop in zip(images, names, crops, strict=True):
+  paths = [os.fspath(path) for path in images]
+  if not paths:
+    raise errors.InputError("no images: give at least one")
+  names = base_names(paths) if names is None else names
+  crops = [None] * len(paths) if crops is None else crops
+  owners: dict[str, tuple[str, Crop | None]] = {}
+  for path, name, crop in zip(paths, names, crops, strict=True):
     files.check_inside(name)
     other = owners.setdefault(name, (path, crop))
     if other != (path, crop):
@@ -185,8 +186,8 @@ def plan(
         for path, crop in (other, (path, crop))
       ]
       raise errors.InputError(
-        "a different output name for each image",
-        f"{name!r} for both {both[0]} and {both[1]}",
+        f"{both[0]} and {both[1]} have the same output name {name!r}: use a"
+        " different output name for each image"
       )
   return [
     Job(path, name, _file_size(path), crop)
@@ -203,34 +204,34 @@ def _file_size(path):
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-  """An image without a result, and the reason in one line."""
+  """A failed image, with the reason in one line."""
 
   path: str
   reason: str
 
   @classmethod
   def of(cls, path: str, error: Exception) -> "Failure":
-    """Return the failure that an error about a file is."""
+    """Return the failure that an error about a file describes."""
     return cls(path, errors.one_line(error).removeprefix(f"{path}: "))
 
-  def __str__(self):
+  def __str__(self) -> str:
     return f"{self.path}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Result of a run over images, which go by their paths or names."""
+  """Result of a run over images, given by their paths or names."""
 
   done: tuple[str, ...] = ()
-  skipped: tuple[str, ...] = ()  # Finished before.
+  skipped: tuple[str, ...] = ()  # Finished in an earlier run.
   failed: tuple[Failure, ...] = ()
   seconds: float = 0.0  # Wall-clock time, without loading models.
   interrupted: bool = False  # By the user.
 
-  _verb: typing.ClassVar[str] = "extracted"
+  _verb: ClassVar[str] = "extracted"
 
   def summary(self) -> str:
-    """Return one line for people."""
+    """Return one line of text."""
     return (
       f"{'interrupted: ' if self.interrupted else ''}{len(self.done)}"
       f" {self._verb}, {len(self.skipped)} already there,"
@@ -247,35 +248,35 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class ImageReport(Report):
-  """Result of a run on a device, "" if none was needed."""
+  """Result of a run on a device."""
 
-  device: str = ""
+  device: str = ""  # "" if the model was not needed.
   images_per_second: float = dataclasses.field(init=False)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     speed = len(self.done) / self.seconds if self.seconds else 0.0
     object.__setattr__(self, "images_per_second", speed)
 
   def summary(self) -> str:
-    """Return one line for people."""
+    """Return one line of text."""
     speed = f" ({self.images_per_second:.2f} images/s on {self.device})"
     return f"{super().summary()}{speed if self.done else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-  """Options of each run over images."""
+  """Options of all runs over images."""
 
   # Output names, without extension; None for base names.
   names: Sequence[str] | None = None
-  workers: int = 1  # Threads that decode; 0 decodes between other work.
-  device: str | None = None  # Such as "gpu:1"; None for the best available.
-  # Whether to turn images by EXIF orientation, which the original does not.
+  workers: int = 1  # Threads that decode; with 0 the main thread decodes.
+  device: str | None = None  # "gpu:1", for example; None for the best one.
+  # Whether to apply the EXIF orientation of images, unlike the original.
   apply_rotation: bool = False
-  # Called at the end, also after an error, with a line for each failure.
+  # Called at the end with a line for each failure, also after an error.
   say: Callable[[str], object] | None = None
 
-  def decode_ahead(self, todo: Iterable) -> Iterator["Decoded"]:
+  def decode_ahead(self, todo: Iterable) -> "Generator[Decoded]":
     """Yield the images of jobs, decoded in threads."""
     load = functools.partial(
       utils.RgbLoader, apply_rotation=self.apply_rotation
@@ -285,27 +286,27 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions(RunOptions):
-  """Options of a run that does what is missing of a list of images."""
+  """Options of a resumable run."""
 
-  resume: bool = True  # Whether images whose files are whole are skipped.
-  # Largest batch, or None: one image on a CPU, and on a GPU as many of one size
-  # as `MEMORY_BUDGET` allows.
+  resume: bool = True  # Whether to skip images whose files are complete.
+  # Largest batch. None: one image on a CPU, and on a GPU as many images of one
+  # size as `MEMORY_BUDGET` allows.
   batch_size: int | None = None
   strict: bool = False  # Whether the first failure ends the run with an error.
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-  """An image in memory, [H, W, 3] uint8 RGB, or the error in its place."""
+  """A decoded image, [H, W, 3] uint8 RGB, or the error of decoding it."""
 
-  job: typing.Any
+  job: Any
   image: np.ndarray | None = None
   error: Exception | None = None
   resize_factor: float = 1.0
 
   @property
   def factor(self) -> tuple[float, ...]:
-    """The resize factor as an argument; none if it is 1."""
+    """Arguments for the extractor: the resize factor unless it is 1."""
     return () if self.resize_factor == 1 else (self.resize_factor,)
 
 
@@ -314,23 +315,23 @@ def decode_ahead(
   load: Callable,
   workers: int = 1,
   pixels_ahead: int = PIXELS_AHEAD,
-) -> Iterator[Decoded]:
+) -> Generator[Decoded]:
   """Decode images in threads ahead of their use, and yield them in order.
 
-  Sizes are read from the headers, and decoding waits when `pixels_ahead` would
-  be passed; an image that is larger, or of unknown size, is decoded alone.
-  Jobs have a `path`, and a `crop` (Crop) for a part; `load` takes a path.
-  Without workers the caller's thread decodes.
+  At most `pixels_ahead` pixels are held, by the sizes in the headers; a larger
+  image, or one of unknown size, is decoded alone. Jobs have a `path`, and a
+  `crop` (Crop) for a part. Without workers the caller's thread decodes.
   """
   if workers <= 0:
     yield from (_decode(job, load) for job in todo)
     return
-  # Bounded by pixels, which neither `concurrency.map_ahead` nor joblib can.
-  waiting, pending, held = collections.deque(todo), collections.deque(), 0
+  # Bounded by pixels, unlike `concurrency.map_ahead` and joblib.
+  waiting, held = collections.deque(todo), 0
+  pending: collections.deque = collections.deque()
   pool = concurrent.futures.ThreadPoolExecutor(workers, "decode")
   try:
     while waiting or pending:
-      # One more than the threads, so that none waits for the caller.
+      # One more than there are threads, so that they do not wait.
       while waiting and len(pending) <= workers + 1:
         try:
           pixels = int(np.prod(utils.image_size(waiting[0].path)))
@@ -349,7 +350,7 @@ def decode_ahead(
 
 
 def _decode(job, load):
-  # Whatever a decoder raises about one image is about that image alone.
+  # Any error concerns this image alone.
   try:
     photo = getattr(job, "photo", None)
     return cut(job, load(job.path if photo is None else photo))
@@ -358,7 +359,7 @@ def _decode(job, load):
 
 
 def cut(job: Job, image: np.ndarray) -> Decoded:
-  """Return the part of an image that a job is about."""
+  """Return a job's part of an image."""
   crop = getattr(job, "crop", None)
   if crop is None:
     return Decoded(job, np.asarray(image))
@@ -372,9 +373,9 @@ def memory_limit(
   batch_size: int | None = None,
   budget: int = MEMORY_BUDGET,
 ) -> Callable[[tuple[int, int]], int]:
-  """Return a function from (height, width) to the largest batch.
+  """Return a function from (height, width) to the largest batch size.
 
-  Without a requested size that is 1 on a CPU, which one image keeps busy.
+  The default on a CPU is 1, since one image keeps it busy.
   """
   if batch_size is None and "GPU" not in device.upper():
     return lambda shape: 1
@@ -390,19 +391,19 @@ def memory_limit(
 
 
 class BatchExtractor:
-  """Extracts a stream of images, those of one size together.
+  """Extracts a stream of images in batches of one size.
 
-  Results of a batch are those of single images up to rounding (see
+  Results equal those of single images up to rounding (see
   `Extractor.extract_batch`). An extractor has `extract(image)` and
   `extract_batch(images)`; both also take a resize factor.
   """
 
-  def __init__(self, extractor: typing.Any, limit: Callable):
+  def __init__(self, extractor: Any, limit: Callable):
     self._extractor, self._limit = extractor, limit
-    self._largest = None  # Lowered when memory runs out.
+    self._largest: int | None = None  # Lowered when memory runs out.
 
   def run(self, stream: Iterable[Decoded]) -> Iterator[tuple]:
-    """Yield (Decoded, result or Exception), in order but for equal sizes."""
+    """Yield (Decoded, result or Exception); images of one size come early."""
     for batch in self._batches(iter(stream)):
       if batch[0].error is not None:
         yield batch[0], batch[0].error
@@ -411,9 +412,8 @@ class BatchExtractor:
 
   def _batches(self, stream):
     """Yields lists of images of one size; a failed image is alone."""
-    window = collections.deque()
-    while window or (head := next(stream, None)) is not None:
-      head = window.popleft() if window else head
+    window: collections.deque[Decoded] = collections.deque()
+    while head := window.popleft() if window else next(stream, None):
       batch = [head]
       limit = 1 if head.image is None else self._limit(head.image.shape[:2])
       limit = max(1, min(limit, self._largest or limit))
@@ -430,7 +430,7 @@ class BatchExtractor:
       yield batch
 
   def _extract(self, batch):
-    """Returns the result of each image, or the error that it raised."""
+    """Returns the result or the error of each image."""
     try:
       factor = batch[0].factor
       if len(batch) == 1:
@@ -443,7 +443,7 @@ class BatchExtractor:
       half = len(batch) // 2
       if is_out_of_memory(error):
         self._largest = half
-        logging.info("Out of memory: batches of %d from here on.", half)
+        logging.info("Out of memory: batches of %d from now on.", half)
     return self._extract(batch[:half]) + self._extract(batch[half:])
 
 
@@ -451,26 +451,26 @@ def _shape(decoded):
   return decoded.image is not None and (decoded.image.shape, decoded.factor)
 
 
-def find_problem(path: str, result: typing.Any) -> str | None:
-  """Return what is wrong with a result in one line without the path, or None.
+def find_problem(path: str, result: Any) -> str | None:
+  """Return a line about the problem with a result, or None.
 
-  A result is a dataclass of arrays, or the Exception in its place.
+  A result is a dataclass of arrays, or an Exception. The line has no path.
   """
   if isinstance(result, Exception):
     if is_out_of_memory(result):
-      return "expected an image that fits in memory, received one that does not"
+      return "the image does not fit in memory"
     line = errors.one_line(result).removeprefix(f"{path}: ")
     if isinstance(result, (errors.InputError, OSError)):
       return line
     return f"{type(result).__name__}: {line[:_LONGEST_REASON]}"
   for name, array in _arrays(result):
     if array is not None and not np.all(np.isfinite(array)):
-      return f"expected finite {name}, received NaN or infinity"
+      return f"the model returned NaN or infinity in {name}"
   return None
 
 
 def _arrays(result):
-  """Yields (name, array or None) of all that is in a result."""
+  """Yields the name and array (or None) of each field, also of nested ones."""
   for field in dataclasses.fields(result):
     value = getattr(result, field.name)
     if dataclasses.is_dataclass(value):
@@ -480,41 +480,44 @@ def _arrays(result):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-  """Return whether an error says that memory ran out (host or device)."""
+  """Return whether an error means that host or device ran out of memory."""
   # By name, so that TensorFlow need not be imported.
   return isinstance(error, MemoryError) or (
     type(error).__name__ == "ResourceExhaustedError"
   )
 
 
-@dataclasses.dataclass
-class Run:
-  """One pass over jobs: writes results as they come, in a thread, and reports.
+_Report = TypeVar("_Report", bound=Report)
+_ImageReport = TypeVar("_ImageReport", bound=ImageReport)
 
-  After an error there nothing more is written.
+
+@dataclasses.dataclass
+class Run(Generic[_Report]):
+  """One pass over jobs: writes results in a thread, and reports.
+
+  After an error in the thread nothing more is written.
   """
 
   # extract.OutputFolder, or an object with its `claim`, `write`, `finish`,
   # `close`, `report_fields` and `wants_images`.
-  outputs: typing.Any
-  report: Report  # With the images that were skipped.
-  say: Callable | None = None
+  outputs: Any
+  report: _Report  # With the skipped images.
+  say: Callable[[str], object] | None = None
   strict: bool = False
   overwrite: bool = False  # Whether to remove files that are not stale, too.
 
-  def __post_init__(self):
-    self._done, self._failed = [], []
+  def __post_init__(self) -> None:
+    self._done: list[str] = []
+    self._failed: list[Failure] = []
     self._is_claimed = self._is_broken = False
     self._start = time.perf_counter()
 
-  def do(
-    self, results: Iterator[tuple], todo: list[Job], bar: typing.Any
-  ) -> Report:
+  def do(self, results: Iterator[tuple], todo: list[Job], bar: Any) -> _Report:
     """Write results and return the report, also after an interrupt (SIGINT).
 
     Results are (Decoded, result or Exception), in any order; stale files of all
-    jobs are removed before the first write. An OSError, if a result cannot be
-    written, has a `report` of what was done.
+    jobs are removed before the first write. If writing fails, the OSError has
+    the report so far as `report`.
     """
     try:
       with (
@@ -526,11 +529,12 @@ class Run:
     except KeyboardInterrupt:
       return self._make_report(interrupted=True)
     except OSError as error:
-      error.report = self._make_report()
+      error.report = self._make_report()  # type: ignore[attr-defined]
       raise
     finally:
-      for failure in self._failed if self.say else ():
-        self.say(str(failure))
+      if self.say is not None:
+        for failure in self._failed:
+          self.say(str(failure))
     return self._make_report()
 
   def _make_report(self, interrupted=False):
@@ -544,7 +548,7 @@ class Run:
     )
 
   def _write_all(self, results, todo, bar, writer):
-    pending = collections.deque()
+    pending: collections.deque = collections.deque()
     try:
       for decoded, result in results:
         problem = find_problem(decoded.job.path, result)
@@ -565,7 +569,7 @@ class Run:
         pending.popleft().result()
 
   def _write(self, job, *result):
-    # In the writer's thread, which no interrupt reaches: what is written is
+    # In the writer's thread, which is not interrupted: each written result is
     # counted.
     if self._is_broken:
       return
@@ -578,7 +582,7 @@ class Run:
 
   def _fail(self, job, problem):
     if self.strict:
-      raise errors.InputError("a result of each image", problem, job.path)
+      raise errors.InputError(problem, path=job.path)
     reason = f"{job.label}: {problem}" if job.label else problem
     logging.info("Failed: %s: %s", job.path, reason)
     self._failed.append(Failure(job.path, reason))
@@ -586,20 +590,20 @@ class Run:
 
 def run_images(
   plan: list[Job],
-  outputs: typing.Any,
+  outputs: Any,
   make_extractor: Callable,
   options: ImageOptions,
-  report: ImageReport,
+  report: _ImageReport,
   label: str,
-) -> ImageReport:
-  """Extract the images of a plan that are missing in a folder, in batches.
+) -> _ImageReport:
+  """Process the images of a plan that are missing in a folder, in batches.
 
   Args:
-    outputs: As of `Run`, with `check`, `divide` and `prepare`.
-    make_extractor: Returns what `BatchExtractor` takes, and a configuration
-      with its sizes and scales; called if there is something to do.
-    report: Empty report of the kind to return.
-    label: Such as "extracting".
+    outputs: The outputs of a `Run`, with `check`, `divide` and `prepare`.
+    make_extractor: Returns an extractor for `BatchExtractor` and a
+      configuration with sizes and scales; called if images are missing.
+    report: Empty report to fill.
+    label: Label of the progress bar, such as "extracting".
   """
   outputs.check(plan, overwrite=not options.resume)
   todo, done = outputs.divide(plan) if options.resume else (plan, [])

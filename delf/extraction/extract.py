@@ -1,11 +1,11 @@
-"""Features of many images: folders of output files, runs, reading them."""
+"""Features of many images: folders of output files, runs, and reading."""
 
 import dataclasses
 import hashlib
 import os
 import pathlib
-import typing
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -19,54 +19,56 @@ from delf.inference import zoo
 from delf.protos import delf_config_pb2
 from delf.python import datum_io, feature_io
 
-# A line per finished image: its name, the size of the photo, and the size of
-# each output file by extension, in bytes; of a part of a photo also which.
-# Paths and times are not in it, as data sets are moved.
+# A line per finished image: its name, the size of the photo, the size of each
+# output file by extension, in bytes, and the box of a part of a photo; no paths
+# or times, since data sets are moved.
 PHOTOS = "extraction_images.jsonl"
 
-# What the feature files beside it were made with, for each head.
+# Settings of the feature files in the same folder, for each head.
 RECORD = "extraction.json"
-_NAMED = 5  # Missing files that an error names.
+_NAMED = 5  # Missing files in an error message.
 
 
 class PhotoRecord:
-  """Journal of the photos that the files in a folder are of."""
+  """Journal of the photos of the files in a folder."""
 
   def __init__(self, folder: str | os.PathLike):
     self._folder = pathlib.Path(folder)
     self._journal = manifest.Journal(self._folder / PHOTOS)
-    self._sizes, self._crops, self._files = {}, {}, {}
+    self._sizes: dict[str, int | None] = {}
+    self._crops: dict[str, dict | None] = {}
+    self._files: dict[str, dict[str, int]] = {}
     for name, size, crop, sizes in self._journal.read(
       lambda e: (e["name"], e["bytes"], e.get("crop"), dict(e["files"]))
     ):
-      # The last line of a name counts, and of its files those of earlier lines
-      # too: heads may be extracted apart.
+      # Later lines replace earlier ones, but for files of other heads, which
+      # may be extracted in another run.
       self._sizes[name], self._crops[name] = size, crop
       self._files[name] = self._files.get(name, {}) | sizes
 
   def has(self, job: engine.Job) -> bool:
-    """Return whether a photo of this name was recorded."""
+    """Return whether a photo with this name is recorded."""
     return job.name in self._sizes
 
   def has_changed(self, job: engine.Job) -> bool:
-    """Return whether it is another photo, or part of it, than recorded."""
+    """Return whether the photo, or the part of it, is not the recorded one."""
     if self.has(job) and self._crops.get(job.name) != _crop_entry(job):
       return True
     size = self._sizes.get(job.name)
     return None not in (size, job.size) and size != job.size
 
   def is_whole(self, job: engine.Job, path: pathlib.Path) -> bool:
-    """Return whether an output file has the size that was recorded."""
+    """Return whether an output file has its recorded size."""
     size = self._files.get(job.name, {}).get(path.suffix)
     return size is not None and path.exists() and path.stat().st_size == size
 
   def box(self, name: str) -> tuple | None:
-    """Return (x1, y1, x2, y2) in pixels of a part, None for a whole photo."""
+    """Return the part (x1, y1, x2, y2) in pixels; None for a whole photo."""
     crop = self._crops.get(name)
     return None if crop is None else tuple(crop["box"])
 
   def add(self, job: engine.Job, paths: list[pathlib.Path]) -> None:
-    """Record a photo whose files are written."""
+    """Record a photo after its files are written."""
     sizes = {path.suffix: path.stat().st_size for path in paths}
     entry = {"name": job.name, "bytes": job.size, "files": sizes}
     if job.crop is not None:
@@ -74,7 +76,7 @@ class PhotoRecord:
     self._journal.add(entry)
 
   def remove_regions(self, image: str, number: int) -> None:
-    """Remove recorded files of the regions of an image from a number on."""
+    """Remove recorded files of an image's regions from `number` onwards."""
     while (name := engine.region_name(image, number)) in self._sizes:
       for extension in self._files[name]:
         (self._folder / f"{name}{extension}").unlink(missing_ok=True)
@@ -92,42 +94,42 @@ def _crop_entry(job):
 
 
 class OutputFolder:
-  """Files of images in one folder, all made with the same settings.
+  """Files of images in one folder, all with the same settings.
 
-  A manifest says what each kind of files was made with, and files made in
-  another way are refused. The photo record says which images are finished.
-  `made_with` has the settings of this run by kind; other kinds may be of any.
+  A manifest has the settings of each kind of files; a run with other settings
+  is rejected. The photo record lists the finished images. `made_with` has the
+  settings of this run by kind.
   """
 
   record = RECORD
-  # What the files are and what makes them; the way out of other settings.
-  content, maker, way_out = "features", "model", "--overwrite"
-  # Settings that do not count.
+  # Content of the files, their maker, and the remedy for other settings.
+  content, maker, advice = "features", "model", "--overwrite"
+  # Settings that are not compared.
   for_people: tuple[str, ...] = ("delf_version", "model_path")
   endings: tuple[str, ...] = ()
-  wants_images = False  # To write a result.
+  wants_images = False  # Whether `write` needs the image.
 
   def __init__(self, folder: str | os.PathLike, made_with: dict):
     self.folder = files.local_folder(folder)
     self.made_with = made_with
     self.photos = PhotoRecord(self.folder)
-    self._recorded = {}
+    self._recorded: dict[str, dict] = {}
     self._is_replaced = False
 
   def paths(self, job: engine.Job) -> list[pathlib.Path]:
-    """Return the paths of all files that a finished image has."""
+    """Return the paths of all files of a finished image."""
     return [self.folder / f"{job.name}{ending}" for ending in self.endings]
 
   def check(self, plan: list[engine.Job], overwrite: bool) -> None:
     """Raise InputError if files of other settings would stay in the folder.
 
-    It names what differs, and nothing has been changed.
+    The message lists the differences. Nothing is changed.
     """
     try:
       self._recorded = self._read_record()
       differences = {
-        kind: self._difference(self._recorded[kind], wanted)
-        for kind, wanted in self.made_with.items()
+        kind: self._difference(self._recorded[kind], settings)
+        for kind, settings in self.made_with.items()
         if kind in self._recorded
       }
     except errors.InputError:
@@ -138,11 +140,10 @@ class OutputFolder:
       if not difference:
         continue
       if not overwrite:
-        name = f"{kind} {self.content}".strip()
         raise errors.InputError(
-          f"{name} of the same {self.maker} and settings, or {self.way_out}",
-          f"{name} made {difference}",
-          self.folder / self.record,
+          f"{kind} {self.content} made {difference} exist: use the same"
+          f" {self.maker} and settings, or {self.advice}".lstrip(),
+          path=self.folder / self.record,
         )
       self._check_all_replaced(plan, kind, difference)
       self._is_replaced = True
@@ -156,18 +157,18 @@ class OutputFolder:
         if path.name.startswith(".") or name.removesuffix(ending) in names:
           continue
         raise errors.InputError(
-          f"--overwrite of all images that have {content} made {difference}",
-          f"only some: {name} would stay",
-          self.folder,
+          f"--overwrite must include all images with {content} made"
+          f" {difference}, but {name} would stay",
+          path=self.folder,
         )
 
   def divide(
     self, plan: list[engine.Job]
   ) -> tuple[list[engine.Job], list[engine.Job]]:
-    """Return the jobs to do, and those that are done.
+    """Return the jobs to do, and the jobs that are done.
 
-    Done are unchanged photos whose files have their recorded sizes, or, without
-    a record, can be read.
+    Photos are done if they are unchanged and their files have their recorded
+    sizes; without a record, if their files can be read.
     """
     todo, done = [], []
     changed = unknown = 0
@@ -185,15 +186,12 @@ class OutputFolder:
       else:
         todo.append(job)
     if changed:
-      logging.info("%d photos are others than before: done again.", changed)
+      logging.info("%d photos have changed: processed again.", changed)
     if unknown:
-      logging.warning(
-        "%s: %d images had %s without a record of their photo: kept. "
-        "--overwrite does them again.",
-        self.folder,
-        unknown,
-        self.content,
+      text = (
+        "%s: kept %s of %d images without a record; --overwrite replaces them"
       )
+      logging.warning(text, self.folder, self.content, unknown)
     return todo, done
 
   def prepare(self) -> None:
@@ -202,7 +200,7 @@ class OutputFolder:
 
   def claim(self, todo: list[engine.Job], overwrite: bool) -> None:
     """Remove stale files of images, then write the manifest of the new ones."""
-    # In this order a killed run leaves no old files under the new manifest.
+    # In this order a killed run leaves no old files with the new manifest.
     files.remove_leftovers(
       self.folder, todo, self.record, "".join(self.endings[:1])
     )
@@ -217,33 +215,33 @@ class OutputFolder:
       manifest.write(self.folder / self.record, record.get("", record))
 
   def finish(self) -> None:
-    """End a run that was not stopped."""
+    """Complete a run that was not stopped."""
 
   def close(self) -> None:
-    """Close what writing has opened."""
+    """Close the photo record."""
     self.photos.close()
 
   def report_fields(self) -> dict:
-    """Return fields of the run's report that the folder knows."""
+    """Return fields to set in the run's report."""
     return {}
 
   def _read_record(self):
     """Returns the settings of each kind of files; {} without a record."""
     return manifest.read(self.folder / self.record) or {}
 
-  def _difference(self, existing, wanted):
-    return manifest.difference(existing, wanted, self.for_people)
+  def _difference(self, existing, requested):
+    return manifest.difference(existing, requested, self.for_people)
 
   def _endings_of(self, kind):
     """Returns the endings of the files of a kind, or of all kinds for None."""
     return self.endings
 
   def _is_readable(self, path):
-    """Returns whether a file without a record is one of these."""
+    """Returns whether a file without a record is valid."""
     return False
 
 
-# Endings of the files of each head, which is one kind of features.
+# Endings of the files of each head (kind of features).
 _ENDINGS = {
   "local": (files.DELF, files.DELG_LOCAL),
   "global": (files.DELG_GLOBAL,),
@@ -261,7 +259,7 @@ class FeatureFolder(OutputFolder):
     made_with: dict,
     on_written: Callable[[str, features.ImageFeatures], object] | None = None,
   ):
-    """`made_with` is of `describe`; `on_written` gets names and features."""
+    """Args: `made_with` of `describe`; `on_written` of ExtractOptions."""
     super().__init__(folder, made_with)
     self._on_written = on_written
     if config.use_local_features:
@@ -270,44 +268,36 @@ class FeatureFolder(OutputFolder):
       self.endings += (files.DELG_GLOBAL,)
     if not self.endings:
       raise errors.InputError(
-        "use_local_features or use_global_features", "a configuration of none"
+        "set use_local_features or use_global_features in the configuration"
       )
 
-  def write(self, job: engine.Job, found: features.ImageFeatures) -> None:
-    """Write the files of one image, each whole or not at all.
+  def write(self, job: engine.Job, extracted: features.ImageFeatures) -> None:
+    """Write the files of one image, each atomically.
 
-    A missing global descriptor, as of a tiny image, is written as [0].
+    The missing global descriptor of a tiny image is written as [0].
     """
     for path in self.paths(job):
       if path.suffix == files.DELG_GLOBAL:
-        descriptor = found.global_descriptor
+        descriptor = extracted.global_descriptor
         if descriptor is None:
           descriptor = np.zeros([0], dtype=np.float32)
-        data = datum_io.SerializeToString(descriptor)
-      else:
-        data = feature_io.SerializeToString(
-          found.local.locations,
-          found.local.scales,
-          found.local.descriptors,
-          found.local.attention,
-          found.local.orientations,
-        )
-      files.write_bytes(path, data)
+        datum_io.WriteToFile(descriptor, path)
+      elif extracted.local is not None:
+        feature_io.write_local_features(path, extracted.local)
     self.photos.add(job, self.paths(job))
     if self._on_written is not None:
-      self._on_written(job.name, found)
+      self._on_written(job.name, extracted)
 
   def _read_record(self):
     path = self.folder / self.record
     record = read(path)
     if record is None and path.exists():
-      raise errors.InputError(
-        "a record of what the features were made with", "something else", path
-      )
+      message = "not a record of the settings of features"
+      raise errors.InputError(message, path=path)
     return record or {}
 
-  def _difference(self, existing, wanted):
-    return difference(existing, wanted)
+  def _difference(self, existing, requested):
+    return difference(existing, requested)
 
   def _endings_of(self, kind):
     return _ENDINGS[kind] if kind else sum(_ENDINGS.values(), ())
@@ -321,11 +311,11 @@ class FeatureFolder(OutputFolder):
     return True
 
 
-# Part of a configuration that each head reads.
+# Part of the configuration of each head.
 _PARTS = {"local": "delf_local_config", "global": "delf_global_config"}
 
-# What does not change the features of a head: which ones are kept shows in the
-# files, and the model's hash says its kind and what was set at its export.
+# Settings that do not change the features of a head: the files show which heads
+# were used, and the model's hash includes its kind and settings of its export.
 _WITHOUT_EFFECT = (
   "model_path",
   "is_tf2_exported",
@@ -333,7 +323,7 @@ _WITHOUT_EFFECT = (
   "use_global_features",
 )
 
-# Keys that two extractions are compared by.
+# Settings that are compared.
 _COMPARED = {"model", "apply_rotation", "files", "settings"}
 
 
@@ -342,10 +332,10 @@ def describe(
   model_folder: str | os.PathLike | None,
   apply_rotation: bool,
 ) -> dict:
-  """Return what decides the content of features, by head, for JSON.
+  """Return the settings that determine features, by head, for JSON.
 
-  Heads in use are "local" and "global". `delf_version` and `model_path` are for
-  people, and not compared.
+  Heads in use are "local" and "global". `delf_version` and `model_path` are
+  informative, and not compared.
   """
   model = fingerprint(model_folder) if model_folder else None
   made_with = {}
@@ -364,7 +354,7 @@ def describe(
 
 
 def read(path: pathlib.Path) -> dict | None:
-  """Read what `describe` returned; None if the file is missing or another."""
+  """Read the settings of `describe`; None if missing or invalid."""
   try:
     record = manifest.read(path)
   except errors.InputError:
@@ -380,24 +370,24 @@ def read(path: pathlib.Path) -> dict | None:
   return record if is_described else None
 
 
-def difference(existing: dict, wanted: dict) -> str:
-  """Describe what one head was made with other than wanted; "" for nothing."""
-  if existing["model"] != wanted["model"]:
+def difference(existing: dict, requested: dict) -> str:
+  """Describe how the settings of a head differ from requested ones, or ""."""
+  if existing["model"] != requested["model"]:
     return f"with another model (SHA-256 {str(existing['model'])[:12]}...)"
-  if existing["files"] != wanted["files"]:
+  if existing["files"] != requested["files"]:
     return "with other PCA files"
-  # Settings are lines: those of one of the two alone say what differs.
-  lines = (existing["settings"], wanted["settings"])
-  here, new = (
+  # Settings are lines of text.
+  lines = (existing["settings"], requested["settings"])
+  old, new = (
     ", ".join(line.strip() for line in one if line not in other)
     for one, other in (lines, lines[::-1])
   )
-  if here and new:
-    return f"with {here} and not {new}"
-  if here or new:
-    return f"with {here}" if here else f"without {new}"
+  if old and new:
+    return f"with {old}, not {new}"
+  if old or new:
+    return f"with {old}" if old else f"without {new}"
   ignored = ("delf_version", "model_path", "model", "files")
-  return manifest.difference(existing, wanted, ignored)
+  return manifest.difference(existing, requested, ignored)
 
 
 def _settings(config, part):
@@ -423,7 +413,7 @@ def _settings(config, part):
   elif not own.pca_parameters.use_whitening:
     own.pca_parameters.ClearField("pca_variances_path")
   for field, value in own.pca_parameters.ListFields():
-    # Files count by content, not by where they are.
+    # Files are compared by content, not by path.
     if field.name.endswith("_path"):
       hashes[field.name] = fingerprint(zoo.local_path(value))
       own.pca_parameters.ClearField(field.name)
@@ -445,7 +435,7 @@ def fingerprint(path: str | os.PathLike) -> str:
   """Return the SHA-256 of a file, or of all files in a folder, in hex."""
   path = pathlib.Path(path)
   if not path.exists():
-    raise FileNotFoundError(f"{path}: expected a file, found none")
+    raise FileNotFoundError(f"{path}: no such file")
   digest = hashlib.sha256()
   inside = sorted(p for p in path.rglob("*") if p.is_file())
   for file in inside if path.is_dir() else [path]:
@@ -458,13 +448,13 @@ def fingerprint(path: str | os.PathLike) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ExtractOptions(engine.ImageOptions):
-  """Options of an extraction; the configuration says what is extracted."""
+  """Options of an extraction, beside its configuration."""
 
   # Part of each image, or None for all of it; locations are in its pixels.
   crops: Sequence[engine.Crop | None] | None = None
   local_extension: str = files.DELF
-  extractor: typing.Any = None  # In place of one made from the configuration.
-  # Called, in a thread, with name and features of images that were written.
+  extractor: Any = None  # Replaces the extractor of the configuration.
+  # Called, in a thread, with the name and features of each written image.
   on_written: Callable[[str, features.ImageFeatures], object] | None = None
 
 
@@ -472,47 +462,47 @@ def extract_to_files(
   images: Sequence[str | os.PathLike],
   config: delf_config_pb2.DelfConfig,
   output_dir: str | os.PathLike,
-  **options: typing.Any,
+  **options: Any,
 ) -> engine.ImageReport:
-  """Extract features of images and write them, each file whole or not at all.
+  """Extract features of images and write them to files, each atomically.
 
-  A failed image does not end the run, and a stopped run can be repeated: it
-  does what is missing. `extraction.json` in the folder has the model and
-  settings; files of others are refused. `extraction_images.jsonl` has the size
-  and part of each photo; photos that differ are extracted again.
+  The run is resumable, and a failed image does not end it. `extraction.json` in
+  the folder has the model and settings; a run with others is rejected.
+  `extraction_images.jsonl` has the size and part of each photo; changed photos
+  are extracted again.
 
-  `output_dir` is a local folder for `<name>.delf` and `<name>.delg_global`;
-  options are fields of ExtractOptions. Returns a report also after an interrupt
-  by the user (SIGINT). InputError if nothing can be done, as with a folder of
-  other features; an OSError, if files cannot be written, has a `report`.
+  `output_dir` is a local folder of `<name>.delf` and `<name>.delg_global`;
+  options are fields of ExtractOptions. Returns the report also after an
+  interrupt by the user (SIGINT). Raises InputError if the run cannot start, and
+  OSError with the `report` so far if a file cannot be written.
   """
-  options = ExtractOptions(**options)
-  plan = engine.plan(images, options.names, options.crops)
+  chosen = ExtractOptions(**options)
+  plan = engine.plan(images, chosen.names, chosen.crops)
   made_with = describe(
-    config, model_folder(config, options), options.apply_rotation
+    config, model_folder(config, chosen), chosen.apply_rotation
   )
   folder = FeatureFolder(
-    output_dir, config, options.local_extension, made_with, options.on_written
+    output_dir, config, chosen.local_extension, made_with, chosen.on_written
   )
 
   def make():
-    return options.extractor or _make_extractor(config, options), config
+    return chosen.extractor or _make_extractor(config, chosen), config
 
   report = engine.ImageReport()
-  return engine.run_images(plan, folder, make, options, report, "extracting")
+  return engine.run_images(plan, folder, make, chosen, report, "extracting")
 
 
 def model_folder(
-  config: delf_config_pb2.DelfConfig, options: typing.Any
+  config: delf_config_pb2.DelfConfig, options: Any
 ) -> os.PathLike | None:
-  """Return the folder of a configuration's model, if it is to be used."""
+  """Return the folder of a configuration's model; None if it is not used."""
   if options.extractor is not None and not config.model_path:
     return None
   return zoo.resolve(config.model_path)
 
 
 def _make_extractor(config, options):
-  # TensorFlow is loaded here, once there is something to do.
+  # Imports TensorFlow, which a run without missing files does not need.
   from delf.inference import extractor
 
   return extractor.make_extractor(config, device=options.device)
@@ -523,13 +513,13 @@ def find_features(
 ) -> tuple[set[str], set[str]] | None:
   """Return the names and extensions of feature files in a folder.
 
-  None unless there is one source, a folder of feature files without images.
+  None unless the only source is a folder of feature files without images.
   """
   folder = pathlib.Path(sources[0])
   if len(sources) > 1 or not folder.is_dir():
     return None
   names, extensions = set(), set()
-  # Strings: a Path of each file takes several times as long.
+  # Strings, since a Path per file takes several times as long.
   for parent, _, inside in os.walk(folder):
     below = pathlib.Path(parent).relative_to(folder).as_posix()
     prefix = "" if below == "." else f"{below}/"
@@ -547,70 +537,72 @@ def find_features(
 
 def read_local(path: str | os.PathLike) -> features.LocalFeatures:
   """Read a `.delf` or `.delg_local` file; raise InputError if not finite."""
-  found = feature_io.read_local_features(path)
+  local = feature_io.read_local_features(path)
   for name in ("locations", "descriptors"):
-    arrays.check_finite(getattr(found, name), name, path)
-  return found
+    arrays.check_finite(getattr(local, name), name, path)
+  return local
 
 
 def read_global(path: str | os.PathLike) -> np.ndarray:
-  """Read a `.delg_global` file, finite: [D] float32, [0] of a tiny image."""
-  found = datum_io.ReadFromFile(path)
-  if found.ndim != 1 or not np.isfinite(found).all():
+  """Read a `.delg_global` file, finite: [D] float32, [0] for a tiny image."""
+  descriptor = datum_io.ReadFromFile(path)
+  if descriptor.ndim != 1 or not np.isfinite(descriptor).all():
     raise errors.InputError(
-      "a descriptor of shape [D], finite", f"shape {list(found.shape)}", path
+      "a global descriptor must be finite and of shape [D], not"
+      f" {list(descriptor.shape)}",
+      path=path,
     )
-  return found.astype(np.float32)
+  return descriptor.astype(np.float32)
 
 
 def read_globals(
-  wanted: Sequence[str], what: str, dimension: int | None = None
+  paths: Sequence[str], label: str, dimension: int | None = None
 ) -> list[np.ndarray]:
-  """Read `.delg_global` files of one dimension, but for tiny images' [0]."""
-  found = []
-  for path in progress.track(wanted, f"reading {what}"):
+  """Read `.delg_global` files of one dimension, [0] for tiny images."""
+  descriptors = []
+  for path in progress.track(paths, f"reading {label}"):
     descriptor = datum_io.ReadFromFile(path)
     if descriptor.ndim != 1 or descriptor.dtype != np.float32:
       raise errors.InputError(
-        "a global descriptor, float32 [D]",
-        f"{descriptor.dtype} {list(descriptor.shape)}",
-        path,
+        "a global descriptor must be float32 [D], not"
+        f" {descriptor.dtype} {list(descriptor.shape)}",
+        path=path,
       )
     arrays.check_finite(descriptor, "descriptor", path)
     dimension = dimension or descriptor.size
     if descriptor.size not in (0, dimension):
       raise errors.InputError(
-        f"{dimension} values as the other descriptors have",
-        f"{descriptor.size}",
-        path,
+        f"the descriptor has {descriptor.size} values, but the others have"
+        f" {dimension}",
+        path=path,
       )
-    found.append(descriptor)
-  return found
+    descriptors.append(descriptor)
+  return descriptors
 
 
 def require_files(
-  names: Sequence[str], folder: str | os.PathLike, extension: str, what: str
+  names: Sequence[str], folder: str | os.PathLike, extension: str, label: str
 ) -> list[str]:
   """Return the paths of images' files; raise InputError if some are missing."""
   if not os.path.isdir(folder):
-    raise FileNotFoundError(f"{folder}: expected a folder, found none")
-  wanted = [os.path.join(folder, f"{name}{extension}") for name in names]
-  missing = [path for path in wanted if not os.path.isfile(path)]
+    raise FileNotFoundError(f"{folder}: no such folder")
+  paths = [os.path.join(folder, f"{name}{extension}") for name in names]
+  missing = [path for path in paths if not os.path.isfile(path)]
   if missing:
     named = ", ".join(os.path.basename(path) for path in missing[:_NAMED])
     more = ", ..." if len(missing) > _NAMED else ""
     raise errors.InputError(
-      f"a {extension} file of each of {len(names)} {what}",
-      f"none of {len(missing)} ({named}{more})",
-      folder,
+      f"{len(missing)} of {len(names)} {label} have no {extension} file"
+      f" ({named}{more})",
+      path=folder,
     )
-  return wanted
+  return paths
 
 
 def whole_image_paths(
   names: Sequence[str], folder: str | os.PathLike, extension: str
 ) -> list[str]:
-  """Return the files of whole images: `<name>`, or `<name>_0` of regions."""
+  """Return the files of whole images: `<name>`, or `<name>_0` with regions."""
   paths = []
   for path in (os.path.join(folder, name) for name in names):
     whole, region = f"{path}{extension}", f"{path}_0{extension}"

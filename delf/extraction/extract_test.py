@@ -164,7 +164,7 @@ def test_files_without_a_record_of_their_photo_are_read_and_kept(
   assert report.done == (photos[2],)
   assert _features(out) == _features(before)
   (warning,) = caplog.records
-  assert "5 images had features without a record" in warning.getMessage()
+  assert "kept features of 5 images without a record" in warning.getMessage()
 
 
 def test_recorded_files_need_not_be_read(
@@ -192,7 +192,7 @@ def test_another_photo_of_a_name_is_done_again(
   with caplog.at_level(logging.INFO, logger="absl"):
     report = _extract(photos, config, out)
   assert report.done == (photos[3],)
-  assert "1 photos are others than before" in caplog.text
+  assert "1 photos have changed" in caplog.text
   after = _read_all(out)
   assert after["photo_3.delf"] != before["photo_3.delf"]
   # What the other head has of the former photo would pass for this one's.
@@ -376,7 +376,7 @@ def test_out_of_memory_is_a_failure_in_words(photos, config, tmp_path):
       raise MemoryError
 
   report = _extract(photos[:1], config, tmp_path, extractor=Full())
-  assert "fits in memory" in report.failed[0].reason
+  assert "does not fit in memory" in report.failed[0].reason
 
 
 def test_a_tiny_image_gives_empty_files(config, tmp_path):
@@ -465,10 +465,10 @@ def test_the_record_says_what_the_features_are_of(photos, config, tmp_path):
 def test_writing_that_fails_is_an_error(photos, config, tmp_path, monkeypatch):
   write = files.write_bytes
 
-  def full(path, data):
+  def full(path, *data):
     if path.name == "photo_2.delf":
       raise OSError(28, "No space left on device", str(path))
-    write(path, data)
+    write(path, *data)
 
   monkeypatch.setattr(files, "write_bytes", full)
   bad = str(tmp_path / "nowhere.jpg")

@@ -1,4 +1,4 @@
-"""Boxes of many photos, and features of each box, from photos to files."""
+"""Boxes of many photos and features of each box, from photos to files."""
 
 import contextlib
 import csv
@@ -7,8 +7,8 @@ import io
 import math
 import os
 import threading
-import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from absl import logging
@@ -25,19 +25,19 @@ _NAME, _IMAGE, _ = _COLUMNS = ("name", "index_image_id", "box_id")
 WHOLE = -1
 
 _DIGITS = 18  # Of the largest index_image_id.
-# More regions at once on a CPU gain little, and each takes memory of its own.
+# More parallel regions on a CPU gain little, and each takes memory.
 _MOST_WORKERS = 8
-# Images per worker whose results may wait for those of one before them, as the
-# boxes of a photo do for the whole of it, which takes far longer.
+# Results per worker that may wait for an earlier one, as those of boxes do for
+# that of the whole photo, which takes far longer.
 _RESULTS_AHEAD = 4
 
 
 def write(
   path: str | os.PathLike, rows: Iterable[tuple[str, int, int]]
 ) -> None:
-  """Write a mapping of images to feature files, whole or not at all.
+  """Write a mapping of images to feature files atomically.
 
-  Rows are as `_COLUMNS`; that of a whole image has WHOLE in place of a box.
+  Rows are (name, index_image_id, box_id); the box of a whole image is WHOLE.
   """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
@@ -51,28 +51,28 @@ def read(
 ) -> dict[str, list[str]]:
   """Read the names of each image's feature files, without extension.
 
-  `path` is a CSV file with the header `name,index_image_id,box_id`; ids count
-  in `image_names`.
+  `path` is a CSV file with the header `name,index_image_id,box_id`; ids are
+  positions in `image_names`.
   """
   rows = files.read_csv(path, header=True)
   _, header = next(rows)
   if not {_NAME, _IMAGE} <= set(header):
     raise errors.InputError(
-      f"a CSV file with the columns {','.join(_COLUMNS)}",
-      f"{','.join(header)[:80] or 'none'}",
-      path,
+      f"the CSV file must have the columns {','.join(_COLUMNS)}, not"
+      f" {','.join(header)[:80] or 'an empty line'}",
+      path=path,
     )
   columns = header.index(_NAME), header.index(_IMAGE)
-  mapping = {}
+  mapping: dict[str, list[str]] = {}
   for line, row in rows:
     name, image = (row[i] if i < len(row) else "" for i in columns)
     digits = image.strip()
     is_id = digits.isdecimal() and len(digits) <= _DIGITS
     if not name or not is_id or int(digits) >= len(image_names):
       raise errors.InputError(
-        f"a name and an index_image_id from 0 to {len(image_names) - 1}",
-        f"{name[:80]!r} and {image[:80]!r} in line {line}",
-        path,
+        f"line {line} must have a name and an index_image_id from 0 to"
+        f" {len(image_names) - 1}, not {name[:80]!r} and {image[:80]!r}",
+        path=path,
       )
     mapping.setdefault(image_names[int(digits)], []).append(name)
   return mapping
@@ -82,42 +82,42 @@ def read(
 class RegionOptions(engine.RunOptions):
   """Options of an extraction of regions."""
 
-  threshold: float = 0.1  # Least score of a box that is a region.
-  most: int | None = None  # Best boxes of a photo; None for all.
-  # Regions that a CPU extracts at once; None for one per core.
+  threshold: float = 0.1  # Least score of a box.
+  most: int | None = None  # Best boxes of a photo to use; None for all.
+  # Regions extracted in parallel on a CPU; None for one per core.
   extract_workers: int | None = None
-  extractor: typing.Any = None  # In place of one made from the configuration.
-  # Whether operations of TensorFlow run on one core each, in the whole process
+  extractor: Any = None  # Replaces the extractor of the configuration.
+  # Whether to limit each TensorFlow operation of the process to one core
   # (`saved_model.use_one_core_each`).
   one_core_each: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not math.isfinite(self.threshold):
       raise errors.InputError(
-        "a finite threshold of scores", f"{self.threshold}"
+        f"the threshold must be a finite number, not {self.threshold}"
       )
 
   @property
   def workers_at_once(self) -> int:
-    """Number of regions that a CPU extracts at once."""
+    """Number of regions to extract in parallel on a CPU."""
     return self.extract_workers or min(concurrency.core_count(), _MOST_WORKERS)
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionReport(engine.Report):
-  """Result of an extraction of regions; images go by their names."""
+  """Result of an extraction of regions; images are given by their names."""
 
   files: tuple[str, ...] = ()  # Regions with features, also of skipped photos.
 
-  _verb: typing.ClassVar[str] = "images extracted"
+  _verb: ClassVar[str] = "images extracted"
 
   @property
   def regions(self) -> int:
-    """Number of regions that have features, whole images among them."""
+    """Number of regions with features, including whole images."""
     return len(self.files)
 
   def summary(self) -> str:
-    """Return one line for people."""
+    """Return one line of text."""
     mean = self.regions / max(1, len(self.done) + len(self.skipped))
     return f"{super().summary()}; {self.regions} regions ({mean:.1f} an image)"
 
@@ -125,61 +125,61 @@ class RegionReport(engine.Report):
 def extract_regions(
   images: Sequence[str | os.PathLike],
   config: delf_config_pb2.DelfConfig,
-  detector: typing.Any,
+  detector: Any,
   features_dir: str | os.PathLike,
   boxes_dir: str | os.PathLike,
   mapping_path: str | os.PathLike | None,
-  **options: typing.Any,
+  **options: Any,
 ) -> RegionReport:
-  """Find boxes in photos, and extract features of the photos and the boxes.
+  """Detect boxes in photos, and extract features of the photos and the boxes.
 
-  Written are `<image>.boxes`, `<image>_0.delf` of the whole image,
+  The outputs are `<image>.boxes`; `<image>_0.delf` of the whole image;
   `<image>_1.delf` and so on of the boxes at or over the threshold, in pixels of
-  the part, and at the end the mapping that lists these files; an existing one
-  is removed first. Runs are as of `extract.extract_to_files`.
+  the part; and at the end a mapping of these files, which replaces an existing
+  one. The run is resumable, as that of `extract.extract_to_files`.
 
   The detector is a folder or name, or an object with `detect`; None uses
-  existing boxes. The two folders may be one, and `mapping_path`, of a CSV file,
-  may be None. Options are fields of RegionOptions.
+  existing boxes. The two folders may be the same; `mapping_path`, of a CSV
+  file, may be None. Options are fields of RegionOptions.
   """
-  options = RegionOptions(**options)
-  plan = engine.plan(images, options.names)
+  chosen = RegionOptions(**options)
+  plan = engine.plan(images, chosen.names)
   if mapping_path is not None and os.path.isdir(mapping_path):
-    raise errors.InputError("a file or a new name", "a folder", mapping_path)
+    raise errors.InputError("the mapping is a folder", path=mapping_path)
   detector_folder = None
   if detector is not None and not hasattr(detector, "detect"):
     detector_folder = zoo.resolve(detector)
   box_folder = detect.BoxFolder(
-    boxes_dir, detect.describe(detector_folder, options.apply_rotation)
+    boxes_dir, detect.describe(detector_folder, chosen.apply_rotation)
   )
-  box_folder.way_out = "another folder"
+  box_folder.advice = "another folder"
   box_folder.check(plan, overwrite=False)
-  model = extract.model_folder(config, options)
+  model = extract.model_folder(config, chosen)
   folder = extract.FeatureFolder(
     features_dir,
     config,
     files.DELF,
-    extract.describe(config, model, options.apply_rotation),
+    extract.describe(config, model, chosen.apply_rotation),
   )
   folder.check(plan, overwrite=False)
-  names = options.names or engine.base_names(images)
-  outputs = _Outputs(plan, box_folder, folder, (mapping_path, names), options)
+  names = chosen.names or engine.base_names(images)
+  outputs = _Outputs(plan, box_folder, folder, (mapping_path, names), chosen)
   todo, report = outputs.todo, RegionReport(skipped=outputs.skipped)
   if not todo:
     outputs.finish()
     return dataclasses.replace(report, **outputs.report_fields())
   folder.prepare()
-  extractor = options.extractor or _make_extractor(config, options)
+  extractor = chosen.extractor or _make_extractor(config, chosen)
   if outputs.needs_detector and detector_folder is not None:
     from delf.inference import detector as detectors
 
-    detector = detectors.load(detector_folder, options.device)
+    detector = detectors.load(detector_folder, chosen.device)
   device = getattr(extractor, "device", None) or "CPU"
   logging.info("Extracting regions of %d images on %s.", len(todo), device)
-  batches = make_batches(extractor, config, device, options.workers_at_once)
-  run = engine.Run(outputs, report, options.say)
+  batches = make_batches(extractor, config, device, chosen.workers_at_once)
+  run = engine.Run(outputs, report, chosen.say)
   with (
-    contextlib.closing(options.decode_ahead(todo)) as stream,
+    contextlib.closing(chosen.decode_ahead(todo)) as stream,
     progress.count("extracting regions of images", len(todo)) as bar,
   ):
     results = batches.run(outputs.regions(stream, detector, bar))
@@ -187,9 +187,9 @@ def extract_regions(
 
 
 class ParallelExtractor:
-  """Does what engine.BatchExtractor does, in threads, limited by memory."""
+  """Like engine.BatchExtractor, with threads in place of batches."""
 
-  def __init__(self, extractor: typing.Any, limit: Callable, workers: int):
+  def __init__(self, extractor: Any, limit: Callable, workers: int):
     self._extractor, self._limit = extractor, limit
     self._workers = max(1, workers)
     self._memory, self._free = threading.Condition(), 1.0
@@ -205,12 +205,12 @@ class ParallelExtractor:
       return decoded, decoded.error
     share = 1 / max(1, self._limit(decoded.image.shape[:2]))
     with self._memory:
-      # What is free is a sum of shares, up to rounding.
+      # The free share of the memory is subject to rounding.
       self._memory.wait_for(lambda: share <= self._free + 1e-9)
       self._free -= share
     try:
       return decoded, self._extractor.extract(decoded.image, *decoded.factor)
-    except Exception as error:  # Whatever it is, it is about this image alone.
+    except Exception as error:  # Any error concerns this image alone.
       return decoded, error
     finally:
       with self._memory:
@@ -219,14 +219,14 @@ class ParallelExtractor:
 
 
 def make_batches(
-  extractor: typing.Any,
+  extractor: Any,
   config: delf_config_pb2.DelfConfig,
   device: str,
   workers: int,
 ) -> engine.BatchExtractor | ParallelExtractor:
   """Return an extractor of a stream of regions that suits a device.
 
-  A GPU takes images of one size together, a CPU images of any size in parallel.
+  A GPU gets batches of images of one size, a CPU parallel images of any size.
   """
   limit = engine.memory_limit(config, "GPU")
   if "GPU" in device.upper():
@@ -235,7 +235,7 @@ def make_batches(
 
 
 def _make_extractor(config, options):
-  # TensorFlow is loaded here, once there is something to do.
+  # Imports TensorFlow, which a run without missing files does not need.
   from delf.inference import extractor, saved_model
 
   uses_all_cores = options.workers_at_once >= concurrency.core_count()
@@ -245,7 +245,7 @@ def _make_extractor(config, options):
 
 
 class _Outputs:
-  """The regions of all photos, those that have files, and those to come."""
+  """The regions of all photos, both finished and missing ones."""
 
   wants_images = False
 
@@ -262,8 +262,8 @@ class _Outputs:
       [part for parts in self._known.values() for part in parts]
     )
     self._missing = {part.name for part in missing}
-    # Of each image the numbers of regions that have files.
-    self._finished = {name: set() for name in self._known}
+    # Numbers of the finished regions of each image.
+    self._finished: dict[str, set[int]] = {name: set() for name in self._known}
     for part in done:
       self._note(part)
     self.todo = [
@@ -275,25 +275,25 @@ class _Outputs:
     waiting = {job.name for job in self.todo}
     self.skipped = tuple(job.name for job in plan if job.name not in waiting)
     self.needs_detector = len(self._known) < len(plan)
-    self._done = {}
+    self._done: dict[str, None] = {}
     self._has_boxes_claimed = False
 
   def _known_regions(self, job):
-    # What is wrong with boxes or photo shows when it is worked on.
+    # Errors are reported when the photo is processed.
     with contextlib.suppress(errors.InputError, OSError):
-      found = self._boxes.read(job)
-      if found is not None:
+      detections = self._boxes.read(job)
+      if detections is not None:
         size = utils.image_size(job.path, self._options.apply_rotation)
-        return self._regions_of(job, found, size)
+        return self._regions_of(job, detections, size)
     return None
 
-  def _regions_of(self, job, found, size):
-    """Returns jobs of the whole photo, then of its boxes as the detector's."""
-    found = found.at_least(self._options.threshold)
+  def _regions_of(self, job, detections, size):
+    """Returns jobs of the whole photo and of its boxes, in their order."""
+    chosen = detections.at_least(self._options.threshold)
     if self._options.most is not None:
-      best = np.argsort(-found.scores, kind="stable")[: self._options.most]
-      found = found.take(np.sort(best))
-    pixels = boxes.to_crops(found.boxes, *size)[:, [1, 0, 3, 2]].tolist()
+      best = np.argsort(-chosen.scores, kind="stable")[: self._options.most]
+      chosen = chosen.take(np.sort(best))
+    pixels = boxes.to_crops(chosen.boxes, *size)[:, [1, 0, 3, 2]].tolist()
     crops = [None, *(engine.Crop(tuple(box)) for box in pixels)]
     return [
       dataclasses.replace(
@@ -311,7 +311,7 @@ class _Outputs:
     return image
 
   def regions(self, stream, detector, bar):
-    """Yields an engine.Decoded of each missing region of decoded photos."""
+    """Yields the missing regions of decoded photos, as engine.Decoded."""
     for decoded in stream:
       job = decoded.job
       parts = decoded.error or self._known.get(job.name)
@@ -326,23 +326,23 @@ class _Outputs:
       bar.update(1)
 
   def _new_regions(self, decoded, detector):
-    """Returns the regions of a photo that had no boxes, or an Exception."""
+    """Returns the regions of a photo without known boxes, or an Exception."""
     job, is_new = decoded.job, False
     try:
-      found = self._boxes.read(job)
-      if found is None:
+      detections = self._boxes.read(job)
+      if detections is None:
         if detector is None:
-          raise errors.InputError("boxes of each photo, or a detector", "none")
-        found, is_new = detector.detect(decoded.image[np.newaxis])[0], True
-      parts = self._regions_of(job, found, decoded.image.shape[:2])
-    except Exception as error:  # Whatever a model raises is about this photo.
+          raise errors.InputError("the photo has no boxes: use a detector")
+        detections, is_new = detector.detect(decoded.image[np.newaxis])[0], True
+      parts = self._regions_of(job, detections, decoded.image.shape[:2])
+    except Exception as error:  # Any error concerns this photo alone.
       return error
     if is_new:
       if not self._has_boxes_claimed:
         self._remove_mapping()
         self._boxes.claim(self.todo, overwrite=False)
         self._has_boxes_claimed = True
-      self._boxes.write(job, found)
+      self._boxes.write(job, detections)
     self._known[job.name] = parts
     self._missing |= {part.name for part in parts}
     return parts

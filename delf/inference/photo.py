@@ -52,7 +52,7 @@ def pixels(photo: Photo, rotate: bool = False) -> np.ndarray:
   if isinstance(photo, bytes | bytearray | memoryview):
     data = bytes(photo)
     return np.asarray(utils.decode(data, _UNNAMED, apply_rotation=rotate))
-  if not is_path(photo):
+  if not isinstance(photo, str | os.PathLike):
     raise errors.InputError(
       "a photo is a path, bytes, a file, a Pillow image or an array, not"
       f" {type(photo).__name__}"

@@ -71,17 +71,17 @@ _of_boxes("boxes of a photo in pixels", [10, 10, 60, 70], "[0, 1]", "60")
 _of_boxes("boxes of a photo with NaN", [0, np.nan, 1, 1], "nan")
 
 
-@_case("regions: no detector", "nowhere", "a folder or")
+@_case("regions: no detector", "nowhere", "neither a folder")
 def _no_detector(folder, model):
   return _script(folder, model, detector_model_dir=folder / "nowhere")
 
 
-@_case("regions: threshold that is no number", "finite threshold", "nan")
+@_case("regions: threshold that is no number", "finite number", "nan")
 def _threshold(folder, model):
   return _script(folder, model, detector_thresh="nan")
 
 
-@_case("regions: the mapping is a folder", "a file", "a folder")
+@_case("regions: the mapping is a folder", "is a folder")
 def _mapping(folder, model):
   return _script(folder, model, output_index_mapping=folder)
 
@@ -93,7 +93,7 @@ def _features(folder, model):
   return ["index", str(folder), "--out", out, "--regions"]
 
 
-@_case("index --regions: no detector", "nowhere", "a folder or")
+@_case("index --regions: no detector", "nowhere", "neither a folder")
 def _index_detector(folder, model):
   _photo(folder)
   argv = ["index", folder, "--out", folder.parent / "my.index"]
