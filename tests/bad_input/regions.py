@@ -109,7 +109,7 @@ def _index_detector(folder, model):
 
 @_case(
   "index --regions: detector that extracts features",
-  "a detector with the tensors",
+  "a detector needs the tensors",
   "delf-compact",
 )
 def _index_extraction(folder, model):
