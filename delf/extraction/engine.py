@@ -105,7 +105,7 @@ class Job:
   size: int | None = None  # Bytes of the file; None if remote or missing.
   crop: Crop | None = None
   label: str = ""  # Which part it is, for messages, such as "region 1".
-  photo: typing.Any = None  # The image itself, in place of the file.
+  photo: Any = None  # The image itself, in place of the file.
 
 
 def region_name(image: str, number: int) -> str:
