@@ -99,8 +99,8 @@ def test_ground_truth_that_is_none_is_refused(site, tmp_path, capsys):
   status, out, err = _run(capsys, *argv)
   assert status == 1
   assert err.count("\n") == 2
-  assert "gnd_rparis6k.pkl: expected" in err
-  assert "gnd_rparis6k.mat: expected" in err
+  assert "gnd_rparis6k.pkl: not a pickle" in err
+  assert "gnd_rparis6k.mat: not a Matlab file" in err
   assert "2 files downloaded" in out
   assert not list(tmp_path.glob("gnd_*"))
 

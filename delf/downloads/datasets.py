@@ -1,4 +1,4 @@
-"""Downloads of data sets: sources, records, checks, and places of files."""
+"""Downloads of data sets: sources, checks, records and places of files."""
 
 import contextlib
 import dataclasses
@@ -21,13 +21,13 @@ from delf.extraction import engine
 from delf.formats import untrusted
 from delf.records import tuples
 
-# Folder below the output folder for unfinished files, and records.
+# Folder below the output folder for unfinished files and records.
 WORK = ".downloads"
 
 # An MD5 file has one line.
 _MAX_MD5_BYTES = 2**16
 # Far above the largest published archive, which has about 100 000 images, most
-# of them in a folder of their own.
+# in separate folders.
 _MAX_MEMBERS = 1_000_000
 _MAX_BYTES = 64 * 2**30
 
@@ -39,26 +39,22 @@ _BEGUN, _TO_FETCH, _THERE = "begun", "to fetch", "there"
 
 @dataclasses.dataclass(frozen=True)
 class ImageIds:
-  """Ids of the images to keep, and their SHA-256 to compare subsets by."""
+  """Ids of the images to keep, and their SHA-256, to compare subsets."""
 
   ids: frozenset[int]
   digest: str
 
   def __contains__(self, stem: str) -> bool:
-    """Return whether to keep an image, by its name without extension."""
+    """Return whether to keep an image; `stem` is its name without extension."""
     return bool(_ID.fullmatch(os.fsencode(stem))) and int(stem, 16) in self.ids
 
 
 def read_ids(path: files.Path) -> ImageIds:
-  """Read ids of Google Landmarks v2 anywhere in a text file, such as a CSV."""
-  ids = set()
+  """Read all ids of Google Landmarks v2 in a text file, such as a CSV."""
   with open(path, "rb") as file:
-    for line in file:
-      ids.update(int(each, 16) for each in _ID.findall(line))
+    ids = {int(each, 16) for line in file for each in _ID.findall(line)}
   if not ids:
-    raise errors.InputError(
-      "ids of images, 16 hexadecimal digits", "none", path
-    )
+    raise errors.InputError("no image ids of 16 hexadecimal digits", path=path)
   text = ",".join(f"{each:x}" for each in sorted(ids))
   return ImageIds(frozenset(ids), hashlib.sha256(text.encode()).hexdigest())
 
@@ -67,18 +63,18 @@ def read_ids(path: files.Path) -> ImageIds:
 class DownloadOptions:
   """Options of a download."""
 
-  # Address that the names of files are appended to, or a local folder that has
-  # them, in place of the published addresses.
+  # Used instead of the published addresses: an address, to which the names of
+  # files are appended, or a local folder with the files.
   mirror: str | None = None
-  ignore_checksum: bool = False  # Whether to use a file with another MD5.
-  force: bool = False  # Whether finished files are downloaded again.
+  ignore_checksum: bool = False  # Whether to use a file with a different MD5.
+  force: bool = False  # Whether to download finished files again.
   only: ImageIds | None = None  # Images to keep, or None for all.
-  at_once: int = 1  # Files to download at a time.
+  at_once: int = 1  # Number of simultaneous downloads.
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadReport(engine.Report):
-  """Result of a download; files go by their names."""
+  """Result of a download, with the names of files."""
 
   bytes: int = 0
 
@@ -91,8 +87,8 @@ def download(
 ) -> DownloadReport:
   """Download files of a data set to a local folder, and unpack archives.
 
-  Each file is whole or absent, and an interrupted run resumes within a file. A
-  file that fails is in the report; the others are done. `say` is called with a
+  Each file is whole or absent, and an interrupted run resumes within a file.
+  Failed files are reported and do not stop the others. `say` is called with a
   line for each file; `options` are fields of DownloadOptions.
   """
   run = _Download(out, DownloadOptions(**options))
@@ -121,7 +117,7 @@ def plan(
 ) -> Iterator[tuple[published.RemoteFile, str, int | None]]:
   """Yield each file, its state, and the bytes that `download` would fetch.
 
-  The state is "there", "to fetch", or "begun"; bytes are None if unknown.
+  The state is "there", "to fetch" or "begun"; bytes are None if unknown.
   """
   run = _Download(out, DownloadOptions(**options))
   for file in remote_files:
@@ -132,7 +128,7 @@ def plan(
 
 
 def free_bytes(out: files.Path) -> int:
-  """Return the free bytes of the disk that a folder is, or will be, on."""
+  """Return the free bytes on the disk of an existing or future folder."""
   path = pathlib.Path(os.path.abspath(out))
   while not path.exists():
     path = path.parent
@@ -141,13 +137,13 @@ def free_bytes(out: files.Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-  """Facts of a finished file, with the digest of the ids of kept images."""
+  """Record of a finished file."""
 
   name: str
   size: int
   md5: str
   images: int = 0
-  only: str | None = None
+  only: str | None = None  # Digest of the ids of kept images.
 
 
 class _Download:
@@ -159,16 +155,16 @@ class _Download:
     self.source = _Source(self.work, options.mirror)
 
   def results(self, remote_files):
-    """Yield (file, its _Record, a Failure, or None if it existed)."""
+    """Yield (file, result): a _Record, a Failure, or None if it existed."""
     if self._options.at_once == 1:
       yield from map(self._try_once, remote_files)
       return
-    # Its threads are no hindrance to the end of a program that is interrupted.
+    # Its threads do not delay the end of an interrupted program.
     with multiprocessing.pool.ThreadPool(self._options.at_once) as pool:
       yield from pool.imap_unordered(self._try_once, remote_files)
 
   def is_done(self, file):
-    """Return whether a file exists, as far as it is needed."""
+    """Return whether a file exists, with all images that are requested."""
     path = self._record_path(file.name)
     if self._options.force or not path.exists():
       return False
@@ -192,7 +188,7 @@ class _Download:
       return file, engine.Failure(file.name, str(error))
 
   def _get_once(self, file):
-    """Get a file, or return None if it is done, by whichever run."""
+    """Get a file, or return None if this or another run has finished it."""
     import filelock
 
     if self.is_done(file):
@@ -200,16 +196,16 @@ class _Download:
     lock = self.source.path(f"{file.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
-      # Another run may have done it in the meantime.
+      # Another run may have finished it in the meantime.
       if self.is_done(file):
         return None
       record = self._get(file)
-      with contextlib.suppress(OSError):  # Windows removes it at the release.
+      with contextlib.suppress(OSError):  # Windows removes it when released.
         lock.unlink()
       return record
 
   def _get(self, file):
-    """Put a file in its place and return its record."""
+    """Download and install a file; return its record."""
     options, source = self._options, self.source
     path = source.bring(file, options.ignore_checksum)
     is_ours = self.work in path.parents
@@ -219,7 +215,7 @@ class _Download:
     except errors.InputError as error:
       if is_ours:  # It would fail again.
         path.unlink()
-      # The file may be gone, so its name says what it is about.
+      # Without the path, as the file may be gone; the report has its name.
       raise errors.InputError(error.message) from None
     only = options.only.digest if options.only else None
     record = _Record(file.name, path.stat().st_size, md5, images, only)
@@ -230,22 +226,21 @@ class _Download:
     return record
 
   def _check_md5(self, path, file):
-    """Return the MD5 of a file, after comparing it with the published one."""
-    # MD5 is what publishers give.
+    """Return the MD5 of a file, the checksum that publishers provide."""
     md5 = functools.partial(hashlib.md5, usedforsecurity=False)
     with open(path, "rb") as opened:
       digest = hashlib.file_digest(opened, md5).hexdigest()
-    expected = self.source.published_md5(file) if file.md5 else digest
-    if digest == expected:
+    published_md5 = self.source.published_md5(file) if file.md5 else digest
+    if digest == published_md5:
       return digest
     if self._options.ignore_checksum:
       text = "%s: MD5 %s, published is %s"
-      logging.warning(text, file.name, digest, expected)
+      logging.warning(text, file.name, digest, published_md5)
       return digest
     kept = self.source.set_aside(path)
     raise errors.InputError(
-      f"MD5 {expected}, as published",
-      f"{digest} (kept as {kept}; --ignore-checksum takes it as it is)",
+      f"MD5 {published_md5} is published, but the file has {digest} (kept as"
+      f" {kept}; --ignore-checksum accepts it)"
     )
 
 
@@ -254,7 +249,7 @@ class _Source:
 
   def __init__(self, work, mirror=None):
     self._work = work
-    self._folder = self._base = None
+    self._folder = self._base = ""  # Of a mirror.
     if mirror is None:
       return
     if mirror.startswith(("http://", "https://")):
@@ -263,28 +258,28 @@ class _Source:
       self._folder = mirror
     else:
       raise errors.InputError(
-        "an address (http://, https://) or a folder", repr(mirror)
+        f"a mirror must be an address (https://) or a folder, not {mirror!r}"
       )
 
   def bring(self, file, unexpected):
     """Return the path of a file in `work` or a mirror's folder.
 
-    `unexpected` takes a file that was set aside.
+    `unexpected` accepts a file that was set aside.
     """
-    if self._folder is not None:
+    if self._folder:
       return self._in_folder(file.name)
     self._work.mkdir(parents=True, exist_ok=True)
     path = self.path(file.name)
     if unexpected and _aside(path).exists():
       os.replace(_aside(path), path)
-    # It is whole if a run was ended while it was unpacked.
+    # It exists, and is whole, if an earlier run ended while unpacking it.
     if not path.exists():
       self._fetch(self._addresses(file.name, file.urls), path)
     return path
 
   def expect(self, file):
     """Return the state of a file and the bytes to fetch, None if unknown."""
-    if self._folder is not None:
+    if self._folder:
       return _TO_FETCH, self._in_folder(file.name).stat().st_size
     path = self.path(file.name)
     if path.exists():
@@ -298,8 +293,8 @@ class _Source:
     return (_BEGUN if done else _TO_FETCH), left
 
   def published_md5(self, file):
-    """Return the MD5 that is published for a file, in lower case."""
-    if self._folder is not None:
+    """Return the published MD5 of a file, in lower case."""
+    if self._folder:
       text = _read_start(self._in_folder(file.md5), _MAX_MD5_BYTES)
     else:
       path = self.path(file.md5)
@@ -309,24 +304,22 @@ class _Source:
       path.unlink()
     digest = [*text.decode("ascii", "replace").lower().split(), ""][0]
     if len(digest) != 32 or set(digest) - set("0123456789abcdef"):
-      raise errors.InputError(
-        "an MD5 of 32 digits", repr(digest[:40]), file.md5
-      )
+      raise errors.InputError(f"not an MD5: {digest[:40]!r}", path=file.md5)
     return digest
 
   def set_aside(self, path):
-    """Rename an unexpected file, unless it is of a mirror; return its path."""
+    """Rename an unexpected file, except in a mirror; return its path."""
     if self._work not in path.parents:
       return path
     os.replace(path, _aside(path))
     return _aside(path)
 
   def path(self, name):
-    """Return the path of a file while it is unfinished."""
+    """Return the path of an unfinished file."""
     return self._work / name.replace("/", "_")
 
   def _addresses(self, name, urls):
-    return urls if self._base is None else (f"{self._base}/{name}",)
+    return (f"{self._base}/{name}",) if self._base else urls
 
   def _fetch(self, urls, path, **bounds):
     """Fetch from the first address that has the file."""
@@ -335,18 +328,17 @@ class _Source:
         transfer.fetch(url, path, **bounds)
         return
       except errors.InputError as error:
-        is_gone = "HTTP status 4" in error.message
-        if not is_gone or number == len(urls):
+        if "HTTP status 4" not in error.message or number == len(urls):
           raise
         logging.warning("%s; trying another address", error)
 
   def _in_folder(self, name):
-    """Return a file of the folder, by its path in it or by its base name."""
+    """Return a file of the mirror, by its path below it or its base name."""
     whole = pathlib.Path(self._folder, name)
     for path in (whole, pathlib.Path(self._folder, whole.name)):
       if path.is_file():
         return path
-    raise errors.InputError("the file in the folder", "none", whole)
+    raise errors.InputError("the mirror has no such file", path=whole)
 
 
 def _aside(path):
@@ -359,7 +351,7 @@ def _read_start(path, number):
 
 
 def _install(path, file, out, work, only):
-  """Put a file in its place, unchanged if it is bad; return its images."""
+  """Install a file, leaving the target if it is bad; return its images."""
   target = out / file.target
   if file.kind == published.ARCHIVE:
     return _install_images(path, target, file, work, only)
@@ -370,16 +362,16 @@ def _install(path, file, out, work, only):
 
 
 def _install_images(path, target, file, work, only):
-  """Unpack apart, so that a bad archive leaves nothing; then move."""
+  """Unpack elsewhere, so that a bad archive leaves nothing; then move."""
   unpacked = work / f"{path.name}.unpacked"
   for left in work.glob(f".{unpacked.name}.*"):
-    shutil.rmtree(left, ignore_errors=True)  # Of a run that was killed.
-  # Images that are called by an id have no extension.
+    shutil.rmtree(left, ignore_errors=True)  # From a killed run.
+  # Images that are named by an id have no extension.
   pattern = "*" if file.by_id else "*.jpg"
   bounds = {"max_bytes": _MAX_BYTES, "max_members": _MAX_MEMBERS}
   transfer.unpack(path, unpacked, required=pattern, **bounds)
   try:
-    moves = {}
+    moves: dict[pathlib.Path, pathlib.Path] = {}
     for source in sorted(unpacked.rglob(pattern)):
       if not source.is_file() or (only is not None and source.stem not in only):
         continue
@@ -387,9 +379,7 @@ def _install_images(path, target, file, work, only):
       if file.by_id:
         inside = tuples.image_path(source.name, "")
       if moves.setdefault(target / inside, source) != source:
-        raise errors.InputError(
-          "images of different names", f"two of {source.name}", unpacked.stem
-        )
+        raise errors.InputError(f"two images are named {source.name}")
     for folder in {goal.parent for goal in moves}:
       folder.mkdir(parents=True, exist_ok=True)
     for goal, source in moves.items():
@@ -401,27 +391,25 @@ def _install_images(path, target, file, work, only):
 
 
 def _check_pairs(path):
-  """Raise InputError if pairs cannot be read, by mode or without."""
+  """Raise InputError if pairs, of each mode if there are any, are invalid."""
   content = untrusted.read_plain_pickle(path)
-  modes = [
-    m for m in ("train", "val") if isinstance(content, dict) and m in content
-  ]
-  for mode in modes or [None]:
+  has_modes = isinstance(content, dict) and content.keys() & {"train", "val"}
+  for mode in sorted(has_modes) if has_modes else [None]:
     tuples.read_pairs(path, mode)
 
 
 def _check_truth(path):
-  """Raise InputError if ground truth cannot be read."""
+  """Raise InputError if ground truth is invalid."""
   from delf.evaluation import ground_truth
 
   ground_truth.read_revisited(os.fspath(path))
 
 
 def _check_text(path):
-  """Raise InputError for binary data, or a page in place of the file."""
+  """Raise InputError for binary data or a web page."""
   start = _read_start(path, 2**12)
   if not start.strip() or b"\0" in start or start.lstrip().startswith(b"<"):
-    raise errors.InputError("text", "something else", path)
+    raise errors.InputError("a web page or binary data, not text", path=path)
 
 
 _CHECKS = {

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from delf.base import errors
 from delf.python.datasets.revisited_op import dataset as revisited
 
-# Kinds of files, by what is done with them.
+# Kinds of files, which are installed differently.
 ARCHIVE = "archive"  # A tar of images, unpacked.
 GROUND_TRUTH = "ground truth"  # .mat or .pkl of Revisited Oxford and Paris.
 TEXT = "text"  # CSV or list.
-PAIRS = "pairs"  # .pkl of photos of one place.
+PAIRS = "pairs"  # .pkl of pairs of photos of one place.
 
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
 _REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets/"
@@ -24,7 +24,7 @@ DATASETS = {
   "roxford5k": "Revisited Oxford: photos and ground truth",
   "rparis6k": "Revisited Paris: photos and ground truth",
   "revisited-1m": "a million distractors of both, in 100 parts",
-  "sfm120k": "retrieval-SfM-120k: photos and pairs to train with",
+  "sfm120k": "retrieval-SfM-120k: photos and pairs for training",
   "gldv2": "Google Landmarks v2: train, index and test, in parts of about 1 GB",
 }
 
@@ -35,14 +35,13 @@ class RemoteFile:
 
   name: str  # Path at a mirror, and name in messages.
   urls: tuple[str, ...]  # The preferred one first.
-  # Path below the output folder: of the file, or of the folder of an archive's
-  # images.
+  # Path below the output folder, of the file or of the folder of the images.
   target: str
   kind: str = ARCHIVE  # Or GROUND_TRUTH, TEXT or PAIRS.
-  flatten: bool = False  # Whether images go into one folder.
-  # Whether images are named by an id alone, whose end is their folders.
+  flatten: bool = False  # Whether to put all images into one folder.
+  # Whether images are named by an id, whose last digits become folders.
   by_id: bool = False
-  md5: str = ""  # Name, as above, of a file with its MD5, if there is one.
+  md5: str = ""  # Name of a file with its MD5, if published.
   md5_url: str = ""
   size: int = 0  # Approximate bytes; 0 if unknown.
 
@@ -87,17 +86,20 @@ def files_of(
   """Return the files of one of DATASETS, the small ones first.
 
   Args:
-    splits: Keys of SPLITS, for gldv2 alone.
-    parts: Numbers of the archives, of each split, or None for all: from 0 for
-      gldv2, from 1 for revisited-1m, as their names have them.
-    images: Whether to include archives, beside ground truth and CSV files.
+    splits: Keys of SPLITS, only for gldv2.
+    parts: Numbers of the archives of each split, as in their names: from 0 for
+      gldv2, from 1 for revisited-1m. None for all.
+    images: Whether to include archives of images.
   """
   if dataset not in DATASETS:
-    raise errors.InputError(f"one of {', '.join(DATASETS)}", repr(dataset))
-  if (dataset == "gldv2") != bool(splits):
     raise errors.InputError(
-      "--split train, index or test for gldv2, and for no other",
-      f"{dataset} with {', '.join(splits) or 'none'}",
+      f"a data set must be one of {', '.join(DATASETS)}, not {dataset!r}"
+    )
+  if dataset == "gldv2" and not splits:
+    raise errors.InputError("gldv2 needs --split train, index or test")
+  if dataset != "gldv2" and splits:
+    raise errors.InputError(
+      f"--split {', '.join(splits)} is for gldv2, not {dataset}"
     )
   if dataset == "gldv2":
     listed = [f for split in splits for f in _landmarks(split, parts)]
@@ -106,7 +108,7 @@ def files_of(
   else:
     if parts is not None:
       raise errors.InputError(
-        "parts of gldv2 or revisited-1m", f"some of {dataset}"
+        f"only parts of gldv2 or revisited-1m can be selected, not of {dataset}"
       )
     listed = _tuples() if dataset == "sfm120k" else _revisited(dataset)
   listed = [file for file in listed if images or file.kind != ARCHIVE]
@@ -127,7 +129,7 @@ def _revisited(dataset):
     place, stems = "oxbuildings", ["oxbuild_images"]
   else:
     place, stems = "parisbuildings", ["paris_1", "paris_2"]
-  # Published anew in 2022; the former address is tried where that is gone.
+  # Published again in 2022; the former address is tried second.
   images = [
     RemoteFile(
       f"{stem}-v1.tgz",
@@ -166,7 +168,9 @@ def _distractors(parts):
 
 def _landmarks(split, parts):
   if split not in SPLITS:
-    raise errors.InputError(f"a split, {', '.join(SPLITS)}", repr(split))
+    raise errors.InputError(
+      f"a split must be one of {', '.join(SPLITS)}, not {split!r}"
+    )
   known, folder = SPLITS[split], f"gldv2_dataset/{split}"
   listed = []
   for name in known.texts:
@@ -181,12 +185,12 @@ def _landmarks(split, parts):
 
 
 def _checked(parts, known):
-  """Return the requested parts, in order and each once."""
+  """Return the requested parts, sorted, without repetitions."""
   if parts is None:
     return known
   unknown = sorted(set(parts) - set(known))
   if unknown:
     raise errors.InputError(
-      f"parts from {known[0]} to {known[-1]}", f"part {unknown[0]}"
+      f"no part {unknown[0]}: use parts from {known[0]} to {known[-1]}"
     )
   return sorted(set(parts))

@@ -1,7 +1,7 @@
 """Fetch files over HTTP, unpack archives, install models in the cache.
 
-An interrupted transfer is resumed: `requests` would be as long here and one
-dependency more, and `pooch` begins anew after every broken connection.
+Interrupted transfers resume. `requests` would not shorten this and add a
+dependency; `pooch` starts again after each broken connection.
 """
 
 import bz2
@@ -23,6 +23,8 @@ import urllib.error
 import urllib.request
 import uuid
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 from absl import logging
 
@@ -33,10 +35,10 @@ from delf.inference import zoo
 _CHUNK = 2**18
 _TIMEOUT = 30  # Seconds without a byte.
 _ATTEMPTS = 5  # In a row without a single byte.
-_WAIT = 1.0  # Seconds before the second attempt, doubled for each next one.
-_MAX_BYTES = 2**33  # A bound against servers that never end.
+_WAIT = 1.0  # Seconds before the second attempt, doubled for each later one.
+_MAX_BYTES = 2**33  # A bound against endless responses.
 
-# Statuses that may pass: timeout, too many requests, and all of 5xx.
+# Temporary statuses, as are all of 5xx: timeout, too early, too many requests.
 _PASSING = {408, 425, 429}
 
 
@@ -45,7 +47,7 @@ class _Interrupted(Exception):  # noqa: N818 (never leaves this module)
 
 
 class _PartialFile:
-  """The file `<target>.part`, and beside it a note of its version."""
+  """The file `<target>.part`, with a note of its version beside it."""
 
   def __init__(self, target, url, max_bytes):
     self.url, self.max_bytes, self._target = url, max_bytes, target
@@ -56,7 +58,7 @@ class _PartialFile:
     return self.path.stat().st_size if self.path.exists() else 0
 
   def version(self):
-    """Return the server's name of the version that was begun, or ''."""
+    """Return the server's name of the part's version, or ''."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
       note = json.loads(self._note.read_text(encoding="utf-8"))
       if note.get("url") == self.url:
@@ -64,14 +66,14 @@ class _PartialFile:
     return ""
 
   def begin(self, version):
-    """Empty it, to be a part of this version."""
+    """Start an empty part of a version."""
     self.path.parent.mkdir(parents=True, exist_ok=True)
     self.path.write_bytes(b"")
     note = json.dumps({"url": self.url, "version": version})
     files.write_bytes(self._note, note.encode())
 
   def append(self, response, done, total):
-    """Append the body of a response, and check that all of it came."""
+    """Append the body of a response; raise _Interrupted if it is incomplete."""
     name = self._target.name
     with (
       open(self.path, "ab") as sink,
@@ -84,12 +86,12 @@ class _PartialFile:
           break
         done += len(chunk)
         if max(done, total or 0) > self.max_bytes:
-          expected = f"a file of at most {self.max_bytes} bytes"
-          raise errors.InputError(expected, "a larger one", self.url)
+          problem = f"the file has more than {self.max_bytes} bytes"
+          raise errors.InputError(problem, path=self.url)
         sink.write(chunk)
         bar.update(len(chunk))
     if total is not None and done != total:
-      raise _Interrupted(f"{done} of {total} bytes came")
+      raise _Interrupted(f"{done} of {total} bytes received")
 
   def finish(self):
     os.replace(self.path, self._target)
@@ -105,14 +107,14 @@ def fetch(
   timeout: float = _TIMEOUT,
   max_bytes: int = _MAX_BYTES,
 ) -> None:
-  """Download a file whole, or leave `<path>.part` for a later call.
+  """Download a whole file, or leave `<path>.part` for a later call.
 
-  An attempt fails after `timeout` seconds without a byte, and `attempts` in a
-  row may bring nothing; `wait` seconds pass before the second, doubled for each
-  next one. Files of over `max_bytes` are refused.
+  Gives up after `attempts` in a row without a new byte. An attempt fails after
+  `timeout` seconds without a byte; `wait` seconds pass before the second, and
+  twice as many before each later one. Files of over `max_bytes` are refused.
   """
   if not re.match(r"https?://[^/]", url):
-    raise errors.InputError("an address, https://...", repr(url))
+    raise errors.InputError(f"an address starts with https://, unlike {url!r}")
   part = _PartialFile(pathlib.Path(path), url, max_bytes)
   failures = 0
   while True:
@@ -124,10 +126,9 @@ def fetch(
       failures = 1 if part.size() > size_before else failures + 1
       if failures >= attempts:
         raise errors.InputError(
-          "the whole of a file",
-          f"{part.size()} bytes of it in the end ({error}); the same command "
-          "goes on from there",
-          url,
+          f"the download stopped after {part.size()} bytes ({error}); run the"
+          " same command to resume it",
+          path=url,
         ) from None
       seconds = wait * 2 ** (failures - 1)
       logging.warning("%s; trying again in %g s", error, seconds)
@@ -146,42 +147,40 @@ def size(url: str, timeout: float = _TIMEOUT) -> int | None:
 
 
 def _fetch_rest(url, part, timeout):
-  """Fetch the missing rest of a part; _Interrupted if it ended early."""
-  offset, version = part.size(), part.version()
-  # Without the name of its version, the part may be of another file.
-  if not version:
-    offset = 0
+  """Fetch the rest of a part; raise _Interrupted if it ends early."""
+  version = part.version()
+  # Without the name of its version, the part may belong to another file.
+  offset = part.size() if version else 0
   try:
     with _request(url, offset, version, timeout) as response:
       total = _total(response)
       span = response.headers.get("Content-Range", "")
       start = re.match(r"bytes (\d{1,18})-", span)
       if response.status != 206 or not start or int(start[1]) != offset:
-        # The server sends the whole: it knows no ranges, or has a new version.
+        # The whole file: the server has no ranges, or a new version.
         offset = 0
       if offset == 0:
         part.begin(_version(response))
         if response.status == 206:
-          raise _Interrupted("the server sent a range that was not asked for")
+          raise _Interrupted("the server sent a range that was not requested")
       part.append(response, offset, total)
   except urllib.error.HTTPError as error:
     if error.code == 416 and offset:
-      # The range begins at or after the end of what the server has.
+      # The range begins at or after the end of the server's file.
       if error.headers.get("Content-Range", "") == f"bytes */{offset}":
         return
       part.begin("")
-      raise _Interrupted("what was there was too long") from None
+      raise _Interrupted("the existing part was too long") from None
     if error.code in _PASSING or error.code >= 500:
       raise _Interrupted(f"HTTP status {error.code}") from None
-    raise errors.InputError(
-      "a file", f"HTTP status {error.code} ({error.reason})", error.url
-    ) from None
+    problem = f"HTTP status {error.code} ({error.reason})"
+    raise errors.InputError(problem, path=error.url) from None
 
 
 def _request(url, offset, version, timeout, method="GET"):
   headers = {
     "User-Agent": f"delf/{delf.__version__}",
-    # The bytes as they lie there: ranges and lengths are counted in those.
+    # Without compression, to which ranges and lengths would refer.
     "Accept-Encoding": "identity",
   }
   if offset:
@@ -193,7 +192,7 @@ def _request(url, offset, version, timeout, method="GET"):
 
 @contextlib.contextmanager
 def _network_errors():
-  """Turn an error of the connection into _Interrupted."""
+  """Turn errors of the connection into _Interrupted."""
   try:
     yield
   except urllib.error.HTTPError:
@@ -205,7 +204,7 @@ def _network_errors():
 def _version(response):
   """Return a name of the file's version for `If-Range`, or ''."""
   tag = response.headers.get("ETag", "")
-  if tag and not tag.startswith("W/"):  # Weak tags may not be used for it.
+  if tag and not tag.startswith("W/"):  # `If-Range` forbids weak tags.
     return tag
   return response.headers.get("Last-Modified", "")
 
@@ -219,31 +218,31 @@ def _total(response):
   return int(length) if re.fullmatch(r"\d{1,18}", length) else None
 
 
-# Far above the largest published archive; a bound against archives that grow.
+# Far above the largest published archive; bounds against decompression bombs.
 MAX_UNPACKED = 8 * 2**30
 MAX_MEMBERS = 10_000
 
-# Bytes of headers per member, which tarfile holds in memory. A path is at most
-# 4096 bytes; the rest is for whatever else a header says.
+# Bytes of headers for each member, which tarfile keeps in memory. A path has at
+# most 4096 bytes; the rest is for other fields.
 _MAX_HEADER = 2**16
 _MAX_DEPTH = 64
 _MAX_NAME = 255  # Bytes of a file's name on the usual file systems.
 
-# First bytes -> how to read on.
-_COMPRESSIONS = {
+# First bytes of a compressed file, and the function that opens it.
+_COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
   b"\x1f\x8b": gzip.open,
   b"BZh": bz2.open,
   b"\xfd7zXZ": lzma.open,
 }
 
-# What damage leads to; tarfile lets numbers and names that are none through as
+# Errors of damaged archives; tarfile's for invalid numbers and names is
 # ValueError.
 _READ_ERRORS = (
   tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OverflowError,
   ValueError,
 )  # fmt: skip
-# Those of an OSError that are the archive's: damage (of gzip and bzip2), and a
-# file where it has a folder as well.
+# `errno` of OSErrors that an archive causes: damage (of gzip and bzip2), or a
+# file and a folder of one name.
 _ARCHIVE_ERRNOS = (None, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 
 
@@ -255,17 +254,17 @@ def unpack(
   max_bytes: int = MAX_UNPACKED,
   max_members: int = MAX_MEMBERS,
 ) -> None:
-  """Unpack a tar archive, whole or not at all; InputError if it is unsafe.
+  """Unpack a tar archive atomically; raise InputError if it is unsafe.
 
-  Only names and content of files and folders are taken; links, devices,
+  Only the names and content of files and folders are used; links, devices,
   absolute paths and `..` are refused.
 
   Args:
-    path: A tar archive, compressed with gzip, bzip2, xz or not.
-    folder: Folder to create or replace. Of an archive of a single folder of
-      that name it gets the content.
-    required: Pattern of a file name (`pathlib.Path.rglob`) that must be in it.
-    max_bytes: Most bytes of content.
+    path: A tar archive, uncompressed or compressed with gzip, bzip2 or xz.
+    folder: Folder to create or replace. If the archive is a single folder of
+      this name, only its content is unpacked.
+    required: Pattern of a file name (`pathlib.Path.rglob`) that must occur.
+    max_bytes: Limit of the bytes of content.
   """
   path, folder = pathlib.Path(path), pathlib.Path(folder)
   folder.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +272,7 @@ def unpack(
     temporary.mkdir()
     _unpack_into(path, temporary, max_bytes, max_members)
     if not any(temporary.rglob(required)):
-      _refuse(f"an archive with {required} in it", "one without", path)
+      _refuse(f"no {required}", path)
     top = temporary / folder.name
     if list(temporary.iterdir()) == [top] and top.is_dir():
       top = top.rename(temporary / uuid.uuid4().hex)
@@ -286,7 +285,7 @@ def _unpack_into(path, folder, max_bytes, max_members):
   try:
     with _open(path) as content:
       left = _unpack_members(path, content, folder, max_bytes, max_members)
-      # To the end of the compressed data, where its checksum is.
+      # Up to the end of the compressed data, which has a checksum.
       while left >= 0 and (chunk := content.read(2**20)):
         left -= len(chunk)
   except errors.InputError:
@@ -294,23 +293,25 @@ def _unpack_into(path, folder, max_bytes, max_members):
   except (*_READ_ERRORS, OSError) as error:
     if isinstance(error, OSError) and error.errno not in _ARCHIVE_ERRNOS:
       raise
-    received = f"one that cannot be read ({type(error).__name__}: {error})"
-    _refuse("a tar archive that is whole", received, path)
+    problem = f"it cannot be read ({type(error).__name__}: {error})"
+    raise errors.InputError(
+      f"not a whole tar archive: {problem}", path=path
+    ) from None
 
 
 def _unpack_members(path, content, folder, max_bytes, max_members):
-  """Unpack from an open file; return how many bytes more it could hold."""
+  """Unpack from an open file; return the number of bytes left to the limit."""
   left, stream = max_bytes, _Limited(content)
-  with tarfile.open(fileobj=stream, mode="r:") as archive:
+  with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
     for count, member in enumerate(archive, start=1):
       if count > max_members:
-        _refuse(f"at most {max_members} members", "more", path)
-      # Those of a sparse file are not all in the archive.
+        _refuse(f"more than {max_members} members", path)
+      # The archive lacks a part of the bytes of a sparse file.
       if member.issparse() or member.size < 0:
-        _refuse("whole files", f"a sparse one, {member.name!r}", path)
+        _refuse(f"a sparse file, {member.name!r}", path)
       left -= member.size
       if left < 0:
-        _refuse(f"at most {max_bytes} bytes of content", "more", path)
+        _refuse(f"more than {max_bytes} bytes of content", path)
       stream.allow(member.size)
       _take(archive, member, folder, path)
       stream.allow(_MAX_HEADER)
@@ -318,7 +319,7 @@ def _unpack_members(path, content, folder, max_bytes, max_members):
 
 
 def _open(path):
-  """Open a file for reading, through the compression that it begins with."""
+  """Open a file for reading, decompressing it if its first bytes say so."""
   with open(path, "rb") as file:
     start = file.read(8)
   for magic, opener in _COMPRESSIONS.items():
@@ -328,7 +329,7 @@ def _open(path):
 
 
 class _Limited:
-  """A file that limits the headers which tarfile reads whole into memory."""
+  """A file that limits the headers, which tarfile reads into memory."""
 
   def __init__(self, file):
     self._file = file
@@ -352,7 +353,7 @@ def _take(archive, member, folder, path):
     target.mkdir(parents=True, exist_ok=True)
     return
   target.parent.mkdir(parents=True, exist_ok=True)
-  # Modes, owners and times are not taken over: tarfile extracts nothing itself.
+  # Without modes, owners and times, as tarfile does not extract it.
   with archive.extractfile(member) as source, open(target, "wb") as sink:
     shutil.copyfileobj(source, sink, 2**20)
 
@@ -360,21 +361,21 @@ def _take(archive, member, folder, path):
 def _target(member, folder, path):
   """Return the path of a member, having checked its kind and name."""
   if not (member.isfile() or member.isdir()):
-    _refuse("files and folders", f"a link or device, {member.name!r}", path)
+    _refuse(f"a link or device, {member.name!r}", path)
   parts = member.name.replace("\\", "/").split("/")
   if parts[0] == "" or ".." in parts or any(":" in part for part in parts):
-    _refuse("names inside the archive", repr(member.name), path)
+    _refuse(f"a name that leads out of it, {member.name!r}", path)
   longest = max(len(os.fsencode(part)) for part in parts)
   if len(parts) > _MAX_DEPTH or longest > _MAX_NAME:
-    _refuse("names of usual length", f"{member.name[:80]!r}...", path)
-  # Python's own rules as well, where this Python has them (3.10.12, 3.11.4).
+    _refuse(f"a name that is too long, {member.name[:80]!r}...", path)
+  # Python's own rules, which it has from 3.10.12 and 3.11.4 on.
   if hasattr(tarfile, "data_filter"):
     tarfile.data_filter(member, str(folder))
   return folder.joinpath(*parts)
 
 
-def _refuse(expected, received, path):
-  raise errors.InputError(expected, received, path) from None
+def _refuse(content, path):
+  raise errors.InputError(f"the archive has {content}", path=path)
 
 
 _RECORDS = "downloads.json"
@@ -382,7 +383,7 @@ _RECORDS = "downloads.json"
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """Facts of a download: kept, and compared with every later one."""
+  """Record of a download, with which later ones are compared."""
 
   url: str
   size: int  # In bytes.
@@ -398,21 +399,23 @@ def install(
 ) -> pathlib.Path:
   """Download a model, unpack it into the cache and return its folder.
 
-  The SHA-256 of the archive is recorded at the first download (the publisher
-  names none) and must be the same ever after, unless one is given. `url` is in
-  place of the published one; `force` downloads an existing model.
+  The archive must have the given `sha256`, or that of the first download, which
+  is recorded since the publisher names none. `url` replaces the published one;
+  `force` downloads an existing model again.
   """
   folder = zoo.folder(known)
   if known.url is None:
-    reason = known.unavailable or "which is in the package"
-    raise errors.InputError("a model to download", f"{known.name}, {reason}")
+    reason = known.unavailable or "it is in the package"
+    raise errors.InputError(f"{known.name} is not to be downloaded: {reason}")
   url = url or known.url
   before = recorded(known.name)
-  expected = before.sha256 if before else None
+  required = before.sha256 if before else None
   if sha256 is not None:
-    expected = sha256.strip().lower()
-    if len(expected) != 64 or set(expected) - set("0123456789abcdef"):
-      raise errors.InputError("a SHA-256, 64 hexadecimal digits", repr(sha256))
+    required = sha256.strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", required):
+      raise errors.InputError(
+        f"a SHA-256 has 64 hexadecimal digits, unlike {sha256!r}"
+      )
   if folder.is_dir() and not force:
     return folder
   path = zoo.cache_folder() / "downloads" / f"{known.name}.tar.gz"
@@ -420,22 +423,22 @@ def install(
   with open(path, "rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
   record = Record(url, path.stat().st_size, digest)
-  if expected not in (None, digest):
+  if required not in (None, digest):
     aside = path.with_name(f"{path.name}.{digest[:12]}.unexpected")
     os.replace(path, aside)
     source, advice = "given", ""
     if sha256 is None:
       source = "recorded at the first download"
-      advice = f"; if it is right, give --sha256 {digest}"
+      advice = f"; if it is right, use --sha256 {digest}"
     raise errors.InputError(
-      f"SHA-256 {expected} ({source})",
-      f"{digest}, {record.size} bytes, from {url} (kept){advice}",
-      aside,
+      f"SHA-256 {required} was {source}, but this file of {record.size} bytes"
+      f" from {url} has {digest}{advice}",
+      path=aside,
     )
   try:
     unpack(path, folder, required=known.pattern)
   except errors.InputError as error:
-    # The file goes, so the address says what it is about.
+    # With the address, as the file is removed.
     raise errors.InputError(error.message, path=url) from None
   finally:
     path.unlink()
@@ -460,7 +463,5 @@ def _read_records():
     return {name: Record(**fields) for name, fields in records.items()}
   except (ValueError, TypeError, AttributeError):
     raise errors.InputError(
-      "the record of downloads (delete it to begin a new one)",
-      "something else",
-      path,
+      "not a record of downloads: delete it to begin a new one", path=path
     ) from None

@@ -136,7 +136,7 @@ def test_goes_on_after_a_cut_connection(cache, site):
   "name", ["delf-compact", "delg_gld_20200520", "google/delf/1"]
 )
 def test_what_cannot_be_downloaded(cache, site, name):
-  with pytest.raises(errors.InputError, match="a model to download"):
+  with pytest.raises(errors.InputError, match="is not to be downloaded"):
     transfer.install(zoo.artefact(name), url=site.url)
   assert site.requests == []
 

@@ -44,7 +44,7 @@ def test_goes_on_in_a_later_call(site, tmp_path):
   site.cuts = [300_000] + [0] * 20
   with pytest.raises(errors.InputError) as error:
     _fetch(site, tmp_path / "f")
-  assert "300000 bytes of it" in str(error.value)
+  assert "stopped after 300000 bytes" in str(error.value)
   assert "\n" not in str(error.value)
   assert not (tmp_path / "f").exists()
   site.cuts.clear()
@@ -130,6 +130,6 @@ def test_a_length_that_is_none_is_left_alone(site, tmp_path, length):
 @pytest.mark.parametrize("length", [None, ""])
 def test_a_file_that_is_too_large_is_refused(site, tmp_path, length):
   site.length = length
-  with pytest.raises(errors.InputError, match="at most 700000 bytes"):
+  with pytest.raises(errors.InputError, match="more than 700000 bytes"):
     transfer.fetch(site.url, tmp_path / "f", max_bytes=700_000)
   assert not (tmp_path / "f").exists()

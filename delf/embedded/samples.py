@@ -1,7 +1,7 @@
 """Sample photos, data sets and a detector, written without any download.
 
-All photos lie in the wheel of scikit-image itself (0.24 and later), which takes
-a third of a second to load and is therefore imported where it is used.
+All photos are in the wheel of scikit-image (0.24 and later), which takes 0.3 s
+to load and is therefore imported inside of functions.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 from delf.base import files
 
 # The middle of an image and its four corners, each 0.6 of a side, as (ymin,
-# xmin, ymax, xmax) in [0, 1]; the middle is surest.
+# xmin, ymax, xmax) in [0, 1]; the middle has the highest score.
 BOXES = (
   (0.2, 0.2, 0.8, 0.8),
   (0.0, 0.0, 0.6, 0.6),
@@ -36,7 +36,7 @@ _LANDMARKS = ("astronaut", "chelsea", "coffee", "rocket")
 _FIRST_LANDMARK = 100  # Lower numbers have no photos, as in the clean part.
 _LANDMARK_SIDE = 240  # Longer side in pixels before a view is cropped.
 _VIEW_SHARES = (0.6, 0.9)  # Of the sides of the photo.
-_VIEW_DEGREES = 10.0  # To either side.
+_VIEW_DEGREES = 10.0  # Largest rotation, in both directions.
 
 
 class SamplePhotos(typing.NamedTuple):
@@ -54,7 +54,7 @@ class SampleDataset(typing.NamedTuple):
   """Paths of a data set with two queries and eleven other images."""
 
   images: pathlib.Path  # Folder of `<name>.jpg`.
-  # `gnd_sample.pkl`, in the form of Revisited Oxford's: each query has two easy
+  # `gnd_sample.pkl`, in the format of Revisited Oxford: each query has two easy
   # images, a hard one and a box.
   ground_truth: pathlib.Path
 
@@ -68,7 +68,7 @@ class SampleLandmarks(typing.NamedTuple):
 
 
 def sample_photos(folder: str | os.PathLike) -> SamplePhotos:
-  """Write the sample photos as JPEG files; the folder is made if missing."""
+  """Write the sample photos as JPEG files, creating the folder."""
   from skimage import data
 
   folder = pathlib.Path(folder)
@@ -116,10 +116,10 @@ def write_dataset(folder: str | os.PathLike) -> SampleDataset:
 def write_landmarks(
   folder: str | os.PathLike, photos: int = 10
 ) -> SampleLandmarks:
-  """Write a training set of four landmarks, `photos` of each.
+  """Write a training set of four landmarks with `photos` of each.
 
-  They are slightly rotated crops of four pictures: enough to see whether
-  training runs, not to learn anything useful.
+  They are slightly rotated crops of four pictures: enough to test that training
+  runs, but not to learn anything useful.
   """
   from skimage import data
 
@@ -148,11 +148,10 @@ def write_landmarks(
 
 
 def write_detector(folder: str | os.PathLike) -> None:
-  """Write a SavedModel that finds the same `BOXES` in every image.
+  """Write a SavedModel that detects the same `BOXES` in every image.
 
-  Regions on a fixed grid are the baseline that a detector has to beat (R-MAC,
-  Tolias et al., ICLR 2016). An existing folder is kept, since boxes on disk may
-  have been made with it.
+  Regions of a fixed grid are the baseline for detectors (R-MAC, Tolias et al.,
+  ICLR 2016). An existing folder is kept, since existing boxes may depend on it.
   """
   if os.path.isdir(folder):
     return
@@ -184,7 +183,7 @@ def _scaled(photo, factor):
 
 
 def _landmark_id(subject, number):
-  """16 hexadecimal digits, as the ids of Google Landmarks."""
+  """Return 16 hexadecimal digits, as in ids of Google Landmarks."""
   return hashlib.sha256(f"{subject} {number}".encode()).hexdigest()[:16]
 
 
@@ -194,7 +193,7 @@ def _landmark_path(train, image_id):
 
 def _random_view(photo, random):
   angle = random.uniform(-_VIEW_DEGREES, _VIEW_DEGREES)
-  turned = photo.rotate(angle, Image.BILINEAR)
+  turned = photo.rotate(angle, Image.Resampling.BILINEAR)
   share = random.uniform(*_VIEW_SHARES)
   width, height = (round(share * side) for side in photo.size)
   left = random.integers(0, photo.width - width + 1)
