@@ -181,7 +181,7 @@ def find_images(source: Path) -> list[str]:
   return sorted(paths)
 
 
-def write_bytes(path: Path, *data: bytes) -> None:
+def write_bytes(path: Path, *data: bytes | memoryview) -> None:
   """Write a local or remote file atomically, creating its folders."""
   if is_remote(path):
     with _remote(path) as gfile:

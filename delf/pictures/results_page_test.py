@@ -186,7 +186,7 @@ def test_a_photo_that_cannot_be_read_is_shown_as_missing(tmp_path):
   report, page = _write(tmp_path, [_query(_photo(tmp_path), results)])
   assert len(report.problems) == 2
   assert "gone.jpg" in report.problems[0]
-  assert "broken.jpg: expected an image" in report.problems[1]
+  assert "broken.jpg: not an image" in report.problems[1]
   assert len(page.all("span", **{"class": "missing"})) == 4
   assert not [each for each in page.all("button") if "data-l" in each]
 

@@ -17,9 +17,9 @@ def ArraysToBoxes(
 ) -> box_pb2.Boxes:
   """Convert arrays to a Boxes message; floats are rounded to float32.
 
-  Boxes are [N, 4], (ymin, xmin, ymax, xmax), of the image's height and width in
-  [0, 1]; scores [N]; class indices [N], also floats that hold integers, as
-  detectors deliver them.
+  Boxes are [N, 4], (ymin, xmin, ymax, xmax), as shares of the image's sides in
+  [0, 1]; scores are [N]; class indices are [N] integers, or floats with integer
+  values, as detectors return.
   """
   scores = wire.to_float32(scores, "scores")
   boxes = wire.to_float32(boxes, "boxes")
@@ -34,8 +34,8 @@ def ArraysToBoxes(
   ):
     if array.shape != shape:
       raise errors.InputError(
-        f"{name} of shape [{', '.join(map(str, shape))}]",
-        f"shape {list(array.shape)}",
+        f"{name} must have shape [{', '.join(map(str, shape))}], not "
+        f"{list(array.shape)}"
       )
   result = box_pb2.Boxes()
   for box, score, class_index in zip(
@@ -47,7 +47,7 @@ def ArraysToBoxes(
 
 
 def BoxesToArrays(boxes_proto: box_pb2.Boxes) -> Arrays:
-  """Convert a Boxes message to arrays, float64, as in the original.
+  """Convert a Boxes message to float64 arrays, as in the original.
 
   Boxes are [N, 4] as (ymin, xmin, ymax, xmax), scores and class indices [N].
   """
@@ -88,12 +88,12 @@ def WriteToFile(
 
 
 def _integers(class_indices):
-  """Return class indices as a list of int; floats must hold integers."""
+  """Return class indices as a list of int; floats must be integral."""
   if not class_indices.size:
     return []
   if class_indices.dtype.kind not in "iuf":
     raise errors.InputError(
-      "integers as class indices", f"an array of type {class_indices.dtype}"
+      f"class indices must be integers, not {class_indices.dtype}"
     )
   wrong = ~(
     (class_indices >= _INT32.min)
@@ -101,7 +101,6 @@ def _integers(class_indices):
     & (np.trunc(class_indices) == class_indices)
   )
   if wrong.any():
-    raise errors.InputError(
-      "int32 as class indices", f"{class_indices[wrong][0]}"
-    )
+    first = class_indices[wrong][0]
+    raise errors.InputError(f"class indices must be int32, not {first}")
   return class_indices.astype(np.int64).tolist()

@@ -1,12 +1,11 @@
 """Arrays as DatumProto, in memory and in files.
 
 A DatumProto holds a shape and either floats or unsigned integers: float16, 32
-and 64 are stored as float32, uint8, 16, 32 and 64 as uint32, and read back as
-those two. Byte order in files is little-endian, as in all protobufs.
+and 64 are stored and read back as float32, uint8, 16, 32 and 64 as uint32. The
+byte order in files is little-endian.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -24,9 +23,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 def ArrayToDatum(arr: np.ndarray) -> datum_pb2.DatumProto:
   """Convert an array of any shape to a DatumProto.
 
-  It is of float16, 32, 64 or uint8, 16, 32, 64. Floats are rounded to float32;
-  beyond its range they become infinite. InputError for other types, over 32
-  dimensions, or a value over 2^32 - 1.
+  The type is float16, 32, 64 or uint8, 16, 32, 64. Floats are rounded to
+  float32; beyond its range they become infinite. InputError is raised for other
+  types, over 32 dimensions, or a value over 2^32 - 1.
   """
   return datum_pb2.DatumProto.FromString(SerializeToString(arr))
 
@@ -89,7 +88,7 @@ def ReadPairFromFile(file_path: files.Path) -> Pair:
 
 
 def WriteToFile(data: np.ndarray, file_path: files.Path) -> None:
-  """Write an array, as in `ArrayToDatum`, to a file; note the order."""
+  """Write an array, as in `ArrayToDatum`, to a file; `data` comes first."""
   files.write_bytes(file_path, *wire.pack_datum(data))
 
 
@@ -100,11 +99,13 @@ def WritePairToFile(
   files.write_bytes(file_path, SerializePairToString(arr_1, arr_2))
 
 
-def from_proto(datum: datum_pb2.DatumProto, path: Any = None) -> np.ndarray:
+def from_proto(
+  datum: datum_pb2.DatumProto, path: files.Path | None = None
+) -> np.ndarray:
   """Convert a DatumProto as `DatumToArray` does; errors name `path`."""
   kind = datum.WhichOneof("kind_oneof")
   if kind is None:
-    raise errors.InputError("a DatumProto with values", "one without", path)
+    raise errors.InputError("the DatumProto has no values", path=path)
   values = np.array(getattr(datum, kind).value, dtype=_KINDS[kind])
   return _shaped(values, list(datum.shape.dim), path)
 
@@ -121,25 +122,23 @@ def _parse(data, path):
 
 def _parse_pair(data, path):
   try:
-    (first, start_1, end_1), (second, start_2, end_2) = wire.delimited_fields(
-      data
-    )
+    fields = list(wire.delimited_fields(data))
   except ValueError:
-    first = second = None
-  if (first, second) == (_FIRST, _SECOND):
-    return _parse(data[start_1:end_1], path), _parse(data[start_2:end_2], path)
+    fields = []
+  if [number for number, *_ in fields] == [_FIRST, _SECOND]:
+    return tuple(_parse(data[start:end], path) for _, start, end in fields)
   pair = wire.parse_message(datum_pb2.DatumPairProto, data, path)
   return from_proto(pair.first, path), from_proto(pair.second, path)
 
 
 def _shaped(values, shape, path):
-  """Return values in the shape that a file states, if it can be."""
+  """Return values in the shape that a file states."""
   wire.check_dimensions(len(shape), path)
   if min(shape, default=0) < 0 or math.prod(shape) != values.size:
     raise errors.InputError(
-      f"as many values as the shape {shape} states", f"{values.size}", path
+      f"the shape {shape} does not fit {values.size} values", path=path
     )
   try:
     return values.reshape(shape)
   except ValueError:
-    raise errors.InputError("a shape", f"{shape}", path) from None
+    raise errors.InputError(f"invalid shape {shape}", path=path) from None

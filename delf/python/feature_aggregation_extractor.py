@@ -1,4 +1,4 @@
-"""Local features to one aggregate, under the name of the original."""
+"""Aggregation of local features, under the name of the original."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from delf.protos import aggregation_config_pb2
 
 
 class ExtractAggregatedRepresentation:
-  """Aggregates the local features of images by the words of a codebook."""
+  """Aggregates the local features of images with a codebook."""
 
   def __init__(
     self, aggregation_config: aggregation_config_pb2.AggregationConfig
-  ):
-    """Read the codebook; one that was read before is shared.
+  ) -> None:
+    """Read the codebook, or share it if it was read before.
 
-    `feature_batch_size` has no effect: blocks are as large as suits the memory.
+    `feature_batch_size` has no effect: the memory determines the block size.
     """
     configs.check_aggregation_config(aggregation_config)
     self._options = aggregate.options(aggregation_config)
@@ -29,17 +29,16 @@ class ExtractAggregatedRepresentation:
     self,
     features: np.ndarray,
     num_features_per_region: Sequence[int] | None = None,
-  ) -> tuple[np.ndarray, np.ndarray]:
+  ) -> tuple[np.ndarray, np.ndarray | np.int32]:
     """Aggregate the features of one image, [N, D] float.
 
-    Those of regions are one region after the other. Without
-    `num_features_per_region` (as in the original) a regional aggregate is that
-    of no features.
+    Features of regions are concatenated. A regional aggregate without
+    `num_features_per_region` is that of no features, as in the original.
 
     Returns:
       Aggregated descriptors: VLAD [K * D] float32, ASMK [M * D] float32, ASMK*
       [M * ceil(D / 8)] uint8; and visual words: [M] int64, ascending, or for
-      VLAD the int32 -1.
+      VLAD the scalar -1, int32.
     """
     aggregated = aggregate.aggregate(
       self._words, features, self._options, num_features_per_region

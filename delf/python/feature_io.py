@@ -1,7 +1,7 @@
 """Local features as DelfFeatures, in memory and in `.delf` files.
 
-Where all features have the same layout in a file, as in everything that this
-module and the original write, they are written and read as one array.
+Features of one layout, as this module and the original write them, are written
+and read as one array.
 """
 
 import numpy as np
@@ -25,8 +25,8 @@ def ArraysToDelfFeatures(
   """Convert arrays to a DelfFeatures message; floats are rounded to float32.
 
   Locations are [N, 2], (y, x) in pixels; descriptors [N, D] of a type that
-  `datum_io.ArrayToDatum` takes; scales, attention (stored as strength) and
-  orientations, in radians and by default zeros, [N].
+  `datum_io.ArrayToDatum` accepts; scales, attention (stored as strength) and
+  orientations (radians, by default zeros) are [N].
   """
   return feature_pb2.DelfFeatures.FromString(
     SerializeToString(locations, scales, descriptors, attention, orientations)
@@ -36,7 +36,7 @@ def ArraysToDelfFeatures(
 def DelfFeaturesToArrays(delf_features: feature_pb2.DelfFeatures) -> Arrays:
   """Convert a DelfFeatures message to float64 arrays of float32 values.
 
-  They are locations [N, 2] as (y, x), scales [N], descriptors [N, D] ([0, 0]
+  Return locations [N, 2] as (y, x), scales [N], descriptors [N, D] ([0, 0]
   without features), attention [N] and orientations [N].
   """
   return _to_float64(_from_proto(delf_features, None))
@@ -50,13 +50,14 @@ def SerializeToString(
   orientations: np.ndarray | None = None,
 ) -> bytes:
   """Convert arrays, as in `ArraysToDelfFeatures`, to bytes."""
+  more = {} if orientations is None else {"orientations": orientations}
   return _serialize(
     features.LocalFeatures(
       locations=_rows(locations, 2),
       scales=np.asarray(scales),
       descriptors=_rows(descriptors, 0),
       attention=np.asarray(attention),
-      orientations=None if orientations is None else np.asarray(orientations),
+      **{name: np.asarray(array) for name, array in more.items()},
     )
   )
 
@@ -99,14 +100,14 @@ def write_local_features(
 
 
 def _rows(array, width):
-  """Return an array, without features as [0, width] whatever its rank."""
+  """Return an array, reshaped from [0] to [0, width]."""
   array = np.asarray(array)
   return array.reshape([0, width]) if array.shape == (0,) else array
 
 
 def _to_float64(local):
   names = "locations", "scales", "descriptors", "attention", "orientations"
-  # Files may hold any NaN, signalling ones too, which NumPy would warn of.
+  # Files may hold signalling NaNs, about which NumPy would warn.
   with np.errstate(invalid="ignore"):
     return tuple(getattr(local, name).astype(np.float64) for name in names)
 
@@ -158,9 +159,9 @@ def _from_proto(delf_features, path):
     descriptors.append(datum_io.from_proto(feature.descriptor, path))
     if descriptors[-1].shape != descriptors[0].shape[:1]:
       raise errors.InputError(
-        f"descriptors of one shape, {list(descriptors[0].shape[:1])}",
-        f"one of shape {list(descriptors[-1].shape)}",
-        path,
+        "all descriptors must have one shape, but they have "
+        f"{list(descriptors[0].shape)} and {list(descriptors[-1].shape)}",
+        path=path,
       )
   rows = [
     (f.y, f.x, f.scale, f.strength, f.orientation)

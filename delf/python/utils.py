@@ -1,12 +1,11 @@
-"""Images as arrays: loading and resizing.
+"""Load images and resize them.
 
-JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, JPEG 2000 and AVIF are read. Conversions
-to 8-bit RGB, all as the original has them: grey and palette images become their
-colours; an alpha channel is dropped, not blended; CMYK goes without a colour
-profile; of an animation the first frame is taken; of 16-bit colour the upper
-byte is kept; 16-bit grey saturates at 255 unless `rescale_grey16` asks for the
-whole range. EXIF orientation is ignored unless `apply_rotation` is set:
-features on disk are in raw coordinates.
+JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, JPEG 2000 and AVIF are read. Images are
+converted to 8-bit RGB as in the original: an alpha channel is dropped, not
+blended; CMYK is converted without a colour profile; an animation is reduced to
+its first frame, and 16-bit colour to its upper byte; 16-bit grey saturates at
+255 unless `rescale_grey16` is set. EXIF orientation is ignored unless
+`apply_rotation` is set, since features on disk are in raw coordinates.
 """
 
 import contextlib
@@ -19,17 +18,17 @@ from PIL import Image, ImageOps
 from delf.base import errors, files
 from delf.protos import delf_config_pb2
 
-# Images with more pixels are refused before they are decoded.
+# Images with more pixels are rejected before decoding.
 MAX_PIXELS = 30_000 * 30_000
 
-# The formats that are tried, in Pillow's names; MPO and JPEG share a reader.
+# Pillow's names of the formats that are tried; MPO and JPEG share a reader.
 _FORMATS = (
   "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF",
 )  # fmt: skip
-# EXIF's tag of how an image is turned, and its values for sides that change.
+# EXIF tag of the orientation, and its values that swap width and height.
 _ORIENTATION = 0x0112
 _ON_ITS_SIDE = (5, 6, 7, 8)
-# libjpeg fills what is missing when it meets the marker of the image's end.
+# End-of-image marker, at which libjpeg fills the missing part of a cut JPEG.
 _JPEG_END = b"\xff\xd9"
 
 
@@ -39,14 +38,14 @@ def RgbLoader(
   rescale_grey16: bool = False,
   at_least: tuple[int, int] | None = None,
 ) -> Image.Image:
-  """Load an image of mode RGB; safe to call from several threads.
+  """Load an image in mode RGB; thread-safe.
 
-  Of a cut JPEG the missing part is grey, and a warning is logged. InputError if
-  it cannot be decoded, or has over 30 000 x 30 000 pixels.
+  The missing part of a cut JPEG is grey, and a warning is logged. InputError is
+  raised if the image cannot be decoded, or has over 30 000 x 30 000 pixels.
 
   Args:
-    apply_rotation: Whether to turn the image as its EXIF orientation says.
-    rescale_grey16: Whether 16-bit grey is divided by 257, in place of being cut
+    apply_rotation: Whether to apply the EXIF orientation.
+    rescale_grey16: Whether to divide 16-bit grey by 257 instead of clipping it
       at 255 as in the original.
     at_least: Sufficient (width, height) in pixels: a JPEG may be decoded at
       1/2, 1/4 or 1/8 of its size, which is faster.
@@ -62,7 +61,7 @@ def decode(
   rescale_grey16: bool = False,
   at_least: tuple[int, int] | None = None,
 ) -> Image.Image:
-  """Decode the content of an image file, called `path` in errors."""
+  """Decode the content of an image file; errors name `path`."""
   if not data:
     raise errors.InputError("the file is empty", path=path)
   with _broken_in_one_line(path):
@@ -76,7 +75,7 @@ def convert(
   rescale_grey16: bool = False,
   path: files.Path = "the image",
 ) -> Image.Image:
-  """Convert a decoded image to 8-bit RGB, as the module says."""
+  """Convert a decoded image to 8-bit RGB, as in `RgbLoader`."""
   if apply_rotation:
     image = ImageOps.exif_transpose(image)
   return _to_rgb(image, rescale_grey16, path)
@@ -85,7 +84,7 @@ def convert(
 def image_size(
   path: files.Path, apply_rotation: bool = False
 ) -> tuple[int, int]:
-  """Return (height, width) of a local image, from its header alone."""
+  """Read (height, width) from the header of a local image."""
   with open(path, "rb") as file, _broken_in_one_line(path):
     image = _open(file, path)
     if apply_rotation and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
@@ -100,24 +99,24 @@ def ResizeImage(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Resize an image, [H, W, 3] uint8, to the limits of a configuration.
 
-  The largest side is scaled down to `max_image_size`, else up to
-  `min_image_size`, each times the factor, else left; sides are rounded half to
-  even; a side never falls under 1.
+  The larger side is scaled down to `max_image_size` or up to `min_image_size`,
+  each multiplied by the factor. Sides are rounded half to even and are at least
+  1.
 
   Returns:
     [H', W', 3] uint8, and [2] float64 (H' / H, W' / W).
   """
   if not resize_factor >= 0:
-    raise errors.InputError(
-      "a resize_factor that is not negative", resize_factor
-    )
+    message = f"resize_factor must be 0 or more, not {resize_factor}"
+    raise errors.InputError(message)
   image = np.asarray(image)
   if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+    shape = list(image.shape)
     raise errors.InputError(
-      "an image of shape [height, width, 3]", f"shape {list(image.shape)}"
+      f"an image must have shape [height, width, 3], not {shape}"
     )
   if image.dtype != np.uint8:
-    raise errors.InputError("an image of type uint8", f"type {image.dtype}")
+    raise errors.InputError(f"an image must be uint8, not {image.dtype}")
   height, width = target_size(image.shape[:2], config, resize_factor)
   scale_factors = np.array([height, width]) / image.shape[:2]
   if (height, width) == image.shape[:2]:
@@ -133,7 +132,7 @@ def target_size(
   config: delf_config_pb2.DelfConfig,
   resize_factor: float = 1.0,
 ) -> tuple[int, int]:
-  """Return (height, width) that `ResizeImage` makes of an image of a size."""
+  """Return (height, width) to which `ResizeImage` resizes an image."""
   largest = max(size)
   scale = 1.0
   max_size = resize_factor * config.max_image_size
@@ -143,7 +142,7 @@ def target_size(
   elif config.min_image_size >= 0 and largest < min_size:
     scale = min_size / largest
   if not scale:
-    raise errors.InputError("a size limit over 0", f"{max_size}")
+    raise errors.InputError(f"a size limit must be over 0, not {max_size}")
   if config.use_square_images:
     size = (largest, largest)
   height, width = (max(1, round(side * scale)) for side in size)
@@ -152,48 +151,49 @@ def target_size(
 
 @contextlib.contextmanager
 def _broken_in_one_line(path):
-  """Turn whatever readers raise about a broken file into an InputError."""
+  """Turn any exception about a broken file into an InputError."""
   try:
     yield
   except errors.InputError:
     raise
   except Exception as error:
     reason = " ".join(str(error).split()) or type(error).__name__
-    received = f"one that cannot be decoded ({reason})"
-    raise errors.InputError("an image", received, path) from None
+    message = f"the image cannot be decoded ({reason})"
+    raise errors.InputError(message, path=path) from None
 
 
 def _open(file, path):
   """Open an image in a binary file without decoding it.
 
-  `Image.open` compares the size with a setting of the whole process, 0.18
-  gigapixels; this has its own limit, and changes no setting.
+  `Image.open` has a process-wide limit of 0.18 gigapixels; this function has a
+  higher one and changes no setting.
   """
   Image.init()
   start = file.read(16)
   file.seek(0)
   for name in _FORMATS:
-    factory, accept = Image.OPEN.get(name, (None, lambda _: False))
-    accepted = accept(start)
+    factory, accept = Image.OPEN.get(name, (None, None))
+    accepted = accept and accept(start)
     if isinstance(accepted, str):  # Pillow was built without this format.
-      raise errors.InputError("an image that Pillow reads", accepted, path)
-    if not accepted:
+      message = f"Pillow cannot read the image: {accepted}"
+      raise errors.InputError(message, path=path)
+    if not accepted or factory is None:
       continue
     image = factory(file, "")
     if image.width * image.height > MAX_PIXELS:
       raise errors.InputError(
-        f"an image of at most {MAX_PIXELS} pixels",
+        f"an image must have at most {MAX_PIXELS} pixels, not "
         f"{image.width} x {image.height}",
-        path,
+        path=path,
       )
     return image
-  raise errors.InputError("an image", "a file of another kind", path)
+  raise errors.InputError("not an image but a file of another kind", path=path)
 
 
 def _decode(data, path, at_least):
-  """Decode an image, of a cut JPEG the part that exists."""
+  """Decode an image, or the existing part of a cut JPEG."""
   image = _open(io.BytesIO(data), path)
-  image.draft(None, at_least)  # Does nothing but with a size, to a JPEG.
+  image.draft(None, at_least)  # Has an effect only on a JPEG, with a size.
   try:
     image.load()
   except OSError:
@@ -202,24 +202,26 @@ def _decode(data, path, at_least):
     image = _open(io.BytesIO(data + _JPEG_END), path)
     image.draft(None, at_least)
     image.load()
-    logging.warning("%s: the JPEG is cut; what is missing is grey", path)
+    logging.warning("%s: the JPEG is cut; the missing part is grey", path)
   return image
 
 
 def _to_rgb(image, rescale_grey16, path):
-  """Convert an image to 8-bit RGB, as the module says."""
+  """Convert an image to 8-bit RGB; see the module."""
   if image.mode == "F":
-    raise errors.InputError("an image of integers", "one of floats", path)
+    raise errors.InputError(
+      "an image must have integers, not floats", path=path
+    )
   if image.mode == "I" or image.mode.startswith("I;16"):
     grey = np.asarray(image)
     if rescale_grey16:
       grey = grey // 257
     elif grey.max() > 255:
-      logging.warning("%s: 16-bit grey over 255 is cut at 255", path)
+      logging.warning("%s: 16-bit grey over 255 is clipped at 255", path)
     image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
   if image.mode == "RGB":
     return image
   if "transparency" in image.info:
-    # Pillow asks for this way; the colours are the same.
+    # Pillow recommends this; the colours are the same.
     image = image.convert("RGBA")
   return image.convert("RGB")

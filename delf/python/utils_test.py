@@ -165,7 +165,7 @@ def test_16_bit_grey_that_is_cut_is_warned_of(tmp_path, caplog):
     Image.fromarray(np.array([[0, most]], dtype=np.uint16)).save(path)
     with caplog.at_level(logging.WARNING, logger="absl"):
       _load(path, **options)
-    assert ("grey.png: 16-bit grey over 255 is cut" in caplog.text) == cut
+    assert ("grey.png: 16-bit grey over 255 is clipped" in caplog.text) == cut
 
 
 def test_grey_of_32_bits(tmp_path):
@@ -246,7 +246,7 @@ def _float_tiff():
 
 # Name -> bytes, and what the error says.
 _BAD = {
-  "empty.jpg": (b"", "an empty file"),
+  "empty.jpg": (b"", "the file is empty"),
   "text.jpg": (b"This is no image.", "a file of another kind"),
   "zeros.png": (bytes(1000), "a file of another kind"),
   "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a file of another kind"),
@@ -261,7 +261,7 @@ _BAD = {
   "cut.webp": (_encoded("WEBP")[:1000], "cannot be decoded"),
   "head.jpg": (_encoded("JPEG")[:100], "cannot be decoded"),
   "marker.jpg": (b"\xff\xd8\xff", "cannot be decoded"),
-  "floats.tiff": (_float_tiff(), "one of floats"),
+  "floats.tiff": (_float_tiff(), "an image must have integers, not floats"),
 }
 
 
@@ -271,7 +271,8 @@ def test_bad_images_fail_in_one_line(name, tmp_path):
   (tmp_path / name).write_bytes(data)
   with pytest.raises(errors.InputError, match=pattern) as caught:
     utils.RgbLoader(tmp_path / name)
-  assert str(caught.value).startswith(f"{tmp_path / name}: expected an image")
+  assert str(caught.value).startswith(f"{tmp_path / name}: ")
+  assert name == "empty.jpg" or "image" in caught.value.message
   assert "\n" not in str(caught.value)
 
 
@@ -421,13 +422,13 @@ def test_goldens_of_rounding(goldens):
 @pytest.mark.parametrize(
   ("image", "factor", "pattern"),
   [
-    (_array(4, 5, 3), -0.1, "not negative, received -0.1"),
-    (_array(4, 5, 3), np.nan, "not negative, received nan"),
-    (_array(4, 5), 1.0, r"shape \[height, width, 3\], received shape \[4, 5\]"),
-    (_array(4, 5, 4), 1.0, r"received shape \[4, 5, 4\]"),
-    (_array(0, 5, 3), 1.0, r"received shape \[0, 5, 3\]"),
-    (_array(4, 5, 3) / 255, 1.0, "uint8, received type float64"),
-    (_array(4, 5, 3), 0.0, "a size limit over 0"),
+    (_array(4, 5, 3), -0.1, "0 or more, not -0.1"),
+    (_array(4, 5, 3), np.nan, "0 or more, not nan"),
+    (_array(4, 5), 1.0, r"shape \[height, width, 3\], not \[4, 5\]"),
+    (_array(4, 5, 4), 1.0, r"shape .*, not \[4, 5, 4\]"),
+    (_array(0, 5, 3), 1.0, r"shape .*, not \[0, 5, 3\]"),
+    (_array(4, 5, 3) / 255, 1.0, "uint8, not float64"),
+    (_array(4, 5, 3), 0.0, "a size limit must be over 0"),
   ],
 )
 def test_bad_calls_of_resizing(image, factor, pattern):

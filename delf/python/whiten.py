@@ -2,8 +2,8 @@
 
 Radenovic, Tolias & Chum, "Fine-tuning CNN Image Retrieval with No Human
 Annotation", section 3.3, after Mikolajczyk & Matas (ICCV 2007): descriptors are
-whitened by how those of one object differ, then turned to the directions in
-which all of them differ most.
+whitened by the covariance of differences within objects, then rotated to the
+principal components of all descriptors.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from delf.base import arrays, errors, files
 from delf.python import datum_io
 
-# Added to lengths before dividing by them, as in the original.
+# Added to norms before dividing by them, as in the original.
 _EPSILON = 1e-6
-# First addition to the diagonal of a singular matrix; ten times it comes next.
+# First jitter on the diagonal of a singular matrix; ten times as much is next.
 _FIRST_JITTER = 1e-10
-# Largest difference of a matrix from its transpose, over its largest value.
+# Largest asymmetry accepted, relative to the largest value of a matrix.
 _SYMMETRY = 1e-5
 
 
@@ -29,27 +29,27 @@ def apply_whitening(
 
   Args:
     mean_descriptor_vector: [D, 1], or [D].
-    projection: [K, D], the most telling direction first.
-    output_dim: Directions to keep, from the first on; None for all.
+    projection: [K, D], the direction of the largest variance first.
+    output_dim: Number of first directions to keep; None for all.
 
   Returns:
-    [output_dim, N], each column over its length + 1e-6.
+    [output_dim, N], each column divided by its norm + 1e-6.
   """
-  projection = _matrix(projection, "a projection", "[K, D]")
+  projection = _matrix(projection, "the projection", "[K, D]")
   size = projection.shape[1]
-  descriptors = _matrix(descriptors, "descriptors as columns", f"[{size}, N]")
+  descriptors = _matrix(descriptors, "the descriptors", f"[{size}, N]")
   mean = np.asarray(mean_descriptor_vector)
   if mean.shape not in ((size,), (size, 1)) or len(descriptors) != size:
     raise errors.InputError(
-      f"descriptors [{size}, N] and a mean [{size}, 1] for a projection "
-      f"{list(projection.shape)}",
-      f"{list(descriptors.shape)} and {list(mean.shape)}",
+      f"a projection {list(projection.shape)} needs descriptors [{size}, N] "
+      f"and a mean [{size}, 1], not {list(descriptors.shape)} and "
+      f"{list(mean.shape)}"
     )
   if output_dim is None:
     output_dim = len(projection)
   if not 0 < output_dim <= len(projection):
     raise errors.InputError(
-      f"output_dim from 1 to {len(projection)}", f"{output_dim}"
+      f"output_dim must be from 1 to {len(projection)}, not {output_dim}"
     )
   whitened = projection[:output_dim] @ (descriptors - mean.reshape([-1, 1]))
   lengths = np.linalg.norm(whitened, axis=0, keepdims=True)
@@ -59,26 +59,27 @@ def apply_whitening(
 def learn_whitening(
   descriptors: np.ndarray, qidxs: np.ndarray, pidxs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Learn a whitening from pairs of descriptors of one object each.
+  """Learn a whitening from pairs of descriptors, each pair of one object.
 
-  At least D pairs that differ in independent ways determine it; with fewer, the
-  covariance of differences is singular and `cholesky` helps out.
+  It takes at least D pairs with linearly independent differences; with fewer,
+  the covariance of differences is singular and `cholesky` regularises it.
 
   Args:
-    descriptors: [D, N], a descriptor a column.
-    qidxs: [P] columns of the first of each pair, `pidxs` of the second.
+    descriptors: [D, N], one descriptor a column.
+    qidxs: [P] columns of the first descriptors of the pairs.
+    pidxs: [P] columns of the second ones.
 
   Returns:
-    Mean of the first ones of all pairs [D, 1] and projection [D, D], float64. A
-    row of the projection has its largest value positive, as its sign is free.
+    Mean of the first descriptors [D, 1] and projection [D, D], float64. The
+    sign of a row is chosen so that its largest absolute value is positive.
   """
-  descriptors = _matrix(descriptors, "descriptors as columns", "[D, N]")
+  descriptors = _matrix(descriptors, "the descriptors", "[D, N]")
   descriptors = descriptors.astype(np.float64, copy=False)
   number = descriptors.shape[1]
   first, second = _columns(qidxs, number), _columns(pidxs, number)
   if len(first) != len(second):
     raise errors.InputError(
-      "as many first as second indices", f"{len(first)} and {len(second)}"
+      f"qidxs has {len(first)} indices, but pidxs has {len(second)}"
     )
   mean = descriptors[:, first].mean(axis=1, keepdims=True)
   differences = descriptors[:, first] - descriptors[:, second]
@@ -95,18 +96,16 @@ def learn_whitening(
 
 
 def cholesky(matrix: np.ndarray) -> np.ndarray:
-  """Decompose a symmetric [D, D] matrix, a covariance, even a singular one.
+  """Return the Cholesky factor of a covariance [D, D], even a singular one.
 
-  Returns the lower triangular L with L @ L.T = matrix + a * identity. a is 0
-  where that works, else the first of 1e-10, 1e-9, ... that does.
+  It is the lower triangular L with L @ L.T = matrix + a * identity, where a is
+  the first of 0, 1e-10, 1e-9, ... for which the decomposition succeeds.
   """
-  matrix = _matrix(matrix, "a square matrix", "[D, D]")
+  matrix = _matrix(matrix, "the matrix", "[D, D]")
   if matrix.shape[0] != matrix.shape[1]:
-    raise errors.InputError(
-      "a square matrix [D, D]", f"shape {list(matrix.shape)}"
-    )
+    raise errors.InputError(f"a matrix {list(matrix.shape)} is not square")
   if np.abs(matrix - matrix.T).max() > _SYMMETRY * np.abs(matrix).max():
-    raise errors.InputError("a symmetric matrix", "one that is not")
+    raise errors.InputError("the matrix is not symmetric")
   jitter = 0.0
   while True:
     try:
@@ -118,48 +117,47 @@ def cholesky(matrix: np.ndarray) -> np.ndarray:
 def write_whitening(
   path: files.Path, mean_descriptor_vector: np.ndarray, projection: np.ndarray
 ) -> None:
-  """Write a whitening of `learn_whitening` as a float32 DatumPairProto."""
+  """Write the result of `learn_whitening` as a float32 DatumPairProto."""
   mean = np.asarray(mean_descriptor_vector, dtype=np.float32)
   datum_io.WritePairToFile(mean, np.asarray(projection, np.float32), path)
 
 
 def read_whitening(path: files.Path) -> tuple[np.ndarray, np.ndarray]:
-  """Read mean [D, 1] and projection [K, D], float32, of `write_whitening`."""
+  """Read the mean [D, 1] and projection [K, D], float32, of a whitening."""
   mean, projection = datum_io.ReadPairFromFile(path)
   fits = projection.ndim == 2 and mean.shape == (projection.shape[1], 1)
   if not fits or not projection.size:
     raise errors.InputError(
-      "a whitening, a mean [D, 1] and a projection [K, D]",
-      f"shapes {list(mean.shape)} and {list(projection.shape)}",
-      path,
+      "a whitening has a mean [D, 1] and a projection [K, D], not arrays "
+      f"{list(mean.shape)} and {list(projection.shape)}",
+      path=path,
     )
   arrays.check_finite(mean, "mean", path)
   return mean, arrays.check_finite(projection, "projection", path)
 
 
 def _matrix(array, name, shape):
-  """Return a finite matrix with values, or raise InputError."""
+  """Return a finite matrix that is not empty, or raise InputError."""
   array = np.asarray(array)
   if array.ndim != 2 or not array.size:
-    raise errors.InputError(f"{name} {shape}", f"shape {list(array.shape)}")
+    shapes = f"{shape}, not {list(array.shape)}"
+    raise errors.InputError(f"{name} must have shape {shapes}")
   if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-    raise errors.InputError(
-      f"{name} in finite numbers", "NaN, infinity or another type"
-    )
+    raise errors.InputError(f"{name} must have finite numbers")
   return array
 
 
 def _columns(indices, number):
-  """Return [P] indices of columns, or raise InputError."""
+  """Return [P] column indices, or raise InputError."""
   indices = np.asarray(indices)
   if indices.ndim != 1 or not indices.size or indices.dtype.kind not in "iu":
     raise errors.InputError(
-      "indices of at least one pair, [P] integers",
-      f"{indices.dtype} of shape {list(indices.shape)}",
+      "indices must be integers [P] of at least one pair, not "
+      f"{indices.dtype} of shape {list(indices.shape)}"
     )
   if indices.min() < 0 or indices.max() >= number:
     raise errors.InputError(
-      f"indices of columns, from 0 to {number - 1} (descriptors are [D, N])",
-      f"{indices.min()} to {indices.max()}",
+      f"column indices must be from 0 to {number - 1}, not {indices.min()} to "
+      f"{indices.max()} (descriptors are [D, N])"
     )
   return indices

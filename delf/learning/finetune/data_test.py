@@ -189,7 +189,7 @@ def test_bad_photos_are_failures_and_the_others_stay(paths, tmp_path):
   images, failures = data.decode(given, tmp_path / "store", size=100)
   assert [image is None for image in images] == [False, True, True, False]
   bad, small = failures
-  assert bad.path.endswith("bad.jpg") and "expected an image" in bad.reason
+  assert bad.path.endswith("bad.jpg") and "not an image" in bad.reason
   assert small.path.endswith("narrow.png") and "100 x 5" in small.reason
   with Image.open(paths[2]) as last:
     np.testing.assert_array_equal(images[3], np.asarray(last))
