@@ -1,9 +1,9 @@
 """Aggregation of local features by visual words: VLAD, ASMK and ASMK*.
 
 VLAD: H. Jegou et al., CVPR 2010. ASMK and ASMK*: G. Tolias et al., IJCV 2016.
-The regional forms: M. Teichmann et al., CVPR 2019 (Detect-to-Retrieve). The sum
-of each word is a row of its own; no array is as large as the codebook but the
-VLAD itself.
+Regional aggregation: M. Teichmann et al., CVPR 2019 (Detect-to-Retrieve). Sums
+are kept only for words that occur; apart from the VLAD itself, no array is as
+large as the codebook.
 """
 
 import dataclasses
@@ -22,10 +22,9 @@ VLAD, ASMK, ASMK_STAR = KINDS = ("vlad", "asmk", "asmk_star")
 
 Words = visual_words.Words
 
-# Least squared length in the original's L2 normalisation.
+# Lower bound of squared lengths in the original's L2 normalisation.
 _LEAST_SQUARE = 1e-12
-# ASMK omits words whose residual is not longer than this.
-_LEAST_LENGTH = 1e-6
+_LEAST_LENGTH = 1e-6  # ASMK omits words with residuals up to this length.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,27 +32,25 @@ class AggregateOptions:
   """Options of aggregation."""
 
   kind: str = ASMK_STAR  # One of KINDS.
-  num_assignments: int = 1  # Nearest words that each feature counts for.
-  regional: bool = False  # Whether features are those of regions of the image.
-  # Whether a VLAD is L2-normalised; ASMK is when it is compared.
-  normalize: bool = True
+  num_assignments: int = 1  # Number of nearest words per feature.
+  regional: bool = False  # Whether features come from regions of the image.
+  normalize: bool = True  # L2-normalise a VLAD; ASMK is when it is compared.
 
   def __post_init__(self):
     if self.kind not in KINDS:
-      raise errors.InputError(f"a kind of {', '.join(KINDS)}", self.kind)
-    if not isinstance(self.num_assignments, int | np.integer):
-      raise errors.InputError(
-        "a whole num_assignments", f"{self.num_assignments!r}"
-      )
+      choices = ", ".join(KINDS)
+      raise errors.InputError(f"kind must be in {choices}, not {self.kind!r}")
+    if not isinstance(number := self.num_assignments, int | np.integer):
+      raise errors.InputError(f"num_assignments must be whole, not {number!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Aggregated:
-  """An image, or a set of regions, as one set of aggregated descriptors."""
+  """Aggregated descriptors of an image, or of all its regions."""
 
   # VLAD: [K * D] float32. ASMK: [M, D] float32, rows of length 1. ASMK*:
-  # [M, ceil(D / 8)] uint8, bits of the signs (1 for over 0), the first
-  # dimension in the highest bit, zeros behind the last.
+  # [M, ceil(D / 8)] uint8, sign bits (1 for over 0) from the highest bit on,
+  # padded by zeros.
   descriptors: np.ndarray
   words: np.ndarray | None = None  # [M] int32, ascending; None for VLAD.
 
@@ -66,14 +63,14 @@ def aggregate(
 ) -> Aggregated:
   """Aggregate the local features of an image.
 
-  Without features a VLAD is zero, and others have no words.
+  Without features a VLAD is zero, and the other kinds have no words.
 
   Args:
-    descriptors: [N, D] float; any empty array stands for no features. Those of
-      regions stand one region after the other.
-    regions: [R] int, number of features in each region; they sum to N. Without
-      regions (None or empty) a regional aggregate is that of no features, as in
-      the original. Used for regional aggregates alone, and checked in any case.
+    descriptors: [N, D] float, region by region if regional; any empty array
+      stands for no features.
+    regions: [R] int, number of features in each region, N in total. Without
+      regions (None or empty) a regional aggregate has no features, as in the
+      original. Always checked, but only used if regional.
   """
   options = options or AggregateOptions()
   descriptors = words.check(descriptors)
@@ -84,7 +81,7 @@ def aggregate(
   if not options.regional:
     own, sums = _sum_residuals(words, descriptors, nearest, nearest)
   else:
-    # The sum over regions of their L2-normalised VLADs.
+    # Sum of the L2-normalised VLADs of the regions.
     region = np.repeat(np.arange(len(regions)), regions)
     keys = region[:, None] * len(words) + nearest
     keys, rows = _sum_residuals(words, descriptors, nearest, keys)
@@ -111,9 +108,9 @@ def aggregate(
 
 
 def _sum_residuals(words, descriptors, nearest, keys):
-  """Sum residuals to the [N, A] nearest words that have the same [N, A] key.
+  """Sum residuals to nearest words [N, A] with the same key [N, A].
 
-  Returns [M] int keys, ascending, and [M, D] float32 sums, each in the order of
+  Returns keys [M], ascending, and sums [M, D] float32, added in the order of
   the features.
   """
   order = arrays.stable_argsort(keys.reshape(-1))
@@ -123,9 +120,8 @@ def _sum_residuals(words, descriptors, nearest, keys):
 
 
 def _sum_rows(keys, rows):
-  """Sum rows with the same key; keys [N] are in order."""
-  # Many times faster than np.add.reduceat over rows.
-  from scipy import sparse
+  """Sum rows with the same key; keys [N] are sorted."""
+  from scipy import sparse  # Many times faster than np.add.reduceat over rows.
 
   if not len(keys):
     return keys, rows
@@ -149,13 +145,13 @@ def _check_regions(regions, number):
   regions = np.asarray(regions)
   if regions.ndim != 1 or regions.dtype.kind not in "iu" or regions.min() < 0:
     raise errors.InputError(
-      "the number of features in each region", f"{regions.tolist()}"
+      f"regions must be numbers of features per region, not {regions.tolist()}"
     )
-  # The largest on its own, as a sum of such may overflow to the number.
+  # The maximum is checked too, as the sum may overflow to `number`.
   if regions.max() > number or regions.sum() != number:
-    raise errors.InputError(
-      f"regions (num_features_per_region) of {number} features in all",
-      f"{regions.sum()}",
+    raise errors.InputError(  # In the original's words.
+      "Incorrect arguments: sum(num_features_per_region) and"
+      f" features.shape[0] are different: {regions.sum()} vs {number}"
     )
   return regions.astype(np.int64)
 
@@ -170,22 +166,24 @@ def selectivity(values: np.ndarray, alpha: float, tau: float) -> np.ndarray:
 class Kernel:
   """sigma(u) of pairs of descriptors of one word."""
 
-  def __init__(self, packed: bool, dimension: int, alpha: float, tau: float):
+  def __init__(
+    self, packed: bool, dimension: int, alpha: float, tau: float
+  ) -> None:
     self._selectivity = functools.partial(selectivity, alpha=alpha, tau=tau)
     self._table = None
     if packed:
-      # Bits that fill the last byte count, too, as in the original; but for a
-      # dimension that is under one byte.
+      # Padding bits of the last byte count too, as in the original, but not if
+      # the dimension is under 8.
       whole = -(-dimension // 8) * 8
       bits = whole if dimension >= 8 else dimension
       self._table = self._selectivity(1 - 2 * np.arange(whole + 1) / bits)
 
   def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Compare rows of [P, L] `lanes` or [P, D] floats; overwrites `second`."""
+    """Compare rows of `lanes` [P, L] or floats [P, D]; overwrites `second`."""
     if self._table is None:
       return self._selectivity(np.einsum("ij,ij->i", first, second))
     counts = np.bitwise_count(np.bitwise_xor(first, second, out=second))
-    # A reduction over so short an axis takes longer than these few sums.
+    # Faster than a reduction over such a short axis.
     distances = counts[:, 0].astype(np.intp)
     for lane in range(1, counts.shape[1]):
       distances += counts[:, lane]
@@ -204,12 +202,11 @@ def lanes(descriptors: np.ndarray) -> np.ndarray:
 def kind_of(config: aggregation_config_pb2.AggregationConfig) -> str:
   """Return the kind of a configuration."""
   kinds = {config.VLAD: VLAD, config.ASMK: ASMK, config.ASMK_STAR: ASMK_STAR}
-  if config.aggregation_type not in kinds:
+  if (kind := config.aggregation_type) not in kinds:
     raise errors.InputError(
-      "an aggregation_type of VLAD, ASMK or ASMK_STAR",
-      f"invalid aggregation type {config.aggregation_type}",
+      f"Invalid aggregation type: {kind}; use VLAD, ASMK or ASMK_STAR"
     )
-  return kinds[config.aggregation_type]
+  return kinds[kind]
 
 
 def options(
@@ -225,57 +222,57 @@ def options(
 
 
 def extension(config: aggregation_config_pb2.AggregationConfig) -> str:
-  """Return the extension of the files of a configuration, such as `.rasmk`."""
+  """Return the file extension of a configuration, such as `.rasmk`."""
   regional = "r" if config.use_regional_aggregation else ""
   return f".{regional}{kind_of(config)}"
 
 
 def write(path: files.Path, aggregated: Aggregated) -> None:
-  """Write an aggregate, whole or not at all; the extension says its kind."""
+  """Write an aggregate, whole or not at all; the extension names its kind."""
   if aggregated.words is None:
     datum_io.WriteToFile(aggregated.descriptors, path)
   else:
-    datum_io.WritePairToFile(
-      aggregated.descriptors.reshape(-1),
-      aggregated.words.astype(np.uint32),
-      path,
-    )
+    words = aggregated.words.astype(np.uint32)
+    datum_io.WritePairToFile(aggregated.descriptors.reshape(-1), words, path)
 
 
 def read(
   path: files.Path, dimension: int | None = None, size: int | None = None
 ) -> Aggregated:
-  """Read an aggregate of the kind that its extension says.
+  """Read an aggregate; the extension names its kind.
 
-  It must be of this dimension, and of words under this size, unless None.
+  The dimension and the size of the codebook are checked unless None.
   """
   name = os.path.splitext(os.fspath(path))[1]
   kinds = {f".{r}{kind}": kind for r in ("", "r") for kind in KINDS}
   if name not in kinds:
-    raise errors.InputError(f"a name ending in {', '.join(kinds)}", name, path)
+    message = f"the extension must be in {', '.join(kinds)}, not {name!r}"
+    raise errors.InputError(message, path=path)
   if kinds[name] == VLAD:
     return Aggregated(_read_vlad(path, dimension, size))
   packed = kinds[name] == ASMK_STAR
   values, words = datum_io.ReadPairFromFile(path)
   if words.ndim != 1 or words.dtype != np.uint32:
-    raise errors.InputError("words [M] uint32", _description(words), path)
+    message = f"words must be [M] uint32, not {_description(words)}"
+    raise errors.InputError(message, path=path)
   words = words.astype(np.int64)
   limit = min(size or 2**31, 2**31)
   if np.any(np.diff(words) <= 0) or np.any(words >= limit):
-    raise errors.InputError(
-      f"ascending words under {limit}", _first_values(words), path
-    )
+    values = _first_values(words)
+    message = f"words must be ascending and under {limit}, not {values}"
+    raise errors.InputError(message, path=path)
   flat = values.reshape(-1)
   if dimension is not None:
     width = -(-dimension // 8) if packed else dimension
   else:
     width = flat.size // len(words) if len(words) else 0
   if flat.size != len(words) * width:
-    raise errors.InputError(
-      f"{len(words)} words of {width} values each", f"{flat.size} values", path
-    )
+    needed = f"{len(words)} words of {width} values each"
+    message = f"{flat.size} values do not fit {needed}"
+    raise errors.InputError(message, path=path)
   if packed and (flat.dtype != np.uint32 or np.any(flat > 255)):
-    raise errors.InputError("bytes of bits", _description(flat), path)
+    message = f"packed bits must be bytes, not {_description(flat)}"
+    raise errors.InputError(message, path=path)
   if not packed:
     _check_floats(flat, path)
   rows = flat.astype(np.uint8 if packed else np.float32, copy=False)
@@ -285,22 +282,20 @@ def read(
 def _read_vlad(path, dimension, size):
   vlad = datum_io.ReadFromFile(path)
   if vlad.ndim != 1 or vlad.dtype != np.float32:
-    raise errors.InputError(
-      "a VLAD of shape [K * D] float", _description(vlad), path
-    )
+    message = f"a VLAD must be [K * D] float, not {_description(vlad)}"
+    raise errors.InputError(message, path=path)
   if dimension and size and vlad.size != dimension * size:
-    raise errors.InputError(
-      f"a VLAD of {size} words of dimension {dimension}, {size * dimension}",
-      f"{vlad.size} values",
-      path,
-    )
+    needed = f"{size} words of dimension {dimension} ({size * dimension})"
+    message = f"a VLAD of {vlad.size} values does not fit {needed}"
+    raise errors.InputError(message, path=path)
   _check_floats(vlad, path)
   return vlad
 
 
 def _check_floats(values, path):
   if values.dtype != np.float32 or not np.isfinite(values).all():
-    raise errors.InputError("finite floats", _description(values), path)
+    message = f"descriptors must be finite floats, not {_description(values)}"
+    raise errors.InputError(message, path=path)
 
 
 def _description(array):

@@ -1,4 +1,4 @@
-"""Aggregates of many images, from feature files to aggregate files."""
+"""Aggregation of feature files into one aggregate file per image."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from delf.formats import configs
 from delf.protos import aggregation_config_pb2
 from delf.python import feature_io
 
-# What the aggregates beside it were made with, for each extension.
+# Settings of the aggregates in a folder, by extension.
 RECORD = "aggregation.json"
 
 
@@ -26,7 +26,7 @@ def describe(
   codebook: np.ndarray,
   mapping_path: str | os.PathLike | None = None,
 ) -> dict:
-  """Return what decides the content of aggregates, for JSON."""
+  """Return the settings that determine the content of aggregates, for JSON."""
   made_with = {
     "delf_version": delf.__version__,
     "codebook_path": config.codebook_path,
@@ -43,14 +43,11 @@ def describe(
 
 
 def read_record(folder: pathlib.Path) -> dict[str, dict]:
-  """Read what a folder's aggregates were made with, by their extension."""
+  """Read the settings of the aggregates in a folder, by extension."""
   record = manifest.read(folder / RECORD) or {}
   if not all(isinstance(made_with, dict) for made_with in record.values()):
-    raise errors.InputError(
-      "a record of what the aggregates were made with",
-      "something else",
-      folder / RECORD,
-    )
+    message = "the file does not record the settings of aggregates"
+    raise errors.InputError(message, path=folder / RECORD)
   return record
 
 
@@ -67,59 +64,56 @@ class AggregateFolder(extract.OutputFolder):
     config: aggregation_config_pb2.AggregationConfig,
     made_with: dict,
     sources: dict[str, list[str]],
-  ):
+  ) -> None:
     """Read the record of a folder, which need not exist.
 
-    Sources are the paths of the feature files of each image.
+    `sources` are the paths of the feature files of each image.
     """
     extension = aggregate.extension(config)
     super().__init__(folder, {extension: made_with})
     self.endings = (extension,)
     self._config, self._sources = config, sources
-    self.without_features, self._empty = set(), []
+    self.without_features: set[str] = set()
+    self._empty: list[str] = []
     if not self._read_record() and any(self.folder.glob(f"*{extension}")):
-      logging.warning(
-        "%s: %s files without a record of what they were made with: kept.",
-        self.folder,
-        extension,
-      )
+      message = "%s: Keeping %s files although their settings are not recorded."
+      logging.warning(message, self.folder, extension)
 
   def _read_record(self):
     return read_record(self.folder)
 
   def is_done(self, job: engine.Job) -> bool:
-    """Return whether an aggregate is whole, and newer than its features."""
+    """Return whether an aggregate is complete and newer than its features."""
     (path,), sources = self.paths(job), self._sources[job.name]
     try:
       written = os.stat(path).st_mtime_ns
       if any(os.stat(source).st_mtime_ns > written for source in sources):
         return False
-      aggregate.read(
-        path, self._config.feature_dimensionality, self._config.codebook_size
-      )
+      config = self._config
+      aggregate.read(path, config.feature_dimensionality, config.codebook_size)
     except (OSError, errors.InputError):
       return False
     return True
 
   def write(self, job: engine.Job, aggregated: aggregate.Aggregated) -> None:
-    """Write an image's aggregate, whole or not at all."""
+    """Write the aggregate of an image, whole or not at all."""
     aggregate.write(self.paths(job)[0], aggregated)
     if job.name in self.without_features:
       self._empty.append(job.name)
 
   def report_fields(self) -> dict:
-    """Return the field of the report that AggregateReport adds."""
+    """Return the field that AggregateReport adds to a report."""
     return {"empty": tuple(self._empty)}
 
 
 @dataclasses.dataclass(frozen=True)
 class AggregateReport(engine.Report):
-  """Result of an aggregation; images go by their names."""
+  """Result of an aggregation; images are listed by name."""
 
   empty: tuple[str, ...] = ()  # Images among `done` that have no features.
 
   @property
-  def _verb(self):
+  def _verb(self):  # type: ignore[override]
     empty = f" ({len(self.empty)} without features)" if self.empty else ""
     return f"aggregated{empty}"
 
@@ -131,29 +125,29 @@ def aggregate_to_files(
   output_dir: str | os.PathLike,
   mapping_path: str | os.PathLike | None = None,
 ) -> AggregateReport:
-  """Aggregate the local features of images, and write `<image>.asmk_star`.
+  """Aggregate the local features of images into files such as `a.asmk_star`.
 
-  The extension is that of the kind. An image whose features cannot be read is
-  reported, and the others continue. A run that was stopped at any moment can be
-  repeated: it does what is missing, and what is older than its features.
-  `aggregation.json` in the folder has what the files are made with; other
-  settings are refused there. After an OSError its `report` has what was done.
+  The extension names the kind. An image with unreadable features is reported,
+  and the others are processed. Repeating an interrupted run resumes it: it
+  makes files that are missing or older than their features. `aggregation.json`
+  in the output folder records the settings; a run with other settings is
+  refused. An OSError in writing has a `report` of the finished images.
 
   Args:
     image_names: Names of images without extension.
-    features_dir: Folder with `<image>.delf` of each, or with the files that the
-      mapping names.
-    config: Of regional aggregation without a mapping, the image is its only
+    features_dir: Folder with `<image>.delf` of each image, or with the files
+      that the mapping names.
+    config: With regional aggregation but no mapping, an image is its only
       region.
-    output_dir: Local folder, made if need be.
-    mapping_path: CSV file of the feature files of the regions of each image
+    output_dir: Local folder, created if missing.
+    mapping_path: CSV file with the feature files of the regions of each image
       (`regions.read`), or None or "".
   """
   configs.check_aggregation_config(config)
   image_names = list(map(str, image_names))
   plan = engine.plan(image_names, image_names)
   if not os.path.isdir(features_dir):
-    raise FileNotFoundError(f"{features_dir}: expected a folder, found none")
+    raise FileNotFoundError(f"{features_dir}: no such folder")
   names = {name: [name] for name in image_names}
   if mapping_path:
     mapping = regions.read(mapping_path, image_names)
@@ -168,9 +162,8 @@ def aggregate_to_files(
   folder.check(plan, overwrite=False)
   done = {job.name for job in plan if folder.is_done(job)}
   todo = [job for job in plan if job.name not in done]
-  report = AggregateReport(
-    skipped=tuple(job.name for job in plan if job.name in done)
-  )
+  skipped = tuple(job.name for job in plan if job.name in done)
+  report = AggregateReport(skipped=skipped)
   if not todo:
     return report
   folder.prepare()
@@ -182,17 +175,16 @@ def aggregate_to_files(
       try:
         parts = [_read(path, words) for path in sources[job.name]]
         if not parts:
-          raise errors.InputError("feature files in the mapping", "none")
+          raise errors.InputError("the mapping lists no feature files")
       except (errors.InputError, OSError) as error:
         yield engine.Decoded(job), error
       else:
         sizes = [len(part) for part in parts]
         if not sum(sizes):
           folder.without_features.add(job.name)
-        yield (
-          engine.Decoded(job),
-          aggregate.aggregate(words, np.concatenate(parts), options, sizes),
-        )
+        features = np.concatenate(parts)
+        result = aggregate.aggregate(words, features, options, sizes)
+        yield engine.Decoded(job), result
       bar.update(1)
 
   with progress.count("aggregating", len(todo)) as bar:
@@ -200,7 +192,7 @@ def aggregate_to_files(
 
 
 def _read(path, words):
-  """Returns the descriptors of a feature file, [N, D] float32."""
+  """Return the descriptors of a feature file, [N, D] float32."""
   try:
     return words.check(feature_io.read_local_features(path).descriptors)
   except errors.InputError as error:

@@ -110,7 +110,7 @@ def test_regions_are_those_of_the_mapping(config, features, tmp_path):
   )
   assert report.done == ("one", "two")
   assert [str(failure) for failure in report.failed] == [
-    "three: expected feature files in the mapping, received none"
+    "three: the mapping lists no feature files"
   ]
   assert report.exit_status == 1
   out = tmp_path / "out"
@@ -146,7 +146,7 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(
   for name, line, words in zip(
     names,
     said,
-    ["cut or of another format", "found none", "dimension 6", "NaN"],
+    ["truncated or of another format", "no such file", "5, not 6", "NaN"],
     strict=False,
   ):
     assert f"{features / name}.delf: " in line
@@ -247,7 +247,7 @@ def test_an_interrupt_ends_in_a_report(config, features, tmp_path, monkeypatch):
 def test_what_is_missing_is_named(config, features, tmp_path):
   with pytest.raises(FileNotFoundError, match="no_folder"):
     _run(config, tmp_path / "no_folder", tmp_path)
-  with pytest.raises(errors.InputError, match="at least one image"):
+  with pytest.raises(errors.InputError, match="no images: give at least one"):
     _run(config, features, tmp_path, names=[])
   with pytest.raises(errors.InputError, match="a file"):
     aggregate_files.aggregate_to_files(

@@ -226,5 +226,7 @@ def test_a_configuration_says_extension_and_options():
     "vlad", 3, regional=True, normalize=False
   )
   config.aggregation_type = config.INVALID
-  with pytest.raises(errors.InputError, match="VLAD, ASMK or ASMK_STAR"):
+  with pytest.raises(
+    errors.InputError, match="Invalid aggregation type: 0; use VLAD, A"
+  ):
     aggregate.extension(config)

@@ -1,7 +1,7 @@
-"""Codebooks from feature files: gathered, clustered, written.
+"""Training of codebooks on feature files: gather, cluster, write.
 
-The state of a run is in a folder beside the codebook until that is written, so
-that a run that was killed at any moment is resumed.
+Until the codebook is written, the state of a run is in a folder beside it, so
+that a run can be resumed even if it was killed.
 """
 
 import dataclasses
@@ -23,23 +23,22 @@ from delf.extraction import engine
 from delf.python import datum_io, feature_io
 
 LOCAL, GLOBAL = "local", "global"
-# Kind of descriptor -> extensions of the files that hold it.
+# File extensions of each kind of descriptor.
 EXTENSIONS = {
   LOCAL: (files.DELF, files.DELG_LOCAL),
   GLOBAL: (files.DELG_GLOBAL,),
 }
-# The folder of an unfinished run, after the name of the codebook, and in it.
-_UNFINISHED = ".unfinished"
+_UNFINISHED = ".unfinished"  # Suffix of the folder of an unfinished run.
 _SETTINGS, _STATE = "settings.json", "state.npz"
 _ARRAY, _RECORD = "features.f32", "features.json"
-# Seconds from one record of gathered features to the next.
-_RECORD_INTERVAL = 5.0
+_RECORD_INTERVAL = 5.0  # Seconds between records of gathered features.
 
 
 def find(folder: files.Path, kind: str = LOCAL) -> list[str]:
-  """Find the feature files of a kind in a local folder and its sub-folders."""
+  """List the feature files of a kind in a local folder and its subfolders."""
+  folder = os.fspath(folder)
   if not os.path.isdir(folder):
-    raise FileNotFoundError(f"{folder}: expected a folder, found none")
+    raise FileNotFoundError(f"{folder}: no such folder")
   paths = sorted(
     os.path.join(parent, name)
     for parent, _, names in os.walk(folder)
@@ -47,36 +46,32 @@ def find(folder: files.Path, kind: str = LOCAL) -> list[str]:
     if name.endswith(EXTENSIONS[kind]) and not name.startswith(".")
   )
   if not paths:
-    raise errors.InputError(
-      f"feature files ({', '.join(EXTENSIONS[kind])})", "none", folder
-    )
+    message = f"no feature files ({', '.join(EXTENSIONS[kind])}) in the folder"
+    raise errors.InputError(message, path=folder)
   return paths
 
 
 class Reader:
-  """Reads files one by one; a bad one is recorded as a failure.
+  """Reads feature files one by one, and records bad ones as failures.
 
-  Bad are those that are missing, cut, not finite, or of another dimension than
-  the first. Without any descriptor yet the dimension is None.
+  A file is bad if it is missing, truncated, not finite, or of another dimension
+  than the first. The dimension is None until the first descriptor.
   """
 
-  def __init__(self, dimension: int | None = None):
+  def __init__(self, dimension: int | None = None) -> None:
     self.dimension = dimension
     self.failures: list[engine.Failure] = []
 
   def read(self, path: str) -> np.ndarray:
-    """Return the descriptors of a file, [N, D] float32; of a bad one none."""
+    """Return the descriptors of a file, [N, D] float32; none if it is bad."""
     try:
       descriptors = _read_descriptors(path)
       if len(descriptors):
         size = descriptors.shape[1]
         if size == 0 or self.dimension not in (None, size):
-          raise errors.InputError(
-            f"descriptors of {self.dimension or 'some'} values, as in the"
-            " files before",
-            f"{size}",
-            path,
-          )
+          needed = f"{self.dimension or 'some'} values like earlier files"
+          message = f"descriptors must have {needed}, not {size} values"
+          raise errors.InputError(message, path=path)
         descriptors = arrays.check_descriptors(descriptors)
         self.dimension = size
         return descriptors
@@ -86,20 +81,19 @@ class Reader:
 
 
 def _read_descriptors(path):
-  """Return [N, D] of a file of local features or a global descriptor."""
+  """Return [N, D] local descriptors, or [1, D] for a global descriptor."""
   if not path.endswith(EXTENSIONS[GLOBAL]):
     return feature_io.read_local_features(path).descriptors
   descriptor = datum_io.ReadFromFile(path)
   if descriptor.ndim != 1:
-    raise errors.InputError(
-      "a descriptor [D]", f"shape {list(descriptor.shape)}", path
-    )
+    message = f"a descriptor must have shape [D], not {list(descriptor.shape)}"
+    raise errors.InputError(message, path=path)
   return descriptor[np.newaxis] if descriptor.size else np.zeros([0, 0])
 
 
 @dataclasses.dataclass
 class _Record:
-  """Contents of the array of features, kept in a file beside it."""
+  """Contents of the array of gathered features, as recorded in a file."""
 
   files: int = 0
   seen: int = 0
@@ -113,7 +107,7 @@ class Pool:
   """Descriptors of many files."""
 
   features: np.ndarray  # [N, D] float32, a read-only memory map; or [0, 0].
-  seen: int  # Number of descriptors that N were chosen from.
+  seen: int  # Number of descriptors that the N were sampled from.
   failures: tuple[engine.Failure, ...]  # Feature files that were skipped.
 
 
@@ -123,11 +117,12 @@ def gather(
   limit: int | None = None,
   seed: int = 0,
 ) -> Pool:
-  """Put the descriptors of files into one array, in the order of the files.
+  """Gather the descriptors of files in one array, in the order of the files.
 
-  The array is in a local folder, 4 D bytes a descriptor; a run is resumed with
-  the same paths. Of more descriptors than the limit each has the same chance to
-  be in (Vitter, "Random Sampling with a Reservoir", 1985, algorithm R).
+  The array takes 4 D bytes per descriptor in a local folder. A call with the
+  same paths resumes an interrupted one. If there are more descriptors than the
+  limit, a uniform sample is taken (Vitter, "Random Sampling with a Reservoir",
+  1985, algorithm R).
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -144,8 +139,8 @@ def gather(
 
 
 def _gather_into(file: BinaryIO, paths, record_path, record, limit, seed):
-  """Read the files that are not in the array yet; `record` is updated."""
-  # What a killed run wrote after its last record comes again, equal.
+  """Add the remaining files to the array, and update the record."""
+  # Descriptors after the last record of a killed run are gathered again.
   file.truncate(4 * record.kept * (record.dimension or 0))
   reader, last = Reader(record.dimension), time.monotonic()
   reader.failures += [engine.Failure(*each) for each in record.failures]
@@ -167,21 +162,20 @@ def _gather_into(file: BinaryIO, paths, record_path, record, limit, seed):
     record.files = i + 1
     at_end = record.files == len(paths)
     if at_end or time.monotonic() - last > _RECORD_INTERVAL:
-      # The record must not be on disk before the descriptors.
+      # The descriptors must be on disk before the record.
       file.flush()
       os.fsync(file.fileno())
       record.failures = [dataclasses.astuple(each) for each in reader.failures]
-      files.write_bytes(
-        record_path, json.dumps(dataclasses.asdict(record)).encode()
-      )
+      text = json.dumps(dataclasses.asdict(record))
+      files.write_bytes(record_path, text.encode())
       last = time.monotonic()
 
 
 def _replace(file, descriptors, first, limit, generator):
-  """Put descriptors, from the `first` of all on, in place of random ones."""
+  """Let descriptors, numbered from `first`, replace random ones."""
   numbers = np.arange(first, first + len(descriptors))
   targets = generator.integers(0, numbers + 1)
-  # Of several for one target the last stays.
+  # The last descriptor for a target stays.
   targets, order = np.unique(targets[::-1], return_index=True)
   inside = targets < limit
   chosen = len(descriptors) - 1 - order[inside]
@@ -192,7 +186,7 @@ def _replace(file, descriptors, first, limit, generator):
 
 
 def _read_record(folder):
-  """Return the record of the run before, if any; the array is long enough."""
+  """Return the record of the previous run, checked against the array."""
   path, array = folder / _RECORD, folder / _ARRAY
   if not path.exists():
     return _Record()
@@ -200,18 +194,14 @@ def _read_record(folder):
     record = _Record(**json.loads(files.read_bytes(path)))
     needed = 4 * record.kept * (record.dimension or 0)
   except (ValueError, TypeError, RecursionError):
-    raise errors.InputError(
-      "the record of gathered features (without its folder it begins anew)",
-      "a damaged one",
-      path,
-    ) from None
+    message = (
+      "damaged record of gathered features; delete its folder to restart"
+    )
+    raise errors.InputError(message, path=path) from None
   size = array.stat().st_size if array.exists() else 0
   if size < needed:
-    raise errors.InputError(
-      f"at least {needed} bytes (without its folder it begins anew)",
-      f"{size}",
-      array,
-    )
+    message = f"only {size} of {needed} bytes; delete its folder to restart"
+    raise errors.InputError(message, path=array)
   return record
 
 
@@ -220,19 +210,19 @@ class ClusterOptions:
   """Options of clustering."""
 
   num_clusters: int = 1024
-  num_iterations: int = 50  # Fewer where no word moves any more.
-  # Of more, each feature has the same chance to be in. None for all.
-  max_features: int | None = None
-  seed: int = 0  # Of the features and first words that are chosen.
+  num_iterations: int = 50  # Maximum; it stops early if no word moves.
+  max_features: int | None = None  # Size of a random sample; None for all.
+  seed: int = 0  # Seed of the sample of features and the initial words.
   method: str = kmeans.AUTOMATIC  # One of kmeans.METHODS.
-  save_interval: float = 2.0  # Least seconds from one saved state to the next.
+  save_interval: float = 2.0  # Least seconds between two saved states.
 
   def __post_init__(self):
     names = "num_clusters", "num_iterations", "max_features", "seed"
     for name, least in zip(names, (1, 1, 1, 0), strict=True):
       value = getattr(self, name)
       if value is not None and value < least:
-        raise errors.InputError(f"{name} of at least {least}", value)
+        message = f"{name} must be at least {least}, not {value}"
+        raise errors.InputError(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,40 +256,36 @@ class ClusterReport:
 def cluster_files(
   paths: Iterable[files.Path], codebook: files.Path, **options: Any
 ) -> ClusterReport:
-  """Train a codebook on the features of files.
+  """Train a codebook on feature files of one dimension.
 
-  A run that ended at any moment is resumed when it is repeated, and gets the
-  codebook that it would have got, bit for bit on the same machine.
+  Repeating an interrupted run resumes it; the codebook is then the same as
+  without interruption, bit for bit on the same machine.
 
-  Files are of one dimension, and options those of ClusterOptions. The codebook
-  is the prefix of a TensorFlow checkpoint, which will hold [K, D] float32 under
-  `codebook`. Beside it `<prefix>.json` has the report.
+  Options are fields of ClusterOptions. `codebook` is the prefix of a TensorFlow
+  checkpoint to write, with [K, D] float32 under the name `codebook`;
+  `<prefix>.json` gets the report.
   """
-  options = ClusterOptions(**options)
+  settings = ClusterOptions(**options)
   begin = time.perf_counter()
-  paths = list(map(os.fspath, paths))
+  sources = [os.fspath(path) for path in paths]
   folder = pathlib.Path(f"{codebook}{_UNFINISHED}")
   refuse_finished(codebook)
-  _claim(folder, paths, options)
-  pool = gather(paths, folder, options.max_features, options.seed)
-  if len(pool.features) < options.num_clusters:
+  _claim(folder, sources, settings)
+  pool = gather(sources, folder, settings.max_features, settings.seed)
+  number, words = len(pool.features), settings.num_clusters
+  if number < words:
     shutil.rmtree(folder, ignore_errors=True)
-    received = f"{len(pool.features)}"
-    if pool.failures:
-      number, first = len(pool.failures), pool.failures[0]
-      received += f"; first of {number} bad files: {first}"
-    raise errors.InputError(
-      f"at least as many features as words, {options.num_clusters}", received
-    )
-  method = kmeans.choose_method(
-    options.method, len(pool.features), options.num_clusters
-  )
-  state = _iterate(pool.features, folder / _STATE, options, method)
+    message = f"{number} features are too few for {words} words"
+    if bad := len(pool.failures):
+      message += f"; first of {bad} bad files: {pool.failures[0]}"
+    raise errors.InputError(message)
+  method = kmeans.choose_method(settings.method, number, words)
+  state = _iterate(pool.features, folder / _STATE, settings, method)
   report = ClusterReport(
     codebook=os.fspath(codebook),
-    num_clusters=options.num_clusters,
+    num_clusters=words,
     dimension=pool.features.shape[1],
-    features=len(pool.features),
+    features=number,
     features_seen=pool.seen,
     method=method,
     objectives=state.objectives,
@@ -318,13 +304,11 @@ def refuse_finished(codebook: files.Path) -> None:
   """Raise InputError if a codebook exists; remove an unfinished run of it."""
   if os.path.exists(f"{codebook}.index"):
     shutil.rmtree(f"{codebook}{_UNFINISHED}", ignore_errors=True)
-    raise errors.InputError(
-      "a place without a codebook", "a finished one", codebook
-    )
+    raise errors.InputError("the codebook is finished already", path=codebook)
 
 
 def _claim(folder, paths, options):
-  """Record the settings of a run, or compare them with the run before."""
+  """Record the settings of a run, or compare them with the previous run."""
   names = hashlib.sha256()
   for path in paths:
     stamp = "missing"
@@ -332,7 +316,7 @@ def _claim(folder, paths, options):
       stat = os.stat(path)
       stamp = f"{stat.st_size} {stat.st_mtime_ns}"
     names.update(f"{os.path.basename(path)}\0{stamp}\0".encode())
-  wanted = {
+  requested = {
     "feature files": names.hexdigest(),
     "num_clusters": options.num_clusters,
     "max_features": options.max_features,
@@ -341,18 +325,14 @@ def _claim(folder, paths, options):
   }
   existing = manifest.read(folder / _SETTINGS)
   if existing is None:
-    manifest.write(folder / _SETTINGS, wanted)
-  elif difference := manifest.difference(existing, wanted):
-    raise errors.InputError(
-      "an unfinished run of the same settings (without this folder it begins"
-      " anew)",
-      f"one {difference}",
-      folder,
-    )
+    manifest.write(folder / _SETTINGS, requested)
+  elif difference := manifest.difference(existing, requested):
+    message = f"this is an unfinished run {difference}; delete it to restart"
+    raise errors.InputError(message, path=folder)
 
 
 def _iterate(features, path, options, method):
-  """Return the last state; those between are saved."""
+  """Return the last state; save states in between."""
   state = kmeans.State.read(path)
   if state is None:
     state = kmeans.start(features, options.num_clusters, options.seed)

@@ -148,7 +148,7 @@ def test_other_settings_are_refused(paths, unfinished):
   folder = pathlib.Path(f"{unfinished}.unfinished")
   with pytest.raises(errors.InputError, match="with num_clusters 4, not 5"):
     clustering.cluster_files(paths, unfinished, num_clusters=5)
-  with pytest.raises(errors.InputError, match="one with feature files"):
+  with pytest.raises(errors.InputError, match="run with feature files"):
     clustering.cluster_files(paths[1:], unfinished, num_clusters=4)
   (folder / "settings.json").write_bytes(b"[1]")
   with pytest.raises(errors.InputError, match="unfinished"):
@@ -180,7 +180,9 @@ def test_a_state_of_labels(tmp_path):
 def test_too_few_features_and_bad_files(paths, tmp_path):
   bad = tmp_path / "bad.delf"
   bad.write_bytes(b"x")
-  with pytest.raises(errors.InputError, match=r"5000.*bad\.delf"):
+  with pytest.raises(
+    errors.InputError, match=r"^[0-9]+ .* 5000 words; .*bad\.delf"
+  ):
     clustering.cluster_files(
       [*paths, str(bad)], tmp_path / "codebook", num_clusters=5000
     )
@@ -200,7 +202,9 @@ def test_too_few_features_and_bad_files(paths, tmp_path):
   ],
 )
 def test_options_that_cannot_be(paths, tmp_path, option, value):
-  with pytest.raises(errors.InputError, match=f"{option} of at least"):
+  with pytest.raises(
+    errors.InputError, match=f"{option} must be at least .*{value}"
+  ):
     clustering.cluster_files(paths, tmp_path / "c", **{option: value})
   assert not list(tmp_path.glob("c*"))
 
@@ -299,7 +303,7 @@ def test_bad_files_are_left_out_and_named(paths_feature_pool, tmp_path):
   np.testing.assert_array_equal(pool.features[:, 0], np.arange(134))
   assert [failure.path for failure in pool.failures] == bad
   reasons = " ".join(failure.reason for failure in pool.failures)
-  for words in ("NaN", "5 values", "cut", "found none"):
+  for words in ("NaN", "5 values", "truncated", "no such file"):
     assert words in reasons
   again = clustering.gather(
     [*paths_feature_pool[:1], *bad, *paths_feature_pool[1:]], tmp_path / "pool"
@@ -315,7 +319,7 @@ def test_no_features_at_all(tmp_path):
 
 def test_files_of_a_folder(paths_feature_pool, tmp_path):
   assert clustering.find(tmp_path) == paths_feature_pool
-  with pytest.raises(errors.InputError, match="delg_global"):
+  with pytest.raises(errors.InputError, match="no feature files .*delg_global"):
     clustering.find(tmp_path, clustering.GLOBAL)
   with pytest.raises(FileNotFoundError, match="nowhere"):
     clustering.find(tmp_path / "nowhere")
@@ -349,5 +353,5 @@ def test_what_is_left_of_a_run_is_damaged(
   path.unlink()
   if data is not None:
     path.write_bytes(data)
-  with pytest.raises(errors.InputError, match=f"{name}.*begins anew"):
+  with pytest.raises(errors.InputError, match=f"{name}.*to restart"):
     clustering.gather(paths_feature_pool, tmp_path / "pool")

@@ -1,4 +1,4 @@
-"""PCA and whitening of a user's own, from feature files or photos."""
+"""Learning of PCA and whitening from feature files or photos."""
 
 import csv
 import dataclasses
@@ -16,30 +16,28 @@ from delf.inference import extractor, zoo
 from delf.protos import delf_config_pb2
 from delf.python import datum_io, whiten
 
-# The original's names, and one for what it has none for.
+# File names of the original, and one of our own for the configuration.
 _PCA_FILES = ("mean.datum", "pca_proj_mat.datum", "pca_variances.datum")
 _PCA_CONFIG = "pca_parameters.pbtxt"
-# Share of the variance that the components in a configuration keep by default.
-_VARIANCE_KEPT = 0.95
-# Most pairs of one group: 500 of one thing say little that 5000 do not.
-_MOST_IN_GROUP = 500
+_VARIANCE_KEPT = 0.95  # Default share of the variance that components keep.
+_MOST_IN_GROUP = 500  # Pairs of one group; more add little.
 
 
 @dataclasses.dataclass(frozen=True)
 class PcaReport:
   """Result of a PCA of descriptors of one dimension."""
 
-  config: str  # Text of a DelfPcaParameters that names its files.
+  config: str  # Text of a DelfPcaParameters with the paths of the files.
   dimension: int
   descriptors: int
   kept: np.ndarray  # [D], share of the variance that 1, 2, ... components keep.
-  pca_dim: int  # Components that `config` keeps.
+  pca_dim: int  # Number of components in `config`.
   failed: tuple[engine.Failure, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class WhiteningReport:
-  """Result of a whitening: numbers that it was learned from."""
+  """Result of a whitening, with the numbers that it was learned from."""
 
   dimension: int
   descriptors: int
@@ -50,20 +48,20 @@ class WhiteningReport:
 class Moments:
   """Sums of descriptors, from which principal components are computed.
 
-  Descriptors may come in any number of parts; [D, D] float64 is in memory.
+  Descriptors may be added in parts; the memory is [D, D] float64.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.number = 0
-    self._first = self._sum = self._products = None
+    self._first = self._sum = self._products = np.zeros([0])
 
   def add(self, descriptors: np.ndarray) -> None:
     """Add descriptors, [N, D] float, finite."""
     if not len(descriptors):
       return
     descriptors = np.asarray(descriptors, dtype=np.float64)
-    if self._first is None:
-      # Near the mean, so that the difference of large sums keeps its digits.
+    if not self.number:
+      # An origin near the mean keeps the precision of differences of sums.
       self._first = descriptors.mean(axis=0)
       self._sum = np.zeros_like(self._first)
       self._products = np.zeros([len(self._first)] * 2)
@@ -75,14 +73,15 @@ class Moments:
   def parameters(self) -> extractor.PcaParameters:
     """Return all D components and their variances.
 
-    The largest value of a component is positive: its sign is free. InputError
-    unless there are more than D descriptors: each direction needs a variance.
+    The sign of a component is free: its largest value is made positive.
+    InputError unless there are more than D descriptors, as each direction needs
+    a variance.
     """
-    size = 0 if self._first is None else len(self._first)
+    size = len(self._first)
     if self.number <= size:
       raise errors.InputError(
-        f"more descriptors than their dimension, {size or 'D'}",
-        f"{self.number}",
+        f"PCA needs more descriptors than their dimension {size or 'D'}, not"
+        f" {self.number}"
       )
     mean = self._sum / self.number
     covariance = self._products / self.number - np.outer(mean, mean)
@@ -103,13 +102,13 @@ def fit_pca(
   dim: int | None = None,
   overwrite: bool = False,
 ) -> PcaReport:
-  """Compute the principal components of all descriptors of feature files.
+  """Compute the principal components of all descriptors in feature files.
 
-  Descriptors are L2-normalised first, as they are before a PCA is applied. One
-  file is in memory at a time. Into the folder go `mean.datum` [D],
-  `pca_proj_mat.datum` [D, D], a component a row, `pca_variances.datum` [D], and
-  `pca_parameters.pbtxt`, which keeps `dim` components, or for None those of
-  95 % of the variance.
+  Descriptors are L2-normalised first, as in applying a PCA; only one file is in
+  memory at a time. The folder gets `mean.datum` [D], `pca_proj_mat.datum`
+  [D, D] with a component per row, `pca_variances.datum` [D], and
+  `pca_parameters.pbtxt`, which keeps `dim` components, by default as many as
+  95 % of the variance need.
   """
   if not overwrite:
     refuse_pca(folder)
@@ -121,13 +120,14 @@ def fit_pca(
     moments.add(descriptors / np.maximum(lengths, tiny))
   _check_any(moments.number, reader.failures)
   pca = moments.parameters()
-  kept = np.cumsum(pca.variances, dtype=np.float64)
+  variances = np.asarray(pca.variances)
+  kept = np.cumsum(variances, dtype=np.float64)
   kept /= kept[-1] or 1
   if dim is None:
     dim = 1 + int(np.searchsorted(kept, _VARIANCE_KEPT))
   if not 0 < dim <= pca.dim:
-    raise errors.InputError(f"1 to {pca.dim} components", f"{dim}")
-  contents = (pca.mean, pca.matrix, pca.variances)
+    raise errors.InputError(f"dim must be 1 to {pca.dim}, not {dim}")
+  contents = (pca.mean, pca.matrix, variances)
   written = [os.path.abspath(os.path.join(folder, n)) for n in _PCA_FILES]
   for path, array in zip(written, contents, strict=True):
     datum_io.WriteToFile(array, path)
@@ -150,14 +150,15 @@ def fit_whitening(
   output: files.Path,
   overwrite: bool = False,
 ) -> WhiteningReport:
-  """Learn a whitening from pairs [P, 2] of `.delg_global` files of one object.
+  """Learn a whitening from pairs of `.delg_global` files of one object.
 
-  Pairs are indices of paths; those of bad files are skipped. The output is a
-  DatumPairProto of mean [D, 1] and projection [D, D].
+  Pairs [P, 2] are indices of paths; pairs with bad files are skipped. The
+  output is a DatumPairProto of mean [D, 1] and projection [D, D].
   """
   if not overwrite:
     refuse(output)
-  reader, rows = clustering.Reader(), []
+  reader = clustering.Reader()
+  rows: list[np.ndarray] = []
   row_of = np.full([len(paths)], -1)
   for i, path in enumerate(progress.track(paths, "reading features")):
     descriptor = reader.read(path)
@@ -167,21 +168,19 @@ def fit_whitening(
   _check_any(len(rows), reader.failures)
   pairs = row_of[pairs]
   pairs = pairs[(pairs >= 0).all(axis=1)]
-  # Fewer leave some direction without a scale.
-  if len(pairs) < reader.dimension:
-    raise errors.InputError(
-      f"at least {reader.dimension} pairs for descriptors of as many values",
-      f"{len(pairs)}",
-    )
+  dimension = len(rows[0])
+  if len(pairs) < dimension:  # Some direction would have no scale.
+    needed = f"at least {dimension} pairs, as many as values of a descriptor"
+    raise errors.InputError(f"whitening needs {needed}, not {len(pairs)}")
   columns = np.stack(rows, axis=1)
   learned = whiten.learn_whitening(columns, pairs[:, 0], pairs[:, 1])
   whiten.write_whitening(output, *learned)
   failed = tuple(reader.failures)
-  return WhiteningReport(reader.dimension, len(rows), len(pairs), failed)
+  return WhiteningReport(dimension, len(rows), len(pairs), failed)
 
 
 def refuse_pca(folder: files.Path) -> None:
-  """Raise InputError if there is a file of a PCA in a folder."""
+  """Raise InputError if a folder has a file of a PCA."""
   for name in _PCA_FILES:
     refuse(os.path.join(folder, name))
 
@@ -189,45 +188,38 @@ def refuse_pca(folder: files.Path) -> None:
 def refuse(path: files.Path) -> None:
   """Raise InputError if a file exists."""
   if os.path.exists(path):
-    raise errors.InputError(
-      "a new name (or to overwrite it)", "one that is there", path
-    )
+    message = "the file exists: choose a new name or overwrite it"
+    raise errors.InputError(message, path=path)
 
 
 def _check_any(number, failures):
   if not number:
     reason = f"; first bad file: {failures[0]}" if failures else ""
-    raise errors.InputError("files with descriptors", f"none{reason}")
+    raise errors.InputError(f"no file has descriptors{reason}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-  """Feature files, with names relative to their folders, without extension."""
+  """Feature files and their names: relative paths without extension."""
 
   paths: list[str]
   names: list[str]
   failed: tuple[engine.Failure, ...] = ()
 
 
-def find(
-  sources: Sequence[str],
-  kind: str,
-  **extraction: Any,
-) -> Sources:
+def find(sources: Sequence[str], kind: str, **extraction: Any) -> Sources:
   """Find feature files of a kind in folders, or extract photos.
 
-  Folders, patterns and lists of photos are extracted first, unless that is
-  done: into `folder`, and perhaps with `model`, `config`, `max_size` and
-  `device`, as `delf extract` has them; with `raw` without the PCA of the
-  configuration, as a PCA is to be fitted.
+  Folders, patterns and lists of photos are extracted into `folder`, skipping
+  finished photos; `model`, `config`, `max_size` and `device` are as in `delf
+  extract`. `raw` turns off the PCA of the configuration, for fitting a PCA.
   """
   paths = [_features(source, kind) for source in sources]
   if not any(paths):
     return _extract(sources, kind, **extraction)
   if not all(paths):
-    raise errors.InputError(
-      "folders of features alone, or photos alone", "both", sources[0]
-    )
+    message = "give folders of features or photos, not both"
+    raise errors.InputError(message, path=sources[0])
   names = [
     os.path.splitext(os.path.relpath(path, source))[0]
     for source, own in zip(sources, paths, strict=True)
@@ -237,7 +229,7 @@ def find(
 
 
 def _features(source, kind):
-  """Return the feature files of a folder, [] if it is something else."""
+  """List the feature files in a folder; none if it is not a folder of them."""
   if not os.path.isdir(source):
     return []
   paths = {}
@@ -247,11 +239,9 @@ def _features(source, kind):
     except errors.InputError:
       continue
   if paths and kind not in paths:
-    raise errors.InputError(
-      f"{kind} features ({', '.join(clustering.EXTENSIONS[kind])})",
-      f"{', '.join(paths)} ones alone",
-      source,
-    )
+    needed = f"{kind} features ({', '.join(clustering.EXTENSIONS[kind])})"
+    message = f"the folder has no {needed}, only {', '.join(paths)} ones"
+    raise errors.InputError(message, path=source)
   return paths.get(kind, [])
 
 
@@ -282,26 +272,23 @@ def _extract(
   failed = {failure.path for failure in report.failed}
   done = [n for i, n in zip(images, names, strict=True) if i not in failed]
   if not done:
-    raise errors.InputError(
-      "photos with features",
-      f"none; first of {len(failed)} that failed: {report.failed[0]}",
-    )
+    first = f"first of {len(failed)} that failed: {report.failed[0]}"
+    raise errors.InputError(f"no photo has features; {first}")
   extension = files.DELF if config.use_local_features else files.DELG_GLOBAL
   paths = [os.path.join(folder, name + extension) for name in done]
   return Sources(paths, done, report.failed)
 
 
 def from_folders(names: Sequence[str], seed: int = 0) -> np.ndarray:
-  """Pair images of one folder, such as `colosseum/1`: [P, 2] indices of names.
+  """Pair images in the same folder, such as `colosseum/1` and `colosseum/2`.
 
-  `seed` decides which pairs of a large group are in.
+  Returns [P, 2] indices of names; `seed` selects the pairs of a large folder.
   """
   pairs = _pairs_within([os.path.dirname(name) for name in names], seed)
   if not len(pairs):
     raise errors.InputError(
-      "folders with two or more images of one object each (or --pairs, or "
-      "--groups)",
-      "none",
+      "no folder has two or more images: use one folder for each object, or"
+      " --pairs or --groups"
     )
   return pairs
 
@@ -309,9 +296,9 @@ def from_folders(names: Sequence[str], seed: int = 0) -> np.ndarray:
 def from_groups(
   path: files.Path, names: Sequence[str], seed: int = 0
 ) -> np.ndarray:
-  """As `from_folders`, of a CSV file of image names and their groups.
+  """Pair images of the same group, like `from_folders`.
 
-  Extensions of the names in the file are ignored.
+  The CSV file has names, whose extensions are ignored, and their groups.
   """
   index = {name: i for i, name in enumerate(names)}
   groups = [""] * len(names)
@@ -320,29 +307,27 @@ def from_groups(
       groups[i] = group
   pairs = _pairs_within(groups, seed)
   if not len(pairs):
-    raise errors.InputError(
-      f"groups of two or more of the images, such as {names[0]}", "none", path
-    )
+    message = f"no group has two or more of the images, such as {names[0]}"
+    raise errors.InputError(message, path=path)
   return pairs
 
 
 def from_pairs(path: files.Path, names: Sequence[str]) -> np.ndarray:
-  """Read pairs of names from a CSV file: [P, 2] indices of names.
+  """Read pairs of names from a CSV file; return [P, 2] indices of names.
 
-  Extensions in the file are ignored, and pairs of unknown names are skipped.
+  Extensions in the file are ignored, and pairs with unknown names are skipped.
   """
   index = {name: i for i, name in enumerate(names)}
   pairs = [[_find(name, index) for name in row] for row in _rows(path)]
   pairs = [pair for pair in pairs if None not in pair]
   if not pairs:
-    raise errors.InputError(
-      f"pairs of the images, such as {names[0]}", "none", path
-    )
+    message = f"no row has a pair of the images, such as {names[0]}"
+    raise errors.InputError(message, path=path)
   return np.array(pairs)
 
 
 def _pairs_within(groups, seed):
-  """Return the pairs of indices, [P, 2], of one group that is not ""."""
+  """Return pairs of indices [P, 2] with the same group, except ""."""
   labels, inverse = np.unique(groups, return_inverse=True)
   order = np.argsort(inverse, kind="stable")
   members = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
@@ -363,14 +348,11 @@ def _rows(path):
   try:
     rows = list(csv.reader(files.read_lines(path)))
   except csv.Error as error:
-    raise errors.InputError("a CSV file", f"{error}", path) from None
+    raise errors.InputError(f"not a CSV file: {error}", path=path) from None
   for number, row in enumerate(rows, 1):
     if len(row) < 2:
-      raise errors.InputError(
-        "two values a row, with a comma between",
-        f"{','.join(row)!r} in row {number}",
-        path,
-      )
+      message = f"row {number} needs two values and a comma: {','.join(row)!r}"
+      raise errors.InputError(message, path=path)
   return [[value.strip() for value in row[:2]] for row in rows]
 
 

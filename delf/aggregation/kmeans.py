@@ -1,13 +1,12 @@
-"""k-means of local features, a step at a time, for codebooks of any size.
+"""k-means clustering in single steps, for codebooks of any size.
 
-Lloyd's iterations over all features, as the original's. A step depends on
-nothing but its arguments, so that one can go on from a saved state and get what
-an uninterrupted run gets, bit for bit.
+Lloyd's iterations over all features, as in the original. A step depends only on
+its arguments, so that resuming from a saved state gives the same result as an
+uninterrupted run, bit for bit.
 
-A step finds exact words by a flat index of faiss. `faiss.Kmeans`, one step at a
-time, finds codebooks of the same error, but does not say which word a feature
-has, so that a step could not keep it, and it moves words without features at
-random.
+Exact nearest words come from a flat index of faiss. `faiss.Kmeans`, called step
+by step, has the same error, but does not return the word of each feature, which
+APPROXIMATE needs, and it moves words without features at random.
 """
 
 import dataclasses
@@ -26,36 +25,33 @@ APPROXIMATE = "approximate"
 AUTOMATIC = "auto"
 METHODS = (AUTOMATIC, EXACT, APPROXIMATE)
 
-# Distances in a step, and words, over which the automatic choice is the
-# approximate one: an exact step of 10^10 takes about a minute on two cores
-# (benchmarks/clustering.py).
+# AUTOMATIC is EXACT up to these numbers of distances per step, or of words: an
+# exact step of 10^10 takes a minute on two cores (benchmarks/clustering.py).
 _MOST_EXACT = 10**10
 _MANY_WORDS = 4096
-# Words are looked up in the nearest of _CELLS * sqrt(K) cells of words. At 16
-# of 1024 cells, for 65536 words, nearly nine of ten lookups find the nearest.
+# Words are in _CELLS * sqrt(K) cells; the _PROBES nearest cells are searched:
+# with 65536 words nearly 90 % of searches find the nearest word.
 _CELLS = 4
 _PROBES = 16
 _CELL_ITERATIONS = 6
 _CELL_SAMPLES = 64
-# Features that are held at once: 8 MB at 128-D.
+# Features in memory at once: 8 MB at 128 dimensions. APPROXIMATE takes more, as
+# it computes one product per cell: 128 MB.
 _BLOCK = 16384
-# Many, for which each cell of words is one product: 128 MB.
 _APPROXIMATE_BLOCK = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """State of a clustering: all that the next step needs."""
+  """State of a clustering, complete for the next step."""
 
   centers: np.ndarray  # [K, D] float32, the words.
-  # [N] int32, the word of each feature in the last step, or None where the next
-  # step does not need them.
+  # [N] int32, the word of each feature in the last step; None if exact.
   labels: np.ndarray | None = None
   # Mean squared distance in each step, before the words moved.
   objectives: tuple[float, ...] = ()
-  # In each step, the words without features that were put elsewhere.
-  moved: tuple[int, ...] = ()
-  converged: bool = False  # The last step moved no word, so that none will.
+  moved: tuple[int, ...] = ()  # Number of empty words moved in each step.
+  converged: bool = False  # Whether the last step moved no word.
 
   @property
   def iteration(self) -> int:
@@ -70,7 +66,7 @@ class State:
 
   @classmethod
   def read(cls, path: pathlib.Path) -> "State | None":
-    """Read what `write` wrote; None if there is no file."""
+    """Read a saved state; None if there is no file."""
     if not path.exists():
       return None
     try:
@@ -80,17 +76,15 @@ class State:
         fields[name] = tuple(fields[name].tolist())
       return cls(**fields | {"converged": bool(fields["converged"])})
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-      raise errors.InputError(
-        "the state of a clustering (without the file it begins anew)",
-        "a damaged one",
-        path,
-      ) from None
+      message = "damaged state of a clustering; delete the file to restart"
+      raise errors.InputError(message, path=path) from None
 
 
 def choose_method(method: str, num_features: int, num_clusters: int) -> str:
   """Return EXACT or APPROXIMATE for one of METHODS."""
   if method not in METHODS:
-    raise errors.InputError(f"a method of {', '.join(METHODS)}", f"{method!r}")
+    choices = ", ".join(METHODS)
+    raise errors.InputError(f"method must be in {choices}, not {method!r}")
   if method != AUTOMATIC:
     return method
   large = num_features * num_clusters > _MOST_EXACT
@@ -98,36 +92,32 @@ def choose_method(method: str, num_features: int, num_clusters: int) -> str:
 
 
 def start(features: np.ndarray, num_clusters: int, seed: int = 0) -> State:
-  """Return the first state: K of [N, D] features, chosen at random."""
+  """Return the initial state: K random features of [N, D]."""
   if num_clusters < 1:
-    raise errors.InputError("at least one word", f"{num_clusters}")
-  number = len(features)
-  if np.ndim(features) != 2 or not np.size(features):
-    raise errors.InputError(
-      "features [N, D]", f"shape {list(np.shape(features))}"
-    )
+    raise errors.InputError(f"num_clusters must be over 0, not {num_clusters}")
+  number, shape = len(features), list(np.shape(features))
+  if len(shape) != 2 or not np.size(features):
+    raise errors.InputError(f"features must have shape [N, D], not {shape}")
   if number < num_clusters:
-    raise errors.InputError(
-      f"at least as many features as words, {num_clusters}", f"{number}"
-    )
+    message = f"{number} features are too few for {num_clusters} words"
+    raise errors.InputError(message)
   generator = np.random.default_rng(seed)
   chosen = generator.choice(number, num_clusters, replace=False)
   return State(np.array(features[np.sort(chosen)], dtype=np.float32))
 
 
 def step(features: np.ndarray, state: State, method: str = EXACT) -> State:
-  """Move each word to the mean of the features that are nearest to it.
+  """Move each word to the mean of its features: those nearest to it.
 
-  A word that is nearest to none goes to the feature that is farthest from its
-  own word, which lowers the objective; several go to as many features, as far
-  as these differ. APPROXIMATE compares each feature with the words of the cells
-  near it, and with the word that it had.
+  Words without features move to distinct features that are farthest from their
+  own words, which lowers the objective. APPROXIMATE compares a feature with the
+  words of nearby cells and with its previous word.
   """
   exact = method == EXACT
   if exact:
     find, size = _find_exactly(state.centers), _BLOCK
   else:
-    # Other cells in each step: what one misses, the next may find.
+    # Cells differ in each step, which may find a word that the last missed.
     find, size = Cells(state.centers, state.iteration).find, _APPROXIMATE_BLOCK
   sums = np.zeros(state.centers.shape, dtype=np.float64)
   counts = np.zeros([len(sums)], dtype=np.int64)
@@ -142,7 +132,7 @@ def step(features: np.ndarray, state: State, method: str = EXACT) -> State:
   centers = state.centers.copy()
   filled = counts > 0
   centers[filled] = sums[filled] / counts[filled, np.newaxis]
-  empty, moved = np.flatnonzero(~filled), ()
+  empty, moved = np.flatnonzero(~filled), features[:0]
   if len(empty):
     farthest = np.argsort(-distances, kind="stable")[: len(empty)]
     moved = np.unique(features[np.sort(farthest)], axis=0)
@@ -165,7 +155,7 @@ def train(
 ) -> State:
   """Cluster features [N, D] in memory; `centers` of the result are the words.
 
-  There are fewer steps than `num_iterations` where no word moves any more.
+  It stops before `num_iterations` steps if no word moves.
   """
   features = np.asarray(features, dtype=np.float32)
   method = choose_method(method, len(features), num_clusters)
@@ -186,15 +176,15 @@ def squared_distances(
 
 
 class Cells:
-  """Words [K, D] in cells: a feature is compared with those of near cells.
+  """Words [K, D] in cells; a feature is compared with words of nearby cells.
 
-  For each cell, the features near it are compared with its words by one matrix
-  product: with many features at once faster than `faiss.IndexIVFFlat`, which
-  finds the same words (100 000 features among 65536 words, one core: 4.3 s and
-  6.8 s). Another seed gives other cells.
+  The features near a cell are compared with its words by one matrix product.
+  With many features this is faster than `faiss.IndexIVFFlat`, with the same
+  results (100 000 features and 65536 words on one core: 4.3 s instead of
+  6.8 s). The cells depend on the seed.
   """
 
-  def __init__(self, centers: np.ndarray, seed: int = 0):
+  def __init__(self, centers: np.ndarray, seed: int = 0) -> None:
     import faiss
 
     number, size = centers.shape
@@ -218,7 +208,7 @@ class Cells:
     self._centers = centers
 
   def find(self, features: np.ndarray) -> np.ndarray:
-    """Return [N] int64, a near word of each feature, mostly the nearest."""
+    """Return a near word of each feature, mostly the nearest: [N] int64."""
     labels = np.full([len(features)], -1, np.int64)
     best = np.full([len(features)], -np.inf, np.float32)
     probes = min(_PROBES, len(self._words))
@@ -235,14 +225,14 @@ class Cells:
       better = score > best[rows]
       best[rows[better]] = score[better]
       labels[rows[better]] = self._words[cell][column[better]]
-    missing = labels < 0  # All cells that were looked into are empty.
+    missing = labels < 0  # All searched cells were empty.
     if missing.any():
       labels[missing] = _find_exactly(self._centers)(features[missing])
     return labels
 
 
 def _split(keys, number):
-  """Return the indices of each key from 0 to `number`, a list of arrays."""
+  """List the indices of each key from 0 to `number` - 1."""
   order = arrays.stable_argsort(keys)
   edges = np.searchsorted(keys[order], np.arange(number + 1))
   return np.split(order, edges[1:-1])
@@ -258,7 +248,7 @@ def _find_exactly(centers):
 
 
 def _nearest(find, centers, features, before=None):
-  """Return squared distances and words [N]; those `before` if not farther."""
+  """Return squared distances and words [N]; `before` wins if not farther."""
   labels = find(features)
   distances = squared_distances(features, centers, labels)
   if before is None:

@@ -124,15 +124,15 @@ def test_the_automatic_choice():
   assert kmeans.choose_method("auto", 10**6, 65536) == "approximate"
   assert kmeans.choose_method("auto", 10**5, 65536) == "exact"
   assert kmeans.choose_method("exact", 10**6, 65536) == "exact"
-  with pytest.raises(errors.InputError, match="approximate"):
+  with pytest.raises(errors.InputError, match="approximate, not 'best'"):
     kmeans.choose_method("best", 1, 1)
 
 
 @pytest.mark.parametrize(
   ("features", "number", "words_"),
   [
-    (np.ones([3, 2]), 4, "at least as many features as words, 4, received 3"),
-    (np.ones([3, 2]), 0, "at least one word"),
+    (np.ones([3, 2]), 4, "3 features are too few for 4 words"),
+    (np.ones([3, 2]), 0, "num_clusters must be over 0, not 0"),
     (np.ones([3]), 1, "features"),
     (np.ones([0, 2]), 1, "features"),
     (np.array([[1, np.nan]]), 1, "NaN"),

@@ -3,6 +3,7 @@
 import functools
 import glob
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -13,46 +14,38 @@ import numpy as np
 from delf.base import arrays, errors, files
 from delf.protos import aggregation_config_pb2
 
-# Words whose best score stands for all of them.
-_GROUP = 16
-# Words of which all scores are held; from there on groups are faster (measured
-# from 256 to 65536 words of 128 values).
+_GROUP = 16  # Words per group, which is first searched by its best score.
+# With fewer words all scores are compared; with more, groups are faster
+# (measured with 256 to 65536 words of 128 dimensions).
 _FEW = 4096
-# Scores held at once: of few words 2 MB of float32, which stay in a processor's
-# cache, and of many 16 MB; best scores of groups, 32 MB.
+# Scores in memory at once: 2 MB of float32 with few words, which stay in the
+# processor's cache, and 16 MB with many; best scores of groups, 32 MB.
 _TABLE = 1 << 19
 _SCORES = 4_000_000
 _MAXIMA = 8_000_000
-# Most descriptors of a step.
-_STEP = 1024
-# Values of descriptors and words that are multiplied again at once.
-_AGAIN = 1_000_000
-# Words that are returned at once for more than one descriptor.
-_CANDIDATES = 4_000_000
-# A score lower than that of any word, for padding.
-_NO_WORD = np.float32(-1e38)
-# Values of descriptors and words whose differences are held at once.
-_BLOCK = 1_000_000
+_STEP = 1024  # Most descriptors per step.
+_AGAIN = 1_000_000  # Values multiplied at once for the scores of chosen groups.
+_CANDIDATES = 4_000_000  # Most candidates at once for several descriptors.
+_NO_WORD = np.float32(-1e38)  # Score of padding, below that of any word.
+_BLOCK = 1_000_000  # Differences of values in memory at once.
 
 
 class Words:
-  """The words of a codebook, ready to be searched. Threads may share it.
+  """Search for the nearest words of a codebook; threads may share it.
 
   `centers` are [K, D] float32.
   """
 
-  def __init__(self, centers: np.ndarray):
-    """Prepare the search in [K, D]; it takes as much memory as they do."""
-    self.centers = arrays.check_descriptors(
-      np.asarray(centers), name="visual words"
-    )
+  def __init__(self, centers: np.ndarray) -> None:
+    """Prepare the search; it takes as much memory as the centers [K, D]."""
+    centers = np.asarray(centers)
+    self.centers = arrays.check_descriptors(centers, name="visual words")
     if not self.centers.size:
-      raise errors.InputError(
-        "a codebook of shape [K, D]", f"{list(self.centers.shape)}"
-      )
+      shape = list(self.centers.shape)
+      raise errors.InputError(f"a codebook must have shape [K, D], not {shape}")
     self._scores = Scores(self.centers)
 
-  def __len__(self):
+  def __len__(self) -> int:
     return self.centers.shape[0]
 
   @property
@@ -61,33 +54,32 @@ class Words:
     return self.centers.shape[1]
 
   def check(self, descriptors: np.ndarray) -> np.ndarray:
-    """Return descriptors as [N, D] float32; any empty array stands for none."""
+    """Return descriptors as [N, D] float32; an empty array becomes [0, D]."""
     array = np.asarray(descriptors)
     if not array.size:
       return np.zeros([0, self.dimension], np.float32)
     return arrays.check_descriptors(array, self.dimension, "features")
 
   def nearest(self, descriptors: np.ndarray, number: int = 1) -> np.ndarray:
-    """Find the nearest words of [N, D] descriptors, by Euclidean distance.
+    """Find the nearest words of descriptors [N, D], by Euclidean distance.
 
-    They are [N, number] int32, nearest first; of words at the same distance the
-    one of the lower index first. Exact up to rounding in float64.
+    Returns [N, number] int32, nearest first, ties by lower index. Exact up to
+    rounding in float64.
     """
     return self.nearest_of_checked(self.check(descriptors), number)
 
   def nearest_of_checked(
     self, descriptors: np.ndarray, number: int
   ) -> np.ndarray:
-    """As `nearest`, of descriptors that `check` has returned."""
+    """Find the nearest words of descriptors that `check` has returned."""
     if not 1 <= number <= len(self):
-      raise errors.InputError(
-        f"1 to {len(self)} words for each feature (num_assignments)", number
-      )
+      choices = f"1 to {len(self)}, the number of words, not {number}"
+      raise errors.InputError(f"num_assignments must be {choices}")
     nearest = np.empty([len(descriptors), number], dtype=np.int32)
     for rows, word, of in self._scores.candidates(descriptors, number):
       some = descriptors[rows]
       if number > 1 or len(word) > len(some):
-        # Words at the same distance stay ascending, as they come.
+        # A stable sort keeps words at the same distance ascending.
         order = np.argsort(self._distances(some, word, of), kind="stable")
         order = order[arrays.stable_argsort(of[order])]
         word, of = word[order], of[order]
@@ -108,36 +100,35 @@ class Words:
 
 
 class Scores:
-  """Candidates among words for the nearest, by float32 products.
+  """Search for candidates of the nearest words, by float32 products.
 
   The score of a word c for a descriptor x is x c - |c|^2 / 2, which is highest
-  for the nearest; candidates are within its rounding error.
+  for the nearest word; candidates are within the rounding error of the best.
   """
 
-  def __init__(self, centers: np.ndarray):
-    """Prepare [K, D] words; takes as much memory as they do."""
-    # Distances do not change when the origin does, and rounding errors shrink.
+  def __init__(self, centers: np.ndarray) -> None:
+    """Prepare words [K, D]; it takes as much memory as they do."""
+    # Centring keeps distances and reduces rounding errors.
     self._number, dimension = centers.shape
     origin = centers.mean(axis=0, dtype=np.float64)
     self._origin = origin.astype(np.float32)
-    # Centred words, each with -|c|^2 / 2 behind it, in whole groups.
+    # Centred words, each followed by -|c|^2 / 2, padded to whole groups.
     padded = -(-self._number // _GROUP) * _GROUP
     self._rows = np.zeros([padded, dimension + 1], dtype=np.float32)
     own, padding = self._rows[: self._number], self._rows[self._number :]
     np.subtract(centers, self._origin, out=own[:, :-1])
     own[:, -1] = np.einsum("ij,ij->i", own[:, :-1], own[:, :-1]) / -2
     padding[:, -1] = _NO_WORD
-    self._longest = float(np.sqrt(-2 * own[:, -1].min()))
+    self._longest = float(np.sqrt(-2 * np.min(own[:, -1])))
 
   def candidates(
     self, descriptors: np.ndarray, number: int
   ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Find the words that may be among the `number` nearest of descriptors.
 
-    Yields slices of the descriptors, one after the other; [P] int words, at
-    least `number` for each of these, and all that may be among the nearest; and
-    [P] int, which of these descriptors each is for, ascending, as are the words
-    of each.
+    Yields consecutive slices of the descriptors, with words [P] and the index
+    [P] of the descriptor of each word within the slice, both int. A descriptor
+    has at least `number` words; indices and the words of each are ascending.
     """
     few = self._number < max(_FEW, number * _GROUP**2)
     held = _TABLE if few else _MAXIMA * _GROUP
@@ -155,10 +146,10 @@ class Scores:
       yield rows, word, of
 
   def _prepared(self, descriptors):
-    """Return centred descriptors with ones behind, and twice the error."""
+    """Return centred descriptors followed by 1, and twice the error bound."""
     # A sum of D products in any order has an error under D u sum |x c|, where u
-    # is float32's unit of rounding (N. Higham, Accuracy and Stability of
-    # Numerical Algorithms, section 3.1); some more for parts rounded before.
+    # is the unit roundoff of float32 (N. Higham, Accuracy and Stability of
+    # Numerical Algorithms, section 3.1); 8 more for values rounded before.
     dimension = descriptors.shape[1]
     centred = np.ones([len(descriptors), dimension + 1], np.float32)
     np.subtract(descriptors, self._origin, out=centred[:, :-1])
@@ -168,12 +159,12 @@ class Scores:
     return centred, (2 * error).astype(np.float32)
 
   def _of_many(self, rows, centred, slack, number):
-    """Yield what `candidates` does, from the best scores of groups."""
+    """Yield `candidates` from the best scores of groups."""
     maxima = self._maxima(centred)
     least = _nth_highest_of_many(maxima, number) - slack
     group, of = np.nonzero(maxima >= least)
     if len(group) * _GROUP > _CANDIDATES and len(centred) > 1:
-      # As where many words are one: fewer at once, so that memory stays.
+      # Many words may be equal: fewer descriptors at once limit the memory.
       middle = len(centred) // 2
       for half in (slice(0, middle), slice(middle, len(centred))):
         part = slice(rows.start + half.start, rows.start + half.stop)
@@ -189,7 +180,7 @@ class Scores:
     yield rows, word[keep], of[keep]
 
   def _maxima(self, centred):
-    """Return the best scores of groups of words, [groups, N] float32."""
+    """Return the best score of each group of words, [groups, N] float32."""
     number, words = len(centred), len(self._rows)
     maxima = np.empty([words // _GROUP, number], dtype=np.float32)
     step = max(2048, _SCORES // number // _GROUP * _GROUP)
@@ -199,11 +190,11 @@ class Scores:
       scores = np.matmul(rows, centred.T, out=table[: len(rows)])
       scores = scores.reshape(-1, _GROUP, number)
       some = slice(start // _GROUP, (start + step) // _GROUP)
-      np.maximum.reduce(scores, axis=1, out=maxima[some])
+      scores.max(axis=1, out=maxima[some])
     return maxima
 
   def _again(self, centred, group, of, least):
-    """Return word, descriptor and score [P] of pairs with at least `least`."""
+    """Return word, descriptor and score [P] of pairs that reach `least`."""
     parts = []
     step = max(1, _AGAIN // (_GROUP * centred.shape[1]))
     rows = self._rows.reshape(-1, _GROUP, centred.shape[1])
@@ -222,7 +213,7 @@ def _nth_highest(scores, number):
   if number == 1:
     return scores.max(axis=1)
   groups = scores.shape[1] // _GROUP
-  if groups >= 2 * number:  # So many of the best are in different ones.
+  if groups >= 2 * number:  # Few of the best scores then share a group.
     scores = scores.reshape(len(scores), _GROUP, groups).max(axis=1)
   return np.partition(scores, -number, axis=1)[:, -number]
 
@@ -232,15 +223,14 @@ def _nth_highest_of_many(maxima, number):
   while len(maxima) >= max(2, number) * _GROUP:
     whole = len(maxima) // _GROUP * _GROUP
     coarse = maxima[:whole].reshape(-1, _GROUP, maxima.shape[1])
-    maxima = np.maximum.reduce(coarse, axis=1)
+    maxima = coarse.max(axis=1)
   return np.partition(maxima, len(maxima) - number, axis=0)[-number]
 
 
-# Attribute of an object-based checkpoint, which is written; and the variable of
-# the original's k-means, which is read as well.
+# Attribute of an object-based checkpoint, which is written and read, and the
+# variable of the original's k-means, which is only read.
 _ATTRIBUTE, _CLUSTERS = "codebook", "clusters"
-# Codebooks that are kept for later readers: 4 of 65536 words of 128 dimensions
-# have 134 MB.
+# Cached codebooks: 4 with 65536 words of 128 dimensions take 134 MB.
 _KEPT = 4
 _lock = threading.Lock()
 
@@ -248,11 +238,11 @@ _lock = threading.Lock()
 def read_codebook(
   path: files.Path, size: int | None = None, dimension: int | None = None
 ) -> np.ndarray:
-  """Read a codebook, [K, D] float32, not writable; readers share one array.
+  """Read a codebook, [K, D] float32, read-only and shared by all readers.
 
   The path is the prefix of a TensorFlow checkpoint with the object `codebook`
-  or the variable `clusters`, or a folder with one. K and D must be `size` and
-  `dimension` unless these are None.
+  or the variable `clusters`, or a folder with one. `size` K and `dimension` D
+  are checked unless None.
   """
   from delf.formats import checkpoints
 
@@ -262,26 +252,27 @@ def read_codebook(
   key, value_size = _find(reader, prefix)
   shape = reader.get_variable_to_shape_map()[key]
   _check_shape(shape, size, dimension, prefix)
-  stamp = ()
+  stamp: tuple = ()
   if not files.is_remote(prefix):
-    # What tells a checkpoint from a later one of the same name.
+    # The stamp differs for a later checkpoint of the same name.
     parts = sorted(glob.glob(f"{glob.escape(prefix)}.data-*"))
     stats = [os.stat(part) for part in (f"{prefix}.index", *parts)]
     stamp = tuple((s.st_mtime_ns, s.st_ino, s.st_size) for s in stats)
-    stored, needed = sum(size for *_, size in stamp[1:]), shape[0] * shape[1]
-    if stored < needed * value_size:
-      raise errors.InputError(
-        f"{needed * value_size} bytes for a codebook of shape {list(shape)}",
-        f"{stored}",
-        f"{prefix}.data-*",
-      )
-  with _lock:  # Threads that want one codebook read it once.
+    stored, needed = (
+      sum(s for *_, s in stamp[1:]),
+      math.prod(shape) * value_size,
+    )
+    if stored < needed:
+      needs = f"a codebook of shape {list(shape)} needs {needed} bytes"
+      path = f"{prefix}.data-*"
+      raise errors.InputError(f"{needs}, but the file has {stored}", path=path)
+  with _lock:  # Concurrent readers of a codebook read it once.
     return _read(prefix, key, stamp)
 
 
 @functools.lru_cache(_KEPT)
 def _read(prefix, key, stamp):
-  """Return a codebook; of files with another stamp it is another."""
+  """Read a codebook; the stamp is part of the key of the cache."""
   from delf.formats import checkpoints
 
   reader, _ = checkpoints.open_reader(prefix)
@@ -296,7 +287,7 @@ def _read(prefix, key, stamp):
 def read_configured(
   config: aggregation_config_pb2.AggregationConfig,
 ) -> np.ndarray:
-  """Read the codebook that a configuration names, of the size that it says."""
+  """Read the codebook of a configuration, and check its size."""
   return read_codebook(
     config.codebook_path, config.codebook_size, config.feature_dimensionality
   )
@@ -319,12 +310,12 @@ def write_codebook(prefix: files.Path, centers: np.ndarray) -> None:
 
 
 def fingerprint(codebook: np.ndarray) -> str:
-  """SHA-256 of a codebook [K, D] float32, hexadecimal."""
+  """Return the SHA-256 of a codebook [K, D] float32, in hexadecimal."""
   return hashlib.sha256(np.ascontiguousarray(codebook)).hexdigest()
 
 
 def _find(reader: Any, prefix):
-  """Return the key of the codebook, and the bytes of each of its values."""
+  """Return the key of the codebook, and the size of a value in bytes."""
   from delf.formats import checkpoints
 
   dtypes = reader.get_variable_to_dtype_map()
@@ -334,11 +325,11 @@ def _find(reader: Any, prefix):
     names = sorted(set(dtypes) - {checkpoints.GRAPH})
     more = f", and {len(names) - 5} more" if len(names) > 5 else ""
     listed = (", ".join(names[:5]) or "nothing") + more
-    raise errors.InputError(
-      f"a checkpoint with {' or '.join(keys)}", f"one with {listed}", prefix
-    )
+    message = f"the checkpoint has no {' or '.join(keys)}, but {listed}"
+    raise errors.InputError(message, path=prefix)
   if not dtypes[key].is_floating:
-    raise errors.InputError("a codebook of floats", dtypes[key].name, prefix)
+    message = f"a codebook must have floats, not {dtypes[key].name}"
+    raise errors.InputError(message, path=prefix)
   return key, dtypes[key].size
 
 
@@ -349,8 +340,6 @@ def _check_shape(shape, size, dimension, path):
     or size not in (None, shape[0])
     or dimension not in (None, shape[1])
   ):
-    raise errors.InputError(
-      f"a codebook of shape [{size or 'K'}, {dimension or 'D'}]",
-      f"{list(shape)}",
-      path,
-    )
+    needed = f"[{size or 'K'}, {dimension or 'D'}]"
+    message = f"the codebook must have shape {needed}, not {list(shape)}"
+    raise errors.InputError(message, path=path)

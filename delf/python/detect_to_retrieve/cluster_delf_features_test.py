@@ -76,6 +76,6 @@ def test_a_missing_file_is_named_and_the_rest_clustered(
 
 def test_more_words_than_features(features, tmp_path, capsys):
   assert _run(tmp_path, "--num_clusters=91") == 1
-  assert "91, received 90" in capsys.readouterr().err
+  assert "90 features are too few for 91 words" in capsys.readouterr().err
   # Nothing is in the way of fewer.
   assert not _run(tmp_path, "--num_clusters=90", "--num_iterations=1")
