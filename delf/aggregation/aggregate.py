@@ -144,9 +144,8 @@ def _check_regions(regions, number):
     return np.zeros([0], dtype=np.int64)
   regions = np.asarray(regions)
   if regions.ndim != 1 or regions.dtype.kind not in "iu" or regions.min() < 0:
-    raise errors.InputError(
-      f"regions must be numbers of features per region, not {regions.tolist()}"
-    )
+    message = f"regions must be numbers of features, not {regions.tolist()}"
+    raise errors.InputError(message)
   # The maximum is checked too, as the sum may overflow to `number`.
   if regions.max() > number or regions.sum() != number:
     raise errors.InputError(  # In the original's words.

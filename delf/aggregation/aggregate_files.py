@@ -46,8 +46,7 @@ def read_record(folder: pathlib.Path) -> dict[str, dict]:
   """Read the settings of the aggregates in a folder, by extension."""
   record = manifest.read(folder / RECORD) or {}
   if not all(isinstance(made_with, dict) for made_with in record.values()):
-    message = "the file does not record the settings of aggregates"
-    raise errors.InputError(message, path=folder / RECORD)
+    raise errors.InputError("not settings of aggregates", path=folder / RECORD)
   return record
 
 

@@ -36,12 +36,11 @@ _RECORD_INTERVAL = 5.0  # Seconds between records of gathered features.
 
 def find(folder: files.Path, kind: str = LOCAL) -> list[str]:
   """List the feature files of a kind in a local folder and its subfolders."""
-  folder = os.fspath(folder)
   if not os.path.isdir(folder):
     raise FileNotFoundError(f"{folder}: no such folder")
   paths = sorted(
     os.path.join(parent, name)
-    for parent, _, names in os.walk(folder)
+    for parent, _, names in os.walk(os.fspath(folder))
     for name in names
     if name.endswith(EXTENSIONS[kind]) and not name.startswith(".")
   )
@@ -194,9 +193,7 @@ def _read_record(folder):
     record = _Record(**json.loads(files.read_bytes(path)))
     needed = 4 * record.kept * (record.dimension or 0)
   except (ValueError, TypeError, RecursionError):
-    message = (
-      "damaged record of gathered features; delete its folder to restart"
-    )
+    message = "damaged record of features; delete its folder to restart"
     raise errors.InputError(message, path=path) from None
   size = array.stat().st_size if array.exists() else 0
   if size < needed:
@@ -221,8 +218,7 @@ class ClusterOptions:
     for name, least in zip(names, (1, 1, 1, 0), strict=True):
       value = getattr(self, name)
       if value is not None and value < least:
-        message = f"{name} must be at least {least}, not {value}"
-        raise errors.InputError(message)
+        raise errors.InputError(f"{name} must be at least {least}, not {value}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,10 +79,8 @@ class Moments:
     """
     size = len(self._first)
     if self.number <= size:
-      raise errors.InputError(
-        f"PCA needs more descriptors than their dimension {size or 'D'}, not"
-        f" {self.number}"
-      )
+      message = f"PCA needs more than {size} descriptors, not {self.number}"
+      raise errors.InputError(message)
     mean = self._sum / self.number
     covariance = self._products / self.number - np.outer(mean, mean)
     variances, directions = np.linalg.eigh(covariance)
@@ -188,8 +186,7 @@ def refuse_pca(folder: files.Path) -> None:
 def refuse(path: files.Path) -> None:
   """Raise InputError if a file exists."""
   if os.path.exists(path):
-    message = "the file exists: choose a new name or overwrite it"
-    raise errors.InputError(message, path=path)
+    raise errors.InputError("file exists: overwrite or rename it", path=path)
 
 
 def _check_any(number, failures):
@@ -229,7 +226,7 @@ def find(sources: Sequence[str], kind: str, **extraction: Any) -> Sources:
 
 
 def _features(source, kind):
-  """List the feature files in a folder; none if it is not a folder of them."""
+  """List the feature files of a folder; [] if it is not a folder of them."""
   if not os.path.isdir(source):
     return []
   paths = {}
@@ -284,13 +281,8 @@ def from_folders(names: Sequence[str], seed: int = 0) -> np.ndarray:
 
   Returns [P, 2] indices of names; `seed` selects the pairs of a large folder.
   """
-  pairs = _pairs_within([os.path.dirname(name) for name in names], seed)
-  if not len(pairs):
-    raise errors.InputError(
-      "no folder has two or more images: use one folder for each object, or"
-      " --pairs or --groups"
-    )
-  return pairs
+  problem = "no folder has two or more images (or give --pairs or --groups)"
+  return _pairs_within(map(os.path.dirname, names), seed, problem)
 
 
 def from_groups(
@@ -305,11 +297,8 @@ def from_groups(
   for name, group in _rows(path):
     if (i := _find(name, index)) is not None:
       groups[i] = group
-  pairs = _pairs_within(groups, seed)
-  if not len(pairs):
-    message = f"no group has two or more of the images, such as {names[0]}"
-    raise errors.InputError(message, path=path)
-  return pairs
+  problem = f"no group has two or more of the images, such as {names[0]}"
+  return _pairs_within(groups, seed, problem, path)
 
 
 def from_pairs(path: files.Path, names: Sequence[str]) -> np.ndarray:
@@ -326,13 +315,13 @@ def from_pairs(path: files.Path, names: Sequence[str]) -> np.ndarray:
   return np.array(pairs)
 
 
-def _pairs_within(groups, seed):
+def _pairs_within(groups, seed, problem, path=None):
   """Return pairs of indices [P, 2] with the same group, except ""."""
-  labels, inverse = np.unique(groups, return_inverse=True)
+  labels, inverse = np.unique(list(groups), return_inverse=True)
   order = np.argsort(inverse, kind="stable")
   members = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
   generator = np.random.default_rng(seed)
-  pairs = [np.zeros([0, 2], dtype=np.int64)]
+  pairs = []
   for label, own in zip(labels, members, strict=True):
     if label and len(own) > 1:
       one, two = np.triu_indices(len(own), 1)
@@ -340,6 +329,8 @@ def _pairs_within(groups, seed):
         some = generator.choice(len(one), _MOST_IN_GROUP, replace=False)
         one, two = one[some], two[some]
       pairs.append(np.stack([own[one], own[two]], axis=1))
+  if not pairs:
+    raise errors.InputError(problem, path=path)
   return np.concatenate(pairs)
 
 

@@ -378,9 +378,8 @@ class ApproximateIndex(DescriptorIndex):
     if not isinstance(other, ApproximateIndex) or (
       (other._method, other._options) != (self._method, self._options)
     ):
-      raise errors.InputError(
-        f"only an index of {self._method} with the same options can be merged"
-      )
+      message = f"can only merge {self._method} with the same options"
+      raise errors.InputError(message)
     arrays.check_same_dimension(self.dimension, other.dimension)
     names = self._check_names(other.names)
     if other._vectors is not None and self._vectors is None:
@@ -446,8 +445,7 @@ class ApproximateIndex(DescriptorIndex):
       read = None
     vectors = self._kind(read, self._options, alive)
     if not vectors.is_sound(self.dimension):
-      message = "faiss cannot search the index with its options"
-      raise errors.InputError(message, path=path)
+      raise errors.InputError("faiss cannot search this index", path=path)
     return vectors
 
 

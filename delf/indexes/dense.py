@@ -199,11 +199,10 @@ class DenseIndex(DescriptorIndex):
     """
     _, mapped = array_file.read(path, _KIND, verify)
     names = array_file.decode_names(mapped, path)
-    descriptors, empty = mapped.get("descriptors"), mapped.get("empty")
+    none = np.zeros([])
+    descriptors, empty = (mapped.get(n, none) for n in ("descriptors", "empty"))
     if (
-      descriptors is None
-      or empty is None
-      or descriptors.ndim != 2
+      descriptors.ndim != 2
       or descriptors.dtype.name not in STORAGES
       or empty.shape != (len(names),)
       or len(descriptors) != len(names)

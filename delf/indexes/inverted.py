@@ -62,10 +62,8 @@ class AsmkOptions:
       ("normalize", bool, False, True),
     ):
       value = getattr(self, name)
-      is_kind = isinstance(value, kind) and isinstance(value, bool) == (
-        kind is bool
-      )
-      if not is_kind or not least <= value <= most:
+      fits = isinstance(value, kind) and (type(value) is bool) == (kind is bool)
+      if not fits or not least <= value <= most:
         limits = f"{least} to {most}"
         raise errors.InputError(f"{name} must be {limits}, not {value!r}")
 
@@ -76,9 +74,8 @@ class AsmkOptions:
     """Create options from the configuration of the index."""
     if config.aggregation_type not in (config.ASMK, config.ASMK_STAR):
       kind = config.AggregationType.Name(config.aggregation_type)
-      raise errors.InputError(
-        f"aggregation_type of an index must be ASMK or ASMK_STAR, not {kind}"
-      )
+      message = f"an index needs aggregation_type ASMK or ASMK_STAR, not {kind}"
+      raise errors.InputError(message)
     return cls(
       packed=config.aggregation_type == config.ASMK_STAR,
       dimension=config.feature_dimensionality,
@@ -158,8 +155,7 @@ class Postings:
       raise self._changed() from None
 
   def _changed(self):
-    message = "the index was changed after it was written"
-    return errors.InputError(message, path=self.path)
+    return errors.InputError("it changed after it was written", path=self.path)
 
 
 def build(
@@ -250,11 +246,9 @@ class Merge:
     for first, last in self._pieces(_PIECE_BYTES // size):
       piece = np.empty([self.starts[last] - self.starts[first]], dtype)
       for part, own, counts, places in self._parts:
-        rows, kept, targets = self._moves(
-          part, own, counts, places, first, last
-        )
+        rows, kept, into = self._moves(part, own, counts, places, first, last)
         values = read(part, own, rows)
-        piece[targets] = values if kept is None else values[kept]
+        piece[into] = values if kept is None else values[kept]
       yield piece
 
   def loaded(self, width: int, dtype: np.dtype) -> Postings:
@@ -565,8 +559,7 @@ def _postings_of_file(stored, images, options, path):
     and starts[-1] == number
     and np.all(starts[:-1] < starts[1:])
   ):
-    message = "the lists of the index do not follow each other"
-    raise errors.InputError(message, path=path)
+    raise errors.InputError("its lists do not follow each other", path=path)
   total = counts.sum(dtype=np.int64)
   if np.any(counts < 0) or total != number:
     message = f"the index has {number} postings, but its images {total} words"

@@ -87,7 +87,7 @@ def _changed(folder, model):
   return functools.partial(dense.DenseIndex.load, path, verify=True)
 
 
-@_case("graph whose links lead nowhere", "my.index", "faiss can search")
+@_case("graph whose links lead nowhere", "my.index", "faiss cannot search")
 def _links(folder, model):
   path = folder / "my.index"
   index = approximate.ApproximateIndex("hnsw")
