@@ -42,23 +42,23 @@ def test_says_what_it_wrote(checkpoint, tmp_path, capsys):
     (
       export_local_model,
       ["--autoencoder_dimensions=0"],
-      "expected a whole number over 0 for the autoencoder, received 0.0",
+      "size of the autoencoder must be an integer over 0, not 0.0",
     ),
     (
       export_global_model,
       ["--delg_global_features", "--delg_embedding_layer_dim=-3"],
-      "for the embedding layer, received -3",
+      "size of the embedding layer must be an integer over 0, not -3",
     ),
     (
       export_local_and_global_model,
       ["--delg_gem_power=0"],
-      "expected a GeM power over 0, received 0.0",
+      "the GeM power must be over 0 and finite, not 0.0",
     ),
     (
       export_global_model,
       ["--delg_global_features", "--delg_embedding_layer_dim=256"]
       + ["--input_scales_list=1,inf"],
-      "expected positive input scales, received [1.0, inf]",
+      "input scales must be over 0 and finite, not [1.0, inf]",
     ),
   ],
 )

@@ -1,1 +1,1 @@
-"""What a model is: layers, backbones, heads, weights and SavedModels."""
+"""Layers, backbones, heads, weights and SavedModels of models."""

@@ -1,4 +1,4 @@
-"""Backbones by name, Keras's networks, weights of `.h5` files, paths of layers.
+"""Backbones by name, Keras's networks, `.h5` weights, and paths of layers.
 
 A backbone is a Keras model with
 
@@ -7,7 +7,7 @@ A backbone is a Keras model with
   and stores the local features, float [B, H', W', `local_channels`], in the
   dict as `block3`;
 - optionally `local_call(inputs, training=True)`: returns the local features
-  without computing what only the descriptors need;
+  without computing the descriptors;
 - `local_channels`, `global_channels`;
 - `receptive_field`, `receptive_stride`, `receptive_padding` of a position of
   the local features, in pixels of the input.
@@ -35,9 +35,9 @@ if typing.TYPE_CHECKING:
 TORCH = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 TF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
 RAW = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-CAFFE = None  # BGR less the mean, which is what the loader gives.
+CAFFE = None  # BGR minus the mean, as the loader returns images.
 
-# Architecture -> size of its descriptor, and its preprocessing.
+# Architecture -> size of its descriptor, and preprocessing.
 ARCHITECTURES = {
   "ResNet50": (2048, CAFFE),
   "ResNet101": (2048, CAFFE),
@@ -58,9 +58,8 @@ def network(
 ) -> keras.Model:
   """Return a network of ARCHITECTURES without its top, for any image size.
 
-  A pretrained one has ImageNet weights, from a file `<architecture>*notop*.h5`
-  (in lower case) in `data_root` or its `networks/`, or else from Keras, which
-  may download them.
+  A pretrained one has ImageNet weights of a file `<architecture>*notop*.h5` (in
+  lower case) in `data_root` or its `networks/`, or else downloaded by Keras.
   """
   import keras
 
@@ -72,15 +71,15 @@ def network(
   paths = sorted(
     path
     for folder in (data_root, os.path.join(data_root, "networks"))
-    for path in glob.glob(os.path.join(glob.escape(folder), pattern))
+    for path in glob.glob(os.path.join(glob.escape(str(folder)), pattern))
   )
   try:
     return make(weights=paths[0] if paths else "imagenet", **options)
-  except Exception as error:  # Keras raises bare ones where it is offline.
+  except Exception as error:  # Keras raises bare ones if it is offline.
     raise errors.InputError(
-      f"ImageNet weights of {architecture}, in a file or from Keras' site",
-      f"none ({errors.one_line(error)}); --pretrained=false goes without",
-      paths[0] if paths else os.path.join(data_root, pattern),
+      f"no ImageNet weights of {architecture}, in a file or from Keras's site"
+      f" ({errors.one_line(error)}); use --pretrained=false to start without",
+      path=paths[0] if paths else os.path.join(data_root, pattern),
     ) from None
 
 
@@ -106,14 +105,14 @@ def names() -> list[str]:
 def make(name: str, **options: Any) -> keras.Model:
   """Return a built backbone with random weights, without a classifier."""
   if name not in _BACKBONES:
-    raise errors.InputError(f"one of the backbones {names()}", repr(name))
+    raise errors.InputError(f"no backbone {name!r}: use one of {names()}")
   module, class_name, fixed = _BACKBONES[name]
   backbone_class = getattr(importlib.import_module(module), class_name)
   return build(backbone_class(name="backbone", **fixed, **options))
 
 
 def build(backbone: keras.Model) -> keras.Model:
-  """Create the variables of a backbone if they do not exist; return it."""
+  """Create the variables of a backbone unless they exist; return it."""
   from keras import ops
 
   if not backbone.built:
@@ -121,11 +120,11 @@ def build(backbone: keras.Model) -> keras.Model:
   return backbone
 
 
-# Layers of classifiers or of feature extractors alone; either side may lack
-# them.
+# Layers that only classifiers or only feature extractors have; both the model
+# and the file may lack them.
 _OPTIONAL = ("fc1000", "embedding_layer")
 
-# What h5py raises, also for names or members of another kind.
+# Errors that h5py raises, also for names or members of another kind.
 _READ_ERRORS = (
   AttributeError,
   KeyError,
@@ -139,11 +138,10 @@ _READ_ERRORS = (
 def restore(model: keras.Model, path: files.Path) -> None:
   """Load weights of a Keras `.h5` file by layer name, all of them or none.
 
-  The file, of Keras 1 or 2, has weights or a whole model. Within a layer its
-  order counts, as in Keras: names of weights differ between versions
-  (`kernel:0`, `W_1:0`, ...). InputError if the file cannot be read, or if its
-  layers, shapes or types are not the model's; no array of another shape is
-  read.
+  The file, of Keras 1 or 2, has weights or a whole model. Weights of a layer
+  are assigned in order, as in Keras, since their names differ between versions
+  (`kernel:0`, `W_1:0`, ...). InputError if the file cannot be read, or its
+  layers, shapes or types differ; arrays of another shape are not read.
   """
   import h5py
 
@@ -163,13 +161,11 @@ def restore(model: keras.Model, path: files.Path) -> None:
           arrays[name] = [np.asarray(dataset) for dataset in stored[name]]
   except _READ_ERRORS as error:
     reason = errors.one_line(error)
-    raise errors.InputError(
-      "a whole .h5 file of Keras weights", f"another kind ({reason})", path
-    ) from None
+    message = f"not a .h5 file of Keras weights, or damaged ({reason})"
+    raise errors.InputError(message, path=path) from None
   if problems:
-    raise errors.InputError(
-      f"the weights of {model.name}", "; ".join(problems), path
-    )
+    message = f"the weights do not match {model.name}: {'; '.join(problems)}"
+    raise errors.InputError(message, path=path)
   for name, values in arrays.items():
     for variable, value in zip(layers[name], values, strict=True):
       variable.assign(value)
@@ -190,7 +186,7 @@ def _datasets(group):
 
 
 def _problems(layers, stored):
-  """Return how stored weights differ from those of the layers."""
+  """Return the differences of stored weights from those of the layers."""
   missing = [n for n in layers if n not in stored and n not in _OPTIONAL]
   unknown = [n for n in stored if n not in layers and n not in _OPTIONAL]
   shapes, dtypes = [], []
@@ -199,9 +195,9 @@ def _problems(layers, stored):
     received = [dataset.shape for dataset in stored[name]]
     types = [dataset.dtype for dataset in stored[name]]
     if received != expected:
-      shapes.append(f"{name} of shapes {received} in place of {expected}")
+      shapes.append(f"{name} has shapes {received}, not {expected}")
     if any(dtype.kind != "f" for dtype in types):
-      dtypes.append(f"{name} of types {[*map(str, types)]} in place of floats")
+      dtypes.append(f"{name} has types {[*map(str, types)]}, not floats")
   return [
     f"{title}{listed(items)}"
     for title, items in (
@@ -214,17 +210,17 @@ def _problems(layers, stored):
   ]
 
 
-_SHOWN = 8  # Names that an error lists.
+_SHOWN = 8  # Names listed in an error.
 
 
 def variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
   """Return the variables of a built model by path.
 
   A path joins the attributes that lead to the layer and the variable's name:
-  `backbone/l2a/conv2a/kernel`. Layers that no attribute holds go by their
-  names. RuntimeError if two variables share a path, or one has none.
+  `backbone/l2a/conv2a/kernel`. A layer without an attribute has its own name.
+  RuntimeError if two variables share a path, or one has none.
   """
-  paths = {}
+  paths: dict[str, keras.Variable] = {}
   for path, layer in layers_by_path(model).items():
     below = {id(v) for child in layer._layers for v in child.weights}
     for variable in (v for v in layer.weights if id(v) not in below):
@@ -241,7 +237,7 @@ def variables_by_path(model: keras.Model) -> dict[str, keras.Variable]:
 def layers_by_path(model: keras.Model) -> dict[str, keras.layers.Layer]:
   """Return a built model, at path "", and all layers in it by path."""
   paths, seen, queue = {"": model}, {id(model)}, [("", model)]
-  for path, layer in queue:  # Breadth first: it grows meanwhile.
+  for path, layer in queue:  # Breadth first; the queue grows.
     for name, child in _children(layer):
       if id(child) not in seen:
         seen.add(id(child))
@@ -269,7 +265,7 @@ def _children(layer):
 
 
 def listed(names: Iterable[str]) -> str:
-  """Return names as text; of many, the first ones and their number."""
+  """Return names as text: all, or the first ones and their number."""
   names = list(names)
   text = ", ".join(names[:_SHOWN])
   return text if len(names) <= _SHOWN else f"{text}, ... ({len(names)} in all)"

@@ -1,7 +1,8 @@
-"""The compact backbone of the embedded model, for processors."""
+"""The compact backbone of the embedded model, for CPUs."""
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -10,18 +11,18 @@ from keras import ops
 from delf.networks import heads
 from delf.python.normalization_layers import normalization
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
-# Initial scale of what a residual layer adds: it starts near the identity.
+# Initial scale of residuals, so that residual layers start near the identity.
 _RESIDUAL_START = keras.initializers.Constant(0.3)
-# Below this length a direction is noise.
+# Shortest vector with a meaningful direction.
 _EPSILON = 1e-6
-# Added to the contrast that is divided by, so that flat areas stay flat.
+# Added to the contrast before dividing by it, so that flat areas stay flat.
 _LEAST_CONTRAST = 0.01
 
 
 def _stem_kernel(shape, dtype=None):
-  """Return [3, 3, 3, filters]: oriented gradients and spots, zero in sum."""
+  """Return [3, 3, 3, filters]: oriented gradients and spots with sum zero."""
   rng = np.random.default_rng(11)
   kernel = 0.05 * rng.standard_normal(shape)
   y, x = np.mgrid[-1:2, -1:2]
@@ -37,8 +38,8 @@ def _stem_kernel(shape, dtype=None):
 class Convolution(keras.layers.Layer):
   """Convolution, batch normalisation and ReLU, centred on every 2nd pixel.
 
-  Padding is the same on both sides whatever the size, so that output (i, j)
-  of stride 2 is centred on input (2 i, 2 j).
+  Padding is symmetric for any size, so that output (i, j) of stride 2 is
+  centred on input (2 i, 2 j).
   """
 
   foldable = (("convolution", "normalization"),)
@@ -89,15 +90,15 @@ class SoftVLAD(keras.layers.Layer):
   """Sums of residuals of features to visual words, softly assigned.
 
   Features of unit length are assigned by the softmax of their cosines and
-  weighted by their lengths. The sum of each word gets unit length (intra-
-  normalisation: Arandjelovic and Zisserman, CVPR 2013), so that a texture that
-  fills a photo counts once. `words` are [number, channels] weights.
+  weighted by their lengths. The sum of each word is scaled to unit length
+  (intra-normalisation: Arandjelovic and Zisserman, CVPR 2013), so that a
+  texture that fills a photo counts once. `words` are [number, channels].
   """
 
   def __init__(
     self, number: int, temperature: float = 0.1, name: str = "soft_vlad"
   ):
-    """Create the layer; towards temperature 0 assignment is to one word."""
+    """Create the layer; temperature 0 would assign each feature to one word."""
     super().__init__(name=name, dtype="float32")
     self.number = number
     self.temperature = temperature
@@ -113,7 +114,7 @@ class SoftVLAD(keras.layers.Layer):
   def call(self, features: Tensor) -> Tensor:
     """Return [B, number * C] float32 of unit length, word by word.
 
-    The part of a word that no feature [B, H, W, C] is near is near 0.
+    The part of a word without features [B, H, W, C] near it is close to 0.
     """
     batch, channels = ops.shape(features)[0], self.words.shape[1]
     x = ops.reshape(features, (batch, -1, channels))
@@ -132,16 +133,16 @@ class SoftVLAD(keras.layers.Layer):
 class CompactBackbone(keras.Model):
   """A small convolutional network with a local map of stride 8.
 
-  Stages have strides 2, 4, 8, 16 and 32. Contrast is divided out at stride 4,
-  so that shade and exposure matter little. The local map, a linear one for
-  descriptors that are L2-normalised later, sums the stages of stride 8, 16
-  and 32. Each cell chooses the pixel of its keypoint, and its descriptor is
+  Stages have strides 2, 4, 8, 16 and 32. Maps are divided by their contrast at
+  stride 4, to reduce the effect of shade and exposure. The local map, linear
+  since descriptors are L2-normalised later, sums the stages of stride 8, 16 and
+  32. Each cell predicts the pixel of its keypoint, and its descriptor is
   interpolated there. The global descriptor is the SoftVLAD of the local map,
-  embedded by one dense layer. `backbones` says what the attributes are.
+  embedded by one dense layer. See `backbones` for the attributes.
   """
 
-  # Nominal: the neighbourhood of suppression, smaller than what the network
-  # sees. Cell (i, j) is centred on pixel (8 i, 8 j).
+  # Nominal: the neighbourhood of suppression, smaller than the true receptive
+  # field. Cell (i, j) is centred on pixel (8 i, 8 j).
   receptive_field = 33
   receptive_stride = 8
   receptive_padding = 16
@@ -153,7 +154,7 @@ class CompactBackbone(keras.Model):
     embedding_layer_dim: int = 256,
     words: int = 12,
   ):
-    """Create the backbone; `words` is the number of SoftVLAD."""
+    """Create the backbone; `words` is the number of visual words."""
     super().__init__(name=name)
     self.local_channels = local_channels
     self.global_channels = embedding_layer_dim
@@ -197,7 +198,7 @@ class CompactBackbone(keras.Model):
     )
 
   def _double(self, x, like):
-    """Return `x` at twice the resolution, cut to the size of `like`."""
+    """Return `x` at twice the resolution, cropped to the size of `like`."""
     # Linear interpolation that keeps (i, j) at (2 i, 2 j).
     x = self.blend(self.upsample(x))
     return x[:, : ops.shape(like)[1], : ops.shape(like)[2], :]
@@ -205,7 +206,7 @@ class CompactBackbone(keras.Model):
   def stages(self, inputs: Tensor, training: bool) -> tuple[Tensor, ...]:
     """Return maps [B, ceil(H / s), ceil(W / s), C] of s = 2, 4, 8, 16, 32."""
     grey = ops.mean(inputs, axis=-1, keepdims=True)
-    # Row by row: the same whatever the number of threads.
+    # Row by row: the result does not depend on the number of threads.
     rows = ops.mean(grey, axis=2, keepdims=True)
     grey = grey - ops.mean(rows, axis=1, keepdims=True)
     red, green, blue = ops.split(inputs, 3, axis=-1)
@@ -229,10 +230,10 @@ class CompactBackbone(keras.Model):
   def cells_call(
     self, inputs: Tensor, training: bool = True
   ) -> tuple[Tensor, Tensor]:
-    """Return the local map that training needs, with h, w = ceil(H, W / 8).
+    """Return the local map for training, with h, w = ceil(H, W / 8).
 
-    Descriptors of the centres of the cells, float [B, h, w, C], and logits of
-    the pixels of each cell, float32 [B, h, w, heads.PIXELS].
+    It has descriptors of the centres of the cells, float [B, h, w, C], and
+    logits of the pixels of each cell, float32 [B, h, w, heads.PIXELS].
     """
     return self._cells(self.stages(inputs, training), training)
 
@@ -260,9 +261,9 @@ class CompactBackbone(keras.Model):
     Args:
       inputs: Float [B, H, W, 3], RGB as (value - 128) / 128.
       training: Whether batch normalisation uses the statistics of the batch.
-      intermediates_dict: Receives `block0` ... `block4`, of which `block3` is
-        the local map [B, h, w, C], and `offsets`, float [B, h, w, 2], of each
-        feature from the centre of its cell, (y, x) in pixels.
+      intermediates_dict: Receives `block0` ... `block4` (`block3` is the local
+        map [B, h, w, C]), and `offsets`, float [B, h, w, 2], of each feature
+        from the centre of its cell, (y, x) in pixels.
     """
     blocks = {} if intermediates_dict is None else intermediates_dict
     stages = self.stages(inputs, training)
@@ -279,7 +280,7 @@ class CompactBackbone(keras.Model):
     training: bool = True,
     intermediates_dict: dict | None = None,
   ) -> Tensor:
-    """Return `block3` alone; `intermediates_dict` receives `offsets`."""
+    """Return only `block3`; `intermediates_dict` receives `offsets`."""
     blocks = {} if intermediates_dict is None else intermediates_dict
     stages = self.stages(inputs, training)
     _, block3, blocks["offsets"] = self._sampled(stages, training)
@@ -294,12 +295,12 @@ class CompactBackbone(keras.Model):
 
 @contextlib.contextmanager
 def folded(model: keras.Model) -> Iterator[None]:
-  """Fold batch normalisations into convolutions while the block runs.
+  """Fold batch normalisations into convolutions within the context.
 
-  The scale of a normalisation with fixed statistics goes into the kernel and,
-  with its shift, into the bias: functions traced meanwhile give the same to
-  rounding and run faster. Afterwards all weights are as before, so that
-  training must not run meanwhile. Nested use folds once. Layers name their
+  The scale of a normalisation with fixed statistics is merged into the kernel
+  and, with its shift, into the bias. Functions traced in the context return the
+  same up to rounding, and run faster. All weights are restored at the end; do
+  not train in the context. Nested contexts fold once. Layers declare their
   pairs in `foldable`: attribute names (convolution, normalization).
   """
   kept = []
@@ -328,7 +329,7 @@ def _fold(convolution, norm):
   gamma, beta, mean, variance = (np.asarray(w) for w in norm.get_weights())
   scale = gamma / np.sqrt(variance + norm.epsilon)
   shift = beta - mean * scale
-  # Kernels have the output channels last, whatever the layout of the images.
+  # Kernels have the output channels last for any layout of the images.
   kernel, *bias = convolution.get_weights()
   if bias:
     convolution.set_weights([kernel * scale, bias[0] * scale + shift])

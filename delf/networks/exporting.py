@@ -10,6 +10,7 @@ import pathlib
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -19,56 +20,57 @@ from delf.networks import compact, model_checkpoints, signatures
 from delf.python.training.model import delf_model, delg_model
 
 _GRAPH = "saved_model.pb"
-_FINISHED = "a new folder to export to", "one with a finished export"
+_FINISHED = "the folder has a finished export: use a new one to export to"
 
 
 @contextlib.contextmanager
 def destination(
   path: files.Path, overwrite: bool = False
 ) -> Iterator[files.Path]:
-  """Yield a new folder that becomes `path` when complete.
+  """Yield a temporary folder that becomes `path` when complete.
 
-  A remote one (`gs://...`) is yielded as it is. `overwrite` replaces a finished
-  export, which stays until then; anything else there is an InputError.
+  A remote folder (`gs://...`) is yielded itself. `overwrite` replaces a
+  finished export at the end; other files in the folder raise an InputError.
   """
   if not path:
-    raise errors.InputError("a folder to export to", "none")
+    raise errors.InputError("the folder to export to is missing")
   if files.is_remote(path):
     if not overwrite and tf.io.gfile.exists(f"{path}/{_GRAPH}"):
-      raise errors.InputError(*_FINISHED, path)
+      raise errors.InputError(_FINISHED, path=path)
     yield path
     return
-  path = _local_folder(path)
-  check = functools.partial(_check_free, path, overwrite)
+  folder = _local_folder(path)
+  check = functools.partial(_check_free, folder, overwrite)
   check()
-  with files.atomic_folder(path, check) as temporary:
+  with files.atomic_folder(folder, check) as temporary:
     yield temporary
 
 
-def _local_folder(path):
+def _local_folder(path: files.Path) -> pathlib.Path:
   """Resolve the path of a new folder, and create its parent."""
-  given, path = path, pathlib.Path(path)
-  if path.is_symlink() and not path.exists():
-    raise errors.InputError("a folder to export to", "a link to nothing", given)
-  path = path.resolve()
+  folder = pathlib.Path(path)
+  if folder.is_symlink() and not folder.exists():
+    message = "the folder to export to is a link without a target"
+    raise errors.InputError(message, path=path)
+  folder = folder.resolve()
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
   except (FileExistsError, NotADirectoryError):
-    raise errors.InputError(
-      "a folder to export to", "a path below a file", given
-    ) from None
-  return path
+    message = "the folder to export to is below a file"
+    raise errors.InputError(message, path=path) from None
+  return folder
 
 
 def _check_free(path, overwrite):
-  """Refuse a path whose content is not to be replaced."""
+  """Raise InputError if a path exists that must not be replaced."""
   if not path.exists() or (path.is_dir() and not any(path.iterdir())):
     return
   if not (path / _GRAPH).is_file():
-    received = "one with other files in it" if path.is_dir() else "a file"
-    raise errors.InputError("a new folder to export to", received, path)
+    content = "has other files" if path.is_dir() else "is a file"
+    message = f"the folder to export to {content}: use a new one"
+    raise errors.InputError(message, path=path)
   if not overwrite:
-    raise errors.InputError(*_FINISHED, path)
+    raise errors.InputError(_FINISHED, path=path)
 
 
 def export_local(
@@ -82,9 +84,9 @@ def export_local(
 
   Args:
     path: New folder; see `destination`.
-    iou: Overlap of two receptive boxes over which the feature with less
-      attention is dropped; 1.0 keeps all.
-    variants: Whether to add the functions for batches and for one part alone
+    iou: Largest overlap of two receptive boxes; over it, the feature with less
+      attention is dropped. 1.0 keeps all.
+    variants: Whether to add the functions for batches and for single parts
       (see `signatures`): extraction is faster, and the graph larger, 3 MB in
       place of 1 MB for ResNet-50.
   """
@@ -104,14 +106,14 @@ def export_global(
   """Export the global descriptor of a model; see `export_local`.
 
   Args:
-    input_scales: Image scales to fix, so that the image is the only input; or
-      None for scales that are inputs.
+    input_scales: Fixed image scales, so that the image is the only input; None
+      to make the scales an input.
     multi_scale_pool_type: "None", "average" or "sum" over the scales.
     normalize_global_descriptor: Whether to L2-normalise the result.
   """
-  for scale in input_scales or ():
-    if not 0 < scale < math.inf:
-      raise errors.InputError("positive input scales", list(input_scales))
+  if not all(0 < scale < math.inf for scale in input_scales or ()):
+    message = f"input scales must be over 0 and finite, not {input_scales}"
+    raise errors.InputError(message)
   settings = network_files.Settings(
     network_files.GLOBAL,
     input_scales=tuple(input_scales) if input_scales else None,
@@ -140,15 +142,15 @@ def _export(model, path, settings, overwrite, variants):
 
 
 def save(functions: dict, path: files.Path) -> None:
-  """Write a SavedModel with exactly the variables of its functions, by name."""
+  """Write a SavedModel of functions by name, with their variables only."""
   module = tf.Module()
-  # Keras would store its layers, and classifiers that no function calls.
+  # Keras would also store its layers, and classifiers without a use.
   module.weights = list(
     {id(v): v for f in functions.values() for v in f.graph.variables}.values()
   )
   with (
     checkpoints.writing("the SavedModel", path),
-    _quiet("tensorflow"),  # Its messages name the temporary folder.
+    _quiet("tensorflow"),  # Its messages have the temporary folder.
   ):
     tf.saved_model.save(module, os.fspath(path), signatures=functions)
 
@@ -177,15 +179,15 @@ def load_model(  # noqa: PLR0913
   embedding_layer_dim: int = 2048,
   parts: Sequence[str] = ("local", "global"),
 ) -> delf_model.Delf:
-  """Create a model with the weights of a checkpoint, ours or the original's.
+  """Create a model with the weights of a checkpoint of delf or the original.
 
   Args:
     delg: Whether it is a DELG model, with GeM pooling and an embedding.
     block3_strides: Whether every second local feature is kept per direction.
-    local_feature_map_channels: Channels of the features that codes expand to.
+    local_feature_map_channels: Channels of the features decoded from codes.
     parts: "local", "global" or both: weights for other parts may be missing.
   """
-  options = {
+  options: dict[str, Any] = {
     "backbone": backbone,
     "block3_strides": block3_strides,
     "use_dim_reduction": use_autoencoder,
@@ -194,12 +196,13 @@ def load_model(  # noqa: PLR0913
   }
   if delg:
     if not 0 < gem_power < math.inf:
-      raise errors.InputError("a GeM power over 0", gem_power)
+      message = f"the GeM power must be over 0 and finite, not {gem_power}"
+      raise errors.InputError(message)
     options["gem_power"] = gem_power
     size = _size("embedding layer", embedding_layer_dim)
     options["embedding_layer_dim"] = size
   model = (delg_model.Delg if delg else delf_model.Delf)(**options)
-  # Weights that no exported part uses may be of other shapes or missing.
+  # Weights without a use in these parts may differ in shape or be missing.
   optional = list(model_checkpoints.TRAINING_ONLY)
   if "local" not in parts:
     optional.append("attention")
@@ -212,38 +215,36 @@ def load_model(  # noqa: PLR0913
   return model
 
 
-def _size(of, value):
+def _size(name, value):
   if not (value > 0 and float(value).is_integer()):
-    raise errors.InputError(f"a whole number over 0 for the {of}", value)
+    message = f"the size of the {name} must be an integer over 0, not {value}"
+    raise errors.InputError(message)
   return int(value)
 
 
 # Types of the weights in a TFLite file, in TFLite's terms.
 FLOAT32, FLOAT16, DYNAMIC = "float32", "float16", "dynamic-range"
 
-# Operators of ONNX as of 2022, which recent runtimes have.
+# Operators of ONNX of 2022, which recent runtimes have.
 _OPSET = 18
 
-# Characters; errors of converters take pages, and their start says the reason.
+# Characters: messages of converters fill pages; their start names the cause.
 _LONGEST_REASON = 300
 
 
 class NetworkSource:
-  """The network of a SavedModel of this library, to be converted.
+  """The network of a SavedModel of this version's exporters, to be converted.
 
   `functions` are tf.functions of one image, without settings, by name.
   """
 
   def __init__(self, folder: files.Path):
-    """Load a SavedModel of this version's exporters."""
     self._folder = folder
     try:
       self._loaded = tf.saved_model.load(os.fspath(folder))
-    except Exception as error:  # Damage may lead to any error.
-      reason = " ".join(str(error).split())
-      raise errors.InputError(
-        "a whole SavedModel", f"one that cannot be read ({reason})", folder
-      ) from None
+    except Exception as error:  # Damage leads to errors of many classes.
+      message = f"the SavedModel cannot be read ({errors.one_line(error)})"
+      raise errors.InputError(message, path=folder) from None
     functions = self._loaded.signatures
     self.settings = signatures.read_settings(functions, folder)
     self.functions = {
@@ -254,7 +255,7 @@ class NetworkSource:
 
   def write_onnx(self, path: files.Path, config: str = "") -> None:
     """Write an ONNX file; `config` is the text of its default DelfConfig."""
-    convert = errors.load("tf2onnx.convert", "onnx")
+    convert: Any = errors.load("tf2onnx.convert", "onnx")
     function = self.functions[signatures.NETWORK]
     # Unsupported operations fail when the file is loaded.
     with _converting("ONNX", self._folder, "tf2onnx", logging.CRITICAL):
@@ -262,7 +263,7 @@ class NetworkSource:
         function, function.input_signature, opset=_OPSET
       )
     settings = dataclasses.replace(self.settings, config=config)
-    # All metadata goes, so that the file does not tell where it was made.
+    # Without the converter's metadata, which has local paths.
     del model.metadata_props[:]
     model.metadata_props.add(key=network_files.KEY, value=settings.text())
     model.producer_name, model.doc_string = "delf", ""
@@ -271,7 +272,7 @@ class NetworkSource:
   def write_tflite(
     self, path: files.Path, config: str = "", precision: str = FLOAT32
   ) -> None:
-    """Write a TFLite file with weights of that precision."""
+    """Write a TFLite file with weights of FLOAT32, FLOAT16 or DYNAMIC type."""
     with tempfile.TemporaryDirectory(prefix="delf_export") as folder:
       save(
         {n: f.get_concrete_function() for n, f in self.functions.items()},
@@ -295,13 +296,12 @@ class NetworkSource:
 
 @contextlib.contextmanager
 def _converting(name, path, logger, level):
-  """Turn any error of a converter into an InputError, and silence the rest."""
+  """Turn errors of a converter into InputErrors, and silence its messages."""
   try:
     with _quiet(logger, level), warnings.catch_warnings():
       warnings.simplefilter("ignore")
       yield
-  except Exception as error:  # They raise anything.
+  except Exception as error:  # They raise errors of many classes.
     reason = " ".join(str(error).split())[:_LONGEST_REASON]
-    raise errors.InputError(
-      f"a network of operations that {name} has", reason, path
-    ) from error
+    message = f"the network cannot be converted to {name}: {reason}"
+    raise errors.InputError(message, path=path) from error

@@ -241,19 +241,27 @@ def test_no_folder_is_refused(model, path):
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
 def test_scales_that_cannot_be_are_refused(model, tmp_path, scale):
-  with pytest.raises(errors.InputError, match="positive input scales"):
+  with pytest.raises(
+    errors.InputError, match=f"over 0 and finite, not .*{scale}"
+  ):
     exporting.export_global(model, tmp_path / "export", [1.0, scale])
 
 
 @pytest.mark.parametrize(
   "options, words",
   [
-    ({"autoencoder_dimensions": 0}, "whole number over 0 for the autoencoder"),
-    ({"autoencoder_dimensions": 128.7}, "autoencoder, received 128.7"),
-    ({"local_feature_map_channels": float("nan")}, "for the feature map"),
-    ({"delg": True, "embedding_layer_dim": -3}, "for the embedding layer"),
-    ({"delg": True, "gem_power": 0.0}, "a GeM power over 0, received 0.0"),
-    ({"delg": True, "gem_power": float("inf")}, "received inf"),
+    ({"autoencoder_dimensions": 0}, "autoencoder must be an integer over 0"),
+    ({"autoencoder_dimensions": 128.7}, "autoencoder must .*, not 128.7"),
+    ({"local_feature_map_channels": float("nan")}, "size of the feature map"),
+    (
+      {"delg": True, "embedding_layer_dim": -3},
+      "size of the embedding layer .* not -3",
+    ),
+    (
+      {"delg": True, "gem_power": 0.0},
+      "GeM power must be over 0 and finite, not 0.0",
+    ),
+    ({"delg": True, "gem_power": float("inf")}, "not inf"),
   ],
 )
 def test_sizes_that_cannot_be_are_refused(tmp_path, options, words):
@@ -392,11 +400,11 @@ def test_a_link_stays_a_link(tmp_path):
 @pytest.mark.parametrize(
   "name, words",
   [
-    ("file", "new folder to export to, received a file"),
+    ("file", "folder to export to is a file"),
     ("file/export", "below a file"),
     ("file/deep/export", "below a file"),
-    ("nowhere", "a link to nothing"),
-    ("loop", "a link to nothing"),
+    ("nowhere", "a link without a target"),
+    ("loop", "a link without a target"),
   ],
 )
 def test_places_that_cannot_be_are_refused(tmp_path, name, words):

@@ -1,12 +1,14 @@
 """Heads of local features: attention, autoencoder, keypoints inside cells."""
 
+from typing import TypeAlias
+
 import keras
 import numpy as np
 from keras import layers, ops
 
 from delf.python.normalization_layers import normalization
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
 # Side of a cell in pixels, and number of its pixels, row by row.
 STRIDE = 8
@@ -25,14 +27,14 @@ _TOUCH = (np.abs(POSITIONS[:, None] - POSITIONS[None]).max(-1) < 1.5).astype(
 
 
 def offsets(logits: Tensor) -> Tensor:
-  """Return the sub-pixel keypoint of each cell, of logits [..., PIXELS].
+  """Return the sub-pixel keypoint of each cell, given logits [..., PIXELS].
 
-  The mean of the best position and its neighbours, weighted by their
+  It is the mean of the best position and its neighbours, weighted by their
   probabilities: float32 [..., 2], (y, x) from the centre of the cell in pixels.
   """
   logits = ops.cast(logits, "float32")
   logits = logits - ops.max(logits, axis=-1, keepdims=True)
-  # Not `argmax`: Keras makes operations of it that other formats lack.
+  # Not `argmax`, which Keras implements by operations that other formats lack.
   best = ops.cast(ops.equal(logits, 0.0), "float32")
   near = ops.minimum(ops.matmul(best, ops.convert_to_tensor(_TOUCH)), 1.0)
   weights = near * ops.exp(logits)
@@ -68,11 +70,11 @@ def interpolate(cells: Tensor, points: Tensor) -> Tensor:
   low = ops.minimum(ops.floor(points), ops.maximum(last - 1.0, 0.0))
   share = ops.expand_dims(ops.cast(points - low, cells.dtype), -1)
   most = ops.stack([height - 1, width - 1])
-  # NaN is cast to any integer, which must not be read outside of the map; its
-  # share makes the result NaN.
+  # NaN may become any integer, which must stay within the map; the share makes
+  # the result NaN.
   low = ops.minimum(ops.maximum(ops.cast(low, "int32"), 0), most)
   high = ops.minimum(low + 1, most)
-  # Gathering from one list of all images is faster than from one each.
+  # Gathering from one list of all images is faster than from a list per image.
   flat = ops.reshape(cells, [-1, cells.shape[-1]])
   start = ops.expand_dims(ops.arange(shape[0]) * height * width, 1)
 
@@ -93,7 +95,7 @@ _DECAY = 1e-4
 
 # Channels of the attention's first convolution: section 3.3 of DELF.
 _ATTENTION_CHANNELS = 512
-# From this score on the softplus of a float32 is the score itself.
+# From this score onwards the softplus of a float32 is the score itself.
 _LINEAR = 20.0
 
 
@@ -132,7 +134,7 @@ class AttentionModel(keras.Model):
   ) -> tuple[Tensor, Tensor, Tensor]:
     """Score local features [B, H, W, C].
 
-    Returns the mean of the features at unit length times their probabilities,
+    Returns the mean of the normalised features times their probabilities,
     [B, C]; the "probabilities", softplus of the scores, [B, H, W, 1]; and the
     scores, [B, H, W, 1].
     """
@@ -146,13 +148,13 @@ class AttentionModel(keras.Model):
 
 def _softplus(score):
   """Return the softplus, to the bit, without large exponentials."""
-  # TFLite's own is infinite from 89 on; scores of trained models reach 1000.
+  # TFLite's softplus is infinite from 89 onwards; trained scores reach 1000.
   low = ops.softplus(ops.minimum(score, _LINEAR))
   return ops.where(score > _LINEAR, score, low)
 
 
 class AutoencoderModel(keras.Model):
-  """Short codes of local features, and the features back from them."""
+  """Short codes of local features, and features reconstructed from them."""
 
   def __init__(
     self,

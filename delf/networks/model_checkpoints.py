@@ -15,8 +15,8 @@ from delf.base import errors, files
 from delf.formats import checkpoints
 from delf.networks import backbones
 
-# Paths that only training needs; with `load_weights(unused=TRAINING_ONLY)` a
-# model without classifiers reads a checkpoint that has them.
+# Paths of weights used in training only; `load_weights(unused=TRAINING_ONLY)`
+# reads a checkpoint with classifiers into a model without them.
 TRAINING_ONLY = (
   "desc_classification",
   "attn_classification",
@@ -24,7 +24,7 @@ TRAINING_ONLY = (
   "scale_factor",
 )
 
-# Keys in a training run's checkpoint that are not of its model.
+# Keys in a training run's checkpoint that do not belong to its model.
 _RUN_KEYS = ("optimizer", "save_counter", "global_step", "epoch", "step")
 
 
@@ -47,14 +47,15 @@ def load_weights(
   """Load the weights of a checkpoint into a built model, all or none.
 
   Args:
-    path: As in `checkpoints.open_reader`, of a checkpoint that `save_weights`,
-      Keras 2 or a training run wrote (`model/...` beside the optimiser).
+    path: Checkpoint of `save_weights`, Keras 2 or a training run (`model/...`
+      beside the optimiser); see `checkpoints.open_reader`.
     unused: Paths, or prefixes of paths, that only the checkpoint may have.
     missing: Paths, or prefixes of paths, that the checkpoint may lack; these
-      variables keep their values. Those also in `unused` may differ in shape.
+      variables keep their values. Paths also in `unused` may differ in shape.
 
-  InputError if it cannot be read; or it lists what is missing, unused, of
-  another shape, or not of floating point.
+  Raises:
+    InputError: The checkpoint cannot be read, or variables are missing, unused,
+      of another shape, or not of floating point; the message lists them.
   """
   variables = backbones.variables_by_path(model)
   reader, prefix = checkpoints.open_reader(path)
@@ -75,26 +76,27 @@ def load_weights(
     "missing": [p for p in report.missing if not _under(p, missing)],
     "unused": [p for p in report.unused if not _under(p, unused)],
     "of another shape": [
-      f"{name} {shapes[keys[name]]} in place of {expected}"
+      f"{name} {shapes[keys[name]]}, not {expected}"
       for name in report.loaded
       if shapes[keys[name]] != (expected := list(variables[name].shape))
     ],
     "of another type": [
-      f"{name} {dtype.name} in place of {variables[name].dtype}"
+      f"{name} {dtype.name}, not {variables[name].dtype}"
       for name in report.loaded
       if not (dtype := dtypes[keys[name]]).is_floating
     ],
   }
   if any(problems.values()):
-    received = "; ".join(
+    details = "; ".join(
       f"{title}: {backbones.listed(items)}"
       for title, items in problems.items()
       if items
     )
-    raise errors.InputError(f"the weights of {model.name}", received, prefix)
+    message = f"the weights do not match {model.name}: {details}"
+    raise errors.InputError(message, path=prefix)
   with checkpoints.reading(prefix):
     values = {name: reader.get_tensor(keys[name]) for name in report.loaded}
-    if reader.has_tensor(checkpoints.GRAPH):  # At the end: the file is whole.
+    if reader.has_tensor(checkpoints.GRAPH):  # Last in the file: it is whole.
       reader.get_tensor(checkpoints.GRAPH)
   for name, value in values.items():
     variables[name].assign(value)
@@ -134,8 +136,8 @@ def trackables(model: keras.Model) -> dict[str, Any]:
   a training run of the original. With a Keras backend other than TensorFlow the
   variables are copies.
   """
-  # Checkpoint silently drops layers that a Python list of a model holds.
-  tree = {}
+  # Checkpoint silently drops layers in Python lists of a model.
+  tree: dict[str, Any] = {}
   for path, variable in backbones.variables_by_path(model).items():
     *parents, leaf = path.split("/")
     node = tree

@@ -1,16 +1,15 @@
 """Functions of an exported model, with their tensor names.
 
-`serving_default` is the original's. The others let a caller compute only what
-it needs:
+`serving_default` is the original's. The others compute parts or batches:
 
-  local, global          of a model with both: one part alone
+  local, global          one part of a model with both
   batch, batch_local, batch_global
                          the same for [B, H, W, 3] images of one size
-  network, network_local the network at one scale, without the pyramid, from
-                         which other formats are made: `network_functions`
+  network, network_local the network at one scale, without the pyramid, for the
+                         conversion to other formats: `network_functions`
 
-A batch of B images gives arrays with B rows, local features padded with zeros
-to the longest list, and `counts` [B] int32, the number of each image.
+Outputs for a batch of B images have B rows; local features are padded with
+zeros, and `counts` [B] int32 is their number in each image.
 """
 
 import dataclasses
@@ -30,11 +29,11 @@ from delf.python.training.model import export_model_utils
 
 
 class Network:
-  """The calls of a model that extraction needs, each traced once.
+  """The calls of a model for extraction, each traced once.
 
-  `full` gives, of images [B, h, w, 3] float32, descriptor, attention, features
-  and, of some backbones, offsets; `local` all but the descriptor; `descriptor`
-  that alone. `receptive` is the field of a cell of the feature map.
+  `full` maps images [B, h, w, 3] float32 to descriptor, attention, features
+  and, with some backbones, offsets; `local` to all but the descriptor;
+  `descriptor` to the descriptor. `receptive` is the field of a feature cell.
   """
 
   def __init__(self, model: keras.Model):
@@ -49,7 +48,7 @@ class Network:
 
     def with_offsets(call):
       def function(images):
-        blocks = {}
+        blocks: dict[str, tf.Tensor] = {}
         outputs = call(images, training=False, intermediates_dict=blocks)
         return (*outputs, *([blocks["offsets"]] if "offsets" in blocks else []))
 
@@ -64,10 +63,10 @@ class Network:
 
 NETWORK, LOCAL = "network", "network_local"
 
-# Output of `network` beside those of `network_files`: the settings as JSON.
+# Output of `network` in addition to those of `network_files`: settings as JSON.
 _SETTINGS = "settings"
 
-# In the order of a network's outputs; not each network has the last one.
+# In the order of a network's outputs; some networks lack the last one.
 _MAPS = (network_files.ATTENTION, network_files.FEATURES, network_files.OFFSETS)
 
 _NORMALIZED = tf.TensorSpec(
@@ -78,11 +77,11 @@ _NORMALIZED = tf.TensorSpec(
 def network_functions(
   network: Network, settings: network_files.Settings
 ) -> dict[str, Any]:
-  """Return the concrete functions from which other formats are made, by name.
+  """Return the concrete functions for conversion to other formats, by name.
 
   They take normalised images [B, h, w, 3] float32. `network` returns all
   outputs of the form (see `network_files`) and the settings, completed by the
-  network's own; of a joint form `network_local` returns the local outputs.
+  network's own; in the joint form, `network_local` returns the local outputs.
   """
 
   def local(images):
@@ -97,19 +96,20 @@ def network_functions(
     return named | {network_files.DESCRIPTOR: descriptor}
 
   concrete = _concrete(_NORMALIZED)
-  calls = {
+  calls: dict[str, Any] = {
     network_files.LOCAL: {NETWORK: local},
     network_files.GLOBAL: {NETWORK: global_},
     network_files.JOINT: {NETWORK: both, LOCAL: local},
   }[settings.form]
   calls = {name: concrete(call) for name, call in calls.items()}
-  sizes = {}
+  sizes: dict[str, int] = {}
   for call in calls.values():
     sizes |= {n: v.shape[-1] for n, v in call.structured_outputs.items()}
+  size, stride, padding = map(float, network.receptive)
   is_local = settings.form != network_files.GLOBAL
   text = dataclasses.replace(
     settings,
-    receptive=tuple(map(float, network.receptive)) if is_local else None,
+    receptive=(size, stride, padding) if is_local else None,
     local_size=sizes.get(network_files.FEATURES),
     global_size=sizes.get(network_files.DESCRIPTOR),
     has_offsets=network_files.OFFSETS in sizes,
@@ -124,21 +124,20 @@ def network_functions(
 def read_settings(
   functions: dict[str, Any], path: str | os.PathLike
 ) -> network_files.Settings:
-  """Return the settings of an export; `path` is for errors."""
+  """Return the settings of an export; `path` is for error messages."""
   function = functions.get(NETWORK)
   if function is None or _SETTINGS not in function.structured_outputs:
     raise errors.InputError(
-      "an export of this version of delf (with a function `network`); export"
-      " it again from its checkpoint",
-      "one of another program or version",
-      path,
+      "an export of another program or version of delf, without the function"
+      " `network`: export it again from its checkpoint",
+      path=path,
     )
-  # A constant, whatever the image.
+  # A constant for any image.
   value = function(images=tf.zeros([1, 64, 64, 3]))[_SETTINGS]
   return network_files.parse(value.numpy(), path)
 
 
-def without_settings(function: Callable) -> Callable:
+def without_settings(function: Callable) -> Any:
   """Return a tf.function of one image [1, h, w, 3] that omits the settings."""
 
   def call(images):
@@ -162,7 +161,7 @@ def functions(
 ) -> dict[str, Any]:
   """Return the functions of an export by name; see `exporting.export_local`.
 
-  Without variants there is `serving_default` alone.
+  Without variants it is only `serving_default`.
   """
   form, fixed = settings.form, settings.input_scales
   local = functools.partial(_local, network, settings.iou)
@@ -187,7 +186,7 @@ def functions(
 
 
 def _concrete(*specs):
-  """Decorate a function: make it concrete for arguments of these specs."""
+  """Decorate a function: make it concrete for arguments with these specs."""
 
   def decorate(function):
     wrapped = tf.function(function, input_signature=specs, autograph=False)
@@ -261,7 +260,6 @@ def _local_outputs(network, candidates, selection, number):
   """Return the outputs of a batch of `number` images, or of one if None."""
   if number is None:
     batch, rows = [], tensorflow_ops.select(candidates, selection)
-    gather = functools.partial(tf.gather, indices=rows)
   else:
     batch = [None]
     rows = tf.map_fn(
@@ -270,8 +268,9 @@ def _local_outputs(network, candidates, selection, number):
       fn_output_signature=tf.RaggedTensorSpec([None], tf.int32),
     )
 
-    def gather(values):
-      return tf.gather(values, rows).to_tensor()
+  def gather(values):
+    chosen = tf.gather(values, rows)
+    return chosen if number is None else chosen.to_tensor()
 
   channels = network.local.get_concrete_function().outputs[1].shape[-1]
   outputs = {}

@@ -1,4 +1,4 @@
-"""TensorFlow's part: fused normalisation, image pyramids, feature selection."""
+"""TensorFlow operations: normalisation, image pyramids, feature selection."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ def normalize(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Normalise a batch [B, H, W, C] with its own statistics.
 
-  Returns it, and float32 [C] mean and variance of its channels.
+  Returns the batch, and float32 [C] mean and variance of its channels.
   """
   outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
     x=inputs,
@@ -24,7 +24,7 @@ def normalize(
     epsilon=epsilon,
     is_training=True,
   )
-  # Its variance is the unbiased one.
+  # TensorFlow returns the unbiased variance.
   number = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
   return outputs, mean, variance * (number - 1.0) / number
 
@@ -42,7 +42,7 @@ RESNET = Receptive(291, 16, 145)
 
 
 class Selection(NamedTuple):
-  """Which local features to keep; from `iou` 1.0 on, boxes may overlap."""
+  """Limits of the selected local features; an `iou` of 1.0 keeps overlaps."""
 
   max_feature_num: tf.Tensor
   abs_thres: tf.Tensor
@@ -50,7 +50,7 @@ class Selection(NamedTuple):
 
   @property
   def keeps_overlaps(self) -> bool:
-    """Whether no feature is dropped for overlapping a better one."""
+    """Whether features that overlap better ones are kept."""
     return not tf.is_tensor(self.iou) and self.iou >= 1.0
 
 
@@ -69,8 +69,8 @@ def select(
 ) -> tf.Tensor:
   """Return [K] int32: positions in `local` to keep, best score first.
 
-  Equal scores keep their order. NaN counts as the best score, so that it is
-  seen. `image` is the position in a batch, or None for a batch of one.
+  Equal scores keep their order. NaN counts as the best score, so that callers
+  can report it. `image` is the position in a batch, or None for a batch of one.
   """
   if image is None:
     return _suppress(local.boxes, local.scores, selection)
@@ -105,7 +105,7 @@ def candidates(
 ) -> LocalFeatures:
   """Return the local features of one scale that pass the threshold.
 
-  They are ordered by image, then by score or, to be suppressed, by position.
+  They are ordered by image, then by score or, before suppression, by position.
   """
   attention, features, *offsets = maps
   shape = tf.shape(features)
@@ -114,7 +114,7 @@ def candidates(
     shape[1], shape[2], *receptive
   )
   if selection.keeps_overlaps:
-    # What is not among the best of its scale is not among the best of all.
+    # The best of all scales are among the best of each scale.
     cells = _best(scores, selection.max_feature_num)
   else:
     cells = tf.broadcast_to(tf.range(tf.shape(scores)[1]), tf.shape(scores))
@@ -161,9 +161,9 @@ def local(
 ) -> LocalFeatures:
   """Return the local features of all scales [S], before the last selection.
 
-  Images are [B, H, W, 3] float32, normalised. `model_fn` gives, of [B, h, w, 3]
-  images, attention [B, y, x, 1], features [B, y, x, D] and optionally offsets
-  [B, y, x, 2]: (y, x) of each feature from the centre of its cell, in pixels.
+  Images are [B, H, W, 3] float32, normalised. `model_fn` maps images
+  [B, h, w, 3] to attention [B, y, x, 1], features [B, y, x, D] and optionally
+  offsets [B, y, x, 2]: (y, x) from the centre of a feature's cell, in pixels.
   """
 
   def step(index, arrays):
@@ -184,8 +184,9 @@ def global_(
 ) -> tf.Tensor:
   """Return [B, G, D] float32: global descriptors, in the order of the scales.
 
-  Images are as of `local`; `model_fn` gives [B, D]. `indices` are positions in
-  `image_scales`, at least one, in any order; repeated ones count once.
+  Images are those of `local`; `model_fn` returns [B, D]. `indices` are
+  positions in `image_scales`, at least one, in any order; repeated ones count
+  once.
   """
   used = tf.where(_is_used(image_scales, indices))[:, 0]
   scales = tf.gather(image_scales, used)
@@ -208,12 +209,12 @@ def local_and_global(
 ) -> tuple[LocalFeatures, tf.Tensor]:
   """Return the results of `local` and `global_`, running the network once.
 
-  Of the two functions one gives a descriptor [B, D'], attention, features and
-  optionally offsets, the other, for scales without a descriptor, the rest.
+  The first function returns a descriptor [B, D'], attention, features and
+  optionally offsets; the second one, for scales without a descriptor, the rest.
   """
   full_fn, local_fn = model_fns
   is_used = _is_used(image_scales, indices)
-  # Position of each used scale among those used.
+  # Position of each used scale among the used ones.
   positions = tf.cumsum(tf.cast(is_used, tf.int32), exclusive=True)
 
   def step(index, arrays):
@@ -253,7 +254,7 @@ def _loop(number, step, arrays):
     lambda index, _: index < number,
     lambda index, arrays: (index + 1, step(index, arrays)),
     (tf.constant(0), tuple(arrays)),
-    # One scale keeps the processor busy, with the memory of one.
+    # One scale keeps the processor busy, and more take more memory.
     parallel_iterations=1,
   )
   return arrays
@@ -276,7 +277,7 @@ def _write(arrays, index, values):
 def _stack(array, indices):
   """Return [B, G, D] of descriptors [B, D] by scale."""
   check = tf.debugging.assert_positive(
-    tf.size(indices), "expected at least one global scale, received none"
+    tf.size(indices), "global descriptors need at least one global scale"
   )
   with tf.control_dependencies([check] if check is not None else []):
     return tf.transpose(array.stack(), [1, 0, 2])
