@@ -17,45 +17,50 @@ from delf.learning import delg_steps, loop
 from delf.learning.delg_settings import Data, Settings
 from delf.networks import backbones, model_checkpoints
 from delf.python.datasets.google_landmarks_dataset import googlelandmarks
+from delf.python.training.model import delf_model
 from delf.records import photo_list, stream, tfrecord
 
 _CHECKPOINTS = "delf_tf2-ckpt"
 _SETTINGS = "settings.json"
 
-# How many checkpoints are kept, and one of each so many hours besides.
+# Number of newest checkpoints kept; of older ones, one each three hours.
 _KEPT = 10
 _KEPT_HOURS = 3
 
-# Settings without which the next step is another one.
+# Groups of settings on which the result of a step depends.
 _DECIDING = ("data", "learning")
 
 
 class Source:
-  """Photos and labels of TFRecords, as of Google Landmarks."""
+  """Labelled photos in TFRecords, such as those of Google Landmarks."""
 
   def __init__(self, data: Data, seed: int):
-    """Find the files; `seed` is that of order and augmentation."""
+    """Check that the files exist; `seed` sets order and augmentation."""
     self._data, self._seed = data, seed
-    patterns = {"training": data.train_file_pattern}
-    if data.validation_file_pattern:
-      purpose = 'validation, or "" to train without validation'
-      patterns[purpose] = data.validation_file_pattern
-    for purpose, pattern in patterns.items():
-      if not tf.io.gfile.glob(pattern):
-        raise errors.InputError(f"TFRecords for {purpose}", "none", pattern)
+    if not tf.io.gfile.glob(data.train_file_pattern):
+      raise errors.InputError(
+        "no TFRecords for training match this pattern",
+        path=data.train_file_pattern,
+      )
+    validation = data.validation_file_pattern
+    if validation and not tf.io.gfile.glob(validation):
+      raise errors.InputError(
+        'no TFRecords for validation match this pattern: give "" to train '
+        "without validation",
+        path=validation,
+      )
     labels = photo_list.read_labels_beside(data.train_file_pattern)
     if labels is not None and labels.num_classes != data.num_classes:
       raise errors.InputError(
-        f"TFRecords of {data.num_classes} classes",
-        f"{labels.num_classes} (in {photo_list.NAME}); give the number of "
-        "classes, or 0 for theirs",
-        os.path.dirname(data.train_file_pattern),
+        f"{photo_list.NAME} has {labels.num_classes} classes, not "
+        f"{data.num_classes}: give --num_classes, or 0 for the number in it",
+        path=os.path.dirname(data.train_file_pattern),
       )
 
   def training(self, start_batch: int = 0) -> tf.data.Dataset:
-    """Return batches without end: float32 [B, S, S, 3] and int64 [B].
+    """Return endless batches: float32 [B, S, S, 3] and int64 [B].
 
-    They are the same for the same files, seed, batch size and start.
+    The order depends only on the files, seed, batch size and start.
     """
     return self._create(
       self._data.train_file_pattern,
@@ -64,7 +69,7 @@ class Source:
     )
 
   def validation(self) -> tf.data.Dataset | None:
-    """Return the batches of one pass, as `training` does, if there are any."""
+    """Return the validation batches of one pass, or None without validation."""
     if not self._data.validation_file_pattern:
       return None
     return self._create(
@@ -72,7 +77,7 @@ class Source:
     )
 
   def identities(self, number: int) -> list[str]:
-    """Return the ids of the photos of a training batch."""
+    """Return the ids of the photos in training batch `number`."""
     options = stream.Options(
       batch_size=self._data.batch_size, seed=self._seed, repeat=True
     )
@@ -91,13 +96,12 @@ class Source:
 
 
 def classes_beside(pattern: str) -> int:
-  """Return the number of classes that `labels.json` beside TFRecords has."""
+  """Return the number of classes in `labels.json` beside TFRecords."""
   labels = photo_list.read_labels_beside(pattern)
   if labels is None:
     raise errors.InputError(
-      f"{photo_list.NAME} beside the TFRecords",
-      "none",
-      os.path.dirname(pattern),
+      f"there is no {photo_list.NAME} beside the TFRecords",
+      path=os.path.dirname(pattern),
     )
   return labels.num_classes
 
@@ -109,8 +113,13 @@ class RunFiles:
   the model's weights, for exporters.
   """
 
-  def __init__(self, logdir: str | os.PathLike, model, optimizer):
-    """Make the folder for a Delf and its delg_steps.Momentum."""
+  def __init__(
+    self,
+    logdir: str | os.PathLike,
+    model: delf_model.Delf,
+    optimizer: delg_steps.Momentum,
+  ):
+    """Create the folder."""
     self._logdir = os.fspath(logdir)
     self._model, self._optimizer = model, optimizer
     self._folder = os.path.join(self._logdir, _CHECKPOINTS)
@@ -128,10 +137,10 @@ class RunFiles:
       keep_checkpoint_every_n_hours=_KEPT_HOURS,
     )
     # Read or written by this object, and so known to be whole.
-    self._newest = None
+    self._newest: str | None = None
 
   def remove_leftovers(self) -> None:
-    """Remove files of a program that was killed while it wrote."""
+    """Remove incomplete files of a run that was killed while writing."""
     for name in tf.io.gfile.listdir(self._folder):
       path = os.path.join(self._folder, name.rstrip("/"))
       if path.endswith("_temp"):
@@ -142,31 +151,28 @@ class RunFiles:
           tf.io.gfile.remove(path)
 
   def resume(self) -> str | None:
-    """Read the newest checkpoint that is whole, and return its prefix.
+    """Restore the newest undamaged checkpoint, and return its prefix.
 
     Raises InputError if it is of another model, or all are damaged.
     """
-    problem = None
+    problem = ""
     for prefix in reversed(self._manager.checkpoints):
       try:
-        self._read(prefix)
+        model_checkpoints.load_weights(self._model, prefix)
+        for variable, value in self._optimizer_values(prefix):
+          variable.assign(value)
       except (checkpoints.DamagedError, FileNotFoundError) as error:
-        logging.warning("skipped: %s", errors.one_line(error))
-        problem = error
+        problem = errors.one_line(error)
+        logging.warning("skipped: %s", problem)
         continue
       self._newest = prefix
       return prefix
-    if problem is not None:
+    if problem:
       raise errors.InputError(
-        "a checkpoint that is whole", errors.one_line(problem), self._folder
+        f"all checkpoints are damaged; the oldest one: {problem}",
+        path=self._folder,
       )
     return None
-
-  def _read(self, prefix):
-    """Give model and optimizer the values of a checkpoint."""
-    model_checkpoints.load_weights(self._model, prefix)
-    for variable, value in self._optimizer_values(prefix):
-      variable.assign(value)
 
   def _optimizer_values(self, prefix):
     """Return pairs of variable and value."""
@@ -183,12 +189,14 @@ class RunFiles:
         values.append((variable, value.astype(variable.dtype.as_numpy_dtype)))
     if wrong:
       raise errors.InputError(
-        f"the optimiser of {self._model.name}", backbones.listed(wrong), prefix
+        f"the optimizer's state does not fit {self._model.name}: "
+        f"{backbones.listed(wrong)}",
+        path=prefix,
       )
     return values
 
   def save(self, step: int) -> str:
-    """Write the weights, and a checkpoint of this number; return its prefix."""
+    """Write the weights and the checkpoint of a step; return its prefix."""
     prefix = os.path.join(self._folder, f"ckpt-{step}")
     try:
       if self._newest != prefix:
@@ -196,13 +204,13 @@ class RunFiles:
           self._newest = self._manager.save(checkpoint_number=step)
       model_checkpoints.save_weights(self._model, self.weights)
     except OSError:
-      # Half a checkpoint would take the rest of a full disk.
+      # An incomplete checkpoint would fill the rest of the disk.
       self.remove_leftovers()
       raise
     return prefix
 
   def changed_settings(self, settings: Settings) -> list[str]:
-    """Store settings, and describe the changes that make other steps."""
+    """Write `settings.json`; describe the changes that affect the result."""
     path = os.path.join(self._logdir, _SETTINGS)
     text = settings.as_json()
     before = {}
@@ -210,11 +218,11 @@ class RunFiles:
       try:
         before = json.loads(files.read_bytes(path))
       except ValueError:
-        logging.warning("%s: no settings, written anew", path)
+        logging.warning("%s: not the settings of a run; replaced", path)
     now = json.loads(text)
     files.write_bytes(path, text.encode())
     return [
-      f"{name} {old} is {now[group].get(name)}"
+      f"{name} was {old}, is {now[group].get(name)}"
       for group in _DECIDING
       for name, old in before.get(group, {}).items()
       if now[group].get(name) != old
@@ -225,10 +233,10 @@ class RunFiles:
 class Report:
   """Result of a run."""
 
-  step: int  # Steps made, over all runs that continue one another.
-  metrics: dict[str, float]  # Of the last step; empty if there was none.
-  signal: int | None  # Number of the one that ended it.
-  checkpoint: str | None  # Prefix of the newest one.
+  step: int  # Steps made, in this run and the runs that it resumes.
+  metrics: dict[str, float]  # Of the last step; empty without steps.
+  signal: int | None  # Number of the signal that stopped the run.
+  checkpoint: str | None  # Prefix of the newest checkpoint.
   weights: str  # Prefix of the model's weights, for exporters.
 
 
@@ -237,11 +245,11 @@ def fit(
   observers: Sequence[loop.Observer] | None = None,
   source: Any = None,
 ) -> Report:
-  """Train a model, from the newest checkpoint in the folder of the run.
+  """Train a model, from the newest checkpoint in the folder of the run, if any.
 
-  A run that was stopped and resumed equals one that was not, to the last bit,
-  where the machine computes alike each time: the checkpoint holds model,
-  momenta and step, and the batch follows from the step.
+  A run that is stopped and resumed gives the same result as an uninterrupted
+  one, bit by bit where the machine is deterministic: a checkpoint has model,
+  momenta and step, and the step determines the batch.
 
   The default observer is a line of progress; the default source is a `Source`
   of the settings. Another one needs the methods `training` and `validation`.
@@ -261,7 +269,7 @@ def fit(
   strategy = delg_steps.strategy(settings.execution)
   stepper = delg_steps.Stepper(settings, strategy)
   training = _Training(settings, stepper, observers, source)
-  # Observers draw batches of their own.
+  # Observers draw batches, too.
   with googlelandmarks.clear_errors():
     signal = loop.run(
       training,
@@ -282,9 +290,10 @@ def fit(
 class _Training(loop.Learner):
   """The learner of a run; observers read its public attributes.
 
-  `details` are the delg_steps.Batch of a step that an observer needs_details.
+  `details` are a delg_steps.Batch if an observer needs them.
   """
 
+  checkpoint: str | None = None
   checked = (delg_steps.TOTAL, delg_steps.GRADIENT_NORM)
   rate_flag = "--initial_lr"
 
@@ -305,7 +314,7 @@ class _Training(loop.Learner):
     self.step = self._stepper.step
     logging.info("resumes from %s, step %d", self.checkpoint, self.step)
     for change in changed:
-      logging.warning("not as the run began: %s", change)
+      logging.warning("a setting changed since the run began: %s", change)
 
   def batches(self):
     dataset = self.source.training(start_batch=self.step)

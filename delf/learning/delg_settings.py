@@ -1,6 +1,6 @@
 """Settings of supervised training, and the flags of its script.
 
-`setting` makes a field of a dataclass that is a flag too, here and in
+`setting` defines a dataclass field together with its flag, here and in
 `pairs_settings`.
 """
 
@@ -27,8 +27,7 @@ _KINDS = {
 # Classes of the published data sets, by `--dataset_version`.
 CLASSES = {"gld_v1": 14951, "gld_v2": 203094, "gld_v2_clean": 81313}
 
-# What --debug sets where the flag is not given: few photos, few steps, and all
-# of it written.
+# Defaults of other flags with --debug.
 _DEBUG = {
   "batch_size": 4,
   "max_iters": 100,
@@ -46,18 +45,24 @@ def setting(
   kind: str | None = None,
   least: float | None = None,
   choices: Iterable[str] = (),
-  **options,
-):
-  """Return a dataclass field with a range of values, and with a flag.
+  **options: Any,
+) -> Any:
+  """Return a dataclass field with a range of values and, with `text`, a flag.
 
   Args:
-    default: Default of both.
-    text: Help of the flag; None: there is no flag.
-    flag: Its name; None for that of the field.
-    kind: Of the flag, such as "integer"; None for that of the default.
-    **options: Of the flag, such as `lower_bound`, or another `default`.
+    default: Default of the field and of the flag.
+    text: Help of the flag.
+    flag: Name of the flag; None for the name of the field.
+    kind: Type of the flag, such as "integer"; None for the type of the default.
+    least: Lower limit that `check` applies.
+    choices: Values that `check` accepts besides the default.
+    **options: Options of the flag, such as `lower_bound` or its own `default`.
   """
-  metadata = {"flag": flag, "least": least, "choices": tuple(choices)}
+  metadata: dict[str, Any] = {
+    "flag": flag,
+    "least": least,
+    "choices": tuple(choices),
+  }
   if choices:
     kind, options = "enum", {"enum_values": metadata["choices"]}
   if text is not None:
@@ -68,7 +73,7 @@ def setting(
 
 
 def _flagged(group):
-  """Return the fields of a dataclass that are flags, by name of the flag."""
+  """Return the fields of a dataclass that have flags, by name of the flag."""
   return {
     field.metadata["flag"] or field.name: field
     for field in dataclasses.fields(group)
@@ -82,10 +87,10 @@ def define_group(group: type) -> None:
     field.metadata["define"](name, **field.metadata["options"])
 
 
-def of_flags(group: type, values: Mapping[str, Any] | None = None):
-  """Return a dataclass with the values of its flags.
+def of_flags(group: type, values: Mapping[str, Any] | None = None) -> Any:
+  """Return an instance of a dataclass with the values of its flags.
 
-  Other values are given by name of a field; those of other fields are left out.
+  `values`, by name of a field, override flags; other names are ignored.
   """
   values = values or {}
   return group(
@@ -96,8 +101,8 @@ def of_flags(group: type, values: Mapping[str, Any] | None = None):
   )
 
 
-def check(*groups) -> None:
-  """Raise InputError if a setting of these dataclasses is out of its range."""
+def check(*groups: Any) -> None:
+  """Raise InputError if a setting of the dataclasses is out of its range."""
   for group in groups:
     for field in dataclasses.fields(group):
       if not field.metadata:
@@ -106,17 +111,19 @@ def check(*groups) -> None:
       name = field.metadata["flag"] or field.name
       least, choices = field.metadata["least"], field.metadata["choices"]
       if choices and value not in (field.default, *choices):
-        expected = f"--{name} of {', '.join(choices)}"
-        raise errors.InputError(expected, repr(value))
-      if least is not None and not least <= value < math.inf:
-        raise errors.InputError(f"--{name} of {least} or more", value)
-      if type(field.default) is int and not float(value).is_integer():
-        raise errors.InputError(f"a whole number as --{name}", value)
+        limit = f"one of {', '.join(choices)}"
+      elif least is not None and not least <= value < math.inf:
+        limit = f"{least} or more"
+      elif type(field.default) is int and not float(value).is_integer():
+        limit = "a whole number"
+      else:
+        continue
+      raise errors.InputError(f"--{name} must be {limit}, not {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Photos to train on and to validate with."""
+  """Photos for training and validation."""
 
   train_file_pattern: str = setting(
     "", "Pattern of the TFRecords to train on.", default="/tmp/data/train*"
@@ -128,8 +135,8 @@ class Data:
   )
   num_classes: int = setting(
     CLASSES["gld_v1"],
-    "Number of classes of data of your own; 0: what labels.json beside the "
-    "TFRecords has.",
+    "Number of classes of your own data; 0: the number in labels.json beside "
+    "the TFRecords.",
     least=1,
     default=None,
     lower_bound=0,
@@ -141,7 +148,7 @@ class Data:
   )
   batch_size: int = setting(32, "Photos of a step, on all devices.", least=1)
   use_augmentation: bool = setting(True, "Whether to crop at random.")
-  # The most photos that a validation looks at.
+  # Upper limit of the photos of a validation.
   validation_images: int = setting(50000, least=1)
 
 
@@ -156,7 +163,7 @@ class Network:
     "resnet50", "Backbone: resnet50, resnet101 or compact."
   )
   block3_strides: bool = setting(
-    True, "Whether every second local feature is kept."
+    True, "Whether to keep every second local feature only."
   )
   gem_power: float = setting(
     3.0, "Power of DELG's GeM pooling.", "delg_gem_power", least=1e-6
@@ -169,7 +176,7 @@ class Network:
   )
   scale_factor_init: float = setting(
     45.25,
-    "Factor of DELG's cosines at first.",
+    "Initial factor of DELG's cosines.",
     "delg_scale_factor_init",
     least=0.0,
   )
@@ -177,14 +184,14 @@ class Network:
     0.1, "ArcFace margin of DELG in radians.", "delg_arcface_margin", least=0.0
   )
   use_autoencoder: bool = setting(
-    True, "Whether local features are coded by an autoencoder."
+    True, "Whether an autoencoder reduces local features."
   )
   autoencoder_dimensions: int = setting(
     128, "Size of the autoencoder's codes.", kind="float", least=1
   )
   local_feature_map_channels: int = setting(
     1024,
-    "Channels of what the autoencoder reconstructs.",
+    "Channels of the feature map that the autoencoder reconstructs.",
     kind="float",
     least=1,
   )
@@ -193,20 +200,20 @@ class Network:
   )
   initial_weights: str | None = setting(
     None,
-    "Weights of a model to start from, such as the delf_weights of a run; "
-    "classifiers may be of other classes.",
+    "Weights of a model to start from, such as the delf_weights of a run; its "
+    "classes may differ.",
     "initial_checkpoint",
     kind="string",
   )
   precision: str = setting(
     "float32",
-    "What layers compute with; weights and losses are float32.",
+    "Precision of the layers' computations; weights and losses are float32.",
     choices=("float32", "mixed_bfloat16"),
   )
   normalization: str = setting(
     "batch",
-    "Statistics of batch normalisation: of each device's share, of the batch, "
-    "or the stored ones.",
+    "Statistics of batch normalisation: of each device's share of a batch "
+    "(batch), of the whole batch (synchronized), or stored (frozen).",
     choices=("batch", "synchronized", "frozen"),
   )
 
@@ -216,14 +223,14 @@ class Learning:
   """Optimizer, losses and their weights."""
 
   initial_lr: float = setting(
-    0.01, "Learning rate; it falls to 0 linearly.", least=0.0
+    0.01, "Initial learning rate; it falls to 0 linearly.", least=0.0
   )
-  max_iters: int = setting(500000, "Steps of the run, all told.", least=1)
+  max_iters: int = setting(500000, "Steps in total.", least=1)
   warm_up: int = setting(
-    0, "Steps in which the learning rate rises to where it would be.", least=0
+    0, "Steps over which the learning rate rises from 0.", least=0
   )
   momentum: float = setting(0.9, least=0.0)
-  # Norm of all gradients over which they are scaled down to it.
+  # Gradients of a larger common norm are scaled down to this norm.
   clip_norm: float = setting(10.0, least=1e-6)
   attention_loss_weight: float = setting(
     1.0, "Weight of the attention's loss.", least=0.0
@@ -231,42 +238,43 @@ class Learning:
   reconstruction_loss_weight: float = setting(
     10.0, "Weight of the autoencoder's loss.", least=0.0
   )
-  seed: int = setting(0, "Of random weights, order and crops.", least=0)
+  seed: int = setting(0, "Seed of weights, order and crops.", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reporting:
-  """Steps between what is written."""
+  """Intervals, in steps, of summaries, checkpoints and validations."""
 
   report_every: int = setting(
-    100, "Steps from summary to summary.", least=1, lower_bound=1
+    100, "Steps between summaries.", least=1, lower_bound=1
   )
   save_every: int = setting(
-    1000, "Steps from checkpoint to checkpoint.", least=1, lower_bound=1
+    1000, "Steps between checkpoints.", least=1, lower_bound=1
   )
   validate_every: int = setting(
-    1000, "Steps from validation to validation.", least=1, lower_bound=1
+    1000, "Steps between validations.", least=1, lower_bound=1
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-  """How TensorFlow runs it."""
+  """Devices and compilation."""
 
   devices: tuple[str, ...] | None = setting(
     None,
-    "Devices that share a batch, such as GPU:0,GPU:1; without it all GPUs do.",
+    "Devices that share a batch, such as GPU:0,GPU:1; by default all GPUs.",
     kind="list",
   )
   xla: bool = setting(
     False,
-    "Whether XLA compiles the step; not with --normalization=synchronized on "
-    "several devices.",
+    "Whether to compile the step with XLA; not with "
+    "--normalization=synchronized on several devices.",
   )
   eager: bool = setting(
     False,
-    "A run for a debugger: nothing is compiled; 100 steps of batch 4, saved "
-    "each and reported every 10, where flags do not say otherwise.",
+    "Whether to run without compilation, for a debugger; unless other flags "
+    "are given, with 100 steps of batch size 4, saved after each step and "
+    "reported every 10.",
     "debug",
   )
 
@@ -276,7 +284,7 @@ _GROUPS = (Data, Network, Learning, Reporting, Execution)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Settings of a run, by group."""
+  """Settings of a run, in groups."""
 
   logdir: str
   data: Data = Data()
@@ -292,7 +300,7 @@ class Settings:
     )
 
   def as_json(self) -> str:
-    """Return the settings as text, in a fixed order."""
+    """Return the settings as JSON, in a fixed order."""
     return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
@@ -301,28 +309,28 @@ def define_flags() -> None:
   for group in _GROUPS:
     define_group(group)
   flags.DEFINE_string(
-    "logdir", "/tmp/delf", "Folder of the run; one that is there goes on."
+    "logdir", "/tmp/delf", "Folder of the run; an existing run is resumed."
   )
   flags.DEFINE_boolean(
-    "deterministic", False, "Whether GPUs compute the same each time; slower."
+    "deterministic", False, "Whether GPUs give reproducible results; slower."
   )
   flags.DEFINE_boolean(
     "overfit_one_batch",
     False,
-    "Whether, in place of a run, one batch is to be learnt by heart: a test of "
-    "settings and labels, with status 1 where it fails. It keeps nothing.",
+    "Whether to train on one batch only, as a test of settings and labels; "
+    "exit status 1 if the model does not learn it. No files are kept.",
   )
   flags.DEFINE_enum(
     "dataset_version",
     "gld_v1",
     list(CLASSES),
-    "Google Landmarks that the TFRecords are of, which says how many classes "
-    "there are; not looked at with --num_classes.",
+    "Version of Google Landmarks in the TFRecords, which gives the number of "
+    "classes; ignored with --num_classes.",
   )
 
 
 def settings_of_flags() -> Settings:
-  """Return the settings that the flags say."""
+  """Return the settings given by the flags."""
   devices = tuple(FLAGS.devices) if FLAGS.devices else None
   classes = FLAGS.num_classes
   if classes is None:

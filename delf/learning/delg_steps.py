@@ -1,8 +1,9 @@
-"""Steps that train and validate DELF and DELG, on one device or several."""
+"""Training and validation steps of DELF and DELG, on one or several devices."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from delf.learning.delg_settings import Execution, Network, Settings
 from delf.networks import backbones, model_checkpoints
 from delf.python.training.model import delf_model, delg_model
 
-# Metrics by the tags that users know from TensorBoard.
+# Tags of metrics in TensorBoard.
 DESCRIPTOR = "loss/desc/crossentropy"
 ATTENTION = "loss/attn/crossentropy"
 RECONSTRUCTION = "loss/recon/mse"
@@ -24,15 +25,15 @@ ACCURACY = {"desc": "train_accuracy/desc", "attn": "train_accuracy/attn"}
 GRADIENT_NORM = "gradient_norm"
 LEARNING_RATE = "learning_rate"
 
-# Blocks of the backbone whose zeros are counted.
+# Blocks of the backbone whose sparsity is reported.
 _BLOCKS = ("block0", "block0mp", "block1", "block2", "block3", "block4")
-# Counts of a validation: right guesses of either classifier, and photos.
+# Counts of a validation: correct predictions by classifier, and photos.
 _COUNTS = ("desc", "attn", "number")
 _SUM = tf.distribute.ReduceOp.SUM
 
 
 def strategy(execution: Execution) -> tf.distribute.Strategy:
-  """Return the strategy by which the devices of a run share its work."""
+  """Return the distribution strategy for the devices of a run."""
   logical = tf.config.list_logical_devices()
   known = [device.name.removeprefix("/device:") for device in logical]
   names = [name for name in known if name.startswith("GPU:")]
@@ -44,8 +45,9 @@ def strategy(execution: Execution) -> tf.distribute.Strategy:
     ]
   for name in names:
     if name not in known or names.count(name) > 1:
-      expected = f"devices of {', '.join(known)}, each once"
-      raise errors.InputError(expected, repr(name))
+      raise errors.InputError(
+        f"--devices {name!r}: give devices of {', '.join(known)}, each once"
+      )
   paths = [f"/device:{name}" for name in names]
   if len(paths) > 1:
     return tf.distribute.MirroredStrategy(paths)
@@ -55,16 +57,15 @@ def strategy(execution: Execution) -> tf.distribute.Strategy:
 
 
 class Momentum:
-  """SGD with momentum, of gradients that are reduced over the devices already.
+  """SGD with momentum for gradients that are summed over the devices.
 
-  Keras's optimizers clip the gradients of each device before they are summed,
-  and store their state under other keys from release to release.
+  Keras's optimizers clip the gradients of each device before the sum, and
+  change the keys of their state from release to release.
   """
 
   def __init__(self, variables: Sequence[tf.Variable], momentum: float):
-    """Make the state of variables, in the original's order, in a strategy."""
-    self._variables = variables
-    self._momentum = momentum
+    """Create the state, in the scope of a strategy."""
+    self._variables, self._momentum = variables, momentum
     self.iterations = tf.Variable(
       0, dtype=tf.int64, trainable=False, name="iterations"
     )
@@ -78,8 +79,8 @@ class Momentum:
         update = tf.Variable(tf.zeros_like(variable), trainable=False)
       self._updates.append(update)
 
-  def trackables(self) -> dict:
-    """Return the state as `tf.train.Checkpoint` takes it."""
+  def trackables(self) -> dict[str, Any]:
+    """Return the state as an argument of `tf.train.Checkpoint`."""
     return {
       "_iterations": self.iterations,
       "_learning_rate": self.learning_rate,
@@ -89,7 +90,7 @@ class Momentum:
     }
 
   def by_key(self) -> dict[str, tf.Variable]:
-    """Return the state by path in a checkpoint."""
+    """Return the state by its path in a checkpoint."""
     state = self.trackables()
     for number, update in state.pop("_variables").items():
       state[f"_variables/{number}"] = update
@@ -98,14 +99,13 @@ class Momentum:
   def apply(
     self, gradients: Sequence[tf.Tensor], rate: tf.Tensor, most: float
   ) -> tf.Tensor:
-    """Make one step, in the context of a replica, and return the norm.
+    """Update the variables in a replica's context; return the gradients' norm.
 
-    Gradients are summed over the replicas; all of them are scaled down to the
-    norm `most` if theirs is larger.
+    Gradients are summed over the replicas, and clipped to the global norm
+    `most`.
     """
     norm = tf.linalg.global_norm(gradients)
-    # The rate is scaled in place of the gradients: these are the largest
-    # arrays of a step. A norm that is not finite stays so.
+    # Scale the rate, not the gradients, which are the largest arrays of a step.
     scale = most / tf.maximum(norm, most)
     context = tf.distribute.get_replica_context()
     context.merge_call(self._apply, args=(gradients, rate, rate * scale))
@@ -129,7 +129,7 @@ class Momentum:
     update(self.iterations, count, group=False)
 
   def _move(self, variable, last, gradient, rate):
-    """Make `last` momentum * last - rate * gradient, and add it."""
+    """Set `last` to momentum * last - rate * gradient, and add it."""
     tf.raw_ops.ResourceApplyKerasMomentum(
       var=variable.handle,
       accum=last.handle,
@@ -140,8 +140,8 @@ class Momentum:
 
 
 def make_model(network: Network, num_classes: int) -> delf_model.Delf:
-  """Make a Delf or Delg with its classifiers and all its variables."""
-  options = {
+  """Create a Delf or Delg with its classifiers and all its variables."""
+  options: dict[str, Any] = {
     "backbone": network.backbone,
     "block3_strides": network.block3_strides,
     "use_dim_reduction": network.use_autoencoder,
@@ -166,11 +166,12 @@ def make_model(network: Network, num_classes: int) -> delf_model.Delf:
 
 
 def load_initial_weights(model: delf_model.Delf, network: Network) -> None:
-  """Give a model the weights that a new run starts from, if there are any."""
+  """Load the weights that a new run starts from, if any."""
   if network.imagenet_checkpoint:
     if not hasattr(model.backbone, "restore_weights"):
       raise errors.InputError(
-        "a backbone that ImageNet weights are for", repr(network.backbone)
+        f"the backbone {network.backbone!r} cannot start from ImageNet weights: "
+        "leave out --imagenet_checkpoint"
       )
     model.backbone.restore_weights(network.imagenet_checkpoint)
   if network.initial_weights:
@@ -184,7 +185,7 @@ def load_initial_weights(model: delf_model.Delf, network: Network) -> None:
 
 @contextlib.contextmanager
 def _precision(name):
-  """Have layers that are made meanwhile compute in a precision."""
+  """Set the precision of layers created in the context."""
   before = keras.config.dtype_policy()
   keras.config.set_dtype_policy(name)
   try:
@@ -204,7 +205,7 @@ def _forward(model, images, labels, training, normalize_by_batch):
   descriptor, feature, attention, blocks, expanded, _ = (
     model.global_and_local_forward_pass(images, training=normalize_by_batch)
   )
-  # Logits and losses are float32 whatever the network computes with.
+  # Logits and losses are float32 whatever the precision of the network.
   descriptor = tf.cast(descriptor, tf.float32)
   if isinstance(model, delg_model.Delg):
     logits = model.desc_classification(descriptor, labels, training=training)
@@ -221,9 +222,9 @@ def _forward(model, images, labels, training, normalize_by_batch):
 
 def _losses(model, outputs, labels, batch_size, replicas):
   """Return the losses of one device's share of a batch, by tag."""
-  # The sum over the devices is the loss of the whole batch: of examples it is
-  # the mean over the batch, of reconstructions the mean over the devices, and
-  # what does not depend on the examples counts once.
+  # Their sum over the devices is the loss of the whole batch: classification
+  # is a mean over the batch, reconstruction a mean over the devices, and
+  # regularization, which does not depend on the examples, counts once.
   entropies = {
     tag: tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs[name])
     for tag, name in ((DESCRIPTOR, "desc_logits"), (ATTENTION, "attn_logits"))
@@ -237,7 +238,7 @@ def _losses(model, outputs, labels, batch_size, replicas):
   return result
 
 
-def _guesses(outputs):
+def _predictions(outputs):
   """Return the most likely classes, int64 [B], by classifier."""
   return {
     name: tf.argmax(outputs[f"{name}_logits"], axis=1) for name in ACCURACY
@@ -245,7 +246,7 @@ def _guesses(outputs):
 
 
 def _sparsity(blocks, replicas, look):
-  """Return the shares of zeros in feature maps by tag; 0 without `look`."""
+  """Return the shares of zeros in feature maps, by tag; 0 without `look`."""
   present = {f"sparsity/{n}": blocks[n] for n in _BLOCKS if n in blocks}
   return tf.cond(
     look,
@@ -266,7 +267,7 @@ class Batch:
 
 
 class Stepper:
-  """The model with its classifiers, its optimizer, and what runs them."""
+  """The model with its classifiers and optimizer, and their compiled steps."""
 
   def __init__(self, settings: Settings, strategy: tf.distribute.Strategy):
     normalization = settings.network.normalization
@@ -278,22 +279,22 @@ class Stepper:
       and self._replicas > 1
     ):
       raise errors.InputError(
-        'with XLA on several devices, normalization "batch" or "frozen": '
-        "statistics of all devices cannot be within a compiled step",
-        '"synchronized"',
+        "--normalization=synchronized does not work with --xla on several "
+        "devices: use batch or frozen, or leave out --xla"
       )
     batch_size = settings.data.batch_size
     if batch_size % self._replicas:
       raise errors.InputError(
-        f"a batch size that {self._replicas} devices share evenly", batch_size
+        f"--batch_size must be a multiple of {self._replicas}, the number of "
+        f"devices, not {batch_size}"
       )
     with strategy.scope():
       self.model = make_model(settings.network, settings.data.num_classes)
-      # In the order in which the original numbers its slots.
+      # The order of the slots in the original's checkpoints.
       self._trained = [v.value for v in self.model.trainable_variables]
       self.optimizer = Momentum(self._trained, settings.learning.momentum)
     self._by_batch = normalization != "frozen"
-    # Moving averages that each device updates by itself.
+    # Moving averages that each device updates separately.
     self._averages = []
     if self._replicas > 1 and normalization == "batch":
       self._averages = [
@@ -310,7 +311,7 @@ class Stepper:
     if execution.eager:
       return
 
-    # There is no Python to convert, which takes long.
+    # AutoGraph is slow, and there is no Python control flow to convert.
     def compiled(function, **options):
       return tf.function(function, autograph=False, **options)
 
@@ -321,7 +322,7 @@ class Stepper:
 
   @property
   def step(self) -> int:
-    """Steps made."""
+    """Number of steps made."""
     return int(self.optimizer.iterations.numpy())
 
   def is_finite(self) -> bool:
@@ -331,17 +332,21 @@ class Stepper:
       for variable in self.model.variables
     )
 
-  def distribute(self, dataset: tf.data.Dataset):
-    """Return an iterable over the shares of a dataset's batches."""
+  def distribute(self, dataset: tf.data.Dataset) -> Any:
+    """Return an iterable over batches that are split among the devices."""
     if self._replicas == 1:
       return dataset
     return self.strategy.experimental_distribute_dataset(dataset)
 
-  def train(self, images, labels, look: bool) -> tuple[dict, Callable]:
+  def train(
+    self, images: Any, labels: Any, look: bool
+  ) -> tuple[dict[str, float], Callable[[], Batch]]:
     """Make one step; return its metrics, and a function that gathers the Batch.
 
-    Images float32 [B, H, W, 3] and labels int64 [B] may be the shares of the
-    devices. Without `look` sparsities are not computed, but 0.
+    Args:
+      images: float32 [B, H, W, 3], from `distribute`.
+      labels: int64 [B].
+      look: Whether to compute sparsities, which are 0 otherwise.
     """
     metrics, sparsity, outputs = self._train(images, labels, tf.constant(look))
     metrics = {name: float(value) for name, value in metrics.items()}
@@ -361,8 +366,8 @@ class Stepper:
 
     return metrics, batch
 
-  def validate(self, images, labels) -> dict[str, int]:
-    """Return the number of right guesses, "desc" and "attn", and "number"."""
+  def validate(self, images: Any, labels: Any) -> dict[str, int]:
+    """Count correct predictions, "desc" and "attn", and photos, "number"."""
     counts = self._validate(images, labels)
     return {name: int(value) for name, value in counts.items()}
 
@@ -379,7 +384,7 @@ class Stepper:
     return self._reduce(metrics), self._reduce(sparsity), outputs
 
   def _train_one(self, images, labels, look):
-    """Make the step of one device."""
+    """Train on one device's share of a batch."""
     gradients, metrics, sparsity, outputs = self._gradients(
       images, labels, look
     )
@@ -387,7 +392,7 @@ class Stepper:
     context = tf.distribute.get_replica_context()
     summed = context.all_reduce(_SUM, [*gradients, *averages])
     gradients = summed[: len(gradients)]
-    # The stored averages, which validation uses, are of the whole batch.
+    # Stored averages, which validation uses, are those of the whole batch.
     for average, total in zip(
       self._averages, summed[len(gradients) :], strict=True
     ):
@@ -407,7 +412,7 @@ class Stepper:
     return metrics, sparsity, outputs
 
   def _find_gradients(self, images, labels, look):
-    """Return gradients and metrics of one device's share."""
+    """Return gradients and metrics of one device's share of a batch."""
     learning, replicas = self._settings.learning, self._replicas
     batch_size = self._settings.data.batch_size
     with tf.GradientTape() as tape:
@@ -422,14 +427,14 @@ class Stepper:
     gradients = tape.gradient(
       loss, self._trained, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
-    shown = _guesses(outputs)
+    details = _predictions(outputs)
     metrics = parts | {TOTAL: loss}
     for name, tag in ACCURACY.items():
-      right = tf.cast(shown[name] == tf.cast(labels, tf.int64), tf.float32)
+      right = tf.cast(details[name] == tf.cast(labels, tf.int64), tf.float32)
       metrics[tag] = tf.reduce_sum(right) / batch_size
-    shown["attention"] = outputs["attention"]
+    details["attention"] = outputs["attention"]
     sparsity = _sparsity(outputs["blocks"], replicas, look)
-    return gradients, metrics, sparsity, shown
+    return gradients, metrics, sparsity, details
 
   def _validate_all(self, images, labels):
     return self._reduce(
@@ -438,7 +443,7 @@ class Stepper:
 
   def _validate_one(self, images, labels):
     labels = tf.cast(labels, tf.int64)
-    # The last batch may leave a device without photos, which no layer takes.
+    # The last batch may leave a device without photos; layers need one or more.
     return tf.cond(
       tf.size(labels) > 0,
       lambda: self._count_right(images, labels),
@@ -446,10 +451,10 @@ class Stepper:
     )
 
   def _count_right(self, images, labels):
-    # The same pass as in training: attention reads what the autoencoder gives.
+    # The same pass as in training, where attention uses autoencoder outputs.
     outputs = _forward(self.model, images, labels, False, False)
     counts = {
-      name: tf.reduce_sum(tf.cast(guess == labels, tf.int64))
-      for name, guess in _guesses(outputs).items()
+      name: tf.reduce_sum(tf.cast(classes == labels, tf.int64))
+      for name, classes in _predictions(outputs).items()
     }
     return counts | {"number": tf.size(labels, tf.int64)}

@@ -259,9 +259,8 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     delg.fit(_eager(_settings(tmp_path)), [], _Spoilt())
   text = str(caught.value)
   assert "loss/total, gradient_norm in step 4 must be finite" in text
-  assert "not nan, nan: " in text
-  assert "(batch 3 of seed 0, after loss/desc" in text
-  assert text.endswith("delf_tf2-ckpt/ckpt-2)")
+  assert "not nan, nan in batch 3 of seed 0, after loss/desc" in text
+  assert text.endswith("delf_tf2-ckpt/ckpt-2")
   arrays = _arrays(tmp_path, 2)
   assert all(np.isfinite(array).all() for array in arrays.values())
   weights = tf.train.load_checkpoint(str(tmp_path / "delf_weights"))

@@ -260,8 +260,8 @@ def diverged(learner: Learner, wrong: Metrics, batch: str) -> errors.InputError:
     kept = f"the last good checkpoint is {os.fspath(learner.checkpoint)}"
   values = ", ".join(f"{value:g}" for value in wrong.values())
   return errors.InputError(
-    f"{', '.join(wrong)} in step {learner.step} must be finite, not {values}: "
-    f"a lower {learner.rate_flag} may help ({batch}; {kept})"
+    f"{', '.join(wrong)} in step {learner.step} must be finite, not {values} "
+    f"in {batch} (a lower {learner.rate_flag} may help); {kept}"
   )
 
 

@@ -157,8 +157,8 @@ def test_a_metric_that_is_not_finite_ends_the_run_unsaved(tmp_path):
 
   learner = _Weights(tmp_path, _at(6, spoil))
   message = (
-    "loss in step 6 must be finite, not nan: a lower --rate may help "
-    r"\(batch 5; the last good checkpoint is .*state.json\)"
+    r"loss in step 6 must be finite, not nan in batch 5 \(a lower --rate may "
+    r"help\); the last good checkpoint is .*state.json"
   )
   with pytest.raises(errors.InputError, match=message):
     _run(learner)

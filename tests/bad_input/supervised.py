@@ -41,7 +41,7 @@ def _train(folder, *more, records=True):
   ]
 
 
-@_case("training without TFRecords", "train*", "TFRecords for training", "none")
+@_case("training without TFRecords", "train*", "no TFRecords for training")
 def _nothing(folder):
   return _train(folder, records=False)
 
@@ -52,7 +52,7 @@ def _no_validation(folder):
   return _train(folder, f"--validation_file_pattern={pattern}")
 
 
-@_case("training on TFRecords of another label space", "14951", "received 3")
+@_case("training on TFRecords of another label space", "14951", "has 3 classes")
 def _label_space(folder):
   return [a for a in _train(folder) if not a.startswith("--num_classes")]
 
@@ -138,7 +138,7 @@ def _device(folder):
   return _train(folder, "--devices=GPU:7")
 
 
-@_case("XLA and statistics of two devices", "XLA", '"frozen"', "synchronized")
+@_case("XLA and statistics of two devices", "--xla", "frozen", "synchronized")
 def _xla(folder):
   given = delg_settings.Settings(
     str(folder),

@@ -155,7 +155,7 @@ def _no_model(folder, model):
   return _train(folder, "--from", folder.parent / "nowhere")
 
 
-@_case("training from a file of other arrays", "weights.npz", "expected")
+@_case("training from a file of other arrays", "weights.npz", "not the")
 def _other_file(folder, model):
   _photos(folder, *_ten())
   np.savez(folder.parent / "weights.npz", a=np.ones(3))
