@@ -170,8 +170,8 @@ def load_initial_weights(model: delf_model.Delf, network: Network) -> None:
   if network.imagenet_checkpoint:
     if not hasattr(model.backbone, "restore_weights"):
       raise errors.InputError(
-        f"the backbone {network.backbone!r} cannot start from ImageNet weights: "
-        "leave out --imagenet_checkpoint"
+        f"the backbone {network.backbone!r} cannot start from ImageNet "
+        "weights: leave out --imagenet_checkpoint"
       )
     model.backbone.restore_weights(network.imagenet_checkpoint)
   if network.initial_weights:

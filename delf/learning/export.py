@@ -1,6 +1,6 @@
-"""Exports of a model in a form and a format, checked on photos.
+"""Export of a model as a SavedModel, ONNX or TFLite file, checked on photos.
 
-Files of other runtimes are made of a SavedModel, and compared with it.
+ONNX and TFLite files are converted from a SavedModel, and compared with it.
 """
 
 import dataclasses
@@ -10,12 +10,13 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from google.protobuf import text_format
 
 from delf.base import errors, files, progress
-from delf.formats import configs, network_files
+from delf.formats import configs, features, network_files
 from delf.protos import delf_config_pb2
 from delf.python import utils
 
@@ -24,7 +25,7 @@ CONFIG = "config.pbtxt"
 
 _SUFFIXES = {ONNX: network_files.ONNX, TFLITE: network_files.TFLITE}
 
-# Modules that write and run a format; the extra that brings them has its name.
+# Modules that write and run a format, installed by the extra of its name.
 _NEEDED = {
   ONNX: ("tf2onnx.convert", "onnxruntime"),
   TFLITE: ("ai_edge_litert.interpreter",),
@@ -33,23 +34,24 @@ _NEEDED = {
 # Names in the folder of a run of `training/train.py`.
 _WEIGHTS, _RUN, _SETTINGS = "delf_weights", "delf_tf2-ckpt", "settings.json"
 
-# The most bytes of the settings of a run, which take about 2000.
+# Upper limit of the bytes of a run's settings, which take about 2000.
 _MOST_SETTINGS = 2**20
 
-# Scales of extraction where no configuration says them: those of DELG (Cao et
-# al., arXiv:2001.05027), with all of its local ones.
+# Default scales of extraction: those of DELG (Cao et al., arXiv:2001.05027),
+# with all of its local ones.
 _SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 _GLOBAL_SCALES = (3, 4, 5)
 
-# Locations that are nearer than this, in pixels, are of one feature. Weights of
-# fewer bits move a keypoint inside its cell where two places are as good.
+# Features of two models match if their locations differ by fewer pixels. With
+# fewer bits, a keypoint may move inside its cell between equally good places.
 _NEAR = 0.5
 _NEAR_IN_FLOAT32 = 0.01
 
-# Of attention that is 0 everywhere, shares are of this.
+# Divisor where attention is 0 everywhere.
 _TINY = float(np.finfo(np.float32).tiny)
 
-# A difference of scales counts as so many pixels: other scales are no match.
+# Pixels that a scale difference of 1 counts as: features of different scales do
+# not match.
 _SCALE_WEIGHT = 1000.0
 
 
@@ -60,8 +62,8 @@ class ModelOptions:
   backbone: str | None = None
   delg: bool | None = None
   use_autoencoder: bool | None = None  # Local features are its codes.
-  # No checkpoint says these; None: as in the settings of the run, else every
-  # second local feature per direction (True), and 3.
+  # Not stored in checkpoints; None: as in the settings of the run, else True
+  # (keep every second local feature in each direction) and 3.
   block3_strides: bool | None = None
   gem_power: float | None = None
 
@@ -70,12 +72,12 @@ class ModelOptions:
 class ExportOptions:
   """Options of an export."""
 
-  # "local", "global" or "local_and_global"; None: that of a SavedModel, of a
-  # checkpoint the last.
+  # "local", "global" or "local_and_global"; None: the form of a SavedModel, and
+  # "local_and_global" for a checkpoint.
   form: str | None = None
-  format: str | None = None  # One of FORMATS; None: by the output's name.
-  # Overlap of two receptive boxes over which the weaker feature goes; None
-  # keeps all, and of a compact model's weights what it was tuned with.
+  format: str | None = None  # One of FORMATS; None: by the output's suffix.
+  # Overlap of two receptive boxes above which the weaker feature is dropped;
+  # None: the tuned value for compact models, and no dropping for others.
   iou: float | None = None
   # For "global": scales to fix, pooling ("None", "average" or "sum") over them,
   # and L2 normalisation.
@@ -83,8 +85,8 @@ class ExportOptions:
   pool_type: str = "None"
   normalize: bool = False
   precision: str = "float32"  # For TFLite: also "float16", "dynamic-range".
-  config: str | None = None  # Path; None: beside the source, or of all scales.
-  photos: Sequence[str] = ()  # To compare features of; () for the samples.
+  config: str | None = None  # Path; None: beside the source, or a default.
+  photos: Sequence[str] = ()  # To compare features on; () for the samples.
   overwrite: bool = False
   model: ModelOptions = ModelOptions()
 
@@ -94,15 +96,15 @@ class Differences:
   """The largest differences between the features of two models."""
 
   photos: int = 0
-  features: int = 0  # Local ones of the reference, of all photos.
-  common: float = 1.0  # Least share of a photo's local features in both.
+  features: int = 0  # Local features of the reference, of all photos.
+  common: float = 1.0  # Smallest share of a photo's local features in both.
   location: float = 0.0  # Of features in both, in pixels.
   attention: float = 0.0  # Of features in both, as a share of the largest.
-  descriptor: float = 0.0  # Of values of descriptors, which have norm 1.
+  descriptor: float = 0.0  # Of components of descriptors, which have norm 1.
   global_descriptor: float = 0.0
 
   def joined(self, other: "Differences") -> "Differences":
-    """Return the larger of each difference, and the sums of the numbers."""
+    """Return the larger of each difference, and the sums of the counts."""
     return Differences(
       self.photos + other.photos,
       self.features + other.features,
@@ -111,25 +113,25 @@ class Differences:
     )
 
   def over(self, limits: "Differences") -> str:
-    """Describe what exceeds the limits; "" for nothing."""
-    found = []
+    """Describe the differences that exceed limits; "" if none does."""
+    parts = []
     if not self.common >= limits.common:
-      found.append(f"{self.common:.1%} of the local features in common")
+      parts.append(f"{self.common:.1%} of the local features in common")
     for name in _COMPARED:
       value = getattr(self, name)
       if not value <= getattr(limits, name):
-        found.append(f"{name.replace('_', ' ')}s that differ by {value:.2g}")
-    return ", ".join(found)
+        parts.append(f"{name.replace('_', ' ')}s that differ by {value:.2g}")
+    return ", ".join(parts)
 
 
 _COMPARED = ("location", "attention", "descriptor", "global_descriptor")
 
-# Limits by how weights are kept. In float32 it is the order of sums; features
-# whose attention is equal up to that may change places at the end of the list.
-# Measured on photos, with the compact network and with ResNet-50 with and
-# without an autoencoder: descriptors up to 1e-5, attention 1.1e-5, global
-# descriptors 9e-8, locations 2.4e-4 px. The compact one in float16: 0.015,
-# 0.036, 1e-4, and 99.4 % in common; dynamic-range: 0.024, 0.045, 1.3e-3, 82 %.
+# Limits by precision of the weights. In float32 only the order of sums differs;
+# features of almost equal attention may swap at the end of the list. On photos,
+# with the compact network and with ResNet-50 with and without an autoencoder:
+# descriptors up to 1e-5, attention 1.1e-5, global descriptors 9e-8, locations
+# 2.4e-4 px. The compact network in float16: 0.015, 0.036, 1e-4, and
+# 99.4 % in common; dynamic-range: 0.024, 0.045, 1.3e-3, 82 %.
 _LIMITS = {  # In common; location, attention, descriptor, global descriptor.
   "float32": Differences(0, 0, 0.99, _NEAR_IN_FLOAT32, 1e-4, 1e-4, 1e-5),
   "float16": Differences(0, 0, 0.95, _NEAR, 0.1, 0.05, 2e-3),
@@ -144,7 +146,7 @@ class ExportReport:
   path: str  # Absolute.
   format: str  # One of FORMATS.
   form: str  # "local", "global" or "local_and_global".
-  model: str  # Description of the network, "" where it came as a SavedModel.
+  model: str  # Description of the network; "" if the source is a SavedModel.
   bytes: int  # Size on disk.
   compared_with: str  # Description of the reference.
   differences: Differences
@@ -155,27 +157,27 @@ def export(
   out: str | os.PathLike,
   options: ExportOptions | None = None,
 ) -> ExportReport:
-  """Export a model, compare it on photos, and keep it if it is right.
+  """Export a model, after comparing its features with those of the source.
 
-  The source is the name of a known model, or the path of a SavedModel of this
-  library's exporters, or of what `load` takes.
+  The source is the name of a known model, the path of a SavedModel of this
+  library, or a source of `load`.
 
   Raises:
     FileNotFoundError: If the source is missing.
-    InputError: If the source is not right or does not fit the options, a
-      package or photo is missing, `out` is taken, or the result differs by more
-      than rounding; nothing is then written.
+    InputError: If the source is invalid or does not fit the options, a package
+      or photo is missing, `out` exists, or the features differ by more than
+      rounding; nothing is written then.
   """
-  options = _checked(out, options or ExportOptions())
+  options, form = _checked(out, options or ExportOptions())
   source = _find(source)
   _check_free(out, options)
-  for module in _NEEDED.get(options.format, ()):
-    errors.load(module, options.format)
+  for module in _NEEDED.get(form, ()):
+    errors.load(module, form)
   photos = options.photos
-  for path in photos:  # A bad one is an error before long work.
-    utils.RgbLoader(os.fspath(path))
-  with tempfile.TemporaryDirectory(prefix="delf") as folder:
-    folder = pathlib.Path(folder)
+  for photo in photos:  # Find invalid photos before long work.
+    utils.RgbLoader(os.fspath(photo))
+  with tempfile.TemporaryDirectory(prefix="delf") as temporary:
+    folder = pathlib.Path(temporary)
     if not photos:
       from delf.embedded import samples
 
@@ -186,33 +188,31 @@ def export(
     else:
       network, description = _saved_model_of(source, options, folder / "model")
       made = _export_file(network, out, options, photos, description)
-  return ExportReport(os.path.abspath(out), options.format, *made)
+  return ExportReport(os.path.abspath(out), form, *made)
 
 
 def _checked(out, options):
-  """Return options that fit each other, with the format filled in."""
+  """Return consistent options with the format filled in, and the format."""
   suffix = pathlib.Path(out).suffix.lower()
   named = {s: f for f, s in _SUFFIXES.items()}.get(suffix, SAVED_MODEL)
   if options.format is None:
     options = dataclasses.replace(options, format=named)
   if options.format != named:
-    expected = _SUFFIXES.get(options.format, "no .onnx or .tflite")
+    rule = _SUFFIXES.get(options.format, "neither .onnx nor .tflite")
     raise errors.InputError(
-      f"an output with {expected} at its end for {options.format}",
-      suffix or "one without",
-      out,
+      f"the name of a {options.format} output must end in {rule}", path=out
     )
-  if options.precision != "float32" and options.format != TFLITE:
+  if options.precision != "float32" and named != TFLITE:
     raise errors.InputError(
-      f"the format {TFLITE} for {options.precision} weights", options.format
+      f"{options.precision} weights need the format {TFLITE}, not {named}"
     )
   fixed = options.input_scales or options.pool_type != "None"
   if (fixed or options.normalize) and options.form != network_files.GLOBAL:
     raise errors.InputError(
-      "the form global for fixed scales, pooling and normalisation",
-      options.form or "none",
+      "fixed scales, pooling and normalization need the form global, not "
+      f"{options.form or 'the default'}"
     )
-  return options
+  return options, named
 
 
 def _find(source):
@@ -220,38 +220,38 @@ def _find(source):
   path = pathlib.Path(source)
   if network_files.is_network(path) and path.is_file():
     raise errors.InputError(
-      "what it was exported from: a checkpoint or a SavedModel",
-      f"a {path.suffix.lower()} file, which is the end of the way",
-      source,
+      f"a {path.suffix.lower()} file cannot be exported again: give the "
+      "checkpoint or SavedModel that it was exported from",
+      path=source,
     )
   if path.exists() or pathlib.Path(f"{path}.index").exists():
     return path
   from delf.inference import zoo
 
   if zoo.find(source) is None:
-    raise FileNotFoundError(
-      f"{source}: expected a checkpoint or a SavedModel, found none"
-    )
+    raise FileNotFoundError(f"{source}: no such checkpoint or SavedModel")
   return pathlib.Path(zoo.resolve(source))
 
 
 def _check_free(out, options):
-  """Raise InputError if the place of a file is taken."""
+  """Raise InputError if the output exists."""
   if options.format == SAVED_MODEL:
     return  # `exporting.destination` checks folders.
   if os.path.lexists(out) and not (options.overwrite and os.path.isfile(out)):
-    received = "one that exists" if os.path.isfile(out) else "another thing"
-    raise errors.InputError("a new file to export to", received, out)
+    problem = "the file exists" if os.path.isfile(out) else "not a file"
+    raise errors.InputError(
+      f"{problem}: give a new file to export to", path=out
+    )
 
 
 def _export_saved_model(source, out, options, photos):
-  """Return the fields of ExportReport after the format; so for a file."""
+  """Return the last fields of ExportReport, from `form` on."""
   from delf.learning import compact_model
   from delf.networks import exporting
 
   if _is_saved_model(source) and not compact_model.weights_file(source):
     raise errors.InputError(
-      "a checkpoint to make a SavedModel of", "a SavedModel", source
+      "this is a SavedModel already: give a checkpoint", path=source
     )
   with exporting.destination(out, options.overwrite) as folder:
     folder = pathlib.Path(folder)
@@ -296,26 +296,27 @@ def _write_saved_model(source, folder, options):
 def _saved_model_of(source, options, folder):
   """Return the folder of a SavedModel to convert, and its description.
 
-  It is made in `folder` of a checkpoint, and of the training weights of a
-  SavedModel where the options set what the SavedModel has settled.
+  Checkpoints are exported to `folder` first, and so are the training weights of
+  a SavedModel if options differ from its fixed settings.
   """
   from delf.learning import compact_model
   from delf.networks import exporting
 
   has_weights = compact_model.weights_file(source) is not None
-  given = {
+  fixed = {
     "iou": options.iou,
     "input_scales": options.input_scales,
     "pool_type": None if options.pool_type == "None" else options.pool_type,
     "normalize": options.normalize or None,
     **dataclasses.asdict(options.model),
   }
-  given = [name for name, value in given.items() if value is not None]
-  if _is_saved_model(source) and given and not has_weights:
+  changed = [name for name, value in fixed.items() if value is not None]
+  if _is_saved_model(source) and changed and not has_weights:
     raise errors.InputError(
-      f"a checkpoint to set {', '.join(given)} of", "a SavedModel", source
+      f"a SavedModel has its {', '.join(changed)} fixed: give a checkpoint",
+      path=source,
     )
-  if _is_saved_model(source) and not given:
+  if _is_saved_model(source) and not changed:
     try:
       exporting.NetworkSource(source)
       return source, ""
@@ -336,7 +337,7 @@ def _export_file(folder, out, options, photos, description):
   form = network.settings.form
   if options.form not in (None, form):
     raise errors.InputError(
-      f"a SavedModel of the form {options.form}", form, folder
+      f"the SavedModel has the form {form}, not {options.form}", path=folder
     )
   config = configuration(folder, options, form)
   config.model_path = os.path.basename(out)
@@ -366,9 +367,9 @@ def _text(config):
 def configuration(
   source: pathlib.Path, options: ExportOptions, form: str
 ) -> delf_config_pb2.DelfConfig:
-  """Return the configuration to keep with a model of this form.
+  """Return the configuration to store with a model of this form.
 
-  It is the one that the options name, the one beside the source, or a new one.
+  It is based on that of the options, that beside the source, or a default.
   """
   beside = source / CONFIG
   if options.config is not None:
@@ -392,16 +393,18 @@ def configuration(
   return config
 
 
-def load(source: pathlib.Path, options: ModelOptions, parts: Sequence[str]):
-  """Create the parts "local" and "global" of a model with given weights.
+def load(
+  source: pathlib.Path, options: ModelOptions, parts: Sequence[str]
+) -> tuple[Any, str]:
+  """Create the parts "local" and "global" of a model, and load its weights.
 
   The source is the path of a TensorFlow checkpoint (its prefix, or the folder
   of a training run), or of `weights.npz` of a compact model or its folder.
-  Returns a delf_model.Delf and a description of it.
+  Returns a delf_model.Delf and its description.
 
   Raises:
-    FileNotFoundError: If there is nothing of the kind.
-    InputError: If it cannot be read, or is of another architecture.
+    FileNotFoundError: If the source is missing.
+    InputError: If it cannot be read, or has another architecture.
   """
   from delf.learning import compact_model
   from delf.networks import exporting
@@ -409,7 +412,8 @@ def load(source: pathlib.Path, options: ModelOptions, parts: Sequence[str]):
   if compact_model.weights_file(source):
     if options.backbone not in (None, "compact"):
       raise errors.InputError(
-        f"weights of {options.backbone}", "those of a compact model", source
+        f"the weights of a compact model do not fit {options.backbone}",
+        path=source,
       )
     model = compact_model.create()
     compact_model.load(model, source)
@@ -420,15 +424,15 @@ def load(source: pathlib.Path, options: ModelOptions, parts: Sequence[str]):
       path = source / _WEIGHTS
     elif (source / _RUN / "checkpoint").exists():
       path = source / _RUN
-  given = dataclasses.asdict(options).items()
+  changes = dataclasses.asdict(options).items()
   network = _of_checkpoint(path) | _of_run(path)
-  network |= {name: value for name, value in given if value is not None}
+  network |= {name: value for name, value in changes if value is not None}
   model = exporting.load_model(path, parts=parts, **network)
   return model, _describe(network)
 
 
 def _of_checkpoint(path):
-  """Return the options of `exporting.load_model` that a checkpoint tells."""
+  """Read options of `exporting.load_model` from a checkpoint."""
   from delf.formats import checkpoints
   from delf.networks import model_checkpoints
 
@@ -445,8 +449,9 @@ def _of_checkpoint(path):
   features = shapes.get("autoencoder/conv2/kernel")
   embedding = shapes.get("backbone/embedding_layer/kernel")
   network = {"backbone": backbone, "delg": embedding is not None}
-  network["use_autoencoder"] = codes is not None and features is not None
-  if network["use_autoencoder"]:
+  network["use_autoencoder"] = False
+  if codes is not None and features is not None:
+    network["use_autoencoder"] = True
     network["autoencoder_dimensions"] = codes[-1]
     network["local_feature_map_channels"] = features[-1]
   if embedding is not None:
@@ -455,7 +460,7 @@ def _of_checkpoint(path):
 
 
 def _of_run(checkpoint):
-  """Return what the settings beside a checkpoint tell that it does not."""
+  """Read further options from the settings beside a checkpoint."""
   network = {"block3_strides": True, "gem_power": 3.0}
   for folder in (*checkpoint.parents[:2], checkpoint):
     path = folder / _SETTINGS
@@ -466,7 +471,7 @@ def _of_run(checkpoint):
       strides, power = (settings[name] for name in network)
       power = float(power)
     except (ValueError, TypeError, KeyError, RecursionError):
-      continue  # Something else of this name.
+      continue  # Another kind of file.
     if isinstance(strides, bool) and 0 < power < math.inf:
       return {"block3_strides": strides, "gem_power": power}
   return network
@@ -487,12 +492,12 @@ def _describe(network):
 
 
 def _keras_model(model, folder):
-  """Return a model as its layers compute it, with an export's settings."""
+  """Return a model that runs its layers, with an export's settings."""
   from delf.inference import single_file
   from delf.networks import exporting
 
   def run(images, names):
-    outputs = {}
+    outputs: dict[str, Any] = {}
     (
       outputs[network_files.DESCRIPTOR],
       outputs[network_files.ATTENTION],
@@ -513,20 +518,24 @@ def _compare_models(reference, made, config, photos, precision):
   near = _NEAR_IN_FLOAT32 if precision == "float32" else _NEAR
   for path in progress.track(photos, "comparing features"):
     photo = np.array(utils.RgbLoader(os.fspath(path)))
-    both = (each.extract(photo) for each in extractors)
-    differences = differences.joined(compare(*both, near))
+    one, other = (each.extract(photo) for each in extractors)
+    differences = differences.joined(compare(one, other, near))
   over = differences.over(_LIMITS[precision])
   if over:
     raise errors.InputError(
-      f"features that differ by no more than rounding ({precision})", over
+      f"the export differs by more than rounding ({precision}): {over}"
     )
   return differences
 
 
-def compare(reference, made, near: float = _NEAR) -> Differences:
-  """Compare the features.ImageFeatures of one photo by two models.
+def compare(
+  reference: features.ImageFeatures,
+  made: features.ImageFeatures,
+  near: float = _NEAR,
+) -> Differences:
+  """Compare the features of one photo by two models.
 
-  Two locations nearer than `near` pixels are of one feature.
+  Features match if their locations differ by less than `near` pixels.
   """
   differences = Differences()
   if reference.local is not None:

@@ -181,7 +181,9 @@ def test_what_a_savedmodel_has_settled_is_not_ignored(models, tmp_path, photo):
   scales = {"form": "global", "input_scales": [1.0], "pool_type": "sum"}
   options = {"local": {"iou": 0.5}, "global": scales}
   for form, given in options.items():
-    with pytest.raises(errors.InputError, match="a checkpoint to set i"):
+    with pytest.raises(
+      errors.InputError, match="has its i.* fixed: give a checkpoint"
+    ):
       _export(models[form], tmp_path / "m.onnx", photo, **given)
 
 
@@ -206,7 +208,7 @@ def test_what_is_wrong_is_not_kept(models, photo, tmp_path, monkeypatch, onnx):
 def test_what_is_there_is_replaced_only_if_asked(models, photo, onnx, tmp_path):
   out = tmp_path / "m.onnx"
   out.write_text("mine")
-  with pytest.raises(errors.InputError, match="expected a new file"):
+  with pytest.raises(errors.InputError, match="give a new file"):
     _export(models["local"], out, photo)
   assert out.read_text() == "mine"
   _export(models["local"], out, photo, overwrite=True)
