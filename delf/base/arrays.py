@@ -94,11 +94,8 @@ def check_finite(
   if not np.isfinite(array).all():
     rows = np.isfinite(array).reshape(len(array) if array.ndim else 1, -1)
     bad = np.flatnonzero(~rows.all(axis=1))
-    raise errors.InputError(
-      f"{name} must be finite: NaN or infinity in {bad.size} of {len(rows)}"
-      f" (first: {bad[0]})",
-      path=path,
-    )
+    problem = f"NaN or infinity in {bad.size} of {len(rows)} (first: {bad[0]})"
+    raise errors.InputError(f"{name} must be finite: {problem}", path=path)
   return array
 
 
@@ -110,25 +107,22 @@ def check_descriptors(
   [N, 0] is accepted for any `dimension`, as zeros. Norms are at most 1e15.
   """
   if array.ndim != 2 or array.dtype.kind not in "fiu":
-    raise errors.InputError(
-      f"{name} must be an array of numbers of shape [N, D], not {array.dtype}"
-      f" of shape {list(array.shape)}"
-    )
+    actual = f"{array.dtype} of shape {list(array.shape)}"
+    problem = f"must be an array of numbers of shape [N, D], not {actual}"
+    raise errors.InputError(f"{name} {problem}")
   if not array.shape[1]:
     array = np.zeros([len(array), dimension or 0], np.float32)
   if dimension is not None and array.shape[1] != dimension:
-    raise errors.InputError(
-      f"{name} must have dimension {dimension}, not {array.shape[1]}"
-    )
+    problem = f"must have dimension {dimension}, not {array.shape[1]}"
+    raise errors.InputError(f"{name} {problem}")
   with np.errstate(over="ignore", invalid="ignore"):
     array = array.astype(np.float32, copy=False)
     squares = np.einsum("ij,ij->i", array, array)
   bad = np.flatnonzero(~(squares < _LONGEST**2))
   if bad.size:
-    raise errors.InputError(
-      f"{name} must be finite: NaN, infinity or a norm over {_LONGEST:g} in"
-      f" {bad.size} of {len(array)} (first: {bad[0]})"
-    )
+    problem = f"NaN, infinity or a norm over {_LONGEST:g} in {bad.size} of"
+    place = f"{len(array)} (first: {bad[0]})"
+    raise errors.InputError(f"{name} must be finite: {problem} {place}")
   return array
 
 
@@ -151,9 +145,9 @@ def stack_descriptors(
   empty = np.array([row.size == 0 for row in rows], dtype=bool)
   shapes = sorted({row.shape for row in rows if row.size})
   if len(shapes) > 1 or (shapes and len(shapes[0]) != 1):
+    text = ", ".join(str(list(shape)) for shape in shapes)
     raise errors.InputError(
-      f"{name} must be vectors of one dimension, not of shapes"
-      f" {[list(shape) for shape in shapes]}"
+      f"{name} must have one dimension, not shapes [{text}]"
     )
   none = np.zeros(shapes[0] if shapes else [dimension or 0], np.float32)
   joined = none.reshape(1, -1)[:0]
@@ -165,21 +159,18 @@ def stack_descriptors(
 def check_same_dimension(dimension: int | None, other: int | None) -> None:
   """Raise InputError unless indexes can be merged; an empty one has None."""
   if None not in (dimension, other) and dimension != other:
-    raise errors.InputError(
-      f"an index of dimension {other} cannot be merged into one of dimension"
-      f" {dimension}"
+    problem = (
+      f"dimension {other} does not fit an index of dimension {dimension}"
     )
+    raise errors.InputError(problem)
 
 
 def read_npz(
   path: files.Path, kind: str, names: Iterable[str]
 ) -> dict[str, np.ndarray]:
-  """Read an `.npz` file that has the arrays `names`, without unpickling.
-
-  `kind` is the description of the file in errors.
-  """
+  """Read an `.npz` file, `kind` in errors, that has the arrays `names`."""
   try:
-    # Opened here, since NumPy does not close a truncated file.
+    # Opened here, since NumPy does not close truncated files. Never unpickles.
     with open(path, "rb") as file, np.load(file) as archive:
       arrays = dict(archive)
   except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:

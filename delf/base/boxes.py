@@ -14,13 +14,12 @@ from delf.base import errors, files
 # Rounding in float32 may put a corner outside of the image by this.
 _ROUNDING = 1e-5
 
-# No detector puts a corner this many image sides away: coordinates beyond it
-# are in pixels.
+# Beyond this many image sides, a coordinate must be in pixels.
 _PIXELS = 10.0
 
 # Boxes compared at once, best first.
 _BLOCK = 256
-_FORMAT = "boxes are ymin, xmin, ymax, xmax in [0, 1]"
+_FORMAT = "boxes are ymin, xmin, ymax, xmax in [0, 1], not pixels"
 
 
 def areas(boxes: npt.ArrayLike) -> np.ndarray:
@@ -109,16 +108,13 @@ def to_crops(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
 def check(boxes: npt.ArrayLike, path: files.Path | None = None) -> np.ndarray:
   """Return a user's boxes as [N, 4] float32 in [0, 1].
 
-  Raises InputError about the first box that is not finite, is in pixels, is not
-  inside the image or has no area.
+  Raises InputError about the first that is not finite, not inside or empty.
   """
   boxes = _check_coordinates(boxes, path)
-  beyond = (boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)
-  problem = f"is not inside the image: {_FORMAT}"
-  _check_none(beyond.any(axis=1), "box", boxes, problem, path)
+  beyond = ((boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)).any(axis=1)
+  _check_none(beyond, "box", boxes, "is not inside the image", path)
   inside = clip(boxes)
-  empty = areas(inside) <= 0
-  _check_none(empty, "box", boxes, f"has no area: {_FORMAT}", path)
+  _check_none(areas(inside) <= 0, "box", boxes, "has no area", path)
   return inside
 
 
@@ -128,14 +124,12 @@ def _check_coordinates(boxes, path):
   if not boxes.size:
     boxes = boxes.reshape([0, 4])
   if boxes.ndim != 2 or boxes.shape[1] != 4:
-    raise errors.InputError(
-      f"boxes must have shape [N, 4], not {list(boxes.shape)}", path=path
-    )
+    problem = f"boxes must have shape [N, 4], not {list(boxes.shape)}"
+    raise errors.InputError(problem, path=path)
   infinite = ~np.isfinite(boxes).all(axis=1)
-  _check_none(infinite, "box", boxes, f"is not finite: {_FORMAT}", path)
+  _check_none(infinite, "box", boxes, "is not finite", path)
   far = np.abs(boxes).max(axis=1, initial=0) > _PIXELS
-  problem = f"is out of range: {_FORMAT}, not pixels"
-  _check_none(far, "box", boxes, problem, path)
+  _check_none(far, "box", boxes, "is out of range", path)
   return boxes
 
 
@@ -146,7 +140,8 @@ def _check_none(wrong, name, values, problem, path):
     text = ", ".join(f"{value:.6g}" for value in np.ravel(values[index]))
     if len(values) > 1:
       text += f" (number {index + 1} of {len(values)})"
-    raise errors.InputError(f"the {name} {text} {problem}", path=path)
+    hint = f": {_FORMAT}" if name == "box" else ""
+    raise errors.InputError(f"the {name} {text} {problem}{hint}", path=path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,15 +184,15 @@ def make_detections(
   boxes = _check_coordinates(boxes, path)
   scores, classes = np.asarray(scores, np.float32), np.asarray(classes)
   if not scores.shape == classes.shape == boxes.shape[:1]:
-    raise errors.InputError(
-      f"each of {len(boxes)} boxes needs a score and a class, but these have"
-      f" shapes {list(scores.shape)} and {list(classes.shape)}",
-      path=path,
+    shapes = f"{list(scores.shape)} and {list(classes.shape)}"
+    problem = (
+      f"each of {len(boxes)} boxes needs a score and a class, not {shapes}"
     )
+    raise errors.InputError(problem, path=path)
   _check_none(~np.isfinite(scores), "score", scores, "is not finite", path)
   with np.errstate(invalid="ignore"):  # NaN is refused next.
-    integers = np.rint(classes).astype(np.int32)
-  fractional = integers != classes
-  _check_none(fractional, "class", classes, "is not a whole number", path)
+    numbers = np.rint(classes).astype(np.int32)
+  problem = "is not a whole number"
+  _check_none(numbers != classes, "class", classes, problem, path)
   inside = clip(boxes)
-  return Detections(inside, scores, integers).take(areas(inside) > 0)
+  return Detections(inside, scores, numbers).take(areas(inside) > 0)

@@ -67,6 +67,5 @@ def load(module: str, extra: str) -> types.ModuleType:
       raise
     if not error.name:
       missing = module.partition(".")[0]
-    raise InputError(
-      f"the Python package {missing} is missing: `pip install delf[{extra}]`"
-    ) from None
+    remedy = f"`pip install delf[{extra}]`"
+    raise InputError(f"no Python package {missing}: {remedy}") from None

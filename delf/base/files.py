@@ -29,8 +29,7 @@ IMAGES = (
   ".pgm",
 )  # fmt: skip
 
-# Bytes of a name that its temporary file keeps: of 255 allowed, 34 are added by
-# the temporary file, and an extension needs some.
+# Bytes of a name that its temporary file keeps, which adds 34; at most are 255.
 _STEM_BYTES = 180
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}(\.[a-z_]+)?")
 
@@ -63,10 +62,10 @@ def _remote(path):
     raise FileNotFoundError(f"{path}: no such file") from None
   except tf.errors.OpError as error:
     reason = " ".join(error.message.split()) or type(error).__name__
-    raise errors.InputError(
-      f"TensorFlow, which opens gs:// addresses, cannot open it: {reason}",
-      path=path,
-    ) from None
+    problem = (
+      f"TensorFlow, which opens gs:// addresses, cannot open it: {reason}"
+    )
+    raise errors.InputError(problem, path=path) from None
 
 
 def _open_local(path, mode, **options):
@@ -146,10 +145,9 @@ def read_csv(
 def find_images(source: Path) -> list[str]:
   """Return the sorted paths of a folder, pattern, list or single image.
 
-  A folder is searched recursively. In a pattern such as `photos/*.jpg`, `**`
-  stands for all folders. A list is a `.txt` file with one path a line, relative
-  to the working directory or else to the list; its files need not exist. Raises
-  InputError if there are no images.
+  A folder is searched recursively; in a pattern, `**` stands for all folders. A
+  list is a `.txt` file with one path a line, relative to the working directory
+  or else to the list; its files need not exist. No images are an InputError.
   """
   source = os.fspath(source)
   if os.path.isdir(source):
@@ -173,9 +171,7 @@ def find_images(source: Path) -> list[str]:
   elif is_remote(source) or os.path.exists(source):
     return [source]
   else:
-    raise FileNotFoundError(
-      f"{source}: no such image, folder or list of images"
-    )
+    raise FileNotFoundError(f"{source}: no such image, folder or image list")
   if not paths:
     raise errors.InputError(problem, path=source)
   return sorted(paths)
@@ -204,9 +200,7 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
   """
   target = pathlib.Path(os.path.realpath(path))
   if target.exists() and not (target.is_file() or target.is_dir()):
-    raise errors.InputError(
-      "a device or pipe, which a file cannot replace", path=path
-    )
+    raise errors.InputError("a device or pipe, not a file", path=path)
   target.parent.mkdir(parents=True, exist_ok=True)
   stem, suffix = os.path.splitext(os.path.basename(path))
   temporary = target.with_name(f".{_short(stem)}.{uuid.uuid4().hex}{suffix}")
@@ -258,10 +252,7 @@ def _short(stem):
 
 
 def find_leftovers(folder: Path, stems: Iterable[str]) -> list[pathlib.Path]:
-  """Find temporary files of `atomic_path` that a killed program left.
-
-  `stems` are the names of the final files, without extension.
-  """
+  """Find temporary files of a killed program, by stems of the final names."""
   short = {_short(stem) for stem in stems}
   paths = pathlib.Path(folder).glob(".*")
   matches = [(path, _TEMPORARY.fullmatch(path.name)) for path in paths]
@@ -300,9 +291,8 @@ def open_to_append(path: Path) -> IO[bytes]:
 def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
   """Hold an advisory lock on an existing local folder.
 
-  If another run holds it, waits or raises InputError. The system frees the lock
-  when the process ends, even if killed. Without effect on file systems that
-  have no locks.
+  If another run holds it, waits or raises InputError. The system frees it when
+  the process ends, even if killed. File systems without locks ignore it.
   """
   busy = errors.InputError(
     "another run is changing this folder: wait until it has ended", path=folder
@@ -335,17 +325,13 @@ def check_inside(name: str) -> None:
   """Raise InputError if a relative path leads out of its folder."""
   parts = os.path.normpath(name).split(os.sep)
   if os.path.isabs(name) or parts[0] in ("..", ".") or "\0" in name:
-    raise errors.InputError(
-      f"the output name {name!r} is not below the output folder"
-    )
+    raise errors.InputError(f"{name!r} is not below the output folder")
 
 
 def local_folder(folder: Path) -> pathlib.Path:
   """Return a folder to write to; raise InputError if it is remote or a file."""
   if is_remote(folder):
-    raise errors.InputError(
-      "a remote folder, but a local one is needed", path=folder
-    )
+    raise errors.InputError("not a local folder to write to", path=folder)
   path = pathlib.Path(folder)
   if path.exists() and not path.is_dir():
     raise errors.InputError("a file, not a folder to write to", path=folder)

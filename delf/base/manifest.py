@@ -14,19 +14,14 @@ _SHORT = 20
 
 
 def read(path: str | os.PathLike) -> dict | None:
-  """Read a record of `write`; return None if the file does not exist.
-
-  Raises InputError if the file is anything else.
-  """
+  """Read a record of `write`, or return None if the file does not exist."""
   if not os.path.exists(path):
     return None
   record = None
   with contextlib.suppress(ValueError, RecursionError):
     record = json.loads(files.read_bytes(path))
   if not isinstance(record, dict):
-    raise errors.InputError(
-      "not a record of the settings that made the files beside it", path=path
-    )
+    raise errors.InputError("not a record of the settings of files", path=path)
   return record
 
 
@@ -38,10 +33,9 @@ def write(path: str | os.PathLike, record: dict) -> None:
 def difference(
   existing: dict, requested: dict, ignored: Collection[str] = ()
 ) -> str:
-  """Describe how existing settings differ from the requested ones.
+  """Describe how existing settings differ from requested ones, "" if equal.
 
-  An example is "with threshold 0.1, not 0.9; with most 3, not None"; without a
-  difference the text is empty.
+  An example is "with threshold 0.1, not 0.9; with most 3, not None".
   """
   parts = []
   for name in requested | existing:

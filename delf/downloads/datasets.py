@@ -26,8 +26,7 @@ WORK = ".downloads"
 
 # An MD5 file has one line.
 _MAX_MD5_BYTES = 2**16
-# Far above the largest published archive, which has about 100 000 images, most
-# in separate folders.
+# Far above the largest published archive, of about 100 000 images in folders.
 _MAX_MEMBERS = 1_000_000
 _MAX_BYTES = 64 * 2**30
 
@@ -238,10 +237,9 @@ class _Download:
       logging.warning(text, file.name, digest, published_md5)
       return digest
     kept = self.source.set_aside(path)
-    raise errors.InputError(
-      f"MD5 {published_md5} is published, but the file has {digest} (kept as"
-      f" {kept}; --ignore-checksum accepts it)"
-    )
+    problem = f"MD5 {published_md5} is published, but the file has {digest}"
+    advice = f"kept as {kept}; --ignore-checksum accepts it"
+    raise errors.InputError(f"{problem} ({advice})")
 
 
 class _Source:
@@ -257,15 +255,11 @@ class _Source:
     elif os.path.isdir(mirror):
       self._folder = mirror
     else:
-      raise errors.InputError(
-        f"a mirror must be an address (https://) or a folder, not {mirror!r}"
-      )
+      problem = f"must be an address (https://) or a folder, not {mirror!r}"
+      raise errors.InputError(f"a mirror {problem}")
 
   def bring(self, file, unexpected):
-    """Return the path of a file in `work` or a mirror's folder.
-
-    `unexpected` accepts a file that was set aside.
-    """
+    """Return the path of a file; `unexpected` accepts one set aside."""
     if self._folder:
       return self._in_folder(file.name)
     self._work.mkdir(parents=True, exist_ok=True)

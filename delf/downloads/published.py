@@ -92,24 +92,20 @@ def files_of(
     images: Whether to include archives of images.
   """
   if dataset not in DATASETS:
-    raise errors.InputError(
-      f"a data set must be one of {', '.join(DATASETS)}, not {dataset!r}"
-    )
+    names = ", ".join(DATASETS)
+    raise errors.InputError(f"a data set is one of {names}, not {dataset!r}")
   if dataset == "gldv2" and not splits:
     raise errors.InputError("gldv2 needs --split train, index or test")
   if dataset != "gldv2" and splits:
-    raise errors.InputError(
-      f"--split {', '.join(splits)} is for gldv2, not {dataset}"
-    )
+    raise errors.InputError(f"--split is for gldv2 only, not {dataset}")
   if dataset == "gldv2":
     listed = [f for split in splits for f in _landmarks(split, parts)]
   elif dataset == "revisited-1m":
     listed = _distractors(parts)
   else:
     if parts is not None:
-      raise errors.InputError(
-        f"only parts of gldv2 or revisited-1m can be selected, not of {dataset}"
-      )
+      problem = "only parts of gldv2 or revisited-1m can be selected"
+      raise errors.InputError(f"{problem}, not of {dataset}")
     listed = _tuples() if dataset == "sfm120k" else _revisited(dataset)
   listed = [file for file in listed if images or file.kind != ARCHIVE]
   return sorted(listed, key=lambda file: file.kind == ARCHIVE)
@@ -168,9 +164,8 @@ def _distractors(parts):
 
 def _landmarks(split, parts):
   if split not in SPLITS:
-    raise errors.InputError(
-      f"a split must be one of {', '.join(SPLITS)}, not {split!r}"
-    )
+    names = ", ".join(SPLITS)
+    raise errors.InputError(f"a split is one of {names}, not {split!r}")
   known, folder = SPLITS[split], f"gldv2_dataset/{split}"
   listed = []
   for name in known.texts:
@@ -190,7 +185,6 @@ def _checked(parts, known):
     return known
   unknown = sorted(set(parts) - set(known))
   if unknown:
-    raise errors.InputError(
-      f"no part {unknown[0]}: use parts from {known[0]} to {known[-1]}"
-    )
+    problem = f"no part {unknown[0]}: use parts from {known[0]} to {known[-1]}"
+    raise errors.InputError(problem)
   return sorted(set(parts))

@@ -50,7 +50,7 @@ def test_addresses_and_places_of_google_landmarks():
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [
-    (("oxford5k",), "one of roxford5k"),
+    (("oxford5k",), "a data set is one of roxford5k"),
     (("gldv2",), "--split"),
     (("roxford5k", ("train",)), "--split"),
     (("gldv2", ("validation",)), "train, index, test"),

@@ -109,9 +109,9 @@ def fetch(
 ) -> None:
   """Download a whole file, or leave `<path>.part` for a later call.
 
-  Gives up after `attempts` in a row without a new byte. An attempt fails after
-  `timeout` seconds without a byte; `wait` seconds pass before the second, and
-  twice as many before each later one. Files of over `max_bytes` are refused.
+  Gives up after `attempts` in a row without a new byte in `timeout` seconds,
+  with `wait` seconds before the second, doubled for each later one. Files of
+  over `max_bytes` are refused.
   """
   if not re.match(r"https?://[^/]", url):
     raise errors.InputError(f"an address starts with https://, unlike {url!r}")
@@ -125,11 +125,9 @@ def fetch(
     except _Interrupted as error:
       failures = 1 if part.size() > size_before else failures + 1
       if failures >= attempts:
-        raise errors.InputError(
-          f"the download stopped after {part.size()} bytes ({error}); run the"
-          " same command to resume it",
-          path=url,
-        ) from None
+        problem = f"the download stopped after {part.size()} bytes ({error})"
+        problem += "; run the same command to resume it"
+        raise errors.InputError(problem, path=url) from None
       seconds = wait * 2 ** (failures - 1)
       logging.warning("%s; trying again in %g s", error, seconds)
       time.sleep(seconds)
@@ -222,8 +220,7 @@ def _total(response):
 MAX_UNPACKED = 8 * 2**30
 MAX_MEMBERS = 10_000
 
-# Bytes of headers for each member, which tarfile keeps in memory. A path has at
-# most 4096 bytes; the rest is for other fields.
+# Bytes of a member's headers in memory: a path has up to 4096, fields the rest.
 _MAX_HEADER = 2**16
 _MAX_DEPTH = 64
 _MAX_NAME = 255  # Bytes of a file's name on the usual file systems.
@@ -235,14 +232,12 @@ _COMPRESSIONS: dict[bytes, Callable[..., Any]] = {
   b"\xfd7zXZ": lzma.open,
 }
 
-# Errors of damaged archives; tarfile's for invalid numbers and names is
-# ValueError.
+# Errors of damaged archives (ValueError for invalid numbers and names).
 _READ_ERRORS = (
   tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OverflowError,
   ValueError,
 )  # fmt: skip
-# `errno` of OSErrors that an archive causes: damage (of gzip and bzip2), or a
-# file and a folder of one name.
+# `errno` if an archive is damaged, or has a file and a folder of one name.
 _ARCHIVE_ERRNOS = (None, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 
 
@@ -293,10 +288,9 @@ def _unpack_into(path, folder, max_bytes, max_members):
   except (*_READ_ERRORS, OSError) as error:
     if isinstance(error, OSError) and error.errno not in _ARCHIVE_ERRNOS:
       raise
-    problem = f"it cannot be read ({type(error).__name__}: {error})"
-    raise errors.InputError(
-      f"not a whole tar archive: {problem}", path=path
-    ) from None
+    reason = f"it cannot be read ({type(error).__name__}: {error})"
+    problem = f"not a whole tar archive: {reason}"
+    raise errors.InputError(problem, path=path) from None
 
 
 def _unpack_members(path, content, folder, max_bytes, max_members):
@@ -413,9 +407,8 @@ def install(
   if sha256 is not None:
     required = sha256.strip().lower()
     if not re.fullmatch("[0-9a-f]{64}", required):
-      raise errors.InputError(
-        f"a SHA-256 has 64 hexadecimal digits, unlike {sha256!r}"
-      )
+      problem = f"a SHA-256 has 64 hexadecimal digits, unlike {sha256!r}"
+      raise errors.InputError(problem)
   if folder.is_dir() and not force:
     return folder
   path = zoo.cache_folder() / "downloads" / f"{known.name}.tar.gz"
@@ -430,11 +423,9 @@ def install(
     if sha256 is None:
       source = "recorded at the first download"
       advice = f"; if it is right, use --sha256 {digest}"
-    raise errors.InputError(
-      f"SHA-256 {required} was {source}, but this file of {record.size} bytes"
-      f" from {url} has {digest}{advice}",
-      path=aside,
-    )
+    file = f"this file of {record.size} bytes from {url} has {digest}"
+    problem = f"SHA-256 {required} was {source}, but {file}{advice}"
+    raise errors.InputError(problem, path=aside)
   try:
     unpack(path, folder, required=known.pattern)
   except errors.InputError as error:
@@ -462,6 +453,5 @@ def _read_records():
     records = json.loads(files.read_bytes(path))
     return {name: Record(**fields) for name, fields in records.items()}
   except (ValueError, TypeError, AttributeError):
-    raise errors.InputError(
-      "not a record of downloads: delete it to begin a new one", path=path
-    ) from None
+    problem = "not a record of downloads: delete it to begin a new one"
+    raise errors.InputError(problem, path=path) from None

@@ -65,7 +65,12 @@ def write(
   """
   if files.is_remote(path):
     raise errors.InputError("an index needs a local path", path=path)
-  streams = {name: _as_stream(array) for name, array in arrays.items()}
+  streams = {
+    name: each
+    if isinstance(each, Stream)
+    else Stream(np.asarray(each).dtype, np.shape(each), [each])
+    for name, each in arrays.items()
+  }
   entries = [
     {
       "name": name,
@@ -95,13 +100,6 @@ def write(
     file.flush()
     # The data must be on disk before the final name.
     os.fsync(file.fileno())
-
-
-def _as_stream(array):
-  if isinstance(array, Stream):
-    return array
-  array = np.asarray(array)
-  return Stream(array.dtype, array.shape, [array])
 
 
 def _stored_dtype(dtype):
@@ -149,9 +147,8 @@ def read(
   """
   table, size = read_table(path)
   if table["kind"] != kind:
-    raise errors.InputError(
-      f"an index of the kind '{table['kind']}', not '{kind}'", path=path
-    )
+    problem = f"an index of the kind '{table['kind']}', not '{kind}'"
+    raise errors.InputError(problem, path=path)
   whole = np.memmap(path, dtype=np.uint8, mode="r")
   if len(whole) != size:
     raise errors.InputError("the index changed while it was opened", path=path)
@@ -159,10 +156,7 @@ def read(
   for entry in table["arrays"]:
     data = whole[entry["offset"] : entry["offset"] + array_bytes(entry)]
     if verify and f"{_checksum(data):08x}" != entry["crc32"]:
-      raise errors.InputError(
-        f"damaged index: {entry['name']} were changed (wrong checksum)",
-        path=path,
-      )
+      raise _damaged(f"{entry['name']} were changed (wrong checksum)", path)
     values = data.view(np.dtype(entry["dtype"]))
     arrays[entry["name"]] = values.reshape(entry["shape"])
   return table["header"], arrays
@@ -200,7 +194,7 @@ def describe(path: files.Path) -> dict:
 def read_table(path: files.Path) -> tuple[dict, int]:
   """Read and check the table; return it and the size of the file in bytes.
 
-  Its keys are `kind`, `header` and `arrays`, a list of dicts with `name`,
+  The table has `kind`, `header` and a list `arrays` of dicts with `name`,
   `dtype`, `shape`, `offset` and `crc32`.
   """
   try:
@@ -217,10 +211,12 @@ def read_table(path: files.Path) -> tuple[dict, int]:
       entry["offset"] = int(entry["offset"], 16)
     _check_table(table, _HEAD_BYTES + len(text), size)
   except (ValueError, TypeError, KeyError, RecursionError):
-    raise errors.InputError(
-      "damaged index: invalid table of arrays", path=path
-    ) from None
+    raise _damaged("invalid table of arrays", path) from None
   return table, size
+
+
+def _damaged(problem, path):
+  return errors.InputError(f"damaged index: {problem}", path=path)
 
 
 def _read_header(file, size, path):
@@ -229,28 +225,19 @@ def _read_header(file, size, path):
   if not head.startswith(_MAGIC):
     raise errors.InputError("not an index file", path=path)
   if len(head) < _HEAD_BYTES:
-    raise errors.InputError(f"not a whole index: {size} bytes", path=path)
+    raise _damaged(f"not a whole index but {size} bytes", path)
   _, version, checksum = _START.unpack_from(head)
   if version > VERSION:
-    raise errors.InputError(
-      f"the index has format {version}, written by a newer delf: this one reads"
-      f" format {VERSION} or older",
-      path=path,
-    )
+    reason = f"written by a newer delf: this one reads up to format {VERSION}"
+    raise errors.InputError(f"index format {version}, {reason}", path=path)
   length, stated = _LENGTHS.unpack_from(head, _START.size)
   if stated != size:
-    raise errors.InputError(
-      f"not a whole index: {size} bytes of {stated}", path=path
-    )
+    raise _damaged(f"not a whole index but {size} bytes of {stated}", path)
   if length > min(size - _HEAD_BYTES, _MAX_HEADER_BYTES):
-    raise errors.InputError(
-      f"damaged index: a header of {length} bytes", path=path
-    )
+    raise _damaged(f"a header of {length} bytes", path)
   text = file.read(length)
   if zlib.crc32(text, zlib.crc32(head[_START.size :])) != checksum:
-    raise errors.InputError(
-      "damaged index: wrong checksum of the header", path=path
-    )
+    raise _damaged("wrong checksum of the header", path)
   return text
 
 
@@ -284,9 +271,8 @@ def encode_names(names: Iterable[str]) -> dict[str, np.ndarray]:
     # Bytes of a file's name that are not UTF-8 are kept.
     encoded = [name.encode("utf-8", "surrogateescape") for name in names]
   except (AttributeError, UnicodeEncodeError) as error:
-    raise errors.InputError(
-      f"names must be text: {errors.one_line(error)}"
-    ) from None
+    reason = errors.one_line(error)
+    raise errors.InputError(f"names must be text: {reason}") from None
   lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
   return {
     "names": np.frombuffer(b"".join(encoded), np.uint8),
@@ -301,10 +287,10 @@ def decode_names(
   for name, dtype in (("names", np.uint8), ("name_ends", np.int64)):
     array = arrays.get(name)
     if array is None or array.dtype != dtype or array.ndim != 1:
-      raise errors.InputError("damaged index: no names", path=path)
+      raise _damaged("no names", path)
   text, starts = arrays["names"], np.concatenate([[0], arrays["name_ends"]])
   if starts[-1] != text.size or np.any(starts[:-1] > starts[1:]):
-    raise errors.InputError("damaged index: wrong lengths of names", path=path)
+    raise _damaged("wrong lengths of names", path)
   data, starts = text.tobytes(), starts.tolist()
   return [
     data[start:end].decode("utf-8", "surrogateescape")

@@ -111,7 +111,9 @@ def test_cut_anywhere(tmp_path):
   path = tmp_path / "cut"
   for length in [*range(0, 600, 7), len(data) - 1]:
     path.write_bytes(data[:length])
-    with pytest.raises(errors.InputError, match="cut: (not a|damaged)"):
+    with pytest.raises(
+      errors.InputError, match="cut: damaged index|not an index"
+    ):
       array_file.read(path, _KIND)
   path.write_bytes(data + b"\0")
   with pytest.raises(errors.InputError, match="whole index"):

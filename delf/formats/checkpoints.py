@@ -43,9 +43,7 @@ def open_reader(path: files.Path) -> tuple[Any, str]:
       raise FileNotFoundError(f"{path}: no checkpoint in this folder")
     prefix = newest
   if not tf.io.gfile.exists(f"{prefix}.index"):
-    raise FileNotFoundError(
-      f"{path}: no such checkpoint, {prefix}.index is missing"
-    )
+    raise FileNotFoundError(f"{path}: no such checkpoint ({prefix}.index)")
   with reading(prefix):
     return tf.train.load_checkpoint(prefix), prefix
 
@@ -59,10 +57,10 @@ def reading(prefix: str) -> Iterator[None]:
     yield
   # The errors for truncated, damaged and other files.
   except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
-    reason = str(error).splitlines()[0]
-    raise DamagedError(
-      f"not a whole TensorFlow checkpoint ({reason})", path=prefix
-    ) from None
+    problem = (
+      f"not a whole TensorFlow checkpoint ({str(error).splitlines()[0]})"
+    )
+    raise DamagedError(problem, path=prefix) from None
 
 
 @contextlib.contextmanager
@@ -82,9 +80,8 @@ def writing(label: str, path: files.Path) -> Iterator[None]:
 def write(path: files.Path, **trackables: Any) -> str:
   """Write a checkpoint of `trackables` and return its prefix.
 
-  An existing checkpoint stays readable until the new one is complete. Data and
-  index cannot be replaced together, so the data are written under new names, in
-  one part or, if the existing ones are in one part, in two; the index is last.
+  An existing checkpoint stays readable until the new one is complete: new data
+  have other names, as they are in one part or two in turn; the index is last.
   """
   import tensorflow as tf
 
@@ -122,8 +119,7 @@ def _count_parts(prefix):
     return 0
   with tf.io.gfile.GFile(f"{prefix}.index", "rb") as file:
     start = file.read(_START)
-  # A LevelDB table. Its first entry has an empty key and the length of the
-  # header before the header.
+  # A LevelDB table: an empty key, the length of the header, and the header.
   try:
     header = start[3 : 3 + start[2]]
     return tensor_bundle_pb2.BundleHeaderProto.FromString(header).num_shards

@@ -13,22 +13,20 @@ def read_delf_config(path: files.Path) -> delf_config_pb2.DelfConfig:
 
   As in the original, a later value of a field replaces an earlier one.
   """
-  return parse_delf_config(_read_text(path, "DelfConfig"), path)
+  return parse_delf_config(files.read_bytes(path), path)
 
 
 def read_local_config(path: files.Path) -> delf_config_pb2.DelfConfig:
   """Read a configuration and switch its global features off."""
   config = read_delf_config(path)
   if not config.use_local_features:
-    raise errors.InputError(
-      "use_local_features is off, but local features are needed", path=path
-    )
+    raise errors.InputError("use_local_features must be on", path=path)
   config.use_global_features = False
   return config
 
 
 def parse_delf_config(
-  text: str, path: files.Path | None = None
+  text: str | bytes, path: files.Path | None = None
 ) -> delf_config_pb2.DelfConfig:
   """Parse and check a DelfConfig, as `read_delf_config` does."""
   config = delf_config_pb2.DelfConfig()
@@ -42,7 +40,7 @@ def read_aggregation_config(
 ) -> aggregation_config_pb2.AggregationConfig:
   """Read and check an aggregation configuration."""
   config = aggregation_config_pb2.AggregationConfig()
-  _merge(_read_text(path, "AggregationConfig"), config, path)
+  _merge(files.read_bytes(path), config, path)
   check_aggregation_config(config, path)
   return config
 
@@ -134,20 +132,15 @@ def _pca_checks(name, config):
   yield pca.pca_dim <= 0, problem
 
 
-def _read_text(path, name):
-  try:
-    return files.read_bytes(path).decode("utf-8")
-  except UnicodeDecodeError:
-    raise errors.InputError(f"binary data, not a {name}", path=path) from None
-
-
-def _merge(text: str, config: message.Message, path):
+def _merge(text: str | bytes, config: message.Message, path):
+  name = config.DESCRIPTOR.name
   try:
     text_format.Merge(text, config)
+  except UnicodeDecodeError:
+    raise errors.InputError(f"binary data, not a {name}", path=path) from None
   except text_format.ParseError as error:
     line = f"line {error.GetLine()}: " if error.GetLine() else ""
     # The message is "line:column : reason".
     reason = str(error).split(" : ", 1)[-1].replace("\n", " ").rstrip(".")
-    raise errors.InputError(
-      f"not a valid {config.DESCRIPTOR.name}: {line}{reason}", path=path
-    ) from None
+    problem = f"not a valid {name}: {line}{reason}"
+    raise errors.InputError(problem, path=path) from None

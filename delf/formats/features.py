@@ -31,9 +31,8 @@ class LocalFeatures(arrays.Record):
         raise errors.InputError(f"{name} must have shape {shape}, not {actual}")
     actual = list(np.shape(self.descriptors))
     if len(actual) != 2 or actual[0] != number:
-      raise errors.InputError(
-        f"descriptors must have shape [{number}, D], not {actual}"
-      )
+      problem = f"must have shape [{number}, D], not {actual}"
+      raise errors.InputError(f"descriptors {problem}")
 
   def __len__(self) -> int:
     return len(self.locations)

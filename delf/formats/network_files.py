@@ -92,9 +92,8 @@ def parse(text: str | bytes, path: files.Path | None = None) -> Settings:
     # A later version may have more fields.
     return _checked(Settings(**{k: v for k, v in values.items() if k in known}))
   except (ValueError, TypeError, AttributeError, RecursionError):
-    raise errors.InputError(
-      "the settings are not those of a network exported by delf", path=path
-    ) from None
+    problem = "the settings are not those of a network exported by delf"
+    raise errors.InputError(problem, path=path) from None
 
 
 def _checked(settings):
@@ -138,9 +137,7 @@ def read_settings(path: files.Path) -> Settings:
   text = _onnx_text(path) if is_onnx else _tflite_text(path)
   if text is None:
     kind = "an ONNX" if is_onnx else "a TFLite"
-    raise errors.InputError(
-      f"not {kind} file written by `delf export`", path=path
-    )
+    raise errors.InputError(f"not {kind} file of `delf export`", path=path)
   return parse(text, path)
 
 

@@ -52,24 +52,21 @@ def read_mat(
   """
   data = files.read_bytes(path, _MAX_MAT_BYTES)
   if data[:10] == b"MATLAB 7.3":
-    raise errors.InputError(
-      "a Matlab file of version 7.3: save it as version 7 (-v7)", path=path
-    )
+    problem = "a Matlab file of version 7.3: save it as version 7 (-v7)"
+    raise errors.InputError(problem, path=path)
   order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
   if order is None:
     raise errors.InputError("not a Matlab file", path=path)
   try:
     return _MatReader(order, frozenset(names)).variables(data[_HEADER:])
   except (_DamagedError, zlib.error, struct.error, UnicodeDecodeError) as error:
-    problem = error if isinstance(error, _DamagedError) else _DamagedError()
-    raise errors.InputError(
-      f"the Matlab file cannot be read: {problem}", path=path
-    ) from None
+    reason = str(error) if isinstance(error, _DamagedError) else ""
+    problem = f"the Matlab file cannot be read: {reason or 'it is damaged'}"
+    raise errors.InputError(problem, path=path) from None
 
 
 class _DamagedError(Exception):
-  def __init__(self, problem="it is damaged"):
-    super().__init__(problem)
+  """The content of the file is invalid."""
 
 
 class _MatReader:
@@ -88,9 +85,7 @@ class _MatReader:
         content = zlib.decompressobj().decompress(content, self._left + 1)
         self._left -= len(content)
         if self._left < 0:
-          raise _DamagedError(
-            f"it has more than {_MAX_UNPACKED} bytes unpacked"
-          )
+          raise _DamagedError(f"it unpacks to over {_MAX_UNPACKED} bytes")
         kind, content, _ = self._element(content, 0)
       if kind != _MATRIX:
         raise _DamagedError(f"it has an element of type {kind}")
@@ -225,11 +220,8 @@ def read_plain_pickle(path: files.Path) -> Any:
       content = _Unpickler(io.BytesIO(data), encoding="latin1").load()
     return _to_plain(content, {})
   except _NotPlainError as error:
-    raise errors.InputError(
-      f"the pickle has {error}, but only plain data are read (lists, dicts,"
-      " text, numbers, arrays)",
-      path=path,
-    ) from None
+    problem = f"{error}, not only lists, dicts, text, numbers and arrays"
+    raise errors.InputError(f"the pickle has {problem}", path=path) from None
   except Exception:  # Damaged pickles raise nearly any error.
     raise errors.InputError("not a pickle, or damaged", path=path) from None
 

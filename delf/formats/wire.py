@@ -24,8 +24,7 @@ _Message = TypeVar("_Message", bound=message.Message)
 # Wire types: the low three bits of a tag.
 _LENGTH_DELIMITED = 2
 _FIXED32 = 5
-# Bytes of a varint of 32 bits, the largest that protobuf allows for tags and
-# lengths.
+# Bytes of a varint of 32 bits, the largest for tags and lengths.
 _MAX_VARINT_BYTES = 5
 
 FLOATS = (np.float16, np.float32, np.float64)
@@ -81,10 +80,9 @@ def read_varint(data: _Bytes, position: int) -> tuple[int, int]:
 def delimited_fields(
   data: _Bytes, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, int, int]]:
-  """Yield (number, start, end) of the fields of a message.
+  """Yield (number, start, end) of the fields of a message of messages.
 
-  Raises ValueError if `data[start:end]` ends within a field, or if a field is
-  not a string or message.
+  Raises ValueError if a field is truncated or of another type.
   """
   end = len(data) if end is None else end
   while start < end:
@@ -115,11 +113,9 @@ def parse_message(
   try:
     return kind.FromString(bytes(data))
   except message.DecodeError:
-    raise errors.InputError(
-      f"not a whole {kind.DESCRIPTOR.name} message: {len(data)} bytes,"
-      " truncated or of another format",
-      path=path,
-    ) from None
+    content = f"{len(data)} bytes, truncated or of another format"
+    problem = f"not a whole {kind.DESCRIPTOR.name} message but {content}"
+    raise errors.InputError(problem, path=path) from None
 
 
 def to_float32(array: npt.ArrayLike, name: str = "values") -> np.ndarray:
@@ -135,24 +131,19 @@ def to_float32(array: npt.ArrayLike, name: str = "values") -> np.ndarray:
 def to_uint32(array: np.ndarray) -> np.ndarray:
   """Convert uint8, 16, 32 or 64 to uint32; the largest number is 2^32 - 1."""
   if array.dtype.type not in _INTEGERS:
-    raise errors.InputError(
-      f"an array must be float16, 32 or 64 or uint8, 16, 32 or 64, not"
-      f" {array.dtype}"
-    )
+    types = "float16, 32 or 64 or uint8, 16, 32 or 64"
+    raise errors.InputError(f"an array must be {types}, not {array.dtype}")
   if array.dtype == np.uint64 and array.size and array.max() > _UINT32_MAX:
-    raise errors.InputError(
-      f"integers must be at most {_UINT32_MAX}, not {array.max()}"
-    )
+    problem = f"integers must be at most {_UINT32_MAX}, not {array.max()}"
+    raise errors.InputError(problem)
   return array.astype(np.uint32)
 
 
 def check_dimensions(number: int, path: files.Path | None = None) -> None:
   """Raise InputError if an array has too many dimensions."""
   if number > _MAX_DIMS:
-    raise errors.InputError(
-      f"an array may have at most {_MAX_DIMS} dimensions, not {number}",
-      path=path,
-    )
+    problem = f"an array has at most {_MAX_DIMS} dimensions, not {number}"
+    raise errors.InputError(problem, path=path)
 
 
 def pack_datum(array: npt.ArrayLike) -> list[bytes | memoryview]:
@@ -160,10 +151,8 @@ def pack_datum(array: npt.ArrayLike) -> list[bytes | memoryview]:
   array = np.asarray(array)
   check_dimensions(array.ndim)
   if 4 * array.size > _MAX_BYTES:
-    raise errors.InputError(
-      f"an array may have at most {_MAX_BYTES // 4} values, the limit of"
-      f" protobuf, not {array.size}"
-    )
+    limit = f"{_MAX_BYTES // 4} values, the limit of protobuf"
+    raise errors.InputError(f"an array has {array.size}, over {limit}")
   if array.dtype.type in FLOATS:
     floats = to_float32(array).reshape(-1).view(np.uint8)
     return [_datum_head(array.shape), floats.data]
@@ -184,7 +173,7 @@ def _datum_head(shape: Sequence[int]) -> bytes:
 
 
 def unpack_floats(data: bytes) -> tuple[list[int], np.ndarray]:
-  """Convert bytes of a regular DatumProto of floats to shape and [n] values.
+  """Convert a regular DatumProto of floats to a shape and [n] values.
 
   Does not check that they fit. Raises ValueError for any other bytes.
   """

@@ -195,7 +195,7 @@ def test_what_cannot_be_done():
     (lambda: index.remove(["x"]), "not in the index: 'x'"),
     (lambda: index.merge(wrong), "same options"),
     (lambda: index.merge(index), "already in the index: 'a0'"),
-    (lambda: index.merge(short), "an index of dimension 8 .* dimension 16"),
+    (lambda: index.merge(short), "dimension 8 .* of dimension 16"),
     (lambda: index.train(_unit(300)), "an empty index .* not 5 images"),
     (lambda: _made("ivfpq", _unit(20)), "^20 descriptors .* at least 256"),
     (lambda: approximate.ApproximateIndex("lsh"), "hnsw or ivfpq, not 'lsh'"),

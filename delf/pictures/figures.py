@@ -42,8 +42,7 @@ _MAX_LETTERS = 600  # Of a heading or caption; no picture has room for more.
 _SEPARATOR = "  ·  "  # Between the parts of a caption.
 
 _GAP = 0.012  # Between two photos, as a fraction of their total width.
-# Photos with more extreme ratios of sides are drawn squeezed: of two in a row,
-# and of one.
+# Photos of larger ratios of sides are squeezed: in pairs, and alone.
 _LONGEST_OF_TWO, _LONGEST = 4.0, 12.0
 
 # Corners of a box for its score, in order of preference: the corner (x, y), the
@@ -64,17 +63,14 @@ _LEAST_OPACITY, _MOST_OPACITY = 0.15, 0.75
 def check_path(path: str | os.PathLike) -> str:
   """Return the format of a picture, one of FORMATS, by its extension.
 
-  Raises InputError if its folder cannot be written to; a missing folder is
-  created by the drawing functions.
+  Raises InputError if its folder, which may be missing, cannot be written to.
   """
   path = pathlib.Path(path)
   suffix = path.suffix.lower()
   if suffix[1:] not in FORMATS:
     endings = ", ".join(f".{end}" for end in FORMATS)
-    raise errors.InputError(
-      f"a picture name must end in {endings}, not {suffix or 'nothing'}",
-      path=path,
-    )
+    problem = f"a picture name must end in {endings}, not {suffix!r}"
+    raise errors.InputError(problem, path=path)
   if path.is_dir():
     raise errors.InputError("a folder, not the name of a picture", path=path)
   folder = next(each for each in path.absolute().parents if each.exists())
@@ -170,10 +166,8 @@ def draw_boxes(
   boxes = np.asarray(boxes, np.float64).reshape([-1, 4])
   scores = np.asarray(scores, np.float64)
   if scores.shape != boxes.shape[:1]:
-    raise errors.InputError(
-      f"each of {len(boxes)} boxes needs a score, but scores have shape"
-      f" {list(scores.shape)}"
-    )
+    problem = f"needs a score, but scores have shape {list(scores.shape)}"
+    raise errors.InputError(f"each of {len(boxes)} boxes {problem}")
   drawing, axes = _canvas(_aspect(image, _LONGEST))
   axes.imshow(_shrink(image), extent=(0, 1, 1, 0), aspect="auto")
   axes.set(xlim=(0, 1), ylim=(1, 0))
@@ -197,9 +191,8 @@ def draw_curves(
 ) -> None:
   """Draw curves of values over steps, two panels in a row.
 
-  `panels` maps headings to curves, which map names to (steps, values), each
-  [N]. Values that are not finite are omitted; curves named "validation..." get
-  markers.
+  `panels` maps headings to curves, which map names to (steps, values), [N].
+  Omits values that are not finite; curves named "validation..." have markers.
   """
   suffix = check_path(path)
   rows = -(-len(panels) // 2)
@@ -366,10 +359,7 @@ def _add_boxes(drawing, axes, boxes, scores):
 
 
 def _add_score(axes, box, text, colour, taken):
-  """Write a score in a free corner of a box; return its place in pixels.
-
-  `taken` are the places of earlier scores.
-  """
+  """Write a score in a corner of a box outside of `taken`; return its place."""
   top, left, bottom, right = box
   note = axes.annotate(
     text,
@@ -434,22 +424,23 @@ def _canvas(aspect):
 def _add_text(drawing, heading, caption, bar=None):
   """Write heading and caption; `bar` is the left edge of the colour bar."""
   width, height = drawing.get_size_inches()
-  right = width - _MARGIN
+  right = (width if bar is None else bar) - _MARGIN
   style = {"color": _INK, "weight": "bold"}
   sizes = ((14, 1), (13, 2), (9, 3))
-  head_right = right if bar is None else bar - _MARGIN
-  middle = 1 - 0.5 * _HEAD / height
-  _fit_text(drawing, heading, middle, head_right, sizes, style)
+  _fit_text(drawing, heading, 1 - 0.5 * _HEAD / height, right, sizes, style)
+  middle, right, style = (
+    0.5 * _FOOT / height,
+    width - _MARGIN,
+    {"color": _QUIET},
+  )
   sizes = ((10, 1), (10, 2), (9, 3))
-  middle = 0.5 * _FOOT / height
-  _fit_text(drawing, caption, middle, right, sizes, {"color": _QUIET})
+  _fit_text(drawing, caption, middle, right, sizes, style)
 
 
 def _fit_text(drawing, content, middle, right, sizes, style):
   """Write text from the left margin to `right` inches.
 
-  Uses the first of `sizes`, (points, lines), in which the text fits, or the
-  last one, with an ellipsis.
+  Uses the first of `sizes`, (points, lines), that fits, or cuts the text.
   """
   content = " ".join(content.split())[:_MAX_LETTERS]
   start = _MARGIN / drawing.get_size_inches()[0]
@@ -498,10 +489,9 @@ def _as_rgb(image):
     image = np.repeat(image[..., None], 3, axis=2)
   is_colour = image.ndim == 3 and image.shape[2] in (3, 4)
   if not is_colour or image.dtype != np.uint8 or not image.size:
-    raise errors.InputError(
-      "an image must be uint8 of shape [H, W, 3] or [H, W], not"
-      f" {image.dtype} of shape {list(image.shape)}"
-    )
+    actual = f"{image.dtype} of shape {list(image.shape)}"
+    shapes = "shape [H, W, 3] or [H, W]"
+    raise errors.InputError(f"an image must be uint8 of {shapes}, not {actual}")
   return image[..., :3]
 
 

@@ -67,12 +67,11 @@ class Thumbnails:
       size, data = self._make(key)
     except (OSError, errors.InputError) as error:
       self.problems.append(errors.one_line(error))
-      self._known[key] = Thumbnail()
-      return self._known[key], None
-    self._known[key] = Thumbnail(self.number, *size)
+      return self._known.setdefault(key, Thumbnail()), None
+    copy = self._known[key] = Thumbnail(self.number, *size)
     self.number += 1
     self._bytes += len(data)
-    return self._known[key], _base64(data)
+    return copy, _base64(data)
 
   def _make(self, path):
     """Return (width, height) of a photo, and the copy as JPEG."""
@@ -136,16 +135,13 @@ class Result:
     _check_box(self.box, self.name)
     labels = (TRUE, JUNK, FALSE, None)
     if self.label not in labels:
-      raise errors.InputError(
-        f"a label must be one of {labels}, not {self.label!r}"
-      )
+      raise errors.InputError(f"a label is one of {labels}, not {self.label!r}")
     if self.lines is None:
       return
     shape = np.shape(self.lines)
     if len(shape) != 2 or shape[1] != 4 or not np.isfinite(self.lines).all():
-      raise errors.InputError(
-        f"lines must be finite, of shape [M, 4]; these have shape {list(shape)}"
-      )
+      problem = f"must be finite and of shape [M, 4], not {list(shape)}"
+      raise errors.InputError(f"lines {problem}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +172,8 @@ class Table:
   def __post_init__(self) -> None:
     for row in self.rows:
       if len(row) != len(self.columns):
-        raise errors.InputError(
-          f"a row has {len(row)} cells, not {len(self.columns)}",
-          path=self.title,
-        )
+        problem = f"a row has {len(row)} cells, not {len(self.columns)}"
+        raise errors.InputError(problem, path=self.title)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,10 +188,10 @@ class Curve:
     points = np.array([self.recalls, self.precisions], np.float64)
     inside = np.all((points >= 0) & (points <= 1))
     if points.ndim != 2 or not inside or np.any(np.diff(points[0]) < 0):
-      raise errors.InputError(
-        "recalls and precisions must be in [0, 1], and recalls ascending",
-        path=self.name,
+      problem = (
+        "recalls and precisions must be in [0, 1], and recalls ascending"
       )
+      raise errors.InputError(problem, path=self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,9 +303,8 @@ def _check_box(box, name):
     return
   edges = np.asarray(box, np.float64)
   if edges.shape != (4,) or not np.isfinite(edges).all():
-    raise errors.InputError(
-      f"a box must have four finite numbers, not {box!r}", path=name
-    )
+    problem = f"a box must have four finite numbers, not {box!r}"
+    raise errors.InputError(problem, path=name)
 
 
 def _frame(title):
@@ -337,7 +330,6 @@ def _frame(title):
 
 
 def _part(extension):
-  """Return a constant part of pages."""
   file = importlib.resources.files("delf.pictures") / f"page.{extension}"
   return file.read_text(encoding="utf-8").strip()
 
