@@ -1,15 +1,17 @@
 """Normalisation layers, for any Keras backend."""
 
+from typing import TypeAlias
+
 import keras
 from keras import ops
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
 
 class L2Normalization(keras.layers.Layer):
-  """Scales vectors to unit length, those under 1e-3 by 1000."""
+  """Scales vectors to unit length, or by 1000 if their norm is below 1e-3."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     super().__init__()
     self.eps = 1e-6
 
@@ -19,10 +21,10 @@ class L2Normalization(keras.layers.Layer):
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
-  """Batch normalisation that can be folded into the convolution before it.
+  """Batch normalisation that can be folded into the preceding convolution.
 
-  While `folded` (see `networks.compact`) the convolution applies the scale, and
-  `folded_shift`, float [C] or None, remains to be added.
+  While `folded` (see `networks.compact`), the convolution applies the scale,
+  and this layer adds `folded_shift`, float [C] or None.
   """
 
   folded = False
@@ -34,7 +36,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     training: bool | None = None,
     mask: Tensor | None = None,
   ) -> Tensor:
-    """Return the inputs normalised over all axes but the channels."""
+    """Normalise the inputs over all axes except the channels."""
     if self.folded:
       if self.folded_shift is None:
         return inputs
@@ -47,14 +49,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
     return super().call(inputs, training=training, mask=mask)
 
   def _is_fusible(self, inputs, mask):
-    """Return whether one TensorFlow operation replaces many of Keras."""
+    """Return whether one TensorFlow operation can replace many of Keras."""
     plain = self.scale and self.center and not self.synchronized
     last = self.axis in (-1, 3) and len(inputs.shape) == 4
     on_tensorflow = keras.backend.backend() == "tensorflow"
     return on_tensorflow and plain and last and self.trainable and mask is None
 
   def _fused(self, inputs):
-    """Normalise with the statistics of the batch; update the moving ones."""
+    """Normalise with batch statistics, and update the moving ones."""
     from delf.networks import tensorflow_ops
 
     outputs, mean, variance = tensorflow_ops.normalize(
@@ -73,8 +75,8 @@ def l2_normalize(
 ) -> Tensor:
   """Return `x` divided by its L2 norm along `axis`.
 
-  Smaller squared norms count as `epsilon`, by default that of
-  `tf.nn.l2_normalize`.
+  Squared norms below `epsilon` (by default as in `tf.nn.l2_normalize`) are
+  raised to it.
   """
   squared_norm = ops.sum(ops.square(x), axis=axis, keepdims=True)
   return x * ops.rsqrt(ops.maximum(squared_norm, epsilon))

@@ -1,21 +1,22 @@
-"""Pooling of a feature map to one descriptor, on any backend of Keras.
+"""Pooling of a feature map to one descriptor, on any Keras backend.
 
 MAC: Tolias et al., arXiv:1511.05879. SPoC: Babenko and Lempitsky,
 arXiv:1510.07493. GeM: Radenovic et al., arXiv:1711.02512.
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import keras
 from keras import ops
 
-Tensor = keras.KerasTensor
-Axis = int | Sequence[int] | None
+Tensor: TypeAlias = keras.KerasTensor
+Axis: TypeAlias = int | Sequence[int] | None
 
-# Smallest activation that generalised mean pooling tells from zero.
+# Smallest activation of generalised mean pooling; smaller ones are raised.
 _EPSILON = 1e-6
 
-# Smallest normal float32, below which a power has underflown.
+# About the smallest normal float32; a smaller power has underflowed.
 _TINY = 1.2e-38
 
 
@@ -38,7 +39,7 @@ class SPoC(keras.layers.Layer):
 class GeM(keras.layers.Layer):
   """Generalised mean of each channel over the positions; see `gem`."""
 
-  def __init__(self, power: float = 3.0):
+  def __init__(self, power: float = 3.0) -> None:
     super().__init__()
     self.power = power
     self.eps = _EPSILON
@@ -49,7 +50,7 @@ class GeM(keras.layers.Layer):
 
 
 class GeMPooling2D(keras.layers.Layer):
-  """Generalised mean over windows, in place of max or average pooling."""
+  """Generalised mean over windows, an alternative to max or average pooling."""
 
   def __init__(
     self,
@@ -58,12 +59,12 @@ class GeMPooling2D(keras.layers.Layer):
     strides: tuple[int, int] | None = None,
     padding: str = "valid",
     data_format: str = "channels_last",
-  ):
+  ) -> None:
     """Create the layer.
 
     Args:
-      power: Over 0; 1 is the mean, towards infinity the maximum.
-      strides: Steps between windows (y, x), or None for those of `pool_size`.
+      power: Over 0; 1 gives the mean, infinity the maximum.
+      strides: Steps between windows (y, x), by default `pool_size`.
       padding: "valid" or "same"; padding does not count in the mean.
     """
     super().__init__()
@@ -80,7 +81,7 @@ class GeMPooling2D(keras.layers.Layer):
     means = ops.average_pool(
       powers, self.pool_size, self.strides, self.padding, self.data_format
     )
-    # Where high powers of small values underflow, the root has no gradient.
+    # If high powers of small values underflow, the root has no gradient.
     roots = ops.power(ops.maximum(means, _TINY), 1.0 / self.power)
     return ops.where(means > _TINY, roots, self.eps)
 
@@ -104,8 +105,8 @@ def gem(
   """Return the generalised mean [B, C] of each channel (GeM); see `mac`.
 
   Args:
-    power: Over 0; 1 is the mean, towards infinity the maximum.
-    eps: Smallest activation; smaller ones count as this one.
+    power: Over 0; 1 gives the mean, infinity the maximum.
+    eps: Smallest activation, to which smaller ones are raised.
   """
   mean = ops.mean(ops.power(ops.maximum(x, eps), power), axis=_positions(axis))
   return ops.power(mean, 1.0 / power)

@@ -1,4 +1,4 @@
-r"""Script that writes photos and their classes to TFRecords for training.
+r"""Write photos and their classes to TFRecords for training.
 
 Google Landmarks, with a fifth of the photos for validation:
 
@@ -9,21 +9,20 @@ Google Landmarks, with a fifth of the photos for validation:
     --output_directory=gldv2_dataset/tfrecord/ --num_shards=128 \
     --generate_train_validation_splits --validation_split_size=0.2
 
-Photos of your own, in a folder for each class:
+Other photos, in a folder for each class:
 
   python delf/python/training/build_image_dataset.py \
     --class_folders=photos/ --output_directory=records/ --num_shards=4 \
     --generate_train_validation_splits
 
-or with a table of an image and its class in each row:
+or with a CSV file that has an image and its class in each row:
 
   python delf/python/training/build_image_dataset.py \
     --images_csv_path=photos.csv --images_directory=photos/ \
     --output_directory=records/ --num_shards=4
 
-The same command goes on where a run has ended. Photos that cannot be read are
-left out and reported; the exit status is 1 then. --overwrite writes all anew,
-as is needed when such photos are mended.
+The same command resumes a stopped run. Photos that cannot be read are left out
+and reported, and the exit status is 1. After mending them, use --overwrite.
 """
 
 from delf.base import errors
@@ -33,58 +32,59 @@ from delf.cli.scripts import FLAGS
 _TRAIN_SOURCES = ("class_folders", "images_csv_path")
 
 
-def define_flags():
-  """Defines the flags."""
+def define_flags() -> None:
+  """Define the flags."""
   scripts.define(
     "train_directory",
     "/tmp/",
-    "Folder of training photos, or a pattern of folders: train/*/*/*/",
+    "Folder of training photos, or a pattern of folders: train/*/*/*/.",
   )
-  scripts.define("test_directory", None, "The same of test photos.")
-  scripts.define("output_directory", "/tmp/", "Folder for the records.")
+  scripts.define("test_directory", None, "The same for test photos.")
+  scripts.define("output_directory", "/tmp/", "Folder for the TFRecords.")
   scripts.define("train_csv_path", "/tmp/train.csv", "CSV: id,url,landmark_id")
   scripts.define(
     "train_clean_csv_path",
     None,
-    "CSV: landmark_id,images. Only these are written, with labels from 0 that"
-    " relabeling.csv translates.",
+    "CSV: landmark_id,images. Only these images are written, with labels from"
+    " 0; relabeling.csv translates them.",
   )
   scripts.define("test_csv_path", None, "CSV with a column id.")
-  scripts.define("num_shards", 128, "Files of each part.", lower_bound=1)
+  scripts.define(
+    "num_shards", 128, "Number of files of each split.", lower_bound=1
+  )
   scripts.define(
     "generate_train_validation_splits",
     False,
-    "Whether a share of each class goes to files for validation.",
+    "Whether to write a share of each class to files for validation.",
   )
-  scripts.define("validation_split_size", 0.2, "That share.")
-  scripts.define("seed", 0, "Of the choice and the order.", lower_bound=0)
+  scripts.define("validation_split_size", 0.2, "Share for validation.")
+  scripts.define("seed", 0, "Seed of the split and the order.", lower_bound=0)
   scripts.define(
     "class_folders",
     None,
-    "In place of train_directory: a folder with a folder of photos for each"
-    " class.",
+    "Folder with a folder of photos for each class; replaces train_directory.",
   )
   scripts.define(
     "images_csv_path",
     None,
-    "In place of train_directory: a CSV with a column of images (image, path,"
-    " filename, ...) and one of classes (label, class, landmark_id, ...).",
+    "CSV with a column of images (image, path, filename, ...) and one of"
+    " classes (label, class, landmark_id, ...); replaces train_directory.",
   )
   scripts.define(
-    "images_directory", None, "Where those images are, if not beside the CSV."
+    "images_directory",
+    None,
+    "Folder of these images, by default that of the CSV.",
   )
-  scripts.define(
-    "overwrite", False, "Whether to write all anew, in place of going on."
-  )
+  scripts.define("overwrite", False, "Whether to start anew, not resume.")
 
 
-def main():
-  """Writes the records; returns 1 if a photo is missing or was left out."""
+def main() -> int:
+  """Write the TFRecords; return 1 if a photo is missing or was left out."""
   from delf.records import shards
 
   own = [name for name in _TRAIN_SOURCES if FLAGS[name].value]
   if len(own) > 1:
-    raise errors.InputError(f"one of --{own[0]} and --{own[1]}", "both")
+    raise errors.InputError(f"give --{own[0]} or --{own[1]}, not both")
   split = FLAGS.generate_train_validation_splits
   share = FLAGS.validation_split_size if split else None
   options = shards.Options(
@@ -93,9 +93,12 @@ def main():
     seed=FLAGS.seed,
     overwrite=FLAGS.overwrite,
   )
-  say = scripts.print_problem
   built = shards.build(
-    FLAGS.output_directory, _training(own), _testing(), options, say
+    FLAGS.output_directory,
+    _training(own),
+    _testing(),
+    options,
+    scripts.print_problem,
   )
   for split, number in built.written.items():
     print(f"{split}: {number} photos")  # noqa: T201
@@ -103,7 +106,7 @@ def main():
 
 
 def _training(own):
-  """Returns the photo_list.PhotoList of the training photos."""
+  """Return the PhotoList of the training photos."""
   from delf.records import photo_list
 
   if "class_folders" in own:
@@ -118,7 +121,7 @@ def _training(own):
 
 
 def _testing():
-  """Returns the photo_list.PhotoList of the test photos, or None."""
+  """Return the PhotoList of the test photos, or None."""
   from delf.records import photo_list
 
   if FLAGS.test_directory is None:

@@ -1,7 +1,8 @@
-"""Small things that training of global features is made of."""
+"""Utilities for training global features."""
 
 import os
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 from absl import logging
@@ -13,18 +14,18 @@ _RANKS = (1, 5, 10)
 
 
 class AverageMeter:
-  """The last value `val`, and `sum`, `count` and `avg` of all so far."""
+  """Running average: the last value `val`, and `sum`, `count` and `avg`."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.reset()
 
-  def reset(self):
-    """Forgets all values."""
+  def reset(self) -> None:
+    """Forget all values."""
     self.val = self.avg = self.sum = 0.0
     self.count = 0
 
-  def update(self, val, n=1):
-    """Takes a value that came up `n` times."""
+  def update(self, val: float, n: int = 1) -> None:
+    """Add a value with weight `n`."""
     self.val = val
     self.sum += val * n
     self.count += n
@@ -32,23 +33,25 @@ class AverageMeter:
 
 
 def compute_metrics_and_print(
-  dataset_name, sorted_index_ids, ground_truth, desired_pr_ranks=None, log=True
-):
-  """Prints metrics of "roxford5k" or "rparis6k", and logs them if `log`.
+  dataset_name: str,
+  sorted_index_ids: np.ndarray,
+  ground_truth: list[dict],
+  desired_pr_ranks: Iterable[int] | None = None,
+  log: bool = True,
+) -> tuple:
+  """Print the metrics of "roxford5k" or "rparis6k", and log them if `log`.
 
   Args:
     sorted_index_ids: [Q, N] int, ids of index images, best first.
-    ground_truth: Q dicts, as of `dataset.ReadDatasetFile`.
-    desired_pr_ranks: Numbers of results to measure precision at; None is 1, 5
-      and 10.
+    ground_truth: Q dicts of `dataset.ReadDatasetFile`.
+    desired_pr_ranks: Ranks at which to measure precision; None for 1, 5 and 10.
 
   Returns:
-    `dataset.ComputeMetrics` of easy, medium and hard.
+    `dataset.ComputeMetrics` of the easy, medium and hard protocols.
   """
   if dataset_name not in dataset.DATASET_NAMES:
-    raise errors.InputError(
-      f"one of {', '.join(dataset.DATASET_NAMES)}", repr(dataset_name)
-    )
+    names = ", ".join(dataset.DATASET_NAMES)
+    raise errors.InputError(f"data set must be {names}, not {dataset_name!r}")
   ranks = list(_RANKS if desired_pr_ranks is None else desired_pr_ranks)
   protocols = dataset.ParseEasyMediumHardGroundTruth(ground_truth)
   metrics = tuple(
@@ -64,10 +67,10 @@ def compute_metrics_and_print(
   return metrics
 
 
-def htime(time_difference):
-  """Returns a number of seconds as text, such as "1d 1h 1m 1s"."""
+def htime(time_difference: float) -> str:
+  """Format a number of seconds as "1d 1h 1m 1s"."""
   seconds = round(time_difference)
-  parts = []
+  parts: list[str] = []
   for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
     if parts or seconds >= length:
       parts.append(f"{seconds // length}{unit}")
@@ -75,11 +78,13 @@ def htime(time_difference):
   return " ".join([*parts, f"{seconds}s"])
 
 
-def debug_and_log(msg, debug=True, log=True, debug_on_the_same_line=False):
-  """Prints a message if `debug`, and logs it if `log`.
-
-  What is printed next may follow on its line.
-  """
+def debug_and_log(
+  msg: str,
+  debug: bool = True,
+  log: bool = True,
+  debug_on_the_same_line: bool = False,
+) -> None:
+  """Print a message if `debug`, and log it if `log`."""
   if debug:
     sys.stdout.write(msg if debug_on_the_same_line else f"{msg}\n")
     sys.stdout.flush()
@@ -87,8 +92,8 @@ def debug_and_log(msg, debug=True, log=True, debug_on_the_same_line=False):
     logging.info("%s", msg)
 
 
-def get_standard_keras_models():
-  """Returns the names of what Keras has ready: sorted list of str."""
+def get_standard_keras_models() -> list[str]:
+  """Return the sorted names of the models in Keras Applications."""
   import keras
 
   return sorted(
@@ -99,34 +104,34 @@ def get_standard_keras_models():
 
 
 def create_model_directory(  # noqa: PLR0913
-  training_dataset,
-  arch,
-  pool,
-  whitening,
-  pretrained,
-  loss,
-  loss_margin,
-  optimizer,
-  lr,
-  weight_decay,
-  neg_num,
-  query_size,
-  pool_size,
-  batch_size,
-  update_every,
-  image_size,
-  directory,
-):
-  """Makes the folder of a training in `directory`, and returns its path.
+  training_dataset: str,
+  arch: str,
+  pool: str,
+  whitening: bool,
+  pretrained: bool,
+  loss: str,
+  loss_margin: float,
+  optimizer: str,
+  lr: float,
+  weight_decay: float,
+  neg_num: int,
+  query_size: int,
+  pool_size: int,
+  batch_size: int,
+  update_every: int,
+  image_size: int,
+  directory: str,
+) -> str:
+  """Create the folder of a training run in `directory`, and return its path.
 
-  Its name tells how the network is trained: `neg_num` negatives of a query,
-  `query_size` queries of an epoch, `pool_size` images that negatives are looked
-  for in, `batch_size` queries of a batch, `update_every` batches of an update.
+  The name states the options: `neg_num` negatives of a query, `query_size`
+  queries of an epoch, `pool_size` images to mine negatives from, `batch_size`
+  queries of a batch, `update_every` batches of an update.
   """
-  parts = [training_dataset, arch, pool]
-  parts += ["whiten"] if whitening else []
-  parts += [] if pretrained else ["notpretrained"]
-  parts += [
+  parts = [
+    *(training_dataset, arch, pool),
+    *(["whiten"] if whitening else []),
+    *([] if pretrained else ["notpretrained"]),
     loss,
     f"m{loss_margin:.2f}",
     optimizer,

@@ -1,13 +1,15 @@
-r"""Script that trains DELF or DELG on labelled photos.
+r"""Train DELF or DELG on labelled photos.
 
   python train.py \
     --train_file_pattern='tfrecord/train*' \
     --validation_file_pattern='tfrecord/validation*' \
     --num_classes=0 --imagenet_checkpoint=resnet50_notop.h5 --logdir=run
 
-The same command goes on where a run has ended. build_image_dataset.py makes the
-TFRecords, --overfit_one_batch tries the settings, README.md here has the rest.
+The same command resumes a stopped run. build_image_dataset.py writes the
+TFRecords; --overfit_one_batch tests the settings. See README.md in this folder.
 """
+
+import typing
 
 from absl import logging
 
@@ -15,14 +17,16 @@ from delf.cli import scripts
 from delf.cli.scripts import FLAGS
 from delf.learning import delg_settings
 
+if typing.TYPE_CHECKING:
+  from delf.python.training.model import delf_model
+
 define_flags = delg_settings.define_flags
 
 
-def create_model(num_classes):
-  """Makes the Delf or Delg that the flags say, with classifiers.
+def create_model(num_classes: int) -> "delf_model.Delf":
+  """Create the Delf or Delg of the flags, with classifiers.
 
-  Where no flags are defined, as in another program, it is that of their
-  defaults.
+  Without flags, as in another program, their defaults apply.
   """
   from delf.learning import delg_steps
 
@@ -32,8 +36,8 @@ def create_model(num_classes):
   return delg_steps.make_model(network, num_classes)
 
 
-def main():
-  """Trains; returns 0, or 128 and the number of the signal that stopped it."""
+def main() -> int:
+  """Train; return 0, or 128 plus the number of a signal that stopped it."""
   import tensorflow as tf
 
   from delf.learning import delg, watchers
@@ -46,7 +50,7 @@ def main():
     return _overfit(settings)
   report = delg.fit(settings, watchers.standard(settings))
   if report.signal is not None:
-    how = f"the same command goes on from {report.checkpoint}"
+    how = f"the same command resumes from {report.checkpoint}"
     place = f"after step {report.step}"
     return scripts.end_stopped(report.signal, place, how)
   print(f"wrote {report.weights} after step {report.step}")  # noqa: T201
@@ -54,19 +58,19 @@ def main():
 
 
 def _overfit(settings):
-  """Tests whether one batch is learnt; returns 1 where it is not."""
+  """Return 0 if training can overfit one batch, otherwise 1."""
   from delf.learning import delg, watchers
 
   settings.check()
   source = delg.Source(settings.data, settings.learning.seed)
-  watching = [watchers.Live(settings.reporting.report_every)]
-  verdict = watchers.overfit(settings, source, watching)
+  observers = [watchers.Live(settings.reporting.report_every)]
+  verdict = watchers.overfit(settings, source, observers)
   if verdict.learns:
     print(verdict)  # noqa: T201
     return 0
   scripts.print_problem(
-    f"{verdict}. Try --initial_lr ten times as low, then as high; with weights "
-    "to start from and without"
+    f"{verdict}. Try a tenth of --initial_lr, then ten times as much, with and "
+    "without initial weights"
   )
   return 1
 

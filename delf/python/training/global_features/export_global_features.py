@@ -1,4 +1,4 @@
-r"""Script that exports the best network of a run of global training.
+r"""Export the best network of a run of global training.
 
 python -m delf.python.training.global_features.export_global_features \
     --model_directory=runs/retrieval-SfM-120k_ResNet101_... --export_path=model
@@ -10,17 +10,17 @@ from delf.cli import scripts
 from delf.cli.scripts import FLAGS
 
 
-def define_flags():
-  """Defines the flags."""
+def define_flags() -> None:
+  """Define the flags."""
   help = "folder of the run, with settings.json"
   scripts.define("model_directory", None, help, required=True)
-  help = "folder of the SavedModel to be"
+  help = "folder for the SavedModel"
   scripts.define("export_path", None, help, required=True)
   scripts.define("overwrite", False, "whether to replace a finished export")
 
 
-def main():
-  """Reads the weights and writes the SavedModel."""
+def main() -> None:
+  """Read the weights and write the SavedModel."""
   from delf.learning import pairs_model
 
   path = pathlib.Path(FLAGS.export_path)

@@ -1,10 +1,10 @@
-r"""Script that trains a global descriptor on retrieval-SfM-120k.
+r"""Train a global descriptor on retrieval-SfM-120k.
 
   python delf/python/training/global_features/train.py \
     --data_root=data --directory=runs --arch=ResNet101 --pool=gem \
     --test_datasets=roxford5k,rparis6k
 
-The same command with --resume goes on where a run has ended.
+The same command with --resume resumes a stopped run.
 """
 
 import subprocess
@@ -18,24 +18,20 @@ from delf.cli.scripts import FLAGS
 from delf.learning import pairs_settings
 
 
-def define_flags():
-  """Defines the flags."""
+def define_flags() -> None:
+  """Define the flags."""
   pairs_settings.define_flags()
   name = "retrieval-SfM-120k"
   scripts.define("training_dataset", name, "data set to train on", [name])
-  scripts.define(
-    "debug",
-    False,
-    "step by step without graphs, reporting each batch "
-    "if --print_freq does not say otherwise",
-  )
-  scripts.define("gpu_ids", "0", "GPUs that the program sees, such as 0")
-  help = "whether to start TensorBoard beside it"
+  help = "whether to run eagerly; reports each batch unless --print_freq is set"
+  scripts.define("debug", False, help)
+  scripts.define("gpu_ids", "0", "GPUs to use, separated by commas")
+  help = "whether to start TensorBoard too"
   scripts.define("launch_tensorboard", False, help)
 
 
 def _use_gpus():
-  """Has TensorFlow see the GPUs of --gpu_ids alone, where there are any."""
+  """Restrict TensorFlow to the GPUs of --gpu_ids, if the machine has any."""
   import tensorflow as tf
 
   gpus = tf.config.list_physical_devices("GPU")
@@ -45,13 +41,13 @@ def _use_gpus():
     chosen = [gpus[int(number)] for number in FLAGS.gpu_ids.split(",")]
   except (ValueError, IndexError):
     raise errors.InputError(
-      f"--gpu_ids from 0 to {len(gpus) - 1}", FLAGS.gpu_ids
+      f"--gpu_ids must be from 0 to {len(gpus) - 1}, not {FLAGS.gpu_ids}"
     ) from None
   tf.config.set_visible_devices(chosen, "GPU")
 
 
-def main():
-  """Trains; returns the exit status."""
+def main() -> int:
+  """Train; return the exit status."""
   import tensorflow as tf
 
   from delf.learning import pairs
@@ -71,7 +67,7 @@ def main():
   place = report.place
   if report.signal is not None:
     where = f"in epoch {place.epoch + 1}"
-    return scripts.end_stopped(report.signal, where, "--resume goes on")
+    return scripts.end_stopped(report.signal, where, "--resume resumes it")
   print(  # noqa: T201
     f"wrote {report.folder}: best of {place.epoch} epochs is"
     f" {place.best_epoch}, score {place.best_score:.4f}"

@@ -3,16 +3,19 @@
 Contrastive: Radenovic et al., arXiv:1604.02426, equation 5. Triplet: Schroff et
 al., arXiv:1503.03832, equation 3; Arandjelovic et al., arXiv:1511.07247.
 
-A batch is of queries, float [B, D], with one positive each, [B, D], and K
-negatives each, [B, K, D]; K may be 0. Losses are sums over all of them, as in
-the original, so that a sum of losses of single queries is the loss of all. (The
-original's contrastive loss mixes up the images of queries where B is over 1.)
+A batch has queries, float [B, D], with one positive each, [B, D], and K
+negatives each, [B, K, D]; K may be 0. Losses are summed over the batch, as in
+the original. (The original's contrastive loss confuses the images of different
+queries if B is over 1.)
 """
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import keras
 from keras import ops
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
 
 def contrastive_loss(
@@ -26,7 +29,7 @@ def contrastive_loss(
 
   It is the sum over queries of d(query, positive)^2 / 2 and, over their
   negatives, max(margin - d(query, negative), 0)^2 / 2. `eps` is added to
-  differences, so that the distance of equal descriptors has a gradient.
+  differences to give the distance of equal descriptors a gradient.
   """
   to_positives = ops.sum(ops.square(queries - positives + eps), axis=-1)
   differences = queries[:, None, :] - negatives + eps
@@ -52,9 +55,11 @@ def triplet_loss(
 
 
 class _RankingLoss(keras.losses.Loss):
-  """Base of losses of three inputs; Keras's `reduction` changes nothing."""
+  """Base of losses with three inputs; `reduction` has no effect."""
 
-  def __init__(self, name, margin, reduction):
+  function: Callable[..., Tensor]
+
+  def __init__(self, name: str, margin: float, reduction: str):
     super().__init__(name=name, reduction=reduction)
     self.margin = margin
 
@@ -72,7 +77,7 @@ class ContrastiveLoss(_RankingLoss):
 
   function = staticmethod(contrastive_loss)
 
-  def __init__(self, margin: float = 0.7, reduction: str = "none"):
+  def __init__(self, margin: float = 0.7, reduction: str = "none") -> None:
     super().__init__("contrastive_loss", margin, reduction)
 
 
@@ -81,5 +86,5 @@ class TripletLoss(_RankingLoss):
 
   function = staticmethod(triplet_loss)
 
-  def __init__(self, margin: float = 0.1, reduction: str = "none"):
+  def __init__(self, margin: float = 0.1, reduction: str = "none") -> None:
     super().__init__("triplet_loss", margin, reduction)

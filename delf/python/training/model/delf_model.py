@@ -5,6 +5,7 @@ arXiv:2001.05027.
 """
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import keras
 from absl import logging
@@ -12,12 +13,12 @@ from keras import layers, ops
 
 from delf.networks import backbones, heads
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
 AttentionModel = heads.AttentionModel
 AutoencoderModel = heads.AutoencoderModel
 
-# Defaults, which are the sizes of ResNets and stand for the backbone's own.
+# Defaults, the sizes of ResNets; they stand for those of any backbone.
 _RESNET_EMBEDDING = 2048
 _RESNET_CHANNELS = 1024
 
@@ -25,9 +26,9 @@ _RESNET_CHANNELS = 1024
 class Delf(keras.Model):
   """A backbone, attention, and optionally an autoencoder between the two.
 
-  All variables but the classifiers' exist once it is made. `autoencoder` may be
-  None; `desc_classification` and `attn_classification` exist after
-  `init_classifiers`.
+  All variables are created at once, except those of the classifiers,
+  `desc_classification` and `attn_classification`, which `init_classifiers`
+  creates. `autoencoder` may be None.
   """
 
   def __init__(  # noqa: PLR0913
@@ -42,23 +43,24 @@ class Delf(keras.Model):
     reduced_dimension: int = 128,
     dim_expand_channels: int = _RESNET_CHANNELS,
     backbone: str | keras.Model = "resnet50",
-  ):
+  ) -> None:
     """Create the model with random weights.
 
     Args:
-      block3_strides: Whether every second local feature is kept per direction.
-      pooling: Pooling of the global descriptor: "avg", "max" or "gem"; a dense
-        `embedding_layer` may follow it.
-      embedding_layer_dim: 2048 stands for the backbone's default.
-      use_dim_reduction: Whether an autoencoder codes local features in
+      block3_strides: Whether to keep every second local feature per direction.
+      pooling: Pooling of the global descriptor: "avg", "max" or "gem".
+      gem_power: Power of "gem" pooling.
+      embedding_layer: Whether a dense layer follows the pooling.
+      embedding_layer_dim: Its size; 2048 stands for the backbone's default.
+      use_dim_reduction: Whether an autoencoder reduces local features to
         `reduced_dimension` channels.
       dim_expand_channels: Channels of the reconstruction; 1024 stands for those
         of the backbone's local features.
-      backbone: Name of a backbone (see `backbones`), or one that is ready.
-        Strides, pooling and the embedding layer are options of ResNets alone.
+      backbone: Name of a backbone (see `backbones`), or a model. Strides,
+        pooling and the embedding layer apply only to ResNets.
     """
     super().__init__(name=name)
-    options = {}
+    options: dict[str, Any] = {}
     if embedding_layer_dim != _RESNET_EMBEDDING:
       options["embedding_layer_dim"] = embedding_layer_dim
     if backbone in ("resnet50", "resnet101"):
@@ -92,15 +94,16 @@ class Delf(keras.Model):
     """Create the classifiers of training; RuntimeError if they exist.
 
     `desc_classification` is a function or layer from global descriptors to
-    logits that keeps its weights elsewhere; None for a new dense layer.
+    logits, by default a new dense layer.
     """
     if hasattr(self, "attn_classification"):
-      raise RuntimeError(f"{self.name} has classifiers already")
+      raise RuntimeError(f"{self.name} already has classifiers")
     logging.info("Classifiers of %s: %d classes", self.name, num_classes)
     if desc_classification is None:
-      desc_classification = layers.Dense(num_classes, name="desc_fc")
-      desc_classification.build((None, self.backbone.global_channels))
-    self.desc_classification = desc_classification
+      dense = layers.Dense(num_classes, name="desc_fc")
+      dense.build((None, self.backbone.global_channels))
+      desc_classification = dense
+    self.desc_classification: Any = desc_classification
     self.attn_classification = layers.Dense(num_classes, name="att_fc")
     self.attn_classification.build((None, self._attention_channels))
 
@@ -130,16 +133,16 @@ class Delf(keras.Model):
   ) -> tuple[Tensor, Tensor, Tensor, dict, Tensor | None, Tensor | None]:
     """Run all parts on normalised images, float [B, H, W, 3], for training.
 
-    Gradients of attention and autoencoder stop before the backbone (section 3.3
-    of DELG).
+    Gradients of attention and autoencoder do not reach the backbone (section
+    3.3 of DELG).
 
     Returns:
       Global descriptor before the classifier, [B, D]; attended feature before
-      the classifier, [B, C]; attention, [B, H', W', 1]; dict of the backbone's
-      maps (`block3`: [B, H', W', C]); reconstructed local features
+      the classifier, [B, C]; attention, [B, H', W', 1]; the backbone's feature
+      maps by name (`block3`: [B, H', W', C]); reconstructed local features
       [B, H', W', C] and their codes [B, H', W', reduced_dimension], or None.
     """
-    blocks = {}
+    blocks: dict[str, Tensor] = {}
     descriptor = self.backbone.build_call(
       images, training=training, intermediates_dict=blocks
     )
@@ -168,8 +171,8 @@ class Delf(keras.Model):
 
     Returns:
       Global descriptor [B, D], not normalised; attention [B, H', W', 1]; local
-      features [B, H', W', C]: the autoencoder's codes if any, else `block3`.
-      `intermediates_dict` receives the backbone's maps.
+      features [B, H', W', C]: the codes of an autoencoder, or `block3`.
+      `intermediates_dict` receives the backbone's feature maps.
     """
     descriptor, _, attention, blocks, _, reduced = (
       self.global_and_local_forward_pass(input_image, training)
@@ -180,7 +183,7 @@ class Delf(keras.Model):
     return descriptor, attention, features
 
   def global_call(self, input_image: Tensor, training: bool = True) -> Tensor:
-    """Return the global descriptor [B, D] alone, not normalised."""
+    """Return only the global descriptor [B, D], not normalised."""
     return self.backbone.build_call(input_image, training=training)
 
   def local_call(
@@ -189,7 +192,7 @@ class Delf(keras.Model):
     training: bool = True,
     intermediates_dict: dict | None = None,
   ) -> tuple[Tensor, Tensor]:
-    """Return attention and local features without the last stage."""
+    """Return attention and local features without running the last stage."""
     blocks = {} if intermediates_dict is None else intermediates_dict
     if hasattr(self.backbone, "local_call"):
       block3 = self.backbone.local_call(input_image, training, blocks)

@@ -5,6 +5,7 @@ Cao et al., arXiv:2001.05027; ArcFace: Deng et al., arXiv:1801.07698.
 
 import functools
 import math
+from typing import Any, TypeAlias
 
 import keras
 from absl import logging
@@ -13,9 +14,9 @@ from keras import ops
 from delf.python.normalization_layers import normalization
 from delf.python.training.model import delf_model
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
-# Smallest squared sine: the square root has no gradient at 0.
+# Smallest squared sine, since the square root has no gradient at 0.
 _SINE_EPSILON = 1e-12
 
 # Smallest squared norm to divide by, as in `normalization.l2_normalize`.
@@ -41,11 +42,12 @@ class Delg(delf_model.Delf):
     reduced_dimension: int = 128,
     dim_expand_channels: int = 1024,
     backbone: str | keras.Model = "resnet50",
-  ):
+  ) -> None:
     """Create the model with random weights; see Delf.
 
-    `scale_factor_init` is the factor from cosines to logits, `arcface_margin`
-    the angle in radians that training adds between a descriptor and its class.
+    `scale_factor_init` is the factor between cosines and logits;
+    `arcface_margin` is the angle in radians that training adds between a
+    descriptor and its class.
     """
     super().__init__(
       block3_strides=block3_strides,
@@ -67,20 +69,20 @@ class Delg(delf_model.Delf):
       name="scale_factor",
     )
 
-  def init_classifiers(self, num_classes: int) -> None:
+  def init_classifiers(self, num_classes: int) -> None:  # type: ignore[override]
     """Create the classifiers of training; RuntimeError if they exist.
 
     `desc_classification(prelogits, labels, training=True)` is then
     `cosine_classifier_logits` with the weights of this model.
     """
     if hasattr(self, "cosine_weights"):
-      raise RuntimeError(f"{self.name} has classifiers already")
+      raise RuntimeError(f"{self.name} already has classifiers")
     self.cosine_weights = self.add_weight(
       shape=(self.backbone.global_channels, num_classes),
       initializer="he_normal",
       name="cosine_weights",
     )
-    classifier = functools.partial(
+    classifier: Any = functools.partial(
       cosine_classifier_logits,
       num_classes=num_classes,
       cosine_weights=self.cosine_weights,
@@ -92,21 +94,21 @@ class Delg(delf_model.Delf):
     logging.info("ArcFace margin %g", self._arcface_margin)
 
   # The original's order, by which its optimiser numbers its slots: variables of
-  # the layers, then the model's own.
+  # the layers come before the model's own.
 
   @property
   def variables(self) -> list[keras.Variable]:
-    """All variables; those of the layers first."""
+    """All variables, those of the layers first."""
     return self._own_last(super().variables)
 
   @property
   def weights(self) -> list[keras.Variable]:
-    """All weights; those of the layers first."""
+    """All weights, those of the layers first."""
     return self._own_last(super().weights)
 
   def _own_last(self, variables):
-    own = (getattr(self, n, None) for n in ("cosine_weights", "scale_factor"))
-    own = [variable for variable in own if variable is not None]
+    names = [n for n in ("cosine_weights", "scale_factor") if hasattr(self, n)]
+    own = [getattr(self, name) for name in names]
     ids = {id(variable) for variable in own}
     return [v for v in variables if id(v) not in ids] + own
 
@@ -124,18 +126,18 @@ def cosine_classifier_logits(
 
   Args:
     prelogits: Float [B, D], descriptors.
-    labels: Int [B], classes in 0 to `num_classes` - 1; None where not training.
+    labels: Int [B], classes from 0 to `num_classes` - 1; used only in training.
     cosine_weights: Float [D, num_classes], a direction for each class.
     arcface_margin: Angle in radians that training adds to that of the label.
   """
   units = normalization.l2_normalize(prelogits, axis=1)
-  # As a tensor: a variable would get no gradient of `_cosines`.
+  # As a tensor, since a variable would get no gradient from `_cosines`.
   weights = ops.reshape(cosine_weights, (-1, num_classes))
   cosines = _cosines(units, weights)
   if training and arcface_margin > 0.0:
     labels = ops.reshape(ops.cast(labels, "int32"), (-1, 1))
     rows = ops.arange(ops.shape(cosines)[0], dtype="int32")
-    # One column of each row is taken out and put back: no mask of classes.
+    # One column of each row is changed: a mask of all classes would be large.
     own = ops.take_along_axis(cosines, labels, axis=1)[:, 0]
     indices = ops.concatenate([rows[:, None], labels], axis=1)
     margined = _add_margin(own, arcface_margin)
@@ -147,7 +149,7 @@ def cosine_classifier_logits(
 def _cosines(units, weights):
   """Return cosines [B, classes] of units [B, D] and weights [D, classes]."""
   # Weights of 203 094 classes take 1.7 GB; scaling them and differentiating
-  # their norm would take three copies. With c = u.w / |w|, dc/dw is
+  # their norm would need three copies. With c = u.w / |w|, dc/dw is
   # (u - c w / |w|) / |w|.
   squared_norms = ops.sum(ops.square(weights), axis=0, keepdims=True)
   far = ops.cast(squared_norms > _SQUARED_NORM_EPSILON, units.dtype)
@@ -171,7 +173,7 @@ def apply_arcface_margin(
 ) -> Tensor:
   """Return cosines [B, num_classes] with an angle added for the labels.
 
-  The margin, in radians, is not added where the sum would exceed pi.
+  The margin, in radians, is not added if the sum would exceed pi.
   """
   margined = _add_margin(cosine_sim, arcface_margin)
   return ops.where(ops.cast(one_hot_labels, "bool"), margined, cosine_sim)

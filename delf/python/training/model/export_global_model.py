@@ -1,4 +1,4 @@
-"""Script that exports the global descriptor of a checkpoint."""
+"""Export the global descriptor of a checkpoint to a SavedModel."""
 
 from absl import flags
 
@@ -7,14 +7,14 @@ from delf.cli import scripts
 from delf.cli.scripts import FLAGS
 
 
-def define_flags():
-  """Defines the flags."""
+def define_flags() -> None:
+  """Define the flags."""
   scripts.define_export()
   scripts.define_global_export(delg_global_features=False)
   flags.DEFINE_list(
     "input_scales_list",
     None,
-    "Image scales to fix, separated by commas; by default scales are an input.",
+    "Fixed image scales, separated by commas; by default scales are an input.",
   )
   help = "Pooling of the descriptors of all scales."
   choices = ["None", "average", "sum"]
@@ -23,15 +23,16 @@ def define_flags():
   scripts.define("normalize_global_descriptor", False, help)
 
 
-def main():
-  """Reads the checkpoint and writes the SavedModel."""
+def main() -> None:
+  """Read the checkpoint and write the SavedModel."""
   from delf.networks import exporting
 
   try:
     scales = [float(scale) for scale in FLAGS.input_scales_list or ()]
   except ValueError:
+    listed = ",".join(FLAGS.input_scales_list)
     raise errors.InputError(
-      "numbers in --input_scales_list", ",".join(FLAGS.input_scales_list)
+      f"--input_scales_list must be numbers, not {listed}"
     ) from None
   model = scripts.load_model("global")
   exporting.export_global(

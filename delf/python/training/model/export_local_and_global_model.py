@@ -1,18 +1,18 @@
-"""Script that exports local features and the global descriptor together."""
+"""Export local features and the global descriptor of a checkpoint."""
 
 from delf.cli import scripts
 from delf.cli.scripts import FLAGS
 
 
-def define_flags():
-  """Defines the flags."""
+def define_flags() -> None:
+  """Define the flags."""
   scripts.define_export()
   scripts.define_local_export()
   scripts.define_global_export(delg_global_features=True)
 
 
-def main():
-  """Reads the checkpoint and writes the SavedModel."""
+def main() -> None:
+  """Read the checkpoint and write the SavedModel."""
   from delf.networks import exporting
 
   model = scripts.load_model("local", "global")

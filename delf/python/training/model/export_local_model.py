@@ -1,17 +1,17 @@
-"""Script that exports the local features of a checkpoint to a SavedModel."""
+"""Export the local features of a checkpoint to a SavedModel."""
 
 from delf.cli import scripts
 from delf.cli.scripts import FLAGS
 
 
-def define_flags():
-  """Defines the flags."""
+def define_flags() -> None:
+  """Define the flags."""
   scripts.define_export()
   scripts.define_local_export()
 
 
-def main():
-  """Reads the checkpoint and writes the SavedModel."""
+def main() -> None:
+  """Read the checkpoint and write the SavedModel."""
   from delf.networks import exporting
 
   model = scripts.load_model("local")

@@ -1,4 +1,4 @@
-"""Features of one image over several scales, with the names of the original."""
+"""Features of one image at several scales, with the original's names."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 from delf.networks import tensorflow_ops
 from delf.python import feature_extractor
 
-# Under this the squared norm of a descriptor counts as zero.
+# Smallest squared norm of a descriptor to divide by.
 _EPSILON = 1e-12
 
 
@@ -26,17 +26,18 @@ def ExtractLocalFeatures(  # noqa: PLR0913
   Args:
     image: [H, W, 3] uint8.
     image_scales: [S] float32.
-    abs_thres: float32 [], the least attention of a feature.
+    max_feature_num: int32 [], the largest number of features.
+    abs_thres: float32 [], the smallest attention of a feature.
     iou: Overlap of two boxes above which the one with less attention is
       dropped; 1.0 keeps all.
     attention_model_fn: Function of images [1, h, w, 3] float32 that returns
-      attention [1, y, x, 1] and features [1, y, x, D], for any D.
+      attention [1, y, x, 1] and features [1, y, x, D].
+    stride_factor: Factor on the stride of `receptive`.
 
   Returns:
     boxes [N, 4] float32, (ymin, xmin, ymax, xmax) in pixels of `image`;
     features [N, D] float32; scales [N] float32, inverse image scales; scores
-    [N, 1] float32. The best score is first; of equal ones, that of the earlier
-    scale, then the upper one, then the left one.
+    [N, 1] float32. Scores descend; ties are ordered by scale, row and column.
   """
   selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
   local = tensorflow_ops.local(
@@ -63,8 +64,8 @@ def ExtractGlobalFeatures(
   Args:
     image: [H, W, 3] uint8.
     image_scales: [S] float32.
-    global_scales_ind: [G] int32, at least one position of a scale; they are
-      used in the order of `image_scales`, each once.
+    global_scales_ind: [G] int32, one or more indices of `image_scales`; used in
+      ascending order, each once.
     model_fn: Function of images [1, h, w, 3] float32 that returns [1, D].
     multi_scale_pool_type: "None", "average" or "sum" over the scales.
 
@@ -97,12 +98,14 @@ def ExtractLocalAndGlobalFeatures(  # noqa: PLR0913
 ) -> tuple[tf.Tensor, ...]:
   """Extract local features at all scales and global descriptors at some.
 
-  Args beside those of ExtractLocalFeatures and ExtractGlobalFeatures:
+  For other arguments see ExtractLocalFeatures and ExtractGlobalFeatures.
+
+  Args:
     model_fn: Function of images [1, h, w, 3] float32 that returns a global
       descriptor [1, D'], attention [1, y, x, 1] and features [1, y, x, D].
-    local_model_fn: Function that returns the last two alone, for the scales
-      without a global descriptor; by default `model_fn`, whose descriptor
-      TensorFlow then prunes as far as it can.
+    local_model_fn: Function that returns only attention and features, for
+      scales without a global descriptor; by default it is derived from
+      `model_fn`, whose descriptor TensorFlow prunes if possible.
 
   Returns:
     boxes, features, scales and scores of ExtractLocalFeatures, and global
@@ -123,15 +126,14 @@ def ExtractLocalAndGlobalFeatures(  # noqa: PLR0913
 def pool_scales(
   descriptors: tf.Tensor, pool_type: str, normalize: bool
 ) -> tf.Tensor:
-  """Combine the descriptors [..., G, D] of several scales, if not "None"."""
+  """Pool descriptors [..., G, D] over the scales, unless the type is "None"."""
   if pool_type == "average":
     descriptors = tf.reduce_mean(descriptors, axis=-2)
   elif pool_type == "sum":
     descriptors = tf.reduce_sum(descriptors, axis=-2)
   elif pool_type != "None":
     raise ValueError(
-      "expected multi_scale_pool_type None, average or sum, received"
-      f" {pool_type}"
+      f"multi_scale_pool_type must be None, average or sum, not {pool_type}"
     )
   if normalize:
     descriptors = tf.math.l2_normalize(descriptors, -1, epsilon=_EPSILON)

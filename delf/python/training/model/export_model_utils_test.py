@@ -107,7 +107,7 @@ def test_global_golden(recorded, number):
 
 def test_unknown_pooling_is_refused(recorded):
   arrays, _ = recorded
-  with pytest.raises(ValueError, match="expected multi_scale_pool_type"):
+  with pytest.raises(ValueError, match="multi_scale_pool_type must be"):
     export_model_utils.ExtractGlobalFeatures(
       arrays["image"], [1.0], [0], _global_fn(arrays), "max"
     )

@@ -1,4 +1,4 @@
-"""ResNet backbones of the kind that Keras's ImageNet weights are for.
+"""ResNet backbones compatible with Keras's ImageNet weights.
 
 He et al., arXiv:1512.03385, with the stride in the first convolution of a stage
 and with biases in all convolutions.
@@ -6,6 +6,7 @@ and with biases in all convolutions.
 
 import os
 import string
+from typing import TypeAlias
 
 import keras
 from absl import logging
@@ -16,22 +17,24 @@ from delf.networks import backbones
 from delf.python.normalization_layers import normalization
 from delf.python.pooling_layers import pooling as pooling_layers
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = keras.KerasTensor
 
-# Stage -> filters of the first convolutions, and of the output, of its blocks.
+# Filters of the inner convolutions and of the output of blocks, by stage.
 _FILTERS = {2: (64, 256), 3: (128, 512), 4: (256, 1024), 5: (512, 2048)}
 
 _POOLINGS = ("avg", "max", "gem")
 
 
 class Bottleneck(layers.Layer):
-  """Three convolutions with a shortcut, a projection in block "a"."""
+  """Three convolutions with a shortcut, which is a projection in block "a"."""
 
-  def __init__(self, stage: int, block: str, stride: int, data_format: str):
+  def __init__(
+    self, stage: int, block: str, stride: int, data_format: str
+  ) -> None:
     super().__init__(name=f"block{stage}{block}")
     self._data_format = data_format
     filters, filters_out = _FILTERS[stage]
-    # Attributes are the keys of a checkpoint, names those of a Keras file.
+    # Attributes are keys of checkpoints, names are keys of Keras files.
     branches = [
       ("2a", "conv2a", "bn2a", filters, 1, stride),
       ("2b", "conv2b", "bn2b", filters, 3, 1),
@@ -95,15 +98,15 @@ def _build_pair(conv, norm, input_shape, data_format):
 class ResNet50(keras.Model):
   """ResNet-50; its local features are the map after stage 4 (`block3`).
 
-  All variables exist once it is made; see `backbones` for the attributes.
+  All variables are created at once; see `backbones` for the attributes.
   """
 
   # Blocks of stages 2 to 5: table 1 of the paper.
   blocks_by_stage = (3, 4, 6, 3)
   foldable = (("conv1", "bn_conv1"),)
 
-  # Those of the published models, whichever the depth: a deeper net sees more,
-  # but its positions have the same centres.
+  # Values of the published models for every depth: a deeper network has a
+  # larger receptive field with the same centres.
   receptive_field = 291
   receptive_padding = 145
   local_channels = _FILTERS[4][1]
@@ -120,20 +123,21 @@ class ResNet50(keras.Model):
     gem_power: float = 3.0,
     embedding_layer: bool = False,
     embedding_layer_dim: int = 2048,
-  ):
+  ) -> None:
     """Create the backbone with random weights.
 
     Args:
       data_format: "channels_last" or "channels_first".
-      include_top: Whether it returns the logits of `classes`.
-      pooling: "avg", "max" or "gem" of the last feature map where there is no
-        top, or None for the map itself; `embedding_layer` follows it.
-      block3_strides: Whether `block3` keeps every second position alone, in
-        place of the stride of stage 5; what comes after is the same.
-      average_pooling: Whether the last map is averaged over 7 x 7 positions.
+      include_top: Whether to return the logits of `classes`.
+      pooling: Pooling of the last feature map without the top: "avg", "max" or
+        "gem", or None for the map itself. `embedding_layer` follows it.
+      block3_strides: Whether `block3` keeps every second position, instead of
+        the stride of stage 5; the result of stage 5 is the same.
+      average_pooling: Whether to average the last map over 7 x 7 positions.
     """
     if pooling not in (None, "", *_POOLINGS):
-      raise errors.InputError(f"a pooling of {_POOLINGS}", repr(pooling))
+      names = ", ".join(_POOLINGS)
+      raise errors.InputError(f"pooling must be {names}, not {pooling!r}")
     super().__init__(name=name or None)
     self.include_top = include_top
     self.pooling = pooling
@@ -171,7 +175,7 @@ class ResNet50(keras.Model):
       whole = stage == 2 or (stage == 5 and self.block3_strides)
       for block in string.ascii_lowercase[:count]:
         stride = 2 if block == "a" and not whole else 1
-        # Named attributes: they are the keys of a checkpoint.
+        # Attributes are the keys of a checkpoint.
         layer = Bottleneck(stage, block, stride, data_format)
         setattr(self, f"l{stage}{block}", layer)
 
@@ -201,7 +205,7 @@ class ResNet50(keras.Model):
     """Run `build_call` as a Keras model."""
     if intermediates_dict is None:
       return super().__call__(inputs, training=training)
-    # Keras would hand `call` a copy of the dict that is to be filled.
+    # Keras would pass `call` a copy of the dict.
     return self.build_call(inputs, training, intermediates_dict)
 
   def call(
@@ -229,8 +233,8 @@ class ResNet50(keras.Model):
         `block4` (after stages 2 to 5).
 
     Returns:
-      Float [B, classes] logits, [B, D] features, or without top and pooling the
-      last feature map, `block4`.
+      Float [B, classes] logits, [B, D] features, or `block4` without top and
+      pooling.
     """
     blocks = {} if intermediates_dict is None else intermediates_dict
     x = self.local_call(inputs, training, blocks)
@@ -238,7 +242,7 @@ class ResNet50(keras.Model):
       x = block(x, training=training)
     positions = (1, 2) if self._data_format == "channels_last" else (2, 3)
     blocks["block4"] = x if self.avg_pool is None else self.avg_pool(x)
-    if self.include_top:
+    if self.fc1000 is not None:
       return self.fc1000(ops.mean(x, axis=positions))
     return self._pool(blocks["block4"], positions)
 
@@ -273,7 +277,7 @@ class ResNet50(keras.Model):
   def restore_weights(self, filepath: str | os.PathLike) -> None:
     """Load a Keras `.h5` file; see `backbones.restore`.
 
-    The embedding and, where the file has none, the top keep their weights.
+    The embedding keeps its weights, as does the top if the file has none.
     """
     backbones.restore(self, filepath)
 
