@@ -111,19 +111,21 @@ def evaluate(
   features.
   """
   good, entries, unread = searcher.read(asked)
-  if unread:
-    text = f"{len(unread)} queries have no features; first: {unread[0]}"
-    raise errors.InputError(text)
+  if number := len(unread):
+    raise errors.InputError(f"{number} queries lack features; first {unread[0]}")
   first = searcher.rank(entries)
   rankings, inliers, failed = _rank_protocols(searcher, truth, good, first)
   ids = {protocol: ranked.ids for protocol, ranked in rankings.items()}
   measured = metrics.evaluate(ids, truth)
   folders = pathlib.Path(good[0].features).parent, searcher.collection.features
   of_queries, of_index = (extract.read(f / extract.RECORD) for f in folders)
-  settings = _settings(searcher.options)
-  card = report_card.make(
-    measured, _method(searcher), of_queries, of_index, settings
-  )
+  settings = {}
+  if searcher.options.rerank:
+    parts = searcher.options.verify.describe()
+    parts = [f"{p} px" if p.startswith("residual") else p for p in parts]
+    settings = {"verification": ", ".join(parts)}
+  method = _method(searcher)
+  card = report_card.make(measured, method, of_queries, of_index, settings)
   out = pathlib.Path(out)
   metrics.save(measured, out / METRICS)
   report_card.write(card, out / CARD)
@@ -202,11 +204,3 @@ def _method(searcher):
   if options.rerank:
     parts.append(f"verification of {options.rerank}")
   return " + ".join(parts)
-
-
-def _settings(options):
-  if not options.rerank:
-    return {}
-  parts = options.verify.describe()
-  parts = [f"{p} px" if p.startswith("residual") else p for p in parts]
-  return {"verification": ", ".join(parts)}

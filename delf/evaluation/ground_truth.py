@@ -39,8 +39,7 @@ Lists = tuple[list[str], list[str], list[dict[str, np.ndarray]]]
 class ImagePlaces:
   """Positions of the images of an index, by name.
 
-  A name may be complete, without its extension, or without its folders and
-  extension, if only one image fits.
+  Names may lack their extension, and folders, if only one image fits.
   """
 
   def __init__(self, names: Sequence[str]):
@@ -87,10 +86,8 @@ class GroundTruth:
 
   def protocols(self) -> dict[str, list[dict[str, np.ndarray]]]:
     """Return for each protocol Q dicts with "ok" and "junk", [n] int64."""
-    labels = [
-      {"easy": easy, "hard": hard, "junk": junk}
-      for easy, hard, junk in zip(self.easy, self.hard, self.junk, strict=True)
-    ]
+    images = zip(self.easy, self.hard, self.junk, strict=True)
+    labels = [dict(zip(_GRADED, each, strict=True)) for each in images]
     by_protocol = split_protocols(labels)
     if not self.graded:
       return {PLAIN_PROTOCOL: by_protocol[0]}
@@ -102,9 +99,8 @@ def read(
 ) -> GroundTruth:
   """Read ground truth of a published data set, or a user's own.
 
-  In files that label images by name, a query that is also an index image is
-  junk for itself unless labelled. `index_names` are the images of the index, by
-  default those that the file names.
+  If a file labels images by name, a query that is also an index image is junk
+  for itself unless labelled. By default the index has the images of the file.
   """
   extension = os.path.splitext(path)[1].lower()
   if extension == ".csv":
@@ -190,7 +186,7 @@ def _place_listed(listed, queries, index_names, path):
   if among:
     raise errors.InputError(
       f"the index has {len(among)} of the query images, such as '{among[0]}':"
-      " the older Oxford5k and Paris6k have these, the Revisited data sets not",
+      " older Oxford5k and Paris6k have query images, the Revisited sets not",
       path=path,
     )
   return np.array([places.find(name, path) for name in listed], np.int64)
@@ -235,8 +231,7 @@ def _csv_labels(path):
     query, image, label, *box = (cell.strip() for cell in row)
     _check_label(label.lower(), where)
     if not query or not image:
-      text = "the query or the image has an empty name"
-      raise errors.InputError(text, path=where)
+      raise errors.InputError("a query or image has an empty name", path=where)
     yield query, image, label.lower(), box if any(box) else None, where
 
 
@@ -253,8 +248,7 @@ def _json_labels(content, path):
       if not isinstance(labels[label], list) or not all(
         isinstance(image, str) and image for image in labels[label]
       ):
-        text = f"'{label}' must be a list of image names"
-        raise errors.InputError(text, path=where)
+        raise errors.InputError(f"'{label}' is not a list of names", path=where)
       for image in [None, *labels[label]]:
         yield query, image, label, None, where
 
@@ -392,14 +386,11 @@ def _check_lists(content, path):
 def split_protocols(
   ground_truth: Sequence[dict],
 ) -> tuple[list[dict], list[dict], list[dict]]:
-  """Split ground truth into the protocols easy, medium and hard.
+  """Split ground truth into the protocols (easy, medium, hard).
 
-  Positives of easy are the easy images, of medium the easy and the hard ones,
-  of hard the hard ones; images left over count as junk.
-
-  Missing labels in the dicts of `read_revisited` count as empty. Returns (easy,
-  medium, hard): lists of dicts with "ok" and "junk", [n] ids; easy comes before
-  hard, and junk before the images left over.
+  Positives are the easy images, the easy and the hard ones, or the hard ones;
+  images left over count as junk, after the others. Missing labels in the dicts
+  of `read_revisited` are empty. A protocol has dicts with "ok" and "junk", [n].
   """
   protocols: tuple[list[dict], list[dict], list[dict]] = [], [], []
   for i, entry in enumerate(ground_truth):
@@ -407,15 +398,11 @@ def split_protocols(
       labels = ", ".join(entry) or "no labels"
       raise errors.InputError(f"query {i + 1} has {labels}, not easy and hard")
     easy, hard, junk = (_id_array(entry.get(label, ())) for label in _GRADED)
-    for protocol, positives, left_out in zip(
-      protocols,
-      ([easy], [easy, hard], [hard]),
-      ([junk, hard], [junk], [junk, easy]),
-      strict=True,
-    ):
-      protocol.append(
-        {"ok": np.concatenate(positives), "junk": np.concatenate(left_out)}
-      )
+    positives = [easy], [easy, hard], [hard]
+    others = [junk, hard], [junk], [junk, easy]
+    for protocol, *both in zip(protocols, positives, others, strict=True):
+      ok, left_over = map(np.concatenate, both)
+      protocol.append({"ok": ok, "junk": left_over})
   return protocols
 
 
@@ -443,8 +430,7 @@ def _parse_entry(entry, first_id, size, query, path):
       raise errors.InputError(text, path=path)
     parsed[label] = ids - ids.dtype.type(first_id)
   if box.shape != (4,) or not np.isfinite(box).all():
-    text = f"'bbx' of {query} must be four numbers"
-    raise errors.InputError(text, path=path)
+    raise errors.InputError(f"'bbx' of {query} must be four numbers", path=path)
   if "bbx" in entry:
     parsed["bbx"] = box
   return parsed
@@ -461,10 +447,7 @@ def _id_array(values):
 
 
 def _flat(values):
-  """Return values without nested lists, which could hide a huge size.
-
-  A pickle can hold one list many times inside another, at many levels.
-  """
+  """Refuse nested lists: pickles can nest one list so that it grows huge."""
   if isinstance(values, (list, tuple)):
     for value in values:
       if isinstance(value, (list, tuple, dict)):
@@ -489,16 +472,14 @@ def read_dataset_images(
 ) -> DatasetImages:
   """Read the images of one set, QUERY or INDEX, of Revisited Oxford or Paris.
 
-  Their files, `<name>.jpg`, may be missing. For `scale_limits` see
-  `engine.Crop`.
+  Files, `<name>.jpg`, may be missing. For `scale_limits` see `engine.Crop`.
   """
   if not os.path.isdir(images_dir):
     raise FileNotFoundError(f"{images_dir}: no such folder")
   queries, index, entries = read_revisited(dataset_file_path)
   names = queries if image_set == QUERY else index
   if not names:
-    text = f"the data set has no {image_set} images"
-    raise errors.InputError(text, path=dataset_file_path)
+    raise errors.InputError(f"no {image_set} images", path=dataset_file_path)
   boxes = [entry.get("bbx") for entry in entries]
   crops = [
     None if box is None else engine.Crop(tuple(box), scale_limits)

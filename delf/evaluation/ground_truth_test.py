@@ -194,8 +194,8 @@ def test_names_of_two_images_are_refused(tmp_path):
     ({"q": {"good": ["a"]}}, "'good'"),
     ({"q": {"positive": ["z"]}}, "'z'"),
     ({"q": {"positive": ["a", "a"]}}, "one label"),
-    ({"q": {"positive": [1]}}, "'positive' must be a list of image names"),
-    ({"q": {"positive": "a"}}, "'positive' must be a list of image names"),
+    ({"q": {"positive": [1]}}, "'positive' is not a list of names"),
+    ({"q": {"positive": "a"}}, "'positive' is not a list of names"),
     ({"q": ["a"]}, "labels"),
     ({"q": {"positive": ["a"], "bbx": [1, 2]}}, "box"),
     ({"q": {"positive": ["a"], "bbx": 3}}, "box"),
@@ -215,7 +215,7 @@ def test_names_of_two_images_are_refused(tmp_path):
     ),
     (
       _LISTED | {"qimlist": ["b"]},
-      "1 of the query images, such as 'b': the older",
+      "1 of the query images, such as 'b': older",
     ),
   ],
 )

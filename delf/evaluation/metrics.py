@@ -56,9 +56,8 @@ def evaluate(
 ) -> Evaluation:
   """Measure rankings of index images with ground truth.
 
-  `ids` are positions in the index, [Q, k] int, best first, padded with -1; or
-  one such array per protocol, as after re-ranking without its junk. Ranks
-  beyond the size of the index are dropped.
+  `ids` are positions in the index, [Q, k] int, best first, padded with -1, or
+  one such array per protocol. Ranks beyond the size of the index are dropped.
   """
   protocols = truth.protocols()
   if not isinstance(ids, Mapping):
@@ -153,9 +152,8 @@ def precision_recall(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return precisions and recalls of one query at ranks from 1, [R] each.
 
-  Once all positives are retrieved, deeper ranks count as that of the last
-  positive, so that a query with few positives can reach a precision of 1. For
-  the arguments see `average_precision`.
+  Once all positives are retrieved, deeper ranks count as that of the last one,
+  so that few positives can reach a precision of 1. See `average_precision`.
   """
   ranks, desired = np.asarray(positive_ranks), np.asarray(desired_pr_ranks)
   number = len(ranks) if number is None else number
@@ -172,8 +170,7 @@ def adjust_positive_ranks(
 ) -> np.ndarray:
   """Return the ranks of positives after removal of junk, [P] int64.
 
-  Both arguments are ascending ranks from 0. (The original changes the first in
-  place; this function does not.)
+  Arguments are ascending ranks from 0. (The original changes the first one.)
   """
   positive_ranks = np.asarray(positive_ranks, np.int64)
   junk_ranks = np.sort(np.asarray(junk_ranks, np.int64))
@@ -216,14 +213,12 @@ def mean_curve(
   """Return the mean interpolated precision at levels of recall.
 
   The interpolated precision of a query is the highest at that recall or above,
-  and 0 at recalls that its ranking does not reach (Manning et al., Introduction
-  to Information Retrieval, 2008, section 8.4). The area under the curve is
-  close to mAP, but not equal.
+  and 0 beyond its ranking (Manning et al., Introduction to Information
+  Retrieval, 2008, section 8.4). The area under the curve is close to mAP.
 
   Each query has a ranking ([k] int ids, best first, negative padding),
-  positives, and junk that is removed first; `levels` values of recall are
-  spread over [0, 1]. Returns (recalls, precisions), float64; precisions are NaN
-  if no query has positives.
+  positives, and junk that is removed first. Returns (recalls, precisions),
+  [levels] float64; precisions are NaN if no query has positives.
   """
   if junk is None:
     junk = [np.empty([0], np.int64)] * len(rankings)
@@ -268,8 +263,7 @@ def _check_rankings(ids):
 def _check_ranks(ids, ground_truth, desired):
   if len(ids) != len(ground_truth):
     raise errors.InputError(
-      f"the rankings are of {len(ids)} queries, but the ground truth is of"
-      f" {len(ground_truth)}"
+      f"rankings of {len(ids)} queries, but ground truth of {len(ground_truth)}"
     )
   desired = np.asarray(desired, np.int64)
   if desired.ndim != 1 or (desired < 1).any():
@@ -311,9 +305,8 @@ def write_file(
 ) -> None:
   """Write metrics by protocol, whole or not at all, in percent.
 
-  Values in [0, 1] are written with two decimals; precisions and recalls are
-  [R]. Long lists stay on one line. (The original wraps them, and then cannot
-  read its own file.)
+  Values are in [0, 1]; precisions and recalls are [R]. Long lists stay on one
+  line. (The original wraps them, and then cannot read its own file.)
   """
   lines = []
   for protocol in sorted(mean_average_precision):

@@ -55,8 +55,7 @@ def is_solved(
 def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
   """Return the average precision of scores of positives and negatives.
 
-  This is the sum over thresholds of precision times the gain in recall; equal
-  scores share a threshold.
+  Precision is weighted by the gain in recall; equal scores share a threshold.
   """
   positive, negative = np.asarray(positive), np.asarray(negative)
   total = 0.0
@@ -75,9 +74,8 @@ def transfer_error(
 ) -> float:
   """Return the mean distance of a homography from the true one, in pixels.
 
-  The mean is over a grid of `steps` points per side of image 1, without those
-  that the true homography, [3, 3], sends outside image 2. Without a `model`,
-  [2, 3] or [3, 3], or if the images do not overlap, it is infinite.
+  It is measured on a grid of `steps` points per side of image 1, where image 2
+  overlaps; without overlap or a `model`, [2, 3] or [3, 3], it is infinite.
   """
   if model is None:
     return float("inf")
@@ -133,8 +131,8 @@ def on_plane(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
 def area_under_recall(errors: np.ndarray, threshold: float) -> float:
   """Return the area under the recall curve up to an error, in [0, 1].
 
-  It is integrated by the trapezoidal rule, as the pose AUC of Sarlin et al.
-  (SuperGlue, CVPR 2020). Pairs that failed have infinite errors.
+  As the pose AUC of Sarlin et al. (SuperGlue, CVPR 2020) it uses the
+  trapezoidal rule. Pairs that failed have infinite errors.
   """
   errors = np.sort(np.asarray(errors, np.float64))
   number = int(np.searchsorted(errors, threshold))
@@ -147,10 +145,7 @@ def area_under_recall(errors: np.ndarray, threshold: float) -> float:
 
 
 def _fundamental_matrices(truth):
-  """Return the fundamental matrices of a truth: up to three for 7 points.
-
-  Eight or more points are fitted by least squares (normalised 8-point).
-  """
+  """Return the fundamental matrices of a truth; 7 points have up to three."""
   if truth["type"] == "fundamental":
     return [np.asarray(truth["F"], np.float64)]
   if truth["type"] == "pose":

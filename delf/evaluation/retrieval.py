@@ -38,10 +38,9 @@ def read_truth(path: _Path) -> ground_truth.GroundTruth:
 def search_global(
   truth: ground_truth.GroundTruth, query_dir: _Path, index_dir: _Path
 ) -> ranking.Ranking:
-  """Rank all index images by global descriptors, exactly.
+  """Rank all index images by `<name>.delg_global`, exactly.
 
-  Files are `<name>.delg_global`. Images without a descriptor (too small) come
-  last.
+  Images without a descriptor (too small) come last.
   """
   extensions = files.DELG_GLOBAL, files.DELG_GLOBAL
   of_queries, of_index = _find(truth, (query_dir, index_dir), extensions)
@@ -118,8 +117,7 @@ def local_files(
 ) -> _Local:
   """Return the files of local features of queries and of index images.
 
-  Files of all queries must exist. The file of an index image may be `<name>_0`,
-  as extraction with regions names it.
+  Those of queries must exist. Index images may have `<name>_0`, with regions.
   """
   queries, names = truth.query_names, truth.index_names
   paths = extract.require_files(queries, query_dir, extension, "queries")
@@ -175,9 +173,8 @@ def evaluate(
   """Measure a ranking, verified or not, and write `metrics.txt`.
 
   With `local_files`, the first 100 images of each query that are not junk are
-  verified and re-ranked for each protocol; pairs that both protocols need are
-  verified once, and recorded in the folder. `workers` processes are used, by
-  default one per core.
+  verified and re-ranked for each protocol, in `workers` processes, by default
+  one per core. Pairs are verified once, and recorded in the folder.
   """
   os.makedirs(output_dir, exist_ok=True)  # Before the long verification.
   protocols = truth.protocols()

@@ -57,11 +57,10 @@ def vote(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Predict a landmark for each query from its most similar images.
 
-  Each neighbour votes for its landmark with its similarity; of equal sums the
+  Index images vote for their landmarks with their similarity; of equal sums the
   lower landmark wins. `ids` and `scores` are [Q, k], best first; padding (-1)
-  and negative similarities do not vote. `landmarks` are those of the N index
-  images. Returns the predicted landmarks, [Q] int64, and their sums, [Q]
-  float64; -1 and 0 where nothing votes.
+  and negative similarities do not vote. Returns landmarks, [Q] int64, and their
+  sums, [Q] float64; -1 and 0 without votes.
   """
   ids = np.asarray(ids)[:, :neighbours]
   weights = np.asarray(scores, np.float64)[:, :neighbours]
@@ -105,8 +104,7 @@ def write_recognition(
   score for each query.
   """
   if len(predicted) != len(scores):
-    numbers = f"{len(predicted)} predictions, but {len(scores)} scores"
-    raise errors.InputError(numbers)
+    raise errors.InputError(f"{len(scores)} scores of {len(predicted)} labels")
   arrays.check_finite(np.asarray(scores), "scores")
   rows = [
     f"{label} {score:.9g}" if label >= 0 else ""
@@ -121,30 +119,20 @@ def _is_landmark(text):
 
 def _largest_sums(labels, weights):
   """Return the label of largest total weight of each row, and that weight."""
-  number, size = labels.shape
-  if not labels.size:
-    return np.full([number], -1, np.int64), np.zeros([number])
-  order = np.argsort(labels, axis=1, kind="stable")
-  labels = np.take_along_axis(labels, order, axis=1)
-  # Runs of equal labels; each row begins a new run.
-  begins = np.ones([number, size], bool)
-  begins[:, 1:] = labels[:, 1:] != labels[:, :-1]
-  runs = np.flatnonzero(begins)
-  weights = np.take_along_axis(weights, order, axis=1)
-  sums = np.add.reduceat(weights.reshape(-1), runs)
-  row = runs // size
-  best = np.maximum.reduceat(sums, np.searchsorted(row, np.arange(number)))
-  winners = np.flatnonzero(sums == best[row])
-  first = winners[np.searchsorted(row[winners], np.arange(number))]
-  predicted = labels.reshape(-1)[runs[first]]
+  sums = np.zeros(labels.shape)
+  for label, weight in zip(labels.T, weights.T, strict=True):
+    sums += weight[:, None] * (labels == label[:, None])
+  best = sums.max(axis=1, initial=0)
+  most = np.iinfo(np.int64).max
+  is_best = sums == best[:, None]
+  predicted = np.where(is_best, labels, most).min(axis=1, initial=most)
   return np.where(best > 0, predicted, -1), best
 
 
 def _write(path, column, queries, rows):
   ids = _contest_ids(queries, "query")
   if len(ids) != len(rows):
-    text = f"results of {len(rows)} queries, but names of {len(ids)} queries"
-    raise errors.InputError(text)
+    raise errors.InputError(f"{len(rows)} results of {len(ids)} queries")
   with (
     files.atomic_path(path) as temporary,
     open(temporary, "w", encoding="utf-8", newline="\n") as file,
@@ -154,7 +142,7 @@ def _write(path, column, queries, rows):
 
 
 def _contest_ids(names, kind):
-  ids = [image_id(name) for name in names]
+  ids = list(map(image_id, names))
   for one in ids:
     if not one or _SEPARATORS.search(one):
       text = f"{one!r} is no id: ids have no spaces, commas or quotes"

@@ -149,7 +149,7 @@ def test_what_cannot_be_submitted_is_refused(tmp_path):
   path = tmp_path / "out.csv"
   with pytest.raises(errors.InputError, match="q0 occurs twice"):
     submission.write_retrieval(path, ["q0", "a/q0.jpg"], _INDEX, _IDS[:2])
-  with pytest.raises(errors.InputError, match="names of 2 queries"):
+  with pytest.raises(errors.InputError, match="3 results of 2 queries"):
     submission.write_retrieval(path, ["a", "b"], _INDEX, _IDS)
   for name in ("my photo.jpg", "a,b.jpg", 'a"b', ""):
     with pytest.raises(errors.InputError, match="spaces, commas or quotes"):
@@ -162,7 +162,7 @@ def test_what_cannot_be_submitted_is_refused(tmp_path):
     submission.write_retrieval(path, ["q"], _INDEX, [[6]])
   with pytest.raises(errors.InputError, match="shape"):
     submission.write_retrieval(path, ["q"], _INDEX, [0])
-  with pytest.raises(errors.InputError, match="1 predictions, but 2 scores"):
+  with pytest.raises(errors.InputError, match="2 scores of 1 labels"):
     submission.write_recognition(path, ["a"], [1], [1.0, 2.0])
   with pytest.raises(errors.InputError, match="finite"):
     submission.write_recognition(path, ["a"], [1], [np.nan])

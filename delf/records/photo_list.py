@@ -16,8 +16,7 @@ NAME = "labels.json"
 RELABELING = "relabeling.csv"  # New and old labels.
 _MOST_BYTES = 2**28  # Of labels.json; 200 000 landmarks take 5 MB.
 _NAMED = 3  # Names that a message lists.
-# The labels of `train.csv` are 0 to the largest landmark_id; Google Landmarks
-# has 203 094.
+# Labels are 0 to the largest landmark_id; Google Landmarks has 203 094.
 _MOST_LANDMARKS = 10_000_000
 
 # Usual names of columns; earlier ones take precedence.
@@ -79,8 +78,7 @@ def list_folders(folder: files.Path) -> PhotoList:
   folders = (entry.name for entry in entries if entry.is_dir())
   classes = [name for name in folders if not name.startswith(".")]
   if not classes:
-    text = "no sub-folders: a folder for each class is required"
-    raise errors.InputError(text, path=folder)
+    raise errors.InputError("it has no folder for each class", path=folder)
   photos = []
   for label, name in enumerate(classes):
     for path in files.find_images(os.path.join(folder, name)):
@@ -100,8 +98,8 @@ def list_csv(
   """List the photos of a CSV table of images and classes, with a header.
 
   Images are paths in the folder (by default that of the table), or ids of
-  `.jpg` files; classes are names or numbers. Both columns are recognised by
-  their usual names. Classes are sorted, numbers first and by value.
+  `.jpg` files. Columns are recognised by their usual names. Classes are names
+  or numbers, sorted, numbers first.
   """
   folder = os.path.dirname(csv_path) if folder is None else os.fspath(folder)
   labelled: dict[str, tuple[str, str]] = {}
@@ -167,8 +165,7 @@ def find_photos(directory: str) -> dict[str, str]:
   for path in sorted(paths):
     other = photos.setdefault(submission.image_id(path), path)
     if other != path:
-      text = f"{other} and {path} have the same id"
-      raise errors.InputError(text, path=directory)
+      raise errors.InputError(f"{other} and {path} have one id", path=directory)
   if not photos:
     text = "no photos: use a pattern such as train/*/*/*/ for several folders"
     raise errors.InputError(text, path=directory)
@@ -207,8 +204,7 @@ def _listed(directory, paths, names, labels, **more):
 def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
   """List the photos of `train_clean.csv`, with consecutive labels.
 
-  Labels are the ranks of all listed landmarks, which are the `old_labels`, so
-  that a subset of the photos has the same labels as the whole.
+  They are ranks of all listed landmarks, so that a subset has the same labels.
   """
   landmarks = submission.read_landmarks(csv_path)
   paths = find_photos(directory)
@@ -245,8 +241,7 @@ def train_and_validation(
   and never all. Otherwise the choice is that of the original.
   """
   if not 0 < share < 1:
-    text = f"the validation share must be between 0 and 1, not {share}"
-    raise errors.InputError(text)
+    raise errors.InputError(f"validation share {share} is not between 0 and 1")
   # Seeded as in the original; RandomState(seed) draws other numbers.
   random = np.random.RandomState(
     np.random.MT19937(np.random.SeedSequence(seed))

@@ -30,8 +30,7 @@ class Options:
   num_shards: int = 128  # Files per split.
   validation_share: float | None = None  # Of each class.
   seed: int = 0  # Of the split, or of the order without a split.
-  # Whether all shards are replaced; else a run resumes existing shards, which
-  # must be of the same photos and options.
+  # Replace all shards; else existing ones of the same photos are resumed.
   overwrite: bool = False
 
 

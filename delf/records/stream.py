@@ -48,16 +48,13 @@ class Buffers:
 
 
 class _Loan:
-  """Owner of an array in use, which returns the memory at its end.
-
-  Through the array interface, arrays and their views refer to this object.
-  """
+  """Owner of an array in use; views refer to it, and it returns the memory."""
 
   def __init__(self, buffers, memory, array):
     self._buffers, self._memory = buffers, memory
     self.__array_interface__ = array.__array_interface__
 
-  def __del__(self):
+  def __del__(self) -> None:
     self._buffers.take_back(self._memory)
 
 
@@ -71,10 +68,9 @@ _NORMALISED = ((np.arange(256) - 128) / 128).astype(np.float32)
 
 
 def draw(seed: int, first: int, number: int) -> np.ndarray:
-  """Draw random numbers in [0, 1) for images from position `first`.
+  """Draw [number, 4] random numbers in [0, 1) for images from `first` on.
 
-  Returns [number, 4]. Those of an image depend only on its position and the
-  seed, which is under 2^64.
+  Those of an image depend only on its position and the seed, under 2^64.
   """
   # Blocks of this generator have four numbers; its counter counts blocks.
   generator = np.random.Philox(key=seed, counter=first)
@@ -130,11 +126,10 @@ class Options:
   # Endless, with a random order per epoch; else one epoch in the files' order.
   repeat: bool = True
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ("image_size", "batch_size"):
-      if getattr(self, name) < 1:
-        text = f"{name} must be 1 or more, not {getattr(self, name)}"
-        raise errors.InputError(text)
+      if (value := getattr(self, name)) < 1:
+        raise errors.InputError(f"{name} must be 1 or more, not {value}")
     if not 0 <= self.seed < 2**64:
       raise errors.InputError(f"seed must be in [0, 2^64), not {self.seed}")
 
@@ -206,7 +201,10 @@ class Stream:
       for i in range(start, min(start + _PIECE, size)):
         labels[i] = self._image(chosen[i], random[i], images[i])
 
-    _in_threads(fill, range(0, size, _PIECE))
+    # Threads end with the call, since TensorFlow keeps the function of a data
+    # set, and with it the stream, until the process ends.
+    with futures.ThreadPoolExecutor(concurrency.core_count()) as pool:
+      list(pool.map(fill, range(0, size, _PIECE)))
     return images, labels
 
   def _image(self, record, random, out):
@@ -221,17 +219,3 @@ class Stream:
       image = image[y : y + height, x : x + width]
     to_network(image, self.options.image_size, out)
     return label
-
-
-def _in_threads(function, items):
-  """Call a function for each item, with one thread per core."""
-  # The threads end with the call: TensorFlow keeps the function of a data set,
-  # and with it the stream, until the process ends.
-  threads = min(concurrency.core_count(), len(items))
-  if threads < 2:
-    for item in items:
-      function(item)
-    return
-  with futures.ThreadPoolExecutor(threads) as pool:
-    for _ in pool.map(function, items):
-      pass

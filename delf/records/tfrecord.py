@@ -39,10 +39,9 @@ _LINE = re.compile(
 ENCODED, LABEL, IDENTITY = "image/encoded", "image/class/label", "image/id"
 # Of photos that are converted to JPEG of three colours.
 QUALITY = 95
-# EXIF orientation is not applied, as in the original.
+# As in the original, EXIF orientation is not applied.
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-# JPEGs are checked at 1/8 of their size, which finds most damage in half the
-# time.
+# JPEGs are checked at 1/8 of their size: most damage shows, in half the time.
 _PART = 8
 
 # Markers without a length: restarts, start, end, and TEM.
@@ -118,11 +117,9 @@ class RecordFiles:
       record = self._read(path, start, not self._checked[number])
     except OSError as error:
       reason = error.strerror or str(error)
-      text = f"the file cannot be read: {reason}"
-      raise errors.InputError(text, path=path) from None
+      raise errors.InputError(f"cannot be read: {reason}", path=path) from None
     if record is None:
-      text = f"the record at byte {start} is damaged"
-      raise errors.InputError(text, path=path)
+      raise errors.InputError(f"record at byte {start} is damaged", path=path)
     self._checked[number] = True
     return record
 
@@ -184,7 +181,7 @@ class _LockedFile:
   def __init__(self, file):
     self._file, self._lock = file, threading.Lock()
 
-  def __del__(self):
+  def __del__(self) -> None:
     self._file.close()
 
   def size(self):
@@ -225,17 +222,15 @@ def _find(pattern):
   if not paths:
     names = ", ".join(map(os.fspath, patterns))
     raise FileNotFoundError(f"{names}: no such TFRecord files")
-  missing = missing_shards(paths)
-  if missing:
+  if missing := missing_shards(paths):
     _warn_of(tuple(missing))
   return sorted(paths)
 
 
 def missing_shards(paths: Iterable[str]) -> list[str]:
-  """Find missing shards of the sets that `paths` are of, sorted.
+  """Find missing shards beside `paths`, sorted, such as others "of-00008".
 
-  For example, `train-00001-of-00008` is one of eight. Shards that exist but are
-  not in `paths` were left out on purpose.
+  Shards that exist but are not in `paths` were left out on purpose.
   """
   matches = filter(None, map(_SHARD.fullmatch, paths))
   whole = {
@@ -324,16 +319,14 @@ def parse(
   try:
     features = tf.train.Example.FromString(data).features.feature
   except message.DecodeError:
-    text = "a record of another kind, not of a photo"
-    raise errors.InputError(text, path=path) from None
+    raise errors.InputError("a record of another kind", path=path) from None
   named = features[IDENTITY].bytes_list.value if IDENTITY in features else ()
   identity = named[0].decode("utf-8", "replace") if named else ""
   where = f"{path}, record {identity!r}"
   for name, kind in ((ENCODED, "bytes_list"), (LABEL, "int64_list")):
     if name not in features or not getattr(features[name], kind).value:
       others = ", ".join(sorted(features))[:80] or "no features"
-      text = f"the record has no {name}, only {others}"
-      raise errors.InputError(text, path=where)
+      raise errors.InputError(f"no {name}, only {others}", path=where)
   label = features[LABEL].int64_list.value[0]
   if label < 0 or (num_classes is not None and label >= num_classes):
     most = "up" if num_classes is None else f"to {num_classes - 1}"
@@ -342,10 +335,7 @@ def parse(
 
 
 def decode(data: bytes, path: str, identity: str) -> np.ndarray:
-  """Decode the JPEG of a record to [H, W, 3] uint8, BGR; grey photos too.
-
-  EXIF orientation is not applied.
-  """
+  """Decode the JPEG of a record to [H, W, 3] uint8, BGR; grey photos too."""
   image = None
   try:
     height, width, _ = read_jpeg_size(data)
@@ -365,8 +355,7 @@ def decode(data: bytes, path: str, identity: str) -> np.ndarray:
 def read_photo_bytes(path: files.Path) -> tuple[bytes, int, int]:
   """Read a photo as JPEG of three colours; return (data, height, width).
 
-  Other photos (grey, CMYK, PNG, ...) are converted, as the original's reader
-  requires.
+  Others (grey, CMYK, PNG, ...) are converted, as the original's reader needs.
   """
   data = files.read_bytes(path)
   if data.startswith(b"\xff\xd8"):
@@ -393,5 +382,4 @@ def _check_jpeg(data, height, width, path):
     image.draft("RGB", (width // _PART, height // _PART))
     image.load()
   except (OSError, ValueError, SyntaxError) as error:
-    text = f"the JPEG is damaged: {error}"
-    raise errors.InputError(text, path=path) from None
+    raise errors.InputError(f"a damaged JPEG: {error}", path=path) from None

@@ -32,8 +32,8 @@ _DIGEST_BYTES = 16
 class NearestOfClusters:
   """The K nearest images of each of Q queries, at most one per cluster.
 
-  Images of the query's own cluster are excluded. Images are added in blocks, so
-  that memory is that of [Q, K] images and [Q, block] similarities.
+  The query's own cluster is excluded. Memory is [Q, K] images and [Q, block]
+  similarities.
   """
 
   def __init__(self, queries: np.ndarray, clusters: np.ndarray, number: int):
@@ -155,8 +155,9 @@ def describe_blocks(
 
 def _stacked(block, size, source):
   if size is None:
-    text = f"none of {len(block)} images can be read"
-    raise errors.InputError(text, path=source)
+    raise errors.InputError(
+      f"no image of {len(block)} is readable", path=source
+    )
   missing = np.full([size], np.nan, np.float32)
   return np.stack([missing if each is None else each for each in block])
 
@@ -221,8 +222,7 @@ def _names(names, path):
 def _integers(content, key, path):
   """Return a list of integers as [n] int64."""
   if key not in content:
-    text = f"no list '{key}', only {_keys(content)}"
-    raise errors.InputError(text, path=path)
+    raise errors.InputError(f"no '{key}', only {_keys(content)}", path=path)
   try:
     array = np.asarray(content[key])
   except ValueError:  # Lists of several lengths.

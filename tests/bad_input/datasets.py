@@ -122,7 +122,7 @@ def _duplicate(folder):
   return functools.partial(metrics.evaluate, ids, found, ranks=[1])
 
 
-@_case("ranking of another number of queries", "of 2 queries", "truth is of 1")
+@_case("ranking of another number of queries", "of 2 queries", "truth of 1")
 def _queries(folder):
   found = _table(folder)()
   ids = np.array([[0, 1, 2]] * 2)

@@ -200,7 +200,7 @@ def _absent(folder, model):
   return _eval(folder, "query,image,label\nq,zebra,positive\n")
 
 
-@_case("eval: query without features", "no features", "q2")
+@_case("eval: query without features", "lack features", "q2")
 def _query_missing(folder, model):
   return _eval(folder, "query,image,label\nq,a,positive\nq2,b,positive\n")
 

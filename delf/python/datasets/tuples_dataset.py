@@ -86,8 +86,7 @@ class TuplesDataset:
     [2 + K] int32.
     """
     if not len(self):
-      text = "no tuples yet: call create_epoch_tuples first"
-      raise errors.InputError(text)
+      raise errors.InputError("no tuples yet: call create_epoch_tuples first")
     members = [self.qidxs[index], self.pidxs[index], *self.nidxs[index]]
     images = [self._loader(self.images[i], self.imsize) for i in members]
     target = [QUERY, POSITIVE] + [NEGATIVE] * self._negatives
@@ -123,13 +122,10 @@ class TuplesDataset:
   ) -> float:
     """Draw queries, and find hard negatives for them.
 
-    `net` maps images, [1, H, W, 3] float32, to descriptors, [1, D]; for a
-    GlobalFeatureNet, its `describe` does. Draws depend on the seed and the
-    epoch, by default the next one. Images that cannot be read are reported and
-    skipped.
-
-    Returns:
-      Mean L2 distance of queries from their negatives; 0 without negatives.
+    `net`, or its `describe`, maps images, [1, H, W, 3] float32, to descriptors,
+    [1, D]. Draws depend on the seed and the epoch, by default the next one.
+    Images that cannot be read are reported and skipped. Returns the mean L2
+    distance of queries from their negatives; 0 without negatives.
     """
     self._epoch = self._epoch + 1 if epoch is None else epoch
     random = np.random.default_rng([self._seed, self._epoch])
@@ -154,8 +150,7 @@ class TuplesDataset:
     negatives = nearest.images()
     whole = (negatives >= 0).all(axis=1)
     if not whole.any():
-      text = "too few negatives can be read"
-      raise errors.InputError(text, path=self._path)
+      raise errors.InputError("too few negatives can be read", path=self._path)
     self.set_tuples(qidxs[whole], pidxs[whole], negatives[whole])
     return float(nearest.distances()[whole].mean())
 
@@ -190,6 +185,5 @@ def _number(name, value, least, most=math.inf):
   """Check a number, which may be infinite, and clip it to `most`."""
   whole = value == math.inf or float(value).is_integer()
   if not whole or value < least:
-    text = f"{name} must be a whole number from {least} up, not {value}"
-    raise errors.InputError(text)
+    raise errors.InputError(f"{name} is {value}, not an integer from {least}")
   return int(min(value, most))

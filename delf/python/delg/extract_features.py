@@ -9,16 +9,13 @@ from delf.formats import configs
 
 def define_flags() -> None:
   """Define the flags."""
-  scripts.define_extraction(
-    "Folder for <name>.delg_local and <name>.delg_global."
+  outputs = "Folder for <name>.delg_local and <name>.delg_global."
+  scripts.define_extraction(outputs)
+  help = (
+    "query: cropped to ground-truth boxes, limits shrink too; index: whole."
   )
-  scripts.define(
-    "image_set",
-    ground_truth.QUERY,
-    "query: images are cropped to the box of the ground truth, and size limits "
-    "shrink likewise; index: images are whole.",
-    [ground_truth.QUERY, ground_truth.INDEX],
-  )
+  sets = [ground_truth.QUERY, ground_truth.INDEX]
+  scripts.define("image_set", ground_truth.QUERY, help, sets)
 
 
 def main() -> int:

@@ -61,8 +61,7 @@ def measure(
   if repeats < 1:
     raise errors.InputError(f"at least 1 repeat is required, not {repeats}")
   if binary_local_features and not extractor.config.use_local_features:
-    text = "binary features need a configuration with use_local_features"
-    raise errors.InputError(text)
+    raise errors.InputError("binary features need use_local_features")
   times, failed = [], []
   for path in progress.track(images, f"measuring on {extractor.device}"):
     try:

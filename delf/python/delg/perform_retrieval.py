@@ -10,11 +10,8 @@ from delf.matching import matcher
 def define_flags() -> None:
   """Define the flags."""
   scripts.define_retrieval()
-  define(
-    "query_features_dir",
-    "/tmp/features/query",
-    "Folder with <name>.delg_global of the queries, and .delg_local to verify.",
-  )
+  help = "Folder with <name>.delg_global of queries, and .delg_local to verify."
+  define("query_features_dir", "/tmp/features/query", help)
   help = "Folder with the same files of the index images."
   define("index_features_dir", "/tmp/features/index", help)
   define(

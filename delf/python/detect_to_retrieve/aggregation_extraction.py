@@ -20,8 +20,7 @@ def ExtractAggregatedRepresentationsToFiles(
 
   Args:
     image_names: Names without extension, in the order of the data set.
-    mapping_path: CSV file of the feature files of regions, or "" to use
-      `<image>.delf`.
+    mapping_path: CSV file of regions' feature files, or "" for `<image>.delf`.
     output_aggregation_dir: Folder for `<image>.rasmk_star` and the like.
   """
   report = aggregate_files.aggregate_to_files(

@@ -23,8 +23,7 @@ def ExtractBoxesAndFeaturesToFiles(  # noqa: PLR0913 (the contract's signature)
 
   Args:
     image_names: Names without extension, in the order of the data set.
-    delf_config_path: DelfConfig in text format; only local features are
-      extracted.
+    delf_config_path: Text DelfConfig; only local features are extracted.
     detector_thresh: Least score of a box whose features are extracted.
     output_features_dir: Folder for `<image>_0.delf` of the whole image, and
       `<image>_1.delf` and so on of boxes, in pixels of the crop.
@@ -33,8 +32,7 @@ def ExtractBoxesAndFeaturesToFiles(  # noqa: PLR0913 (the contract's signature)
   """
   names, paths = len(image_names), len(image_paths)
   if names != paths:
-    text = f"{names} image_names do not fit {paths} image_paths"
-    raise errors.InputError(text)
+    raise errors.InputError(f"{names} image_names, but {paths} image_paths")
   report = regions.extract_regions(
     image_paths,
     configs.read_local_config(delf_config_path),

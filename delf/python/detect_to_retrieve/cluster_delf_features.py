@@ -16,20 +16,13 @@ from delf.python.datasets.revisited_op import dataset
 
 def define_flags() -> None:
   """Define the flags."""
-  define(
-    "dataset_file_path",
-    "/tmp/gnd_roxford5k.mat",
-    "Ground truth of Revisited Oxford or Paris, which lists the index images.",
-  )
-  help = "Folder of <image>.delf, one per image."
-  define("features_dir", "/tmp/features", help)
+  help = "Ground truth of Revisited Oxford or Paris, which lists the images."
+  define("dataset_file_path", "/tmp/gnd_roxford5k.mat", help)
+  define("features_dir", "/tmp/features", "Folder of <image>.delf.")
   define("num_clusters", 1024, "Number of visual words of the codebook.")
   define("num_iterations", 50, "Most iterations of k-means over all features.")
-  define(
-    "output_cluster_dir",
-    "/tmp/cluster",
-    "Folder for the checkpoint `codebook`, which must not be finished yet.",
-  )
+  help = "Folder for the checkpoint `codebook`, which must not be finished yet."
+  define("output_cluster_dir", "/tmp/cluster", help)
   help = "Most features to use, chosen at random; 0 for all."
   define("max_features", 0, help, lower_bound=0)
   define("seed", 0, "Seed of the random choices.", lower_bound=0)

@@ -17,12 +17,10 @@ def define_flags() -> None:
   help = "Whether to aggregate the query images instead of the index images."
   define("use_query_images", False, help)
   define("features_dir", "/tmp/features", "Folder of <image>.delf.")
-  define(
-    "index_mapping_path",
-    "",
-    "CSV file of the feature files of the regions of each index image; by "
-    "default the features of an image are in <image>.delf.",
+  help = (
+    "CSV file of the regions' feature files; by default <image>.delf is used."
   )
+  define("index_mapping_path", "", help)
   help = "Folder for <image>.asmk_star and the like."
   define("output_aggregation_dir", "/tmp/aggregation", help)
 
@@ -30,8 +28,7 @@ def define_flags() -> None:
 def main() -> int:
   """Aggregate images that the folder lacks; return the exit status."""
   if FLAGS.use_query_images and FLAGS.index_mapping_path:
-    text = "index_mapping_path is for index images, not for use_query_images"
-    raise errors.InputError(text)
+    raise errors.InputError("index_mapping_path is for index images only")
   queries, index, _ = dataset.ReadDatasetFile(FLAGS.dataset_file_path)
   report = None
   try:

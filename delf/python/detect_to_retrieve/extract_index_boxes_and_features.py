@@ -9,9 +9,8 @@ from delf.formats import configs
 
 def define_flags() -> None:
   """Define the flags."""
-  scripts.define_extraction(
-    "Folder for <name>_0.delf of whole images, <name>_1.delf etc. of boxes."
-  )
+  outputs = "Folder for <name>_0.delf of images, <name>_1.delf etc. of boxes."
+  scripts.define_extraction(outputs)
   help = "Folder of the detector, or its name, such as delf-boxes."
   define("detector_model_dir", "/tmp/detector_model", help)
   help = "Least score of a box whose features are extracted."

@@ -31,18 +31,15 @@ def MatchFeatures(  # noqa: PLR0913 (the contract's signature)
   Putative matches are each query feature and its nearest index feature.
 
   Args:
-    query_locations: [N1, 2] float, (y, x) pixels.
-    query_descriptors: [N1, D] float.
-    index_image_locations: [N2, 2] float, (y, x) pixels.
-    index_image_descriptors: [N2, D] float.
+    query_locations: [N, 2] float, (y, x) in pixels, like those of the index
+      image; descriptors are [N, D] float.
     ransac_seed: None for a fixed seed, so that results are reproducible.
     descriptor_matching_threshold: Exclusive limit of the distance of
       descriptors; with `use_ratio_test`, of its ratio to the second nearest.
     ransac_residual_threshold: Largest residual, in pixels of the query image.
-    query_im_array: [H1, W1, 3] uint8, like that of the index image. With both,
+    query_im_array: [H, W, 3] uint8, like that of the index image; with both,
       inliers are drawn.
-    query_im_scale_factors: Factors (y, x) from locations to pixels of the
-      array.
+    query_im_scale_factors: (y, x), from locations to pixels of the array.
 
   Returns:
     (number of inliers, JPEG data of the picture). The number is 0 for three or
@@ -78,8 +75,9 @@ def _drawn(prepared, factors):
   """Return local features at their locations in a picture."""
   factors = np.asarray([1, 1] if factors is None else factors, np.float64)
   if factors.shape != (2,):
-    text = f"scale factors must be (y, x), not of shape {list(factors.shape)}"
-    raise errors.InputError(text)
+    raise errors.InputError(
+      f"scale factors are (y, x), not {list(factors.shape)}"
+    )
   number = len(prepared.points)
   return features.LocalFeatures(
     locations=prepared.points[:, ::-1] * factors,
@@ -110,23 +108,19 @@ def RerankByGeometricVerification(  # noqa: PLR0913 (the contract's signature)
   `delf.matching.verification` does this for many queries, on all cores.
 
   Args:
-    input_ranks: N ids of all index images, best first.
-    initial_scores: N scores of index images, by id.
+    input_ranks: Ids of all N index images, best first, as the result is.
+    initial_scores: N scores of index images, by id; so are `index_names`.
     query_name: Name without extension.
-    index_names: N names of index images, by id.
     junk_ids: Ids of index images that are not verified.
     ransac_seed: Seed of each pair; for this and the rest see `MatchFeatures`.
-
-  Returns:
-    N ids of the index images, best first.
   """
   ranks = np.asarray(input_ranks, np.int64)
   scores = np.asarray(initial_scores, np.float64)
   number = len(index_names)
   for name, array in (("input_ranks", ranks), ("initial_scores", scores)):
     if array.shape != (number,):
-      text = f"{name} has {array.size} values for {number} index_names"
-      raise errors.InputError(text)
+      values = f"{array.size} values for {number}"
+      raise errors.InputError(f"{name} has {values} index_names")
   if not np.array_equal(np.sort(ranks), np.arange(number)):
     raise errors.InputError("input_ranks must have each index image once")
   options = matcher.MatchOptions.one_way(

@@ -10,16 +10,12 @@ from delf.formats import configs
 def define_flags() -> None:
   """Define the flags."""
   scripts.define_retrieval()
-  define(
-    "index_aggregation_config_path",
-    "/tmp/index_aggregation_config.pbtxt",
-    "AggregationConfig of the index images; its settings compare images.",
-  )
-  define(
-    "query_aggregation_config_path",
-    "/tmp/query_aggregation_config.pbtxt",
-    "AggregationConfig of the queries.",
-  )
+  path = "/tmp/index_aggregation_config.pbtxt"
+  help = "AggregationConfig of the index images; its settings compare images."
+  define("index_aggregation_config_path", path, help)
+  path = "/tmp/query_aggregation_config.pbtxt"
+  help = "AggregationConfig of the queries."
+  define("query_aggregation_config_path", path, help)
   help = "Folder with the aggregate of each index image."
   define("index_aggregation_dir", "/tmp/index_aggregation", help)
   help = "Folder with the aggregate of each query."

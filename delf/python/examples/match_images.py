@@ -12,10 +12,8 @@ def define_flags() -> None:
   define("image_1_path", "test_images/image_1.jpg", help)
   help = "Second image, for the picture."
   define("image_2_path", "test_images/image_2.jpg", help)
-  help = "Local features of the first image."
-  define("features_1_path", "test_features/image_1.delf", help)
-  help = "Local features of the second image."
-  define("features_2_path", "test_features/image_2.delf", help)
+  define("features_1_path", "test_features/image_1.delf", "Its local features.")
+  define("features_2_path", "test_features/image_2.delf", "Its local features.")
   help = "Picture of the matches; its extension sets the format."
   define("output_image", "test_match.png", help)
 

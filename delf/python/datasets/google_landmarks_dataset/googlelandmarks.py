@@ -7,14 +7,8 @@ import tensorflow as tf
 
 from delf.base import concurrency, errors
 from delf.records import stream, tfrecord
-from delf.records.tfrecord import clear_errors
 
-__all__ = [
-  "CreateDataset",
-  "GoogleLandmarksInfo",
-  "NormalizeImages",
-  "clear_errors",
-]
+clear_errors = tfrecord.clear_errors
 
 # Batches that are made at once, each on all cores: none is idle when a batch
 # ends.
@@ -73,12 +67,7 @@ def CreateDataset(
     `clear_errors` turns these errors into InputError.
   """
   options = stream.Options(
-    image_size=image_size,
-    batch_size=batch_size,
-    augmentation=augmentation,
-    seed=seed,
-    num_classes=num_classes,
-    repeat=repeat,
+    image_size, batch_size, augmentation, seed, num_classes, repeat
   )
   if start_batch < 0:
     raise errors.InputError(f"start_batch must be from 0 up, not {start_batch}")

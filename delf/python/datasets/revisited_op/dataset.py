@@ -7,31 +7,16 @@ import os
 from typing import Any
 
 from delf.base import errors, files
-from delf.evaluation.ground_truth import read_pickle
-from delf.evaluation.ground_truth import read_revisited as ReadDatasetFile
-from delf.evaluation.ground_truth import (
-  split_protocols as ParseEasyMediumHardGroundTruth,
-)
-from delf.evaluation.metrics import adjust_positive_ranks as AdjustPositiveRanks
-from delf.evaluation.metrics import average_precision as ComputeAveragePrecision
-from delf.evaluation.metrics import compute_metrics as ComputeMetrics
-from delf.evaluation.metrics import precision_recall as ComputePRAtRanks
-from delf.evaluation.metrics import read_file as ReadMetricsFile
-from delf.evaluation.metrics import write_file as SaveMetricsFile
+from delf.evaluation import ground_truth, metrics
 
-__all__ = [
-  "DATASET_NAMES",
-  "IMAGE_FOLDERS",
-  "AdjustPositiveRanks",
-  "ComputeAveragePrecision",
-  "ComputeMetrics",
-  "ComputePRAtRanks",
-  "CreateConfigForTestDataset",
-  "ParseEasyMediumHardGroundTruth",
-  "ReadDatasetFile",
-  "ReadMetricsFile",
-  "SaveMetricsFile",
-]
+ReadDatasetFile = ground_truth.read_revisited
+ParseEasyMediumHardGroundTruth = ground_truth.split_protocols
+AdjustPositiveRanks = metrics.adjust_positive_ranks
+ComputeAveragePrecision = metrics.average_precision
+ComputeMetrics = metrics.compute_metrics
+ComputePRAtRanks = metrics.precision_recall
+ReadMetricsFile = metrics.read_file
+SaveMetricsFile = metrics.write_file
 
 DATASET_NAMES = ["roxford5k", "rparis6k"]
 
@@ -53,7 +38,7 @@ def CreateConfigForTestDataset(
     known = ", ".join(DATASET_NAMES)
     raise errors.InputError(f"the data set is {dataset}, not one of {known}")
   path = os.path.join(dir_main, f"gnd_{dataset}.pkl")
-  config = read_pickle(path)
+  config = ground_truth.read_pickle(path)
   config.update(
     gnd_fname=path,
     ext=".jpg",
