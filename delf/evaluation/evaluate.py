@@ -111,8 +111,9 @@ def evaluate(
   features.
   """
   good, entries, unread = searcher.read(asked)
-  if number := len(unread):
-    raise errors.InputError(f"{number} queries lack features; first {unread[0]}")
+  if unread:
+    text = f"{len(unread)} queries lack features, such as {unread[0]}"
+    raise errors.InputError(text)
   first = searcher.rank(entries)
   rankings, inliers, failed = _rank_protocols(searcher, truth, good, first)
   ids = {protocol: ranked.ids for protocol, ranked in rankings.items()}

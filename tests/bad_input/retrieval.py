@@ -92,7 +92,9 @@ def _d2r(folder, kinds=("ASMK", "ASMK"), *more):
 _VERIFY = "--use_geometric_verification"
 
 
-@_case("retrieval with ground truth that is missing", "gnd.json", "none")
+@_case(
+  "retrieval with ground truth that is missing", "gnd.json", "no such file"
+)
 def _no_truth(folder):
   argv = _delg(folder)
   (folder / "gnd.json").unlink()
@@ -168,14 +170,16 @@ def _results(folder):
   return f"--output_dir={folder.parent / 'results'}"
 
 
-@_case("verification without an image's local features", "b.delg_local", "none")
+@_case("verification without an image's features", "b.delg_local", "no such")
 def _no_local(folder):
   argv = _delg(folder, _VERIFY, _results(folder))
   (folder / "b.delg_local").unlink()
   return argv
 
 
-@_case("verification with a feature file that is cut", "b.delg_local", "cut")
+@_case(
+  "verification with a feature file that is cut", "b.delg_local", "truncated"
+)
 def _cut_local(folder):
   argv, path = _delg(folder, _VERIFY, _results(folder)), folder / "b.delg_local"
   path.write_bytes(path.read_bytes()[:-7])

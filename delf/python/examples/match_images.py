@@ -26,9 +26,9 @@ def main() -> None:
     images=(FLAGS.image_1_path, FLAGS.image_2_path),
     out=FLAGS.output_image,
   )
-  one, two = (each.local for each in match.features)
+  one, two = (len(each.local or ()) for each in match.features or ())
   print(  # noqa: T201
-    f"{len(one)} and {len(two)} features,"
+    f"{one} and {two} features,"
     f" {len(match.putative)} putative matches,"
     f" {match.score} inliers ({match.min_inliers} make a match)"
   )
