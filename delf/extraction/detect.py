@@ -119,13 +119,11 @@ class DetectOptions(engine.ImageOptions):
 
   def __post_init__(self) -> None:
     if not math.isfinite(self.threshold):
-      raise errors.InputError(
-        f"the threshold must be a finite number, not {self.threshold}"
-      )
+      message = f"the threshold must be a finite number, not {self.threshold}"
+      raise errors.InputError(message)
     if self.most_overlap is not None and not 0 <= self.most_overlap <= 1:
-      raise errors.InputError(
-        f"the overlap of boxes must be in [0, 1], not {self.most_overlap}"
-      )
+      message = f"the overlap must be in [0, 1], not {self.most_overlap}"
+      raise errors.InputError(message)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,9 +54,10 @@ class Crop:
   def __post_init__(self) -> None:
     box = tuple(map(float, self.box))
     if len(box) != 4 or not all(map(math.isfinite, box)):
-      raise errors.InputError(
-        f"a box must be x_min, y_min, x_max, y_max in pixels, not {list(box)}"
+      message = (
+        f"a box is x_min, y_min, x_max, y_max in pixels, not {list(box)}"
       )
+      raise errors.InputError(message)
     object.__setattr__(self, "box", box)
 
   def cut(self, image: np.ndarray | Image.Image) -> tuple[np.ndarray, float]:
@@ -69,12 +70,11 @@ class Crop:
     """
     if not isinstance(image, Image.Image):
       image = Image.fromarray(np.asarray(image))
-    if min(self.box) >= 0 and max(self.box) <= 1:
-      raise errors.InputError(
-        f"the box {list(self.box)} is in shares of the image: use pixels (of"
-        f" {image.width} x {image.height})"
-      )
-    left, upper, right, lower = map(round, self.box)
+    size, box = f"an image of {image.width} x {image.height}", list(self.box)
+    if min(box) >= 0 and max(box) <= 1:
+      message = f"the box {box} is in shares of {size} pixels: use pixels"
+      raise errors.InputError(message)
+    left, upper, right, lower = rounded = tuple(map(round, box))
     width, height = right - left, lower - upper
     if (
       not 0 < width <= _LARGEST_BOX * image.width
@@ -83,17 +83,12 @@ class Crop:
       or left >= image.width
       or upper >= image.height
     ):
-      raise errors.InputError(
-        f"the box {list(self.box)} is not in an image of {image.width} x"
-        f" {image.height} pixels"
-      )
-    rounded = (left, upper, right, lower)
+      raise errors.InputError(f"the box {box} is not in {size} pixels")
     if min(left, upper) < 0 or right > image.width or lower > image.height:
-      text = "Box %s exceeds an image of %d x %d: black is added."
-      logging.warning(text, rounded, *image.size)
+      logging.warning("Box %s exceeds %s: black is added.", rounded, size)
     longest = max(width, height)
     factor = longest / max(image.size) if self.scale_limits else 1.0
-    return np.asarray(image.crop(rounded)), factor
+    return np.asarray(image.crop((left, upper, right, lower))), factor
 
 
 @dataclasses.dataclass(frozen=True)

@@ -188,10 +188,8 @@ class OutputFolder:
     if changed:
       logging.info("%d photos have changed: processed again.", changed)
     if unknown:
-      text = (
-        "%s: kept %s of %d images without a record; --overwrite replaces them"
-      )
-      logging.warning(text, self.folder, self.content, unknown)
+      text = f"kept {self.content} of {unknown} images without a record"
+      logging.warning("%s: %s; --overwrite replaces them", self.folder, text)
     return todo, done
 
   def prepare(self) -> None:
@@ -267,9 +265,8 @@ class FeatureFolder(OutputFolder):
     if config.use_global_features:
       self.endings += (files.DELG_GLOBAL,)
     if not self.endings:
-      raise errors.InputError(
-        "set use_local_features or use_global_features in the configuration"
-      )
+      message = "set use_local_features or use_global_features to true"
+      raise errors.InputError(message)
 
   def write(self, job: engine.Job, extracted: features.ImageFeatures) -> None:
     """Write the files of one image, each atomically.
@@ -547,11 +544,8 @@ def read_global(path: str | os.PathLike) -> np.ndarray:
   """Read a `.delg_global` file, finite: [D] float32, [0] for a tiny image."""
   descriptor = datum_io.ReadFromFile(path)
   if descriptor.ndim != 1 or not np.isfinite(descriptor).all():
-    raise errors.InputError(
-      "a global descriptor must be finite and of shape [D], not"
-      f" {list(descriptor.shape)}",
-      path=path,
-    )
+    message = f"a descriptor must be finite [D], not {list(descriptor.shape)}"
+    raise errors.InputError(message, path=path)
   return descriptor.astype(np.float32)
 
 
@@ -562,20 +556,17 @@ def read_globals(
   descriptors = []
   for path in progress.track(paths, f"reading {label}"):
     descriptor = datum_io.ReadFromFile(path)
+    kind = f"{descriptor.dtype} {list(descriptor.shape)}"
     if descriptor.ndim != 1 or descriptor.dtype != np.float32:
-      raise errors.InputError(
-        "a global descriptor must be float32 [D], not"
-        f" {descriptor.dtype} {list(descriptor.shape)}",
-        path=path,
-      )
+      message = f"a global descriptor must be float32 [D], not {kind}"
+      raise errors.InputError(message, path=path)
     arrays.check_finite(descriptor, "descriptor", path)
     dimension = dimension or descriptor.size
     if descriptor.size not in (0, dimension):
-      raise errors.InputError(
-        f"the descriptor has {descriptor.size} values, but the others have"
-        f" {dimension}",
-        path=path,
+      message = (
+        f"{descriptor.size} values, but other descriptors have {dimension}"
       )
+      raise errors.InputError(message, path=path)
     descriptors.append(descriptor)
   return descriptors
 

@@ -93,9 +93,8 @@ class RegionOptions(engine.RunOptions):
 
   def __post_init__(self) -> None:
     if not math.isfinite(self.threshold):
-      raise errors.InputError(
-        f"the threshold must be a finite number, not {self.threshold}"
-      )
+      message = f"the threshold must be a finite number, not {self.threshold}"
+      raise errors.InputError(message)
 
   @property
   def workers_at_once(self) -> int:

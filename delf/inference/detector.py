@@ -55,11 +55,8 @@ class Detector:
       )
     self._shape = specs[tensors.IMAGES].shape
     if self._shape.rank not in (None, 4):
-      raise errors.InputError(
-        f"{tensors.IMAGES} of a detector must be [B, H, W, 3], not"
-        f" {self._shape}",
-        path=folder,
-      )
+      message = f"{tensors.IMAGES} must be [B, H, W, 3], not {self._shape}"
+      raise errors.InputError(message, path=folder)
 
   def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
     """Run the model on images [B, H, W, 3] uint8, RGB.
@@ -75,11 +72,8 @@ class Detector:
       )
     images = self._resize(images)
     if not self._shape.is_compatible_with(images.shape):
-      raise errors.InputError(
-        f"the detector takes images of shape {self._shape}, not"
-        f" {list(images.shape)}",
-        path=self.folder,
-      )
+      message = f"images must be {self._shape}, not {list(images.shape)}"
+      raise errors.InputError(message, path=self.folder)
     values = {tensors.IMAGES: tf.constant(images)}
     outputs = saved_model.call(
       self._function, self._device, self.folder, **values

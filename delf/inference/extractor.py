@@ -80,10 +80,8 @@ def load_pca(proto: delf_config_pb2.DelfPcaParameters) -> PcaParameters:
       [len(matrix)],
     )[: proto.pca_dim]
     if not (variances > 0).all():
-      raise errors.InputError(
-        f"variances must be over 0, not {variances.min()}",
-        path=proto.pca_variances_path,
-      )
+      message = f"variances must be over 0, not {variances.min()}"
+      raise errors.InputError(message, path=proto.pca_variances_path)
   return PcaParameters(mean, matrix[: proto.pca_dim], variances)
 
 
@@ -199,9 +197,8 @@ class Extractor:
     """
     sizes = {np.shape(image)[:2] for image in images}
     if len(sizes) > 1:
-      raise errors.InputError(
-        f"images of a batch must have one size, not {sorted(sizes)}"
-      )
+      message = f"images of a batch must have one size, not {sorted(sizes)}"
+      raise errors.InputError(message)
     if self._run_batch is None or len(images) < 2:
       return [self.extract(image, resize_factor) for image in images]
     resized, factors = zip(

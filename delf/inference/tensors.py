@@ -100,11 +100,8 @@ def check(
       path=path,
     )
   if SCALES in inputs and not request.image_scales:
-    raise errors.InputError(
-      "this model has no image scales of its own: set image_scales in the"
-      " configuration",
-      path=path,
-    )
+    message = "set image_scales in the configuration: the model has none"
+    raise errors.InputError(message, path=path)
 
 
 def check_size(
@@ -138,9 +135,8 @@ def check_shape(
   ):
     return
   sizes = ", ".join("any" if size is None else str(size) for size in shape)
-  raise errors.InputError(
-    f"{name} must have shape [{sizes}], not {list(array.shape)}", path=path
-  )
+  message = f"{name} must have shape [{sizes}], not {list(array.shape)}"
+  raise errors.InputError(message, path=path)
 
 
 def l2_normalized(values: np.ndarray) -> np.ndarray:

@@ -207,9 +207,8 @@ def artefact(name: str | os.PathLike) -> Artefact:
   """Return the artefact with a name; an InputError lists similar names."""
   known = find(name)
   if known is None:
-    raise errors.InputError(
-      f"no known model {os.fspath(name)!r}{_similar_names(name)}"
-    )
+    name = os.fspath(name)
+    raise errors.InputError(f"no known model {name!r}{_similar_names(name)}")
   return known
 
 
@@ -297,10 +296,8 @@ def _require_present(known):
   advice = f"download it with `delf models download {known.name}`"
   if known.is_embedded:
     advice = "it is part of the package: install delf again"
-  raise errors.InputError(
-    f"the {known.kind} {known.name} is not on this machine: {advice}",
-    path=folder(known),
-  )
+  message = f"the {known.kind} {known.name} is not on this machine: {advice}"
+  raise errors.InputError(message, path=folder(known))
 
 
 def _require_available(known):
@@ -364,11 +361,8 @@ def choose(
     own.model_path = os.fspath(model)
     return own
   if find(model) is None and path.exists():
-    raise errors.InputError(
-      "this model has no settings: use --config, or put config.pbtxt in its"
-      " folder",
-      path=model,
-    )
+    message = "no settings: use --config, or add config.pbtxt to the folder"
+    raise errors.InputError(message, path=model)
   return default_config(os.fspath(model))
 
 
