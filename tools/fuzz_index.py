@@ -1,9 +1,9 @@
-"""Damages files of approximate indexes, and loads and uses each of them.
+"""Fuzz test of approximate indexes: damages files, then loads and uses them.
 
-Each damaged file must be refused by one InputError or be usable: searched,
-changed and saved, without a crash, a hang or another error. Child processes do
-the work, so that a crash is seen; the number of the file that it was about is
-printed, and `--first N --number 1` repeats it.
+A damaged file must either be refused by an InputError or be usable (search,
+change, save) without a crash, a hang or another error. Child processes do the
+work, so that crashes are detected; the number of a failed file is printed, and
+`--first N --number 1` repeats it.
 
   python tools/fuzz_index.py --number 20000
 """
@@ -30,26 +30,22 @@ _OPTIONS = {
   "ivfpq": {"lists": 6, "probes": 3, "code_bytes": 4},
 }
 _IMAGES, _DIMENSION = 300, 8
-# Sizes and numbers that readers get wrong.
+# Sizes and numbers that are likely to break readers.
 _NUMBERS = [0, 1, 2, 3, 7, 8, 255, 256, _IMAGES - 1, _IMAGES, _IMAGES + 1]
 _NUMBERS += [
   -1,
   -2,
   *(2**n - d for n in (15, 31, 32, 40, 62, 63) for d in (0, 1)),
 ]
-# A file that takes longer hangs.
-_SECONDS = 20
-# Files of a child process.
-_BATCH = 500
+_SECONDS = 20  # A file that takes longer counts as a hang.
+_BATCH = 500  # Files per child process.
 
 
 def main():
-  """Damages and uses files, or as a child uses a range of them."""
+  """Test files in child processes, or as a child test a range of files."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--number", type=int, default=20000, help="of files")
-  parser.add_argument(
-    "--first", type=int, default=0, help="number of the first"
-  )
+  parser.add_argument("--number", type=int, default=20000, help="files to test")
+  parser.add_argument("--first", type=int, default=0, help="first file number")
   parser.add_argument("--child", metavar="FOLDER", help=argparse.SUPPRESS)
   args = parser.parse_args()
   numbers = range(args.first, args.first + args.number)
@@ -72,7 +68,7 @@ def main():
 
 
 def _run_child(folder, first, number):
-  """Returns the file that ended a child, counts of results, and its error."""
+  """Return the file that ended a child, counts of results, and the error."""
   numbers = ["--first", str(first), "--number", str(number)]
   run = subprocess.run(
     [sys.executable, __file__, "--child", folder, *numbers],
@@ -106,10 +102,10 @@ def _use_all(folder, numbers):
 
 
 def _use(index, path):
-  """Searches, changes and saves an index that was loaded."""
-  found = index.search(_vectors(4), 10)
-  if found.ids.max() >= len(index) or found.ids.min() < -1:
-    raise ValueError(f"ids {found.ids}")
+  """Search, change and save a loaded index."""
+  ranking = index.search(_vectors(4), 10)
+  if ranking.ids.max() >= len(index) or ranking.ids.min() < -1:
+    raise ValueError(f"ids {ranking.ids} are not in an index of {len(index)}")
   index.remove(index.names[3:20])
   other = approximate.ApproximateIndex.load(path)
   other.remove(other.names)
@@ -129,7 +125,7 @@ def _vectors(number):
 
 
 def _write_damaged(source, path, random):
-  """Writes a copy with a damage; checksums of its arrays are right, or not."""
+  """Write a damaged copy; the checksums of most copies are correct."""
   if random.random() < 0.2:
     path.write_bytes(_damaged(np.fromfile(source, np.uint8), random).tobytes())
     return
@@ -140,7 +136,7 @@ def _write_damaged(source, path, random):
 
 
 def _damaged(data, random):
-  """Returns bytes with one kind of damage."""
+  """Return bytes with one kind of damage."""
   size, way = len(data), random.integers(6)
   fields = np.lib.stride_tricks.sliding_window_view(data, 8)
   fields = np.ascontiguousarray(fields).view("<u8")[:, 0]

@@ -1,11 +1,11 @@
-"""Prints figures of the code's grain, or the files that a command runs through.
+"""Prints figures about the code, or the files that a command runs through.
 
   python tools/house.py [FOLDER]
   python tools/house.py [FOLDER] --path -- delf search my.index photo.jpg
   python tools/house.py [FOLDER] --path -- delf/python/delg/perform_retrieval.py
 
-FOLDER is a checkout; without it, this one. Counted is `delf/` without tests and
-without generated code; each figure says what it counts.
+FOLDER is a checkout, by default this one. Only `delf/` counts, without tests or
+generated code; each figure comes with its definition.
 """
 
 import argparse
@@ -29,13 +29,13 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _AS_THERE = re.compile(r"^\s+[*\w, ]+: As ", re.M)
 _CARRIERS = ("Options", "Settings", "Report")
 
-# `python -m delf` would take the delf of the current folder, if it has one.
+# `python -m delf` would import delf from the current folder, if it has one.
 _AS_DELF = (
   "import runpy, sys; sys.path.pop(0); "
   "runpy.run_module('delf', run_name='__main__', alter_sys=True)"
 )
 
-# Runs in each process of a traced command, before anything of it.
+# Runs first in each process of a traced command.
 _TRACER = """
 import os, sys, threading
 
@@ -52,7 +52,7 @@ def _importing(frame):
 
 
 def _note(code):
-  # Returns whether this code need not be looked at again.
+  # Returns whether to skip this code from now on.
   name = code.co_filename
   if name in _seen or not name.startswith(_ROOT):
     return True
@@ -89,13 +89,13 @@ else:
 
 @dataclasses.dataclass
 class Module:
-  """A module that is counted.
+  """A counted module.
 
   Attributes:
-    path: Relative to the checkout.
-    tree: Its syntax tree.
-    lines: Number of its lines.
-    docstrings: Nodes that have a docstring, and the text as it is written.
+    path: Path relative to the checkout.
+    tree: Syntax tree.
+    lines: Number of lines.
+    docstrings: (node, raw docstring) of each node that has one.
     code: Number of lines that are neither blank, comment nor docstring.
   """
 
@@ -107,17 +107,17 @@ class Module:
 
   @property
   def name(self):
-    """The dotted name; a package's ends with `__init__`."""
+    """Dotted name, of a package with `__init__` at the end."""
     return ".".join(self.path.with_suffix("").parts)
 
   @property
   def is_package(self):
-    """Whether it is the `__init__` of a folder."""
+    """Whether the module is the `__init__` of a folder."""
     return self.path.name == "__init__.py"
 
 
 def read(path, root):
-  """Returns the Module of a file."""
+  """Return the Module of a file."""
   text = path.read_text(encoding="utf-8")
   tree = ast.parse(text)
   docstrings, inside = [], set()
@@ -138,7 +138,7 @@ def read(path, root):
 
 
 def modules(root):
-  """Returns the Module of each file of `delf/` that is counted."""
+  """Return the Module of each counted file of `delf/`."""
   paths = (
     path
     for path in sorted((root / "delf").rglob("*.py"))
@@ -147,10 +147,10 @@ def modules(root):
   return [read(path, root) for path in paths]
 
 
-def importers(found):
-  """Returns, by dotted name, the modules that import it anywhere in them."""
+def importers(counted):
+  """Return the names of the importers of each module, by dotted name."""
   by_name = collections.defaultdict(set)
-  for module in found:
+  for module in counted:
     for node in ast.walk(module.tree):
       for name in _imported(node, module):
         by_name[name].add(module.name)
@@ -167,13 +167,13 @@ def _imported(node, module):
   return [base, *(f"{base}.{alias.name}" for alias in node.names)]
 
 
-def functions(found):
-  """Returns (lines, lines of the body, where) of each function.
+def functions(counted):
+  """Return (lines, lines of the body, location) of each function, sorted.
 
-  Neither has the docstring in it; the first has the signature.
+  Lines include the signature, but not the docstring.
   """
   measured = []
-  for module in found:
+  for module in counted:
     for node in ast.walk(module.tree):
       if not isinstance(node, _FUNCTIONS):
         continue
@@ -187,11 +187,11 @@ def functions(found):
   return sorted(measured)
 
 
-def dataclass_names(found):
-  """Returns the names of all classes with the decorator `dataclass`."""
+def dataclass_names(counted):
+  """Return the names of all classes with the decorator `dataclass`."""
   return [
     node.name
-    for module in found
+    for module in counted
     for node in ast.walk(module.tree)
     if isinstance(node, ast.ClassDef)
     and any("dataclass" in ast.unparse(each) for each in node.decorator_list)
@@ -199,31 +199,31 @@ def dataclass_names(found):
 
 
 def tests(root):
-  """Returns the numbers of test files, and of tests in them."""
+  """Return the number of test files, and of tests in them."""
   files = [
     path
     for top in ("delf", "tests")
     for path in (root / top).rglob("*_test.py")
   ]
-  found = sum(
+  counted = sum(
     len(re.findall(r"^\s*def test_", path.read_text(encoding="utf-8"), re.M))
     for path in files
   )
-  return len(files), found
+  return len(files), counted
 
 
 def figures(root):
-  """Returns (figure, value, what is counted) of a checkout, as text."""
-  found = modules(root)
-  lines = sum(module.lines for module in found)
+  """Return (figure, value, definition) rows for a checkout."""
+  counted = modules(root)
+  lines = sum(module.lines for module in counted)
   rows = [
     ("lines", lines, "of delf/**/*.py but *_test.py and *_pb2.py"),
-    ("modules", _module_count(found, root), "each __init__.py included"),
-    *_docstring_rows(found, lines),
-    *_module_rows(found),
-    *_function_rows(found),
+    ("modules", _module_count(counted, root), "each __init__.py included"),
+    *_docstring_rows(counted, lines),
+    *_module_rows(counted),
+    *_function_rows(counted),
   ]
-  names = dataclass_names(found)
+  names = dataclass_names(counted)
   carriers = [name for name in names if name.endswith(_CARRIERS)]
   files, number = tests(root)
   return [
@@ -235,13 +235,13 @@ def figures(root):
   ]
 
 
-def _module_count(found, root):
+def _module_count(counted, root):
   generated = sum(1 for _ in (root / "delf").rglob("*_pb2.py"))
-  return f"{len(found)} ({len(found) + generated} with *_pb2.py)"
+  return f"{len(counted)} ({len(counted) + generated} with *_pb2.py)"
 
 
-def _docstring_rows(found, lines):
-  texts = [text for module in found for _, text in module.docstrings]
+def _docstring_rows(counted, lines):
+  texts = [text for module in counted for _, text in module.docstrings]
   number = sum(text.count("\n") + 1 for text in texts)
   entries = sum(len(_AS_THERE.findall(text)) for text in texts)
   share = f"{number} ({100 * number / max(lines, 1):.1f} %)"
@@ -251,36 +251,40 @@ def _docstring_rows(found, lines):
   ]
 
 
-def _module_rows(found):
-  folders = collections.Counter(str(each.path.parent) for each in found)
+def _module_rows(counted):
+  folders = collections.Counter(str(each.path.parent) for each in counted)
   fullest = ", ".join(
     f"{folder} {number}" for folder, number in folders.most_common(_FULLEST)
   )
-  by_name = importers(found)
-  plain = [module for module in found if not module.is_package]
+  by_name = importers(counted)
+  plain = [module for module in counted if not module.is_package]
   single = [each for each in plain if len(by_name[each.name]) == 1]
   small = sum(module.code <= _SMALL_MODULE for module in plain)
   share = f"{len(single)} ({sum(each.lines for each in single)} lines)"
   return [
-    ("fullest folders", fullest, "modules right in them"),
-    ("one importer", share, "imported by one counted module; no __init__.py"),
+    ("fullest folders", fullest, "modules directly in them"),
+    (
+      "one importer",
+      share,
+      "imported by one counted module; without __init__.py",
+    ),
     (
       "small modules",
       small,
-      f"at most {_SMALL_MODULE} lines of code; no __init__.py",
+      f"at most {_SMALL_MODULE} lines of code; without __init__.py",
     ),
   ]
 
 
-def _function_rows(found):
-  measured = functions(found)
+def _function_rows(counted):
+  measured = functions(counted)
   short = sum(size < _SHORT_BODY for _, size, _ in measured)
   sizes = [lines for lines, _, _ in measured] or [0]
   middle, high = sizes[len(sizes) // 2], sizes[int(0.9 * len(sizes))]
   longest = f"{measured[-1][2]}" if measured else ""
   return [
-    ("functions", len(measured), "methods and inner ones too"),
-    ("short bodies", short, f"under {_SHORT_BODY} lines, docstring aside"),
+    ("functions", len(measured), "including methods and inner functions"),
+    ("short bodies", short, f"under {_SHORT_BODY} lines, without docstring"),
     (
       "function lines",
       f"p50 {middle}, p90 {high}, max {sizes[-1]} ({longest})",
@@ -290,27 +294,28 @@ def _function_rows(found):
 
 
 def path_of(root, command):
-  """Runs a command and returns the files of `delf/` that it runs through.
+  """Run a command and return the files of `delf/` that it runs through.
+
+  The output of the command goes to standard error.
 
   Args:
-    root: Checkout that the command is of; it runs in the current folder.
-    command: `delf` and its arguments, or the path of a script, absolute or
-      within the checkout, and its arguments.
+    root: Checkout of the command, which runs in the current folder.
+    command: `delf` or the path of a script, absolute or within the checkout,
+      and arguments.
 
   Returns:
-    (files, status): paths relative to the checkout in which a function with a
-    name was run, other than by an import, in order of the first, in all of the
-    command's processes; and the exit status. What it prints goes to standard
-    error.
+    (files, status): paths, relative to the checkout, of files with a named
+    function that ran outside of imports, in order of the first call, in all
+    processes of the command; and the exit status.
   """
   if command[0] == "delf":
-    words = ["-c", _AS_DELF, *command[1:]]
+    arguments = ["-c", _AS_DELF, *command[1:]]
   else:
-    words = [str(root / command[0]), *command[1:]]
+    arguments = [str(root / command[0]), *command[1:]]
   with tempfile.TemporaryDirectory() as folder:
     log = pathlib.Path(folder, "log")
     log.touch()
-    # Python imports this at its start, in workers too.
+    # Python imports this when it starts, also in workers.
     pathlib.Path(folder, "sitecustomize.py").write_text(_TRACER)
     paths = [folder, str(root), os.environ.get("PYTHONPATH", "")]
     variables = {
@@ -319,7 +324,7 @@ def path_of(root, command):
       "HOUSE_ROOT": str(root),
     }
     status = subprocess.run(
-      [sys.executable, *words],
+      [sys.executable, *arguments],
       env=os.environ | variables,
       stdout=sys.stderr.fileno(),
       check=False,
@@ -329,10 +334,10 @@ def path_of(root, command):
 
 
 def main():
-  """Prints figures or files; returns the exit status."""
-  words = sys.argv[1:]
-  cut = words.index("--") if "--" in words else len(words)
-  words, command = words[:cut], words[cut + 1 :]
+  """Print figures or files; return the exit status."""
+  arguments = sys.argv[1:]
+  cut = arguments.index("--") if "--" in arguments else len(arguments)
+  arguments, command = arguments[:cut], arguments[cut + 1 :]
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -340,14 +345,14 @@ def main():
   parser.add_argument(
     "--path",
     action="store_true",
-    help="run the command behind --, and print the files that it runs through",
+    help="run the command after --, and print the files that it runs through",
   )
-  args = parser.parse_args(words)
+  args = parser.parse_args(arguments)
   if args.path != bool(command):
-    parser.error("--path and a command behind -- go together")
+    parser.error("--path needs a command after --, and the reverse")
   root = args.folder.resolve()
   if not (root / "delf").is_dir():
-    parser.error(f"{root}: no folder delf in it")
+    parser.error(f"{root} has no folder delf")
   if not args.path:
     for name, value, definition in figures(root):
       print(f"{name:<25} {value}  [{definition}]")

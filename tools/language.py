@@ -4,9 +4,8 @@
   python tools/language.py [FOLDER] --show     each place too
   python tools/language.py --show delf/search  of one package or file
 
-Counted are docstrings, comments, strings and names in `delf/` without tests and
-generated code, and the lines of guides. Docstrings of the original's modules
-count as well.
+Searched are docstrings, comments, strings and names in `delf/`, without tests
+and generated code, and lines of guides. Modules of the original are included.
 """
 
 import argparse
@@ -27,7 +26,7 @@ NAMES = {
   "found", "told", "asked", "there", "given", "whose", "wanted", "shown",
 }  # fmt: skip
 
-# Rule -> pattern of text, of which each match counts.
+# Pattern of each rule; every match counts.
 PHRASES = {
   '"what ..." as a noun': r"\bwhat (?!is (?:this|that)\?)\w+",
   '"expected X, received Y"': r"\bexpected [^.]{1,200}?, (?:received|found)\b",
@@ -84,7 +83,7 @@ def blocks(path):
 
 
 def names(path):
-  """Yield (line, name) of each ruled-out name that is bound."""
+  """Yield (line, name) of each ruled-out name that is assigned."""
   for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
       name = node.id
@@ -97,7 +96,7 @@ def names(path):
 
 
 def formulas(path):
-  """Yield (line, call) of each error of an expected and a received thing."""
+  """Yield (line, call) of each InputError with several arguments."""
   for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
     if isinstance(node, ast.Call) and len(node.args) > 1:
       name = ast.unparse(node.func)
@@ -116,7 +115,7 @@ def _sources(root):
 
 
 def places(root, inside=None):
-  """Yield (rule, path, line, text) of each place that a rule is broken."""
+  """Yield (rule, path, line, text) of each place that breaks a rule."""
   for path in _sources(root):
     shown = path.relative_to(root)
     if inside and not (shown == inside or inside in shown.parents):

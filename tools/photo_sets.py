@@ -1,8 +1,8 @@
-"""Photo sets that the embedded models are trained on and measured with.
+"""Photo sets for training and measuring the embedded models.
 
 A set is a folder with `train.csv` (columns id, url, landmark_id; url is the
-path under `images/`) and perhaps `groups.json`, whose `groups` may give the
-`pool` of a group by name.
+path under `images/`), and optionally `groups.json`, whose `groups` may name the
+`pool` of a group.
 """
 
 import argparse
@@ -18,8 +18,7 @@ from absl import logging
 
 from delf.base import errors, files, progress
 
-# One pool in so many is held out.
-_HELD_OUT = 10
+_HELD_OUT = 10  # One pool in this number is held out.
 
 
 def load(folders: Sequence[str | os.PathLike]) -> list:
@@ -45,43 +44,42 @@ def load(folders: Sequence[str | os.PathLike]) -> list:
 
 
 def split(photos: list) -> tuple[list, list]:
-  """Split photos into those to train on and held-out ones, by whole pools."""
+  """Split photos into training and held-out photos, by whole pools."""
   held_out = [photo for photo in photos if photo.pool % _HELD_OUT == 7]
   training = [photo for photo in photos if photo.pool % _HELD_OUT != 7]
   return training, held_out
 
 
 def cached_pairs(path: pathlib.Path, photos: list) -> list:
-  """Read the view_pairs.Pair of photos that match, or find and write them."""
+  """Read the matching view_pairs.Pair from a file, or find and write them."""
   from delf.learning import view_pairs
 
   if path.exists():
     pairs = view_pairs.load(path, photos)
     if pairs is not None:
       return pairs
-    logging.info("%s is of other photos: finding the pairs anew", path)
+    logging.info("%s: pairs of other photos, matching again", path)
   view_pairs.save(path, view_pairs.match_groups(photos), photos)
   return view_pairs.load(path, photos)
 
 
 def _rows(path):
-  """Return the rows of a `train.csv`, each a dict by column."""
+  """Return the rows of a `train.csv` as dicts by column."""
   try:
     text = files.read_bytes(path).decode("utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
   except (UnicodeDecodeError, csv.Error) as error:
-    raise errors.InputError("a CSV file", str(error), path) from None
+    raise errors.InputError(f"not a CSV file: {error}", path=path) from None
   for number, row in enumerate(rows, start=1):
     for column in ("url", "landmark_id"):
       if not row.get(column):
-        raise errors.InputError(
-          f"a column {column}", f"none in row {number}", path
-        )
+        message = f"the column {column} is missing in row {number}"
+        raise errors.InputError(message, path=path)
   return rows
 
 
 def _pools(folder):
-  """Return the pool's name by landmark_id, of the groups in `groups.json`."""
+  """Return the pool names of the groups in `groups.json`, by landmark_id."""
   path = folder / "groups.json"
   if not path.exists():
     return {}
@@ -93,9 +91,8 @@ def _pools(folder):
       if "pool" in group
     }
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise errors.InputError(
-      "groups that have a landmark_id each", f"others ({error})", path
-    ) from None
+    message = f"each group must have a landmark_id ({error})"
+    raise errors.InputError(message, path=path) from None
 
 
 def _read(path):
@@ -103,17 +100,19 @@ def _read(path):
 
   image = cv2.imread(str(path), cv2.IMREAD_COLOR)
   if image is None:
-    raise errors.InputError("an image", "a file that does not decode", path)
+    raise errors.InputError("the image cannot be decoded", path=path)
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Add the flags that all training scripts have."""
+  """Add the flags that all training scripts share."""
   parser.add_argument("--photos", nargs="+", required=True, metavar="DIR")
   parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
   parser.add_argument("--export", type=pathlib.Path, metavar="DIR")
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--bfloat16", action="store_true", help="faster on some")
+  parser.add_argument(
+    "--bfloat16", action="store_true", help="faster on some CPUs"
+  )
 
 
 def main(description: str, add_arguments: Callable, run: Callable) -> int:

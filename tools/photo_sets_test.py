@@ -27,15 +27,19 @@ def test_photo_that_does_not_decode_is_named(tmp_path):
 @pytest.mark.parametrize(
   "name, content, words",
   [
+    ("train.csv", b"id,landmark_id\na,0\n", "column url is missing in row 1"),
     (
       "train.csv",
-      b"id,landmark_id\na,0\n",
-      "column url, received none in row 1",
+      b"id,url,landmark_id\na,a.jpg\n",
+      "column landmark_id is missing",
     ),
-    ("train.csv", b"id,url,landmark_id\na,a.jpg\n", "column landmark_id"),
-    ("train.csv", b"\xff\xfe", "expected a CSV file"),
-    ("groups.json", b"{", "groups that have a landmark_id"),
-    ("groups.json", b'{"groups": {"a": {"pool": 1}}}', "landmark_id each"),
+    ("train.csv", b"\xff\xfe", "not a CSV file"),
+    ("groups.json", b"{", "group must have a landmark_id"),
+    (
+      "groups.json",
+      b'{"groups": {"a": {"pool": 1}}}',
+      "each group must have a landmark_id",
+    ),
   ],
 )
 def test_lists_of_photos_that_are_bad_are_named(tmp_path, name, content, words):

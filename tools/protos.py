@@ -1,4 +1,4 @@
-"""Generates `delf/protos/*_pb2.py` and their types, or checks them."""
+"""Generates `delf/protos/*_pb2.py` and `*_pb2.pyi`, or checks them."""
 
 import argparse
 import pathlib
@@ -11,7 +11,7 @@ _FOLDER = _ROOT / "delf" / "protos"
 
 
 def _generate(folder):
-  """Writes the code of all protos under a folder."""
+  """Write the generated code of all protos below a folder."""
   protos = sorted(str(path) for path in _FOLDER.glob("*.proto"))
   command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{_ROOT}"]
   outputs = [f"--python_out={folder}", f"--pyi_out={folder}"]
@@ -21,7 +21,7 @@ def _generate(folder):
 
 
 def _stale():
-  """Returns the names of the files that differ from what is generated."""
+  """Return the names of files that differ from newly generated ones."""
   with tempfile.TemporaryDirectory() as folder:
     _generate(folder)
     fresh = pathlib.Path(folder, "delf", "protos")
@@ -37,9 +37,9 @@ def _read(path):
 
 
 def main():
-  """Generates, or with `--check` exits with 1 if a file is stale."""
+  """Generate the code, or with `--check` return 1 if a file is stale."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--check", action="store_true", help="write nothing")
+  parser.add_argument("--check", action="store_true", help="only check")
   if not parser.parse_args().check:
     _generate(_ROOT)
     return 0

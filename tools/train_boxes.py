@@ -1,4 +1,4 @@
-"""Trains the detector that comes with the package, on a processor."""
+"""Trains the embedded detector on a CPU."""
 
 import csv
 import dataclasses
@@ -17,9 +17,9 @@ from delf.base import errors
 from tools import photo_sets
 
 _HELP = """\
-Trains a detector of landmarks on folders of photos: boxes were drawn by eye
-(drawn_boxes.csv beside this module), and things are pasted at known places. The
-backbone starts as that of the compact model. A run that is stopped continues
+Trains a landmark detector on folders of photos, with boxes that were drawn by
+hand (drawn_boxes.csv beside this module) and objects pasted at known places.
+The backbone starts as that of the compact model. An interrupted run resumes
 from its checkpoint in --out. At the end, the detector is measured on held-out
 photos and written as a SavedModel.
 
@@ -28,7 +28,8 @@ photos and written as a SavedModel.
       --export run/delf-boxes
 
 Each folder of photos holds train.csv (id, url, landmark_id; url is the path
-under images/) and perhaps groups.json. Photos without a drawn box are left out.
+under images/) and optionally groups.json. Photos without a line in
+drawn_boxes.csv are left out.
 """
 
 # Boxes of photos of `train_pool` and `train_pool_more`.
@@ -36,27 +37,26 @@ DRAWN = pathlib.Path(__file__).with_name("drawn_boxes.csv")
 _SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 _SAVE_SECONDS = 60.0
-# Views of held-out photos that are measured, of each kind.
-_VIEWS = 200
+_VIEWS = 200  # Views of held-out photos to measure, of each kind.
 
 
 def add_arguments(parser):
-  """Adds the flags to an argparse parser."""
+  """Add the flags to an argparse parser."""
   photo_sets.add_arguments(parser)
   parser.add_argument("--minutes", type=float, default=15)
   parser.add_argument("--rate", type=float, default=2e-3)
   parser.add_argument(
-    "--backbone-rate", type=float, default=3e-4, help="0: it does not learn"
+    "--backbone-rate", type=float, default=3e-4, help="0 freezes the backbone"
   )
-  parser.add_argument("--views", type=int, default=16, help="in a batch")
+  parser.add_argument("--views", type=int, default=16, help="per batch")
   parser.add_argument(
-    "--pasted", type=float, default=0.25, help="share of views that are pasted"
+    "--pasted", type=float, default=0.25, help="share of pasted views"
   )
   parser.add_argument("--threads", type=int, default=2)
 
 
 def run(args):
-  """Trains; see the flags."""
+  """Train the detector; see the flags."""
   import keras
 
   from delf.learning import detector_network, detector_training, loop
@@ -65,7 +65,7 @@ def run(args):
   args.out.mkdir(parents=True, exist_ok=True)
   known, held_out = _photos(args.photos)
   if args.bfloat16:
-    # Of layers that are made from here on.
+    # The policy applies to layers created from here on.
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
   detector = detector_network.Detector(_embedded_backbone())
   options = detector_training.Options(
@@ -89,7 +89,7 @@ def run(args):
   record = report(detector, known, held_out)
   record |= {"steps": learner.step, "seconds": round(learner.seconds)}
   if args.export:
-    # The card is written by hand.
+    # The model card is written by hand, so keep it.
     kept = [(p.name, p.read_bytes()) for p in args.export.glob("*.md")]
     kept.append(("training.json", json.dumps(record, indent=2).encode()))
     detector_network.export(detector, args.export, overwrite=True, extra=kept)
@@ -97,15 +97,14 @@ def run(args):
 
 
 def drawn(photos, path=DRAWN):
-  """Returns the detector_training.BoxedPhoto of photos with drawn boxes.
+  """Return the detector_training.BoxedPhoto of photos with drawn boxes.
 
   Args:
     photos: list of view_pairs.Photo.
     path: pathlib.Path of a CSV file with the columns photo (`key` of its name),
-      kind, and ymin, xmin, ymax, xmax in [0, 1]. The kinds are "whole" and
-      "part" of landmarks, "other" of other things (people, animals, vehicles),
-      and "none", a line without a box, of a photo on which there is nothing to
-      draw. Boxes of all kinds are taken.
+      kind, and ymin, xmin, ymax, xmax in [0, 1]. Kinds are "whole" and "part"
+      for landmarks, "other" for people, animals, vehicles and so on, and "none"
+      for a photo without boxes. Boxes of all kinds are used.
 
   Raises:
     InputError: If no photo has a line.
@@ -128,28 +127,27 @@ def drawn(photos, path=DRAWN):
     if key(photo.name) in listed
   ]
   if not known:
-    raise errors.InputError(
-      "photos of which boxes are drawn", f"{len(photos)} others", path
-    )
+    message = f"none of {len(photos)} photos has drawn boxes"
+    raise errors.InputError(message, path=path)
   return known
 
 
 def key(name):
-  """Returns what stands for the name of a photo in the file of drawn boxes."""
+  """Return the key of a photo name in the file of drawn boxes."""
   return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def report(detector, known, held_out):
-  """Measures a detector on held-out photos and views of them.
+  """Measure a detector on held-out photos and views of them.
 
   Args:
     detector: detector_network.Detector.
-    known: list of detector_training.BoxedPhoto that it learnt from.
+    known: list of detector_training.BoxedPhoto that it was trained on.
     held_out: list of detector_training.BoxedPhoto.
 
   Returns:
-    dict of plain values: `median_size` of the boxes, (height, width), and
-    scores by kind of view and name.
+    dict for JSON: `median_size` (height, width) of the boxes, and scores by
+    kind of view and name.
   """
   from delf.learning import detector_network, detector_training
 
@@ -167,7 +165,7 @@ def report(detector, known, held_out):
 
 
 def _views(held_out):
-  """Returns (photo, boxes) to be found, lists by their kind."""
+  """Return lists of (photo, true boxes) by kind of view."""
   from delf.learning import detector_training
 
   views = {"photos": [(each.image, each.boxes) for each in held_out]}
@@ -182,7 +180,7 @@ def _views(held_out):
 
 
 def copied(detector):
-  """Returns the same detector with layers of the policy of now."""
+  """Return a copy of a detector whose layers have the current policy."""
   from delf.learning import detector_network
 
   made = detector_network.Detector()
@@ -201,10 +199,10 @@ def _embedded_backbone():
 
 
 def _photos(folders):
-  """Returns photos with boxes: to train on, and held out."""
+  """Return training photos and held-out photos, with their boxes."""
   sides = photo_sets.split(photo_sets.load(folders))
   known, held_out = map(drawn, sides)
-  for name, side in (("trained on", known), ("held out", held_out)):
+  for name, side in (("training", known), ("held out", held_out)):
     number = sum(len(each.boxes) for each in side)
     logging.info("%s: %d photos, %d boxes", name, len(side), number)
   return known, held_out

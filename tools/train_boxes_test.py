@@ -29,7 +29,9 @@ def test_drawn_boxes_are_found_by_the_name_of_the_photo(tmp_path):
 
 
 def test_other_photos_have_none():
-  with pytest.raises(errors.InputError, match="boxes are drawn"):
+  with pytest.raises(
+    errors.InputError, match="none of 3 photos has drawn boxes"
+  ):
     train_boxes.drawn(_photos(3))
 
 

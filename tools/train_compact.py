@@ -1,4 +1,4 @@
-"""Trains the model that comes with the package, on a processor."""
+"""Trains the embedded compact model on a CPU."""
 
 import itertools
 import pathlib
@@ -12,37 +12,41 @@ from absl import logging
 from tools import photo_sets
 
 _HELP = """\
-Trains the compact model on folders of photos, without labels: two views of one
-photo under random homographies and lighting are their own truth, and photos of
-one place give more where SIFT is sure. A run that is stopped continues from its
-checkpoint in --out. At the end, the model is written as a SavedModel.
+Trains the compact model on folders of photos without labels. The true geometry
+of two views of a photo under random homographies and lighting is known; pairs
+of photos of a place are added if SIFT matches them reliably. An interrupted run
+resumes from its checkpoint in --out. At the end, the model is written as a
+SavedModel.
 
   python -m tools.train_compact \\
       --photos photos_a photos_b --out run --minutes 75 \\
       --export run/delf-compact
 
 Each folder of photos holds train.csv (id, url, landmark_id; url is the path
-under images/) and perhaps groups.json.
+under images/) and optionally groups.json.
 """
 
 _SAVE_SECONDS = 180.0
-# Batches that wait at most.
-_PENDING = 4
+_PENDING = 4  # Most batches drawn ahead.
 
 
 def add_arguments(parser):
-  """Adds the flags to an argparse parser."""
+  """Add the flags to an argparse parser."""
   photo_sets.add_arguments(parser)
   parser.add_argument("--minutes", type=float, default=75)
   parser.add_argument("--rate", type=float, default=1.5e-3)
-  parser.add_argument("--pairs", type=int, default=8, help="in a batch")
-  parser.add_argument("--side", type=int, default=192, help="of a view, pixels")
-  parser.add_argument("--real", type=float, default=0.3, help="share of pairs")
+  parser.add_argument("--pairs", type=int, default=8, help="per batch")
+  parser.add_argument(
+    "--side", type=int, default=192, help="view side in pixels"
+  )
+  parser.add_argument(
+    "--real", type=float, default=0.3, help="share of photo pairs"
+  )
   parser.add_argument("--threads", type=int, default=1)
 
 
 def run(args):
-  """Trains; see the flags."""
+  """Train the compact model; see the flags."""
   import keras
 
   from delf.learning import compact_training, loop, view_pairs
@@ -64,7 +68,7 @@ def run(args):
     side=args.side,
   )
   learner.resume()
-  # Of the step, so that a run that resumes draws batches of its own.
+  # The seed depends on the step, so that a resumed run draws new batches.
   seed = (args.seed, learner.step)
   options = view_pairs.Options(
     pairs=args.pairs, side=args.side, real=args.real, seed=seed
@@ -80,7 +84,7 @@ def run(args):
 
 
 def batches(source):
-  """Returns the batches of a source, which a thread draws ahead of time."""
+  """Return the batches of a source, drawn ahead in a thread."""
   import cv2
 
   from delf.base import concurrency
@@ -91,13 +95,13 @@ def batches(source):
 
 
 def finish(checkpoint, folder, training, pairs):
-  """Whitens the global descriptor and writes the SavedModel.
+  """Whiten the global descriptor and write the SavedModel.
 
   Args:
-    checkpoint: Of the training.
-    folder: Folder of the SavedModel to be.
+    checkpoint: Path of the checkpoint of the training.
+    folder: Folder to write the SavedModel to.
     training: list of view_pairs.Photo.
-    pairs: list of view_pairs.Pair of them.
+    pairs: list of view_pairs.Pair of the photos.
   """
   from delf.learning import compact_model
 

@@ -36,7 +36,7 @@ class AggregateOptions:
   regional: bool = False  # Whether features come from regions of the image.
   normalize: bool = True  # L2-normalise a VLAD; ASMK is when it is compared.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.kind not in KINDS:
       choices = ", ".join(KINDS)
       raise errors.InputError(f"kind must be in {choices}, not {self.kind!r}")

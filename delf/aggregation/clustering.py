@@ -213,7 +213,7 @@ class ClusterOptions:
   method: str = kmeans.AUTOMATIC  # One of kmeans.METHODS.
   save_interval: float = 2.0  # Least seconds between two saved states.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     names = "num_clusters", "num_iterations", "max_features", "seed"
     for name, least in zip(names, (1, 1, 1, 0), strict=True):
       value = getattr(self, name)

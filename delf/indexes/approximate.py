@@ -33,7 +33,7 @@ class HnswOptions:
   build_depth: int = 100
   search_depth: int = 128
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name, value in dataclasses.asdict(self).items():
       if type(value) is not int or not 2 <= value <= 1 << 16:
         raise errors.InputError(f"{name} must be 2 to 65536, not {value!r}")
@@ -51,7 +51,7 @@ class IvfPqOptions:
   code_bytes: int | None = None
   probes: int = 32  # Lists that a search reads.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name, value in dataclasses.asdict(self).items():
       if value is None and name != "probes":
         continue

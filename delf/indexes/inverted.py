@@ -52,7 +52,7 @@ class AsmkOptions:
   # `use_l2_normalization` of the index configuration.
   normalize: bool = True
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name, kind, least, most in (
       ("packed", bool, False, True),
       ("dimension", numbers.Integral, 1, _MAX_DIMENSION),

@@ -120,7 +120,7 @@ class TopScores:
   that a partition also breaks ties, by lower id.
   """
 
-  def __init__(self, number: int, k: int):
+  def __init__(self, number: int, k: int) -> None:
     """Start with `number` queries and no images."""
     # No score has the key 0: it stands for an empty place.
     self._keys = np.zeros([number, k], np.uint64)

@@ -31,7 +31,7 @@ class Expansion:
   number: int = 3
   alpha: float = 3.0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if type(self.number) is not int or self.number < 1:
       raise errors.InputError(f"number must be over 0, not {self.number!r}")
     if not isinstance(self.alpha, numbers.Real) or not 0 <= self.alpha < np.inf:
@@ -127,7 +127,7 @@ class _Rescoring:
   depth: int = 400
   neighbours: int = 9
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.type is int and (type(value) is not int or value < 1):
@@ -182,7 +182,7 @@ class SuperGlobal(_Rescoring):
   beta: float = 0.15  # Weight of neighbours.
   least: float = 0.9  # Images below this share of the best score do not expand.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     if not self.beta >= 0:
       raise errors.InputError(f"beta must be at least 0, not {self.beta!r}")
@@ -225,7 +225,7 @@ class Diffusion(_Rescoring):
   gamma: float = 6.0
   alpha: float = 0.8
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     if not self.gamma > 0:
       raise errors.InputError(f"gamma must be over 0, not {self.gamma!r}")
