@@ -106,9 +106,8 @@ def evaluate(
   """Search with all queries, and write metrics and a report card.
 
   With re-ranking, the first images that are not junk are matched for each
-  protocol; pairs that several protocols need are matched once. The folder `out`
-  gets `metrics.txt` and `report.json`. InputError is raised if a query has no
-  features.
+  protocol, but each pair once. The folder `out` gets `metrics.txt` and
+  `report.json`. InputError is raised if a query has no features.
   """
   good, entries, unread = searcher.read(asked)
   if unread:

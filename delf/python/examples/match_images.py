@@ -28,8 +28,7 @@ def main() -> None:
   )
   one, two = (len(each.local or ()) for each in match.features or ())
   print(  # noqa: T201
-    f"{one} and {two} features,"
-    f" {len(match.putative)} putative matches,"
+    f"{one} and {two} features, {len(match.putative)} putative matches,"
     f" {match.score} inliers ({match.min_inliers} make a match)"
   )
   print(f"picture: {match.picture}")  # noqa: T201

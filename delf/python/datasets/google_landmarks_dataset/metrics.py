@@ -73,10 +73,7 @@ def MeanAveragePrecision(
 def MeanPrecisions(
   predictions: Images, retrieval_solution: Images, max_predictions: int = 100
 ) -> np.ndarray:
-  """Return the mean precisions at ranks 1 to `max_predictions`.
-
-  Missing predictions count as wrong.
-  """
+  """Return mean precisions at ranks from 1; missing predictions are wrong."""
   hits = np.zeros([max(max_predictions, 0) + 1])
   for _, ranks in _hits(predictions, retrieval_solution, max_predictions):
     hits[ranks] += 1  # Ranks of an image differ.
