@@ -61,9 +61,11 @@ def fit_pca(
     fit.refuse_pca(out)
   how = _extraction(out, features, model, config, max_size, device)
   with _shown(progress):
-    found = fit.find(listed(sources), kind, **how, raw=True)
-    report = fit.fit_pca(found.paths, out, dim, overwrite)
-  return dataclasses.replace(report, failed=(*found.failed, *report.failed))
+    features_of = fit.find(listed(sources), kind, **how, raw=True)
+    report = fit.fit_pca(features_of.paths, out, dim, overwrite)
+  return dataclasses.replace(
+    report, failed=(*features_of.failed, *report.failed)
+  )
 
 
 def fit_whitening(
@@ -108,15 +110,17 @@ def fit_whitening(
     fit.refuse(out)
   how = _extraction(out, features, model, config, max_size, device)
   with _shown(progress):
-    found = fit.find(listed(sources), clustering.GLOBAL, **how)
+    features_of = fit.find(listed(sources), clustering.GLOBAL, **how)
     if pairs:
-      chosen = fit.from_pairs(pairs, found.names)
+      chosen = fit.from_pairs(pairs, features_of.names)
     elif groups:
-      chosen = fit.from_groups(groups, found.names, seed)
+      chosen = fit.from_groups(groups, features_of.names, seed)
     else:
-      chosen = fit.from_folders(found.names, seed)
-    report = fit.fit_whitening(found.paths, chosen, out, overwrite)
-  return dataclasses.replace(report, failed=(*found.failed, *report.failed))
+      chosen = fit.from_folders(features_of.names, seed)
+    report = fit.fit_whitening(features_of.paths, chosen, out, overwrite)
+  return dataclasses.replace(
+    report, failed=(*features_of.failed, *report.failed)
+  )
 
 
 def fit_codebook(
@@ -165,9 +169,9 @@ def fit_codebook(
   clustering.refuse_finished(out)
   how = _extraction(out, features, model, config, max_size, device)
   with _shown(progress):
-    found = fit.find(listed(sources), clustering.LOCAL, **how)
+    features_of = fit.find(listed(sources), clustering.LOCAL, **how)
     report = clustering.cluster_files(
-      found.paths,
+      features_of.paths,
       out,
       num_clusters=words,
       num_iterations=iterations,
@@ -175,7 +179,9 @@ def fit_codebook(
       seed=seed,
       method=method,
     )
-  return dataclasses.replace(report, failed=(*found.failed, *report.failed))
+  return dataclasses.replace(
+    report, failed=(*features_of.failed, *report.failed)
+  )
 
 
 def _extraction(out, features, model, config, max_size, device):

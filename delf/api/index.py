@@ -132,7 +132,7 @@ class Index:
 
     Raises:
       InputError: If there are no photos, or the index has other settings.
-      KeyboardInterrupt: If the user interrupted it; what is done stays.
+      KeyboardInterrupt: If the user interrupted it; finished photos stay.
 
     Example:
       >>> import delf
@@ -143,9 +143,9 @@ class Index:
       >>> len(index)
       3
     """
-    wanted = None
+    settings = None
     if regions:
-      wanted = collection.RegionSettings(
+      settings = collection.RegionSettings(
         detector, detector_threshold, max_regions
       )
     options = building.BuildOptions(
@@ -154,7 +154,7 @@ class Index:
       codebook=_text(codebook),
       aggregation=_text(aggregation),
       whitening=_text(whitening),
-      regions=wanted,
+      regions=settings,
       photos=_text(photos),
       max_size=max_size,
       workers=workers,
@@ -251,7 +251,7 @@ class Index:
   ) -> list[searching.Hit]:
     """Find the images that are most like a photo.
 
-    Nothing is written: `search_files` keeps what it extracts and verifies.
+    Nothing is written; `search_files` keeps features and verified pairs.
 
     Args:
       query: Path, bytes or open file of an image, Pillow image, pixels [H, W,
@@ -274,8 +274,8 @@ class Index:
       A list of Hit, best first.
 
     Raises:
-      InputError: If a photo cannot be used, or the index lacks what the method
-        needs.
+      InputError: If a photo cannot be used, or the index lacks features that
+        the method needs.
 
     Example:
       >>> import delf
@@ -366,8 +366,8 @@ class Index:
     )
     searcher = self._searcher(options)
     with _shown(progress):
-      asked, failed = self._queries(_listed(queries), box, say)
-      result = searcher.search(asked, top)
+      chosen, failed = self._queries(_listed(queries), box, say)
+      result = searcher.search(chosen, top)
       for failure in result.failed:
         say(str(failure))
       result = dataclasses.replace(result, failed=(*failed, *result.failed))
@@ -468,15 +468,14 @@ class Index:
 
     if extract.find_features(sources) is not None:
       return searching.find_features(sources[0]), ()
-    found = searching.find_photos(sources, box)
-    asked, extraction = searching.extract_queries(
+    extracted, extraction = searching.extract_queries(
       self._require_open(),
-      found,
+      searching.find_photos(sources, box),
       say,
       self._device,
       self._model and self._model.extractor,
     )
-    return asked, extraction.failed
+    return extracted, extraction.failed
 
 
 def _reopen(path, device):

@@ -51,7 +51,7 @@ def info(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _reader(path):
-  """The function that describes what is at a path."""
+  """Return the function that describes a path."""
   from delf.formats import array_file, network_files
 
   if path.is_dir():
@@ -59,7 +59,7 @@ def _reader(path):
       return _saved_model
     if (path / "checkpoint").exists():
       return _checkpoint
-    raise errors.InputError(_KNOWN, "a folder that is neither", path)
+    raise errors.InputError(f"the folder is not {_KNOWN}", path=path)
   if path.name == "saved_model.pb":
     return lambda file: _saved_model(file.parent)
   # By content, as an index may have any name.
@@ -77,9 +77,10 @@ def _reader(path):
     ".pbtxt": _config,
   }
   if not path.exists():
-    raise FileNotFoundError(f"{path}: expected a file, found none")
+    raise FileNotFoundError(f"{path}: no such file")
   if path.suffix.lower() not in readers:
-    raise errors.InputError(_KNOWN, f"{path.suffix or 'no extension'}", path)
+    ending = path.suffix or "no extension"
+    raise errors.InputError(f"{ending} is not known: name {_KNOWN}", path=path)
   return readers[path.suffix.lower()]
 
 
@@ -164,7 +165,7 @@ def _config(path):
 
 
 def _plain(value):
-  """A proto's value as JSON has it, floats as short as they were."""
+  """Return a proto's value for JSON, with floats as short as possible."""
   if hasattr(value, "ListFields"):
     return {field.name: _plain(part) for field, part in value.ListFields()}
   if isinstance(value, float):
@@ -197,7 +198,7 @@ def _image(path):
 
   from delf.python import utils
 
-  # The whole image, since a header says little of what follows it.
+  # The whole image, since a header may be followed by damaged data.
   array = np.asarray(utils.RgbLoader(os.fspath(path)))
   with PIL.Image.open(path) as image:
     return {
@@ -275,7 +276,7 @@ def _saved_model(path):
     graph = model.meta_graphs[0]
   except (message.DecodeError, IndexError):
     raise errors.InputError(
-      "a SavedModel", "bytes that are none", path / "saved_model.pb"
+      "not a SavedModel, or a damaged one", path=path / "saved_model.pb"
     ) from None
   nodes = {node.name for node in graph.graph_def.node}
   document = {
@@ -321,7 +322,7 @@ def _checkpoint(path):
     dtypes = reader.get_variable_to_dtype_map()
   except (tf.errors.OpError, ValueError, RuntimeError, TypeError):
     raise errors.InputError(
-      "a TensorFlow checkpoint", "one that cannot be read", path
+      "this TensorFlow checkpoint cannot be read", path=path
     ) from None
   keys = {
     key: f"{dtypes[key].name} {shapes[key]}"

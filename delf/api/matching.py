@@ -19,7 +19,7 @@ from delf.protos import delf_config_pb2
 # Endings of files with local features.
 _FEATURES = (".delf", ".delg_local")
 
-# What is matched: a photo, its features, or the path of its feature file.
+# One side of a match: a photo, its features, or the path of its feature file.
 Side = photos.Photo | features.ImageFeatures | features.LocalFeatures
 
 
@@ -121,11 +121,11 @@ def match_sides(
     rotate = model.rotate
   with _timed(seconds, "read"):
     read = [_read(side, rotate) for side in sides]
-    shown = [pixels for _, pixels in read]
+    pictures = [pixels for _, pixels in read]
     if images is not None:
-      if any(pixels is not None for pixels in shown):
+      if any(pixels is not None for pixels in pictures):
         raise errors.InputError("images go with features, not with photos")
-      shown = [photos.pixels(each, rotate) for each in images]
+      pictures = [photos.pixels(each, rotate) for each in images]
   device = ""
   if any(extracted is None for extracted, _ in read):
     if not isinstance(model, models.Model):
@@ -145,7 +145,7 @@ def match_sides(
   if out is None:
     return match
   with _timed(seconds, "draw"):
-    picture = match.draw(out, shown)
+    picture = match.draw(out, pictures)
   return dataclasses.replace(match, picture=picture)
 
 

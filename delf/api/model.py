@@ -174,15 +174,15 @@ class Model:
     with _shown(progress):
       return self._extract_all(photo, batch, skip_failed)
 
-  def _extract_all(self, given, batch, skip_failed):
-    given = [photos.hold(each) for each in given]
+  def _extract_all(self, photos_given, batch, skip_failed):
+    held = [photos.hold(each) for each in photos_given]
     jobs = [
       engine.Job(
         photos.label(each),
         str(number),
         photo=None if photos.is_path(each) else each,
       )
-      for number, each in enumerate(given)
+      for number, each in enumerate(held)
     ]
     load = functools.partial(photos.pixels, rotate=self.rotate)
     decoded = engine.decode_ahead(jobs, load, _DECODING)
@@ -192,7 +192,7 @@ class Model:
     for done, result in progress.track(steps, "extracting", len(jobs)):
       number = int(done.job.name)
       if not isinstance(result, Exception):
-        results[number] = self._finish(given[number], result)
+        results[number] = self._finish(held[number], result)
       elif not skip_failed:
         raise result
       else:

@@ -81,7 +81,7 @@ def extract(
     say: Called with a line for each photo that failed.
 
   Returns:
-    ImageReport: what was done, skipped and failed.
+    ImageReport: the photos done, skipped and failed.
 
   Raises:
     InputError: If there are no photos, or the folder has features of another
@@ -183,12 +183,12 @@ def detect(
   images, names = engine.find(listed(sources))
   seen: list[PhotoBoxes] = []
 
-  def note(job, found, size):
-    order = np.argsort(-found.scores, kind="stable")
+  def note(job, detections, size):
+    order = np.argsort(-detections.scores, kind="stable")
     # From (y1, x1, y2, x2).
-    pixels = boxes.to_pixels(found.boxes, *size)[order][:, [1, 0, 3, 2]]
+    pixels = boxes.to_pixels(detections.boxes, *size)[order][:, [1, 0, 3, 2]]
     row = PhotoBoxes(
-      job.path, pixels, found.scores[order], found.classes[order]
+      job.path, pixels, detections.scores[order], detections.classes[order]
     )
     seen.append(row)
     if see is not None:
@@ -242,8 +242,8 @@ def evaluate(
   r"""Measure a search with ground truth, as `delf eval` does.
 
   Args:
-    truth: "roxford5k" or "rparis6k", or a file: `.mat` or `.pkl` of these, or
-      your own in `.csv` (query,image,label) or `.json`.
+    truth: "roxford5k" or "rparis6k", or a file: `.mat` or `.pkl` of these data
+      sets, or your own in `.csv` (query,image,label) or `.json`.
     out: Folder for `metrics.txt`, `report.json`, and the index if one is made.
     images: Photos of the collection, or their features; of roxford5k and
       rparis6k the folder that `delf download` made.
@@ -306,8 +306,8 @@ def evaluate(
     opened = collection.open_folder(index)
     searcher = searching.Searcher(opened, options)
     ground_truth = evaluation.read_truth(truth_path, searcher)
-    asked = _queries(opened, ground_truth, queries or images, device, say)
-    report = evaluation.evaluate(searcher, ground_truth, asked, out)
+    chosen = _queries(opened, ground_truth, queries or images, device, say)
+    report = evaluation.evaluate(searcher, ground_truth, chosen, out)
     for failure in report.failed:
       say(str(failure))
     without = None
@@ -316,7 +316,7 @@ def evaluate(
       without = evaluation.evaluate(
         searching.Searcher(opened, whole),
         ground_truth,
-        asked,
+        chosen,
         os.path.join(out, "without_regions"),
       )
     problems: tuple[str, ...] = ()
@@ -372,14 +372,14 @@ def _queries(opened, truth, folder, device, say):
   if extraction.find_features([folder]) is not None:
     return evaluation.find_features(truth, folder)
   photos = evaluation.find_photos(truth, folder)
-  asked, report = searching.extract_queries(opened, photos, say, device)
+  queries, report = searching.extract_queries(opened, photos, say, device)
   if report.failed:
     raise errors.InputError(
       f"{len(report.failed)} of {len(photos)} query photos cannot be used, such"
       f" as {report.failed[0]}",
       path=folder,
     )
-  return asked
+  return queries
 
 
 def train(
@@ -549,8 +549,8 @@ def export(
   Args:
     source: Checkpoint, folder of a training or of a model, or known model.
     out: Folder of the SavedModel, or `.onnx` or `.tflite` file.
-    form: "local", "global" or "local_and_global"; None for both, or for what
-      the SavedModel has.
+    form: "local", "global" or "local_and_global"; None for both, or those of
+      the SavedModel.
     format: "saved_model", "onnx" or "tflite"; None for that of the name.
     quantize: For `.tflite`: "float16" or "dynamic" (8 bits with a scale).
     iou: Overlap of boxes over which the weaker local feature goes.

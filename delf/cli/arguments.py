@@ -150,8 +150,8 @@ def add_work(parser) -> None:
 def call(function: Callable, args: argparse.Namespace, **more: Any) -> Any:
   """Call a function with the arguments that its parameters are named after."""
   names = inspect.signature(function).parameters
-  given = {name: value for name, value in vars(args).items() if name in names}
-  return function(**given | more)
+  values = {name: value for name, value in vars(args).items() if name in names}
+  return function(**values | more)
 
 
 def pick(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def add_arguments(parser):
 
 
 def run(args):
-  """Run the demonstration, print what it made; returns the exit status."""
+  """Run the demonstration, and print its results; return the exit status."""
   report = run_demo(args.out, model=args.model, device=args.device)
   lines = [
     f"photos:    {', '.join(map(str, report.photos))}",
@@ -37,11 +37,11 @@ def run(args):
     f"one scene: {_verdict(report.same)}",
     f"unrelated: {_verdict(report.different)}",
     f"picture:   {os.path.abspath(report.same.picture)}",
-    "           the two photos of one scene side by side; a line joins what",
-    "           looks alike and agrees with the other lines",
+    "           the two photos of one scene side by side; lines join points",
+    "           that look alike and agree with one map between the photos",
   ]
   if not report.as_expected:
-    lines.append("This is not as it should be; see `delf doctor`.")
+    lines.append("This is not the expected result; see `delf doctor`.")
   output.show(args, _document(report), *lines)
   return 0 if report.as_expected else 1
 
@@ -73,7 +73,7 @@ def run_demo(
 ) -> DemoReport:
   """Write sample photos, extract their features, match and draw them.
 
-  What an earlier run wrote to the folder is replaced.
+  Files of an earlier run in the folder are replaced.
   """
   from delf.embedded import samples
   from delf.extraction import extract

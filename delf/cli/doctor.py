@@ -1,4 +1,4 @@
-"""`delf doctor`: says whether this installation works."""
+"""`delf doctor`: checks whether this installation works."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,7 @@ examples:
   delf doctor          each check with OK or FAIL, in about ten seconds
   delf doctor --json   the same for programs, and for reports of faults
 
-The exit status is 0 if all is well, else 1.
+The exit status is 0 if all checks pass, else 1.
 """
 
 _PHOTO_SIDE = 480  # Longer side of the sample photos, in pixels.
@@ -37,7 +37,7 @@ def add_arguments(parser):
 
 
 def run(args):
-  """Check and print; returns the exit status."""
+  """Check, and print the results; return the exit status."""
   results = []
   for result in run_checkup():
     results.append(result)
@@ -46,7 +46,7 @@ def run(args):
       line = f"{state} {result.name:<14} {result.detail}"
       line = textwrap.fill(
         f"{line} ({result.seconds:.1f} s)",
-        width=100,
+        width=shutil.get_terminal_size((100, 24)).columns,
         subsequent_indent=" " * 20,
         break_long_words=False,
         break_on_hyphens=False,
@@ -57,7 +57,7 @@ def run(args):
     checks = [dataclasses.asdict(result) for result in results]
     output.print_json({"ok": not failed, "checks": checks})
   else:
-    print(f"Not well: {', '.join(failed)}." if failed else "All is well.")
+    print(f"Failed: {', '.join(failed)}." if failed else "All is well.")
   return 1 if failed else 0
 
 
@@ -73,13 +73,13 @@ class Result:
 
 
 def run_checkup() -> Iterator[Result]:
-  """Run all checks, each whatever the outcome of the others."""
+  """Run all checks, whether others fail or not."""
   for name, check in CHECKS.items():
     start = time.perf_counter()
     try:
       detail, facts = check()
       ok = True
-    except Exception as error:  # To report any fault is what a check is for.
+    except Exception as error:  # A check reports any fault.
       detail = " ".join(str(error).split())
       if not isinstance(error, (errors.InputError, OSError)):
         detail = f"{type(error).__name__}: {detail}"
@@ -94,8 +94,9 @@ def check_versions() -> tuple[str, dict]:
   try:
     lines = importlib.metadata.requires("delf") or []
   except importlib.metadata.PackageNotFoundError:
-    expected = "delf to be installed (`pip install .`)"
-    raise errors.InputError(expected, "a folder") from None
+    raise errors.InputError(
+      "delf is not installed, but run from a folder: `pip install .`"
+    ) from None
   versions = {"delf": delf.__version__, "Python": platform.python_version()}
   wrong = []
   for needed in map(requirements.Requirement, lines):
@@ -111,9 +112,9 @@ def check_versions() -> tuple[str, dict]:
       wrong.append(f"{needed.name} {version} and not {needed.specifier}")
   if wrong:
     raise errors.InputError(
-      "the packages that delf needs (`pip install --force-reinstall delf`)",
-      ", ".join(wrong),
-      sys.prefix,
+      f"wrong packages: {', '.join(wrong)} (`pip install --force-reinstall"
+      " delf`)",
+      path=sys.prefix,
     )
   detail = ", ".join(f"{name} {version}" for name, version in versions.items())
   return detail, {"versions": versions, "platform": platform.platform()}
@@ -133,7 +134,7 @@ def check_devices() -> tuple[str, dict]:
   ones = tf.ones([8, 8])
   product = tf.linalg.matmul(ones, ones)
   if float(product[0, 0]) != 8.0:
-    raise errors.InputError("8.0 of a product of ones", str(product[0, 0]))
+    raise errors.InputError(f"a product of ones is {product[0, 0]}, not 8.0")
   used = product.device.rpartition("device:")[2]
   cores = os.cpu_count()
   detail = f"{', '.join(devices)}; {cores} CPU cores; used: {used}"
@@ -155,7 +156,7 @@ def check_cache() -> tuple[str, dict]:
 
 
 def check_model() -> tuple[str, dict]:
-  """Look where the embedded model is, at its size and its digest."""
+  """Find the embedded model, its size and its digest."""
   from delf.inference import zoo
 
   folder = zoo.resolve(zoo.EMBEDDED)
@@ -184,7 +185,7 @@ def check_feature_file() -> tuple[str, dict]:
     read = feature_io.ReadFromFile(path)
   for (name, array), same in zip(arrays.items(), read, strict=False):
     if not np.array_equal(array, same):
-      raise errors.InputError(f"{name} as written", "others", path)
+      raise errors.InputError(f"{name} read differ from those written")
   return f"{size} bytes written and read back", {"bytes": size}
 
 
@@ -210,12 +211,14 @@ def check_matching() -> tuple[str, dict]:
     "two scenes"
   )
   if not same.is_match or same.score < _CONTRAST * different.score:
-    expected = f"at least {same.min_inliers} and {_CONTRAST} times the other"
-    raise errors.InputError(expected, detail)
+    raise errors.InputError(
+      f"{detail}; the first should be {same.min_inliers} or more, and"
+      f" {_CONTRAST} times the second"
+    )
   return detail, {"same": same.score, "different": different.score}
 
 
-# Each returns a line and facts, or raises what is wrong.
+# Each returns a line and facts, or raises an error.
 CHECKS = {
   "versions": check_versions,
   "devices": check_devices,

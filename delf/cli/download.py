@@ -1,4 +1,4 @@
-"""`delf download`: the published data sets, with what is done left alone."""
+"""`delf download`: downloads published data sets."""
 
 import os
 import re
@@ -13,13 +13,15 @@ examples:
   delf download gldv2 --split train --only train_clean.csv
   delf download rparis6k --mirror /mnt/usb    from a folder, without a network
 
-What is downloaded is laid out as the scripts and guides look for it: photos in
-oxford5k_images/ or paris6k_images/ with gnd_<name>.mat and .pkl beside, the
-distractors in revisitop1m/jpg/, pairs to train with and their photos in
-train/retrieval-SfM-120k/, Google Landmarks in gldv2_dataset/<split>/. An
-archive is deleted once it is unpacked. A run that was interrupted goes on where
-it was when it is repeated; several may run side by side for different parts.
+Scripts and guides expect the files where they are: photos in oxford5k_images/
+or paris6k_images/ beside gnd_<name>.mat and .pkl, distractors in
+revisitop1m/jpg/, training pairs and their photos in train/retrieval-SfM-120k/,
+Google Landmarks in gldv2_dataset/<split>/. An archive is deleted once it is unpacked. An
+interrupted run resumes when it is repeated; several runs for different parts
+may be active at a time.
 """
+
+RESUMES = True
 
 
 def add_arguments(parser):
@@ -34,43 +36,43 @@ def add_arguments(parser):
   )
   add("--split", action="append", default=[], metavar="NAME", help=help)
   help = (
-    "of gldv2 (from 0) or revisited-1m (from 1): which archives, such as "
+    "of gldv2 (from 0) or revisited-1m (from 1): numbers of archives, such as "
     "0-9 or 3,7 (default: all)"
   )
   add("--parts", type=_parts, metavar="A-B", help=help)
-  help = "ground truth, CSV files and lists alone"
+  help = "only ground truth, CSV files and lists"
   add("--no-images", action="store_true", help=help)
   help = (
-    "of gldv2: keep the images alone whose ids are in this file, a list "
-    "or a CSV such as train_clean.csv"
+    "of gldv2: keep only images whose ids are in this file, a list or a CSV "
+    "such as train_clean.csv"
   )
   add("--only", metavar="FILE", help=help)
   help = (
-    "where to get the files in place of the published addresses; a local "
-    "folder needs no network"
+    "source of the files in place of the published addresses; a local folder "
+    "needs no network"
   )
   add("--mirror", metavar="URL|FOLDER", help=help)
-  help = "files that are on their way at a time"
+  help = "files to download at a time"
   arguments.add_number(parser, "--at-once", help, 1)
   help = (
-    "use files of another MD5 than published as well; else they are kept, "
-    "named, and not used"
+    "use files whose MD5 is not the published one (default: they are kept and "
+    "reported, but not used)"
   )
   add("--ignore-checksum", action="store_true", help=help)
-  add("--force", action="store_true", help="download what is there already")
-  help = "say what there is to do, and stop"
+  add("--force", action="store_true", help="download existing files again")
+  help = "list the files to download, and stop"
   add("--dry-run", action="store_true", help=help)
   arguments.add(parser, "--json")
 
 
 def run(args):
-  """Download; returns the exit status."""
+  """Download, and print a summary; return the exit status."""
   from delf.base import errors, progress
   from delf.downloads import datasets, published
 
   if args.only and args.dataset != "gldv2":
-    raise errors.InputError("--only with gldv2", args.dataset)
-  wanted = published.files_of(
+    raise errors.InputError(f"--only is for gldv2, not {args.dataset}")
+  chosen = published.files_of(
     args.dataset, tuple(args.split), args.parts, images=not args.no_images
   )
   names = "mirror", "force", "ignore_checksum", "at_once"
@@ -78,16 +80,16 @@ def run(args):
   options["only"] = datasets.read_ids(args.only) if args.only else None
   free = datasets.free_bytes(args.out)
   if args.dry_run:
-    _print_plan(args, list(datasets.plan(wanted, args.out, **options)), free)
+    _print_plan(args, list(datasets.plan(chosen, args.out, **options)), free)
     return 0
-  size = sum(file.size for file in wanted)
+  size = sum(file.size for file in chosen)
   if size > free and not args.only:
     output.warning(
-      f"{args.out}: about {_human(size)} are wanted in all, and"
+      f"{args.out}: the files have about {_human(size)} in all, and"
       f" {_human(free)} are free on this disk"
     )
   say = progress.say if not args.json else (lambda line: None)
-  report = datasets.download(wanted, args.out, say, **options)
+  report = datasets.download(chosen, args.out, say, **options)
   for failure in report.failed:
     output.error(failure)
   missing = _missing(args) if not (report.failed or args.no_images) else ()
@@ -110,7 +112,7 @@ def run(args):
 
 
 def _missing(args):
-  """Say which images of the ground truth are missing, and return them."""
+  """Report images of the ground truth that are missing, and return them."""
   from delf.evaluation import ground_truth
   from delf.python.datasets.revisited_op import dataset
 
@@ -121,11 +123,11 @@ def _missing(args):
   number, missing = ground_truth.missing_images(truth, folder)
   if missing:
     output.error(
-      f"{folder}: expected the {number} images of the ground"
-      f" truth, received {number - len(missing)}; {missing[0]} is missing"
+      f"{folder}: {len(missing)} of the {number} images of the ground truth are"
+      f" missing, such as {missing[0]}"
     )
   elif not args.json:
-    print(f"{folder}: all {number} images of the ground truth are there")
+    print(f"{folder}: all {number} images of the ground truth exist")
   return missing
 
 

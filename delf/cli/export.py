@@ -35,11 +35,11 @@ def add_arguments(parser):
   add = parser.add_argument
   help = "checkpoint, folder of a training run or of a model, or known model"
   add("source", metavar="SOURCE", help=help)
-  help = "folder of the SavedModel, or .onnx or .tflite file, to be"
+  help = "folder for the SavedModel, or .onnx or .tflite file"
   add("--out", required=True, metavar="PATH", help=help)
-  help = "which features (default: both, of a SavedModel what it has)"
+  help = "features of the model (default: both, or those of a SavedModel)"
   add("--form", choices=("local", "global", "local_and_global"), help=help)
-  help = "default: as the name of the output says"
+  help = "default: by the name of the output"
   add("--format", choices=("saved_model", "onnx", "tflite"), help=help)
   help = "for .tflite: weights of 8 bits with a scale (dynamic), or of 16"
   add("--quantize", choices=("dynamic", "float16"), help=help)
@@ -51,22 +51,22 @@ def add_arguments(parser):
   )
   add("--config", metavar="FILE", help=help)
   help = (
-    "photos to try it on: folder, quoted pattern, list (.txt) or images "
+    "photos to compare on: folder, quoted pattern, list (.txt) or photos "
     "(default: three sample photos)"
   )
   add("--photos", nargs="+", default=[], metavar="FOLDER|GLOB|LIST", help=help)
-  add("--overwrite", action="store_true", help="replace what is there")
+  add("--overwrite", action="store_true", help="replace an existing model")
   arguments.add(parser, "--json")
 
 
 def _add_feature_arguments(group):
   add = group.add_argument
   help = (
-    "overlap of two boxes over which the weaker local feature goes "
-    "(default: 1, which keeps all; 0.4 of a compact model)"
+    "drop the weaker of two local features whose boxes overlap more (IoU; "
+    "default: 1, which keeps all; 0.4 for a compact model)"
   )
   add("--iou", type=arguments.share, metavar="X", help=help)
-  help = "of --form global: image scales to fix (default: they are an input)"
+  help = "of --form global: fixed image scales (default: an input)"
   add("--scales", type=_numbers, metavar="X,X,...", help=help)
   help = "of --form global: pooling over the scales (default: None)"
   add("--pool", choices=("None", "average", "sum"), default="None", help=help)
@@ -76,11 +76,11 @@ def _add_feature_arguments(group):
 
 def _add_network_arguments(group):
   add = group.add_argument
-  help = "default: what the checkpoint has"
+  help = "default: that of the checkpoint"
   add("--backbone", choices=("resnet50", "resnet101", "compact"), help=help)
   help = (
-    "local features are those of the backbone (default: codes, if the "
-    "checkpoint has an autoencoder)"
+    "use the backbone's features as local features (default: codes of the "
+    "autoencoder, if there is one)"
   )
   no = {"action": "store_const", "const": False}
   add("--no-autoencoder", dest="autoencoder", **no, help=help)
@@ -119,9 +119,9 @@ def _lines(report):
     )
   if report.form != "local":
     yield f"           global descriptors {differences.global_descriptor:.2g}"
-  shown = os.path.relpath(report.path)
-  shown = shown if len(shown) < 60 else report.path
-  yield f"use it:    delf match A.jpg B.jpg --model {shown}"
+  path = os.path.relpath(report.path)
+  path = path if len(path) < 60 else report.path
+  yield f"use it:    delf match A.jpg B.jpg --model {path}"
 
 
 def _numbers(text):

@@ -5,7 +5,7 @@ from delf.cli import output
 
 EXAMPLES = """\
 examples:
-  delf info features/image_1.delf         how many features, of what size
+  delf info features/image_1.delf         number and size of its features
   delf info delf/embedded/delf-compact    signatures and tensors of a model
   delf info model/variables/variables     keys and shapes of a checkpoint
   delf info photos.index                  images and settings of an index

@@ -44,8 +44,8 @@ COMMANDS = {
   "download": ("delf.cli.download", "download a published data set"),
   "demo": ("delf.cli.demo", "match two sample photos, with a picture"),
   "doctor": ("delf.cli.doctor", "check that this installation works"),
-  "completion": ("delf.cli.completion", "print completions for a shell"),
-  "help": ("delf.cli.help", "show the help of a command"),
+  "help": (__name__, "show the help of a command"),
+  "completion": (__name__, "print completions for bash, zsh or tcsh"),
 }
 
 _EXAMPLES = """\
@@ -57,6 +57,14 @@ examples:
 
 exit status: 0 done, 1 failed, or some photos failed (a line on standard error
 says why), 2 wrong usage, 130 interrupted
+"""
+
+# End of the help of `help` and `completion`, which are in this module.
+EXAMPLES = """\
+examples:
+  delf help search
+  delf completion bash > ~/.local/share/bash-completion/completions/delf
+  delf completion zsh > ~/.zfunc/_delf        with ~/.zfunc in fpath
 """
 
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, as shells have it.
@@ -103,6 +111,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _fail(f"{missing}; `delf doctor` checks all packages", 1, debug)
   except Exception:  # The last resort of a program: its own faults.
     return _report_bug()
+
+
+def add_arguments(parser):
+  """Add the arguments of `help` and `completion`."""
+  help = "command to explain, or shell to complete for"
+  parser.add_argument("topic", nargs="?", metavar="COMMAND|SHELL", help=help)
+
+
+def run(args):
+  """Print help or completions; return the exit status."""
+  if args.command == "help":
+    make_parser(args.topic).parse_args([*filter(None, [args.topic]), "--help"])
+  import shtab
+
+  if args.topic not in shtab.SUPPORTED_SHELLS:
+    shells = ", ".join(shtab.SUPPORTED_SHELLS)
+    raise errors.InputError(
+      f"{args.topic!r} is not a shell: name one of {shells}"
+    )
+  print(shtab.complete(make_parser(whole=True), args.topic))
 
 
 def _level(args):

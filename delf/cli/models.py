@@ -1,4 +1,4 @@
-"""`delf models`: lists known models, says where they are, downloads them."""
+"""`delf models`: lists known models, and downloads them."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from delf.cli import arguments, output
 EXAMPLES = """\
 examples:
   delf models                                  all, with their addresses
-  delf models download r50delg_gldv2clean      get one (goes on if interrupted)
+  delf models download r50delg_gldv2clean      get one, or resume
   delf models path r50delg_gldv2clean          its folder, for scripts
   delf models info r50delg_gldv2clean          its settings and its checksum
   delf models list --json
@@ -68,13 +68,13 @@ def add_arguments(parser):
   add = action.add_argument
   help = "address of the archive (default: published)"
   add("--url", metavar="URL", help=help)
-  help = "what the archive must have (default: as at the first download)"
+  help = "of the archive (default: as at the first download)"
   add("--sha256", metavar="HEX", help=help)
-  add("--force", action="store_true", help="download what is there already")
+  add("--force", action="store_true", help="download an existing one again")
 
 
 def run(args):
-  """Run the action; returns the exit status."""
+  """Run the action; return the exit status."""
   return args.act(args)
 
 
@@ -139,7 +139,7 @@ def _download(args):
 
 
 def _describe(known):
-  """What is known of a model, as plain values for JSON."""
+  """Return facts about a model, as plain values for JSON."""
   from delf.downloads import transfer
   from delf.inference import zoo
 
@@ -160,7 +160,7 @@ def _describe(known):
 
 def _state(entry):
   if entry["unavailable"]:
-    return f"not to be had: {entry['unavailable']}"
+    return f"not available: {entry['unavailable']}"
   if entry["url"] is None:
     return "in the package" if entry["present"] else "missing in this package"
   return "downloaded" if entry["present"] else "not downloaded"

@@ -27,7 +27,7 @@ def print_json(document: object) -> None:
 
 
 def show(args: argparse.Namespace, document: object, *lines: object) -> None:
-  """Print lines for people, or with --json the document."""
+  """Print lines for people, or the document with --json."""
   if args.json:
     print_json(document)
   else:
@@ -117,9 +117,9 @@ def silence_tensorflow() -> None:
 
 @contextlib.contextmanager
 def held_stderr() -> Iterator[None]:
-  """Hold back what the process writes to standard error, C++ code included.
+  """Hold back standard error of the process, C++ code included.
 
-  It is dropped at the end, or written after all if an error passes.
+  It is dropped at the end, or written if an error is raised.
   """
   try:
     saved = os.dup(2)
@@ -148,7 +148,7 @@ class _Formatter(logging.Formatter):
 
 
 class _TensorflowFinder(importlib.abc.MetaPathFinder):
-  """Finds TensorFlow as usual, and has it loaded in silence, once."""
+  """Finds TensorFlow as usual, and loads it silently, once."""
 
   def find_spec(self, fullname, path, target=None):
     if fullname != "tensorflow":

@@ -1,4 +1,4 @@
-"""What the original's scripts share: running as a program, and flags."""
+"""Shared parts of the original's scripts: running as a program, and flags."""
 
 import logging
 import os
@@ -85,7 +85,7 @@ def define(name: str, default, help: str, choices=(), **more) -> None:
 
 def define_device() -> None:
   """Define --device."""
-  define("device", None, "cpu, gpu or gpu:N; the best there is if not set")
+  define("device", None, "cpu, gpu or gpu:N; the best one if not set")
 
 
 def define_list(default: str) -> None:
@@ -102,7 +102,7 @@ def define_config() -> None:
 def define_extraction(outputs: str) -> None:
   """Define the flags of scripts that extract features of a data set's images.
 
-  `outputs` says what is written to `output_features_dir`.
+  `outputs` describes the files in `output_features_dir`.
   """
   define_config()
   _define_dataset()
@@ -145,7 +145,7 @@ def define_retrieval() -> None:
   _define_dataset()
   help = "Whether the first 100 of each query are re-ranked by their inliers."
   define("use_geometric_verification", False, help)
-  help = "folder for metrics.txt and the record of what was verified"
+  help = "folder for metrics.txt and the record of verified pairs"
   define("output_dir", "/tmp/retrieval", help)
 
 
@@ -153,7 +153,7 @@ def define_export() -> None:
   """Define the flags of all scripts that export."""
   help = "Prefix of the checkpoint, this library's or the original's."
   define("ckpt_path", "/tmp/delf-logdir/delf-weights", help)
-  define("export_path", None, "Folder of the SavedModel to be.")
+  define("export_path", None, "Folder for the SavedModel.")
   define("backbone", "resnet50", "Backbone: resnet50, resnet101 or compact.")
   define("overwrite", False, "Whether to replace a finished export.")
 
@@ -171,7 +171,7 @@ def define_local_export() -> None:
   help = "Whether local features are an autoencoder's."
   define("use_autoencoder", True, help)
   define("autoencoder_dimensions", 128.0, "Size of its codes.")
-  help = "Channels of what it reconstructs."
+  help = "Channels of the feature map that it reconstructs."
   define("local_feature_map_channels", 1024.0, help)
 
 
@@ -228,7 +228,7 @@ def _join_booleans(argv):
   """Turn `--flag True` into `--flag=True` for boolean flags.
 
   absl alone would take `True` for a positional argument; scripts that were
-  written with argparse accept this form. What follows `--` is left alone.
+  written with argparse accept this form. Arguments after `--` stay.
   """
   joined = []
   for position, argument in enumerate(argv):
@@ -249,7 +249,7 @@ def _join_booleans(argv):
 
 def _call(main, rest):
   if len(rest) > 1:
-    raise app.UsageError(f"expected flags only, received {' '.join(rest[1:])}")
+    raise app.UsageError(f"not a flag: {' '.join(rest[1:])}")
   errors.log_warnings()
   # faiss logs which of its builds it loads.
   logging.getLogger("faiss").setLevel(logging.WARNING)

@@ -29,11 +29,11 @@ _MODELS_OF_SAMPLE = {AFFINE: 1, HOMOGRAPHY: 1, FUNDAMENTAL: 3}
 _MAX_TRIALS = 20_000
 _CONFIDENCE = 0.999
 _REFINEMENTS = 3
-# Models that are tried where the first ones squeeze an image to a spot.
+# Further models that are tried where the first one shrinks an image to a spot.
 _RESTARTS = 5
-# Beyond ten times in either direction, and what the images differ in size, a
-# map squeezes what it sees into lines, and finds inliers in anything. ASIFT
-# (Morel and Yu, 2009) stops at about 8.
+# A map that stretches one direction more than ten times, beside the ratio of
+# image sizes, flattens an image to a line, and has inliers in any two images.
+# ASIFT (Morel and Yu, 2009) stops at about 8.
 _MAX_STRETCH = 10.0
 
 
@@ -88,7 +88,7 @@ def estimate(
       result = _refine(result, one, two, estimator, threshold)
       model = _shift(result.model, estimator, shift_1, shift_2)
       return dataclasses.replace(result, model=model)
-    # What a refused map holds together hides the others.
+    # Inliers of a refused map would hide those of a better one.
     use = use & ~result.inliers
   return _no_estimate(len(points_1))
 
@@ -234,7 +234,7 @@ def _is_plausible(result, points_1, points_2, estimator, threshold):
       jacobian - np.outer(mapped[:2] / mapped[2], model[2, :2])
     ) / mapped[2]
   stretch = np.linalg.svd(jacobian, compute_uv=False)
-  # Images that differ in extent may do so in scale or in what they show.
+  # Extents may differ by scale or by content.
   scale = _extent(points_2) / max(_extent(points_1), 1e-9)
   most, least = max(scale, 1) * _MAX_STRETCH, min(scale, 1) / _MAX_STRETCH
   return stretch[0] <= most and stretch[1] >= least
@@ -310,7 +310,7 @@ def needed_inliers(
     + _log_choose(counts, sample)
     + (counts - sample) * np.log(chance)
   )
-  # Monotone from the right: what counts is that more inliers stay convincing.
+  # Monotone from the right: more inliers must stay convincing.
   convincing = np.flipud(
     np.logical_and.accumulate(np.flipud(alarms < np.log(_FALSE_ALARMS)))
   )

@@ -1,7 +1,7 @@
 """Matching of two images by their local features.
 
-Descriptors of two images that are nearest are putative matches; those that
-agree with one map between the images are inliers, whose number is the score.
+Nearest descriptors of two images are putative matches; those that agree with
+one map between the images are inliers, and their number is the score.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from delf.matching import geometry
 # Fewest inliers of a match, however small the chance of fewer.
 MIN_INLIERS = 10
 
-# Pixels. An affine map is the first order of what a camera does, so it gets the
-# 20 of the original; the exact ones need no such allowance.
+# Pixels. An affine map is a first-order model of a camera, so it gets the 20 of
+# the original; the exact models need less.
 DEFAULT_THRESHOLDS = {
   geometry.AFFINE: 20.0,
   geometry.HOMOGRAPHY: 10.0,
@@ -31,14 +31,14 @@ DEFAULT_THRESHOLDS = {
 # Distances held at once: 16 MB of float32.
 _BLOCK = 4_000_000
 
-# Grey of a side whose image is not given, and its least and largest size.
+# Grey of a side without an image, and its smallest and largest size.
 _SHADE = 232
 _LEAST_GROUND, _LARGEST_GROUND = (240, 320), 8192
 
 
 @dataclasses.dataclass(frozen=True)
 class MatchOptions:
-  """How features are matched. The defaults suit any unit-length descriptor.
+  """Options of matching; the defaults suit any unit-length descriptor.
 
   Limits are exclusive. InputError is raised for values out of their range.
   """
@@ -53,9 +53,9 @@ class MatchOptions:
   # Pixels of the image that the map leads to (Sampson distance for
   # "fundamental"); None for DEFAULT_THRESHOLDS.
   residual_threshold: float | None = None
-  # The same for each pair: its result does not depend on those before it.
+  # The same for each pair, so that a result does not depend on earlier pairs.
   seed: int = 0
-  # None for more than chance explains, and at least MIN_INLIERS.
+  # None for more than by chance, and at least MIN_INLIERS.
   min_inliers: int | None = None
 
   def __post_init__(self):
@@ -125,8 +125,8 @@ def _is_over_0(value):
   return isinstance(value, numbers.Real) and value > 0
 
 
-# Of the original's script for two images, and of verification in that of
-# Detect-to-Retrieve and in DELG's (section 5.1).
+# Options of the original's script for two images, and of verification in
+# Detect-to-Retrieve and DELG (section 5.1).
 TWO_IMAGES = MatchOptions.one_way(0.8, 20.0)
 DETECT_TO_RETRIEVE = MatchOptions.one_way(0.9, 10.0)
 DELG = MatchOptions.one_way(1.0, 20.0)
@@ -271,8 +271,8 @@ def match(
 ) -> Match:
   """Match the local features of two images.
 
-  Changes are those of fields of the options. The score is 0, without a model,
-  where features are too few to tell; InputError if values are not finite or
+  `changes` replace fields of the options. The score is 0, and the model None,
+  where there are too few features; InputError if values are not finite or
   dimensions differ.
   """
   return match_arrays(
@@ -303,7 +303,7 @@ def match_arrays(
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDescriptors:
-  """Descriptors with what each search among them needs, made once, float32."""
+  """Descriptors prepared for searches among them, float32."""
 
   array: np.ndarray  # [N, D], checked.
   centre: np.ndarray  # [D], their mean.
@@ -352,7 +352,7 @@ def prepare_descriptors(
 ) -> PreparedDescriptors:
   """Check and prepare descriptors [N, D], called `label` in errors."""
   array = np.asarray(descriptors)
-  # Empty files lose their dimension; there is nothing to compare anyway.
+  # Empty files have no dimension.
   empty = np.zeros([0, 0], np.float32)
   array = arrays.check_descriptors(array, None, label) if array.size else empty
   centre = array.mean(axis=0) if len(array) else array.sum(axis=0)
@@ -470,7 +470,7 @@ def nearest(
 
 
 def _search(first, second, mutual, with_second):
-  """Returns [N1] nearest and second nearest of side 2, and whether to keep."""
+  """Return [N1] nearest and second nearest of side 2, and whether to keep."""
   first = first - second.centre
   own = np.einsum("ij,ij->i", first, first)
   # |b|^2 - 2 a b is the squared distance but for |a|^2, which is one number per
@@ -509,7 +509,7 @@ def _distances(first, second, indices):
 
 
 def _plain_ground(locations):
-  """Returns a plain image that holds all locations."""
+  """Return a plain image that is large enough for all locations."""
   size = _LEAST_GROUND
   if len(locations):
     size = np.maximum(locations.max(axis=0), 1).astype(int) + 2

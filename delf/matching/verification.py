@@ -28,9 +28,9 @@ CACHE_BYTES = 2**30
 
 # Prepared features take about this many times the bytes of their file.
 _PREPARED = 2.2
-# Pairs that are recorded at once: what an end at any moment loses, per process.
+# Pairs that are recorded at once, the work that a killed run loses per process.
 _CHUNK = 8
-# Pairs per process that are worth starting it: about a second of work each.
+# Pairs that are worth a process: about a second of work.
 _WORTH_A_PROCESS = 60
 
 
@@ -39,9 +39,9 @@ class FeatureFiles:
   """Images and their files of local features."""
 
   names: Sequence[str]  # The record knows a file by name, size and time.
-  # From the number of an image; called once for each that is verified.
+  # Takes the number of an image; called once for each that is verified.
   path: Callable[[int], str]
-  # Contents of some files, by path: these are not read.
+  # Contents of some files by path, which are not read.
   in_memory: Mapping[str, features.LocalFeatures] = dataclasses.field(
     default_factory=dict
   )
@@ -99,16 +99,15 @@ def verify_pairs(
 ) -> VerifyReport:
   """Count the inliers of pairs of images, from the index image to the query.
 
-  A run that was ended at any moment can be repeated: pairs are recorded in the
-  folder, by settings and by the sizes and times of both files. The result of a
-  pair depends on nothing else. A file that cannot be used is reported, and its
-  pairs have 0 inliers and are not recorded. OSError if the record cannot be
-  written, or a process was ended.
+  A killed run can be repeated: pairs are recorded in the folder, by options and
+  by sizes and times of both files, on which alone their result depends. A file
+  that cannot be used is reported; its pairs have 0 inliers, and are not
+  recorded. OSError if the record cannot be written, or a process was killed.
 
   Args:
-    pairs: [P, 2] int, (query, index image). One that is repeated is done once.
-    folder: Local folder of the record; None to keep none.
-    workers: Processes, or None: all cores, for as many pairs as are worth it.
+    pairs: [P, 2] int, (query, index image); repeated ones are verified once.
+    folder: Local folder of the record; None for no record.
+    workers: Processes; None for one per core, fewer for few pairs.
   """
   start = time.perf_counter()
   in_memory = {**queries.in_memory, **index.in_memory}
@@ -125,8 +124,8 @@ def verify_pairs(
   todo = np.flatnonzero([each is None for each in known])
   workers = _number_of_workers(workers, len(todo))
   most_bytes = max(1, cache_bytes // workers)
-  # Image by image, so that each file of the index is read once, for as many
-  # queries as fit in memory beside the others.
+  # Image by image, so that each file of the index is read once for the queries
+  # that fit in memory.
   size = _PREPARED * max((file.key[1] for file in queries.values()), default=1)
   block = max(1, int(most_bytes / 2 / max(size, 1)))
   query, image = pairs[todo].T
@@ -135,7 +134,7 @@ def verify_pairs(
   failed = {}
 
   def results():
-    """Yields the place of each pair and its result; records the good ones."""
+    """Yield the place of each pair and its result; record the good ones."""
     work = [[(both[p][0].path, both[p][1].path) for p in c] for c in chunks]
     arguments = options, most_bytes, in_memory
     with contextlib.closing(_run(work, workers, arguments)) as done:
@@ -173,8 +172,8 @@ def verify_pairs(
 
 class _File(typing.NamedTuple):
   path: str
-  # Name, bytes, and time in ns, as files of one number of features all have one
-  # size. Of no file zeros, which no record has.
+  # Name, bytes, and time in ns, since files with equally many features have one
+  # size. Zeros without a file, which no record has.
   key: tuple[str, int, int]
 
   @classmethod
@@ -243,7 +242,7 @@ class FeatureCache:
     most_bytes: int,
     in_memory: Mapping[str, features.LocalFeatures] | None = None,
   ):
-    """Create it for so many bytes of features; one image may be over it."""
+    """Keep features of `most_bytes` bytes; a single image may exceed it."""
     self.reads = 0  # Files that were read.
     self._in_memory = in_memory or {}
     self._most_bytes = most_bytes
@@ -281,8 +280,8 @@ class Verifier:
     most_bytes: int,
     in_memory: Mapping[str, features.LocalFeatures] | None = None,
   ):
-    """Create it for so many bytes of features."""
-    # The record is of any number of inliers that the caller asks for.
+    """Keep features of `most_bytes` bytes."""
+    # The record does not depend on the requested number of inliers.
     self._options = dataclasses.replace(options, min_inliers=None)
     # Pairs come image by image, so that a few of the index are enough.
     self.queries = FeatureCache(3 * most_bytes // 4, in_memory)
@@ -310,9 +309,9 @@ class Verifier:
       return errors.one_line(error), 1
 
 
-# Threads of the matrix products of one worker: workers are what uses the cores,
-# and threads of OpenBLAS that wait take as much of them as those that work
-# (34 ms of processor time a pair on two cores, 16 without them).
+# Threads of matrix products of one worker: the workers use all cores, and idle
+# threads of OpenBLAS spin (34 ms of processor time a pair on two cores, 16 with
+# one thread).
 _THREADS = (
   "OPENBLAS_NUM_THREADS",
   "OMP_NUM_THREADS",
@@ -326,10 +325,10 @@ verification.serve(int(sys.argv[1]))
 
 
 def _run(chunks, workers, arguments) -> Iterator:
-  """Verifies chunks of pairs by `Verifier(*arguments)`.
+  """Verify chunks of pairs by `Verifier(*arguments)`.
 
-  One worker is this process, as any number is where the system cannot hand a
-  pipe over. Yields (number of the chunk, results) in the order of completion.
+  Yields (number of the chunk, results) in the order of completion. A single
+  worker is this process, and so is any number where pipes cannot be inherited.
   """
   if workers <= 1 or os.name != "posix" or not sys.executable:
     verify = Verifier(*arguments)
@@ -352,21 +351,20 @@ def _run(chunks, workers, arguments) -> Iterator:
           number, result = busy.pop(pipe), pipe.recv()
         except (EOFError, ConnectionError):
           raise OSError(
-            "a process that verifies was ended from outside (too little"
-            " memory?)"
+            "a process of the verification was killed (too little memory?)"
           ) from None
         send_next(pipe)
         yield number, result
 
 
 def _send(pipe, content):
-  with contextlib.suppress(ConnectionError):  # Seen when it is listened to.
+  with contextlib.suppress(ConnectionError):  # Noticed when receiving.
     pipe.send(content)
 
 
 @contextlib.contextmanager
 def _processes(number, arguments):
-  """Gives one pipe to each of some processes, which end with it."""
+  """Start processes, and yield a pipe to each; they end with their pipe."""
   started = []
   try:
     for _ in range(number):
@@ -382,14 +380,14 @@ def _processes(number, arguments):
 
 
 def _start():
-  """Returns a pipe to a new process that works, and the process."""
+  """Start a process, and return a pipe to it, and the process."""
   # Not by `multiprocessing`, which would run the caller's own script again. A
-  # fork would share the state of threads that run.
+  # fork would copy the state of running threads.
   environment = os.environ | dict.fromkeys(_THREADS, "1")
   paths = (path or os.getcwd() for path in sys.path)
   environment["PYTHONPATH"] = os.pathsep.join(paths)
   ours, theirs = multiprocessing.Pipe()
-  with theirs:  # Closed here, or the end of the process would not be seen.
+  with theirs:  # Closed here, or the end of the process would go unnoticed.
     number = theirs.fileno()
     process = subprocess.Popen(
       [sys.executable, "-c", _PROGRAM, str(number)],
@@ -403,11 +401,11 @@ def _start():
 def serve(descriptor: int) -> None:
   """Verify pairs in a process of its own until the pipe closes.
 
-  Through the pipe come the arguments of `Verifier`, then chunks of pairs.
+  The pipe sends the arguments of `Verifier`, then chunks of pairs.
   """
-  # The program that started it decides what an interrupt means.
+  # The parent process handles interrupts.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  # The pipe closes also when that program is killed.
+  # The pipe closes also when the parent is killed.
   with (
     contextlib.suppress(EOFError, ConnectionError),
     connection.Connection(descriptor) as pipe,

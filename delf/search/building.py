@@ -24,41 +24,42 @@ from delf.search import collection
 
 # Images that are read before they are added.
 _BATCH = 64
-# Seconds from one save to the next, what a killed run loses at most; as the
-# whole index is written, more where that takes long.
+# Seconds between saves, the work that a killed run loses; longer where writing
+# the whole index takes long.
 _SAVE_INTERVAL = 60
 _SAVE_SHARE = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
-  """How a collection is made."""
+  """Options of indexing."""
 
   model: str | None = None  # Name, or path of a SavedModel.
-  config: str | None = None  # `.pbtxt` of extraction; None: that of the model.
+  config: str | None = None  # `.pbtxt` of extraction; None: the model's own.
   codebook: str | None = None  # Prefix of a checkpoint; None: no visual words.
-  # `.pbtxt`; None: ASMK* with the defaults of the original. Its `codebook_path`
-  # counts unless `codebook` does.
+  # `.pbtxt`; None: ASMK* with the defaults of the original. `codebook` replaces
+  # its `codebook_path`.
   aggregation: str | None = None
   whitening: str | None = None  # Of global descriptors.
-  regions: collection.RegionSettings | None = None  # None: as the index has.
-  photos: str | None = None  # Folder of those of features, for pictures.
+  # None: those of an existing index.
+  regions: collection.RegionSettings | None = None
+  photos: str | None = None  # With features: folder of their photos.
   max_size: int | None = None  # Longer side that photos are scaled down to.
   workers: int = 1  # Threads that decode.
   device: str | None = None
-  apply_rotation: bool = False  # As the EXIF orientation says.
+  apply_rotation: bool = False  # Of the EXIF orientation.
   one_core_each: bool = False  # Of the extraction of regions.
   extractor: Any = None  # In place of one made from the configuration.
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexReport:
-  """Result of making or extending a collection."""
+  """Result of indexing."""
 
-  added: tuple[str, ...]  # Entries that were added to an index, or anew.
+  added: tuple[str, ...]  # Entries that were added or replaced.
   unchanged: int  # Entries that were in it already.
-  total: int  # Images in the collection now.
-  entries: int  # With regions each is one.
+  total: int  # Images in the index now.
+  entries: int  # Regions in an index that has them, else images.
   failed: tuple[engine.Failure, ...]  # Feature files.
   extraction: engine.ImageReport | None
   bytes: dict[str, int]  # Of each index file.
@@ -77,7 +78,7 @@ class IndexReport:
 
   @property
   def exit_status(self) -> int:
-    """Exit status of a program that did this."""
+    """Exit status of a program with this result."""
     if self.extraction is not None and self.extraction.exit_status:
       return self.extraction.exit_status
     return 1 if self.failed else 0
@@ -89,10 +90,10 @@ def build(
   options: BuildOptions,
   say: Callable[[str], None],
 ) -> IndexReport:
-  """Make a collection, or add to one that was made with the same options.
+  """Make a collection, or add to an existing one with the same settings.
 
-  Sources are folders, patterns, lists and images, or one folder of feature
-  files. `say` is called with a line for each image that failed.
+  Sources are folders, patterns, lists and photos, or one folder of feature
+  files. `say` is called with a line for each photo that failed.
   """
   features = extract.find_features(sources)
   if features is not None:
@@ -109,7 +110,7 @@ def build_photos(
 ) -> IndexReport:
   """Make a collection of photos with these names, or add to it."""
   config = _delf_config(folder, options)
-  wanted = collection.Collection(
+  target = collection.Collection(
     folder,
     collection.Settings(
       local_extension=files.DELF if config.use_local_features else "",
@@ -119,12 +120,13 @@ def build_photos(
   )
   if options.photos:
     raise errors.InputError(
-      "a folder of feature files with --photos", "photos", options.photos
+      "--photos is for an index of feature files; these are photos",
+      path=options.photos,
     )
   with collection.changing(folder):
-    has_regions = _agree_on_regions(wanted, options.regions, options.device)
-    _open_or_make(wanted, config, options)
-    names = _add_photos(wanted, names, images)
+    has_regions = _agree_on_regions(target, options.regions, options.device)
+    _open_or_make(target, config, options)
+    names = _add_photos(target, names, images)
     how = {
       "names": names,
       "workers": options.workers,
@@ -134,15 +136,15 @@ def build_photos(
     }
     if has_regions is None:
       extraction = extract.extract_to_files(
-        images, config, wanted.features, extractor=options.extractor, **how
+        images, config, target.features, extractor=options.extractor, **how
       )
     else:
       extraction = regions.extract_regions(
         images,
         config,
         has_regions.detector,
-        wanted.features,
-        wanted.folder / collection.BOXES,
+        target.features,
+        target.folder / collection.BOXES,
         None,
         threshold=has_regions.threshold,
         most=has_regions.most,
@@ -152,19 +154,21 @@ def build_photos(
     if extraction.interrupted:
       raise KeyboardInterrupt
     if has_regions is not None:
-      return add_features(wanted, extraction.files, say, extraction, names)
+      return add_features(target, extraction.files, say, extraction, names)
     failed = {failure.path for failure in extraction.failed}
     names = [n for i, n in zip(images, names, strict=True) if i not in failed]
-    return add_features(wanted, names, say, extraction)
+    return add_features(target, names, say, extraction)
 
 
 def _build_of_features(source, names, extensions, folder, options, say):
   local = [e for e in (files.DELF, files.DELG_LOCAL) if e in extensions]
   if len(local) > 1:
     raise errors.InputError(
-      "one kind of local features", " and ".join(local), source
+      f"two kinds of local features, {' and '.join(local)}: an index has one"
+      " kind",
+      path=source,
     )
-  wanted = collection.Collection(
+  target = collection.Collection(
     folder,
     collection.Settings(
       features=os.path.abspath(source),
@@ -175,7 +179,7 @@ def _build_of_features(source, names, extensions, folder, options, say):
   )
   if options.regions:
     raise errors.InputError(
-      "photos, of which regions are extracted", "a folder of features", source
+      "--regions needs photos; this is a folder of features", path=source
     )
   config = None
   if options.model or options.config:
@@ -185,14 +189,14 @@ def _build_of_features(source, names, extensions, folder, options, say):
     photos = dict(zip(*reversed(engine.find([options.photos])), strict=True))
   known = [name for name in names if name in photos]
   with collection.changing(folder):
-    _open_or_make(wanted, config, options)
+    _open_or_make(target, config, options)
     if known:
-      _add_photos(wanted, known, [photos[name] for name in known])
-    return add_features(wanted, names, say)
+      _add_photos(target, known, [photos[name] for name in known])
+    return add_features(target, names, say)
 
 
 def _delf_config(folder, options):
-  """Returns the requested DelfConfig, else that of the collection."""
+  """Return the requested DelfConfig, else that of the collection."""
   config = None
   if not (options.model or options.config) and collection.exists(folder):
     config = collection.open_folder(folder).delf_config()
@@ -204,12 +208,12 @@ def _delf_config(folder, options):
   return config
 
 
-def _open_or_make(wanted, config, options):
-  """Makes a collection, or checks that an existing one was made alike.
+def _open_or_make(target, config, options):
+  """Make a collection, or check that an existing one has the same settings.
 
   The configuration of extraction is None where it is not known.
   """
-  folder, settings = wanted.folder, wanted.settings
+  folder, settings = target.folder, target.settings
   new = not collection.exists(folder)
   if not new:
     existing = collection.open_folder(folder).settings
@@ -217,38 +221,37 @@ def _open_or_make(wanted, config, options):
       old, value = getattr(existing, field.name), getattr(settings, field.name)
       if old != value:
         raise errors.InputError(
-          f"what the index was made with, {field.name} {old!r}",
-          f"{value!r}",
-          folder,
+          f"the index was made with {field.name} {old!r}, not {value!r}",
+          path=folder,
         )
   if options.aggregation or options.codebook:
-    _add_codebook(wanted, options.aggregation, options.codebook)
+    _add_codebook(target, options.aggregation, options.codebook)
   if options.whitening:
-    _add_whitening(wanted, options.whitening, new)
-  if not (settings.has_global or wanted.has_codebook):
+    _add_whitening(target, options.whitening, new)
+  if not (settings.has_global or target.has_codebook):
     raise errors.InputError(
-      "global descriptors, or --codebook to search by local features",
-      "local features alone",
-      folder,
+      "there are no global descriptors: name a --codebook to search by local"
+      " features",
+      path=folder,
     )
   if new:
-    wanted.write(config)
+    target.write(config)
     return
-  known = wanted.delf_config()
+  known = target.delf_config()
   if known is None and config is not None:
-    wanted.write(config)
+    target.write(config)
   elif config is not None and known != config:
     names = [field.name for field in config.DESCRIPTOR.fields]
     differ = [n for n in names if getattr(known, n) != getattr(config, n)]
     raise errors.InputError(
-      "the model and settings that the index was made with",
-      f"another {', '.join(sorted(differ))}",
-      wanted.folder,
+      "the index was made with another model or other settings:"
+      f" {', '.join(sorted(differ))}",
+      path=target.folder,
     )
 
 
-def _add_codebook(wanted, path, prefix):
-  """Gives a collection its codebook, or checks that it has that one.
+def _add_codebook(target, path, prefix):
+  """Give a collection its codebook, or check that it has the same one.
 
   The path is that of an AggregationConfig, the prefix that of its codebook.
   """
@@ -258,83 +261,82 @@ def _add_codebook(wanted, path, prefix):
     is_vlad = config.aggregation_type == config.VLAD
     if is_vlad or config.use_regional_aggregation:
       raise errors.InputError(
-        "aggregation_type ASMK or ASMK_STAR, not regional", "another", path
+        "an index needs aggregation_type ASMK or ASMK_STAR, not regional",
+        path=path,
       )
   if prefix:
     config.codebook_path = prefix
     config.codebook_size, config.feature_dimensionality = (
       visual_words.read_codebook(prefix).shape
     )
-  if not wanted.settings.local_extension:
+  if not target.settings.local_extension:
     raise errors.InputError(
-      "local features, which a codebook is for", "none", wanted.folder
+      "a codebook needs local features; this index has none", path=target.folder
     )
   codebook = visual_words.read_configured(config)
-  if not wanted.has_codebook:
-    visual_words.write_codebook(wanted.folder / collection.CODEBOOK, codebook)
+  if not target.has_codebook:
+    visual_words.write_codebook(target.folder / collection.CODEBOOK, codebook)
     config.codebook_path = collection.CODEBOOK
     text = text_format.MessageToString(config)
-    files.write_bytes(wanted.folder / collection.AGGREGATION, text.encode())
-  elif not wanted.has_words(config, codebook):
+    files.write_bytes(target.folder / collection.AGGREGATION, text.encode())
+  elif not target.has_words(config, codebook):
     raise errors.InputError(
-      "the codebook and aggregation that the index was made with",
-      "another",
-      wanted.folder,
+      "the index was made with another codebook or aggregation",
+      path=target.folder,
     )
 
 
-def _add_whitening(wanted, path, new):
-  """Gives a new collection its whitening; checks that another has that one."""
+def _add_whitening(target, path, new):
+  """Give a new collection its whitening; check that of an existing one."""
   whitening = whiten.read_whitening(path)
-  if not wanted.settings.has_global:
+  if not target.settings.has_global:
     raise errors.InputError(
-      "global descriptors, which a whitening is for", "none", wanted.folder
+      "a whitening needs global descriptors; this index has none",
+      path=target.folder,
     )
   if new:
-    whiten.write_whitening(wanted.folder / collection.WHITENING, *whitening)
+    whiten.write_whitening(target.folder / collection.WHITENING, *whitening)
   elif not all(
-    map(np.array_equal, wanted.whitening() or (None, None), whitening)
+    map(np.array_equal, target.whitening() or (None, None), whitening)
   ):
     raise errors.InputError(
-      "the whitening that the index was made with", "another", path
+      "the index was made with another whitening", path=path
     )
 
 
-def _agree_on_regions(wanted, regions, device):
-  """Gives a new collection its regions; checks and returns existing ones.
+def _agree_on_regions(target, regions, device):
+  """Give a new collection its regions; check and return existing ones.
 
-  It is not written yet where it is new. Nothing is written if the detector,
-  tried on a device, does not load.
+  Nothing is written if the detector cannot be loaded on the device.
   """
-  known, path = wanted.regions(), wanted.folder / collection.REGIONS
-  if collection.exists(wanted.folder):
+  known, path = target.regions(), target.folder / collection.REGIONS
+  if collection.exists(target.folder):
     if regions not in (None, known):
       raise errors.InputError(
-        "the regions that the index was made with"
-        f" ({known or 'none'}), or another index",
-        f"{regions}",
-        wanted.folder,
+        f"the index was made with regions of {known or 'no detector'}, not"
+        f" {regions}: use another folder",
+        path=target.folder,
       )
     return known
   if regions is not None:
-    # What is recorded is kept for good, so that it has to be a detector.
+    # The record is permanent, so that it has to name a detector.
     from delf.inference import detector
 
     detector.load(regions.detector, device)
     text = json.dumps(dataclasses.asdict(regions), indent=1) + "\n"
     files.write_bytes(path, text.encode())
   elif known is not None:
-    path.unlink()  # Of a run that was ended at its start.
+    path.unlink()  # Of a run that was killed at its start.
   return regions
 
 
-def _add_photos(wanted, names, images):
-  """Records the photos, and refuses another photo under a known name.
+def _add_photos(target, names, images):
+  """Record the photos, and return their names.
 
-  Returns names: a known photo keeps its name, whatever it would be called among
-  those of this run.
+  A known photo keeps its name, whatever its name would be in this run. Another
+  photo under a known name is refused.
   """
-  photos = wanted.photos()
+  photos = target.photos()
   known = {path: name for name, path in photos.items()}
   paths = [
     path if files.is_remote(path) else os.path.abspath(path) for path in images
@@ -345,19 +347,18 @@ def _add_photos(wanted, names, images):
     other = new.get(name) or photos.get(name, path)
     if other != path and (name in new or _is_another(other, path)):
       raise errors.InputError(
-        "a name of its own for each photo (folders that are named in one run"
-        " become part of it)",
-        f"{name!r} for {path} and {other}",
-        wanted.folder,
+        f"{path} and {other} would both be {name!r}: index their folders in one"
+        " run, which makes them part of the names",
+        path=target.folder,
       )
     new[name] = path
   if photos | new != photos:
-    wanted.sample_photos(photos | new)
+    target.sample_photos(photos | new)
   return names
 
 
 def _is_another(other, path):
-  """Returns whether a photo exists, and is not the one of another path."""
+  """Return whether a photo exists, and is not the one of another path."""
   try:
     return not os.path.samefile(other, path)
   except OSError:
@@ -365,23 +366,22 @@ def _is_another(other, path):
 
 
 def add_features(
-  wanted: collection.Collection,
+  target: collection.Collection,
   names: Iterable[str],
   say: Callable[[str], None],
   extraction: engine.ImageReport | None = None,
   regions_of: Iterable[str] = (),
 ) -> IndexReport:
-  """Add images whose features exist to the indexes of a collection.
+  """Add images with existing features to the indexes of a collection.
 
-  Names are added in order. A run that was killed is repeated: it adds what is
-  missing, and ends with the index of a run that was not. `regions_of` are
-  images that were extracted anew: their regions that are not among the names
-  are taken out.
+  Names are added in order. A killed run can be repeated: it adds the missing
+  images, and ends with the same index. `regions_of` are images that were
+  extracted anew: their regions that are not among the names are removed.
   """
   names = sorted(names)
   kept, redone = set(names), set(regions_of)
   added, failed = {}, {}
-  parts = collection.parts(wanted)
+  parts = collection.parts(target)
   for part in parts:
     gone = [
       entry
@@ -395,7 +395,7 @@ def add_features(
   return IndexReport(
     added=tuple(added),
     unchanged=len(kept - set(added) - {name for _, name in failed}),
-    total=len(set(wanted.images_of(total))),
+    total=len(set(target.images_of(total))),
     entries=len(total),
     failed=tuple(failed.values()),
     extraction=extraction,
@@ -408,7 +408,7 @@ def add_features(
 
 
 def _fill(part, names, gone, added, failed):
-  """Adds to one index what it lacks, saving now and then."""
+  """Add missing images to one index, with a save at intervals."""
   todo, changed = part.divide(names)
   if not todo and not gone and part.path.exists():
     return
@@ -436,7 +436,7 @@ def _fill(part, names, gone, added, failed):
 
 
 def _add(part, batch, added, failed):
-  """Adds a batch; where one image is refused, the others go in."""
+  """Add a batch; where one image is refused, the others are added."""
   if not batch:
     return
   try:
@@ -452,7 +452,7 @@ def _add(part, batch, added, failed):
 
 
 def remove(folder: str | os.PathLike, names: Iterable[str]) -> int:
-  """Remove images, not their files, from the indexes; return how many stay."""
+  """Remove images, not their files; return the number of those left."""
   opened = collection.open_folder(folder)
   with collection.changing(folder):
     parts = collection.parts(opened)
@@ -460,7 +460,7 @@ def remove(folder: str | os.PathLike, names: Iterable[str]) -> int:
     for name in names:
       if name not in entries_of:
         raise errors.InputError(
-          "the name of an image in the index", repr(name), opened.folder
+          f"no image of the index is named {name!r}", path=opened.folder
         )
     chosen = [entry for name in names for entry in entries_of[name]]
     for part in parts:
@@ -471,16 +471,18 @@ def remove(folder: str | os.PathLike, names: Iterable[str]) -> int:
 
 
 def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
-  """Take all images of another collection into this one; return how many are.
+  """Add all images of another collection; return the number of images.
 
   Their features are copied, unless both collections use one folder of them. A
-  run that was killed can be repeated. The other collection stays as it is.
-  InputError if it was made with other settings, or some image is in both.
+  killed run can be repeated. The other collection is not changed. InputError if
+  it was made with other settings, or an image is in both.
   """
   opened = collection.open_folder(folder)
   other = collection.open_folder(other_folder)
   if os.path.samefile(folder, other_folder):
-    raise errors.InputError("another index", "the same", other_folder)
+    raise errors.InputError(
+      "an index cannot be merged with itself", path=other_folder
+    )
   with collection.changing(folder):
     _check_settings(opened, other)
     parts, others = collection.parts(opened), collection.parts(other)
@@ -488,12 +490,11 @@ def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
     for part, theirs in pairs:
       ours = set(part.index.names)
       both = [name for name in theirs.index.names if name in ours]
-      # All of them: taken in by a run that was killed before the other index.
+      # All of them: added by a run that was killed before the other index.
       if both and len(both) < len(theirs.index.names):
         raise errors.InputError(
-          "other names than those of the index",
-          f"{both[0]!r}, which is in both ({len(both)} images)",
-          theirs.path,
+          f"{len(both)} images are in both indexes, such as {both[0]!r}",
+          path=theirs.path,
         )
     names = set().union(*(theirs.index.names for theirs in others))
     if os.path.realpath(opened.features) != os.path.realpath(other.features):
@@ -514,7 +515,7 @@ def _entries_by_image(opened, parts):
 
 
 def _check_settings(opened, other):
-  """Raises InputError unless both hold the same kind of features."""
+  """Raise InputError unless both have the same settings."""
 
   def made_with(each):
     settings = dataclasses.replace(each.settings, features="")
@@ -529,9 +530,8 @@ def _check_settings(opened, other):
     same = opened.has_words(config, codebook)
   if not same:
     raise errors.InputError(
-      "an index made with the same model, settings and codebook",
-      "another",
-      other.folder,
+      "the index was made with another model, settings or codebook",
+      path=other.folder,
     )
 
 
@@ -547,10 +547,10 @@ def _copy_features(opened, other, names):
     copies.append((other.folder / boxes, opened.folder / boxes))
   copies = [(source, path) for source, path in copies if source.exists()]
   if opened.settings.features != collection.FEATURES:
-    for source, path in copies:  # A file of the user's own may not be lost.
+    for source, path in copies:  # Files of the user are not replaced.
       if path.exists() and not filecmp.cmp(source, path, shallow=False):
         raise errors.InputError(
-          "features that can be copied", "other ones under that name", path
+          "the file has other features than the image to be merged", path=path
         )
   for source, path in progress.track(copies, "copying features"):
     with files.atomic_path(path) as temporary:

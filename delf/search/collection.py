@@ -1,7 +1,7 @@
-"""A folder in which a collection of images is kept, and its indexes.
+"""A folder with the features of a collection of images, and its indexes.
 
-Of a collection with regions each region of an image is an entry of its own:
-`<image>_0` is the whole image, `<image>_1` and so on are its boxes.
+In a collection with regions each region of an image is an entry: `<image>_0` is
+the whole image, `<image>_1` and so on are its boxes.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from delf.python import whiten
 
 VERSION = 1
 
-# Files of a collection. Features lie in a folder of their own, or stay where
-# they were when that is what the user gave.
+# Files of a collection. Features are in its own folder, or in a folder of
+# feature files of the user.
 RECORD = "collection.json"
 PHOTOS = "photos.json"
 CONFIG = "config.pbtxt"
@@ -46,37 +46,39 @@ QUERIES = "queries"
 # Indexes of a collection.
 GLOBAL, WORDS = "global", "words"
 
-# Temporary files of these are leftovers of killed runs.
+# Their temporary files are leftovers of killed runs.
 _STEMS = (GLOBAL, WORDS, f"{GLOBAL}.files", f"{WORDS}.files") + tuple(
   os.path.splitext(name)[0]
   for name in (RECORD, PHOTOS, CONFIG, AGGREGATION, WHITENING)
 )
 
-# Follows the name of an image for the whole of it.
+# Ending of the entry of a whole image.
 _WHOLE = "_0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What a collection was made with; `config.pbtxt` has the extraction."""
+  """Settings of a collection; `config.pbtxt` has those of the extraction."""
 
   features: str = FEATURES  # Absolute, or relative to the collection.
   local_extension: str = files.DELF  # "" without local features.
   has_global: bool = True
-  apply_rotation: bool = False  # As the EXIF orientation says.
+  apply_rotation: bool = False  # Of the EXIF orientation.
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionSettings:
-  """Which regions the images of a collection have."""
+  """Settings of the regions of a collection."""
 
   detector: str  # Name or folder.
   threshold: float = 0.1  # Least score of a box.
-  most: int | None = None  # Boxes of an image, the best; None for all.
+  most: int | None = None  # Largest number of boxes; None for all.
 
   def __post_init__(self):
     if not math.isfinite(self.threshold):
-      raise errors.InputError("a finite threshold", f"{self.threshold}")
+      raise errors.InputError(
+        f"the detector's threshold must be finite, not {self.threshold}"
+      )
     if os.path.exists(self.detector):
       # The collection may be added to from another folder.
       object.__setattr__(self, "detector", os.path.abspath(self.detector))
@@ -90,7 +92,7 @@ class Collection:
   """The files of one collection."""
 
   def __init__(self, folder: str | os.PathLike, settings: Settings):
-    """Describe a collection that is to be; `open_folder` reads one."""
+    """Describe a new collection; `open_folder` opens an existing one."""
     self.folder = pathlib.Path(folder)
     self.settings = settings
     self._temporary = None
@@ -103,8 +105,8 @@ class Collection:
   def make_queries(self) -> pathlib.Path:
     """Make and return the folder for features of queries.
 
-    Where nothing can be written in the collection it is a temporary one, which
-    goes with this object.
+    If the collection is read-only the folder is temporary, and removed with
+    this object.
     """
     if self.writable_folder() is None:
       if self._temporary is None:
@@ -116,7 +118,7 @@ class Collection:
     return path
 
   def writable_folder(self) -> pathlib.Path | None:
-    """Return the folder, or None where nothing can be written in it."""
+    """Return the folder, or None if it is read-only."""
     return self.folder if os.access(self.folder, os.W_OK) else None
 
   @property
@@ -134,12 +136,12 @@ class Collection:
     return whiten.read_whitening(path) if path.exists() else None
 
   def delf_config(self) -> delf_config_pb2.DelfConfig | None:
-    """Return the configuration that queries are extracted with, if known."""
+    """Return the configuration of the extraction, if known."""
     path = self.folder / CONFIG
     return configs.read_delf_config(path) if path.exists() else None
 
   def aggregation_config(self) -> aggregation_config_pb2.AggregationConfig:
-    """Return the aggregation, its codebook's path made whole."""
+    """Return the aggregation, with the full path of its codebook."""
     config = configs.read_aggregation_config(self.folder / AGGREGATION)
     config.codebook_path = os.fspath(self.folder / config.codebook_path)
     return config
@@ -147,7 +149,7 @@ class Collection:
   def has_words(
     self, config: aggregation_config_pb2.AggregationConfig, codebook: np.ndarray
   ) -> bool:
-    """Return whether the aggregation and its codebook are these."""
+    """Return whether aggregation and codebook are equal to the arguments."""
     own = self.aggregation_config()
     same = np.array_equal(
       visual_words.read_codebook(own.codebook_path), codebook
@@ -156,14 +158,14 @@ class Collection:
     return same and own == config
 
   def regions(self) -> RegionSettings | None:
-    """Return which regions images have; None if they are indexed whole."""
+    """Return the settings of regions; None if images are indexed whole."""
     path, expected = self.folder / REGIONS, "settings of regions"
     if not path.exists():
       return None
     try:
       return RegionSettings(**_read_json(path, expected))
     except (ValueError, TypeError):
-      raise errors.InputError(expected, "something else", path) from None
+      raise errors.InputError(f"not {expected}", path=path) from None
 
   def images_of(self, entries: Iterable[str]) -> list[str]:
     """Return the name of the image of each entry of an index."""
@@ -175,7 +177,7 @@ class Collection:
     return f"{name}{_WHOLE}" if (self.folder / REGIONS).exists() else name
 
   def photos(self) -> dict[str, str]:
-    """Return the paths of photos, where they are known, by name."""
+    """Return the paths of photos by name, where they are known."""
     path = self.folder / PHOTOS
     return _read_json(path, "photos by name") if path.exists() else {}
 
@@ -193,7 +195,7 @@ class Collection:
 
 
 def image_of(entry: str) -> str:
-  """Return the name of the image that a region is of."""
+  """Return the name of the image of a region."""
   return entry.rpartition("_")[0]
 
 
@@ -204,10 +206,10 @@ def is_whole(entry: str) -> bool:
 
 @contextlib.contextmanager
 def changing(folder: str | os.PathLike) -> Iterator[None]:
-  """Keep other runs from changing a collection, or making one.
+  """Lock a collection for changes, or a new one.
 
-  What a killed run left unfinished is removed. The folder is made if need be,
-  and goes again if it stays empty.
+  Leftovers of killed runs are removed. The folder is created if missing, and
+  removed again if it stays empty.
   """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -230,27 +232,27 @@ def open_folder(folder: str | os.PathLike) -> Collection:
   """Open a collection that `delf index` has made."""
   folder = pathlib.Path(folder)
   if not folder.exists():
-    raise FileNotFoundError(f"{folder}: expected an index, found none")
+    raise FileNotFoundError(f"{folder}: no such index")
   if not exists(folder):
     raise errors.InputError(
-      "a folder that `delf index` has made", f"none of its {RECORD}", folder
+      f"not an index: `delf index` would have written {RECORD}", path=folder
     )
   path = folder / RECORD
   record = _read_json(path, "a collection's settings")
   version = record.pop("version", None)
   if not isinstance(version, int):
-    raise errors.InputError("a version number", repr(version), path)
+    raise errors.InputError(f"{version!r} is not a version", path=path)
   if version > VERSION:
     raise errors.InputError(
-      f"version {VERSION} or older",
-      f"version {version}, written by a newer delf",
-      path,
+      f"written by a newer delf: version {version}, this one reads up to"
+      f" {VERSION}",
+      path=path,
     )
   try:
     return Collection(folder, Settings(**record))
   except TypeError:
     raise errors.InputError(
-      "a collection's settings", f"{sorted(record)}", path
+      f"not the settings of an index: {sorted(record)}", path=path
     ) from None
 
 
@@ -268,16 +270,17 @@ def stamp(opened: Collection) -> tuple:
 
 
 class Part:
-  """One index of a collection, and which feature files are in it.
+  """One index of a collection, with a record of its feature files.
 
-  A feature file counts as indexed while it has the size and time that it had;
-  these are written after the index, so that a killed run adds some images
-  again and never leaves one out.
+  A feature file is up to date in the index while it has the recorded size and
+  time; the record is written after the index, so that a killed run adds some
+  images again and never omits one.
   """
 
   name: str  # Of the file, and of the search method.
   extension: str  # Of the feature files.
-  _needed: tuple[str, str]  # Of a query: what is expected, what was received.
+  _needed: str  # Error of a query without features.
+  _kind: Any  # Class of the index.
 
   def __init__(self, opened: Collection):
     """Open the index, or make an empty one."""
@@ -289,7 +292,7 @@ class Part:
 
   @functools.cached_property
   def _stamps(self):
-    # Read only to change the index: a search does without.
+    # Read only to change the index: a search does not need it.
     with contextlib.suppress(errors.InputError):  # All is added again.
       if self._stamps_path.exists():
         return _read_json(self._stamps_path, "times of files")
@@ -297,26 +300,26 @@ class Part:
 
   def source(self, name: str) -> str:
     """Return the path of the feature file of an entry."""
-    # No Path, which takes longer than to look at the file.
+    # No Path, which takes longer than reading the status of the file.
     return f"{self._features}/{name}{self.extension}"
 
   def read(self, name: str) -> Any:
-    """Return what the index takes of one entry."""
+    """Return the features of an entry in the form of the index."""
     return self.prepare(read_features(self.source(name)))
 
   def read_query(self, query: Any) -> Any:
-    """Return the same of a searching.Query; InputError without features."""
-    found = query.read(self.extension)
-    if not len(found):
-      raise errors.InputError(*self._needed)
-    return self.prepare(found)
+    """Return the same for a searching.Query; InputError without features."""
+    extracted = query.read(self.extension)
+    if not len(extracted):
+      raise errors.InputError(self._needed)
+    return self.prepare(extracted)
 
-  def prepare(self, found: features.LocalFeatures | np.ndarray) -> Any:
-    """Return what the index takes of the contents of a feature file."""
+  def prepare(self, extracted: Any) -> Any:
+    """Return the content of a feature file in the form of the index."""
     raise NotImplementedError
 
   def divide(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the names to be added, and those of them to be removed first."""
+    """Return the names to add, and which of them to remove before."""
     known = set(self.index.names)
     todo = [
       name
@@ -338,7 +341,7 @@ class Part:
       self._stamps.pop(name, None)
 
   def merge(self, other: "Part") -> None:
-    """Take the entries of another collection, unless they are in already."""
+    """Add the entries of another collection that are not in this one."""
     known = set(self.index.names)
     new = [name for name in other.index.names if name not in known]
     if new:
@@ -346,7 +349,7 @@ class Part:
       self._stamps |= {name: self._stamp(name) for name in new}
 
   def save(self) -> None:
-    """Write the index whole, or leave the last one."""
+    """Write the index, whole or not at all."""
     self.index.save(self.path)
     files.write_bytes(self._stamps_path, json.dumps(self._stamps).encode())
 
@@ -370,7 +373,7 @@ class GlobalPart(Part):
 
   name = GLOBAL
   extension = files.DELG_GLOBAL
-  _needed = "a photo large enough for a global descriptor", "one that is not"
+  _needed = "the photo is too small for a global descriptor"
   _kind = _make = dense.DenseIndex
 
   def __init__(self, opened: Collection):
@@ -378,11 +381,11 @@ class GlobalPart(Part):
     self._whitening = opened.whitening()
     super().__init__(opened)
 
-  def prepare(self, found: np.ndarray) -> np.ndarray:
-    """Return [D] float32 as it is compared; [0] of too small an image."""
-    if self._whitening is None or not found.size:
-      return found
-    white = whiten.apply_whitening(found[:, None], *self._whitening)
+  def prepare(self, extracted: np.ndarray) -> np.ndarray:
+    """Return the descriptor, [D] float32, whitened; [0] of a tiny image."""
+    if self._whitening is None or not extracted.size:
+      return extracted
+    white = whiten.apply_whitening(extracted[:, None], *self._whitening)
     return white[:, 0].astype(np.float32)
 
 
@@ -390,7 +393,7 @@ class WordsPart(Part):
   """The inverted index of aggregated local features (ASMK, ASMK*)."""
 
   name = WORDS
-  _needed = "local features", "none"
+  _needed = "the photo has no local features"
   _kind = inverted.InvertedIndex
 
   def __init__(self, opened: Collection):
@@ -399,10 +402,10 @@ class WordsPart(Part):
     self.extension = opened.settings.local_extension
     super().__init__(opened)
 
-  def prepare(self, found: features.LocalFeatures) -> aggregate.Aggregated:
+  def prepare(self, extracted: features.LocalFeatures) -> aggregate.Aggregated:
     """Return the aggregate of the local features."""
     options = aggregate.options(self._config)
-    return aggregate.aggregate(self._words, found.descriptors, options)
+    return aggregate.aggregate(self._words, extracted.descriptors, options)
 
   @functools.cached_property
   def _words(self):
@@ -410,7 +413,7 @@ class WordsPart(Part):
     own = visual_words.fingerprint(codebook)
     if self.index.metadata.get(CODEBOOK, own) != own:
       raise errors.InputError(
-        "the codebook that the index was made with", "another", self.path
+        "the index was made with another codebook", path=self.path
       )
     return visual_words.Words(codebook)
 
@@ -422,7 +425,7 @@ class WordsPart(Part):
 
 
 def kinds(opened: Collection) -> dict[str, type[Part]]:
-  """Return the classes of the parts that a collection has, by name."""
+  """Return the classes of the parts of a collection by name."""
   both = {
     GLOBAL: opened.settings.has_global and GlobalPart,
     WORDS: opened.has_codebook and WordsPart,
@@ -431,7 +434,7 @@ def kinds(opened: Collection) -> dict[str, type[Part]]:
 
 
 def parts(opened: Collection) -> list[Part]:
-  """Return the parts that a collection has, opened."""
+  """Open the parts of a collection."""
   return [kind(opened) for kind in kinds(opened).values()]
 
 
@@ -442,11 +445,11 @@ def _read_json(path, expected):
   except (ValueError, RecursionError):
     content = None
   if not isinstance(content, dict):
-    raise errors.InputError(expected, "something else", path)
+    raise errors.InputError(f"not {expected}", path=path)
   return content
 
 
 def _write_json(path, content):
   text = json.dumps(content, indent=1, ensure_ascii=False)
-  # What is no UTF-8 in a file's name stays as it is.
+  # Bytes of file names that are not UTF-8 stay as they are.
   files.write_bytes(path, f"{text}\n".encode("utf-8", "surrogateescape"))

@@ -18,14 +18,14 @@ from delf.matching import matcher, verification
 from delf.protos import delf_config_pb2
 from delf.search import collection
 
-# The parts of the index that each method needs, the first of them for names.
+# Parts of the index that each method needs; names are those of the first.
 METHODS = {
   "global": (collection.GLOBAL,),
   "words": (collection.WORDS,),
   "fusion": (collection.GLOBAL, collection.WORDS),
 }
 
-# Scores that are held at once, and images that a refinement looks at.
+# Scores in memory at once, and images that are refined.
 _SCORES = 1 << 24
 _REFINED = 1000
 
@@ -33,8 +33,8 @@ _REFINED = 1000
 # (x1, y1, x2, y2) in pixels of a photo.
 Box = tuple[float, float, float, float]
 
-# Photos of one run whose features stay in memory: 53 MB of them where each has
-# 1000 of 128 values.
+# Photos of one run whose features stay in memory: 53 MB where each has 1000 of
+# 128 values.
 _KEPT = 100
 
 
@@ -43,11 +43,11 @@ class Query:
   """A query photo, or a part of one."""
 
   name: str  # For people.
-  photo: str | None  # Path, or None where only features are known.
+  photo: str | None  # Path; None where only features are known.
   # Path of the feature files, without extension; "" before extraction.
   features: str
-  box: Box | None = None  # Part of the photo to search for; None: all of it.
-  # What the files hold, where it is in memory.
+  box: Box | None = None  # Part of the photo to search for; None for all.
+  # Content of the feature files, where it is in memory.
   extracted: features.ImageFeatures | None = dataclasses.field(
     default=None, repr=False, compare=False
   )
@@ -57,7 +57,7 @@ class Query:
     return self.features + extension
 
   def read(self, extension: str) -> features.LocalFeatures | np.ndarray:
-    """Return what a feature file holds, from it if need be."""
+    """Return the content of a feature file."""
     if self.extracted is None:
       return collection.read_features(self.path(extension))
     if extension == files.DELG_GLOBAL:
@@ -67,14 +67,16 @@ class Query:
 
 
 def find_photos(sources: Sequence[str], box: Box | None = None) -> list[Query]:
-  """Find photos, as `engine.find` does; a box is a part of the only one."""
-  found = [
+  """Find photos, as `engine.find` does; a box is a part of a single photo."""
+  queries = [
     Query(name, path, "", box)
     for path, name in zip(*engine.find(sources), strict=True)
   ]
-  if box is not None and len(found) > 1:
-    raise errors.InputError("one photo with a box", f"{len(found)} photos")
-  return found
+  if box is not None and len(queries) > 1:
+    raise errors.InputError(
+      f"a box is a part of one photo, and there are {len(queries)}"
+    )
+  return queries
 
 
 def query_config(opened: collection.Collection) -> delf_config_pb2.DelfConfig:
@@ -98,24 +100,24 @@ def extract_queries(
   device: str | None = None,
   extractor: Any = None,
 ) -> tuple[list[Query], engine.ImageReport]:
-  """Extract the features of photos as those of the collection were.
+  """Extract the features of query photos with the settings of the collection.
 
-  They are kept in the collection's folder, so that the next question about a
-  photo, and a search that was interrupted, need not extract it again; those of
-  the first photos that this run extracts are kept in memory too. Parts of
-  photos are extracted at the scale that they have in the whole (DELG). Photos
-  that fail, of which `say` is told, have no query.
+  They are kept in the collection's folder, so that the next search for a photo,
+  and a search that was interrupted, need not extract it again; those of the
+  first photos stay in memory too. Parts of photos are extracted at the scale of
+  the whole photo (DELG). Photos that fail have no query; `say` is called with a
+  line for each.
   """
   settings, config = opened.settings, query_config(opened)
   keys = [_key(query.photo, query.box) for query in photos]
   extracted = {}
 
-  def keep(key, found):
+  def keep(key, new):
     if len(extracted) < _KEPT:
-      extracted[key] = as_stored(found)
+      extracted[key] = as_stored(new)
 
   folder = opened.make_queries()
-  # Two runs may ask with one photo.
+  # Two runs may search for one photo.
   with files.lock_folder(folder, wait=True):
     extraction = extract.extract_to_files(
       [query.photo for query in photos],
@@ -142,9 +144,9 @@ def extract_queries(
   ], extraction
 
 
-def as_stored(found: features.ImageFeatures) -> features.ImageFeatures:
+def as_stored(extracted: features.ImageFeatures) -> features.ImageFeatures:
   """Return features as they would be read from their files, to the bit."""
-  local, descriptor = found.local, found.global_descriptor
+  local, descriptor = extracted.local, extracted.global_descriptor
   if local is not None and not len(local):
     local = features.LocalFeatures.empty()
   elif local is not None:
@@ -160,18 +162,18 @@ def as_stored(found: features.ImageFeatures) -> features.ImageFeatures:
 def find_features(
   folder: str | os.PathLike, names: Sequence[str] | None = None
 ) -> list[Query]:
-  """Take existing feature files of these names, or all in the folder."""
+  """Return queries of feature files with these names, or of all in a folder."""
   if names is None:
-    found = extract.find_features([folder])
-    names = sorted(found[0]) if found else ()
+    existing = extract.find_features([folder])
+    names = sorted(existing[0]) if existing else ()
   if not names:
-    raise errors.InputError("feature files", "none", folder)
+    raise errors.InputError("there are no feature files", path=folder)
   folder = pathlib.Path(folder)
   return [Query(name, None, os.fspath(folder / name)) for name in names]
 
 
 def _key(path, box):
-  """Returns the name under which the features of a photo are kept."""
+  """Return the name of the feature files of a query photo."""
   stem = os.path.splitext(os.path.basename(path))[0]
   full = path if files.is_remote(path) else os.path.realpath(path)
   part = full if box is None else f"{full} {[float(edge) for edge in box]}"
@@ -180,16 +182,16 @@ def _key(path, box):
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-  """How a collection is searched."""
+  """Options of a search."""
 
   # "global" (descriptors), "words" (ASMK of local features), "fusion" of both,
   # or None: global where there are global descriptors.
   method: str | None = None
-  rerank: int = 0  # First images that are matched point by point.
+  rerank: int = 0  # Number of first images to verify.
   expand: int = 0  # Images of alpha query expansion.
   refine: str | None = None  # Name in refinement.METHODS.
-  only_whole: bool = False  # Whether regions are left out.
-  workers: int | None = None  # Processes that match; None: one per core.
+  only_whole: bool = False  # Whether regions are ignored.
+  workers: int | None = None  # Processes that verify; None: one per core.
   verify: matcher.MatchOptions = matcher.DELG
   record: bool = True  # Whether verified pairs are kept with the index.
 
@@ -224,9 +226,9 @@ class SearchResult:
   """The results of Q queries."""
 
   queries: tuple[Query, ...]
-  names: tuple[str, ...]  # Of the images in the collection.
-  # [Q, k] over `names`; after verification in the order of inliers, the scores
-  # those of the first stage.
+  names: tuple[str, ...]  # Of the images in the index.
+  # [Q, k] over `names`; after verification in the order of inliers, with the
+  # scores of the first stage.
   ranking: ranking.Ranking
   inliers: np.ndarray | None  # [Q, k] int32; -1 where not verified.
   method: str  # "global", "words" or "fusion".
@@ -278,7 +280,7 @@ class SearchResult:
 
 
 def rerank(
-  found: ranking.Ranking,
+  first: ranking.Ranking,
   junk: Iterable[Sequence[np.ndarray] | None],
   query_files: verification.FeatureFiles,
   image_files: verification.FeatureFiles,
@@ -287,16 +289,16 @@ def rerank(
   folder: str | os.PathLike | None = None,
   workers: int | None = None,
 ) -> tuple[list[ranking.Reranked], verification.VerifyReport]:
-  """Verify the first `most` images of rankings, and sort these by inliers.
+  """Verify the first `most` images of rankings, and sort them by inliers.
 
-  For each order that is wanted, such as one a protocol, `junk` says what is
-  left out of verification: Q arrays of ids, or None. A pair that several orders
-  need is verified once, and recorded in the folder if there is one.
+  `junk` has an item for each order to return, such as one per protocol: Q
+  arrays of ids that are not verified, or None. A pair of several orders is
+  verified once, and recorded in the folder if there is one.
   """
   junk = list(junk)
-  chosen = [ranking.shortlist(found.ids, each, most) for each in junk]
+  chosen = [ranking.shortlist(first.ids, each, most) for each in junk]
   report = verification.verify_pairs(
-    ranking.pairs(found.ids, *chosen),
+    ranking.pairs(first.ids, *chosen),
     query_files,
     image_files,
     options,
@@ -304,19 +306,19 @@ def rerank(
     workers,
   )
   orders = [
-    ranking.rerank(found.ids, found.scores, report.look_up, each, most)
+    ranking.rerank(first.ids, first.scores, report.look_up, each, most)
     for each in junk
   ]
   return orders, report
 
 
 class Searcher:
-  """One collection, opened to be searched in one way."""
+  """An opened collection with the options of its searches."""
 
   def __init__(
     self, opened: collection.Collection, options: SearchOptions | None = None
   ):
-    """Open the indexes that the method needs; InputError if one is missing."""
+    """Open the indexes of the method; InputError if one is missing."""
     self.collection = opened
     self.options = options or SearchOptions()
     kinds = collection.kinds(opened)
@@ -324,7 +326,7 @@ class Searcher:
     self._parts = {name: kinds[name](opened) for name in METHODS[self.method]}
     first, *_ = self._parts.values()
     self._entries = self.names = list(first.index.names)
-    self._image = None  # Of each entry, where these are regions.
+    self._image = None  # Position in `names` of each entry that is a region.
     if opened.regions() is not None:
       images = [collection.image_of(entry) for entry in self._entries]
       places = {name: i for i, name in enumerate(dict.fromkeys(images))}
@@ -342,11 +344,11 @@ class Searcher:
     return self._image is not None
 
   def read(
-    self, asked: Iterable[Query]
+    self, queries: Iterable[Query]
   ) -> tuple[list[Query], list[dict], list[engine.Failure]]:
-    """Return queries that can be used, what each index takes, and failures."""
+    """Return the usable queries, their entries for `rank`, and failures."""
     good, entries, failed = [], [], []
-    for query in asked:
+    for query in queries:
       try:
         entries.append(
           {name: part.read_query(query) for name, part in self._parts.items()}
@@ -358,14 +360,14 @@ class Searcher:
     return good, entries, failed
 
   def rank(self, entries: list[dict], k: int | None = None) -> ranking.Ranking:
-    """Rank the first k images, or all, for entries of `read`; match none."""
+    """Rank the first k images, or all, for entries of `read`."""
     k = max(len(self.names), 1) if k is None else k
     depth, kept, number = k, None, len(self._entries)
     if self.has_regions and self.options.only_whole:
       kept = np.array([collection.is_whole(e) for e in self._entries], bool)
       depth = max(1, number)
     elif self.has_regions:
-      # So many regions are of the best k images, whichever these are.
+      # Enough regions for k images, whichever they are.
       most = int(np.bincount(self._image).max(initial=1))
       depth = max(1, min(k * most, number))
     step = max(1, _SCORES // max(1, number))
@@ -373,26 +375,26 @@ class Searcher:
       self._rank(entries[start : start + step], depth)
       for start in range(0, len(entries), step)
     ] or [ranking.top_k(np.zeros([0, number]), depth)]
-    found = ranking.Ranking(
+    ranked = ranking.Ranking(
       np.concatenate([block.ids[:, :depth] for block in blocks]),
       np.concatenate([block.scores[:, :depth] for block in blocks]),
     )
-    if self.has_regions:
-      return ranking.by_best(found, self._image, k, kept)
-    return found
+    if self._image is not None:
+      return ranking.by_best(ranked, self._image, k, kept)
+    return ranked
 
   def _rank(self, entries, k):
-    """Ranks for some of the queries; the Ranking may have more than k."""
+    """Rank for some of the queries; the Ranking may have more than k."""
     depth = len(self._entries) if self.method == "fusion" else k
-    found = []
+    rankings = []
     if "global" in self._parts:
       descriptors = np.stack([entry["global"] for entry in entries])
-      found.append(self._rank_global(descriptors, depth))
+      rankings.append(self._rank_global(descriptors, depth))
     if "words" in self._parts:
-      found.append(self._rank_words([e["words"] for e in entries], depth))
-    if len(found) == 1:
-      return found[0]
-    return ranking.fuse(found, ranking.ASMK_AND_GLOBAL[::-1], k)
+      rankings.append(self._rank_words([e["words"] for e in entries], depth))
+    if len(rankings) == 1:
+      return rankings[0]
+    return ranking.fuse(rankings, ranking.ASMK_AND_GLOBAL[::-1], k)
 
   def _rank_global(self, descriptors, k):
     index, options = self._parts["global"].index, self.options
@@ -401,27 +403,27 @@ class Searcher:
     from delf.indexes import refinement
 
     k = max(k, options.expand, _REFINED)
-    found = index.search(descriptors, min(k, max(len(index), 1)))
+    ranked = index.search(descriptors, min(k, max(len(index), 1)))
     empty = np.flatnonzero(index.empty)
     if options.expand:
       expand = refinement.Expansion(options.expand)
-      found = expand(descriptors, found, index.descriptors, empty)
+      ranked = expand(descriptors, ranked, index.descriptors, empty)
     if options.refine:
-      found = refinement.refine(
-        options.refine, descriptors, found, index.descriptors, empty
+      ranked = refinement.refine(
+        options.refine, descriptors, ranked, index.descriptors, empty
       )
-    return found
+    return ranked
 
   def _rank_words(self, aggregates, k):
-    found = self._parts["words"].index.search(aggregates, k)
+    ranked = self._parts["words"].index.search(aggregates, k)
     if self._word_ids is None:
-      return found
-    ids = np.where(found.ids < 0, -1, self._word_ids[found.ids])
-    return ranking.Ranking(ids.astype(np.int32), found.scores)
+      return ranked
+    ids = np.where(ranked.ids < 0, -1, self._word_ids[ranked.ids])
+    return ranking.Ranking(ids.astype(np.int32), ranked.scores)
 
   @functools.cached_property
   def _word_ids(self):
-    """Entry of each image of the words' index; None: they are the same."""
+    """Entry of each image of the words' index; None if they are the same."""
     others = list(self._parts["words"].index.names)
     if others == self._entries:
       return None
@@ -430,28 +432,29 @@ class Searcher:
 
   def rerank(
     self,
-    asked: Sequence[Query],
-    found: ranking.Ranking,
+    queries: Sequence[Query],
+    first: ranking.Ranking,
     junk: Iterable[Sequence[np.ndarray] | None] = (None,),
   ) -> tuple[list[ranking.Reranked], verification.VerifyReport]:
-    """Match the first images of rankings of `rank`; see `rerank`.
+    """Verify the first images of rankings of `rank`; see `rerank`.
 
-    Pairs are recorded in the collection, where it can be written.
+    Pairs are recorded in the collection, unless it is read-only.
     """
     opened = self.collection
     extension = opened.settings.local_extension
     if not extension:
       raise errors.InputError(
-        "local features, which matching needs", "none", opened.folder
+        "verification needs local features; this index has none",
+        path=opened.folder,
       )
     folder = opened.writable_folder() if self.options.record else None
     return rerank(
-      found,
+      first,
       junk,
       verification.FeatureFiles(
-        [query.features for query in asked],
-        lambda row: asked[row].path(extension),
-        {q.path(extension): q.extracted.local for q in asked if q.extracted},
+        [query.features for query in queries],
+        lambda row: queries[row].path(extension),
+        {q.path(extension): q.extracted.local for q in queries if q.extracted},
       ),
       verification.FeatureFiles(
         self.names,
@@ -464,68 +467,68 @@ class Searcher:
     )
 
   def boxes(
-    self, found: ranking.Ranking, ids: np.ndarray
+    self, first: ranking.Ranking, ids: np.ndarray
   ) -> list[list[Box | None]] | None:
-    """Return boxes, as of Hit, of images [Q, n] of a ranking of `rank`.
+    """Return the best boxes of images [Q, n] of a ranking of `rank`.
 
-    None for a collection without regions.
+    None for an index without regions.
     """
     if not self.has_regions:
       return None
     box = extract.PhotoRecord(self.collection.features).box
     return [
       [box(self._entries[place]) if place >= 0 else None for place in row]
-      for row in found.parts_of(ids).tolist()
+      for row in first.parts_of(ids).tolist()
     ]
 
-  def search(self, asked: Iterable[Query], top: int) -> SearchResult:
-    """Return the first `top` images of each query, matched if that is asked."""
-    good, entries, failed = self.read(asked)
+  def search(self, queries: Iterable[Query], top: int) -> SearchResult:
+    """Return the first `top` images of each query, verified if requested."""
+    good, entries, failed = self.read(queries)
     most = self.options.rerank
-    first = found = self.rank(entries, max(top, most))
+    first = ranked = self.rank(entries, max(top, most))
     inliers = is_match = None
     if most:
-      (found,), report = self.rerank(good, first)
+      (ranked,), report = self.rerank(good, first)
       failed += report.failed
       # Which ones were verified, in the new order.
       chosen = ranking.shortlist(first.ids, most=most)
-      inliers = found.inliers[:, :top].copy()
+      inliers = ranked.inliers[:, :top].copy()
       is_match = np.zeros_like(inliers, bool)
-      for row, ids in enumerate(found.ids[:, :top]):
+      for row, ids in enumerate(ranked.ids[:, :top]):
         verified = np.isin(ids, first.ids[row][chosen[row]])
         inliers[row, ~verified] = -1
-        queries = np.full(verified.sum(), row)
-        is_match[row, verified] = report.is_match(queries, ids[verified])
+        rows = np.full(verified.sum(), row)
+        is_match[row, verified] = report.is_match(rows, ids[verified])
     return SearchResult(
       queries=tuple(good),
       names=tuple(self.names),
-      ranking=ranking.Ranking(found.ids[:, :top], found.scores[:, :top]),
+      ranking=ranking.Ranking(ranked.ids[:, :top], ranked.scores[:, :top]),
       inliers=inliers,
       is_match=is_match,
       photos=self.photos,
       method=self.method,
       verify=self.options.verify,
       failed=tuple(failed),
-      boxes=self.boxes(first, found.ids[:, :top]),
+      boxes=self.boxes(first, ranked.ids[:, :top]),
     )
 
 
 def _method(options, kinds, folder):
-  """Returns the method, after checking that a collection is for it."""
+  """Return the method; InputError if the collection lacks a part of it."""
   method = options.method
   if method is None:
     method = "global" if collection.GLOBAL in kinds else "words"
   for name in METHODS[method]:
     if name not in kinds:
+      advice = " (delf index --codebook)" if name == "words" else ""
       raise errors.InputError(
-        f"an index of {name} for --method {method}"
-        + (" (delf index --codebook)" if name == "words" else ""),
-        f"one of {', '.join(kinds) or 'nothing'}",
-        folder,
+        f"--method {method} needs an index of {name}{advice}; this one has"
+        f" {', '.join(kinds) or 'nothing'}",
+        path=folder,
       )
   if method == "words" and (options.expand or options.refine):
     raise errors.InputError(
-      "--method global or fusion with --expand or --refine", method
+      "--expand and --refine need --method global or fusion, not words"
     )
   return method
 
@@ -539,11 +542,11 @@ def write_page(
   evaluation=None,
   title: str | None = None,
 ):
-  """Write a page of the results of a search, `.html`.
+  """Write a page with the results of a search, `.html`.
 
   With ground truth, `labels` takes the row of a query and the name of an image,
   and returns results_page.TRUE, JUNK, FALSE or None; `notes` has a text for
-  each query, and a results_page.Evaluation is shown before these.
+  each query, and `evaluation` (results_page.Evaluation) is at the top.
   """
   from delf.pictures import results_page
 
@@ -579,9 +582,9 @@ def write_page(
 
 
 def _lines(opened, query, hits, options):
-  """Yield what agrees of a query and each hit, or None, to be drawn.
+  """Yield the inliers of a query and each hit, or None, for drawing.
 
-  It is [M, 4] float32: (x, y) in the query's photo and in the image's.
+  They are [M, 4] float32: (x, y) in the query photo and in the image.
   """
   extension, own = opened.settings.local_extension, None
   options = dataclasses.replace(options, min_inliers=1)
