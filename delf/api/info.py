@@ -155,6 +155,7 @@ def _config(path):
   from delf.formats import configs
 
   text = files.read_bytes(path).decode("utf-8", "replace")
+  config: Any
   if "codebook_size" in text or "aggregation_type" in text:
     config = configs.read_aggregation_config(path)
     kind = "configuration of aggregation"

@@ -133,14 +133,14 @@ def match_sides(
         model = _load(model, rotate, load)
     device = model.device
   with _timed(seconds, "extract") if device else contextlib.nullcontext():
-    both = tuple(
-      _extracted(*pair, side, model)
-      for pair, side in zip(read, sides, strict=True)
+    one, two = (
+      _extracted(extracted, pixels, side, model)
+      for (extracted, pixels), side in zip(read, sides, strict=True)
     )
   with _timed(seconds, "match"):
-    match = matcher.match(*(each.local for each in both), options)
+    match = matcher.match(one.local, two.local, options)
   match = dataclasses.replace(
-    match, features=both, seconds=seconds, device=device
+    match, features=(one, two), seconds=seconds, device=device
   )
   if out is None:
     return match

@@ -124,7 +124,7 @@ class Model:
     self.device: str = self.extractor.device
 
   @overload
-  def extract(
+  def extract(  # type: ignore[overload-overlap]
     self, photo: photos.Photo, *, skip_failed: bool = False
   ) -> features.ImageFeatures: ...
 

@@ -39,8 +39,9 @@ def log_error(line: object) -> None:
 
 def listed(sources: Sources) -> list[str]:
   """Return one source or several as a list."""
-  one = isinstance(sources, str | os.PathLike)
-  return [os.fspath(each) for each in ([sources] if one else sources)]
+  if isinstance(sources, str | os.PathLike):
+    return [os.fspath(sources)]
+  return [os.fspath(each) for each in sources]
 
 
 def extract(

@@ -10,7 +10,7 @@ from typing import Any
 class Parser(argparse.ArgumentParser):
   """A parser that suggests names for those that are misspelt."""
 
-  def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+  def parse_known_args(self, args=None, namespace=None):
     """Parse as argparse does, but refuse options that it does not know."""
     namespace, extras = super().parse_known_args(args, namespace)
     if extras:
@@ -73,7 +73,7 @@ def add_command(
 
 
 # Options that mean the same wherever a command has them.
-_SHARED = {
+_SHARED: dict[str, dict[str, Any]] = {
   "--config": {"metavar": "FILE"},
   "--max-size": {"type": positive_whole, "metavar": "N"},
   "--seed": {"type": whole, "default": 0, "metavar": "N"},
@@ -91,7 +91,7 @@ _HELP = {
 }
 
 
-def add(parser, *names: str, **changes: object) -> None:
+def add(parser: Any, *names: str, **changes: Any) -> None:
   """Add options that several commands share, such as "--device"."""
   for name in names:
     options = _SHARED[name] | changes

@@ -36,7 +36,7 @@ def run(args):
     f"           {report.extraction.summary()}",
     f"one scene: {_verdict(report.same)}",
     f"unrelated: {_verdict(report.different)}",
-    f"picture:   {os.path.abspath(report.same.picture)}",
+    f"picture:   {os.path.abspath(report.same.picture or '')}",
     "           the two photos of one scene side by side; lines join points",
     "           that look alike and agree with one map between the photos",
   ]
@@ -110,7 +110,7 @@ def _document(report):
     "as_expected": report.as_expected,
     "photos": list(map(os.path.abspath, report.photos)),
     "features": list(map(os.path.abspath, report.features)),
-    "picture": os.path.abspath(report.same.picture),
+    "picture": os.path.abspath(report.same.picture or ""),
     "same": score(report.same),
     "different": score(report.different),
     "seconds": report.extraction.seconds,

@@ -191,21 +191,10 @@ def check_feature_file() -> tuple[str, dict]:
 
 def check_matching() -> tuple[str, dict]:
   """Compare the scores of sample photos that match and that do not."""
-  from delf.embedded import samples
-  from delf.inference import extractor, zoo
-  from delf.matching import matcher
-  from delf.python import utils
-
-  config = zoo.default_config(zoo.EMBEDDED)
-  config.max_image_size = _PHOTO_SIDE
-  config.use_global_features = False
-  extract = extractor.make_extractor(config).extract
+  model = delf.load(max_size=_PHOTO_SIDE, local_only=True)
   with tempfile.TemporaryDirectory() as folder:
-    paths = samples.sample_photos(folder)
-    left, right, other = (
-      extract(utils.RgbLoader(str(path))).local for path in paths
-    )
-  same, different = matcher.match(left, right), matcher.match(left, other)
+    left, right, other = model.extract(list(delf.sample_photos(folder)))
+  same, different = delf.match(left, right), delf.match(left, other)
   detail = (
     f"{same.score} inliers of two photos of one scene, {different.score} of "
     "two scenes"

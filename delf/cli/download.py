@@ -16,9 +16,9 @@ examples:
 Scripts and guides expect the files where they are: photos in oxford5k_images/
 or paris6k_images/ beside gnd_<name>.mat and .pkl, distractors in
 revisitop1m/jpg/, training pairs and their photos in train/retrieval-SfM-120k/,
-Google Landmarks in gldv2_dataset/<split>/. An archive is deleted once it is unpacked. An
-interrupted run resumes when it is repeated; several runs for different parts
-may be active at a time.
+Google Landmarks in gldv2_dataset/<split>/. An archive is deleted once it is
+unpacked. An interrupted run resumes when it is repeated; several runs for
+different parts may be active at a time.
 """
 
 RESUMES = True
@@ -158,7 +158,7 @@ def _print_plan(args, entries, free):
 
 def _parts(text):
   """Numbers of `0-9` or `3,7,10-12`."""
-  numbers = []
+  numbers: list[int] = []
   for part in text.split(","):
     match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
     if not match:

@@ -82,7 +82,8 @@ def _list(args):
   from delf.inference import zoo
 
   entries = [_describe(known) for known in zoo.ARTEFACTS.values()]
-  lines, kind = [], None
+  lines: list[str] = []
+  kind = None
   for entry in entries:
     if entry["kind"] != kind:
       kind = entry["kind"]

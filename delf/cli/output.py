@@ -162,7 +162,7 @@ class _TensorflowFinder(importlib.abc.MetaPathFinder):
         with held_stderr():
           load(module)
 
-      spec.loader.exec_module = load_quietly
+      spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
     return spec
 
 

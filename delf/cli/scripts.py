@@ -207,10 +207,13 @@ def print_metrics(task: str, label: str, lines: Callable) -> None:
   """Print `lines(predictions, solution)` of each part of a contest."""
   from delf.python.datasets.google_landmarks_dataset import dataset_file_io
 
-  *solutions, ignored = dataset_file_io.ReadSolution(FLAGS.solution_path, task)
-  predictions = dataset_file_io.ReadPredictions(
-    FLAGS.predictions_path, *solutions, ignored, task
+  public, private, ignored = dataset_file_io.ReadSolution(
+    FLAGS.solution_path, task
   )
+  predictions = dataset_file_io.ReadPredictions(
+    FLAGS.predictions_path, public, private, ignored, task
+  )
+  solutions = public, private
   parts = zip(("Public", "Private"), predictions, solutions, strict=True)
   for part, predicted, solution in parts:
     print(f"{part}: {len(solution)} test images, {len(predicted)} {label}")
@@ -230,7 +233,7 @@ def _join_booleans(argv):
   absl alone would take `True` for a positional argument; scripts that were
   written with argparse accept this form. Arguments after `--` stay.
   """
-  joined = []
+  joined: list[str] = []
   for position, argument in enumerate(argv):
     if argument == "--":
       return joined + list(argv[position:])

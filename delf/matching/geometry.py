@@ -314,7 +314,7 @@ def needed_inliers(
   convincing = np.flipud(
     np.logical_and.accumulate(np.flipud(alarms < np.log(_FALSE_ALARMS)))
   )
-  least = counts[convincing.argmax()] if convincing.any() else number + 1
+  least = counts[np.argmax(convincing)] if convincing.any() else number + 1
   return int(max(fewest, least))
 
 

@@ -122,7 +122,7 @@ class MatchOptions:
 
 
 def _is_over_0(value):
-  return isinstance(value, numbers.Real) and value > 0
+  return isinstance(value, int | float | np.number) and value > 0
 
 
 # Options of the original's script for two images, and of verification in
@@ -212,7 +212,8 @@ class Match(arrays.Record):
     """
     from delf.pictures import figures
 
-    figures.draw_matches(path, *self._images(images), *self._local, self)
+    photos, both = self._images(images), self._local
+    figures.draw_matches(path, *photos, *both, self)
     return os.fspath(path)
 
   def to_dict(self) -> dict[str, Any]:
@@ -246,21 +247,31 @@ class Match(arrays.Record):
 
     if self.features is None:
       return None
-    return figures.matches_jpeg(*self._images(), *self._local, self)
+    photos, both = self._images(), self._local
+    return figures.matches_jpeg(*photos, *both, self)
 
   @property
-  def _local(self):
+  def _sides(self) -> _Sides:
     if self.features is None:
       raise errors.InputError("this match was made without features of images")
-    return tuple(each.local for each in self.features)
+    return self.features
 
-  def _images(self, images=(None, None)):
-    chosen = []
-    for pixels, side in zip(images, self.features, strict=True):
-      pixels = photo.pixels_of(side) if pixels is None else pixels
-      ground = _plain_ground(side.local.locations) if pixels is None else pixels
-      chosen.append(ground)
-    return chosen
+  @property
+  def _local(self) -> tuple[Any, Any]:
+    one, two = self._sides
+    return one.local, two.local
+
+  def _images(self, images=(None, None)) -> tuple[np.ndarray, np.ndarray]:
+    one, two = (
+      self._ground(side, pixels)
+      for side, pixels in zip(self._sides, images, strict=True)
+    )
+    return one, two
+
+  @staticmethod
+  def _ground(side, pixels):
+    pixels = photo.pixels_of(side) if pixels is None else pixels
+    return _plain_ground(side.local.locations) if pixels is None else pixels
 
 
 def match(
@@ -477,7 +488,7 @@ def _search(first, second, mutual, with_second):
   # row and does not change the order within it.
   first *= -2
   best = np.empty([len(first)], dtype=np.int64)
-  runner_up = np.empty_like(best) if with_second else None
+  runner_up = np.empty_like(best)
   least_1 = np.empty([len(first)], dtype=np.float32)
   least_2 = np.full([len(second)], np.inf, dtype=np.float32)
   step = max(1, _BLOCK // len(second))
@@ -493,14 +504,15 @@ def _search(first, second, mutual, with_second):
     if with_second:
       np.put_along_axis(table, best[block, None], np.inf, axis=1)
       runner_up[block] = table.argmin(axis=1)
+  second_best = runner_up if with_second else None
   if not mutual:
-    return best, runner_up, np.ones([len(first)], dtype=bool)
+    return best, second_best, np.ones([len(first)], dtype=bool)
   # Of equally near ones the first alone.
   places = np.flatnonzero(least_1 <= least_2[best])
   _, chosen = np.unique(best[places], return_index=True)
   keep = np.zeros([len(first)], dtype=bool)
   keep[places[chosen]] = True
-  return best, runner_up, keep
+  return best, second_best, keep
 
 
 def _distances(first, second, indices):

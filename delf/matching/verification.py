@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from multiprocessing import connection
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class VerifyReport:
     pairs = np.stack([queries, images], axis=1).astype(np.int64)
     if not len(pairs):
       return np.zeros([0], np.int64)
-    width = max(self.pairs.max(initial=0), pairs.max()) + 1
+    width = max(np.max(self.pairs, initial=0), np.max(pairs)) + 1
     known, pairs = self.pairs @ [width, 1], pairs @ [width, 1]
     rows = np.minimum(np.searchsorted(known, pairs), len(known) - 1)
     if not len(known) or (known[rows] != pairs).any():
@@ -112,11 +112,11 @@ def verify_pairs(
   start = time.perf_counter()
   in_memory = {**queries.in_memory, **index.in_memory}
   pairs = np.unique(np.asarray(pairs, np.int64).reshape([-1, 2]), axis=0)
-  queries, index = (
+  query_files, image_files = (
     {number: _File.identify(side, number) for number in set(column.tolist())}
     for side, column in zip((queries, index), pairs.T, strict=True)
   )
-  both = [(queries[query], index[image]) for query, image in pairs.tolist()]
+  both = [(query_files[q], image_files[i]) for q, i in pairs.tolist()]
   record = _Record(folder, options)
   known = [record.results.get((query.key, image.key)) for query, image in both]
   # Rows of (inliers, needed inliers).
@@ -126,12 +126,13 @@ def verify_pairs(
   most_bytes = max(1, cache_bytes // workers)
   # Image by image, so that each file of the index is read once for the queries
   # that fit in memory.
-  size = _PREPARED * max((file.key[1] for file in queries.values()), default=1)
+  sizes = (file.key[1] for file in query_files.values())
+  size = _PREPARED * max(sizes, default=1)
   block = max(1, int(most_bytes / 2 / max(size, 1)))
   query, image = pairs[todo].T
   todo = todo[np.lexsort((query, image, query // block))].tolist()
   chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
-  failed = {}
+  failed: dict[tuple, tuple] = {}
 
   def results():
     """Yield the place of each pair and its result; record the good ones."""
@@ -170,7 +171,7 @@ def verify_pairs(
   )
 
 
-class _File(typing.NamedTuple):
+class _File(NamedTuple):
   path: str
   # Name, bytes, and time in ns, since files with equally many features have one
   # size. Zeros without a file, which no record has.
@@ -246,7 +247,7 @@ class FeatureCache:
     self.reads = 0  # Files that were read.
     self._in_memory = in_memory or {}
     self._most_bytes = most_bytes
-    self._kept = collections.OrderedDict()
+    self._kept: collections.OrderedDict = collections.OrderedDict()
     self._bytes = 0
 
   def get(self, path: str) -> matcher.PreparedFeatures | str:
@@ -260,7 +261,7 @@ class FeatureCache:
       else:
         self.reads += 1
         local = feature_io.read_local_features(path)
-      prepared = matcher.prepare(local.locations, local.descriptors)
+      prepared: Any = matcher.prepare(local.locations, local.descriptors)
     except (errors.InputError, OSError) as error:
       prepared = errors.one_line(error).removeprefix(f"{path}: ")
     self._kept[path] = prepared
@@ -298,12 +299,13 @@ class Verifier:
     return [self._verify(*pair) for pair in pairs]
 
   def _verify(self, query, image):
-    both = self.queries.get(query), self.index.get(image)
-    for side, prepared in enumerate(both):
-      if isinstance(prepared, str):
-        return prepared, side
+    one, two = self.queries.get(query), self.index.get(image)
+    if isinstance(one, str):
+      return one, 0
+    if isinstance(two, str):
+      return two, 1
     try:
-      match = matcher.match_prepared(*both, self._options, backward=True)
+      match = matcher.match_prepared(one, two, self._options, backward=True)
       return match.score, match.min_inliers
     except errors.InputError as error:
       return errors.one_line(error), 1
@@ -324,7 +326,7 @@ verification.serve(int(sys.argv[1]))
 """
 
 
-def _run(chunks, workers, arguments) -> Iterator:
+def _run(chunks, workers, arguments) -> Generator:
   """Verify chunks of pairs by `Verifier(*arguments)`.
 
   Yields (number of the chunk, results) in the order of completion. A single
@@ -346,7 +348,8 @@ def _run(chunks, workers, arguments) -> Iterator:
     for pipe in pipes:
       send_next(pipe)
     while busy:
-      for pipe in connection.wait(list(busy)):
+      ready: list = connection.wait(list(busy))
+      for pipe in ready:
         try:
           number, result = busy.pop(pipe), pipe.recv()
         except (EOFError, ConnectionError):

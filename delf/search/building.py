@@ -61,7 +61,7 @@ class IndexReport:
   total: int  # Images in the index now.
   entries: int  # Regions in an index that has them, else images.
   failed: tuple[engine.Failure, ...]  # Feature files.
-  extraction: engine.ImageReport | None
+  extraction: engine.Report | None
   bytes: dict[str, int]  # Of each index file.
 
   def summary(self) -> str:
@@ -88,7 +88,7 @@ def build(
   sources: Sequence[str],
   folder: str | os.PathLike,
   options: BuildOptions,
-  say: Callable[[str], None],
+  say: Callable[[str], object],
 ) -> IndexReport:
   """Make a collection, or add to an existing one with the same settings.
 
@@ -106,7 +106,7 @@ def build_photos(
   names: Sequence[str],
   folder: str | os.PathLike,
   options: BuildOptions,
-  say: Callable[[str], None],
+  say: Callable[[str], object],
 ) -> IndexReport:
   """Make a collection of photos with these names, or add to it."""
   config = _delf_config(folder, options)
@@ -127,7 +127,7 @@ def build_photos(
     has_regions = _agree_on_regions(target, options.regions, options.device)
     _open_or_make(target, config, options)
     names = _add_photos(target, names, images)
-    how = {
+    how: dict[str, Any] = {
       "names": names,
       "workers": options.workers,
       "device": options.device,
@@ -135,7 +135,7 @@ def build_photos(
       "say": say,
     }
     if has_regions is None:
-      extraction = extract.extract_to_files(
+      extraction: engine.Report = extract.extract_to_files(
         images, config, target.features, extractor=options.extractor, **how
       )
     else:
@@ -153,7 +153,7 @@ def build_photos(
       )
     if extraction.interrupted:
       raise KeyboardInterrupt
-    if has_regions is not None:
+    if isinstance(extraction, regions.RegionReport):
       return add_features(target, extraction.files, say, extraction, names)
     failed = {failure.path for failure in extraction.failed}
     names = [n for i, n in zip(images, names, strict=True) if i not in failed]
@@ -342,7 +342,7 @@ def _add_photos(target, names, images):
     path if files.is_remote(path) else os.path.abspath(path) for path in images
   ]
   names = [known.get(*pair) for pair in zip(paths, names, strict=True)]
-  new = {}
+  new: dict[str, str] = {}
   for name, path in zip(names, paths, strict=True):
     other = new.get(name) or photos.get(name, path)
     if other != path and (name in new or _is_another(other, path)):
@@ -368,8 +368,8 @@ def _is_another(other, path):
 def add_features(
   target: collection.Collection,
   names: Iterable[str],
-  say: Callable[[str], None],
-  extraction: engine.ImageReport | None = None,
+  say: Callable[[str], object],
+  extraction: engine.Report | None = None,
   regions_of: Iterable[str] = (),
 ) -> IndexReport:
   """Add images with existing features to the indexes of a collection.
@@ -380,7 +380,8 @@ def add_features(
   """
   names = sorted(names)
   kept, redone = set(names), set(regions_of)
-  added, failed = {}, {}
+  added: dict[str, None] = {}
+  failed: dict[tuple[str, str], engine.Failure] = {}
   parts = collection.parts(target)
   for part in parts:
     gone = [
@@ -508,7 +509,7 @@ def merge(folder: str | os.PathLike, other_folder: str | os.PathLike) -> int:
 
 def _entries_by_image(opened, parts):
   entries = sorted(set().union(*(part.index.names for part in parts)))
-  by_image = {}
+  by_image: dict[str, list[str]] = {}
   for image, entry in zip(opened.images_of(entries), entries, strict=True):
     by_image.setdefault(image, []).append(entry)
   return by_image

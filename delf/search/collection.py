@@ -95,7 +95,7 @@ class Collection:
     """Describe a new collection; `open_folder` opens an existing one."""
     self.folder = pathlib.Path(folder)
     self.settings = settings
-    self._temporary = None
+    self._temporary: str | None = None
 
   @property
   def features(self) -> pathlib.Path:
@@ -281,6 +281,7 @@ class Part:
   extension: str  # Of the feature files.
   _needed: str  # Error of a query without features.
   _kind: Any  # Class of the index.
+  _make: Any  # Makes an empty index.
 
   def __init__(self, opened: Collection):
     """Open the index, or make an empty one."""

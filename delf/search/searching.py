@@ -12,7 +12,8 @@ import numpy as np
 
 from delf.base import errors, files
 from delf.extraction import engine, extract
-from delf.formats import features, wire
+from delf.formats import wire
+from delf.formats.features import ImageFeatures, LocalFeatures
 from delf.indexes import ranking
 from delf.matching import matcher, verification
 from delf.protos import delf_config_pb2
@@ -48,7 +49,7 @@ class Query:
   features: str
   box: Box | None = None  # Part of the photo to search for; None for all.
   # Content of the feature files, where it is in memory.
-  extracted: features.ImageFeatures | None = dataclasses.field(
+  extracted: ImageFeatures | None = dataclasses.field(
     default=None, repr=False, compare=False
   )
 
@@ -56,14 +57,14 @@ class Query:
     """Return the path of a feature file."""
     return self.features + extension
 
-  def read(self, extension: str) -> features.LocalFeatures | np.ndarray:
-    """Return the content of a feature file."""
+  def read(self, extension: str) -> Any:
+    """Return the content of a feature file: LocalFeatures, or [D] float32."""
     if self.extracted is None:
       return collection.read_features(self.path(extension))
     if extension == files.DELG_GLOBAL:
       descriptor = self.extracted.global_descriptor
       return np.zeros([0], np.float32) if descriptor is None else descriptor
-    return self.extracted.local or features.LocalFeatures.empty()
+    return self.extracted.local or LocalFeatures.empty()
 
 
 def find_photos(sources: Sequence[str], box: Box | None = None) -> list[Query]:
@@ -110,7 +111,7 @@ def extract_queries(
   """
   settings, config = opened.settings, query_config(opened)
   keys = [_key(query.photo, query.box) for query in photos]
-  extracted = {}
+  extracted: dict[str, ImageFeatures] = {}
 
   def keep(key, new):
     if len(extracted) < _KEPT:
@@ -120,7 +121,7 @@ def extract_queries(
   # Two runs may search for one photo.
   with files.lock_folder(folder, wait=True):
     extraction = extract.extract_to_files(
-      [query.photo for query in photos],
+      [query.photo or "" for query in photos],
       config,
       folder,
       say=say,
@@ -144,17 +145,17 @@ def extract_queries(
   ], extraction
 
 
-def as_stored(extracted: features.ImageFeatures) -> features.ImageFeatures:
+def as_stored(extracted: ImageFeatures) -> ImageFeatures:
   """Return features as they would be read from their files, to the bit."""
   local, descriptor = extracted.local, extracted.global_descriptor
   if local is not None and not len(local):
-    local = features.LocalFeatures.empty()
+    local = LocalFeatures.empty()
   elif local is not None:
     arrays = dataclasses.asdict(local)
-    local = features.LocalFeatures(
+    local = LocalFeatures(
       **{name: wire.to_float32(array) for name, array in arrays.items()}
     )
-  return features.ImageFeatures(
+  return ImageFeatures(
     local, wire.to_float32([] if descriptor is None else descriptor)
   )
 
@@ -326,7 +327,9 @@ class Searcher:
     self._parts = {name: kinds[name](opened) for name in METHODS[self.method]}
     first, *_ = self._parts.values()
     self._entries = self.names = list(first.index.names)
-    self._image = None  # Position in `names` of each entry that is a region.
+    self._image: np.ndarray | None = (
+      None  # Position in `names` of each entry that is a region.
+    )
     if opened.regions() is not None:
       images = [collection.image_of(entry) for entry in self._entries]
       places = {name: i for i, name in enumerate(dict.fromkeys(images))}
@@ -363,12 +366,12 @@ class Searcher:
     """Rank the first k images, or all, for entries of `read`."""
     k = max(len(self.names), 1) if k is None else k
     depth, kept, number = k, None, len(self._entries)
-    if self.has_regions and self.options.only_whole:
+    if self._image is not None and self.options.only_whole:
       kept = np.array([collection.is_whole(e) for e in self._entries], bool)
       depth = max(1, number)
-    elif self.has_regions:
+    elif self._image is not None:
       # Enough regions for k images, whichever they are.
-      most = int(np.bincount(self._image).max(initial=1))
+      most = int(np.max(np.bincount(self._image), initial=1))
       depth = max(1, min(k * most, number))
     step = max(1, _SCORES // max(1, number))
     blocks = [
@@ -454,11 +457,13 @@ class Searcher:
       verification.FeatureFiles(
         [query.features for query in queries],
         lambda row: queries[row].path(extension),
-        {q.path(extension): q.extracted.local for q in queries if q.extracted},
+        {q.path(extension): q.read("") for q in queries if q.extracted},
       ),
       verification.FeatureFiles(
         self.names,
-        lambda i: opened.feature_path(opened.whole(self.names[i]), extension),
+        lambda i: os.fspath(
+          opened.feature_path(opened.whole(self.names[i]), extension)
+        ),
       ),
       self.options.verify,
       self.options.rerank,
@@ -473,7 +478,7 @@ class Searcher:
 
     None for an index without regions.
     """
-    if not self.has_regions:
+    if not isinstance(first, ranking.GroupRanking):
       return None
     box = extract.PhotoRecord(self.collection.features).box
     return [
@@ -485,31 +490,32 @@ class Searcher:
     """Return the first `top` images of each query, verified if requested."""
     good, entries, failed = self.read(queries)
     most = self.options.rerank
-    first = ranked = self.rank(entries, max(top, most))
-    inliers = is_match = None
+    first = self.rank(entries, max(top, most))
+    ids, scores, inliers, is_match = first.ids, first.scores, None, None
     if most:
       (ranked,), report = self.rerank(good, first)
+      ids, scores = ranked.ids, ranked.scores
       failed += report.failed
       # Which ones were verified, in the new order.
       chosen = ranking.shortlist(first.ids, most=most)
       inliers = ranked.inliers[:, :top].copy()
       is_match = np.zeros_like(inliers, bool)
-      for row, ids in enumerate(ranked.ids[:, :top]):
-        verified = np.isin(ids, first.ids[row][chosen[row]])
+      for row, own in enumerate(ids[:, :top]):
+        verified = np.isin(own, first.ids[row][chosen[row]])
         inliers[row, ~verified] = -1
         rows = np.full(verified.sum(), row)
-        is_match[row, verified] = report.is_match(rows, ids[verified])
+        is_match[row, verified] = report.is_match(rows, own[verified])
     return SearchResult(
       queries=tuple(good),
       names=tuple(self.names),
-      ranking=ranking.Ranking(ranked.ids[:, :top], ranked.scores[:, :top]),
+      ranking=ranking.Ranking(ids[:, :top], scores[:, :top]),
       inliers=inliers,
       is_match=is_match,
       photos=self.photos,
       method=self.method,
       verify=self.options.verify,
       failed=tuple(failed),
-      boxes=self.boxes(first, ranked.ids[:, :top]),
+      boxes=self.boxes(first, ids[:, :top]),
     )
 
 
