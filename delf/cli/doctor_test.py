@@ -38,7 +38,7 @@ def test_a_failure_does_not_end_the_others(checks, capsys):
   assert lines[0].startswith("FAIL bad")
   assert "car: expected a wheel, received none" in lines[0]
   assert lines[1].startswith("OK   good")
-  assert lines[2] == "Not well: bad."
+  assert lines[2] == "Failed: bad."
 
 
 def test_json(checks, capsys):
@@ -104,7 +104,7 @@ def test_missing_and_old_packages_are_named(light, monkeypatch):
   result = _results()["versions"]
   assert not result.ok
   assert re.search(
-    r"received numpy 0\.1 and not >=[\d.]+, no scipy", result.detail
+    r"wrong packages: numpy 0\.1 and not >=[\d.]+, no scipy", result.detail
   )
 
 

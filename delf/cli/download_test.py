@@ -70,7 +70,7 @@ def test_paris_lies_as_its_configuration_expects(site, tmp_path, capsys):
   status, out, err = _run(capsys, *argv)
   assert (status, err) == (0, "")
   assert "[3/4] paris_1-v1.tgz: " in out and "2 images" in out
-  assert "all 3 images of the ground truth are there" in out
+  assert "all 3 images of the ground truth exist" in out
   assert "4 files downloaded" in out
   config = dataset.CreateConfigForTestDataset("rparis6k", str(tmp_path))
   paths = [config["im_fname"](config, i) for i in range(config["n"])]
@@ -88,7 +88,7 @@ def test_images_of_the_ground_truth_that_are_missing(site, tmp_path, capsys):
   status, _, err = _run(capsys, *argv)
   assert status == 1
   assert err.count("\n") == 1
-  assert "the 3 images of the ground truth, received 2" in err
+  assert "1 of the 3 images of the ground truth are missing" in err
   assert "q.jpg is missing" in err
 
 
@@ -153,7 +153,7 @@ def test_a_disk_that_is_too_small_is_warned_of(
   monkeypatch.setattr(datasets, "free_bytes", lambda out: 10**9)
   argv = ["gldv2", "--split", "train", "--parts", "0-9", "--out", tmp_path]
   _, _, err = _run(capsys, *argv, "--mirror", site.root)
-  assert "10.0 GB are wanted in all, and 1.0 GB are free" in err
+  assert "10.0 GB in all, and 1.0 GB are free" in err
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_disk_that_is_too_small_is_warned_of(
     (["gldv2", "--split", "all"], "train, index, test"),
     (["gldv2", "--split", "test", "--parts", "9-30"], "parts from 0 to 19"),
     (["roxford5k", "--mirror", "nowhere"], "an address"),
-    (["roxford5k", "--only", "x.csv"], "--only with gldv2"),
+    (["roxford5k", "--only", "x.csv"], "--only is for gldv2"),
     (["gldv2", "--split", "test", "--only", "nowhere.csv"], "nowhere.csv"),
   ],
 )

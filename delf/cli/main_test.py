@@ -177,7 +177,7 @@ def test_names_that_the_encoding_lacks_are_escaped(tmp_path):
     text=True,
   )
   assert result.returncode == 1
-  assert "\\xe9.delf: expected a file, found none" in result.stderr
+  assert "\\xe9.delf: no such file" in result.stderr
   assert "Traceback" not in result.stderr
 
 

@@ -239,7 +239,7 @@ def test_a_process_that_is_killed_is_an_error(collection, monkeypatch):
     return pipe, process
 
   monkeypatch.setattr(verification, "_start", start_and_kill)
-  with pytest.raises(OSError, match="ended"):
+  with pytest.raises(OSError, match="was killed"):
     verification.verify_pairs(_ALL, *collection, _OPTIONS, workers=2)
 
 

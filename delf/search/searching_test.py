@@ -299,7 +299,7 @@ def test_descriptors_are_whitened(folders, tmp_path):
       place = _IMAGES.index(hit.name)
       assert hit.score == pytest.approx(expected[row, place], abs=1e-5)
   whiten.write_whitening(str(tmp_path / "w.datum"), mean + 1, projection)
-  with pytest.raises(errors.InputError, match="whitening that the index"):
+  with pytest.raises(errors.InputError, match="another whitening"):
     building.build(source, tmp_path / "i", options, pytest.fail)
 
 
