@@ -141,7 +141,7 @@ def test_removing(features, codebook, tmp_path):
   _build(features, out, codebook=codebook)
   building.remove(out, ["b", "deep/a"])
   assert _names(out) == [["a", "c"]] * 2
-  with pytest.raises(errors.InputError, match="no image of the index is named 'zebra'"):
+  with pytest.raises(errors.InputError, match="is named 'zebra'"):
     building.remove(out, ["a", "zebra"])
   assert _names(out) == [["a", "c"]] * 2
 
@@ -164,7 +164,7 @@ def test_merging_refuses_names_that_are_in_both(features, tmp_path):
   one, two = tmp_path / "one", tmp_path / "two"
   _build(features, one)
   _build(str(tmp_path / "more"), two)
-  with pytest.raises(errors.InputError, match="are in both indexes, such as 'a'"):
+  with pytest.raises(errors.InputError, match="in both indexes, such as 'a'"):
     building.merge(one, two)
   assert _names(one) == [["a", "b", "c", "deep/a"]]
 
@@ -271,7 +271,7 @@ def test_options_that_would_not_count_are_refused(tmp_path):
   (tmp_path / "photos").mkdir()
   (tmp_path / "photos" / "a.jpg").write_bytes(b"no photo")
   photos, out = str(tmp_path / "photos"), tmp_path / "index"
-  with pytest.raises(errors.InputError, match="--photos is for an index of feature files"):
+  with pytest.raises(errors.InputError, match="--photos is for an index"):
     _build(photos, out, photos=photos)
   said = []
   _build(photos, out, said.append)
@@ -331,7 +331,9 @@ def test_a_photo_may_be_reached_by_another_path(tmp_path):
 def test_two_photos_of_one_name_are_refused(tmp_path):
   out = _no_photos(tmp_path, "one/x.jpg", "two/x.jpg")
   _build(str(tmp_path / "one"), out, lambda line: None)
-  with pytest.raises(errors.InputError, match="two/x.jpg and .*one/x.jpg would both be 'x'"):
+  with pytest.raises(
+    errors.InputError, match="two/x.jpg and .*one/x.jpg .*'x'"
+  ):
     _build(str(tmp_path / "two"), out, lambda line: None)
   (tmp_path / "one" / "x.jpg").unlink()  # Moved, as it may be.
   _build(str(tmp_path / "two"), out, lambda line: None)

@@ -97,7 +97,7 @@ def _no_codebook(folder, model):
   return ["index", str(folder), "--out", str(out), "--codebook", str(none)]
 
 
-@_case("index: removing what is not there", "name of an image", "'zebra'")
+@_case("index: removing an unknown image", "no image", "'zebra'")
 def _remove(folder, model):
   return ["index", "--out", str(_index(folder)), "--remove", "zebra"]
 
@@ -115,7 +115,7 @@ def _merge_same(folder, model):
   return ["index", "--out", str(index), "--merge", out]
 
 
-@_case("search: no index", "nowhere.index", "expected an index", "none")
+@_case("search: no index", "nowhere.index", "no such index")
 def _no_index(folder, model):
   return _search(folder / "nowhere.index", _queries(folder, "q"))
 
@@ -155,7 +155,7 @@ def _query_nan(folder, model):
   return _search(_index(folder), _queries(folder, "q", value=np.nan))
 
 
-@_case("search: query without words", "q", "local features", "none")
+@_case("search: query without words", "q", "no local features")
 def _no_words(folder, model):
   queries = _queries(folder, "q")
   none = np.zeros([0])
