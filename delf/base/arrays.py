@@ -131,10 +131,9 @@ def stack_descriptors(
   dimension: int | None = None,
   name: str = "descriptors",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Stack global descriptors and check them with `check_descriptors`.
+  """Stack [N, D] descriptors, or N of [D], None or [0], and check them.
 
-  They are [N, D], or N arrays [D]; an image that was too small has None or [0].
-  Returns [N, D] float32, zeros for missing ones, and [N] bool, the missing.
+  Returns [N, D] float32, zeros for empty ones, and [N] bool, the empty.
   """
   if isinstance(descriptors, np.ndarray):
     empty = np.full([len(descriptors)], not descriptors.size)

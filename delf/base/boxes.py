@@ -48,11 +48,10 @@ def suppress(
   most: int | None = None,
   classes: npt.ArrayLike | None = None,
 ) -> np.ndarray:
-  """Select boxes by non-maximum suppression, the highest score first.
+  """Select at most `most` boxes by non-maximum suppression.
 
-  A box is dropped if its IoU with a selected one of its class is over
-  `most_overlap`. At most `most` are selected. Returns [K] indices by descending
-  score; ties stay in order.
+  Drops a box if its IoU with a better one of its class is over `most_overlap`.
+  Returns [K] indices by descending score, ties in order.
   """
   if not 0 <= most_overlap <= 1:
     raise errors.InputError(f"an overlap must be in [0, 1], not {most_overlap}")
@@ -96,10 +95,7 @@ def to_pixels(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
 
 
 def to_crops(boxes: npt.ArrayLike, height: int, width: int) -> np.ndarray:
-  """Return the ranges of pixels that boxes cover, as in Detect-to-Retrieve.
-
-  [N, 4] int64: floor of the low corner, ceiling of the high one (exclusive).
-  """
+  """Return boxes in pixels, rounded outwards, [N, 4] int64; ends exclusive."""
   pixels = to_pixels(boxes, height, width)
   low, high = np.floor(pixels[:, :2]), np.ceil(pixels[:, 2:])
   return np.concatenate([low, high], axis=1).astype(np.int64)

@@ -24,8 +24,8 @@ def futures_ahead(
 ) -> Generator[concurrent.futures.Future, None, None]:
   """Apply a function in threads; yield finished futures in order of the items.
 
-  Items may be endless: at most `pending` results wait, which bounds the memory.
-  With 0 workers, the function runs in the caller's thread.
+  Items may be endless: at most `pending` results are in memory. With 0 workers,
+  the function runs in the caller's thread.
   """
   items = iter(items)
   if workers <= 0:
@@ -72,9 +72,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-  """Turn SIGTERM and SIGINT into a request to stop after the current step.
+  """Turn a first SIGTERM or SIGINT into a request to stop after this step.
 
-  A second signal acts as usual. Outside the main thread this has no effect.
+  Outside the main thread this has no effect.
   """
   request = StopRequest()
   if threading.current_thread() is not threading.main_thread():

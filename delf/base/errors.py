@@ -42,10 +42,7 @@ def one_line(error: BaseException | Warning | str) -> str:
 
 
 def log_warnings() -> None:
-  """Log each warning in one line; for programs.
-
-  Pillow's warnings are left out: the loader's error names the file as well.
-  """
+  """Log each warning in one line, except Pillow's: errors name its files."""
 
   def log(message, *_, **__):
     logging.getLogger("py.warnings").warning("%s", one_line(message))

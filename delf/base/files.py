@@ -223,10 +223,7 @@ def atomic_path(path: Path) -> Iterator[pathlib.Path]:
 def atomic_folder(
   path: pathlib.Path, check: Callable[[], object] = lambda: None
 ) -> Iterator[pathlib.Path]:
-  """Yield a temporary path that replaces a local folder on success.
-
-  `check` is called just before; if it raises, the existing folder stays.
-  """
+  """Yield a path that replaces a local folder on success, after `check`."""
   temporary, previous = (
     path.with_name(f".{path.name}.{uuid.uuid4().hex}") for _ in range(2)
   )
@@ -264,8 +261,7 @@ def remove_leftovers(
 ) -> None:
   """Remove temporary files that a killed run left for the images of jobs.
 
-  The files of a job are its `name` and an extension, or an `ending` such as
-  `_viz.jpg`; `record` is the file name of the run's record.
+  A job's files are its `name` with an extension or an `ending` (`_viz.jpg`).
   """
   stems = {"": {pathlib.Path(record).stem}}
   more = ending.rpartition(".")[0]
@@ -294,9 +290,8 @@ def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
   If another run holds it, waits or raises InputError. The system frees it when
   the process ends, even if killed. File systems without locks ignore it.
   """
-  busy = errors.InputError(
-    "another run is changing this folder: wait until it has ended", path=folder
-  )
+  problem = "another run is changing this folder: wait until it ends"
+  busy = errors.InputError(problem, path=folder)
   if not _LOCKS_FOLDERS:
     import filelock
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import logging
 
-from delf.base import errors, files
+from delf.base import errors, files, manifest
 from delf.downloads import published, transfer
 from delf.extraction import engine
 from delf.formats import untrusted
@@ -136,8 +136,6 @@ def free_bytes(out: files.Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-  """Record of a finished file."""
-
   name: str
   size: int
   md5: str
@@ -146,8 +144,6 @@ class _Record:
 
 
 class _Download:
-  """Download of a data set to a folder."""
-
   def __init__(self, out, options):
     self._out, self._options = pathlib.Path(out), options
     self.work = self._out / WORK
@@ -204,7 +200,6 @@ class _Download:
       return record
 
   def _get(self, file):
-    """Download and install a file; return its record."""
     options, source = self._options, self.source
     path = source.bring(file, options.ignore_checksum)
     is_ours = self.work in path.parents
@@ -218,8 +213,7 @@ class _Download:
       raise errors.InputError(error.message) from None
     only = options.only.digest if options.only else None
     record = _Record(file.name, path.stat().st_size, md5, images, only)
-    text = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
-    files.write_bytes(self._record_path(file.name), text.encode())
+    manifest.write(self._record_path(file.name), dataclasses.asdict(record))
     if is_ours:
       path.unlink()
     return record
@@ -309,7 +303,6 @@ class _Source:
     return _aside(path)
 
   def path(self, name):
-    """Return the path of an unfinished file."""
     return self._work / name.replace("/", "_")
 
   def _addresses(self, name, urls):
@@ -393,7 +386,6 @@ def _check_pairs(path):
 
 
 def _check_truth(path):
-  """Raise InputError if ground truth is invalid."""
   from delf.evaluation import ground_truth
 
   ground_truth.read_revisited(os.fspath(path))

@@ -180,7 +180,6 @@ def _landmarks(split, parts):
 
 
 def _checked(parts, known):
-  """Return the requested parts, sorted, without repetitions."""
   if parts is None:
     return known
   unknown = sorted(set(parts) - set(known))

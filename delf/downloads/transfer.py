@@ -66,7 +66,6 @@ class _PartialFile:
     return ""
 
   def begin(self, version):
-    """Start an empty part of a version."""
     self.path.parent.mkdir(parents=True, exist_ok=True)
     self.path.write_bytes(b"")
     note = json.dumps({"url": self.url, "version": version})
@@ -190,7 +189,6 @@ def _request(url, offset, version, timeout, method="GET"):
 
 @contextlib.contextmanager
 def _network_errors():
-  """Turn errors of the connection into _Interrupted."""
   try:
     yield
   except urllib.error.HTTPError:
@@ -288,9 +286,8 @@ def _unpack_into(path, folder, max_bytes, max_members):
   except (*_READ_ERRORS, OSError) as error:
     if isinstance(error, OSError) and error.errno not in _ARCHIVE_ERRNOS:
       raise
-    reason = f"it cannot be read ({type(error).__name__}: {error})"
-    problem = f"not a whole tar archive: {reason}"
-    raise errors.InputError(problem, path=path) from None
+    reason = f"cannot be read as a whole tar ({type(error).__name__}: {error})"
+    raise errors.InputError(f"the archive {reason}", path=path) from None
 
 
 def _unpack_members(path, content, folder, max_bytes, max_members):
@@ -341,7 +338,6 @@ class _Limited:
 
 
 def _take(archive, member, folder, path):
-  """Write one member below `folder`, after checking it."""
   target = _target(member, folder, path)
   if member.isdir():
     target.mkdir(parents=True, exist_ok=True)
@@ -353,7 +349,6 @@ def _take(archive, member, folder, path):
 
 
 def _target(member, folder, path):
-  """Return the path of a member, having checked its kind and name."""
   if not (member.isfile() or member.isdir()):
     _refuse(f"a link or device, {member.name!r}", path)
   parts = member.name.replace("\\", "/").split("/")
@@ -423,8 +418,8 @@ def install(
     if sha256 is None:
       source = "recorded at the first download"
       advice = f"; if it is right, use --sha256 {digest}"
-    file = f"this file of {record.size} bytes from {url} has {digest}"
-    problem = f"SHA-256 {required} was {source}, but {file}{advice}"
+    actual = f"this file of {record.size} bytes from {url} has {digest}"
+    problem = f"SHA-256 {required} was {source}, but {actual}{advice}"
     raise errors.InputError(problem, path=aside)
   try:
     unpack(path, folder, required=known.pattern)

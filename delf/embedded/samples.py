@@ -116,10 +116,9 @@ def write_dataset(folder: str | os.PathLike) -> SampleDataset:
 def write_landmarks(
   folder: str | os.PathLike, photos: int = 10
 ) -> SampleLandmarks:
-  """Write a training set of four landmarks with `photos` of each.
+  """Write a set of four landmarks with `photos` of each, to try training.
 
-  They are slightly rotated crops of four pictures: enough to test that training
-  runs, but not to learn anything useful.
+  They are slightly rotated crops of four pictures.
   """
   from skimage import data
 
@@ -183,7 +182,6 @@ def _scaled(photo, factor):
 
 
 def _landmark_id(subject, number):
-  """Return 16 hexadecimal digits, as in ids of Google Landmarks."""
   return hashlib.sha256(f"{subject} {number}".encode()).hexdigest()[:16]
 
 

@@ -23,10 +23,9 @@ from numpy import typing as npt
 
 from delf.base import errors, files
 
-# Increased when the layout changes so that older programs cannot read it.
+# Increased when older programs cannot read the layout.
 VERSION = 1
-# Like PNG's: a byte outside of ASCII, and line ends that a transfer as text
-# would change.
+# Like PNG's, with a byte outside of ASCII and line ends, to notice conversions.
 _MAGIC = b"\x89delf\r\n\x1a"
 # Magic, version, checksum; then the lengths of the header and of the file.
 _START = struct.Struct("<8sII")
@@ -59,10 +58,7 @@ def write(
   header: dict,
   arrays: Mapping[str, np.ndarray | Stream],
 ) -> None:
-  """Write arrays of numbers to one local file, atomically.
-
-  `kind` is a name such as "inverted index"; `header` is the caller's, for JSON.
-  """
+  """Write arrays of numbers, and a header for JSON, to one local file."""
   if files.is_remote(path):
     raise errors.InputError("an index needs a local path", path=path)
   streams = {
@@ -110,7 +106,6 @@ def _stored_dtype(dtype):
 
 
 def _write_pieces(file, stream):
-  """Write an array and return its checksum."""
   dtype = _stored_dtype(stream.dtype)
   left, checksum = math.prod(map(int, stream.shape)), 0
   for piece in stream.pieces:
@@ -141,9 +136,8 @@ def read(
   """Open a file of arrays without loading them.
 
   Returns the caller's header, and read-only memory maps by name, which keep
-  their values if `write` replaces the file. Raises InputError if the file is
-  damaged; damage within the arrays is noticed only with `verify`, which reads
-  them and compares checksums.
+  their values if `write` replaces the file. Raises InputError if it is damaged;
+  damage of arrays is found only with `verify`, which compares their checksums.
   """
   table, size = read_table(path)
   if table["kind"] != kind:
@@ -179,10 +173,7 @@ def is_index(path: files.Path) -> bool:
 
 
 def describe(path: files.Path) -> dict:
-  """Return `kind`, `version`, `bytes`, `header` and `arrays` of a file.
-
-  `arrays` maps names to `dtype` and `shape`.
-  """
+  """Return `kind`, `version`, `bytes`, `header` and `arrays` without values."""
   table, size = read_table(path)
   arrays = {
     e["name"]: {"dtype": e["dtype"], "shape": e["shape"]}

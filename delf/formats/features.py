@@ -48,12 +48,10 @@ class LocalFeatures(arrays.Record):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ImageFeatures(arrays.Record):
-  """Features of one image; those not requested are None.
-
-  `global_descriptor` is [D] float32, or None if the image is too small for it.
-  """
+  """Features of one image; those not requested are None."""
 
   local: LocalFeatures | None = None
+  # [D] float32; None also if the image is too small for it.
   global_descriptor: np.ndarray | None = None
   path: str | None = None  # Path of the image, if known.
   # The image where it has no path: bytes of a file, Pillow image or pixels.

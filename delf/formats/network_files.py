@@ -53,8 +53,7 @@ class Settings:
   """Settings of a network."""
 
   form: str  # One of FORMS; determines the outputs of the network.
-  # (size, stride, padding) in pixels of the receptive field of a cell of the
-  # feature map, or None without local features.
+  # Size, stride, padding of receptive fields in pixels; None if not local.
   receptive: tuple[float, float, float] | None = None
   # IoU of two receptive boxes over which the weaker feature is dropped.
   iou: float = 1.0

@@ -70,8 +70,6 @@ class _DamagedError(Exception):
 
 
 class _MatReader:
-  """Reads the elements of one file."""
-
   def __init__(self, order, names):
     self._order, self._names = order, names
     self._left = _MAX_UNPACKED
@@ -193,8 +191,7 @@ MAX_BYTES = 2**28
 _MAX_PICKLE_DEPTH = 100
 _PLAIN = (str, bytes, bool, int, float, type(None))
 _NUMBERS = re.compile(r"[<>|=]?([biuf][1248]|[SU]\d{1,6})")
-# Opcodes that call something other than a named class, or that allocate as much
-# memory as the file says.
+# Opcodes with unnamed calls, or allocations of a size that the file states.
 _REFUSED = {
   "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID", "INST", "OBJ", "NEWOBJ",
   "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER",

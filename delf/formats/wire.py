@@ -39,9 +39,7 @@ _HEAD_BYTES = 256
 
 # Field numbers of datum.proto and its lists, and of feature.proto.
 _SHAPE, _FLOAT_LIST = 1, 2
-_VALUE = 1
-_FEATURE = 1
-_DESCRIPTOR = 1
+_VALUE = _FEATURE = _DESCRIPTOR = 1
 _SCALARS = {"x": 2, "y": 3, "scale": 4, "orientation": 5, "strength": 6}
 
 
@@ -80,10 +78,7 @@ def read_varint(data: _Bytes, position: int) -> tuple[int, int]:
 def delimited_fields(
   data: _Bytes, start: int = 0, end: int | None = None
 ) -> Iterator[tuple[int, int, int]]:
-  """Yield (number, start, end) of the fields of a message of messages.
-
-  Raises ValueError if a field is truncated or of another type.
-  """
+  """Yield (number, start, end) of each field; ValueError unless delimited."""
   end = len(data) if end is None else end
   while start < end:
     key, start = read_varint(data, start)
@@ -201,10 +196,7 @@ def read_floats(path: files.Path) -> np.ndarray | None:
 
 
 def _datum_layout(data, size):
-  """Return the shape, and start and end of the values, of a float DatumProto.
-
-  `data` are the first bytes of a message of `size` bytes.
-  """
+  """Return shape, start and end of values from the first bytes of a message."""
   (first, *shape_span), (second, *value_span) = delimited_fields(data, 0, size)
   if (first, second) != (_SHAPE, _FLOAT_LIST):
     raise ValueError("other fields than a shape and a list of floats")
@@ -238,8 +230,7 @@ def pack_features(
 def view_features(data: bytes) -> np.ndarray | None:
   """View the bytes of a DelfFeatures as [N] float32 records, not aligned.
 
-  Fields are `descriptor` [D] and `_SCALARS`. Returns None unless all records
-  have the same layout, in every tag and length.
+  Fields are `descriptor` [D] and `_SCALARS`. None if their layouts differ.
   """
   try:
     _, start, end = next(delimited_fields(data))

@@ -97,8 +97,9 @@ def draw_matches(
   and gives the default heading, its verdict.
   """
   suffix = check_path(path)
-  images, pair = (image_1, image_2), (features_1, features_2)
-  _save(_matches_figure(images, pair, match, title), path, suffix)
+  pair = (features_1, features_2)
+  drawing = _matches_figure((image_1, image_2), pair, match, title)
+  _save(drawing, path, suffix)
 
 
 def matches_jpeg(
@@ -109,8 +110,8 @@ def matches_jpeg(
   match: Any,
 ) -> bytes:
   """Return the picture of `draw_matches` as a JPEG file."""
-  images, pair = (image_1, image_2), (features_1, features_2)
-  drawing = _matches_figure(images, pair, match, None)
+  pair = (features_1, features_2)
+  drawing = _matches_figure((image_1, image_2), pair, match, None)
   buffer = io.BytesIO()
   drawing.savefig(buffer, format="jpeg", dpi=_DPI)
   return buffer.getvalue()
@@ -438,10 +439,7 @@ def _add_text(drawing, heading, caption, bar=None):
 
 
 def _fit_text(drawing, content, middle, right, sizes, style):
-  """Write text from the left margin to `right` inches.
-
-  Uses the first of `sizes`, (points, lines), that fits, or cuts the text.
-  """
+  """Write text up to `right` inches, in the first of `sizes` that fits."""
   content = " ".join(content.split())[:_MAX_LETTERS]
   start = _MARGIN / drawing.get_size_inches()[0]
   text = drawing.text(start, middle, "", va="center", parse_math=False, **style)

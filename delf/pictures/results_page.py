@@ -20,23 +20,18 @@ from delf.formats import features
 from delf.python import utils
 
 _QUALITY = 72
-# Photos are decoded at least at this multiple of the copy's size, so that JPEGs
-# decoded at a fraction of their size look the same.
+# Photos are decoded at least at this multiple of the copy's size, for quality.
 _OVERSAMPLING = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Longer sides of thumbnails in pixels, and whether photos are rotated.
-
-  Thumbnails are large until the JPEGs of a page have `large_bytes`.
-  `apply_rotation` (EXIF) must equal that of the extraction of features.
-  """
+  """Sizes of thumbnails, longer sides in pixels, and rotation of photos."""
 
   side: int = 160
-  large_side: int = 480
+  large_side: int = 480  # Used until the JPEGs of a page have `large_bytes`.
   large_bytes: int = 6_000_000
-  apply_rotation: bool = False
+  apply_rotation: bool = False  # By EXIF, as when features were extracted.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,14 +155,11 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table of metrics; the first cell of a row is its heading.
-
-  Floats get two decimals; None and NaN appear as unknown.
-  """
+  """A table of metrics: two decimals for floats, None and NaN as unknown."""
 
   title: str
   columns: tuple[str, ...]
-  rows: tuple[tuple[object, ...], ...]
+  rows: tuple[tuple[object, ...], ...]  # The first cell is the row's heading.
 
   def __post_init__(self) -> None:
     for row in self.rows:
@@ -308,7 +300,6 @@ def _check_box(box, name):
 
 
 def _frame(title):
-  """Return the parts of a page before and after its content."""
   css, js, page = map(_part, ("css", "js", "html"))
   # By their hashes, these are the only script and style the browser accepts.
   policy = (
@@ -344,7 +335,6 @@ def _base64(data):
 
 
 def _escape(text):
-  """Escape text for use between tags or as a quoted attribute."""
   return html.escape(str(text), quote=True)
 
 
@@ -388,7 +378,6 @@ def _result_item(rank, result, copy, query_photo):
 
 
 def _score_text(value):
-  """Format a score with four digits, or three below 0.01."""
   if not math.isfinite(value):
     return "–"
   return f"{value:.4g}" if abs(value) >= 0.01 else f"{value:.3g}"
@@ -414,7 +403,6 @@ def _image(copy, box):
 
 
 def _line_data(points, query_photo, copy):
-  """Return the attribute with the lines of a match, in base64."""
   if points is None or None in (query_photo.number, copy.number):
     return ""
   points = np.asarray(points, np.float64)
@@ -461,7 +449,6 @@ def _cell(value):
 
 
 def _curves(curves):
-  """Return a drawing of precision-recall curves, with its legend."""
   axes = _part("svg").replace("\n", "")
   drawn, names = [], []
   for number, curve in enumerate(curves):
