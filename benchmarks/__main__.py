@@ -11,7 +11,7 @@ _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def _names():
-  """Returns the names of the benchmark scripts."""
+  """Return the names of the benchmark scripts."""
   return sorted(
     path.stem
     for path in _FOLDER.glob("*.py")
@@ -20,7 +20,7 @@ def _names():
 
 
 def _run(name, full):
-  """Runs one benchmark and returns its exit status."""
+  """Run one benchmark and return its exit status."""
   print(f"== {name}", flush=True)
   has_quick = "--quick" in (_FOLDER / f"{name}.py").read_text()
   arguments = ["--quick"] if has_quick and not full else []
@@ -32,7 +32,7 @@ def _run(name, full):
 
 
 def main():
-  """Runs the named benchmarks, or all; returns 1 if one failed."""
+  """Run the named benchmarks, or all; return 1 if one failed."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("names", nargs="*", help=f"of {', '.join(_names())}")
   parser.add_argument(

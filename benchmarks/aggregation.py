@@ -1,10 +1,10 @@
-"""How fast local features are aggregated, and in how much memory.
+"""Speed and memory of the aggregation of local features.
 
 Baselines: one plain matrix product of features and words, which any exact
 assignment needs; and distances through tiled copies of both sides, in batches
-of 100 features on TensorFlow, as the original computes them. Processor time is
-of all threads; it says more where other programs run. Threads of the matrix
-product wait at full speed: OPENBLAS_NUM_THREADS=1 shows what is computed.
+of 100 features in TensorFlow, as in the original. CPU time is the sum over all
+threads; prefer it if other programs run. Idle threads of the matrix product
+spin: OPENBLAS_NUM_THREADS=1 excludes this time.
 """
 
 import argparse
@@ -19,14 +19,13 @@ from delf.aggregation import aggregate
 _DIMENSION = 128
 _FEATURES = 1000
 _LARGE, _SMALL = 65536, 1024
-# Features of a batch, by the original's default.
-_BATCH = 100
-# What was asked for.
+_BATCH = 100  # Features per batch, the original's default.
+# Targets.
 _MOST_PRODUCTS, _MOST_MEGABYTES, _LEAST_SPEEDUP = 1.5, 300, 100
 
 
 def _data(words, features=_FEATURES):
-  """Returns words [K, D], and features [N, D] around some of them, float32."""
+  """Return words [K, D], and features [N, D] around some of them, float32."""
   generator = np.random.default_rng(0)
   centers = generator.standard_normal([words, _DIMENSION], dtype=np.float32)
   centers /= np.linalg.norm(centers, axis=1, keepdims=True)
@@ -36,7 +35,7 @@ def _data(words, features=_FEATURES):
 
 
 def _tiled(features, centers):
-  """Returns the nearest word of each feature, through N x K copies of both."""
+  """Return the nearest word of each feature, through N x K copies of both."""
   import tensorflow as tf
 
   found = []
@@ -50,7 +49,7 @@ def _tiled(features, centers):
 
 
 def _fastest(functions, runs, in_a_row=1):
-  """Returns the least seconds of each, wall and processor, taken in turns."""
+  """Return the least seconds of each, wall and processor, taken in turns."""
   times = {name: [] for name in functions}
   for _ in range(runs):
     for name, function in functions.items():
@@ -67,7 +66,7 @@ def _regions(number):
 
 
 def _ways(words, features):
-  """Returns {name: function} of the aggregations that are measured."""
+  """Return {name: function} of the aggregations that are measured."""
   options = aggregate.AggregateOptions
   ways = {
     "nearest words alone": lambda: words.nearest(features),
@@ -86,7 +85,7 @@ def _ways(words, features):
 
 
 def against_product(runs):
-  """Prints times with 65536 words beside one plain matrix product."""
+  """Print times with 65536 words beside one plain matrix product."""
   centers, features = _data(_LARGE)
   words = aggregate.Words(centers)
   ways = _ways(words, features)
@@ -101,11 +100,11 @@ def against_product(runs):
     print(
       f"  {name:26}{_both(each)}  {ratio[0]:5.2f} / {ratio[1]:4.2f} x product"
     )
-  print(f"  asked for: at most {_MOST_PRODUCTS} x product")
+  print(f"  target: at most {_MOST_PRODUCTS} x product")
 
 
 def against_tiled(runs):
-  """Prints times with 1024 words beside the tiled computation."""
+  """Print times with 1024 words beside the tiled computation."""
   centers, features = _data(_SMALL)
   words = aggregate.Words(centers)
   same = np.mean(_tiled(features, centers) == words.nearest(features)[:, 0])
@@ -126,24 +125,24 @@ def against_tiled(runs):
       f"  {name:26}{_both(each)}  {ratio[0]:4.0f} / {ratio[1]:3.0f} x faster"
       " than tiled"
     )
-  print(f"  asked for: at least {_LEAST_SPEEDUP} x faster")
+  print(f"  target: at least {_LEAST_SPEEDUP} x faster")
 
 
 def _both(seconds):
-  """Returns wall and processor time as text."""
+  """Return wall and processor time as text."""
   wall, processor = 1000 * seconds
   return f"{wall:7.1f} / {processor:6.1f} ms"
 
 
 def _status(field):
-  """Returns a field of /proc/self/status in MB (10^6 bytes)."""
+  """Return a field of /proc/self/status in MB (10^6 bytes)."""
   with open("/proc/self/status") as file:
     lines = dict(line.split(":", 1) for line in file)
   return int(lines[field].split()[0]) * 1024 / 1e6
 
 
 def print_memory(name):
-  """Prints the memory that one way takes above the codebook; in a process."""
+  """Print the memory that one way takes above the codebook; in a process."""
   centers, features = _data(_LARGE)
   # The first product takes the library's own buffers.
   features[:8] @ features[:8].T
@@ -159,7 +158,7 @@ def print_memory(name):
 
 
 def memory():
-  """Prints peak memory with 65536 words, each way in a process of its own."""
+  """Print peak memory with 65536 words, each way in a process of its own."""
   print("Peak memory, by the operating system:", flush=True)
   if not sys.platform.startswith("linux"):
     print("  not measured: it is read from Linux's /proc")
@@ -169,11 +168,11 @@ def memory():
       [sys.executable, "-m", "benchmarks.aggregation", "--memory-of", name],
       check=True,
     )
-  print(f"  asked for: at most {_MOST_MEGABYTES} MB (a VLAD itself has 34)")
+  print(f"  target: at most {_MOST_MEGABYTES} MB (a VLAD itself has 34)")
 
 
 def main():
-  """Runs the benchmark; returns its exit status."""
+  """Run the benchmark; return its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="fewer runs")
   parser.add_argument("--memory-of", help=argparse.SUPPRESS)

@@ -1,11 +1,11 @@
-"""k-means for codebooks, against the way of the original, and how it grows.
+"""k-means for codebooks: speed against the original's method, and scaling.
 
-The original runs TensorFlow's k-means estimator, which is gone; it was recorded
-at 1.1 s a step on two cores. Two stand-ins of its step run here: "matrix", what
-the estimator computes (squared distances of all features to all words as one
-matrix of TensorFlow, means by segments) without the estimator around it; and
-"tiled", with the differences of each feature and word held in memory, as the
-original computes distances to words in its aggregation.
+The original runs TensorFlow's k-means estimator, which no longer exists; it was
+recorded at 1.1 s per step on two cores. Two stand-ins for its step run here:
+"matrix" is the computation of the estimator without its overhead (squared
+distances of all features to all words as one TensorFlow matrix, means by
+segments), and "tiled" keeps the differences of all features and words in
+memory, as the original's aggregation does.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _TILED_ROWS = 100  # The original's `feature_batch_size`.
 
 
 def _clustered(number, groups, seed=0):
-  """Returns L2-normalised features about random directions."""
+  """Return L2-normalised features about random directions."""
   generator = np.random.default_rng(seed)
   centers = generator.standard_normal((groups, _SIZE), dtype=np.float32)
   centers /= np.linalg.norm(centers, axis=1, keepdims=True)
@@ -68,14 +68,14 @@ def _ours_step(features, centers):
 
 
 def _time(step, *arguments):
-  """Returns (seconds, processor seconds of all cores, result)."""
+  """Return (seconds, processor seconds of all cores, result)."""
   start, cpu = time.perf_counter(), time.process_time()
   result = step(*arguments)
   return time.perf_counter() - start, time.process_time() - cpu, result
 
 
 def _compare(runs):
-  """Prints the time of a step of 20 000 features into 256 words."""
+  """Print the time of a step of 20 000 features into 256 words."""
   features = _clustered(20000, 300)
   centers = features[:256].copy()
   ways = {"delf": _ours_step, "matrix": _matrix_step, "tiled": _tiled_step}
@@ -83,7 +83,7 @@ def _compare(runs):
   print("            wall ms   x delf  processor ms   x delf  off by")
   first = None
   for name, step in ways.items():
-    step(features[:500], centers)  # What is loaded or traced at first.
+    step(features[:500], centers)  # Warm-up: loading, tracing.
     found = [_time(step, features, centers) for _ in range(runs)]
     wall, cpu = min(f[0] for f in found), min(f[1] for f in found)
     first = first or (wall, cpu, found[0][2])
@@ -96,7 +96,7 @@ def _compare(runs):
 
 
 def _grow(sizes):
-  """Prints seconds of a step, and features a second, by size."""
+  """Print seconds of a step, and features a second, by size."""
   print("a step as it grows (processor seconds: of all cores together)")
   for number, num_words in sizes:
     features = _clustered(number, max(300, num_words // 2))
@@ -111,7 +111,7 @@ def _grow(sizes):
 
 
 def _lose(number, num_words, steps):
-  """Prints what approximate assignment loses against exact."""
+  """Print the loss of approximate against exact assignment."""
   features = _clustered(number, num_words // 2)
   print(f"mean squared distance, {number} into {num_words}, {steps} steps")
   for method in (kmeans.EXACT, kmeans.APPROXIMATE):
@@ -124,7 +124,7 @@ def _lose(number, num_words, steps):
 
 
 def main():
-  """Prints three tables."""
+  """Print three tables."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--quick", action="store_true", help="smaller sizes")
   quick = parser.parse_args().quick

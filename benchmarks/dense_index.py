@@ -37,7 +37,7 @@ _EFFORTS = {"hnsw": (16, 64, 128, 256), "ivfpq": (8, 32, 128)}
 
 
 def make(number, dimension, seed=0):
-  """Returns [number, dimension] float32 of unit length, alike in groups.
+  """Return [number, dimension] float32 of unit length, alike in groups.
 
   As descriptors of photos are: on a space of fewer dimensions, in groups of
   about ten. Among points that lie evenly there is nothing to find fast.
@@ -58,7 +58,7 @@ def make(number, dimension, seed=0):
 
 
 def _timed(function, repeats=5):
-  """Returns the last result and the least milliseconds."""
+  """Return the last result and the least milliseconds."""
   times = []
   for _ in range(repeats):
     start = time.perf_counter()
@@ -68,7 +68,7 @@ def _timed(function, repeats=5):
 
 
 def _pair_by_pair(queries, descriptors):
-  """Returns the milliseconds of a loop over pairs, from those of some."""
+  """Return the milliseconds of a loop over pairs, from those of some."""
   some = descriptors[: max(1, _PAIRS // len(queries))]
   start = time.perf_counter()
   for query in queries:
@@ -79,7 +79,7 @@ def _pair_by_pair(queries, descriptors):
 
 
 def _memory(function):
-  """Returns the megabytes that are allocated by Python's measure."""
+  """Return the megabytes that are allocated by Python's measure."""
   tracemalloc.start()
   function()
   peak = tracemalloc.get_traced_memory()[1]
@@ -88,7 +88,7 @@ def _memory(function):
 
 
 def exact(sizes):
-  """Prints the times of exact search."""
+  """Print the times of exact search."""
   print(f"exact, {_QUERIES} queries, the {_K} best; least of 5, milliseconds;")
   print("pairs: a loop of one dot product each; product: one matrix product of")
   print("all, not searched; mapped: from a file; MB beside the descriptors")
@@ -117,7 +117,7 @@ def exact(sizes):
 
 
 def _from_files(index, queries, expected):
-  """Returns the milliseconds of a mapped index and of one of float16."""
+  """Return the milliseconds of a mapped index and of one of float16."""
   half = dense.DenseIndex("float16")
   half.add(index.names, index.descriptors)
   with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ def _from_files(index, queries, expected):
 
 
 def approximately(number, dimension):
-  """Prints times, sizes and recalls of both methods."""
+  """Print times, sizes and recalls of both methods."""
   descriptors = make(number, dimension)
   queries = make(_QUERIES, dimension, seed=2)
   names = [str(i) for i in range(number)]
@@ -173,7 +173,7 @@ def approximately(number, dimension):
 
 
 def _size(index):
-  """Returns the bytes of an index on the disk."""
+  """Return the bytes of an index on the disk."""
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "a.index"
     index.save(path)
@@ -181,7 +181,7 @@ def _size(index):
 
 
 def main():
-  """Prints the tables."""
+  """Print the tables."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="10 000 images")
   quick = parser.parse_args().quick

@@ -1,9 +1,9 @@
 """Speed of extraction with ONNX Runtime and LiteRT against TensorFlow.
 
-The same network, settings and photos, on two threads; what is in memory is
-resized, run at all scales, selected and normalised. Beside the times, the
-largest differences from the features of the SavedModel. The photos are those of
-a folder, or the three that come with scikit-image.
+All use the same network, settings and photos, on two threads. Photos in memory
+are resized and run at all scales; features are selected and normalised. Printed
+are times and the largest differences from the features of the SavedModel. The
+photos are those of a folder, or three from scikit-image.
 
   python -m benchmarks.export_formats [--model NAME] [--photos FOLDER]
       [--resnet] [--quick]
@@ -76,7 +76,7 @@ def _photos(options):
 
 
 def _copy(model, folder):
-  """Copies a SavedModel, and makes the other formats of it beside."""
+  """Copy a SavedModel, and makes the other formats of it beside."""
   from delf.base import errors
   from delf.inference import zoo
 

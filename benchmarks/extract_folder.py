@@ -1,8 +1,8 @@
-"""A folder of photos: `delf extract` against one step after the other.
+"""Speed of `delf extract` on a folder, against a sequential loop.
 
-The straightforward way reads an image, extracts, writes, and goes on to the
-next. The pipeline decodes and writes in threads. Both use one loaded model and
-do the folder in turns, so that a slow moment of the machine meets both.
+The sequential loop reads an image, extracts and writes its features, one image
+after the other. The pipeline decodes and writes in threads. Both use one loaded
+model and take turns, so that slow moments of the machine affect both.
 
   python benchmarks/extract_folder.py                 20 photos of scikit-image
   python benchmarks/extract_folder.py FOLDER --config FILE
@@ -31,7 +31,7 @@ _NUMBER = 20
 
 
 def main():
-  """Runs the benchmark that the arguments ask for."""
+  """Run the requested benchmark."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("folder", nargs="?")
   parser.add_argument("--model")
@@ -102,7 +102,7 @@ def _in_sequence(images, config, model, folder):
 
 
 def _check_same(scratch, args):
-  if args.batch:  # Equal up to rounding; the tests compare those.
+  if args.batch:  # Equal up to rounding; tests compare them.
     return
   for path in (scratch / "sequence_0").iterdir():
     assert (
@@ -111,7 +111,7 @@ def _check_same(scratch, args):
 
 
 def _sample_photos(scratch, quick):
-  """Writes large JPEGs, in four sizes, of the photos scikit-image brings."""
+  """Write large JPEGs, in four sizes, of the photos scikit-image brings."""
   import skimage.data
 
   folder = scratch / "photos"
@@ -131,7 +131,7 @@ def _sample_photos(scratch, quick):
 
 
 def _measure_memory(config):
-  """Prints the memory that each image more takes, in a process of its own."""
+  """Print the memory that each image more takes, in a process of its own."""
   peaks = {}
   for number in (1, 3):
     command = [sys.executable, __file__, *sys.argv[1:], "--peak", str(number)]
@@ -142,7 +142,7 @@ def _measure_memory(config):
 
 
 def _peak_memory(config, number):
-  """Returns the most bytes that the process held."""
+  """Return the most bytes that the process held."""
   model = extractor.make_extractor(config)
   image = np.random.default_rng(0).integers(0, 256, [480, 640, 3], np.uint8)
   model.extract_batch([image] * number)

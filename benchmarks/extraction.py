@@ -1,12 +1,12 @@
-"""Speed of extraction against the straightforward way.
+"""Speed of extraction against straightforward inference.
 
 The model is DELG on ResNet-50 with random weights, at the seven scales of the
-published configurations, of which three give global descriptors. The
-straightforward way is one call per image, of all scales and both heads, through
-a function that TensorFlow traces again for each size of image; "folded" is the
-same with batch normalisation folded into the convolutions, as exports have it,
-so that what is left is the work that extraction does not do. The network counts
-with the resizing of the pyramid; reading and writing of files count for none.
+published configurations, of which three give global descriptors. The baseline
+is one call per image, with all scales and both heads, through a function that
+TensorFlow traces again for each image size. "folded" is the same with batch
+normalisation folded into the convolutions, as in exports, so that the remaining
+difference is work that extraction avoids. Times include the network and the
+image pyramid, but not reading and writing files.
 
   python -m benchmarks.extraction [--size 1024x768] [--images 20] [--quick]
   python -m benchmarks.extraction --openvino
@@ -87,7 +87,7 @@ def _make_extractor(path, scales, indices, use_local=True, use_global=True):
 
 
 def _image(height, width, seed=0):
-  """Returns a smooth random picture, [height, width, 3] uint8."""
+  """Return a smooth random picture, [height, width, 3] uint8."""
   noise = np.random.default_rng(seed).uniform(0, 255, [1, 24, 32, 3])
   smooth = tf.image.resize(noise, [height, width], method="bicubic")[0]
   return np.clip(smooth.numpy(), 0, 255).astype(np.uint8)
@@ -100,7 +100,7 @@ def _clock(function, *arguments):
 
 
 def _take_turns(ways, repeats, *arguments):
-  """Returns {way: seconds}, warm; taking turns, so that drift meets all."""
+  """Return {way: seconds}, warm; taking turns, so that drift meets all."""
   for function in ways.values():
     function(*arguments)
   times = {name: [] for name in ways}
@@ -117,7 +117,7 @@ def _print_table(times):
 
 
 def _measure_single(model, path, image, scales, indices, options):
-  """Measures one image, in each way, after a first call."""
+  """Measure one image, in each way, after a first call."""
   # A model of its own, as it stays folded while the other one is not.
   other = extraction_ways.make_model()
   ways = {
@@ -141,7 +141,7 @@ def _measure_single(model, path, image, scales, indices, options):
 
 
 def _measure_folder(model, path, scales, indices, options):
-  """Measures images of several sizes, twice: at first, and once warm."""
+  """Measure images of several sizes, twice: at first, and once warm."""
   other = extraction_ways.make_model()
   width, height = (int(side) for side in options.size.split("x"))
   number = min(10, options.images)
@@ -171,7 +171,7 @@ def _measure_folder(model, path, scales, indices, options):
 
 
 def _measure_openvino(model, image, scales, options):
-  """Measures the network alone, over the sizes of the pyramid."""
+  """Measure the network alone, over the sizes of the pyramid."""
   with extraction_ways.openvino_ways(model, image, scales) as ways:
     difference = extraction_ways.largest_difference(
       *(function() for function in ways.values())

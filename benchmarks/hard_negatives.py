@@ -16,7 +16,7 @@ _NEGATIVES, _BLOCK = 5, 1024
 
 
 def _whole(queries, own, blocks, clusters):
-  """Returns [Q, K] by one ranking of all images."""
+  """Return [Q, K] by one ranking of all images."""
   descriptors = np.concatenate(list(blocks()))
   scores = descriptors @ queries.T
   ranks = np.argsort(-scores, axis=0)
@@ -54,7 +54,7 @@ def _measure(function, *arguments):
 
 
 def main():
-  """Prints a table; a line for each way."""
+  """Print a table; a line for each way."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="a tenth of it")
   args = parser.parse_args()

@@ -11,21 +11,21 @@ _TIME = re.compile(r"import time:\s*\d+ \|\s*(\d+) \| delf$", re.M)
 
 
 def _import_ms():
-  """Returns the milliseconds of `import delf`, Python's own start apart."""
+  """Return the milliseconds of `import delf`, Python's own start apart."""
   command = [sys.executable, "-X", "importtime", "-c", "import delf"]
   result = subprocess.run(command, capture_output=True, text=True, check=True)
   return int(_TIME.search(result.stderr)[1]) / 1000
 
 
 def _command_ms(*command):
-  """Returns the milliseconds that a command takes as a whole."""
+  """Return the milliseconds that a command takes as a whole."""
   start = time.perf_counter()
   subprocess.run(command, capture_output=True, check=True)
   return (time.perf_counter() - start) * 1000
 
 
 def main():
-  """Prints the median and the largest of some runs."""
+  """Print the median and the largest of some runs."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--quick", action="store_true", help="5 runs, not 20")
   runs = 5 if parser.parse_args().quick else 20

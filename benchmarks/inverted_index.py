@@ -46,7 +46,7 @@ class Collection:
     self._random = np.random.default_rng(seed)
 
   def images(self, number):
-    """Returns a list of (bits [M, 16] uint8, words [M] int32)."""
+    """Return a list of (bits [M, 16] uint8, words [M] int32)."""
     draws = self._random.random((number, self._draws))
     draws.sort(axis=1)
     words = np.searchsorted(self._cumulative, draws.reshape(-1))
@@ -63,7 +63,7 @@ class Collection:
 
 
 def word_by_word(first, second):
-  """Returns the similarity of two images as the original's loop finds it.
+  """Return the similarity of two images as the original's loop finds it.
 
   It goes through two sorted lists of words in step, and took 2.25 ms a pair
   where it was recorded.
@@ -84,7 +84,7 @@ def word_by_word(first, second):
 
 
 def pairwise(first, second):
-  """Returns the same by array operations on the words that both have."""
+  """Return the same by array operations on the words that both have."""
   (bits_1, words_1), (bits_2, words_2) = first, second
   _, places_1, places_2 = np.intersect1d(
     words_1, words_2, assume_unique=True, return_indices=True
@@ -101,7 +101,7 @@ def _names(first, number):
 
 
 def _filled(collection, first, number):
-  """Returns an index of so many images, and the seconds that adding took."""
+  """Return an index of `number` images, and the seconds for adding them."""
   index, seconds = inverted.InvertedIndex(_OPTIONS), 0.0
   for start in range(0, number, _CHUNK):
     size = min(_CHUNK, number - start)
@@ -113,7 +113,7 @@ def _filled(collection, first, number):
 
 
 def _built(collection, number, folder):
-  """Returns an index; a large one is merged from files, as it should be."""
+  """Return an index; a large one is merged from files, as it should be."""
   if number <= _PART:
     return _filled(collection, 0, number)
   index, seconds = inverted.InvertedIndex(_OPTIONS), 0.0
@@ -130,7 +130,7 @@ def _built(collection, number, folder):
 
 
 def _milliseconds(index, queries):
-  """Returns median wall and processor milliseconds of a query's search."""
+  """Return median wall and processor milliseconds of a query's search."""
   index.search(queries[:1], _TOP)
   times = []
   for query in queries:
@@ -143,14 +143,14 @@ def _milliseconds(index, queries):
 
 
 def _compare(function, queries, images, pairs):
-  """Returns the scores of pairs, and the processor seconds that one takes."""
+  """Return the scores of pairs, and the processor seconds that one takes."""
   begin = time.process_time()
   scores = [function(queries[q], images[i]) for q, i in pairs]
   return scores, (time.process_time() - begin) / len(pairs)
 
 
 def against_pairs(number, sample):
-  """Prints the time of each way for 70 queries."""
+  """Print the time of each way for 70 queries."""
   print(f"70 queries, {number} images, {_WORDS} words of {_CODEBOOK}, 128 bits")
   print(f"pairs: {sample} measured (a tenth word by word), counted up to all;")
   print("processor seconds; of a query, median wall / processor milliseconds")
@@ -186,7 +186,7 @@ def against_pairs(number, sample):
 
 
 def memory(number):
-  """Prints what an index takes in memory while it is built, and then."""
+  """Print the memory of an index during and after building."""
   images = Collection(0, 1).images(number)
   packed = sum(bits.nbytes for bits, _ in images)
   tracemalloc.start()
@@ -204,7 +204,7 @@ def memory(number):
 
 
 def growth(sizes, folder):
-  """Prints how time and size grow with the number of images."""
+  """Print how time and size grow with the number of images."""
   print(
     f"\ngrowth: {_WORDS} words an image, 20 queries, top {_TOP}, from the file"
   )
@@ -238,7 +238,7 @@ def growth(sizes, folder):
 
 
 def main():
-  """Prints the tables."""
+  """Print the tables."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
     "--quick", action="store_true", help="1 000 images, 500 pairs"

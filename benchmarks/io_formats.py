@@ -17,7 +17,7 @@ from delf.python import datum_io, feature_io
 
 
 def _baseline_datum(array):
-  """Returns a DatumProto filled value by value."""
+  """Return a DatumProto filled value by value."""
   datum = datum_pb2.DatumProto()
   for size in array.shape:
     datum.shape.dim.append(size)
@@ -28,7 +28,7 @@ def _baseline_datum(array):
 
 
 def _baseline_array(datum):
-  """Returns the array of a DatumProto read value by value."""
+  """Return the array of a DatumProto read value by value."""
   kind = datum.WhichOneof("kind_oneof")
   values = [value for value in getattr(datum, kind).value]  # noqa: C416
   dtype = np.float32 if kind == "float_list" else np.uint32
@@ -68,7 +68,7 @@ def _baseline_read_features(path):
 
 
 def _fastest(function, runs):
-  """Returns the milliseconds of the fastest of some runs."""
+  """Return the milliseconds of the fastest of some runs."""
   times = []
   for _ in range(runs):
     start = time.perf_counter()
@@ -147,7 +147,7 @@ def _integers(folder, rows, runs):
 
 
 def main():
-  """Prints milliseconds, ours and the baseline's, and their ratio."""
+  """Print milliseconds, ours and the baseline's, and their ratio."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
     "--quick", action="store_true", help="8192 rows of the array, not 65536"

@@ -27,16 +27,16 @@ _SAME = 0.9
 
 
 def regions(data, quick=False):
-  """Reads what is outlined.
+  """Read the boxes of outlined objects.
 
   Args:
     data: pathlib.Path of the sets.
-    quick: Whether some photos are enough.
+    quick: Whether to read only some photos.
 
   Returns:
-    dict by photo (path) of [M, 4] float, boxes (ymin, xmin, ymax, xmax) in
-    [0, 1]: one around all outlines of an object, objects of two queries that
-    are the same once.
+    dict from photo (path) to boxes [M, 4] float (ymin, xmin, ymax, xmax) in
+    [0, 1]: one box around all outlines of an object; an object of two queries
+    counts once.
   """
   folder = data / "mini_roxford5k"
   found = collections.defaultdict(list)
@@ -53,13 +53,13 @@ def regions(data, quick=False):
 
 
 def median_size():
-  """Returns height and width, in [0, 1], of the median box of training."""
+  """Return height and width, in [0, 1], of the median box of training."""
   folder = zoo.folder(zoo.artefact(zoo.EMBEDDED_DETECTOR))
   return json.loads((folder / "training.json").read_text())["median_size"]
 
 
 def found_by(name, paths):
-  """Returns of each photo (boxes [N, 4], scores [N]) of a detector."""
+  """Return of each photo (boxes [N, 4], scores [N]) of a detector."""
   from delf.inference import detector
 
   model, found = detector.load(name, device="cpu"), []
@@ -70,7 +70,7 @@ def found_by(name, paths):
 
 
 def rows(name, wanted):
-  """Yields (name, scores) of the detector and of the baselines.
+  """Yield (name, scores) of the detector and of the baselines.
 
   Args:
     name: Name or folder of the detector.
@@ -99,7 +99,7 @@ def rows(name, wanted):
 
 
 def main():
-  """Runs the benchmark; returns its exit status."""
+  """Run the benchmark; return its exit status."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--detector", default="delf-boxes", metavar="NAME|PATH")
   parser.add_argument("--quick", action="store_true", help="some photos")

@@ -25,7 +25,7 @@ _OPTIONS = matcher.MatchOptions(max_distance=0.8, mutual=False)
 
 
 def make_pair(share, noise, seed):
-  """Returns features of two images, `share` of which show the same points.
+  """Return features of two images, `share` of which show the same points.
 
   Args:
     share: Share of the features that are the same.
@@ -54,7 +54,7 @@ def make_pair(share, noise, seed):
 
 
 def make_noise(seed, alike, layout="even"):
-  """Returns two images that have nothing in common.
+  """Return two images that have nothing in common.
 
   Args:
     seed: Seed of the draw.
@@ -87,7 +87,7 @@ def _features(locations, descriptors):
 
 
 def baseline(one, two, seed, max_distance=_OPTIONS.max_distance):
-  """Returns the inliers [M, 2] of a tree and scikit-image, 1000 trials."""
+  """Return the inliers [M, 2] of a tree and scikit-image, 1000 trials."""
   distances, indices = spatial.cKDTree(two.descriptors).query(
     one.descriptors, distance_upper_bound=max_distance
   )
@@ -110,14 +110,14 @@ def baseline(one, two, seed, max_distance=_OPTIONS.max_distance):
 
 
 def recall(inliers, share):
-  """Returns the share of the true pairs that are among the inliers."""
+  """Return the share of the true pairs that are among the inliers."""
   true = round(share * _NUMBER)
   same = inliers[:, 0] == inliers[:, 1]
   return np.count_nonzero(same & (inliers[:, 0] < true)) / true
 
 
 def _timed(function, *arguments):
-  """Returns the result and [wall, processor] milliseconds."""
+  """Return the result and [wall, processor] milliseconds."""
   start = time.perf_counter(), time.process_time()
   result = function(*arguments)
   end = time.perf_counter(), time.process_time()
@@ -125,7 +125,7 @@ def _timed(function, *arguments):
 
 
 def speed(draws):
-  """Prints both times and both recalls."""
+  """Print both times and both recalls."""
   print(f"speed, {_NUMBER} x {_NUMBER} x {_DIMENSION}, 1 px noise, medians of")
   print(f"{draws} pairs, both ways in turn; wall / processor milliseconds")
   print(
@@ -151,7 +151,7 @@ def speed(draws):
 
 
 def recalls(draws):
-  """Prints the recall by share of inliers and by noise."""
+  """Print the recall by share of inliers and by noise."""
   print(f"\nrecall of the true inliers, mean (least) of {draws} pairs; limit:")
   print("share of the true pairs within 20 px of the true map")
   print("inliers   noise px   limit   delf           is_match")
@@ -171,7 +171,7 @@ def recalls(draws):
 
 
 def noise(draws):
-  """Prints the scores of images that have nothing in common."""
+  """Print the scores of images that have nothing in common."""
   print(f"\nnoise, {draws} draws of two unrelated images each")
   print("case                               most inliers  threshold  matches")
   cases = {
@@ -195,7 +195,7 @@ def noise(draws):
 
 
 def main():
-  """Prints the three tables."""
+  """Print the three tables."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
     "--quick", action="store_true", help="3 pairs and 10 draws of noise"

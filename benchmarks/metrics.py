@@ -15,7 +15,7 @@ from delf.python.datasets.revisited_op import dataset
 
 
 def _seconds(call, repeat):
-  """Returns (the least time of `repeat` calls, what the last one gave)."""
+  """Return (least seconds of `repeat` calls, result of the last call)."""
   times = []
   for _ in range(repeat):
     start = time.perf_counter()
@@ -25,7 +25,7 @@ def _seconds(call, repeat):
 
 
 def _revisited(images):
-  """Returns rankings [70, images] and ground truth like Revisited Oxford's."""
+  """Return rankings [70, images] and ground truth like Revisited Oxford's."""
   generator = np.random.default_rng(0)
   ids = np.array([generator.permutation(images) for _ in range(70)])
   truth = []
@@ -36,7 +36,7 @@ def _revisited(images):
 
 
 def _revisited_loop(ids, truth):
-  """Computes the mean average precision image by image."""
+  """Compute the mean average precision image by image."""
   total = 0.0
   for row, labels in zip(ids.tolist(), truth, strict=True):
     ok, junk = set(labels["ok"].tolist()), set(labels["junk"].tolist())
@@ -53,7 +53,7 @@ def _revisited_loop(ids, truth):
 
 
 def _landmarks(queries, images=760_000, depth=100):
-  """Returns predictions and a solution of the size of Google Landmarks."""
+  """Return predictions and a solution of the size of Google Landmarks."""
   generator = np.random.default_rng(0)
   names = np.array([f"{i:016x}" for i in range(images)], object)
   ids = generator.integers(0, images, [queries, depth])
@@ -68,7 +68,7 @@ def _landmarks(queries, images=760_000, depth=100):
 
 
 def _landmarks_loop(predictions, solution):
-  """Computes the mean average precision at 100 image by image."""
+  """Compute the mean average precision at 100 image by image."""
   total = 0.0
   for query, predicted in predictions.items():
     seen, right, score = set(), 0, 0.0
@@ -83,7 +83,7 @@ def _landmarks_loop(predictions, solution):
 
 
 def _vote_loop(ids, scores, labels):
-  """Finds the landmark with the highest sum of each query."""
+  """Find the landmark with the highest sum of each query."""
   found = []
   for row, weights in zip(ids.tolist(), scores.tolist(), strict=True):
     votes = {}
@@ -101,7 +101,7 @@ def _row(what, ours, baseline, repeat):
 
 
 def main():
-  """Prints the table."""
+  """Print the table."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--quick", action="store_true", help="smaller sets")
   args = parser.parse_args()

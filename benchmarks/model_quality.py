@@ -1,17 +1,17 @@
-"""Quality of models beside RootSIFT, by the same robust estimation.
+"""Quality of models compared with RootSIFT, with the same robust estimation.
 
 `python -m benchmarks.model_quality` measures on the evaluation sets (matching,
-poses, retrieval), and says what is reached of what the model must reach.
-Nothing is chosen by these sets.
+poses, retrieval), and compares the results with the requirements of the model.
+These sets are not used to choose anything.
 
-With `--validation` it is on photos that training leaves out: pairs of photos of
-one place ("centre": with the first of the group, "others"), views of such pairs
-("warped"), views of one photo under homographies as in training but stronger
-("synthetic") and with tilts up to 60 degrees, a third of the size, any rotation
-and another background ("strong"). Then retrieval by global descriptors: of the
-others of a group by a photo, and of a photo by views of it.
+`--validation` measures on held-out photos: pairs of photos of a place ("centre"
+with the first of the group, "others"), views of such pairs ("warped"), views of
+a photo under stronger homographies than in training ("synthetic"), and with
+tilts up to 60 degrees, a third of the size, any rotation and another background
+("strong"). Then it measures retrieval by global descriptors: a photo must find
+the other photos of its group, and views of a photo must find the photo.
 
-What RootSIFT gave is kept in the folder of temporary files for the next run.
+Results of RootSIFT are cached in the folder of temporary files.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from delf.base import errors
 
 
 def measure_pairs(pairs, models, estimation, root_sift=True):
-  """Matches a set by all methods, prints the tables; returns the summaries.
+  """Match a set by all methods, print tables, and return the summaries.
 
   Args:
     pairs: PairSet.
@@ -75,7 +75,7 @@ def measure_pairs(pairs, models, estimation, root_sift=True):
 
 
 def validate(args, models, estimation):
-  """Measures on held-out photos."""
+  """Measure on held-out photos."""
   training, held_out = held_out_photos.read(args.data)
   pairs = held_out_photos.pairs(training, held_out)
   if args.quick:
@@ -105,7 +105,7 @@ def validate(args, models, estimation):
 
 
 def _compare(summaries, models):
-  """Prints how models differ from RootSIFT and from the first of them."""
+  """Print how models differ from RootSIFT and from the first of them."""
   methods = list(summaries)
   first = methods[len(methods) - len(models)]
   for base in dict.fromkeys([methods[0], first]):
@@ -114,7 +114,7 @@ def _compare(summaries, models):
 
 
 def evaluate(args, models, estimation):
-  """Measures on the evaluation sets; says what is reached of what must be."""
+  """Measure on the evaluation sets, and compares with the requirements."""
   summaries = []
   for read in (photo_pairs.matching, photo_pairs.landmarks):
     pairs = read(args.data)
@@ -147,7 +147,7 @@ def evaluate(args, models, estimation):
 
 
 def main():
-  """Runs the benchmark; returns its exit status."""
+  """Run the benchmark; return its exit status."""
   default = methods.Estimation()
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument(

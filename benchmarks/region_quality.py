@@ -1,12 +1,12 @@
-"""How good search is with boxes and without, on 143 photos of Oxford.
+"""Quality of search with and without boxes, on 143 photos of Oxford.
 
-`python -m benchmarks.region_quality` does with `mini_roxford5k` what the
-Detect-to-Retrieve guide does: boxes of a detector (`--detector`, `--threshold`,
-`--most`), features of photos and boxes, ASMK* of the whole photos and R-ASMK*
-of their regions over a codebook of the training photos, nine queries, with and
-without verification. Then the same by global descriptors, of the whole photos
-and of their regions. Nothing is chosen on these photos. With `--work FOLDER`
-what was done is kept, and a repeated run goes on.
+`python -m benchmarks.region_quality` follows the Detect-to-Retrieve guide with
+`mini_roxford5k`: boxes of a detector (`--detector`, `--threshold`, `--most`),
+features of photos and boxes, ASMK* of whole photos and R-ASMK* of their regions
+with a codebook of the training photos, nine queries, with and without
+verification. Then the same with global descriptors of whole photos and regions.
+These photos are not used to choose anything. `--work FOLDER` keeps intermediate
+results, so that a repeated run resumes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _WHOLE, _REGIONS = "whole photos", "regions"
 
 @dataclasses.dataclass(frozen=True)
 class _Sets:
-  """Where things are: the photos, and what is made of them."""
+  """Folders of the photos and of the results."""
 
   photos: pathlib.Path
   work: pathlib.Path
@@ -53,7 +53,7 @@ def _say(line):
 
 
 def _extract(sets, args):
-  """Extracts features of queries, of photos and of boxes."""
+  """Extract features of queries, of photos and of boxes."""
   config = configs.read_local_config(str(_MODEL))
   asked = sets.images(ground_truth.QUERY)
   extract.extract_to_files(
@@ -80,7 +80,7 @@ def _extract(sets, args):
     one_core_each=True,
   )
   if report.exit_status:
-    raise errors.InputError("all regions of all photos", report.summary())
+    raise errors.InputError(f"regions are incomplete: {report.summary()}")
   lines = (sets.work / "mapping.csv").read_text().splitlines()
   kept = [line for line in lines if line.endswith((",-1", "box_id"))]
   (sets.work / "whole.csv").write_text("\n".join(kept) + "\n")
@@ -98,7 +98,7 @@ def _aggregation(codebook, kind, words):
 
 
 def _rank(sets, codebook, kind, words):
-  """Aggregates the queries and the photos; returns a ranking.Ranking."""
+  """Aggregate the queries and the photos; return a ranking.Ranking."""
   mappings = {_WHOLE: "whole.csv", _REGIONS: "mapping.csv"}
   query, index = (
     _aggregation(codebook, each, words) for each in (_WHOLE, kind)
@@ -133,7 +133,7 @@ def _scores(evaluation):
 
 
 def by_words(sets, codebook, quick=False):
-  """Returns rows of ASMK* and R-ASMK*, with verification unless `quick`."""
+  """Return rows of ASMK* and R-ASMK*, with verification unless `quick`."""
   truth, rows = retrieval.read_truth(sets.truth), {}
   local = retrieval.local_files(
     truth, sets.work / "query", sets.work / "features", files.DELF
@@ -154,7 +154,7 @@ def by_words(sets, codebook, quick=False):
 
 
 def by_global(sets, args):
-  """Returns rows of global descriptors, with and without regions."""
+  """Return rows of global descriptors, with and without regions."""
   truth_path = str(sets.photos / "gnd.json")
   images, names = evaluate.find_index_photos(truth_path, sets.photos / "jpg")
   regions = collection.RegionSettings(args.detector, args.threshold, args.most)
@@ -176,7 +176,7 @@ def by_global(sets, args):
 
 
 def main():
-  """Runs the benchmark; returns its exit status."""
+  """Run the benchmark; return its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--data", type=pathlib.Path, default=photo_pairs.DATA)
   parser.add_argument("--detector", default="delf-boxes", metavar="NAME|PATH")

@@ -1,12 +1,11 @@
-"""Features of regions: one call per crop against the pipeline; what boxes cost.
+"""Speed of extracting regions, against one call per crop; cost of boxes.
 
-One call per crop decodes a photo once, finds its boxes, and extracts the whole
-photo and each box in turn, writing each, as a script for the original does: by
-the contract's `MakeExtractor`, and by the very extractor that the pipeline has.
-The pipeline extracts them side by side; in a program, where it comes first,
-with one core an operation. All use the model in the package. Each is in a
-process of its own, and they do the photos in turns, so that a slow moment of
-the machine meets all.
+The baseline decodes a photo once, detects boxes, then extracts and writes the
+whole photo and each box in turn, like scripts for the original. It uses either
+the original's interface `MakeExtractor` or the extractor of the pipeline. The
+pipeline extracts photos and boxes in batches; in a separate program also with
+one core per operation. All use the embedded model, each in a process of its
+own, and take turns, so that slow moments of the machine affect all.
 
   python -m benchmarks.regions               photos of scikit-image, five boxes
   python -m benchmarks.regions --photos FOLDER --number 20
@@ -29,12 +28,11 @@ from delf.base import concurrency, files
 from delf.embedded import samples
 from delf.indexes import inverted
 
-# Longer side of the photos that are made of scikit-image's.
-_SIZE = 800
+_SIZE = 800  # Longer side of photos made from those of scikit-image.
 
 
 def main():
-  """Runs the benchmark that the arguments ask for."""
+  """Run the requested benchmark."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--photos", help="folder (default: of scikit-image)")
   parser.add_argument("--number", type=int, default=12)
@@ -76,7 +74,7 @@ def _compare(args):
 
 
 def _put_photos(args, folder, scratch):
-  """Fills a folder with photos; returns how many."""
+  """Fill a folder with photos; return how many."""
   if args.photos:
     chosen = files.find_images(args.photos)[: args.number]
     for path in chosen:
@@ -120,7 +118,7 @@ def _print(times, number):
 
 
 def _grow(number):
-  """Prints size and query time of indexes by regions that are images' own.
+  """Print size and query time of indexes by regions that are images' own.
 
   Each region is an image of the index of its own, as `delf index --regions` has
   it, and alternatively all of an image are aggregated together (R-ASMK*).
@@ -138,7 +136,7 @@ def _grow(number):
 
 
 def _index(generator, number, boxes, joined):
-  """Returns the bytes of an index, and the ms of a query."""
+  """Return the bytes of an index, and the ms of a query."""
   index = inverted.InvertedIndex(inverted.AsmkOptions())
   names = range(number if joined else number * (boxes + 1))
   images = (_words(generator, boxes if joined else 0) for _ in names)
@@ -150,7 +148,7 @@ def _index(generator, number, boxes, joined):
 
 
 def _words(generator, boxes, words=65536, most=600):
-  """Returns an aggregate: 600 words of the image, and of each box 60 new."""
+  """Return an aggregate: 600 words of the image, and of each box 60 new."""
   chosen = np.unique(generator.integers(0, words, most + 60 * boxes))
   bits = generator.integers(0, 256, [len(chosen), 16], dtype=np.uint8)
   return aggregate.Aggregated(bits, chosen.astype(np.int32))

@@ -34,7 +34,7 @@ _SHARED = 0.15
 
 
 def write_collection(folder):
-  """Writes features of queries and of images, some of the same scenes.
+  """Write features of queries and of images, some of the same scenes.
 
   A third of all descriptors are near some of a few hundred common ones, so that
   unrelated photos have some hundred putative matches, as real ones do.
@@ -86,7 +86,7 @@ def _files(folder, pattern):
 
 
 def _timed(function, *arguments, **options):
-  """Returns the result and [wall, processor with that of workers] seconds."""
+  """Return the result and [wall, processor with that of workers] seconds."""
   start = _clocks()
   result = function(*arguments, **options)
   return result, np.subtract(_clocks(), start)
@@ -98,7 +98,7 @@ def _clocks():
 
 
 def _originals_way(queries, index, pairs):
-  """Verifies as the original does: the image's file is read for each pair."""
+  """Verify as the original does: the image's file is read for each pair."""
   read = functools.cache(feature_io.read_local_features)
   return [
     len(
@@ -114,7 +114,7 @@ def _originals_way(queries, index, pairs):
 
 
 def against_original(queries, index, pairs, draws):
-  """Prints pairs per second of both, pairs drawn at random."""
+  """Print pairs per second of both, pairs drawn at random."""
   drawn = np.random.default_rng(1).permutation(len(pairs))[:draws]
   theirs, their_seconds = _timed(_originals_way, queries, index, pairs[drawn])
   report, our_seconds = _timed(
@@ -139,7 +139,7 @@ def against_original(queries, index, pairs, draws):
 
 
 def floor(queries, index, pairs):
-  """Prints where the time of a pair goes, against its matrix product."""
+  """Print where the time of a pair goes, against its matrix product."""
   paths = [(queries.path(q), index.path(i)) for q, i in pairs.tolist()]
   verifier = verification.Verifier(_OPTIONS, verification.CACHE_BYTES)
   verifier(paths)  # All features are in memory from here on.
@@ -170,13 +170,13 @@ def floor(queries, index, pairs):
 
 
 def _each(step, sides):
-  """Does a step for each pair; what it returns is not kept."""
+  """Run a step for each pair, without keeping the results."""
   for pair in sides:
     step(*pair)
 
 
 def cores(queries, index, pairs):
-  """Prints pairs per second by number of processes, and what starting takes."""
+  """Print pairs per second by number of processes, and the start-up time."""
   print("\nprocesses   seconds   processor   pairs/s   speed-up   results")
   base = expected = None
   for workers in sorted({1, 2, os.cpu_count() or 1}):
@@ -199,7 +199,7 @@ def cores(queries, index, pairs):
 
 
 def cache(queries, index, pairs):
-  """Prints how often files are read, by memory and by order of the pairs."""
+  """Print how often files are read, by memory and by order of the pairs."""
   image_by_image = pairs[np.lexsort(pairs.T)]
   one = verification.FeatureCache(1).get(queries.path(0)).nbytes
   print(f"\n{len(queries.names)} queries, {len(index.names)} images, one image "
@@ -231,7 +231,7 @@ def cache(queries, index, pairs):
 
 
 def main():
-  """Prints the tables."""
+  """Print the tables."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
     "--quick", action="store_true", help="3 pairs of the original's way"

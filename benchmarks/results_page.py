@@ -33,7 +33,7 @@ _ROW = "{:>7} {:>7} {:>7} {:>8} {:>9} {:>9} {:>9} {:>10}"
 
 
 def main():
-  """Prints the table."""
+  """Print the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--quick", action="store_true", help="1 and 20 queries")
   args = parser.parse_args()
@@ -57,7 +57,7 @@ def main():
 
 
 def _photos(folder):
-  """Returns paths of photos with some noise, about 200 kB each."""
+  """Return paths of photos with some noise, about 200 kB each."""
   random, paths = np.random.default_rng(0), []
   for number in range(_STORED):
     small = random.integers(0, 255, (12, 16, 3), np.uint8)
@@ -77,7 +77,7 @@ def _seconds_of_whole(photos):
 
 
 def _queries(folder, photos, number, distinct):
-  """Yields queries over `distinct` names for the stored photos."""
+  """Yield queries over `distinct` names for the stored photos."""
   lines = np.random.default_rng(1).uniform(0, 700, (_LINES, 4))
 
   def path(place):

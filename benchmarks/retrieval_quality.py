@@ -1,12 +1,12 @@
-"""How good search is in each way, on 143 photos of Oxford.
+"""Quality of each method of search, on 143 photos of Oxford.
 
 `python -m benchmarks.retrieval_quality` trains a codebook on the training
-photos (or takes `--codebook`), indexes the photos of `mini_roxford5k`, asks its
-nine queries in each way, and prints the metrics beside those of random rankings
-and of RootSIFT with MAGSAC, which come with the photos. Nothing is chosen on
-these photos. With `--work FOLDER` what was done is kept. `--model` is a name, a
-folder or a configuration (`.pbtxt`); `benchmarks.model_quality` has some of the
-rows, and RootSIFT by our own matching.
+photos (or takes `--codebook`), indexes the photos of `mini_roxford5k`, searches
+with its nine queries by each method, and prints metrics beside those of random
+rankings and of RootSIFT with MAGSAC, which come with the photos. These photos
+are not used to choose anything. `--work FOLDER` keeps intermediate results.
+`--model` is a name, a folder or a configuration (`.pbtxt`).
+`benchmarks.model_quality` has some of the rows, and RootSIFT with our matching.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def _say(line):
 
 
 def train_codebook(data, work, quick, model="delf-compact"):
-  """Trains a codebook on the training photos; returns its prefix.
+  """Train a codebook on the training photos; return its prefix.
 
   Args:
     data: Folder of the photos.
@@ -78,7 +78,7 @@ def train_codebook(data, work, quick, model="delf-compact"):
 
 
 def _print(name, protocols):
-  """Prints a row: {protocol: (mAP, [mP@1, mP@5, mP@10])}, fractions."""
+  """Print a row: {protocol: (mAP, [mP@1, mP@5, mP@10])}, fractions."""
   columns = []
   for protocol in ("medium", "hard"):
     mean, precisions = protocols[protocol]
@@ -88,7 +88,7 @@ def _print(name, protocols):
 
 
 def print_table(rows):
-  """Prints a table of {name: {protocol: (mAP, [mP@1, mP@5, mP@10])}}."""
+  """Print a table of {name: {protocol: (mAP, [mP@1, mP@5, mP@10])}}."""
   head = "".join(f"{name:>7}  {'mP@1/5/10':16}" for name in ("medium", "hard"))
   print(f"{'':36}{head}")
   for name, row in rows.items():
@@ -96,7 +96,7 @@ def print_table(rows):
 
 
 def baselines(data):
-  """Returns the rows that come with the photos, as `measure` does."""
+  """Return the rows that come with the photos, as `measure` does."""
   path = data / "mini_roxford5k" / "baseline.json"
   found = json.loads(path.read_text())
   rows = {}
@@ -112,11 +112,11 @@ def baselines(data):
 
 
 def measure(data, work, codebook, rows, model=None):
-  """Searches in each way.
+  """Search by each method.
 
   Args:
     data: Folder of the data sets.
-    work: Folder for what is made on the way.
+    work: Folder for intermediate results.
     codebook: Prefix of a codebook of the model's features.
     rows: {name: SearchOptions}.
     model: Name, folder or configuration, or None for the embedded model.
@@ -149,7 +149,7 @@ def measure(data, work, codebook, rows, model=None):
 
 
 def main():
-  """Runs the benchmark; returns its exit status."""
+  """Run the benchmark; return its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--data", type=pathlib.Path, default=photo_pairs.DATA)
   parser.add_argument("--model", default="delf-compact")

@@ -1,12 +1,12 @@
-"""What expansion, fusion and refinement of rankings do, on training photos.
+"""Effect of expansion, fusion and refinement of rankings, on training photos.
 
 `python -m benchmarks.retrieval_tuning` extracts features of the training photos
-with the embedded model (about four minutes, kept with `--features FOLDER`), and
-prints the mean average precision of each way and of settings beside its own.
+with the embedded model (about four minutes; `--features FOLDER` keeps them),
+and prints the mean average precision of each method and of nearby settings.
 
-One photo of each group of photos of one place is a query, the others and those
-of no group are the collection; several times, with other queries. All but one
-in ten of the groups were trained on by the model: "held out" is of that tenth.
+One photo of each group (photos of one place) is a query; the other photos, also
+those without a group, are the collection. This is repeated with other queries.
+The model was trained on nine of ten groups; "held out" is the remaining tenth.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from delf.indexes import dense, ranking, refinement
 
 
 def show(name, folds, function):
-  """Prints the mean average precisions of a function of a fold."""
+  """Print the mean average precisions of a function of a fold."""
   precisions, held_out, big = [], [], []
   for fold in folds:
     found = evaluation_metrics.evaluate(
@@ -65,7 +65,7 @@ def _fused(weight, method, first=None):
 
 
 def ways(quick):
-  """Returns dict of name -> function of a fold to a ranking."""
+  """Return dict of name -> function of a fold to a ranking."""
   expansion = refinement.Expansion
   found = {"global": lambda fold: fold.found, "asmk*": lambda fold: fold.words}
   for name, make in refinement.METHODS.items():
@@ -99,7 +99,7 @@ def ways(quick):
 
 
 def main():
-  """Prints the table; returns its exit status."""
+  """Print the table; return its exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--data", type=pathlib.Path, default=photo_pairs.DATA)
   parser.add_argument(

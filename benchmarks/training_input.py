@@ -1,8 +1,8 @@
-"""How fast photos come to training: read, decoded, cropped and resized.
+"""Speed of the training input: reading, decoding, cropping and resizing photos.
 
-The floor is decoding alone: the same JPEGs, in memory, by the same decoder. The
-baseline is a plain tf.data pipeline of the same steps. All on one core, in
-turns, in processor time, so that what else runs does not count.
+The lower bound is decoding alone: the same JPEGs, in memory, with the same
+decoder. The baseline is a plain tf.data pipeline of the same steps. All run in
+turns on one core; CPU time is measured, so that other programs do not count.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def _write(path, jpegs):
-  """Writes one file of records."""
+  """Write one file of records."""
   import tensorflow as tf
 
   from delf.records import photo_list, tfrecord
@@ -35,7 +35,7 @@ def _write(path, jpegs):
 
 
 def _large(jpegs):
-  """Returns photos as of Google Landmarks: 1024 x 768, with grain."""
+  """Return photos as of Google Landmarks: 1024 x 768, with grain."""
   generator = np.random.default_rng(0)
   large = []
   for data in jpegs:
@@ -56,7 +56,7 @@ def _decode(jpegs, number):
 
 
 def _plain(path):
-  """Returns the plain pipeline, with shuffling in a buffer as is usual."""
+  """Return the plain pipeline, with shuffling in a buffer as is usual."""
   import tensorflow as tf
 
   features = {
@@ -110,7 +110,7 @@ def _draw(batches, number):
 
 
 def _rates(ways, number, rounds):
-  """Returns {way: images per second of processor time}, the best round's."""
+  """Return {way: images per second of processor time}, the best round's."""
   best = dict.fromkeys(ways, 0.0)
   for _ in range(rounds):
     for name, way in ways.items():
@@ -140,7 +140,7 @@ def _measure(title, jpegs, number, rounds):
 
 
 def main():
-  """Prints a table for photos of two sizes."""
+  """Print a table for photos of two sizes."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--pool", type=pathlib.Path, default=_POOL)
   parser.add_argument("--quick", action="store_true", help="fewer photos")

@@ -1,12 +1,12 @@
 """Speed of a training step against the backbone alone, and memory of ArcFace.
 
-The floor is forward and backward of the backbone, by the same loss of its
-global descriptor, in one compiled function on the same batch. A step adds what
-training is beside it: attention, autoencoder, classifiers, clipping, the
-update, and the numbers that are read of each step. Reading photos counts for
-none. ArcFace: peak of resident memory of three steps of DELG's classifier
-alone, sampled each few milliseconds in a process of its own, without what the
-process has before; weights and momenta are two arrays [2048, classes].
+The lower bound is the forward and backward pass of the backbone with the same
+loss of its global descriptor, in one compiled function on the same batch. A
+step adds attention, autoencoder, classifiers, clipping, the update, and reading
+the numbers to log. Photos are not read. ArcFace: peak resident memory of three
+steps of DELG's classifier alone, sampled every few milliseconds in a process of
+its own, minus the memory before; weights and momenta are two arrays [2048,
+classes].
 
   python -m benchmarks.training_step [--size 225] [--batch 8] [--quick]
   python -m benchmarks.training_step --arcface 203094 [--batch 32]
@@ -64,7 +64,7 @@ def _options():
 
 
 def _networks(quick):
-  """Returns settings.Network by name."""
+  """Return settings.Network by name."""
   found = {
     "compact, DELG": delg_settings.Network(backbone="compact", delg=True)
   }
@@ -75,7 +75,7 @@ def _networks(quick):
 
 
 def _measure(network, options):
-  """Returns median seconds of the floor and of a step, taking turns."""
+  """Return median seconds of the floor and of a step, taking turns."""
   given = delg_settings.Settings(
     "nowhere",
     delg_settings.Data(
@@ -121,7 +121,7 @@ def _floor(backbone):
 
 
 def _measure_arcface(classes, batch):
-  """Prints the peak memory of steps of the classifier."""
+  """Print the peak memory of steps of the classifier."""
   before = _resident()
   weights = tf.Variable(tf.zeros([_EMBEDDING, classes]))
   weights.assign_add(tf.fill(weights.shape, 0.01))

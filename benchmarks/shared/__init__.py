@@ -1,1 +1,1 @@
-"""What several benchmarks share: photos with ground truth, methods, tables."""
+"""Modules shared by benchmarks: photos with ground truth, methods, tables."""

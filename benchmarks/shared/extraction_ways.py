@@ -16,12 +16,12 @@ _OUTPUTS = ("descriptor", "attention", "features")  # Of the network.
 
 
 def make_model():
-  """Returns DELG on ResNet-50 with random weights."""
+  """Return DELG on ResNet-50 with random weights."""
   return delg_model.Delg(block3_strides=False, use_dim_reduction=True)
 
 
 def straightforward(model, scales):
-  """Returns a function of an image, traced for each size.
+  """Return a function of an image, traced for each size.
 
   All scales and both heads of every scale, in one unrolled graph.
   """
@@ -53,9 +53,9 @@ def straightforward(model, scales):
 
 
 def network_alone(model, scales, indices):
-  """Returns a function that runs what joint extraction runs of the network.
+  """Return a function that runs only the network of joint extraction.
 
-  The export's own loop, with a sum in place of the choice of features.
+  It has the loop of the export, with a sum instead of the feature selection.
   """
   calls = signatures.Network(model)
   specs = [
@@ -88,26 +88,26 @@ def network_alone(model, scales, indices):
     "scales": tf.constant(scales, tf.float32),
     "indices": tf.constant(indices, tf.int32),
   }
-  # The function does not keep what it was loaded with.
+  # `call` alone does not keep the loaded model alive.
   return lambda image, _=loaded: call(image=tf.constant(image), **feeds)[
     "sum"
   ].numpy()
 
 
 def find_openvino():
-  """Returns the package, or ends the program with one line."""
+  """Return the package, or ends the program with one line."""
   try:
     import openvino
   except ImportError:
     raise SystemExit(
-      "--openvino: expected OpenVINO, found none; pip install 'delf[openvino]'"
+      "--openvino needs OpenVINO: pip install 'delf[openvino]'"
     ) from None
   return openvino
 
 
 @contextlib.contextmanager
 def openvino_ways(model, image, scales):
-  """Gives functions that run the network over the pyramid of an image.
+  """Give functions that run the network over the pyramid of an image.
 
   Args:
     model: As `make_model` returns it.
@@ -146,7 +146,7 @@ def openvino_ways(model, image, scales):
 
 
 def largest_difference(arrays, others):
-  """Returns the largest difference, relative to the largest value of its array.
+  """Return the largest difference, relative to the largest value of its array.
 
   Args:
     arrays: list of arrays.
@@ -159,7 +159,7 @@ def largest_difference(arrays, others):
 
 
 def _sum(attention, features, *_):
-  """Stands in for `tensorflow_ops.candidates`: one feature, of all values."""
+  """Stand in for `tensorflow_ops.candidates`: one feature, of all values."""
   total = tf.reduce_sum(attention) + tf.reduce_sum(features)
   zero = tf.zeros([1])
   return tensorflow_ops.LocalFeatures(
@@ -168,7 +168,7 @@ def _sum(attention, features, *_):
 
 
 def _named(function):
-  """Returns a concrete function whose outputs have names."""
+  """Return a concrete function whose outputs have names."""
   images = tf.TensorSpec([None, None, None, 3], tf.float32, "images")
 
   @tf.function(input_signature=[images])

@@ -16,21 +16,21 @@ _MIN_POINTS = 20
 
 @dataclasses.dataclass
 class _Pairs:
-  """What is drawn so far: images and places by key, true pairs."""
+  """Pairs drawn so far: images and places by key, true pairs."""
 
   images: dict
   pools: dict
   true: list
 
   def add(self, group, names, views, pool, truth):
-    """Adds a pair of views of a place."""
+    """Add a pair of views of a place."""
     for name, view in zip(names, views, strict=True):
       self.images[name], self.pools[name] = view, pool
     self.true.append(photo_pairs.PhotoPair(group, *names, truth))
 
 
 def read(folder):
-  """Returns the training photos and the held-out ones, two lists.
+  """Return a list of training photos and one of held-out photos.
 
   Args:
     folder: Folder with `train_pool` and `train_pool_more`.
@@ -41,20 +41,20 @@ def read(folder):
 
 
 def pairs(training, held_out, counts=(100, 200), unrelated=500, seed=7):
-  """Draws the pairs.
+  """Draw the pairs.
 
   Args:
     training: list of Photo; some are backgrounds of the strong views.
     held_out: list of Photo.
-    counts: Pairs of views of one photo: as training draws them (harder), and
-      with strong homographies.
-    unrelated: Pairs of different places.
-    seed: Of the draws.
+    counts: Numbers of pairs of views of a photo: like those of training (but
+      harder), and with strong homographies.
+    unrelated: Number of pairs of different places.
+    seed: Random seed.
 
   Returns:
     photo_pairs.PairSet with the groups "centre" (a photo and the first of
     its group), "others" (two other photos of a group), "warped" (views of all
-    these), "synthetic" and "strong".
+    these pairs), "synthetic" and "strong".
   """
   rng = np.random.default_rng(seed)
   drawn = _Pairs({}, {}, [])
@@ -78,7 +78,7 @@ def pairs(training, held_out, counts=(100, 200), unrelated=500, seed=7):
 
 
 def _add_real(drawn, held_out, found):
-  """Adds pairs of photos of a group that RootSIFT connects."""
+  """Add pairs of photos of a group that RootSIFT connects."""
   first = {}
   for i, photo in enumerate(held_out):
     first.setdefault(photo.group, i)
@@ -96,7 +96,7 @@ def _add_real(drawn, held_out, found):
 
 
 def _add_synthetic(drawn, rng, held_out, number):
-  """Adds two views of a photo, by the homographies that training draws."""
+  """Add two views of a photo, by the homographies that training draws."""
   while True:
     photo = held_out[rng.integers(len(held_out))]
     size = np.array(photo.image.shape[1::-1])
@@ -125,7 +125,7 @@ def _add_synthetic(drawn, rng, held_out, number):
 
 
 def _add_warped(drawn, rng, held_out, pair, number):
-  """Adds views of two photos of a place: less overlap, other scale and light.
+  """Add views of two photos of a place: less overlap, other scale and light.
 
   Their true epipolar lines are those of the photos, moved.
   """
@@ -157,7 +157,7 @@ def _add_warped(drawn, rng, held_out, pair, number):
 
 
 def strong_view(rng, centre, side, zoom, share_of_any_angle=0.15):
-  """Draws the view of a photo by a camera that looks at it from the side.
+  """Draw the view of a photo by a camera that looks at it from the side.
 
   Args:
     rng: numpy.random.Generator.
@@ -196,7 +196,7 @@ def _moved(shift):
 
 
 def _add_strong(drawn, rng, held_out, background, number):
-  """Adds a view of a photo and a tilted, smaller one before a background."""
+  """Add a view of a photo and a tilted, smaller one before a background."""
   while True:
     photo = held_out[rng.integers(len(held_out))]
     size = np.array(photo.image.shape[1::-1])
@@ -226,6 +226,6 @@ def _add_strong(drawn, rng, held_out, background, number):
 
 
 def _far_side(homography, size):
-  """Returns the least depth of a photo's corners: over 0, all are seen."""
+  """Return the least depth of a photo's corners: over 0, all are seen."""
   corners = np.array([[0, 0, 1], [size[0], 0, 1], [0, size[1], 1], [*size, 1]])
   return (corners @ homography[2]).min()

@@ -18,13 +18,13 @@ _SAMPLES = 400
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-  """Queries, a collection, and which of it is right.
+  """Queries, a collection, and the correct results.
 
   Attributes:
     images: list of Q uint8 [H, W, 3].
     collection: list of N uint8 [H, W, 3].
-    positives: list of Q int arrays, what shows the same.
-    junk: list of Q int arrays, what counts neither way.
+    positives: list of Q int arrays, images of the same object.
+    junk: list of Q int arrays, images to ignore.
     group: [Q] str, "photos" or "views".
   """
 
@@ -36,17 +36,17 @@ class Queries:
 
 
 def make(training, held_out, views=2, seed=11):
-  """Makes the queries.
+  """Make the queries.
 
-  A held-out photo asks for the others of its group; views of each, cropped,
-  tilted and in other light, for the photo itself. What else is of the same
-  place does not count.
+  A held-out photo must find the other photos of its group; views of it
+  (cropped, tilted, in other light) must find the photo itself. Other photos of
+  the same place are ignored.
 
   Args:
     training: list of Photo; those alone in their group are distractors.
     held_out: list of Photo.
-    views: Views of each held-out photo.
-    seed: Of the views.
+    views: Number of views of each held-out photo.
+    seed: Random seed of the views.
 
   Returns:
     Queries.
@@ -77,7 +77,7 @@ def make(training, held_out, views=2, seed=11):
 
 
 def _view(rng, image):
-  """Returns a part of a photo, seen from another place in other light."""
+  """Return a part of a photo, seen from another place in other light."""
   size = np.array(image.shape[1::-1])
   side = int(size.min() * rng.uniform(0.5, 0.9))
   middle = size * rng.uniform(0.3, 0.7, 2)
@@ -90,7 +90,7 @@ def _view(rng, image):
 
 
 def root_sift_rows(asked):
-  """Returns (average precision, whether the first is right) by RootSIFT."""
+  """Return (average precision, whether the first is right) by RootSIFT."""
 
   def describe(image):
     return methods.root_sift(image, _SIFT_FEATURES).descriptors
@@ -102,7 +102,7 @@ def root_sift_rows(asked):
 
 
 def model_rows(asked, model):
-  """Returns the same by the global descriptors of a model."""
+  """Return the same by the global descriptors of a model."""
   function = methods.global_descriptor(model)
 
   def describe(images, label):
@@ -118,7 +118,7 @@ def _track(images, label):
 
 
 def _judge(asked, scores):
-  """Returns of each query the average precision, and if the first is right."""
+  """Return (average precision, whether the first is correct) of each query."""
   rows = []
   ids = ranking.top_k(scores).ids
   for row, good, junk in zip(ids, asked.positives, asked.junk, strict=True):
@@ -128,12 +128,12 @@ def _judge(asked, scores):
 
 
 def summary(asked, rows, seed=0):
-  """Returns {group: {figure: Value}}: "mAP" and "first", a share of queries.
+  """Return {group: {figure: Value}}: "mAP" and "first", a share of queries.
 
   Args:
     asked: Queries.
     rows: As `model_rows` returns them.
-    seed: Of the resamples of queries.
+    seed: Random seed of the resampling of queries.
   """
   rng = np.random.default_rng(seed)
   result = {}

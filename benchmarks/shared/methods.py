@@ -1,4 +1,4 @@
-"""What is compared: RootSIFT and models, each a function of a photo."""
+"""Methods to compare: RootSIFT and models, each a function of a photo."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from delf.matching import geometry
 
 ROOT_SIFT = "RootSIFT"
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-# What the results of RootSIFT depend on beside photos and settings.
+# Code that the results of RootSIFT depend on.
 _SOURCES = (
   "benchmarks/shared/methods.py",
   "benchmarks/shared/pair_results.py",
@@ -46,7 +46,7 @@ class Estimation:
 
 
 def root_sift(image, number=4096):
-  """Returns features.LocalFeatures of a photo uint8 [H, W, 3], as RootSIFT."""
+  """Return features.LocalFeatures of a photo uint8 [H, W, 3], as RootSIFT."""
   keypoints, descriptors = view_pairs.root_sift(image, number, contrast=0.04)
   if not keypoints:
     return features.LocalFeatures.empty(128)
@@ -59,7 +59,7 @@ def root_sift(image, number=4096):
 
 
 def config_of(model):
-  """Returns the DelfConfig of a model.
+  """Return the DelfConfig of a model.
 
   Args:
     model: Name of a model, folder of one, or path of a `.pbtxt` file.
@@ -72,7 +72,7 @@ def config_of(model):
 
 
 def labels(names):
-  """Returns {label: model}, with short labels where these tell them apart."""
+  """Return {label: model}, with short labels where these tell them apart."""
   short = [pathlib.Path(name).stem for name in names]
   if len(set(short)) < len(short):
     short = [str(name) for name in names]
@@ -80,7 +80,7 @@ def labels(names):
 
 
 def local(model):
-  """Returns a function from a photo to the LocalFeatures by a model."""
+  """Return a function from a photo to the LocalFeatures by a model."""
   from delf.inference import extractor
 
   config = config_of(model)
@@ -90,7 +90,7 @@ def local(model):
 
 
 def global_descriptor(model):
-  """Returns a function from a photo to its descriptor [D], or None."""
+  """Return a function from a photo to its descriptor [D], or None."""
   from delf.inference import extractor
 
   config = config_of(model)
@@ -100,7 +100,7 @@ def global_descriptor(model):
 
 
 def extract(pairs, function, label):
-  """Returns {key: LocalFeatures} of the photos of a set, and says how many."""
+  """Return {key: LocalFeatures} of the photos of a set, and says how many."""
   found, seconds = {}, 0.0
   for key in tqdm.tqdm(
     pairs.keys(), desc=f"{label} features", file=sys.stderr, mininterval=5
@@ -119,12 +119,12 @@ def extract(pairs, function, label):
 
 
 def remembered(function, images, *parts):
-  """Returns what a function returned for the same photos, settings and code.
+  """Return the result of a function, cached by photos, settings and code.
 
   Args:
-    function: Without arguments; returns what JSON can hold.
+    function: Takes no arguments and returns a value for JSON.
     images: Iterable of uint8 arrays.
-    *parts: What else the result depends on; told apart by `repr`.
+    *parts: Settings that the result depends on, compared by `repr`.
   """
   digest = hashlib.sha256(repr(parts).encode())
   for pattern in _SOURCES:

@@ -22,7 +22,7 @@ _WAYS = (GLOBAL, *VERIFIED)
 
 
 def measure_model(data, model, quick=False):
-  """Returns {way: {protocol: (mAP, mean precisions)}} of a model.
+  """Return {way: {protocol: (mAP, mean precisions)}} of a model.
 
   Args:
     data: Folder of the data sets.
@@ -40,7 +40,7 @@ def measure_model(data, model, quick=False):
 
 
 def measure_root_sift(data, estimation):
-  """Returns {protocol: (mAP, mean precisions)} of RootSIFT, all pairs matched.
+  """Return {protocol: (mAP, mean precisions)} of RootSIFT, all pairs matched.
 
   Args:
     data: Folder of the data sets.
@@ -65,7 +65,7 @@ def _read(folder, name):
 
 
 def _queries(folder):
-  """Returns what is inside of the boxes of the queries."""
+  """Return the crops of the queries by their boxes."""
   content = json.loads((folder / "gnd.json").read_text())
   images = []
   for name, entry in zip(content["qimlist"], content["gnd"], strict=True):
@@ -76,7 +76,7 @@ def _queries(folder):
 
 
 def _inliers(asked, index, estimation):
-  """Returns the inliers of each query with each photo, [Q][N] int."""
+  """Return the inliers of each query with each photo, [Q][N] int."""
   local = [methods.root_sift(image) for image in asked]
   counts = [[] for _ in asked]
   for image in tqdm.tqdm(index, "RootSIFT", file=sys.stderr, mininterval=5):

@@ -21,15 +21,15 @@ _POSE_PIXELS = 1.0  # Residual of an inlier of an essential matrix.
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What a method found, an element per pair.
+  """Results of a method, an element per pair.
 
   Attributes:
     group: [P] str; "" for unrelated pairs.
     inliers: [P] int.
-    called: [P] bool, whether it is called a match.
-    solved: [P] bool, or None where no truth is known.
+    called: [P] bool, whether the pair is called a match.
+    solved: [P] bool, or None if no truth is known.
     error: [P] float of each true pair: of the homography as a share of the
-      longer side, or of the pose in degrees; NaN where neither is known.
+      longer side, or of the pose in degrees; NaN if neither is known.
   """
 
   group: np.ndarray
@@ -39,14 +39,14 @@ class Found:
   error: np.ndarray
 
   def rows(self, group):
-    """Returns the indices of the pairs of a group, or of all true ones."""
+    """Return the indices of the pairs of a group, or of all true ones."""
     if group == "all":
       return np.flatnonzero(self.group != "")
     return np.flatnonzero(self.group == group)
 
 
 def measure(pairs, label, function, estimation):
-  """Matches all pairs of a set by one method; returns rows for `as_found`."""
+  """Match all pairs of a set by one method; return rows for `as_found`."""
   found = methods.extract(pairs, function, label)
   sizes = {key: pairs.load(key).shape[1::-1] for key in found}
   rows = []
@@ -68,7 +68,7 @@ def measure(pairs, label, function, estimation):
 
 
 def as_found(rows):
-  """Returns the Found of the rows of `measure`."""
+  """Return the Found of the rows of `measure`."""
   group, inliers, called, solved, error = zip(*rows, strict=True)
   known = None if None in solved else np.array(solved, bool)
   return Found(
@@ -100,7 +100,7 @@ def _match(found, sizes, names, estimation):
 
 
 def _judge(truth, result, points, sizes):
-  """Returns whether a true pair is solved, and the error of its map."""
+  """Return whether a true pair is solved, and the error of its map."""
   if truth is None:
     return None, float("nan")
   solved = bool(pair_metrics.is_solved(truth, *points[:2], sizes[1]))
@@ -115,7 +115,7 @@ def _judge(truth, result, points, sizes):
 
 
 def _pose_error(truth, points_1, points_2, seed=0):
-  """Returns the error in degrees of the pose that all matches of a pair give.
+  """Return the error in degrees of the pose that all matches of a pair give.
 
   The essential matrix comes from MAGSAC (Barath et al., CVPR 2020) on the
   matches by descriptor, with a fixed seed.
@@ -146,7 +146,7 @@ def _pose_error(truth, points_1, points_2, seed=0):
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """A figure, and what it was in resamples of the pairs.
+  """A figure and its values for resamples of the pairs.
 
   Attributes:
     value: Float.
@@ -157,16 +157,16 @@ class Value:
   samples: np.ndarray
 
   def interval(self):
-    """Returns the ends of the middle 95 % of the resamples."""
+    """Return the ends of the middle 95 % of the resamples."""
     return tuple(np.percentile(self.samples, [2.5, 97.5]))
 
   def minus(self, other):
-    """Returns the Value of the difference; same pairs, same resamples."""
+    """Return the Value of the difference; same pairs, same resamples."""
     return Value(self.value - other.value, self.samples - other.samples)
 
 
 def summary(found, group, seed=0):
-  """Returns {figure: Value} of a group of pairs, or of "all".
+  """Return {figure: Value} of a group of pairs, or of "all".
 
   The figures: "AP" of true against all unrelated pairs, "solved" (a share),
   "inliers" (median), and "AUC a", ... where errors are known. Pairs of a group
@@ -202,14 +202,14 @@ def summary(found, group, seed=0):
 
 
 def _counts(drawn, number):
-  """Returns how often each is drawn, [S, number] float, of indices [S, N]."""
+  """Return how often each is drawn, [S, number] float, of indices [S, N]."""
   offsets = np.arange(len(drawn))[:, None] * number
   counts = np.bincount((drawn + offsets).ravel(), minlength=drawn.size)
   return counts[: len(drawn) * number].reshape(len(drawn), number) * 1.0
 
 
 def _precisions(positive, negative, weights, other_weights):
-  """Returns the average precision [S] of weighted pairs, [S, N] and [S, M]."""
+  """Return the average precision [S] of weighted pairs, [S, N] and [S, M]."""
   scores = np.unique(positive)
   true = weights @ (positive[:, None] >= scores)
   false = other_weights @ (negative[:, None] >= scores)
@@ -219,7 +219,7 @@ def _precisions(positive, negative, weights, other_weights):
 
 
 def print_table(name, by_method):
-  """Prints a table of a set.
+  """Print a table of a set.
 
   Args:
     name: Of the set.
@@ -244,7 +244,7 @@ def print_table(name, by_method):
 
 
 def print_means(by_method):
-  """Prints figures with 95 % intervals, {method: {group: {figure: Value}}}."""
+  """Print figures with 95 % intervals, {method: {group: {figure: Value}}}."""
   wide = max(map(len, by_method)) + 1
   for group in next(iter(by_method.values())):
     for method, groups in by_method.items():
@@ -255,7 +255,7 @@ def print_means(by_method):
 
 
 def print_differences(by_method, base, name):
-  """Prints what methods have more than a base of a name, with 95 % intervals.
+  """Print differences of methods from a base, with 95 % intervals.
 
   Args:
     by_method: {method: {group: {figure: Value}}}.

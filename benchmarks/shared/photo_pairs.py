@@ -46,19 +46,19 @@ class PairSet:
   load: object
 
   def keys(self):
-    """Returns the keys of all photos, sorted."""
+    """Return the keys of all photos, sorted."""
     pairs = [(p.first, p.second) for p in self.true] + self.unrelated
     return sorted({key for pair in pairs for key in pair})
 
   def quick(self, every=8):
-    """Returns one in `every` pair of each kind."""
+    """Return one in `every` pair of each kind."""
     return dataclasses.replace(
       self, true=self.true[::every], unrelated=self.unrelated[::every]
     )
 
 
 def matching(folder):
-  """Returns the PairSet of `<folder>/matching`."""
+  """Return the PairSet of `<folder>/matching`."""
   folder = pathlib.Path(folder) / "matching"
   pairs = json.loads((folder / "pairs.json").read_text())["pairs"]
   unrelated = json.loads((folder / "unrelated.json").read_text())
@@ -68,7 +68,7 @@ def matching(folder):
 
 
 def landmarks(folder):
-  """Returns the PairSet of `<folder>/landmark_photos`, without truths."""
+  """Return the PairSet of `<folder>/landmark_photos`, without truths."""
   folder = pathlib.Path(folder) / "landmark_photos"
   pairs = json.loads((folder / "pairs.json").read_text())
   true = [

@@ -38,7 +38,7 @@ class Detector:
   """The boxes of `sample_detector`, without a model to load."""
 
   def detect(self, images):
-    """Returns detections.Detections of each image."""
+    """Return detections.Detections of each image."""
     classes = np.ones(len(samples.SCORES))
     found = boxes.make_detections(samples.BOXES, samples.SCORES, classes)
     return [found] * len(images)
@@ -48,7 +48,7 @@ class Way:
   """A way in a process that waits for its turns."""
 
   def __init__(self, way, photos, out):
-    """Starts it.
+    """Start it.
 
     Args:
       way: One of WAYS.
@@ -65,7 +65,7 @@ class Way:
     )
 
   def turn(self, name, most):
-    """Does the first photos; returns seconds and CPU seconds."""
+    """Do the first photos; return seconds and CPU seconds."""
     self._process.stdin.write(f"{name} {most}\n")
     self._process.stdin.flush()
     answer = self._process.stdout.readline().split()
@@ -74,13 +74,13 @@ class Way:
     return tuple(map(float, answer))
 
   def close(self):
-    """Ends it."""
+    """End it."""
     self._process.stdin.close()
     self._process.wait()
 
 
 def main(way, photos, out):
-  """Does turns until the input ends."""
+  """Do turns until the input ends."""
   run = _prepare(way)
   for line in sys.stdin:
     name, most = line.split()
@@ -93,7 +93,7 @@ def main(way, photos, out):
 
 
 def _prepare(way):
-  """Returns a function of photos and a folder, with the model loaded."""
+  """Return a function of photos and a folder, with the model loaded."""
   from delf.inference import extractor, saved_model
   from delf.python.examples import extractor as examples
 
@@ -111,14 +111,14 @@ def _prepare(way):
 
 
 def _local(model, image):
-  """Returns what the contract's extractor does of local features."""
+  """Return local features like the original's extractor."""
   local = model.extract(image).local
   names = ("locations", "scales", "descriptors", "attention")
   return {name: getattr(local, name) for name in names}
 
 
 def _in_sequence(extract, photos, out):
-  """Does what a script does that knows the contract's functions alone."""
+  """Extract like a script that uses only the original's functions."""
   for path in photos:
     image = np.asarray(utils.RgbLoader(path))
     (found,) = Detector().detect(image[None])

@@ -1,4 +1,4 @@
-"""What the embedded model must reach, and whether it does."""
+"""Requirements of the embedded model, and whether it meets them."""
 
 import dataclasses
 
@@ -13,11 +13,11 @@ class Line:
   """A requirement.
 
   Attributes:
-    name: Words for what is measured.
-    value: Of the model.
-    needed: What it must be.
-    above: Whether it must be above and not only as much.
-    why: Words for where `needed` comes from.
+    name: Description of the figure.
+    value: Figure of the model.
+    needed: Lower limit.
+    above: Whether the figure must exceed the limit, not only reach it.
+    why: Source of the limit.
   """
 
   name: str
@@ -28,14 +28,14 @@ class Line:
 
   @property
   def is_reached(self):
-    """Whether the model reaches it."""
+    """Whether the model meets the requirement."""
     if self.above:
       return self.value > self.needed
     return self.value >= self.needed
 
 
 def of_pairs(model, root_sift):
-  """Returns the Lines of pairs.
+  """Return the requirements for pairs.
 
   Args:
     model: {group: {figure: Value}} of the model.
@@ -59,11 +59,11 @@ def of_pairs(model, root_sift):
 
 
 def of_retrieval(model, baselines, random):
-  """Returns the Lines of retrieval.
+  """Return the requirements for retrieval.
 
   Args:
     model: {way: {protocol: (mAP, ...)}} of the model.
-    baselines: {name: {protocol: (mAP, ...)}}, what is to be surpassed.
+    baselines: {name: {protocol: (mAP, ...)}}, which must be surpassed.
     random: The same of random rankings.
   """
   lines = []
@@ -81,7 +81,7 @@ def of_retrieval(model, baselines, random):
 
 
 def print_lines(label, lines):
-  """Prints the requirements of a model, and which are reached."""
+  """Print the requirements of a model, and which are reached."""
   print(f"\n{label:44}{'model':>7} {'needed':>9}")
   for line in lines:
     sign = ">" if line.above else ">="

@@ -30,7 +30,7 @@ class Photos:
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-  """Queries and a collection, and what is known of both.
+  """Queries and a collection, with rankings and ground truth.
 
   Attributes:
     queries: [Q, D] float32.
@@ -52,7 +52,7 @@ class Fold:
 
 
 def read_photos(data):
-  """Returns the Photos of both training pools."""
+  """Return the Photos of both training pools."""
   paths, names, group, pool, groups, pools = [], [], [], [], {}, {}
   for folder in (data / name for name in _POOLS):
     entries = json.loads((folder / "groups.json").read_text())["groups"]
@@ -73,7 +73,7 @@ def read_photos(data):
 
 
 def extract(photos, folder):
-  """Extracts what is not in the folder yet; returns [N, D] descriptors."""
+  """Extract photos missing in the folder; return [N, D] descriptors."""
   from delf.extraction import extract as extraction
   from delf.inference import zoo
 
@@ -89,7 +89,7 @@ def extract(photos, folder):
 
 
 def match_words(photos, folder):
-  """Returns the ASMK* scores [N, N] of all photos with each other."""
+  """Return the ASMK* scores [N, N] of all photos with each other."""
   local = [
     feature_io.ReadFromFile(folder / f"{name}{files.DELF}")[2].astype(
       np.float32
@@ -100,7 +100,7 @@ def match_words(photos, folder):
 
 
 def word_scores(queries, collection, num_words):
-  """Returns ASMK* scores, with a codebook of the collection's own descriptors.
+  """Return ASMK* scores, with a codebook of the collection's own descriptors.
 
   Args:
     queries: list of Q [n, D] float32 descriptors.
@@ -128,7 +128,7 @@ def word_scores(queries, collection, num_words):
 
 
 def make_fold(photos, descriptors, scores, seed):
-  """Returns the Fold of one draw of queries."""
+  """Return the Fold of one draw of queries."""
   order = np.random.default_rng(seed).permutation(len(photos.names))
   counts = np.bincount(photos.group)
   _, first = np.unique(photos.group[order], return_index=True)
