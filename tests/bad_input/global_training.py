@@ -161,7 +161,7 @@ def _full_disk(folder):
   return run
 
 
-@_case("global training without validation data", "the mode 'val'", "'train'")
+@_case("global training without validation data", "no mode 'val'", "'train'")
 def _no_validation(folder):
   path = _database(_data(folder))
   content = pickle.loads(path.read_bytes())
