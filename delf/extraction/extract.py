@@ -247,7 +247,10 @@ _ENDINGS = {
 
 
 class FeatureFolder(OutputFolder):
-  """Feature files of one configuration in one folder."""
+  """Feature files of one configuration in one folder.
+
+  `made_with` is that of `describe`, `on_written` that of ExtractOptions.
+  """
 
   def __init__(
     self,
@@ -257,7 +260,6 @@ class FeatureFolder(OutputFolder):
     made_with: dict,
     on_written: Callable[[str, features.ImageFeatures], object] | None = None,
   ):
-    """Args: `made_with` of `describe`; `on_written` of ExtractOptions."""
     super().__init__(folder, made_with)
     self._on_written = on_written
     if config.use_local_features:

@@ -61,6 +61,6 @@ def pixels(photo: Photo, rotate: bool = False) -> np.ndarray:
 
 
 def pixels_of(extracted: features.ImageFeatures) -> np.ndarray | None:
-  """Return the pixels that features are of; None where they are not known."""
+  """Return the pixels of the photo of features; None if they are unknown."""
   photo = extracted.path if extracted.image is None else extracted.image
   return None if photo is None else pixels(photo, extracted.is_rotated)
