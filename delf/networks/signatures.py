@@ -105,11 +105,13 @@ def network_functions(
   sizes: dict[str, int] = {}
   for call in calls.values():
     sizes |= {n: v.shape[-1] for n, v in call.structured_outputs.items()}
-  size, stride, padding = map(float, network.receptive)
-  is_local = settings.form != network_files.GLOBAL
+  receptive = None
+  if settings.form != network_files.GLOBAL:
+    size, stride, padding = map(float, network.receptive)
+    receptive = (size, stride, padding)
   text = dataclasses.replace(
     settings,
-    receptive=(size, stride, padding) if is_local else None,
+    receptive=receptive,
     local_size=sizes.get(network_files.FEATURES),
     global_size=sizes.get(network_files.DESCRIPTOR),
     has_offsets=network_files.OFFSETS in sizes,
