@@ -115,7 +115,7 @@ def test_error_of_the_background_thread_is_raised():
 
 
 def test_more_pairs_than_places_are_refused(folder, tmp_path):
-  with pytest.raises(errors.InputError, match=r"places \(10\), received 11"):
+  with pytest.raises(errors.InputError, match=r"places \(10\), not 11"):
     _run(folder, tmp_path, "--pairs", "11")
 
 

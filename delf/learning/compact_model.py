@@ -4,7 +4,8 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import faiss
@@ -22,11 +23,12 @@ from delf.python.training.model import delg_model
 # File of the training weights in the folder of a model.
 WEIGHTS = "weights.npz"
 
-# Overlap of two boxes above which the weaker feature goes.
+# Overlap of two boxes above which the weaker feature is dropped.
 IOU = 0.4
 
-# Of the configuration, chosen on held-out photos (docs/EMBEDDED_MODEL.md): few
-# scales, with the finest enlarged, where locations are the most exact.
+# Values of the configuration, chosen on held-out photos
+# (docs/EMBEDDED_MODEL.md): few scales, the finest of them enlarged, where
+# locations are most exact.
 SCALES = (0.3, 0.5, 0.85, 1.6)
 GLOBAL_SCALES = (0.5, 0.85)
 THRESHOLD = 0.4
@@ -55,27 +57,27 @@ _KIND = "the weights of a compact model"
 _ARCHITECTURE, _COMPACT = "architecture", "compact"
 
 
-def create(**options) -> delg_model.Delg:
+def create(**options: Any) -> delg_model.Delg:
   """Create a compact model with random weights."""
   return delg_model.Delg(backbone="compact", block3_strides=False, **options)
 
 
 def save(model: delg_model.Delg, folder: str | os.PathLike) -> None:
-  """Write the weights of a model into a folder, kernels in half precision.
+  """Write the weights of a model to a folder, kernels in half precision.
 
-  Training does not notice. Statistics may be too small or too large for it.
+  Statistics remain in float32: they may be out of the range of float16.
   """
-  arrays = {}
+  arrays: dict[str, Any] = {_ARCHITECTURE: _COMPACT}
   for name, variable in _variables(model).items():
     array = keras.ops.convert_to_numpy(variable)
     fits = array.ndim > 1 and np.abs(array).max() < np.finfo(np.float16).max
     arrays[name] = array.astype(np.float16) if fits else array
   with files.atomic_path(pathlib.Path(folder, WEIGHTS)) as temporary:
-    np.savez_compressed(temporary, **{_ARCHITECTURE: _COMPACT}, **arrays)
+    np.savez_compressed(temporary, **arrays)
 
 
 def weights_file(source: str | os.PathLike) -> pathlib.Path | None:
-  """Return the file of weights that a path is or, as a folder, holds."""
+  """Return the file of weights at a path or in the folder there, or None."""
   path = pathlib.Path(source)
   if path.name == WEIGHTS:
     return path
@@ -83,20 +85,22 @@ def weights_file(source: str | os.PathLike) -> pathlib.Path | None:
 
 
 def load(model: delg_model.Delg, path: str | os.PathLike) -> None:
-  """Give a model the weights in a folder or file, all of them or none.
+  """Load the weights of a folder or file into a model, all of them or none.
 
   Raises:
-    InputError: If it is another kind of file, or of another architecture.
+    InputError: If the file is not readable, or of another architecture.
   """
   path = pathlib.Path(path)
   if path.is_dir():
     path = path / WEIGHTS
   if not path.exists():
-    raise FileNotFoundError(f"{path}: expected {_KIND}, found none")
+    raise FileNotFoundError(f"{path}: no such file: give {_KIND}")
   arrays = base_arrays.read_npz(path, _KIND, [_ARCHITECTURE])
   architecture = str(arrays.pop(_ARCHITECTURE))
   if architecture != _COMPACT:
-    raise errors.InputError(_KIND, f"those of {architecture[:40]!r}", path)
+    raise errors.InputError(
+      f"not {_KIND}, but of {architecture[:40]!r}", path=path
+    )
   variables = _variables(model)
   for name in sorted(set(arrays) | set(variables)):
     _check(variables.get(name), arrays.get(name), name, path)
@@ -105,22 +109,25 @@ def load(model: delg_model.Delg, path: str | os.PathLike) -> None:
 
 
 def _check(variable, array, name, path):
-  """Raise InputError if an array is not that of a variable."""
-  expected = None if variable is None else tuple(variable.shape)
-  received = None if array is None else tuple(array.shape)
-  if expected != received:
+  """Raise InputError if an array does not fit a variable."""
+  shape, stored = (
+    None if each is None else tuple(each.shape) for each in (variable, array)
+  )
+  if shape != stored:
     raise errors.InputError(
-      f"weights of this architecture, {name} {expected or 'not among them'}",
-      f"another one, {received or 'without it'}",
-      path,
+      f"weights of another architecture: {name} is {stored or 'missing'}, and "
+      f"must be {shape or 'missing'}",
+      path=path,
     )
   if not np.issubdtype(array.dtype, np.floating):
-    raise errors.InputError(f"numbers as {name}", str(array.dtype), path)
+    raise errors.InputError(
+      f"{name} must be of floating point, not {array.dtype}", path=path
+    )
   base_arrays.check_finite(array, f"numbers as {name}", path)
 
 
 def _variables(model):
-  """Return the variables by names that do not depend on the model's."""
+  """Return the variables by names that are independent of the model's name."""
   return {
     f"{part}/{variable.path.removeprefix(f'{layer.name}/')}": variable
     for part, layer in (
@@ -134,7 +141,7 @@ def _variables(model):
 def from_checkpoint(path: str | os.PathLike) -> delg_model.Delg:
   """Create a model with the weights of a checkpoint of `CompactTrainer`.
 
-  Raises InputError if it is no such file, or a variable of it does not fit.
+  Raises InputError if it is another file, or a variable does not fit.
   """
   model = create()
   variables = model.backbone.variables + model.attention.variables
@@ -147,7 +154,7 @@ def export(
 ) -> None:
   """Export a model, with its configuration and training weights beside it.
 
-  An export in the folder is replaced; its Markdown files stay.
+  An existing export is replaced; Markdown files in the folder are kept.
   """
   folder = pathlib.Path(folder)
   settings = configuration(configured_path(folder)).encode()
@@ -156,20 +163,20 @@ def export(
     exporting.export_local_and_global(model, new, iou=iou)
     save(model, new)
     for name, data in (kept | {"config.pbtxt": settings}).items():
-      files.write_bytes(new / name, data)
+      files.write_bytes(pathlib.Path(new, name), data)
 
 
 def configured_path(folder: pathlib.Path) -> str:
-  """Return the `model_path` of a configuration for the model in a folder."""
+  """Return the `model_path` to configure for the model in a folder."""
   embedded = zoo.artefact(zoo.EMBEDDED)
   if folder.resolve() == zoo.folder(embedded).resolve():
     return embedded.name
-  # Absolute: a relative one that is not found may be taken for a known name.
+  # Absolute: a relative path could be mistaken for the name of a known model.
   return os.fspath(folder.resolve())
 
 
 def configuration(model_path: str) -> str:
-  """Return the text of the DelfConfig of a model of this name or path."""
+  """Return the text of the DelfConfig of a model, given its name or path."""
   indices = [i for i, scale in enumerate(SCALES) if scale in GLOBAL_SCALES]
   return _CONFIGURATION.format(
     path=json.dumps(model_path, ensure_ascii=False),
@@ -179,14 +186,14 @@ def configuration(model_path: str) -> str:
   )
 
 
-# Added to the variances of pairs, as a share of their mean. On held-out photos
-# 0.02 to 0.3 did not differ.
+# Added to the variances of pairs, as a share of their mean. Results on held-out
+# photos are the same from 0.02 to 0.3.
 _SHRINKAGE = 0.1
 
-# Local features of a photo that visual words are made from.
+# Local features sampled from each photo to learn visual words.
 _SAMPLES = 40
 
-# Views that the whitening is made from, and that classes are learnt from.
+# Upper limits of views for the whitening, and for learning classes.
 _MOST_WHITENED_VIEWS, _MOST_VIEWS = 8000, 4000
 
 # Longer side, in pixels, at which photos are described.
@@ -203,14 +210,19 @@ class ClassOptions:
   scale: float = 16.0
   margin: float = 0.2  # Radians.
   decay: float = 0.01  # Weight of the squared change of the embedding.
-  seed: int = 0  # Of the views and of the order.
+  seed: int = 0  # Of the views and of their order.
 
 
-def whiten(backbone, photos: list, pairs: list, seed: int = 0) -> None:
-  """Set the layers of the global descriptor from photos of the same places.
+def whiten(
+  backbone: Any,
+  photos: Sequence[view_pairs.Photo],
+  pairs: Sequence[view_pairs.Pair],
+  seed: int = 0,
+) -> None:
+  """Learn the layers of the global descriptor from photos of the same places.
 
-  Visual words by clustering; then the embedding whitens the differences of
-  photos and random views of them, and of the pairs of photos of one place.
+  Visual words are clustered; then the embedding whitens differences between
+  photos and random views of them, and between pairs of photos of one place.
   """
   rng = np.random.default_rng(seed)
   images = [photo.image for photo in photos]
@@ -240,24 +252,24 @@ def _visual_words(backbone, images, seed):
   for cells in _outputs(local, images):
     cells = cells.reshape(-1, cells.shape[-1])
     lengths = np.linalg.norm(cells, axis=1)
-    # Short ones are of what has no texture, and count little.
+    # Short features have little texture, and little weight.
     longer = np.argsort(-lengths)[: max(1, len(cells) // 2)]
     chosen = rng.choice(longer, min(_SAMPLES, len(longer)), replace=False)
     rows.append(cells[chosen] / (lengths[chosen, None] + 1e-6))
-  rows = np.concatenate(rows)
+  points = np.concatenate(rows)
   number = backbone.pool.number
-  # Fewer features than words: some words are the same.
-  rows = np.resize(rows, [max(len(rows), number), rows.shape[1]])
+  # With fewer features than words, some words are equal.
+  points = np.resize(points, [max(len(points), number), points.shape[1]])
   clustering = faiss.Kmeans(
-    rows.shape[1], number, niter=20, spherical=True, seed=1 + seed
+    points.shape[1], number, niter=20, spherical=True, seed=1 + seed
   )
   clustering.cp.min_points_per_centroid = 1
-  clustering.train(rows)
+  clustering.train(points)
   return clustering.centroids
 
 
 def pooled(
-  backbone, images: Iterable[np.ndarray], number: int | None = None
+  backbone: Any, images: Iterable[np.ndarray], number: int | None = None
 ) -> np.ndarray:
   """Return the inputs of the embedding layer for N images, float32 [N, C]."""
 
@@ -300,12 +312,11 @@ def whitening(
   dimension: int,
   shrinkage: float = _SHRINKAGE,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Return a dense layer that whitens the differences of photos of one place.
+  """Return a dense layer that whitens differences of photos of one place.
 
-  The projection of Mikolajczyk and Matas (ICCV 2007), as Radenovic et al.
-  (PAMI 2018) use it: differences of matching pairs, `first` and `second`
-  [N, C], are made white, then the directions in which `everything` [M, C]
-  varies most are kept.
+  The projection of Mikolajczyk and Matas (ICCV 2007), as in Radenovic et al.
+  (PAMI 2018): whiten the differences of matching pairs, `first` and `second`
+  [N, C], and keep the directions of largest variance of `everything` [M, C].
 
   Returns:
     Kernel [C, dimension] and bias [dimension], float32.
@@ -322,13 +333,15 @@ def whitening(
 
 
 def learn_classes(
-  backbone, images: list[np.ndarray], labels, options=ClassOptions()
+  backbone: Any,
+  images: list[np.ndarray],
+  labels: Any,
+  options: ClassOptions = ClassOptions(),
 ) -> tuple[float, float]:
-  """Turn the embedding layer so that photos of one class are near.
+  """Train the embedding layer so that photos of one class are near.
 
-  The rest of the backbone stays, so that local features do not change. The
-  embedding e becomes e + T e, where T starts at 0: with few photos it stays
-  near what it was.
+  The rest of the backbone, and so local features, do not change. The embedding
+  e becomes e + T e, where T starts at 0: with few photos it changes little.
 
   Returns:
     ArcFace's loss at the first and at the last tenth of the steps.
@@ -338,7 +351,7 @@ def learn_classes(
   kernel = keras.ops.convert_to_numpy(layer.kernel)
   bias = keras.ops.convert_to_numpy(layer.bias)
   embedded = np.float32(inputs @ kernel + bias)
-  # The rate is not meant for their length.
+  # The learning rate is meant for embeddings of unit variance.
   embedded /= np.sqrt(np.mean(np.square(embedded))) + 1e-12
   turn, losses = _learn(embedded, labels, options)
   turn = np.eye(len(turn), dtype=np.float32) + turn
@@ -352,14 +365,14 @@ def _views(backbone, images, labels, seed):
   """Return the inputs of the embedding of photos and views, and the classes."""
   times = int(np.clip(_MOST_VIEWS // len(images) - 1, 1, 7))
   rng = np.random.default_rng(seed)
-  # One view is in memory at a time.
+  # Only one view is in memory at a time.
   views = (
     _view(rng, image, (0.7, 1.3), _SIDE)
     for _ in range(times)
     for image in images
   )
-  rows = pooled(backbone, images)
-  rows = [rows, pooled(backbone, views, times * len(images))]
+  rows = [pooled(backbone, images)]
+  rows.append(pooled(backbone, views, times * len(images)))
   return np.concatenate(rows), np.tile(labels, 1 + times)
 
 

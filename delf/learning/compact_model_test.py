@@ -55,7 +55,9 @@ def test_the_packaged_model_can_be_trained_on(model):
 def test_weights_of_another_size_change_nothing(model, tmp_path):
   compact_model.save(_model(embedding_layer_dim=32), tmp_path)
   before = _arrays(model)
-  with pytest.raises(errors.InputError, match="embedding_layer.*256.*32"):
+  with pytest.raises(
+    errors.InputError, match="embedding_layer.* is .*32.* must be .*256"
+  ):
     compact_model.load(model, tmp_path)
   for one, two in zip(before, _arrays(model), strict=True):
     np.testing.assert_array_equal(one, two)
@@ -77,7 +79,10 @@ def test_damaged_weights_are_refused(model, tmp_path, change):
   else:
     arrays["architecture"] = "resnet50"
   np.savez(path, **arrays)
-  with pytest.raises(errors.InputError, match="weights.npz: expected"):
+  with pytest.raises(
+    errors.InputError,
+    match="weights.npz: (not the |weights of another|.* must be)",
+  ):
     compact_model.load(model, tmp_path)
 
 

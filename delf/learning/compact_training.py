@@ -1,6 +1,8 @@
 """Self-supervised training of the compact model: losses and learner."""
 
+import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,14 +13,13 @@ from delf.learning import loop, view_pairs
 from delf.networks import heads
 from delf.python.normalization_layers import normalization
 
-# Points of one pair that are nearer than this, in pixels, are no negatives of
-# each other.
+# Points of a pair nearer than this, in pixels, are not each other's negatives.
 NEAR = 12.0
 
-# Of the cosine similarities of descriptors.
+# Divisor of the cosine similarities of descriptors.
 TEMPERATURE = 0.06
 
-# Standard deviation, in pixels, of the target about a keypoint.
+# Standard deviation, in pixels, of the target around a keypoint.
 KEYPOINT_SPREAD = 0.6
 
 _MASKED = -1e4
@@ -26,7 +27,7 @@ _ATTENTION_WEIGHT, _KEYPOINT_WEIGHT = 0.5, 0.3
 
 
 class CompactTrainer(loop.FileLearner):
-  """Learns all of the compact model but its global head (`compact_model`).
+  """Trains the compact model without its global head (see `compact_model`).
 
   Metrics of a step are the losses of descriptors, attention and keypoints, the
   share of points that are mutual nearest neighbours (`found`), and the mean
@@ -37,10 +38,10 @@ class CompactTrainer(loop.FileLearner):
 
   def __init__(  # noqa: PLR0913
     self,
-    backbone,
-    attention,
+    backbone: Any,
+    attention: Any,
     draw: Callable[[int], view_pairs.Batch] | None = None,
-    path=None,
+    path: str | os.PathLike | None = None,
     rate: float = 1.5e-3,
     warm_up: int = 200,
     side: int = 192,
@@ -51,9 +52,11 @@ class CompactTrainer(loop.FileLearner):
     Args:
       backbone: compact.CompactBackbone.
       attention: heads.AttentionModel.
-      rate: Highest learning rate, reached after `warm_up` steps; it falls to a
-        hundredth along a cosine.
-      side: Pixels of a view's side.
+      draw: Function that draws the batch of a step.
+      path: File of the checkpoint.
+      rate: Highest learning rate; it falls to 0.01 of it along a cosine.
+      warm_up: Steps over which the rate rises.
+      side: Side of a view in pixels.
       held_out: Batches to measure with.
     """
     super().__init__(draw, path)
@@ -62,12 +65,12 @@ class CompactTrainer(loop.FileLearner):
     backbone(np.zeros([1, side, side, 3], np.float32), training=False)
     cells = [1, 4, 4, backbone.local_channels]
     attention(np.zeros(cells, np.float32), training=False)
-    others = (backbone.pool, backbone.embedding_layer)
-    others = {id(v) for layer in others for v in layer.variables}
+    head = backbone.pool.variables + backbone.embedding_layer.variables
+    head_ids = {id(v) for v in head}
     self._trainable = [
       v
       for v in backbone.trainable_variables + attention.trainable_variables
-      if id(v) not in others
+      if id(v) not in head_ids
     ]
     self._optimizer = keras.optimizers.AdamW(
       rate, weight_decay=1e-4, global_clipnorm=5.0
@@ -75,7 +78,7 @@ class CompactTrainer(loop.FileLearner):
     self._optimizer.build(self._trainable)
     self._train = tf.function(self._step, reduce_retracing=True)
     self._evaluate = tf.function(
-      lambda *parts: tf.stack(self._terms(*parts, training=False)),
+      lambda *parts: tf.stack(self._terms(False, *parts)),
       reduce_retracing=True,
     )
 
@@ -92,19 +95,19 @@ class CompactTrainer(loop.FileLearner):
     return self.metrics(self._train(*_parts(batch)))
 
   def evaluate(self, batch: view_pairs.Batch) -> dict[str, float]:
-    """Return the metrics of a batch as the model is."""
+    """Return the metrics of a batch, without a training step."""
     return self.metrics(self._evaluate(*_parts(batch)))
 
   def measure(self) -> dict[str, float]:
-    """Return the share of points of held-out batches that are found."""
+    """Return the share of mutual nearest neighbours in held-out batches."""
     if not self._held_out:
       return {}
     shares = [self.evaluate(batch)["found"] for batch in self._held_out]
-    return {"held_out": float(np.mean(np.float32(shares)))}
+    return {"held_out": float(np.mean(np.array(shares, np.float32)))}
 
   def _step(self, *parts):
     with tf.GradientTape() as tape:
-      terms = self._terms(*parts, training=True)
+      terms = self._terms(True, *parts)
       total = terms[0] + _ATTENTION_WEIGHT * terms[1]
       total += _KEYPOINT_WEIGHT * terms[2]
     gradients = tape.gradient(total, self._trainable)
@@ -113,13 +116,13 @@ class CompactTrainer(loop.FileLearner):
     )
     return tf.stack(terms)
 
-  def _terms(self, images, points, weights, corners, training):
+  def _terms(self, training, images, points, weights, corners):
     pairs = weights.shape[0]
     pixels = (tf.cast(images, tf.float32) - 128.0) / 128.0
     cells, logits = self.backbone.cells_call(pixels, training=training)
     at = points[..., ::-1] / heads.STRIDE
     raw = tf.cast(heads.interpolate(cells, at), tf.float32)
-    descriptors = normalization.l2_normalize(raw, axis=-1, epsilon=1e-6)
+    descriptors: Any = normalization.l2_normalize(raw, axis=-1, epsilon=1e-6)
     loss, probability, nearest = descriptor_loss(
       descriptors[:pairs],
       descriptors[pairs:],
@@ -147,22 +150,25 @@ def _parts(batch):
   return batch.images, batch.points, batch.weights, corners
 
 
-def descriptor_loss(first, second, points_1, points_2, weights):
-  """Contrast each correspondence with every other one of the batch.
+def descriptor_loss(
+  first: Any, second: Any, points_1: Any, points_2: Any, weights: Any
+) -> tuple[Any, Any, Any]:
+  """Contrast each correspondence with all others of the batch.
 
   The negative logarithm of the softmax over rows and over columns of the
-  similarity matrix (InfoNCE, van den Oord et al. 2018, both ways). Points of
-  the same pair that lie within NEAR pixels of each other are not negatives.
+  similarity matrix (InfoNCE, van den Oord et al. 2018, in both directions).
+  Points of one pair within NEAR pixels of each other are not negatives.
 
   Args:
-    first: [P, K, C], descriptors in the first views, of length 1.
-    second: [P, K, C], of the same points in the second views.
-    points_1: [P, K, 2], their positions in pixels; so `points_2`.
+    first: [P, K, C], unit descriptors in the first views.
+    second: [P, K, C], descriptors of the same points in the second views.
+    points_1: [P, K, 2], positions in the first views, in pixels.
+    points_2: [P, K, 2], positions in the second views.
     weights: [P, K], 0 for padding.
 
   Returns:
-    Three tensors [P, K]: the loss of each point; the probability that it is
-    matched, both ways; 1 where it is the nearest neighbour both ways.
+    Three tensors [P, K]: the loss of each point; the probability of its match,
+    a geometric mean of both directions; 1 for mutual nearest neighbours.
   """
   pairs, number, channels = first.shape
   total = pairs * number
@@ -186,7 +192,7 @@ def descriptor_loss(first, second, points_1, points_2, weights):
 
 
 def _ignored(points_1, points_2, weights):
-  """Return which entries of the similarity matrix are no negatives, bool."""
+  """Return a mask of entries that are neither matches nor negatives."""
   pairs, number = weights.shape
   total = pairs * number
   near = ops.zeros([pairs, number, number], dtype="bool")
@@ -202,19 +208,19 @@ def _ignored(points_1, points_2, weights):
   return (near + either) * (1.0 - ops.eye(total)) > 0.5
 
 
-def attention_loss(scores, target, weights):
-  """Teach attention the probability, target [P, K], that a cell is matched.
+def attention_loss(scores: Any, target: Any, weights: Any) -> Any:
+  """Return the mean cross entropy of attention with match probabilities.
 
-  Scores [P, K] are of softplus; the mean cross entropy is that of the
-  probability 1 - exp(-score), the logistic function of the logit.
+  Scores [P, K] are outputs of softplus, so that 1 - exp(-score) is the logistic
+  function of the logit; `target` is [P, K].
   """
   positive = -ops.log(1.0 - ops.exp(-scores) + 1e-6)
   entropy = target * positive + (1.0 - target) * scores
   return _mean(entropy, weights)
 
 
-def keypoint_loss(logits, offsets, weights):
-  """Teach each cell which of its pixels is the keypoint, by cross entropy.
+def keypoint_loss(logits: Any, offsets: Any, weights: Any) -> Any:
+  """Return the mean cross entropy of the keypoint's pixel in each cell.
 
   Logits are [B, H, W, PIXELS], offsets [B, H W, 2], (y, x) of the keypoint from
   the centre of its cell in pixels, row by row, weights [B, H W] in [0, 1].

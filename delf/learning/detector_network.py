@@ -1,8 +1,9 @@
-"""The detector: network, loss, and SavedModel from which training resumes."""
+"""The detector: network, loss, and SavedModel for training and inference."""
 
 import os
 import pathlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,45 +14,44 @@ from delf.base import errors
 from delf.formats import checkpoints
 from delf.networks import compact, exporting
 
-# Side in pixels of the square that every photo is scaled to.
+# Side, in pixels, of the square to which photos are scaled.
 SIDE = 320
-# Pixels between the cells, which each give one box of every size.
+# Pixels between cells; each cell predicts one box of each size.
 STRIDE = 16
-# Boxes are large or small: the root of the area of large ones is this share of
-# the photo, or more.
+# Lower limit of the square root of a large box's area, as a share of the photo;
+# other boxes are small.
 LARGE = 0.4
 SIZES = 2
-# Layers of the backbone that lead to its last stage.
+# Layers of the backbone up to its last stage.
 STAGES = {"stem", "norm1", "conv1a", "conv1b", "conv4a", "conv4b"}
 STAGES |= {f"conv{number}{part}" for number in (2, 3) for part in "abc"}
-# Boxes of a photo at most, and the overlap above which the lower one goes.
+# Upper limits of a photo's boxes, and of the overlap of two boxes.
 MOST_BOXES, OVERLAP = 20, 0.5
-# Boxes of a lower score are none.
+# Boxes with lower scores are dropped.
 _LEAST_SCORE = 0.02
 # Channels of the head.
 _CHANNELS = 96
-# Logits before training, of a score, and of the sides of a large and of a small
-# box: few boxes, of middle size.
+# Initial logits of scores, and of the sides of large and small boxes: for few
+# boxes of medium size.
 _FIRST_SCORE, _FIRST_SIDES = -3.0, (-1.0, -2.2)
-# Share of a box, around its middle, whose cells answer for it; cells further
-# out, but inside of the larger share, answer for nothing.
+# Cells in the central share of a box are positive for it; other cells in the
+# larger share are ignored.
 _ANSWERS, _SPARED = 0.35, 0.7
-# At least so far from the middle, in parts of the photo: a cell and a half.
+# Lower limit of distances to the centre, as a share of the photo: 1.5 cells.
 _NEAREST = 0.05
 
 _VARIABLES = "variables/variables"
-_KIND = "a detector of this library, with its variables"
 
 
 def cell_centres(side: int = SIDE) -> np.ndarray:
-  """Return the centres of the cells, float32 [N, 2], (y, x) in [0, 1]."""
+  """Return the centres of cells, float32 [N, 2], (y, x) in [0, 1]."""
   # Cell i of the backbone is centred on pixel 16 i.
   one = (np.arange(side // STRIDE, dtype=np.float32) * STRIDE + 0.5) / side
   return np.stack(np.meshgrid(one, one, indexing="ij"), -1).reshape(-1, 2)
 
 
 class BoxHead(keras.Model):
-  """Scores and boxes in cells of stride 16, from three stages."""
+  """Head that predicts scores and boxes in cells of stride 16."""
 
   def __init__(self, side: int = SIDE, name: str = "head"):
     """Create the head with random weights; `side` is a multiple of 32."""
@@ -85,16 +85,16 @@ class BoxHead(keras.Model):
     )
     self.cells = cell_centres(side)
 
-  def build(self, input_shape):
+  def build(self, input_shape: Any) -> None:
     """Do nothing: `call` builds the layers."""
 
-  def call(self, stages, training=False):
-    """Find boxes in maps of stride 8, 16 and 32 of the backbone.
+  def call(self, stages: Any, training: bool = False) -> tuple[Any, Any]:
+    """Predict boxes from feature maps of stride 8, 16 and 32.
 
     Returns:
       Logits of scores, float32 [B, N], and boxes, float32 [B, N, 4]: (ymin,
-      xmin, ymax, xmax) in [0, 1]. N is the number of cells times SIZES: a
-      large and a small box of each cell, then those of the next.
+      xmin, ymax, xmax) in [0, 1]. N is the number of cells times SIZES, with
+      the large and the small box of each cell in turn.
     """
     fine, middle, coarse = stages
     x = ops.concatenate(
@@ -107,16 +107,16 @@ class BoxHead(keras.Model):
     x = self.place(ops.concatenate([x, where], -1), training=training)
     for layer in self.wide:
       x = layer(x, training=training)
-    # What the whole photo is like: a box is more than its own texture.
+    # Context of the whole photo.
     whole = ops.concatenate(
       [ops.mean(x, axis=(1, 2)), ops.max(x, axis=(1, 2))], -1
     )
     x = ops.relu(x + self.whole(whole)[:, None, None])
     x = self.last(x, training=training)
     sides = ops.sigmoid(ops.reshape(self.sides(x), [-1, number**2, SIZES, 4]))
-    # Up, left, down, right of the centre of the cell, in parts of the photo.
+    # Distances to the cell's centre, as shares of the photo.
     middle = np.concatenate([self.cells, self.cells], -1)[:, None]
-    signs = np.float32([-1, -1, 1, 1])
+    signs = np.array([-1, -1, 1, 1], np.float32)
     boxes = ops.clip(middle + signs * sides, 0.0, 1.0)
     total = number**2 * SIZES
     scores = ops.reshape(self.score(x), [-1, total])
@@ -124,7 +124,7 @@ class BoxHead(keras.Model):
 
 
 class _Dilated(keras.layers.Layer):
-  """A residual convolution that looks further, with batch normalisation."""
+  """A dilated residual convolution with batch normalization."""
 
   def __init__(self, filters, dilation, **kwargs):
     super().__init__(**kwargs)
@@ -148,55 +148,54 @@ class _Dilated(keras.layers.Layer):
 
 
 def _path_in(variable, part):
-  """Return the path of a variable below a part, whatever the part is in."""
+  """Return the path of a variable relative to a part of the model."""
   return variable.path.rpartition(f"{part.name}/")[2]
 
 
 class Detector:
-  """The compact backbone and a head of boxes, for images of one side."""
+  """The compact backbone with a `BoxHead`, for square images of one size."""
 
-  def __init__(self, backbone=None, side: int = SIDE):
-    """Create the detector; weights are random but for those of a backbone."""
+  def __init__(self, backbone: Any = None, side: int = SIDE):
+    """Create the detector with random weights, but for a given backbone."""
     self.side = side
     self.backbone = backbone or compact.CompactBackbone()
     self.head = BoxHead(side)
     image = np.zeros([1, side, side, 3], np.float32)
-    # Variables have their names by the models that are called, so one by one.
+    # Names of variables depend on the called model: build each separately.
     self.backbone(image, training=False)
     self.head(self.stages(image), training=False)
 
   def backbone_variables(self) -> list:
-    """Return the trainable variables of the backbone that boxes need."""
+    """Return the trainable variables of the backbone up to its last stage."""
     return [
       variable
       for variable in self.backbone.trainable_variables
       if _path_in(variable, self.backbone).partition("/")[0] in STAGES
     ]
 
-  def stages(self, images):
-    """Return the inputs of the head for [B, side, side, 3] RGB to 255."""
+  def stages(self, images: Any) -> Any:
+    """Return inputs of the head for images [B, side, side, 3], RGB to 255."""
     pixels = (ops.cast(images, "float32") - 128.0) / 128.0
-    # Statistics of the backbone stay as they are, also where it learns.
+    # Statistics of the backbone are frozen even in training.
     return self.backbone.stages(pixels, training=False)[2:]
 
-  def __call__(self, images, training=False):
-    """Find boxes in [B, side, side, 3] RGB; see `BoxHead.call`."""
+  def __call__(self, images: Any, training: bool = False) -> tuple[Any, Any]:
+    """Predict boxes of images [B, side, side, 3]; see `BoxHead.call`."""
     return self.head(self.stages(images), training=training)
 
 
-def assign(cells, boxes):
-  """Decide which cells answer for which boxes.
+def assign(cells: Any, boxes: Any) -> tuple[Any, Any, Any]:
+  """Assign known boxes to cells.
 
   Args:
     cells: float32 [N, 2], centres (y, x) in [0, 1].
-    boxes: float32 [B, M, 4]; a box of no area is none.
+    boxes: float32 [B, M, 4]; boxes of area 0 are padding.
 
   Returns:
-    answers: float32 [B, N * SIZES], 1 where a cell answers for a box of the
-      size.
-    spared: float32 [B, N * SIZES], 1 where it is neither right nor wrong.
-    wanted: float32 [B, N * SIZES, 4], the box of each that answers; the
-      smallest of several.
+    answers: float32 [B, N * SIZES], 1 for a positive cell and size.
+    spared: float32 [B, N * SIZES], 1 where the loss of scores is ignored.
+    targets: float32 [B, N * SIZES, 4], the box of each positive; the smallest
+      if there are several.
   """
   sides = boxes[..., 2:] - boxes[..., :2]
   large = sides[..., 0] * sides[..., 1] >= LARGE**2
@@ -205,18 +204,18 @@ def assign(cells, boxes):
     for which in (large, ~large)
   ]
   total = len(cells) * SIZES
-  answers, spared, wanted = (
+  answers, spared, targets = (
     tf.stack(each, 2) for each in zip(*of_sizes, strict=True)
   )
   return (
     tf.reshape(answers, [-1, total]),
     tf.reshape(spared, [-1, total]),
-    tf.reshape(wanted, [-1, total, 4]),
+    tf.reshape(targets, [-1, total, 4]),
   )
 
 
 def _assign(cells, boxes):
-  """Do for boxes of one size what `assign` does for all."""
+  """Apply `assign` to boxes of one size."""
   centre = (boxes[..., :2] + boxes[..., 2:]) / 2
   size = boxes[..., 2:] - boxes[..., :2]
   area = size[..., 0] * size[..., 1]
@@ -229,17 +228,14 @@ def _assign(cells, boxes):
 
   near = within(_ANSWERS)
   smallest = tf.argmin(tf.where(near, area[:, None], 9.0), -1)
-  wanted = tf.gather(boxes, smallest, batch_dims=1)
+  targets = tf.gather(boxes, smallest, batch_dims=1)
   answers = tf.reduce_any(near, -1)
   spared = tf.reduce_any(within(_SPARED), -1) & ~answers
-  return tf.cast(answers, tf.float32), tf.cast(spared, tf.float32), wanted
+  return tf.cast(answers, tf.float32), tf.cast(spared, tf.float32), targets
 
 
-def overlaps(one, two):
-  """Return overlap and generalised overlap (GIoU) of boxes [..., 4] by pairs.
-
-  The former is in [0, 1], the latter in [-1, 1].
-  """
+def overlaps(one: Any, two: Any) -> tuple[Any, Any]:
+  """Return IoU in [0, 1] and generalized IoU in [-1, 1] of pairs of boxes."""
   low = tf.maximum(one[..., :2], two[..., :2])
   high = tf.minimum(one[..., 2:], two[..., 2:])
   common = tf.reduce_prod(tf.nn.relu(high - low), -1)
@@ -252,33 +248,35 @@ def overlaps(one, two):
   return overlap, overlap - tf.math.divide_no_nan(hull - union, hull)
 
 
-def loss(logits, found, cells, boxes):
-  """Compare found boxes with the known ones.
+def loss(
+  logits: Any, predicted: Any, cells: Any, boxes: Any
+) -> tuple[Any, Any, Any]:
+  """Compare predicted with known boxes.
 
   Args:
     logits: float32 [B, N * SIZES], of scores.
-    found: float32 [B, N * SIZES, 4], boxes of the cells.
-    cells: See `assign`; so `boxes`, the known ones.
+    predicted: float32 [B, N * SIZES, 4], boxes of the cells.
+    cells: float32 [N, 2], as in `assign`.
+    boxes: float32 [B, M, 4], known boxes, as in `assign`.
 
   Returns:
-    Loss of scores, loss of boxes, and mean overlap of the boxes of cells that
-    answer: three float32, means over the photos.
+    Loss of scores, loss of boxes, and mean overlap of the boxes of positive
+    cells: three float32, means over the photos.
   """
-  answers, spared, wanted = assign(cells, boxes)
-  overlap, general = overlaps(found, wanted)
+  answers, spared, targets = assign(cells, boxes)
+  overlap, general = overlaps(predicted, targets)
   number = tf.maximum(tf.reduce_sum(answers, -1), 1.0)
   target = tf.stop_gradient(answers * overlap)
   entropy = tf.nn.sigmoid_cross_entropy_with_logits(target, logits)
-  # Sure and right counts little, so that many empty cells do not outweigh few.
+  # Confident correct scores have little weight: most cells are empty.
   hard = tf.square(tf.stop_gradient(tf.sigmoid(logits)) - target)
   scores = tf.reduce_sum(hard * entropy * (1 - spared), -1) / number
-  apart = tf.reduce_sum(tf.abs(found - wanted), -1)
+  apart = tf.reduce_sum(tf.abs(predicted - targets), -1)
   fit = tf.reduce_sum(answers * (1 - general + apart), -1) / number
   mean_overlap = tf.reduce_sum(answers * overlap, -1) / number
   photos = tf.cast(tf.shape(boxes)[0], tf.float32)
-  return tuple(
-    tf.reduce_sum(each) / photos for each in (scores, fit, mean_overlap)
-  )
+  terms = (scores, fit, mean_overlap)
+  return tuple(tf.reduce_sum(each) / photos for each in terms)
 
 
 def export(
@@ -287,13 +285,13 @@ def export(
   overwrite: bool = False,
   extra: Iterable[tuple[str, bytes]] = (),
 ) -> None:
-  """Write a detector as a SavedModel; kernels are kept in half precision.
+  """Write a detector as a SavedModel, with kernels in half precision.
 
   Its signature is that of detectors: `input_images` uint8 [B, H, W, 3] to
   `detection_boxes` [B, 20, 4], `detection_scores` [B, 20] and
-  `detection_classes` [B, 20], all float32, best first; what is left is 0.
-  Further files are given by name and content. Raises InputError if there is
-  something that is not to be replaced.
+  `detection_classes` [B, 20], all float32, best first, padded with 0. `extra`
+  are further files by name and content. Raises InputError if the folder exists
+  and must not be replaced.
   """
   half = _half(detector)
   module = tf.Module()
@@ -311,25 +309,25 @@ def export(
 def finder(
   detector: Detector,
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-  """Return a function that finds boxes as an export does.
+  """Return a function that detects boxes in the same way as an export.
 
   It takes a photo, uint8 [H, W, 3], and returns boxes float32 [N, 4] and scores
-  float32 [N], best first, with the weights that the detector has now.
+  float32 [N], best first, with the current weights of the detector.
   """
   function = _function(detector, _half(detector))
 
   def find(image):
-    found = function(tf.constant(image[None]))
-    scores = found["detection_scores"][0].numpy()
-    return found["detection_boxes"][0].numpy()[scores > 0], scores[scores > 0]
+    outputs = function(tf.constant(image[None]))
+    scores = outputs["detection_scores"][0].numpy()
+    return outputs["detection_boxes"][0].numpy()[scores > 0], scores[scores > 0]
 
   return find
 
 
 def load(folder: str | os.PathLike) -> Detector:
-  """Read a detector that `export` wrote, for training.
+  """Read an export of `export` for training.
 
-  Raises InputError if it is another model, or damaged.
+  Raises InputError if it is of another model, or damaged.
   """
   reader, prefix = checkpoints.open_reader(pathlib.Path(folder, _VARIABLES))
   detector = Detector()
@@ -339,9 +337,9 @@ def load(folder: str | os.PathLike) -> Detector:
     key = f"{name}{checkpoints.SUFFIX}"
     if shapes.get(key) != list(variable.shape):
       raise errors.InputError(
-        f"{_KIND}, {name} {list(variable.shape)}",
-        f"one with {shapes.get(key, 'none')}",
-        folder,
+        f"not a detector of this library with its variables: {name} is "
+        f"{shapes.get(key, 'missing')}, and must be {list(variable.shape)}",
+        path=folder,
       )
     with checkpoints.reading(prefix):
       values[name] = reader.get_tensor(key)
@@ -351,7 +349,7 @@ def load(folder: str | os.PathLike) -> Detector:
 
 
 def _variables(detector):
-  """Return the variables that finding boxes needs, by name."""
+  """Return the variables that detection needs, by name."""
   named = {}
   for part in (detector.backbone, detector.head):
     for variable in part.variables:
@@ -363,10 +361,7 @@ def _variables(detector):
 
 
 def _half(detector):
-  """Return variables with the values that an export has, by name.
-
-  Kernels are in half precision; statistics may not fit into it.
-  """
+  """Return variables for an export by name, kernels in half precision."""
   half = {}
   for name, variable in _variables(detector).items():
     array = keras.ops.convert_to_numpy(variable)
@@ -377,7 +372,7 @@ def _half(detector):
 
 
 def _function(detector, half):
-  """Return the function of the signature, with the weights `half`."""
+  """Return the function of the signature with the weights `half`."""
   variables = _variables(detector)
 
   @tf.function(
@@ -392,7 +387,7 @@ def _function(detector, half):
     )
     with keras.StatelessScope(state_mapping=weights):
       logits, boxes = detector(images, training=False)
-    found = tf.image.combined_non_max_suppression(
+    results = tf.image.combined_non_max_suppression(
       boxes[:, :, None],
       tf.sigmoid(logits)[..., None],
       max_output_size_per_class=MOST_BOXES,
@@ -401,11 +396,11 @@ def _function(detector, half):
       score_threshold=_LEAST_SCORE,
       clip_boxes=True,
     )
-    # One class, by the number that detectors of landmarks give it.
-    classes = tf.cast(found.nmsed_scores > 0, tf.float32)
+    # The only class, with its number in detectors of landmarks.
+    classes = tf.cast(results.nmsed_scores > 0, tf.float32)
     return {
-      "detection_boxes": found.nmsed_boxes,
-      "detection_scores": found.nmsed_scores,
+      "detection_boxes": results.nmsed_boxes,
+      "detection_scores": results.nmsed_scores,
       "detection_classes": classes,
     }
 

@@ -78,7 +78,7 @@ def test_other_models_do_not_load(folder, tmp_path):
   module = tf.Module()
   module.other = tf.Variable(1.0)
   tf.saved_model.save(module, str(tmp_path / "other"))
-  with pytest.raises(errors.InputError, match="expected a detector"):
+  with pytest.raises(errors.InputError, match="not a detector of this library"):
     detector_network.load(tmp_path / "other")
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -29,13 +29,13 @@ _VECTORS = tf.TensorSpec([None, None], tf.float32)
 
 
 class TupleStepper:
-  """A network, its optimizer, and the gradients of tuples until an update.
+  """A network, its optimizer, and gradients accumulated between updates.
 
-  Images of a tuple have sizes of their own, and go through the network one at a
-  time: first all forwards, for the loss and its gradient with respect to each
-  descriptor, then each again with a gradient of its weights. So the memory is
-  that of one image, and images that the loss does not depend on (negatives that
-  are far) cost no gradient. As nothing in the network is random, it is exact.
+  Images of a tuple differ in size, and are processed one at a time: first a
+  forward pass of each, for the loss and its gradient with respect to the
+  descriptors, then a forward and backward pass of each. Memory is that of one
+  image, and images with a gradient of 0 (distant negatives) have no backward
+  pass. The result is exact, since the network is deterministic.
   """
 
   def __init__(self, net: global_model.GlobalFeatureNet, learning: Learning):
@@ -64,7 +64,7 @@ class TupleStepper:
 
   @property
   def variables(self) -> list:
-    """All variables that a step changes, those of the network first."""
+    """All variables that a step changes, the network's first."""
     return self.net.variables + self._optimizer.variables
 
   @property
@@ -73,11 +73,11 @@ class TupleStepper:
     return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
 
   def loss(self, images: Sequence[np.ndarray]) -> float:
-    """Return the loss of a query, a positive and negatives, [H, W, 3]."""
+    """Return the loss of a query, a positive and negatives, each [H, W, 3]."""
     return float(self._gradients(*self._vectors(images))[0])
 
   def learn(self, images: Sequence[np.ndarray]) -> float:
-    """Return the loss of a tuple; add its gradients, if they are finite."""
+    """Return the loss of a tuple; accumulate its gradients if it is finite."""
     loss, upstream = self._gradients(*self._vectors(images))
     if not math.isfinite(loss):
       return float(loss)
@@ -88,7 +88,7 @@ class TupleStepper:
     return float(loss)
 
   def update(self, epochs: float) -> None:
-    """Apply the gradients that were added, at the rate after so many epochs."""
+    """Apply accumulated gradients, with the learning rate after `epochs`."""
     # Radenovic et al., arXiv:1711.02512, section 4.2.
     decay = math.exp(-0.01 * epochs)
     self._optimizer.learning_rate.assign(self._learning.rate * decay)
@@ -120,9 +120,8 @@ class TupleStepper:
       total.assign_add(gradient)
 
   def _update(self, decay):
-    # The decay of weights is that of Loshchilov and Hutter, arXiv:1711.05101,
-    # algorithm 2: it is apart from the gradient, and falls as the learning rate
-    # does, but does not depend on it otherwise.
+    # Decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, algorithm
+    # 2): it follows the schedule of the learning rate, not its value.
     before = [tf.identity(weight.value) for weight in self._weights]
     self._optimizer.apply_gradients(
       zip([tf.identity(s) for s in self._sums], self._weights, strict=True)
@@ -136,19 +135,21 @@ class TupleStepper:
 
 @dataclasses.dataclass
 class Place:
-  """How far a run is, as its checkpoint has it."""
+  """Progress of a run, stored in its checkpoint."""
 
-  epoch: int = 0  # Epochs that are over.
-  batch: int = 0  # Batches of the next one that are over.
-  distance: float = 0.0  # Average one of its negatives as they were chosen.
-  losses: list = dataclasses.field(default_factory=list)  # Of its tuples.
+  epoch: int = 0  # Completed epochs.
+  batch: int = 0  # Completed batches of the current epoch.
+  distance: float = 0.0  # Mean distance of its negatives when they were chosen.
+  losses: list[float] = dataclasses.field(
+    default_factory=list
+  )  # Of its tuples.
   left_out: int = 0  # Tuples that could not be loaded, in all epochs.
   best_epoch: int = 0  # Epoch of the best network, from 1; 0 for none.
-  # Its score, lower is better: validation loss, or less its mean average
-  # precision where there is no validation, or else training loss.
+  # Score of the best network, lower is better: validation loss or, without
+  # validation, negative mean average precision of searches, or training loss.
   best_score: float = math.inf
-  # Metrics of each epoch that is over.
-  history: list = dataclasses.field(default_factory=list)
+  # Metrics of each completed epoch.
+  history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,19 +158,22 @@ class Report:
 
   folder: pathlib.Path
   place: Place
-  signal: int | None  # Number of the one that stopped it.
-  whitened: dict | None = None  # Metrics of last searches, by data set.
+  signal: int | None  # Number of the signal that stopped the run.
+  # Metrics of searches with whitening after training, by data set.
+  whitened: dict[str, dict[str, float]] | None = None
 
 
-def fit(settings: Settings, make_net=global_model.GlobalFeatureNet) -> Report:
-  """Train, and learn a whitening in the end if the settings say so.
+def fit(
+  settings: Settings, make_net: Callable = global_model.GlobalFeatureNet
+) -> Report:
+  """Train a network and, if the settings request it, learn a whitening.
 
-  `make_net` makes a network of the arguments of GlobalFeatureNet.
+  `make_net` creates a network from the arguments of GlobalFeatureNet.
 
   Raises:
-    FileNotFoundError: If data or a photo of it is missing.
-    InputError: If a setting or the data is out of its range, there is a run
-      that is not to be resumed or of other settings, or the loss is not finite.
+    FileNotFoundError: If data or photos are missing.
+    InputError: If a setting or the data is out of range, the folder has a run
+      that must not be resumed or has other settings, or the loss is not finite.
   """
   settings.check()
   data = _open_data(settings)
@@ -201,7 +205,7 @@ def fit(settings: Settings, make_net=global_model.GlobalFeatureNet) -> Report:
 
 
 def _open_data(settings):
-  """Return all that is read, checked before anything is computed."""
+  """Open and check all data, before any computation."""
   data = settings.data
 
   def create(mode, queries, pool, *eccv2020):
@@ -234,10 +238,10 @@ def _open_data(settings):
 
 
 class _Training(loop.Learner):
-  """Epochs of tuples. A step is an update: a few batches and their gradients.
+  """Learner of tuples; a step is an update with the gradients of some batches.
 
-  `step` counts batches of full epochs, `details` are the points of the curve of
-  losses: pairs of batch and metrics.
+  `step` counts batches over all epochs; `details` are points of the loss curve,
+  pairs of batch and metrics.
   """
 
   rate_flag = "--lr"
@@ -247,13 +251,13 @@ class _Training(loop.Learner):
     self.train_logs = folder / LOGS
     self._stepper = TupleStepper(net, settings.learning)
     self._train, self._size = data.train, settings.learning.batch
-    self._futures, self._failed = None, 0
+    self._failed = 0
     self.describer = pairs_model.Describer(net, settings.data)
     self.place = Place()
 
   @property
-  def epoch(self):
-    # Until it is measured, an epoch is not over.
+  def epoch(self):  # type: ignore[override]
+    # An epoch is complete when its measurement is.
     return self.place.epoch + self.place.batch / (self._number() + 1)
 
   def resume(self):
@@ -264,13 +268,16 @@ class _Training(loop.Learner):
     try:
       place = Place(**json.loads(str(stored["place"])))
     except (TypeError, ValueError):
-      raise errors.InputError(_KIND, "one of another version", path) from None
+      raise errors.InputError(
+        f"{_KIND} of another version", path=path
+      ) from None
     variables = self._stepper.variables
     number = sum(name[:1].isdigit() for name in stored)
     if number != len(variables):
-      expected = f"{_KIND} of {len(variables)} variables"
-      raise errors.InputError(expected, f"{number}", path)
-    # Names of the optimizer's variables count up within a program.
+      raise errors.InputError(
+        f"{_KIND} with {number} variables, not {len(variables)}", path=path
+      )
+    # Names of the optimizer's variables are numbered anew in each process.
     named = len(self._stepper.net.variables)
     loop.assign_state(variables, stored, path, named)
     self._train.set_tuples(*(stored[name] for name in _TUPLES))
@@ -285,12 +292,12 @@ class _Training(loop.Learner):
     return path
 
   def is_save_due(self, *_):
-    """Whether the epoch is over, or batches after which the run saves."""
+    """Return whether to save: at the end of epochs, and each few batches."""
     every, batch = self._settings.save_every, self.place.batch
     return batch == self._number() or (every and batch % every == 0)
 
   def batches(self):
-    """Yield the batches of each update that is left of the epoch: ranges."""
+    """Yield ranges of batches, one per remaining update of the epoch."""
     place, train = self.place, self._train
     if not place.batch and not len(train):
       place.distance = train.create_epoch_tuples(self._stepper.net, place.epoch)
@@ -339,9 +346,8 @@ class _Training(loop.Learner):
     epoch = place.epoch + 1
     if not place.losses:
       raise errors.InputError(
-        "tuples that the network can learn from",
-        f"none in epoch {epoch}: all were left out",
-        folder,
+        f"no tuples to learn from in epoch {epoch}: all were left out",
+        path=folder,
       )
     metrics = {"negative_distance": place.distance}
     metrics["loss/train"] = _mean(place.losses)
@@ -389,7 +395,7 @@ class _Training(loop.Learner):
     return metrics
 
   def _score(self, metrics):
-    """Return what the best network has least of, or None if not measured."""
+    """Return the score of the network, lower is better, or None."""
     if self._data.validation is not None:
       return metrics.get("loss/validation")
     if self._data.tests:
@@ -402,7 +408,7 @@ class _Training(loop.Learner):
     return max(1, -(-len(self._train) // self._size))
 
   def _batches(self, batch):
-    """Return the place of a batch of this epoch on the curves."""
+    """Return the number of a batch of this epoch over all epochs."""
     queries = min(self._settings.data.queries, len(self._train.query_pool))
     return self.place.epoch * -(-queries // self._size) + batch
 
@@ -410,7 +416,7 @@ class _Training(loop.Learner):
 class _Curves(loop.BoardObserver):
   """Writes losses and metrics for TensorBoard."""
 
-  def on_step(self, step, metrics, details):
+  def on_step(self, _, metrics, details):
     for place, values in details:
       self._file.write(place, values)
     if details:

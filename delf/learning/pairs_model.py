@@ -1,10 +1,10 @@
-"""Networks trained on tuples of photos: searches, a whitening, exports."""
+"""Networks trained on tuples of photos: searches, whitening, exports."""
 
 import json
 import os
 import pathlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -27,11 +27,11 @@ WHITENING = "whitening.datum"
 BEST = "best"  # Weights of the best network: <BEST>-<epoch>.
 _PROTOCOLS = ("easy", "medium", "hard")
 
-# Power of the mean over scales of descriptors that GeM has pooled, as in
-# Radenovic et al., arXiv:1711.02512, section 5.2.
+# Power of the mean of GeM descriptors over scales (Radenovic et al.,
+# arXiv:1711.02512, section 5.2).
 _GEM_POWER = 3.0
 
-# Extraction gives a network (value - 128) / 128 of each pixel.
+# Extraction normalizes pixels to (value - 128) / 128.
 _SCALE = _OFFSET = np.float32(128)
 
 # Mean [D, 1] and projection [D, D].
@@ -57,13 +57,13 @@ def require_files(paths: Sequence[str], listed_in: str) -> None:
   missing = [path for path in paths if not os.path.exists(path)]
   if missing:
     raise FileNotFoundError(
-      f"{missing[0]}: expected the {len(paths)} photos that {listed_in} lists,"
-      f" found {len(paths) - len(missing)}"
+      f"{missing[0]}: no such file: {len(missing)} of the {len(paths)} photos "
+      f"that {listed_in} lists are missing"
     )
 
 
 def open_tests(names: Sequence[str], data_root: str) -> list[dict]:
-  """Return `CreateConfigForTestDataset` of data sets whose photos exist.
+  """Return `CreateConfigForTestDataset` of data sets; check that photos exist.
 
   The folder has `gnd_<name>.pkl` and the photos' folders.
   """
@@ -83,15 +83,17 @@ def _photos(test):
 
 
 class Describer:
-  """Describes photos as the searches of a run do."""
+  """Computes descriptors of photos for the searches of a run."""
 
   def __init__(self, net: GlobalFeatureNet, data: pairs_settings.Data):
     self._net, self._data = net, data
     gem = net.meta["pooling"] == "gem" and not net.meta["whitening"]
     self._power = _GEM_POWER if gem and len(data.scales) > 1 else 1.0
 
-  def describe(self, paths: Sequence[str], boxes=None) -> np.ndarray:
-    """Return [D, N] float32 of N photos, or of a box in each."""
+  def describe(
+    self, paths: Sequence[str], boxes: Sequence | None = None
+  ) -> np.ndarray:
+    """Return descriptors float32 [D, N] of N photos, or of a box in each."""
     return global_model.extract_global_descriptors_from_list(
       self._net,
       paths,
@@ -106,10 +108,10 @@ class Describer:
 def search(
   describer: Describer, test: Mapping, whitening: Whitening | None = None
 ) -> dict[str, float]:
-  """Search one of `open_tests`, and print the metrics.
+  """Search a data set of `open_tests`, and print the metrics.
 
-  Returns the mean average precision in [0, 1] by protocol, NaN where no query
-  has positives.
+  Return the mean average precision in [0, 1] by protocol, NaN if no query has
+  positives.
   """
   boxes = [truth.get("bbx") for truth in test["gnd"]]
   queries, index = _photos(test)
@@ -136,10 +138,10 @@ def search(
 def whitening_pairs(
   name: str, data_root: str
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-  """Read the pairs that a whitening is learned of: <name>-whiten.pkl.
+  """Read the pairs for a whitening from <name>-whiten.pkl.
 
   Returns:
-    N paths of photos; [P] int, [P] int: places of the two photos of each pair.
+    N paths of photos; [P] int, [P] int: indices of the two photos of each pair.
   """
   path = os.path.join(data_root, "train", name, f"{name}-whiten.pkl")
   pairs = tuples.read_pairs(path)
@@ -151,19 +153,21 @@ def whitening_pairs(
   )
   paths = [tuples.image_path(pairs.names[i], folder) for i in used]
   require_files(paths, path)
-  return paths, *np.split(places, 2)
+  first, second = np.split(places, 2)
+  return paths, first, second
 
 
 def learn_whitening(
   describer: Describer, pairs: tuple, path: pathlib.Path
 ) -> Whitening:
-  """Learn a whitening of `whitening_pairs`, and write it to a file."""
+  """Learn a whitening from `whitening_pairs`, and write it to a file."""
   paths, first, second = pairs
   try:
     learned = whiten.learn_whitening(describer.describe(paths), first, second)
   except np.linalg.LinAlgError:
     raise errors.InputError(
-      "pairs that a whitening can be learned of", "others", path
+      "no whitening can be learned: the pairs are too few or too similar",
+      path=path,
     ) from None
   whiten.write_whitening(path, *learned)
   return learned
@@ -174,15 +178,15 @@ def best_path(folder: pathlib.Path) -> pathlib.Path:
   indices = sorted(folder.glob(f"{BEST}-*.index"))
   if not indices:
     raise FileNotFoundError(
-      f"{folder}: expected the weights {BEST}-*.index of a run, found none"
+      f"{folder}: the folder has no weights {BEST}-*.index of a run"
     )
   return indices[-1].with_suffix("")
 
 
 def load(
-  folder: pathlib.Path, make_net=GlobalFeatureNet
+  folder: pathlib.Path, make_net: Callable = GlobalFeatureNet
 ) -> tuple[GlobalFeatureNet, pairs_settings.Settings]:
-  """Load the best network of a run, and the settings of the run."""
+  """Load the best network of a run, and the run's settings."""
   stored = pairs_settings.read(folder / pairs_settings.FILE)
   network = stored.network
   net = make_net(
@@ -196,13 +200,13 @@ def export(
   folder: pathlib.Path,
   path: pathlib.Path,
   overwrite: bool = False,
-  make_net=GlobalFeatureNet,
+  make_net: Callable = GlobalFeatureNet,
 ) -> int:
-  """Export the best network of a run, with a whitening if it learned one.
+  """Export the best network of a run, with its whitening, if any.
 
-  The SavedModel has the tensors of every export of global descriptors: one
-  descriptor of unit length for each scale. Beside it is `config.pbtxt` for
-  extraction. Returns the size of the descriptor.
+  The SavedModel has the signature of all exports of global descriptors, one
+  unit descriptor for each scale; beside it is a `config.pbtxt` for extraction.
+  Return the dimension of the descriptor.
   """
   net, stored = load(folder, make_net)
   whitening = None
@@ -210,13 +214,15 @@ def export(
     whitening = whiten.read_whitening(folder / WHITENING)
     if whitening[1].shape[1] != net.meta["outputdim"]:
       raise errors.InputError(
-        f"a whitening of {net.meta['outputdim']} dimensions",
-        f"one of {whitening[1].shape[1]}",
-        folder / WHITENING,
+        f"the whitening has {whitening[1].shape[1]} dimensions, but the "
+        f"network has {net.meta['outputdim']}",
+        path=folder / WHITENING,
       )
 
   def describe(images):
-    bgr = tf.reverse(images * _SCALE + _OFFSET, [-1]) - np.float32(MEAN_BGR)
+    bgr = tf.reverse(images * _SCALE + _OFFSET, [-1]) - np.array(
+      MEAN_BGR, np.float32
+    )
     vectors = net(bgr)
     if whitening is None:
       return vectors
@@ -231,7 +237,7 @@ def export(
   )
   with exporting.destination(path, overwrite) as new:
     functions = signatures.functions(
-      types.SimpleNamespace(descriptor=descriptor),
+      types.SimpleNamespace(descriptor=descriptor),  # type: ignore[arg-type]
       network_files.Settings(network_files.GLOBAL),
     )
     exporting.save(functions, new)

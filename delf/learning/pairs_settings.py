@@ -6,6 +6,8 @@ import json
 import operator
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -23,50 +25,49 @@ LOSSES = ("contrastive", "triplet")
 OPTIMIZERS = ("sgd", "adam")
 _WHITENINGS = ("retrieval-SfM-30k", sfm120k.NAME)
 
-# Files of a run: all that the rest of it depends on, and its settings.
+# Files of a run: its state, and its settings.
 CHECKPOINT, FILE = "checkpoint.npz", "settings.json"
 
-# What may change from a run to the one that resumes it.
+# Settings that may change when a run is resumed.
 _FREE = {"data_root", "workers", "epochs", "print_every", "save_every"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Photos to train on, to validate and search with, and to whiten with."""
+  """Photos for training, validation, searches and whitening."""
 
   data_root: str = setting(
     "data",
-    f"folder with train/{sfm120k.NAME}/, and gnd_<name>.pkl and photos of "
-    "the data sets that are searched",
+    f"folder with train/{sfm120k.NAME}/, and with gnd_<name>.pkl and photos of "
+    "the data sets to search",
   )
   image_size: int = setting(1024, "largest side of a photo, pixels", least=1)
   negatives: int = setting(5, "negatives of a query", "neg_num", least=0)
   queries: int = setting(2000, "queries of an epoch", "query_size", least=1)
   pool: int = setting(
-    20000, "photos that negatives are looked for in", "pool_size", least=1
+    20000, "photos among which negatives are searched", "pool_size", least=1
   )
-  validation: bool = setting(True, "whether there is validation", "val")
+  validation: bool = setting(True, "whether to validate", "val")
   validation_2020: bool = setting(
-    False, "whether validation is on the set of 2020", "val_eccv2020"
+    False, "whether to validate on the set of 2020", "val_eccv2020"
   )
   tests: tuple[str, ...] = setting(
     ("roxford5k", "rparis6k"),
-    "data sets that are searched now and then, of roxford5k and rparis6k; "
-    "empty for none",
+    "data sets to search during training, of roxford5k and rparis6k; empty for "
+    "none",
     "test_datasets",
     default="roxford5k,rparis6k",
   )
   scales: tuple[float, ...] = setting(
     (1.0,),
-    "scales that photos of searches are described at, such as "
-    "[1, 2**(1/2), 1/2**(1/2)]",
+    "scales of descriptors for searches, such as [1, 2**(1/2), 1/2**(1/2)]",
     "multiscale",
     kind="string",
     default="[1.]",
   )
   whitening: str | None = setting(
     None,
-    "data set that a whitening is learned on in the end",
+    "data set to learn a whitening on after training",
     "precompute_whitening",
     choices=_WHITENINGS,
   )
@@ -84,12 +85,12 @@ class Network:
     "gem", "pooling", "pool", choices=("mac", "spoc", "gem")
   )
   whitening: bool = setting(
-    False, "whether the network ends in a whitening layer"
+    False, "whether to add a whitening layer at the end of the network"
   )
   pretrained: bool = setting(
     True,
-    "whether it starts with ImageNet weights, of <arch>*notop*.h5 in data_root "
-    "or of Keras' site",
+    "whether to start with ImageNet weights, from <arch>*notop*.h5 in "
+    "data_root or from Keras' site",
   )
 
 
@@ -98,17 +99,17 @@ class Learning:
   """Loss, optimizer and epochs; gradients are summed over a batch."""
 
   loss: str = setting("contrastive", "loss of a tuple", choices=LOSSES)
-  margin: float = setting(0.7, "its margin", "loss_margin", least=0)
+  margin: float = setting(0.7, "margin of the loss", "loss_margin", least=0)
   optimizer: str = setting("adam", "optimizer", choices=OPTIMIZERS)
   rate: float = setting(1e-6, "learning rate of the first step", "lr", least=0)
   momentum: float = setting(0.9, "momentum of sgd", least=0)
   weight_decay: float = setting(
-    1e-6, "share of each weight that an update takes away", least=0
+    1e-6, "share by which an update reduces each weight", least=0
   )
   batch: int = setting(5, "queries of a batch", "batch_size", least=1)
   update_every: int = setting(1, "batches of an update", least=1)
-  epochs: int = setting(100, "epochs in all", least=1)
-  seed: int = setting(0, "of random weights and of the tuples' draws")
+  epochs: int = setting(100, "epochs in total", least=1)
+  seed: int = setting(0, "seed of weights and of tuples")
 
 
 _GROUPS = {"data": Data, "network": Network, "learning": Learning}
@@ -116,42 +117,46 @@ _GROUPS = {"data": Data, "network": Network, "learning": Learning}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Settings of a run, by group, and what it writes when."""
+  """Settings of a run, in groups, and the intervals of its outputs."""
 
-  directory: str = setting("data", "folder of the run's own folder")
+  directory: str = setting("data", "parent of the run's folder")
   data: Data = Data()
   network: Network = Network()
   learning: Learning = Learning()
   test_every: int = setting(
-    5, "epochs from one validation and search to the next", "test_freq", least=1
+    5, "epochs between validations and searches", "test_freq", least=1
   )
   print_every: int = setting(
-    10, "batches between two reports", "print_freq", least=1
+    10, "batches between reports", "print_freq", least=1
   )
   save_every: int = setting(
-    100, "batches between two savings; 0: after epochs alone", least=0
+    100, "batches between checkpoints; 0: after epochs only", least=0
   )
-  resume: bool = setting(False, "whether a run that is there goes on")
+  resume: bool = setting(False, "whether to resume an existing run")
 
   def check(self) -> None:
     """Raise InputError if a setting is out of its range."""
     delg_settings.check(self, self.data, self.network, self.learning)
     if self.learning.loss == "triplet" and self.data.negatives < 1:
-      raise errors.InputError("--neg_num of 1 or more", self.data.negatives)
+      raise errors.InputError(
+        f"--neg_num must be 1 or more, not {self.data.negatives}"
+      )
     for name in self.data.tests:
       if name not in revisited.DATASET_NAMES:
-        expected = f"--test_datasets of {', '.join(revisited.DATASET_NAMES)}"
-        raise errors.InputError(expected, repr(name))
+        raise errors.InputError(
+          "--test_datasets must be of "
+          f"{', '.join(revisited.DATASET_NAMES)}, not {name!r}"
+        )
 
   def open_folder(self) -> pathlib.Path:
-    """Make the folder of the run, or find that of a run to resume.
+    """Create the folder of the run, or open that of a run to resume.
 
-    Raises InputError if there is a run that is not to be resumed, or one of
-    other settings.
+    Raises InputError if a run exists and must not be resumed, or has other
+    settings.
     """
     data, learning = self.data, self.learning
     folder = pathlib.Path(
-      global_features_utils.create_model_directory(
+      global_features_utils.create_model_directory(  # type: ignore[call-arg]
         sfm120k.NAME,
         *dataclasses.astuple(self.network),
         learning.loss,
@@ -172,9 +177,8 @@ class Settings:
     if (folder / CHECKPOINT).exists():
       if not self.resume:
         raise errors.InputError(
-          "--resume, to go on with the run that is there, or a new folder",
-          "neither",
-          folder,
+          "the folder has a run: give --resume to resume it, or another folder",
+          path=folder,
         )
       self._require_same(read(path), path)
     text = json.dumps(dataclasses.asdict(self), indent=2)
@@ -182,15 +186,15 @@ class Settings:
     return folder
 
   def _require_same(self, stored, path):
-    """Refuse a run whose settings would give another result."""
+    """Raise InputError if stored settings would give another result."""
     for part in _GROUPS:
       for name, value in vars(getattr(self, part)).items():
         other = getattr(getattr(stored, part), name)
         if name not in _FREE and value != other:
           raise errors.InputError(
-            f"a run of {part} with {name} {value}, as asked for",
-            f"one with {other}",
-            path,
+            f"the run has {name} {other} ({part}), not {value}: resume it with "
+            "the same settings",
+            path=path,
           )
 
 
@@ -201,8 +205,8 @@ def define_flags() -> None:
 
 
 def settings_of_flags() -> Settings:
-  """Return the settings that the flags say."""
-  values = {
+  """Return the settings given by the flags."""
+  values: dict[str, Any] = {
     "tests": tuple(filter(None, FLAGS.test_datasets)),
     "scales": parse_scales(FLAGS.multiscale),
   }
@@ -217,7 +221,7 @@ def settings_of_flags() -> Settings:
 
 
 def read(path: str | os.PathLike) -> Settings:
-  """Read the `settings.json` of a run; InputError if it is another file."""
+  """Read the `settings.json` of a run; raise InputError if it is invalid."""
   try:
     stored = json.loads(files.read_bytes(path))
     for name, kind in _GROUPS.items():
@@ -229,13 +233,13 @@ def read(path: str | os.PathLike) -> Settings:
     return Settings(**stored)
   except (ValueError, TypeError, KeyError) as error:
     raise errors.InputError(
-      "settings of a run of global training",
-      f"something else ({errors.one_line(error)})",
-      path,
+      "not the settings of a run of global training "
+      f"({errors.one_line(error)})",
+      path=path,
     ) from None
 
 
-_ARITHMETIC = {
+_ARITHMETIC: dict[type, Callable[..., Any]] = {
   ast.Add: operator.add,
   ast.Sub: operator.sub,
   ast.Mult: operator.mul,
@@ -246,26 +250,29 @@ _ARITHMETIC = {
 
 
 def parse_scales(text: str) -> tuple[float, ...]:
-  """Read a list of scales over 0, such as "[1, 2**(1/2), 1/2**(1/2)]".
+  """Parse a list of positive scales, such as "[1, 2**(1/2), 1/2**(1/2)]".
 
-  Raises InputError if it is anything but numbers and arithmetic.
+  Raises InputError for anything but numbers and arithmetic.
   """
   try:
-    node = ast.parse(text, mode="eval").body
+    node: Any = ast.parse(text, mode="eval").body
     scales = tuple(_value(element) for element in node.elts)
     if scales and all(0 < scale < float("inf") for scale in scales):
       return scales
-  except (AttributeError, ArithmeticError, SyntaxError, TypeError, ValueError):
+  except (ArithmeticError, AttributeError, LookupError, SyntaxError):
+    pass
+  except (TypeError, ValueError):
     pass
   raise errors.InputError(
-    "--multiscale as a list of scales over 0, such as [1, 1/2]", repr(text)
+    "--multiscale must be a list of positive scales such as [1, 1/2], not "
+    f"{text!r}"
   )
 
 
 def _value(node):
-  """Return the value of an expression; others raise TypeError or the like."""
+  """Evaluate a node of arithmetic; others raise KeyError, TypeError, ..."""
   if isinstance(node, ast.BinOp):
-    return _ARITHMETIC.get(type(node.op))(_value(node.left), _value(node.right))
+    return _ARITHMETIC[type(node.op)](_value(node.left), _value(node.right))
   if isinstance(node, ast.UnaryOp):
-    return _ARITHMETIC.get(type(node.op))(_value(node.operand))
+    return _ARITHMETIC[type(node.op)](_value(node.operand))
   return float(node.value)

@@ -213,7 +213,7 @@ def test_what_cannot_go_on(root):
   report = _fit(root, epochs=1, tests=())
   with pytest.raises(errors.InputError, match="--resume"):
     _fit(root, epochs=2, tests=())
-  with pytest.raises(errors.InputError, match="momentum 0.5.* 0.9"):
+  with pytest.raises(errors.InputError, match="momentum 0.9 .*, not 0.5"):
     _fit(root, epochs=2, tests=(), momentum=0.5, resume=True)
   path = report.folder / pairs_settings.CHECKPOINT
   arrays = _arrays(report.folder)
@@ -225,7 +225,7 @@ def test_what_cannot_go_on(root):
   with pytest.raises(errors.InputError, match="a checkpoint of global"):
     _fit(root, epochs=2, tests=(), resume=True)
   (report.folder / pairs_settings.FILE).write_text('{"data": 3}')
-  with pytest.raises(errors.InputError, match="settings of a run"):
+  with pytest.raises(errors.InputError, match="not the settings of a run"):
     _fit(root, epochs=2, tests=(), resume=True)
 
 

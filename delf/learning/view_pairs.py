@@ -1,6 +1,6 @@
-"""Training batches of pairs of views, from one photo twice or from two photos.
+"""Training batches of pairs of views, of one photo or of two photos.
 
-Points of two photos of one place correspond where RootSIFT is sure.
+Correspondences of two photos are verified matches of RootSIFT features.
 """
 
 import collections
@@ -10,6 +10,8 @@ import functools
 import hashlib
 import itertools
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,15 +25,15 @@ STRIDE = heads.STRIDE
 # Natural logarithm of the strongest foreshortening.
 _MOST_TILT = 1.4
 
-# Smallest eigenvalue, of pixels in [0, 1], from which a corner counts.
+# Smallest eigenvalue of a corner, for pixels in [0, 1].
 _SHARP = 2e-5
 
 # Standard deviation, in pixels, of the distance between corners of two views,
-# and the largest distance: in a view without corners they are infinite.
+# and an upper limit: in a view without corners distances are infinite.
 _CORNER_SPREAD = 1.0
 _FARTHEST = 1e3
 
-# A pair of photos with fewer inliers is left out.
+# Pairs of photos with fewer inliers are dropped.
 MIN_INLIERS = 25
 
 # Share of synthetic pairs with a strong change of viewpoint.
@@ -40,15 +42,15 @@ _STRONG = 0.4
 # Weight of a corner that no other view confirms.
 _UNCONFIRMED = 0.3
 
-# A smaller view may never hold the points that a pair needs.
+# Smaller views may lack the points that a pair needs.
 _LEAST_SIDE, _LEAST_POINTS = 64, 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-  """One decoded photo; photos of one pool are never each other's negatives."""
+  """A decoded photo; photos of one pool are never each other's negatives."""
 
-  name: str  # Path under the folder of its set.
+  name: str  # Path relative to the folder of the data set.
   image: np.ndarray  # uint8 [H, W, 3], RGB.
   group: int  # Number of the group of photos that overlap.
   pool: int  # Number of the place, at least as wide as `group`.
@@ -60,9 +62,9 @@ class Corners:
 
   offsets: np.ndarray  # float32 [C, 2], (y, x) from the cell's centre, pixels.
   points: np.ndarray  # float64 [C, 2], the same as (x, y) in the view.
-  sharp: np.ndarray  # float32 [C], 1 where it is a corner, 0 in a flat cell.
-  # float32 [S, S], from each pixel to the nearest sharp corner that no
-  # neighbour within 3 pixels exceeds.
+  sharp: np.ndarray  # float32 [C], 1 for a corner, 0 in a flat cell.
+  # float32 [S, S], distance of each pixel to the nearest sharp corner that is a
+  # maximum within 3 pixels.
   distance: np.ndarray
 
 
@@ -74,16 +76,22 @@ def project(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def random_view(
-  rng: np.random.Generator, centre, side: int, zoom: float, strength: float
+  rng: np.random.Generator,
+  centre: Any,
+  side: int,
+  zoom: float,
+  strength: float,
 ) -> np.ndarray:
   """Draw a homography [3, 3] from a photo's (x, y) to a square view's.
 
-  Rotation, a tilt (one direction is squeezed, as by a change of viewpoint) and
-  perspective, about the point (x, y) of the photo that the middle shows.
+  It combines rotation, tilt (as by a change of viewpoint) and perspective.
 
   Args:
+    rng: Source of random numbers.
+    centre: Point (x, y) of the photo in the middle of the view.
+    side: Side of the view in pixels.
     zoom: Pixels of the view per pixel of the photo.
-    strength: 0 for no more than a zoom, 1 for a strong change.
+    strength: 0 for a zoom only, 1 for a strong change.
   """
   angle = np.deg2rad(rng.normal(0, 22)) * min(strength, 1)
   if rng.random() < 0.08 * min(strength, 1):
@@ -108,7 +116,7 @@ def _rotation(angle):
 
 
 def render(image: np.ndarray, homography: np.ndarray, side: int) -> np.ndarray:
-  """Render the view [side, side, 3] of a photo, mirrored beyond its edges."""
+  """Render a view [side, side, 3] of a photo, mirrored at its edges."""
   zoom = np.sqrt(abs(np.linalg.det(homography[:2, :2])))
   if zoom < 0.6:
     image = cv2.GaussianBlur(image, (0, 0), 0.4 / zoom)
@@ -147,11 +155,11 @@ def change_pixels(
   if rng.random() < 0.35 * strength:
     noise = np.empty(image.shape, np.int16)
     cv2.setRNGSeed(int(rng.integers(2**31)))
-    cv2.randn(noise, 0, float(rng.uniform(2, 14)))
+    cv2.randn(noise, 0, float(rng.uniform(2, 14)))  # type: ignore[call-overload]
     image = np.clip(image + noise, 0, 255).astype(np.uint8)
   if rng.random() < 0.35 * strength:
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))]
-    image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], 1)
+    image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], 1))
   return image
 
 
@@ -167,14 +175,15 @@ def _shade(rng, image):
 
 
 def correspondences(
-  points_1: np.ndarray, homographies, size, side: int
+  points_1: np.ndarray, homographies: Any, size: Any, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Return the points, twice [N, 2], that are in a photo and two views of it.
+  """Return the points of a photo that two views show, [N, 2] in each view.
 
   Args:
     points_1: [M, 2], (x, y) in the first view.
     homographies: Two [3, 3], from the photo to each view.
     size: (width, height) of the photo.
+    side: Side of the views in pixels.
   """
   source = project(np.linalg.inv(homographies[0]), points_1)
   points_2 = project(homographies[1], source)
@@ -184,7 +193,7 @@ def correspondences(
 
 
 def inside(points: np.ndarray, side: int) -> np.ndarray:
-  """Tell which points [N, 2] lie in a view, bool [N]."""
+  """Return whether points [N, 2] lie in a view, bool [N]."""
   return ((points >= 0) & (points <= side - STRIDE / 2 - 0.01)).all(1)
 
 
@@ -207,10 +216,10 @@ def nearest_cells(points: np.ndarray, side: int) -> np.ndarray:
 def find_corners(image: np.ndarray) -> Corners:
   """Find the corners of a view uint8 [S, S, 3] (Shi and Tomasi, CVPR 1994)."""
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-  grey = cv2.GaussianBlur(grey, (0, 0), 1.0)
+  grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), 1.0))
   strength = cv2.cornerMinEigenVal(grey, 3, ksize=3)
   best = strength >= cv2.dilate(strength, np.ones([7, 7], np.uint8))
-  flat = np.uint8(~(best & (strength > _SHARP)))
+  flat = (~(best & (strength > _SHARP))).astype(np.uint8)
   distance = cv2.distanceTransform(flat, cv2.DIST_L2, 3)
   half, number = STRIDE // 2, len(strength) // STRIDE
   # Cell (i, j) is centred on pixel (8 i, 8 j).
@@ -221,35 +230,35 @@ def find_corners(image: np.ndarray) -> Corners:
   centres = np.mgrid[:number, :number].reshape(2, -1).T * STRIDE
   offsets = heads.POSITIONS[cells.argmax(1)]
   offsets = offsets + _subpixel_peaks(padded, centres + half + offsets)
-  points = np.float64(centres + offsets)[:, ::-1]
+  points = (centres + offsets).astype(np.float64)[:, ::-1]
   sharp = (cells.max(1) > _SHARP).astype(np.float32)
   return Corners(offsets.astype(np.float32), points, sharp, distance)
 
 
 def _subpixel_peaks(values, pixels):
-  """Return the tops of parabolas through three pixels, from the middle one.
+  """Return the offsets of peaks of parabolas through three pixels.
 
-  Pixels [C, 2] are whole (y, x) of local maxima; so are the results, within
-  half a pixel.
+  Pixels [C, 2] are integer (y, x) of local maxima; offsets [C, 2] from them are
+  in [-0.5, 0.5].
   """
   y, x = pixels.astype(int).T
   values = np.pad(values, 1, mode="edge")
-  tops = []
+  peaks = []
   for dy, dx in ((1, 0), (0, 1)):
     before = values[y + 1 - dy, x + 1 - dx]
     here, after = values[y + 1, x + 1], values[y + 1 + dy, x + 1 + dx]
     bend = np.maximum(2 * here - before - after, 1e-9)
-    tops.append(np.clip((after - before) / (2 * bend), -0.5, 0.5))
-  return np.stack(tops, -1)
+    peaks.append(np.clip((after - before) / (2 * bend), -0.5, 0.5))
+  return np.stack(peaks, -1)
 
 
 def corner_agreement(
   first: Corners, second: Corners, homography: np.ndarray
 ) -> np.ndarray:
-  """Weigh the first view's corners by how exactly the second confirms them.
+  """Weight the first view's corners by their distance to the second view's.
 
   The homography maps the first view to the second. Weights [C] are in [0, 1], 0
-  where the second view does not show the corner.
+  for corners outside of the second view.
   """
   side = len(second.distance)
   moved = project(homography, first.points)
@@ -264,7 +273,7 @@ def corner_agreement(
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """Two photos, by their indices, and points that correspond."""
+  """Indices of two photos, and corresponding points."""
 
   first: int
   second: int
@@ -278,27 +287,27 @@ class Options:
   pairs: int = 8
   side: int = 192  # Pixels of a view, a multiple of the stride, at least 64.
   points: int = 192  # Correspondences of a pair.
-  real: float = 0.3  # Share of pairs of two photos; the others show one twice.
+  real: float = 0.3  # Share of pairs of two photos; others show one photo.
   seed: int | tuple = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Pairs of views; the first of each pair come before all the second."""
+  """Pairs of views: all first views, then all second views."""
 
   images: np.ndarray  # uint8 [2 P, S, S, 3], RGB.
   points: np.ndarray  # float32 [2 P, K, 2], (x, y) of each point in its view.
-  weights: np.ndarray  # float32 [P, K], 1 where there is a point, 0 in padding.
+  weights: np.ndarray  # float32 [P, K], 1 for points, 0 for padding.
   # float32 [2 P, C, 2], (y, x) of the keypoint of each cell from its centre, in
   # pixels; and [2 P, C], its weight in [0, 1].
   offsets: np.ndarray
   sureness: np.ndarray
-  pools: np.ndarray  # int32 [P], the place.
+  pools: np.ndarray  # int32 [P], numbers of the places.
 
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-  """One view of a pair: `points` [N, 2], (x, y), are also in the other one."""
+  """One view of a pair; both views show its points [N, 2], (x, y)."""
 
   image: np.ndarray
   points: np.ndarray
@@ -309,23 +318,28 @@ class _View:
 class Source:
   """Draws batches of pairs of views."""
 
-  def __init__(self, photos: list, real_pairs: list[Pair], options: Options):
-    """Take photos, and pairs that index them.
+  def __init__(
+    self, photos: Sequence[Photo], real_pairs: list[Pair], options: Options
+  ):
+    """Store photos, and pairs that index them.
 
-    Raises InputError if the side cannot be, or if there are fewer places than
+    Raises InputError if the side is invalid, or if there are fewer places than
     pairs: a batch shows each place once.
     """
     if options.side < _LEAST_SIDE or options.side % STRIDE:
-      stride = STRIDE
-      expected = f"a side of {_LEAST_SIDE} or more, a multiple of {stride}"
-      raise errors.InputError(expected, options.side)
+      raise errors.InputError(
+        f"the side of a view must be {_LEAST_SIDE} or more, a multiple of "
+        f"{STRIDE}, not {options.side}"
+      )
     used = photos
     if real_pairs and options.real >= 1:
       used = [photos[pair.first] for pair in real_pairs]
     pools = len({photo.pool for photo in used})
     if not 1 <= options.pairs <= pools:
-      expected = f"from 1 to as many pairs as there are places ({pools})"
-      raise errors.InputError(expected, options.pairs)
+      raise errors.InputError(
+        "the number of pairs must be from 1 to the number of places "
+        f"({pools}), not {options.pairs}"
+      )
     self.options = options
     self._photos = photos
     self._pairs = real_pairs
@@ -334,7 +348,8 @@ class Source:
   def batch(self) -> Batch:
     """Draw the next batch."""
     options = self.options
-    used, pairs = set(), []
+    used: set[int] = set()
+    pairs: list[tuple[_View, _View, int]] = []
     while len(pairs) < options.pairs:
       real = self._pairs and self._rng.random() < options.real
       pair = self._real() if real else self._synthetic()
@@ -354,13 +369,13 @@ class Source:
       weights=np.stack([c[2] for c in chosen]),
       offsets=np.stack([view.offsets for view in views]),
       sureness=np.stack([view.sureness for view in views]),
-      pools=np.int32(pools),
+      pools=np.array(pools, np.int32),
     )
 
   def _synthetic(self):
-    """Draw two views of one photo; return them and the pool, or None."""
+    """Draw two views of one photo; return the views and the pool, or None."""
     rng, side = self._rng, self.options.side
-    photo = self._photos[rng.integers(len(self._photos))]
+    photo = self._photos[int(rng.integers(len(self._photos)))]
     height, width = photo.image.shape[:2]
     size = np.array([width, height])
     middle = rng.uniform(0.3, 0.7, 2) * size
@@ -379,8 +394,8 @@ class Source:
       return None
     across = maps[1] @ np.linalg.inv(maps[0])
     sureness = (
-      corner_agreement(*corners, across),
-      corner_agreement(*corners[::-1], np.linalg.inv(across)),
+      corner_agreement(corners[0], corners[1], across),
+      corner_agreement(corners[1], corners[0], np.linalg.inv(across)),
     )
     views = [
       _View(
@@ -394,7 +409,7 @@ class Source:
     return (*views, photo.pool)
 
   def _real(self):
-    """Draw a view each of two photos; return them and the pool, or None."""
+    """Draw views of two photos; return the views and the pool, or None."""
     rng, side = self._rng, self.options.side
     pair = self._pairs[rng.integers(len(self._pairs))]
     photos, points = [pair.first, pair.second], pair.points
@@ -439,13 +454,15 @@ class Source:
     return result[0], result[1], weights
 
 
-def root_sift(image: np.ndarray, number: int = 2000, contrast: float = 0.02):
+def root_sift(
+  image: np.ndarray, number: int = 2000, contrast: float = 0.02
+) -> tuple[Sequence[cv2.KeyPoint], np.ndarray]:
   """Find RootSIFT features (Arandjelovic and Zisserman, CVPR 2012).
 
   Returns at most `number` cv2.KeyPoint, and descriptors float32 [N, 128].
   """
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-  sift = cv2.SIFT_create(number, contrastThreshold=contrast)
+  sift = cv2.SIFT.create(number, contrastThreshold=contrast)
   keypoints, descriptors = sift.detectAndCompute(grey, None)
   if not keypoints:
     return (), np.zeros([0, 128], np.float32)
@@ -473,10 +490,10 @@ def _matches(first, second, ratio=0.85):
 def epipolar_inliers(
   points: np.ndarray, threshold: float = 1.0, seed: int = 0
 ) -> np.ndarray:
-  """Keep the points [N, 4] that agree with one fundamental matrix.
+  """Return the points [N, 4] that agree with one fundamental matrix.
 
-  The threshold is that of the distance to the epipolar line, in pixels. None is
-  kept where fewer than MIN_INLIERS agree.
+  The threshold of the distance to the epipolar line is in pixels. With fewer
+  than MIN_INLIERS inliers, the result is empty.
   """
   if len(points) < MIN_INLIERS:
     return points[:0]
@@ -486,19 +503,21 @@ def epipolar_inliers(
       points[:, :2], points[:, 2:], cv2.USAC_MAGSAC, threshold, 0.999, 2000
     )
   except cv2.error:
-    mask = None  # It asserts, now and then, that a model that it drew is one.
+    mask = None  # OpenCV's assertions may fail on degenerate models.
   if mask is None or mask.sum() < MIN_INLIERS:
     return points[:0]
   return points[mask.ravel().astype(bool)]
 
 
-def match_photos(images: list[np.ndarray], candidates) -> list[Pair]:
-  """Return the candidate pairs of indices of images that RootSIFT matches."""
+def match_photos(
+  images: Sequence[np.ndarray], candidates: Sequence[tuple[int, int]]
+) -> list[Pair]:
+  """Match candidate pairs of images with RootSIFT; return pairs that match."""
 
   @functools.lru_cache(maxsize=256)  # 1 MB each.
   def features(i):
     keypoints, descriptors = root_sift(images[i])
-    points = np.float32([keypoint.pt for keypoint in keypoints])
+    points = np.array([keypoint.pt for keypoint in keypoints], np.float32)
     return points.reshape(-1, 2), descriptors
 
   def compare(candidate):
@@ -515,8 +534,8 @@ def match_photos(images: list[np.ndarray], candidates) -> list[Pair]:
     return [pair for pair in compared if len(pair.points)]
 
 
-def match_groups(photos: list) -> list[Pair]:
-  """Find the pairs of photos of one group that RootSIFT is sure of."""
+def match_groups(photos: Sequence[Photo]) -> list[Pair]:
+  """Match photos of the same group with RootSIFT; return pairs that match."""
   groups = collections.defaultdict(list)
   for i, photo in enumerate(photos):
     groups[photo.group].append(i)
@@ -528,7 +547,9 @@ def match_groups(photos: list) -> list[Pair]:
   return match_photos([photo.image for photo in photos], candidates)
 
 
-def save(path: str | os.PathLike, pairs: list[Pair], photos: list) -> None:
+def save(
+  path: str | os.PathLike, pairs: list[Pair], photos: Sequence[Photo]
+) -> None:
   """Write pairs of photos to an `.npz` file."""
   with files.atomic_path(path) as temporary:
     np.savez_compressed(
@@ -542,8 +563,8 @@ def save(path: str | os.PathLike, pairs: list[Pair], photos: list) -> None:
     )
 
 
-def load(path: str | os.PathLike, photos: list) -> list[Pair] | None:
-  """Read what `save` wrote; None if it is of other photos."""
+def load(path: str | os.PathLike, photos: Sequence[Photo]) -> list[Pair] | None:
+  """Read a file of `save`; return None if it is of other photos."""
   names = ["digest", "photos", "numbers", "points"]
   arrays = base_arrays.read_npz(path, "pairs of photos", names)
   if arrays["digest"] != _digest(photos):
@@ -556,6 +577,6 @@ def load(path: str | os.PathLike, photos: list) -> list[Pair] | None:
 
 
 def _digest(photos):
-  """Digest of the names, groups and sizes of photos."""
+  """Return a digest of the names, groups and sizes of photos."""
   rows = [(p.name, p.group, p.image.shape) for p in photos]
   return hashlib.sha256(repr(rows).encode()).hexdigest()

@@ -165,10 +165,10 @@ def test_pairs_of_other_photos_are_not_taken(photo, tmp_path):
 @pytest.mark.parametrize(
   "options, words",
   [
-    ({"pairs": 2}, r"as there are places \(1\), received 2"),
-    ({"pairs": 0}, "received 0"),
-    ({"pairs": 1, "side": 100}, "multiple of 8, received 100"),
-    ({"pairs": 1, "side": 32}, "a side of 64 or more"),
+    ({"pairs": 2}, r"number of places \(1\), not 2"),
+    ({"pairs": 0}, "not 0"),
+    ({"pairs": 1, "side": 100}, "multiple of 8, not 100"),
+    ({"pairs": 1, "side": 32}, "side of a view must be 64 or more, .* not 32"),
   ],
 )
 def test_batches_that_cannot_be_are_refused(photo, options, words):
@@ -182,7 +182,7 @@ def test_pairs_of_photos_alone_need_a_place_each(photo):
   view_pairs.Source(
     [photo, other], [pair], view_pairs.Options(pairs=2, real=0.5)
   )
-  with pytest.raises(errors.InputError, match=r"places \(1\), received 2"):
+  with pytest.raises(errors.InputError, match=r"places \(1\), not 2"):
     view_pairs.Source(
       [photo, other], [pair], view_pairs.Options(pairs=2, real=1.0)
     )

@@ -88,7 +88,7 @@ def _outside(folder):
 
 
 @_case(
-  "training photo that is listed and absent", "expected the 12", "found 11"
+  "training photo that is listed and absent", "1 of the 12 photos", "missing"
 )
 def _absent(folder):
   data = sfm120k.CreateDataset("train", str(_data(folder)))
@@ -101,7 +101,7 @@ def _no_negatives(folder):
   return _train(_data(folder), "--neg_num=4")
 
 
-@_case("triplets without negatives", "--neg_num of 1")
+@_case("triplets without negatives", "--neg_num must be 1 or more, not 0")
 def _no_triplets(folder):
   return _train(_data(folder), "--neg_num=0", "--loss=triplet")
 
