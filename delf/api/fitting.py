@@ -54,7 +54,7 @@ def fit_pca(
     ...   "sample_photos", "my_pca", overwrite=True, progress=False
     ... )
     >>> report.dimension
-    128
+    96
   """
   kind = clustering.GLOBAL if use_global else clustering.LOCAL
   if not overwrite:

@@ -166,7 +166,7 @@ class Model:
       >>> features.local.locations.shape == (len(features.local), 2)
       True
       >>> features.global_descriptor.shape
-      (128,)
+      (256,)
     """
     if not isinstance(photo, list | tuple):
       pixels = photos.pixels(photo := photos.hold(photo), self.rotate)
