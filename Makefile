@@ -1,7 +1,8 @@
 # make demo: all set-up, then two sample photos are matched and drawn.
 # make test: all set-up, then the tests, in a process of each core (to 4), but
 #   for those that are slow by nature; make test-all: these too.
-# Both need only Python 3.11 to 3.13, git, make and pip's usual connection.
+# make docs: the reference and the guides as pages, build/docs/index.html.
+# All need only Python 3.11 to 3.13, git, make and pip's usual connection.
 
 VENV ?= .venv
 OUT ?= demo_output
@@ -22,7 +23,7 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 WHEEL_PYTHONS ?= $(shell for p in python3.11 python3.12 python3.13; do \
     $$p -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$p; done)
 
-.PHONY: demo test test-all check bench wheel wheel-test protos format clean
+.PHONY: demo test test-all check docs bench wheel wheel-test protos format clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
@@ -38,7 +39,13 @@ check: $(VENV)/.installed-dev $(PROTOS_VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 	$(PROTOS_VENV)/bin/python tools/protos.py --check
+
+# Pages of the reference and the guides: build/docs/index.html.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs \
+	  -d build/doctrees . build/docs
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -18,7 +18,8 @@ import sys
 import tokenize
 
 from docutils import nodes
-from sphinx import addnodes
+from sphinx import addnodes, roles
+from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -33,7 +34,7 @@ project = "delf"
 version = release = delf.__version__
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**", "delf/**.md", "benchmarks/README.md"]
-exclude_patterns = ["build", "**/.venv*", "**/_*"]
+exclude_patterns = ["build", ".venv*"]
 extensions = [
   "sphinx.ext.autodoc",
   "sphinx.ext.napoleon",
@@ -41,9 +42,12 @@ extensions = [
   "myst_parser",
 ]
 
+smartquotes = False  # Text in quotes may be typed as it stands.
+
 html_theme = "furo"
 html_title = f"delf {version}"
 html_static_path = ["style"]
+html_extra_path = ["extra"]  # Leads from the top of the output to the root.
 html_css_files = ["delf.css"]
 html_copy_source = html_show_sourcelink = False
 html_show_copyright = html_show_sphinx = False
@@ -51,7 +55,7 @@ html_show_copyright = html_show_sphinx = False
 myst_heading_anchors = 4
 myst_enable_extensions = ["html_image"]
 
-add_module_names = True
+default_role = "public"  # Names in backquotes, in docstrings.
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 60
 autodoc_member_order = "bysource"
@@ -111,6 +115,20 @@ class _Commands(SphinxDirective):
           section += list(self._sections(command))
           self.state.document.note_explicit_target(section)
           yield section
+
+
+class _Public(roles.XRefRole):
+  """Text in backquotes: code, and a link where it is a public name."""
+
+  def run(self):
+    first = self.target.removeprefix("delf.").partition(".")[0]
+    if first in delf._FACE:
+      return super().run()
+    return [nodes.literal(self.rawtext, self.target)], []
+
+  def process_link(self, env, refnode, has_explicit_title, title, target):
+    refnode["py:module"] = "delf"
+    return title, target
 
 
 @functools.cache
@@ -175,7 +193,7 @@ def _shorten_signature(app, what, name, value, options, arguments, result):
   if what == "class" and dataclasses.is_dataclass(value):
     return "", result
   if arguments:
-    arguments = re.sub(r"<function (\w+) at 0x\w+>", r"\1", arguments)
+    arguments = re.sub(r"<function \w+( at 0x\w+)?>", "...", arguments)
   return arguments, result
 
 
@@ -203,8 +221,12 @@ def _unlink_builtins(app, doctree):
 
 def setup(app):
   """Register the directives and hooks above."""
+  for field in PyObject.doc_field_types:
+    if field.name == "variable":
+      field.label = "Attributes"
   app.add_directive("delf-modules", _Modules)
   app.add_directive("delf-commands", _Commands)
+  app.add_role("public", _Public())
   app.connect("autodoc-process-docstring", _describe_field, priority=100)
   app.connect("autodoc-process-signature", _shorten_signature)
   app.connect("autodoc-skip-member", _skip_private)

@@ -4,8 +4,9 @@ import doctest
 import inspect
 import re
 
-import delf
 import pytest
+
+import delf
 
 _FLAGS = (
   doctest.ELLIPSIS
