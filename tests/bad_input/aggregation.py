@@ -149,7 +149,7 @@ def _no_features(folder):
   return _aggregate(folder)
 
 
-@_case("feature file that is cut for aggregation", "a.delf", "cut")
+@_case("feature file that is cut for aggregation", "a.delf", "truncated")
 def _cut_features(folder):
   path = _features(folder)
   path.write_bytes(path.read_bytes()[:-5])

@@ -55,7 +55,7 @@ def _nan(folder):
   return _fit(folder, "codebook", "--words", 1, out="out/codebook")
 
 
-@_case("codebook of a feature file that is cut", "a.delf", "cut")
+@_case("codebook of a feature file that is cut", "a.delf", "truncated")
 def _cut(folder):
   _local(folder / "a.delf")
   data = (folder / "a.delf").read_bytes()

@@ -157,6 +157,6 @@ _asked(
   "search --box in shares of the photo",
   "0.2,0.2,0.9,1",
   "a.jpg",
-  "in pixels of an image of 80 x 64",
+  "is in shares of an image of 80 x 64 pixels",
   "shares",
 )
