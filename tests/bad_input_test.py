@@ -102,7 +102,7 @@ def _config(folder, model, change):
 # -- images ------------------------------------------------------------------
 
 
-@_case(_BAD, "missing image", "nowhere.jpg", "none")
+@_case(_BAD, "missing image", "nowhere.jpg", "no such file")
 def _missing(folder, model):
   return _extract(_list(folder, folder / "nowhere.jpg"), model)
 

@@ -143,7 +143,7 @@ def _features_nan(folder):
   return _aggregate(folder)
 
 
-@_case("feature file that is missing for aggregation", "a.delf", "none")
+@_case("feature file that is missing for aggregation", "a.delf", "no such file")
 def _no_features(folder):
   _codebook(folder)
   return _aggregate(folder)
@@ -181,7 +181,7 @@ def _mapping_id(folder):
   return _aggregate(folder, index_mapping_path=path)
 
 
-@_case("mapping that names a region without features", "a_7.delf", "none")
+@_case("mapping that names a region without features", "a_7.delf", "no such file")
 def _mapping_absent(folder):
   _features(folder)
   _codebook(folder)

@@ -187,7 +187,7 @@ def _script(folder, *more):
   ]
 
 
-@_case("clustering script without a feature file", "a.delf", "found none")
+@_case("clustering script without a feature file", "a.delf", "no such file")
 def _script_missing(folder):
   return _script(folder)
 

@@ -95,7 +95,7 @@ def _two_classes(folder):
   return _table(folder, "image,label", "a.jpg,x", "a.jpg,y")
 
 
-@_case("class without images", "empty", "images", "none")
+@_case("class without images", "empty", "no images")
 def _empty_class(folder):
   _photo(folder / "a" / "a.jpg")
   (folder / "empty").mkdir()

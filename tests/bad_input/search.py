@@ -178,7 +178,7 @@ def _photos(folder, model):
   return _search(_index(folder), photo)
 
 
-@_case("search: matching images without features", "b.delf", "none")
+@_case("search: matching images without features", "b.delf", "no such file")
 def _lost_features(folder, model):
   index = _index(folder)
   (folder / "b.delf").unlink()
@@ -212,7 +212,7 @@ def _other_truth(folder, model):
   return _eval(folder, json.dumps(truth), name="truth.json")
 
 
-@_case("eval: published data set that is not there", "gnd_roxford5k", "none")
+@_case("eval: published data set that is not there", "gnd_roxford5k", "no such file")
 def _not_downloaded(folder, model):
   out = str(folder.parent / "out")
   return ["eval", "roxford5k", "--images", str(folder), "--out", out]
