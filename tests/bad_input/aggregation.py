@@ -181,7 +181,9 @@ def _mapping_id(folder):
   return _aggregate(folder, index_mapping_path=path)
 
 
-@_case("mapping that names a region without features", "a_7.delf", "no such file")
+@_case(
+  "mapping that names a region without features", "a_7.delf", "no such file"
+)
 def _mapping_absent(folder):
   _features(folder)
   _codebook(folder)

@@ -187,7 +187,9 @@ def _columns(folder):
 
 
 @_case(
-  "things with a photo each, to train with", "two photos", "2 groups of one"
+  "things with a photo each, to train with",
+  "two photos",
+  "2 groups have one each",
 )
 def _singles(folder):
   (folder / "a.jpg").write_bytes(b"a")

@@ -212,7 +212,9 @@ def _other_truth(folder, model):
   return _eval(folder, json.dumps(truth), name="truth.json")
 
 
-@_case("eval: published data set that is not there", "gnd_roxford5k", "no such file")
+@_case(
+  "eval: published data set that is not there", "gnd_roxford5k", "no such file"
+)
 def _not_downloaded(folder, model):
   out = str(folder.parent / "out")
   return ["eval", "roxford5k", "--images", str(folder), "--out", out]
