@@ -238,7 +238,7 @@ def test_damaged_files_are_named(onnx, tflite, tmp_path):
 
 @pytest.mark.parametrize("device", ["gpu:0", "tpu"])
 def test_a_device_that_there_is_not(device, tflite):
-  with pytest.raises(errors.InputError, match="a device, one of CPU:0"):
+  with pytest.raises(errors.InputError, match=f"{device!r}: use one of CPU:0"):
     single_file.load(tflite[0], device)
 
 
