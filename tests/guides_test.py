@@ -7,6 +7,7 @@ Each command is a process of its own, in which TensorFlow has been loaded.
 
 import importlib
 import json
+import operator
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import sys
 import pytest
 from absl import flags
 
+import delf
 from tests.stand_ins import checkout, warm_python
 
 _GUIDES = [
@@ -33,7 +35,17 @@ _GUIDES = [
   "delf/python/training/global_features/README.md",
   "docs/GROUND_TRUTH.md",
 ]
-# What it shows works without TensorFlow.
+# Pages without commands; their links are checked too.
+_PAGES = [
+  "CONTRIBUTING.md",
+  "benchmarks/README.md",
+  "docs/ARCHITECTURE.md",
+  "docs/DEPENDENCIES.md",
+  "docs/EMBEDDED_MODEL.md",
+  "docs/GLOSSARY.md",
+  "docs/INVERTED_INDEX.md",
+]
+# Its examples run without TensorFlow.
 _COLD = "docs/EXPORT.md"
 _BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)
 # What a test must not do -> commands that do it. What follows a download in the
@@ -166,12 +178,25 @@ def test_command_that_is_left_out(reason):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guide", _GUIDES)
+@pytest.mark.parametrize("guide", [*_GUIDES, *_PAGES])
 def test_links_lead_to_files(guide):
   text = (checkout.ROOT / guide).read_text()
   for link in re.findall(r"\]\(([^)#\s]+)", text):
     if not link.startswith(("http://", "https://", "mailto:")):
       assert (checkout.ROOT / guide).parent.joinpath(link).exists(), link
+
+
+def test_glossary_is_sorted_and_its_names_exist():
+  text = (checkout.ROOT / "docs/GLOSSARY.md").read_text()
+  terms = re.findall(r"^- \*\*(.+?)\*\*: ", text, re.M)
+  assert len(terms) > 30
+  assert terms == sorted(terms, key=str.lower)
+  for name in re.findall(r"`delf\.([\w.]+)", text):
+    assert operator.attrgetter(name)(delf), name
+  options = set(re.findall(r"`--([\w-]+)", text))
+  parsers = (checkout.ROOT / "delf/cli").glob("*.py")
+  known = "".join(path.read_text() for path in parsers)
+  assert {option for option in options if f'"--{option}"' not in known} == set()
 
 
 def _scripts(guide):
