@@ -20,6 +20,7 @@ import tokenize
 from docutils import nodes
 from sphinx import addnodes, roles
 from sphinx.domains.python import PyObject
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -42,7 +43,8 @@ extensions = [
   "myst_parser",
 ]
 
-smartquotes = False  # Text in quotes may be typed as it stands.
+# Dashes; quoted text may be typed as it stands.
+smartquotes_action = "D"
 
 html_theme = "furo"
 html_title = f"delf {version}"
@@ -68,22 +70,19 @@ napoleon_use_ivar = True
 
 
 class _Modules(SphinxDirective):
-  """Table of the original's modules and their public functions."""
+  """List of the original's modules and their public functions."""
 
   def run(self):
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 30 70", ""]
-    lines += ["   * - Name, and module", "     - What it has"]
+    lines = []
     for name, path in delf._MODULES.items():
-      lines += [f"   * - ``delf.{name}``", "", f"       ``{path}``"]
+      lines += [f"``delf.{name}``", f"   ``{path}``", ""]
       if path.endswith("_pb2"):
-        lines += ["     - Generated from the ``.proto`` file beside it."]
+        lines += ["   Generated from the ``.proto`` file beside it.", ""]
         continue
       module = importlib.import_module(path)
       summary = inspect.getdoc(module).partition("\n\n")[0].replace("\n", " ")
-      lines += [f"     - {summary}"]
       functions = ", ".join(f"``{each}``" for each in _public(module))
-      if functions:
-        lines += ["", f"       {functions}"]
+      lines += [f"   {summary}", "", f"   {functions}", ""]
     return self.parse_text_to_nodes("\n".join(lines))
 
 
@@ -127,6 +126,7 @@ class _Public(roles.XRefRole):
     return [nodes.literal(self.rawtext, self.target)], []
 
   def process_link(self, env, refnode, has_explicit_title, title, target):
+    refnode["refdomain"], refnode["reftype"] = "py", "obj"
     refnode["py:module"] = "delf"
     return title, target
 
@@ -176,16 +176,27 @@ def _object(path):
   raise LookupError(path)
 
 
-def _describe_field(app, what, name, value, options, lines):
-  """Take the comment of a dataclass's field as its docstring."""
-  if what != "attribute":
-    return
-  path, _, field = name.rpartition(".")
-  for cls in _object(path).__mro__:
-    if dataclasses.is_dataclass(cls) and field in cls.__annotations__:
-      comment = _field_comments(cls).get(field)
-      if comment:
-        lines[:] = [comment, ""]
+def _describe_fields(app):
+  """Give autodoc the comments of fields, as if they began with `#:`."""
+  for page in sorted((_ROOT / "docs" / "reference").glob("*.rst")):
+    for path in re.findall(r"autoclass:: (\S+)", page.read_text()):
+      for cls in _object(path).__mro__:
+        if dataclasses.is_dataclass(cls):
+          analyzer = ModuleAnalyzer.for_module(cls.__module__)
+          analyzer.analyze()
+          for field, comment in _field_comments(cls).items():
+            if comment:
+              # Napoleon takes text before a colon in the first line as a type.
+              analyzer.attr_docs[cls.__qualname__, field] = ["\\", comment, ""]
+
+
+def _drop_parameters(app, domain, kind, content):
+  """Leave out the constructor's parameters of dataclasses, as above."""
+  signature = content.parent[0]
+  if domain == "py" and kind == "class":
+    path = f"{signature['module']}.{signature['fullname']}"
+    if dataclasses.is_dataclass(_object(path)):
+      app.env.current_document.autodoc_annotations.pop(path, None)
 
 
 def _shorten_signature(app, what, name, value, options, arguments, result):
@@ -227,7 +238,8 @@ def setup(app):
   app.add_directive("delf-modules", _Modules)
   app.add_directive("delf-commands", _Commands)
   app.add_role("public", _Public())
-  app.connect("autodoc-process-docstring", _describe_field, priority=100)
+  app.connect("builder-inited", _describe_fields)
+  app.connect("object-description-transform", _drop_parameters, priority=100)
   app.connect("autodoc-process-signature", _shorten_signature)
   app.connect("autodoc-skip-member", _skip_private)
   app.connect("doctree-read", _unlink_builtins)

@@ -16,6 +16,14 @@ class InputError(ValueError):
 
   The message names the problem, the value and, unless obvious, the remedy;
   `str` puts the path before it.
+
+  Example:
+    >>> import delf
+    >>> try:
+    ...   delf.load(local_only=True, global_only=True)
+    ... except delf.InputError as error:
+    ...   print(error)
+    local_only and global_only exclude each other
   """
 
   def __init__(

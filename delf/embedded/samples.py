@@ -68,7 +68,14 @@ class SampleLandmarks(typing.NamedTuple):
 
 
 def sample_photos(folder: str | os.PathLike) -> SamplePhotos:
-  """Write the sample photos as JPEG files, creating the folder."""
+  """Write the sample photos as JPEG files, creating the folder.
+
+  Example:
+    >>> import delf
+    >>> photos = delf.sample_photos("sample_photos")
+    >>> photos.coffee
+    'sample_photos/coffee.jpg'
+  """
   from skimage import data
 
   folder = pathlib.Path(folder)
