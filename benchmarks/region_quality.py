@@ -163,7 +163,7 @@ def by_global(sets, args):
   found, rows, asked = collection.open_folder(sets.work / "index"), {}, None
   for name, only_whole in (("global", True), ("global, best region", False)):
     searcher = searching.Searcher(
-      found, searching.SearchOptions(only_whole=only_whole)
+      found, searching.SearchOptions(regions=not only_whole)
     )
     truth = evaluate.read_truth(truth_path, searcher)
     if asked is None:

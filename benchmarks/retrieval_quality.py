@@ -30,13 +30,13 @@ ROWS = {
   "global + alpha-QE": _OPTIONS(expand=3),
   "global + SuperGlobal's refinement": _OPTIONS(refine="superglobal"),
   "global + diffusion": _OPTIONS(refine="diffusion"),
-  "global + verification": _OPTIONS(rerank=100),
-  "global + alpha-QE + verification": _OPTIONS(expand=3, rerank=100),
+  "global + verification": _OPTIONS(verify=True),
+  "global + alpha-QE + verification": _OPTIONS(expand=3, verify=True),
   "ASMK*": _OPTIONS(method="words"),
-  "ASMK* + verification": _OPTIONS(method="words", rerank=100),
+  "ASMK* + verification": _OPTIONS(method="words", verify=True),
   "fusion": _OPTIONS(method="fusion"),
   "fusion + alpha-QE": _OPTIONS(method="fusion", expand=3),
-  "fusion + verification": _OPTIONS(method="fusion", rerank=100),
+  "fusion + verification": _OPTIONS(method="fusion", verify=True),
 }
 
 

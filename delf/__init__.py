@@ -21,9 +21,9 @@ if TYPE_CHECKING:
   from delf.api.fitting import fit_whitening as fit_whitening
   from delf.api.index import Index as Index
   from delf.api.info import info as info
-  from delf.api.matching import match as match
   from delf.api.model import Model as Model
   from delf.api.model import load as load
+  from delf.api.model import match as match
   from delf.api.work import PhotoBoxes as PhotoBoxes
   from delf.api.work import detect as detect
   from delf.api.work import evaluate as evaluate
@@ -59,7 +59,7 @@ _FACE = {
   "fit_whitening": "delf.api.fitting",
   "info": "delf.api.info",
   "load": "delf.api.model",
-  "match": "delf.api.matching",
+  "match": "delf.api.model",
   "sample_photos": "delf.embedded.samples",
   "train": "delf.api.work",
   "train_detector": "delf.api.work",

@@ -3,12 +3,11 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from absl import logging
-
 from delf.api import model as models
+from delf.api.work import Path, Say, Sources, listed, log_error
 from delf.base import errors, progress
 from delf.base.progress import Progress
 from delf.extraction import engine
@@ -20,11 +19,6 @@ from delf.search import building, collection, searching
 Query = photo_forms.Photo | features.ImageFeatures
 
 _shown = progress.shown  # `progress` is an argument below.
-_DETECTOR = "delf-boxes"
-
-
-def _log(line: object) -> None:
-  logging.error("%s", line)
 
 
 class Index:
@@ -40,21 +34,19 @@ class Index:
     report: IndexReport of the last `build` or `add`; None before.
   """
 
-  def __init__(self, path: str | os.PathLike, *, device: str | None = None):
+  def __init__(self, path: Path, *, device: str | None = None):
     self.path = os.fspath(path)
     self.report: building.IndexReport | None = None
     self._device = device
     self._lock = threading.RLock()
-    self._collection: collection.Collection | None = None
     self._model: models.Model | None = None
     self._searchers: dict[Any, searching.Searcher] = {}
     self._stamp: Any = None
+    self._collection: collection.Collection | None
     self._collection = collection.open_folder(path)
 
   @classmethod
-  def open(
-    cls, path: str | os.PathLike, *, device: str | None = None
-  ) -> "Index":
+  def open(cls, path: Path, *, device: str | None = None) -> "Index":
     """Open the index in a folder.
 
     Args:
@@ -79,17 +71,17 @@ class Index:
   @classmethod
   def build(
     cls,
-    sources: str | os.PathLike | Sequence[str | os.PathLike],
-    out: str | os.PathLike,
+    sources: Sources,
+    out: Path,
     *,
     model: str | None = None,
-    config: str | os.PathLike | None = None,
-    codebook: str | os.PathLike | None = None,
-    aggregation: str | os.PathLike | None = None,
-    whitening: str | os.PathLike | None = None,
-    photos: str | os.PathLike | None = None,
+    config: Path | None = None,
+    codebook: Path | None = None,
+    aggregation: Path | None = None,
+    whitening: Path | None = None,
+    photos: Path | None = None,
     regions: bool = False,
-    detector: str = _DETECTOR,
+    detector: str = "delf-boxes",
     detector_threshold: float = 0.1,
     max_regions: int | None = 5,
     max_size: int | None = None,
@@ -97,7 +89,7 @@ class Index:
     rotate: bool = False,
     device: str | None = None,
     progress: Progress = True,
-    say: Callable[[str], object] = _log,
+    say: Say = log_error,
   ) -> "Index":
     """Make an index of photos, or add to one that was made with the same model.
 
@@ -163,18 +155,18 @@ class Index:
       one_core_each=True,
     )
     with _shown(progress):
-      report = building.build(_listed(sources), out, options, say)
+      report = building.build(listed(sources), out, options, say)
     index = cls(out, device=device)
     index.report = report
     return index
 
   def add(
     self,
-    sources: str | os.PathLike | Sequence[str | os.PathLike],
+    sources: Sources,
     *,
     workers: int = 1,
     progress: Progress = True,
-    say: Callable[[str], object] = _log,
+    say: Say = log_error,
   ) -> building.IndexReport:
     """Add photos with the settings of the index; arguments are as of `build`.
 
@@ -197,7 +189,7 @@ class Index:
         one_core_each=True,
         extractor=self._model and self._model.extractor,
       )
-      self.report = building.build(_listed(sources), self.path, options, say)
+      self.report = building.build(listed(sources), self.path, options, say)
       return self.report
 
   def remove(self, names: str | Iterable[str]) -> int:
@@ -289,13 +281,7 @@ class Index:
       motorcycle_right True
     """
     options = searching.SearchOptions(
-      method=method,
-      rerank=verify_top if verify else 0,
-      expand=expand,
-      refine=refine,
-      only_whole=not regions,
-      workers=workers,
-      record=False,
+      method, verify, verify_top, expand, refine, regions, workers, record=False
     )
     searcher = self._searcher(options)
     with _shown(False):
@@ -307,7 +293,7 @@ class Index:
 
   def search_files(
     self,
-    queries: str | os.PathLike | Sequence[str | os.PathLike],
+    queries: Sources,
     *,
     top: int = 20,
     method: str | None = None,
@@ -318,9 +304,9 @@ class Index:
     regions: bool = True,
     box: searching.Box | None = None,
     workers: int | None = None,
-    html: str | os.PathLike | None = None,
+    html: Path | None = None,
     progress: Progress = True,
-    say: Callable[[str], object] = _log,
+    say: Say = log_error,
   ) -> searching.SearchResult:
     """Search for many photos, as `delf search` does.
 
@@ -357,16 +343,11 @@ class Index:
 
       results_page.check_path(html)
     options = searching.SearchOptions(
-      method=method,
-      rerank=verify_top if verify else 0,
-      expand=expand,
-      refine=refine,
-      only_whole=not regions,
-      workers=workers,
+      method, verify, verify_top, expand, refine, regions, workers
     )
     searcher = self._searcher(options)
     with _shown(progress):
-      chosen, failed = self._queries(_listed(queries), box, say)
+      chosen, failed = self._queries(listed(queries), box, say)
       result = searcher.search(chosen, top)
       for failure in result.failed:
         say(str(failure))
@@ -480,12 +461,6 @@ class Index:
 
 def _reopen(path, device):
   return Index(path, device=device)
-
-
-def _listed(sources):
-  if photo_forms.is_path(sources):
-    return [os.fspath(sources)]
-  return [os.fspath(each) for each in sources]
 
 
 def _text(path):

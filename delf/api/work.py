@@ -279,8 +279,7 @@ def evaluate(
     >>> sorted(report.card.evaluation.protocols)
     ['all']
   """
-  from delf.evaluation import evaluate as evaluation
-  from delf.search import collection, searching
+  from delf.search import building, collection, searching
 
   if html:
     from delf.pictures import results_page
@@ -288,48 +287,45 @@ def evaluate(
     results_page.check_path(html)
   truth_path, images = _locate(truth, images)
   options = searching.SearchOptions(
-    method=method,
-    rerank=verify_top if verify else 0,
-    expand=expand,
-    refine=refine,
-    only_whole=not regions,
-    workers=workers,
+    method, verify, verify_top, expand, refine, regions, workers
   )
+  failed: tuple = ()
   with _shown(progress):
-    failed: tuple = ()
     if index is None:
-      build = {"model": model, "config": config, "codebook": codebook}
-      build |= {"aggregation": aggregation, "whitening": whitening}
+      build = building.BuildOptions(
+        *(model, config, codebook, aggregation, whitening), device=device
+      )
       index = os.path.join(out, "index")
-      failed = _build(
-        truth_path, images, index, build | {"device": device}, say
-      )
+      failed = _build(truth_path, images, index, build, say)
     opened = collection.open_folder(index)
-    searcher = searching.Searcher(opened, options)
-    ground_truth = evaluation.read_truth(truth_path, searcher)
-    chosen = _queries(opened, ground_truth, queries or images, device, say)
-    report = evaluation.evaluate(searcher, ground_truth, chosen, out)
-    for failure in report.failed:
-      say(str(failure))
-    without = None
-    if searcher.has_regions and regions:
-      whole = dataclasses.replace(options, only_whole=True)
-      without = evaluation.evaluate(
-        searching.Searcher(opened, whole),
-        ground_truth,
-        chosen,
-        os.path.join(out, "without_regions"),
-      )
-    problems: tuple[str, ...] = ()
-    if html:
-      page = evaluation.write_page(report, searcher, html, without)
-      problems = page.problems
-  return dataclasses.replace(
-    report,
-    failed=(*failed, *report.failed),
-    without_regions=without,
-    problems=problems,
-  )
+    photos = queries or images
+    report = _measure(
+      opened, truth_path, photos, options, out, html, device, say
+    )
+  return dataclasses.replace(report, failed=(*failed, *report.failed))
+
+
+def _measure(opened, truth_path, photos, options, out, html, device, say):
+  """Return the report of a search in an index with options."""
+  from delf.evaluation import evaluate as evaluation
+  from delf.search import searching
+
+  searcher = searching.Searcher(opened, options)
+  truth = evaluation.read_truth(truth_path, searcher)
+  queries = _queries(opened, truth, photos, device, say)
+  report = evaluation.evaluate(searcher, truth, queries, out)
+  for failure in report.failed:
+    say(str(failure))
+  if searcher.has_regions and options.regions:
+    whole = dataclasses.replace(options, regions=False)
+    whole_searcher = searching.Searcher(opened, whole)
+    folder = os.path.join(out, "without_regions")
+    without = evaluation.evaluate(whole_searcher, truth, queries, folder)
+    report = dataclasses.replace(report, without_regions=without)
+  if not html:
+    return report
+  page = evaluation.write_page(report, searcher, html, report.without_regions)
+  return dataclasses.replace(report, problems=page.problems)
 
 
 def _locate(truth, images):
@@ -349,14 +345,13 @@ def _locate(truth, images):
   raise FileNotFoundError(f"{path}: no such file; it has the ground truth")
 
 
-def _build(truth_path, images, folder, build, say):
+def _build(truth_path, images, folder, options, say):
   """Make the index of an evaluation, and return photos that failed."""
   from delf.evaluation import evaluate as evaluation
   from delf.search import building
 
   if not images:
     raise errors.InputError("an evaluation needs images or an index")
-  options = building.BuildOptions(**build)
   if extraction.find_features([images]) is None:
     photos, names = evaluation.find_index_photos(truth_path, images)
     return building.build_photos(photos, names, folder, options, say).failed

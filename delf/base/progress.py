@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 import tqdm
@@ -41,7 +41,7 @@ def is_shown() -> bool:
 
 def track(iterable: Iterable, label: str, total: int | None = None) -> Any:
   """Iterate while showing progress; `set_postfix_str` adds a remark."""
-  if total is None and hasattr(iterable, "__len__"):
+  if total is None and isinstance(iterable, Sized):
     total = len(iterable)
   return _show(iterable=iterable, desc=label, total=total)
 

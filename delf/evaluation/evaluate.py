@@ -120,8 +120,8 @@ def evaluate(
   folders = pathlib.Path(good[0].features).parent, searcher.collection.features
   of_queries, of_index = (extract.read(f / extract.RECORD) for f in folders)
   settings = {}
-  if searcher.options.rerank:
-    parts = searcher.options.verify.describe()
+  if searcher.options.verify:
+    parts = searcher.options.matching.describe()
     parts = [f"{p} px" if p.startswith("residual") else p for p in parts]
     settings = {"verification": ", ".join(parts)}
   method = _method(searcher)
@@ -137,7 +137,7 @@ def evaluate(
     ranking=ranking.Ranking(best, rankings[protocol].scores[:, :_SHOWN]),
     inliers=inliers[protocol][:, :_SHOWN] if inliers else None,
     method=searcher.method,
-    verify=searcher.options.verify,
+    matching=searcher.options.matching,
     failed=failed,
     boxes=searcher.boxes(first, best),
   )
@@ -183,7 +183,7 @@ def write_page(
 def _rank_protocols(searcher, truth, good, first):
   """Return ranking and inliers by protocol, and failures."""
   protocols = truth.protocols()
-  if not searcher.options.rerank:
+  if not searcher.options.verify:
     return dict.fromkeys(protocols, first), {}, ()
   junk = [[entry["junk"] for entry in each] for each in protocols.values()]
   orders, report = searcher.rerank(good, first, junk)
@@ -196,11 +196,11 @@ def _method(searcher):
   options = searcher.options
   parts = [searcher.method]
   if searcher.has_regions:
-    parts.append("whole images" if options.only_whole else "regions")
+    parts.append("regions" if options.regions else "whole images")
   if options.expand:
     parts.append(f"alpha query expansion ({options.expand})")
   if options.refine:
     parts.append(options.refine)
-  if options.rerank:
-    parts.append(f"verification of {options.rerank}")
+  if options.verify:
+    parts.append(f"verification of {options.verify_top}")
   return " + ".join(parts)

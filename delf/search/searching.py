@@ -188,13 +188,14 @@ class SearchOptions:
   # "global" (descriptors), "words" (ASMK of local features), "fusion" of both,
   # or None: global where there are global descriptors.
   method: str | None = None
-  rerank: int = 0  # Number of first images to verify.
+  verify: bool = False  # Whether the first images are verified.
+  verify_top: int = 100  # Number of images to verify.
   expand: int = 0  # Images of alpha query expansion.
   refine: str | None = None  # Name in refinement.METHODS.
-  only_whole: bool = False  # Whether regions are ignored.
+  regions: bool = True  # Whether regions count, in an index that has them.
   workers: int | None = None  # Processes that verify; None: one per core.
-  verify: matcher.MatchOptions = matcher.DELG
   record: bool = True  # Whether verified pairs are kept with the index.
+  matching: matcher.MatchOptions = matcher.DELG  # Of the verification.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,7 @@ class SearchResult:
   ranking: ranking.Ranking
   inliers: np.ndarray | None  # [Q, k] int32; -1 where not verified.
   method: str  # "global", "words" or "fusion".
-  verify: matcher.MatchOptions
+  matching: matcher.MatchOptions
   failed: tuple[engine.Failure, ...] = ()  # Queries and images.
   # Of each Hit, of an index with regions.
   boxes: list[list[Box | None]] | None = None
@@ -366,7 +367,7 @@ class Searcher:
     """Rank the first k images, or all, for entries of `read`."""
     k = max(len(self.names), 1) if k is None else k
     depth, kept, number = k, None, len(self._entries)
-    if self._image is not None and self.options.only_whole:
+    if self._image is not None and not self.options.regions:
       kept = np.array([collection.is_whole(e) for e in self._entries], bool)
       depth = max(1, number)
     elif self._image is not None:
@@ -465,8 +466,8 @@ class Searcher:
           opened.feature_path(opened.whole(self.names[i]), extension)
         ),
       ),
-      self.options.verify,
-      self.options.rerank,
+      self.options.matching,
+      self.options.verify_top,
       folder,
       self.options.workers,
     )
@@ -489,7 +490,7 @@ class Searcher:
   def search(self, queries: Iterable[Query], top: int) -> SearchResult:
     """Return the first `top` images of each query, verified if requested."""
     good, entries, failed = self.read(queries)
-    most = self.options.rerank
+    most = self.options.verify_top if self.options.verify else 0
     first = self.rank(entries, max(top, most))
     ids, scores, inliers, is_match = first.ids, first.scores, None, None
     if most:
@@ -513,7 +514,7 @@ class Searcher:
       is_match=is_match,
       photos=self.photos,
       method=self.method,
-      verify=self.options.verify,
+      matching=self.options.matching,
       failed=tuple(failed),
       boxes=self.boxes(first, ids[:, :top]),
     )
@@ -560,7 +561,7 @@ def write_page(
 
   def shown():
     for row, (query, hits) in enumerate(result.hits()):
-      drawn = _lines(opened, query, hits, result.verify)
+      drawn = _lines(opened, query, hits, result.matching)
       yield results_page.Query(
         query.name,
         query.photo,

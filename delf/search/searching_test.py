@@ -77,7 +77,7 @@ _PLACES = [_IMAGES[:4], _IMAGES[4:8], _IMAGES[8:]]
 @pytest.mark.parametrize("method", searching.METHODS)
 @pytest.mark.parametrize(
   "more",
-  [{}, {"rerank": 6}, {"expand": 3}, {"refine": "superglobal"}],
+  [{}, {"verify": True, "verify_top": 6}, {"expand": 3}, {"refine": "superglobal"}],
   ids=str,
 )
 def test_images_of_the_same_place_come_first(folders, method, more):
@@ -92,7 +92,7 @@ def test_images_of_the_same_place_come_first(folders, method, more):
 
 
 def test_results_come_by_inliers(folders):
-  result = _search(folders, top=12, rerank=6)
+  result = _search(folders, top=12, verify=True, verify_top=6)
   for _, hits in result.hits():
     matched = [hit.inliers for hit in hits if hit.inliers is not None]
     assert len(matched) == 6
@@ -103,9 +103,9 @@ def test_results_come_by_inliers(folders):
 
 
 def test_what_was_matched_is_not_matched_again(folders, tmp_path):
-  first = _search(folders, rerank=6)
+  first = _search(folders, verify=True, verify_top=6)
   record = (folders / "index" / "verified_pairs.jsonl").read_bytes()
-  again = _search(folders, rerank=6)
+  again = _search(folders, verify=True, verify_top=6)
   assert (folders / "index" / "verified_pairs.jsonl").read_bytes() == record
   assert first.document() == again.document()
 
@@ -175,7 +175,9 @@ def reads(monkeypatch):
 def test_what_was_just_extracted_is_not_read_back(photos, reads):
   """Only a later run reads it, with the same results to the last bit."""
   found = collection.open_folder(photos.parent / "i")
-  options = searching.SearchOptions(method="fusion", rerank=6, workers=1)
+  options = searching.SearchOptions(
+    method="fusion", verify=True, verify_top=6, workers=1
+  )
   pages, results = [], []
   for number in range(2):
     asked, report = searching.extract_queries(
@@ -321,7 +323,7 @@ def test_matching_looks_only_at_images_it_is_asked_for(folders, tmp_path):
   feature_path = found.feature_path
   found.feature_path = lambda *a: paths.append(a) or feature_path(*a)
   asked = searching.find_features(folders / "queries")[2:]
-  options = searching.SearchOptions(rerank=3)
+  options = searching.SearchOptions(verify=True, verify_top=3)
   result = searching.Searcher(found, options).search(asked, 3)
   assert sorted(name for name, _ in paths) == sorted(_names(result)[0])
   assert set(_names(result)[0]) <= set(_PLACES[2])
@@ -329,7 +331,7 @@ def test_matching_looks_only_at_images_it_is_asked_for(folders, tmp_path):
 
 
 def test_page_of_a_search(folders, tmp_path):
-  result = _search(folders, rerank=6)
+  result = _search(folders, verify=True, verify_top=6)
   found = collection.open_folder(folders / "index")
   report = searching.write_page(tmp_path / "page.html", found, result)
   assert isinstance(report, results_page.Report)
@@ -340,7 +342,7 @@ def test_page_of_a_search(folders, tmp_path):
 
 def test_lines_of_a_match_come_weakest_first(folders, monkeypatch):
   found = collection.open_folder(folders / "index")
-  result = _search(folders, rerank=6)
+  result = _search(folders, verify=True, verify_top=6)
   query, hits = next(result.hits())
   hit = max(hits, key=lambda each: each.inliers)
   match = matcher.match_prepared
@@ -354,7 +356,7 @@ def test_lines_of_a_match_come_weakest_first(folders, monkeypatch):
       return dataclasses.replace(found, residuals=residuals)
 
     monkeypatch.setattr(matcher, "match_prepared", matched)
-    return next(searching._lines(found, query, [hit], result.verify))
+    return next(searching._lines(found, query, [hit], result.matching))
 
   assert len(lines(0)) == hit.inliers > 3
   np.testing.assert_array_equal(lines(1), lines(0)[::-1])
@@ -373,7 +375,9 @@ def _truth(path):
 @pytest.mark.parametrize("rerank", [0, 6])
 def test_evaluation(folders, tmp_path, rerank):
   found = collection.open_folder(folders / "index")
-  searcher = searching.Searcher(found, searching.SearchOptions(rerank=rerank))
+  searcher = searching.Searcher(
+    found, searching.SearchOptions(verify=rerank > 0, verify_top=max(rerank, 1))
+  )
   truth = evaluate.read_truth(_truth(tmp_path / "truth.csv"), searcher)
   asked = searching.find_features(folders / "queries", truth.query_names)
   report = evaluate.evaluate(searcher, truth, asked, tmp_path / "out")

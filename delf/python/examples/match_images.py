@@ -1,6 +1,6 @@
 """Match two images by their feature files (script)."""
 
-from delf.api import matching
+from delf.api import model
 from delf.cli import scripts
 from delf.cli.scripts import FLAGS, define
 from delf.matching import matcher
@@ -20,7 +20,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Match and draw; images without matches get a picture too."""
-  match = matching.match_sides(
+  match = model.match_sides(
     (FLAGS.features_1_path, FLAGS.features_2_path),
     matcher.TWO_IMAGES,
     images=(FLAGS.image_1_path, FLAGS.image_2_path),

@@ -6,8 +6,7 @@ import PIL.Image
 import pytest
 from skimage import data, util
 
-from delf.api import matching as api
-from delf.api import model as models
+from delf.api import model as api
 from delf.base import errors
 from delf.formats import features
 from delf.protos import delf_config_pb2
@@ -38,7 +37,7 @@ class SiftExtractor:
 
 def _model(rotate=False):
   """A model that is SIFT."""
-  model = object.__new__(models.Model)
+  model = object.__new__(api.Model)
   model.config = delf_config_pb2.DelfConfig(use_local_features=True)
   model.extractor, model.rotate, model.device = SiftExtractor(), rotate, "CPU"
   return model
