@@ -180,7 +180,7 @@ def test_descriptors_that_cannot_be_are_named(folder, name, descriptor, words):
 def test_missing_files_are_named_before_any_work(folder):
   (folder / "q1.delg_local").unlink()
   found = ranking.top_k(np.zeros([2, 12]))
-  with pytest.raises(errors.InputError, match=r"1 of 2 queries .*q1\.delg_local"):
+  with pytest.raises(errors.InputError, match=r"1 of 2 .*q1\.delg_local"):
     retrieval.evaluate(
       _truth(), found, folder / "out", _local(folder), _OPTIONS
     )

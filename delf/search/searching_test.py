@@ -77,7 +77,12 @@ _PLACES = [_IMAGES[:4], _IMAGES[4:8], _IMAGES[8:]]
 @pytest.mark.parametrize("method", searching.METHODS)
 @pytest.mark.parametrize(
   "more",
-  [{}, {"verify": True, "verify_top": 6}, {"expand": 3}, {"refine": "superglobal"}],
+  [
+    {},
+    {"verify": True, "verify_top": 6},
+    {"expand": 3},
+    {"refine": "superglobal"},
+  ],
   ids=str,
 )
 def test_images_of_the_same_place_come_first(folders, method, more):
