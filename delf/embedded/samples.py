@@ -73,8 +73,8 @@ def sample_photos(folder: str | os.PathLike) -> SamplePhotos:
   Example:
     >>> import delf
     >>> photos = delf.sample_photos("sample_photos")
-    >>> photos.coffee
-    'sample_photos/coffee.jpg'
+    >>> photos.other.name
+    'coffee.jpg'
   """
   from skimage import data
 
