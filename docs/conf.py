@@ -48,9 +48,7 @@ smartquotes_action = "D"
 
 html_theme = "furo"
 html_title = f"delf {version}"
-html_static_path = ["style"]
 html_extra_path = ["extra"]  # Leads from the top of the output to the root.
-html_css_files = ["delf.css"]
 html_copy_source = html_show_sourcelink = False
 html_show_copyright = html_show_sphinx = False
 
