@@ -57,9 +57,8 @@ def reading(prefix: str) -> Iterator[None]:
     yield
   # The errors for truncated, damaged and other files.
   except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
-    problem = (
-      f"not a whole TensorFlow checkpoint ({str(error).splitlines()[0]})"
-    )
+    reason = str(error).splitlines()[0]
+    problem = f"this is not a whole TensorFlow checkpoint ({reason})"
     raise DamagedError(problem, path=prefix) from None
 
 

@@ -1,6 +1,7 @@
-"""Training of the detector: views of photos with boxes, and the learner."""
+"""Training of the detector: views with boxes, learner, and measures."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -11,27 +12,38 @@ import tensorflow as tf
 from delf.base import boxes
 from delf.learning import detector_network, loop
 
-# Boxes of a photo; of more, the largest are kept.
+# Upper limit of the boxes of a view: the largest are kept.
 MOST_BOXES = 8
 
 _WARM_UP = 50
 _BOX_WEIGHT = 0.5
 
-# Share of views that show the photo smaller than it is, on a background, and of
-# those that show a part of it.
+# Shares of views with a reduced photo on a background, and with a part of one.
 _SMALLER, _PART = 0.35, 0.45
-# A smaller photo is at most so many times smaller, to either side.
+# Largest factor of this reduction.
 _MOST_SMALLER = 2.2
-# Of the box that a window goes towards, the share of a side it may cut off.
+# Share of the side of a box that a view may cut off.
 _CUT = 0.04
-# A box counts where this share of it is seen, and either side is so long.
+# Lower limits of a box's visible share, and of its visible sides.
 _LEAST_SEEN, _LEAST_LENGTH = 0.6, 0.03
-# A pasted thing has at least this share of either side, and of the area.
+# Lower limits of the sides and the area of a pasted box, as shares of the view.
 _LEAST_SIDE, _LEAST_AREA = 0.1, 0.015
-# Its sides are drawn out at most so much against each other.
+# Upper limit of the change of its aspect ratio.
 _MOST_STRETCH = 1.6
-# A box is a part of another one that covers this share of it.
+# Share of a box inside another one from which it is a part of it.
 _PART_INSIDE = 0.9
+
+# Overlap (intersection over union) from which a detection is right.
+OVERLAP = 0.5
+
+# Names in `compare`: the best box of a photo alone, all boxes, and baselines.
+BEST, ALL = "best box", "all boxes"
+WHOLE, MEDIAN = "whole image", "median box"
+
+# Image uint8 [S, S, 3] and its boxes float32 [M, 4].
+View = tuple[np.ndarray, np.ndarray]
+# Boxes [N, 4] and scores [N] of a photo, best first.
+Detections = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +52,7 @@ class BoxedPhoto:
 
   image: np.ndarray  # uint8 [H, W, 3], RGB.
   boxes: np.ndarray  # float32 [N, 4], (ymin, xmin, ymax, xmax) in [0, 1].
-  pool: int  # Number of the photo or of its place.
+  pool: int  # Number of the photo or of its place, for messages.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +60,8 @@ class Options:
   """Content of a batch; with one seed, that of a step is always the same."""
 
   number: int = 8  # Views.
-  pasted: float = 0.5  # Share of views that are pasted.
-  side: int = detector_network.SIDE  # Of a view, in pixels.
+  pasted: float = 0.5  # Share of views with boxes pasted on a background.
+  side: int = detector_network.SIDE  # Side of a view, in pixels.
   seed: int = 0
 
 
@@ -58,15 +70,14 @@ class Batch:
   """Views of photos with known boxes."""
 
   images: np.ndarray  # uint8 [B, S, S, 3], RGB.
-  boxes: np.ndarray  # float32 [B, MOST_BOXES, 4]; those of no area fill up.
+  boxes: np.ndarray  # float32 [B, MOST_BOXES, 4], padded with 0.
   pools: list[int]  # Of the photos.
 
 
 class DetectorTrainer(loop.FileLearner):
-  """The learner of a detector: its head, and perhaps its backbone.
+  """Learner of a detector's head and, optionally, its backbone.
 
-  Metrics of a step are the losses of scores and of boxes, and the mean overlap
-  of the boxes of cells that answer for one.
+  Metrics of a step are those of `detector_network.loss`.
   """
 
   terms = ("score", "box", "overlap")
@@ -78,15 +89,12 @@ class DetectorTrainer(loop.FileLearner):
     rate: float,
     backbone_rate: float = 0.0,
     draw: Callable[[int], Batch] | None = None,
-    path=None,
+    path: str | os.PathLike | None = None,
   ):
-    """Build all variables of a detector, which is trained in place.
+    """Build the optimizers; the detector is trained in place.
 
-    Args:
-      rate: Highest learning rate of the head; it falls to a hundredth along a
-        cosine.
-      backbone_rate: The same of the backbone; 0 leaves it as it is.
-      draw: See `FileLearner`; so `path`.
+    `rate` is the highest learning rate of the head (see `loop.cosine_rate`),
+    `backbone_rate` that of the backbone, or 0 to freeze it.
     """
     super().__init__(draw, path)
     self.detector = detector
@@ -103,8 +111,7 @@ class DetectorTrainer(loop.FileLearner):
     self._train = tf.function(self._step, reduce_retracing=True)
 
   def variables(self) -> list:
-    """Return the variables of the head and of what else learns."""
-    # A backbone that does not learn is as it was: it is not kept.
+    """Return the variables of the head and other trained ones."""
     variables = list(self.detector.head.variables)
     for trained, _, _ in self._parts[1:]:
       variables += trained
@@ -120,16 +127,14 @@ class DetectorTrainer(loop.FileLearner):
 
   def _step(self, images, boxes):
     with tf.GradientTape() as tape:
-      logits, found = self.detector(images, training=True)
-      terms = detector_network.loss(
-        logits, found, self.detector.head.cells, boxes
-      )
+      logits, predicted = self.detector(images, training=True)
+      cells = self.detector.head.cells
+      terms = detector_network.loss(logits, predicted, cells, boxes)
       total = terms[0] + _BOX_WEIGHT * terms[1]
     gradients = tape.gradient(total, [part[0] for part in self._parts])
-    for (variables, optimizer, _), some in zip(
-      self._parts, gradients, strict=True
-    ):
-      optimizer.apply_gradients(zip(some, variables, strict=True))
+    for part, each in zip(self._parts, gradients, strict=True):
+      variables, optimizer, _ = part
+      optimizer.apply_gradients(zip(each, variables, strict=True))
     return tf.stack(terms)
 
 
@@ -138,31 +143,23 @@ def batch(known: Sequence[BoxedPhoto], options: Options, step: int) -> Batch:
   rng = np.random.default_rng((options.seed, step))
   images, boxes, pools = [], [], []
   for _ in range(options.number):
-    photo = known[rng.integers(len(known))]
+    photo = known[int(rng.integers(len(known)))]
     if len(photo.boxes) and rng.random() < options.pasted:
       view, seen = _pasted(rng, photo, known, options.side)
     else:
       view, seen = window(rng, photo.image, photo.boxes, options.side)
+    areas = np.prod(seen[:, 2:] - seen[:, :2], axis=1)
+    kept = seen[np.sort(np.argsort(-areas, kind="stable")[:MOST_BOXES])]
     images.append(view)
-    boxes.append(_padded(seen))
+    boxes.append(np.pad(kept, ((0, MOST_BOXES - len(kept)), (0, 0))))
     pools.append(photo.pool)
   return Batch(np.stack(images), np.stack(boxes), pools)
 
 
-def _padded(boxes):
-  """Return boxes as float32 [MOST_BOXES, 4], the largest if there are more."""
-  areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-  kept = boxes[np.sort(np.argsort(-areas, kind="stable")[:MOST_BOXES])]
-  padded = np.zeros([MOST_BOXES, 4], np.float32)
-  padded[: len(kept)] = kept
-  return padded
-
-
-def window(rng, image: np.ndarray, boxes: np.ndarray, side: int):
-  """Show a photo, a part of it, or the photo on a larger background.
-
-  Returns a view uint8 [side, side, 3], and the boxes in it, float32 [M, 4].
-  """
+def window(
+  rng: np.random.Generator, image: np.ndarray, boxes: np.ndarray, side: int
+) -> View:
+  """Draw a view of a photo, of a part of it, or of it on a background."""
   frame = _frame(rng, boxes)
   view = _render_frame(rng, image, frame, side)
   return _mirrored_and_lit(rng, view, inside(boxes, frame))
@@ -175,48 +172,48 @@ def _mirrored_and_lit(rng, view, boxes):
 
 
 def _frame(rng, boxes):
-  """Draw what a view shows, in parts of the photo; it may exceed the photo."""
+  """Draw the frame of a view, as shares of the photo, which it may exceed."""
   kind = rng.random()
   if kind < _SMALLER:
     extent = np.exp(rng.uniform(0.1, 1) * np.log(_MOST_SMALLER))
     extent = np.maximum(1, extent * np.exp(rng.uniform(-0.15, 0.15, 2)))
     origin = -rng.random(2) * (extent - 1)
     return np.concatenate([origin, origin + extent]).astype(np.float32)
-  whole = np.float32([0, 0, 1, 1])
+  whole = np.array([0, 0, 1, 1], np.float32)
   if kind < _SMALLER + _PART and len(boxes):
     inner = boxes[rng.integers(len(boxes))]
     span = np.tile(inner[2:] - inner[:2], 2)
-    inner = inner + _CUT * span * np.float32([1, 1, -1, -1])
-    # From the whole photo (0) towards the box (1), each side by itself.
+    inner = inner + _CUT * span * np.array([1, 1, -1, -1], np.float32)
+    # Between the whole photo (0) and the box (1), each side independently.
     return whole + (inner - whole) * np.float32(rng.random(4) ** 1.5)
   return whole
 
 
 def _render_frame(rng, image, frame, side):
   if frame.min() >= 0 and frame.max() <= 1:
-    return cv2.resize(
-      _crop(image, frame), (side, side), interpolation=cv2.INTER_AREA
-    )
+    return _scaled(_crop(image, frame), side, side)
   view = background(rng, image, side)
-  (place,) = inside(np.float32([[0, 0, 1, 1]]), frame, least=0)
+  (place,) = inside(np.array([[0, 0, 1, 1]]), frame, least=0)
   top, left, bottom, right = np.round(place * side).astype(int)
-  size = (right - left, bottom - top)
-  small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-  view[top:bottom, left:right] = small
+  view[top:bottom, left:right] = _scaled(image, right - left, bottom - top)
   return view
 
 
+def _scaled(image, width, height):
+  return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def _crop(image, box):
-  """Return the pixels of a box, at least 8 to a side."""
+  """Return the pixels of a box, of 8 or more pixels to a side."""
   pixels = np.tile(image.shape[:2], 2)
   top, left, bottom, right = np.round(box * pixels).astype(int)
   return image[top : max(bottom, top + 8), left : max(right, left + 8)]
 
 
 def inside(boxes, frame: np.ndarray, least: float = _LEAST_SEEN) -> np.ndarray:
-  """Return boxes [N, 4] in parts of a frame [4], float32 [M, 4] in [0, 1].
+  """Return boxes [N, 4] as shares of a frame [4], float32 [M, 4] in [0, 1].
 
-  Boxes of which a smaller share than `least` lies in the frame are left out.
+  Boxes with a smaller share than `least` in the frame are left out.
   """
   boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
   origin, extent = np.tile(frame[:2], 2), np.tile(frame[2:] - frame[:2], 2)
@@ -227,7 +224,7 @@ def inside(boxes, frame: np.ndarray, least: float = _LEAST_SEEN) -> np.ndarray:
   return seen[(share >= least) & (sides.min(1) >= _LEAST_LENGTH)]
 
 
-def mirrored(image: np.ndarray, boxes: np.ndarray):
+def mirrored(image: np.ndarray, boxes: np.ndarray) -> View:
   """Exchange left and right of an image and its boxes [N, 4]."""
   ymin, xmin, ymax, xmax = boxes.T
   return image[:, ::-1], np.stack([ymin, 1 - xmax, ymax, 1 - xmin], 1)
@@ -245,22 +242,24 @@ def _relit(rng, image):
   return cv2.LUT(image, np.stack(tables, -1).astype(np.uint8)[None])
 
 
-def background(rng, image: np.ndarray, side: int) -> np.ndarray:
-  """Make an empty background [side, side, 3]: plain, or a blurred photo."""
+def background(
+  rng: np.random.Generator, image: np.ndarray, side: int
+) -> np.ndarray:
+  """Draw a background [side, side, 3]: plain, or the blurred image."""
   if rng.random() < 0.3:
     ends = rng.integers(0, 256, [2, 1, 3])
     slope = np.linspace(0, 1, side)[:, None]
     plain = (ends[0] * (1 - slope) + ends[1] * slope)[:, None]
     return np.tile(plain.astype(np.uint8), (1, side, 1))
-  # What is blurred much needs no more pixels.
-  few = (side // 4, side // 4)
-  small = cv2.resize(image, few, interpolation=cv2.INTER_AREA)
-  small = cv2.GaussianBlur(small, (0, 0), few[0] * rng.uniform(0.012, 0.08))
+  # A strong blur needs few pixels.
+  few = side // 4
+  small = _scaled(image, few, few)
+  small = cv2.GaussianBlur(small, (0, 0), few * rng.uniform(0.012, 0.08))
   return cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
 
 
 def _pasted(rng, photo, known, side):
-  """Paste the content of a box of a photo, and perhaps of another one."""
+  """Paste the content of a box of a photo, and perhaps one of another photo."""
   things = [_thing(rng, photo)]
   other = known[rng.integers(len(known))]
   if len(other.boxes) and rng.random() < 0.25:
@@ -277,36 +276,37 @@ def _thing(rng, photo):
   return _crop(photo.image, box), parts
 
 
-def pasted(rng, things: list, behind: np.ndarray, side: int):
-  """Paste things at known places on a background, of a photo `behind`.
+def pasted(
+  rng: np.random.Generator,
+  things: Sequence[View],
+  behind: np.ndarray,
+  side: int,
+) -> View:
+  """Paste images at random places on a background, of a photo `behind`.
 
-  Things are pixels uint8 [H, W, 3], pasted one after the other, and boxes
-  [N, 4] in them, in parts of the thing.
-
-  Returns:
-    uint8 [side, side, 3], and boxes float32 [N, 4]; one that a later thing
-    hides by more than a third is left out.
+  Each has boxes of its parts. The view has the boxes of images and parts, but
+  for those that a later image hides by a third or more.
   """
   image = background(rng, behind, side).astype(np.float32)
-  boxes = []
+  boxes: list[np.ndarray] = []
   for thing, parts in things:
     height, width = _size(rng, thing.shape, side)
     top = rng.integers(0, side - height + 1)
     left = rng.integers(0, side - width + 1)
-    box = np.float32([top, left, top + height, left + width]) / side
+    box = np.array([top, left, top + height, left + width], np.float32) / side
     boxes = [each for each in boxes if _hidden(each, box) < 1 / 3]
-    small = cv2.resize(thing, (width, height), interpolation=cv2.INTER_AREA)
-    # Parts are at their places in all of a thing: outlines would hide them.
+    # An outline would hide parts.
     mask = _mask(rng, height, width, plain=bool(len(parts)))[..., None]
     area = image[top : top + height, left : left + width]
-    area += mask * (small - area)
+    area += mask * (_scaled(thing, width, height) - area)
     extent = np.tile(box[2:] - box[:2], 2)
     boxes += [box, *(np.tile(box[:2], 2) + extent * parts)]
-  return _mirrored_and_lit(rng, image.astype(np.uint8), np.float32(boxes))
+  known = np.array(boxes, np.float32)
+  return _mirrored_and_lit(rng, image.astype(np.uint8), known)
 
 
 def _size(rng, shape, side):
-  """Draw height and width, in pixels, of a thing that is pasted."""
+  """Draw height and width, in pixels, of a pasted image."""
   for _ in range(20):
     stretch = np.exp(rng.uniform(-1, 1) * np.log(_MOST_STRETCH))
     area = np.exp(rng.uniform(np.log(_LEAST_AREA), np.log(0.95)))
@@ -318,16 +318,15 @@ def _size(rng, shape, side):
 
 
 def _hidden(box, other):
-  """Return the share of a box that another one covers."""
+  """Return the share of a box that another box covers."""
   common = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
   return np.prod(np.maximum(common, 0)) / np.prod(box[2:] - box[:2])
 
 
 def _mask(rng, height, width, plain):
-  """Draw the soft outline of a thing, float32 [H, W] in [0, 1].
+  """Draw a soft mask, float32 [H, W] in [0, 1], that touches all four sides.
 
-  It reaches all four sides: a rectangle, if `plain`, an ellipse, or something
-  like a house.
+  It is a rectangle (always if `plain`), an ellipse or the outline of a skyline.
   """
   mask = np.zeros([height, width], np.uint8)
   kind = rng.random()
@@ -349,72 +348,61 @@ def _mask(rng, height, width, plain):
   return soft.astype(np.float32) / 255
 
 
-# Overlap (intersection over union) from which on a box is found.
-OVERLAP = 0.5
-
-# Names in `compare`: the best box of a photo alone, all boxes, and baselines.
-BEST, ALL = "best box", "all boxes"
-WHOLE, MEDIAN = "whole image", "median box"
-
-# Boxes [N, 4] and scores [N] of a photo, best first.
-Found = tuple[np.ndarray, np.ndarray]
-
-
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  """How well known boxes are found, each of them once."""
+  """Measures of detections, of which each known box makes one right at most."""
 
   photos: int
-  known: int  # Boxes.
-  recall: float  # Share of known boxes that one overlaps by OVERLAP or more.
-  precision: float  # Share of found boxes that overlap so; 0 without any.
+  known: int  # Number of known boxes.
+  recall: float  # Share of known boxes that a detection overlaps by OVERLAP.
+  precision: float  # Share of right detections; 0 without detections.
   average_precision: float  # Mean precision over the recall.
-  mean_overlap: float  # Over known boxes, of the best overlap of a found one.
+  mean_overlap: float  # Mean of the best overlaps of known boxes.
 
   def overall(self) -> float:
-    """Return the one number that two detectors are compared by."""
+    """Return the number by which detectors are compared."""
     return self.average_precision
 
 
 def score(
-  found: Sequence[Found],
+  detections: Sequence[Detections],
   known: Sequence[np.ndarray],
   threshold: float = 0.0,
   most: int | None = None,
 ) -> Scores:
-  """Compare found boxes with known ones, [M, 4] of each photo.
+  """Compare the detections of photos with their known boxes [M, 4].
 
-  Found boxes of a lower score than the threshold do not count, nor those after
-  the first `most` of a photo.
+  Detections with scores below the threshold, and those after the first `most`
+  of a photo, do not count.
   """
-  right, values, best, number = [], [], [], 0
-  for (found_boxes, scores), known_boxes in zip(found, known, strict=True):
+  rights, values, best, number = [], [], [], 0
+  for (predicted, scores), known_boxes in zip(detections, known, strict=True):
     kept = np.flatnonzero(scores >= threshold)[:most]
-    overlap = boxes.iou(found_boxes[kept], known_boxes)
-    right.append(_right(overlap))
+    overlap = boxes.iou(predicted[kept], known_boxes)
+    rights.append(_right(overlap))
     values.append(scores[kept])
     best += list(overlap.max(0, initial=0.0))
     number += len(known_boxes)
-  right, values = np.concatenate(right), np.concatenate(values)
+  right = np.concatenate(rights)
   hits = int(right.sum())
   return Scores(
     photos=len(known),
     known=number,
     recall=hits / max(1, number),
     precision=hits / max(1, len(right)),
-    average_precision=_average_precision(right, values, number),
+    average_precision=_average_precision(right, np.concatenate(values), number),
     mean_overlap=float(np.mean(best)) if best else 0.0,
   )
 
 
 def _right(overlap):
-  """Return which found boxes are right, bool [N]: each known one once."""
+  """Return which detections are right, bool [N]: one for each known box."""
   free = np.ones(overlap.shape[1], bool)
   right = np.zeros(len(overlap), bool)
-  for i, row in enumerate(overlap):
+  for i, row in enumerate(np.asarray(overlap)):
     row = np.where(free, row, 0.0)
     if row.max(initial=0.0) >= OVERLAP:
-      free[row.argmax()] = False
+      free[np.argmax(row)] = False
       right[i] = True
   return right
 
@@ -424,14 +412,16 @@ def _average_precision(right, values, number):
   if not number or not hits.any():
     return 0.0
   precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-  # Precision at a recall is the best that this recall or a higher one has.
+  # Precision at a recall is the highest one at this recall or above.
   best = np.maximum.accumulate(precision[::-1])[::-1]
   return float(best[hits].sum() / number)
 
 
-def middle_box(number: int, size=(1, 1)) -> list[Found]:
-  """Return one box in the middle of each photo, by default all of the photo."""
-  half = np.float32(size) / 2
+def middle_box(
+  number: int, size: Sequence[float] | np.ndarray = (1, 1)
+) -> list[Detections]:
+  """Return a box in the middle of each photo, by default the whole photo."""
+  half = np.array(size, np.float32) / 2
   box = np.concatenate([0.5 - half, 0.5 + half])
   return [(box[None], np.ones(1, np.float32))] * number
 
@@ -443,23 +433,22 @@ def median_size(known: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def compare(
-  find: Callable[[np.ndarray], Found],
+  find: Callable[[np.ndarray], Detections],
   known: Sequence[np.ndarray],
   held_out: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> dict[str, Scores]:
   """Measure a detector and two baselines: Scores by BEST, ALL, WHOLE, MEDIAN.
 
   Args:
-    find: Returns boxes and scores of a photo, uint8 [H, W, 3].
-    known: [M, 4] of each photo trained on, for the median box.
-    held_out: Photo and boxes [M, 4] of each to measure with.
+    find: Returns the detections of a photo, uint8 [H, W, 3].
+    known: Boxes [M, 4] of each photo of the training, for the median box.
+    held_out: Pairs of photo and boxes [M, 4] to measure with.
   """
-  truth = [each for _, each in held_out]
-  found = [find(image) for image, _ in held_out]
-  number = len(held_out)
+  images, truth = zip(*held_out, strict=True)
+  detections, number = [find(image) for image in images], len(images)
   return {
-    BEST: score(found, truth, most=1),
-    ALL: score(found, truth),
+    BEST: score(detections, truth, most=1),
+    ALL: score(detections, truth),
     WHOLE: score(middle_box(number), truth),
     MEDIAN: score(middle_box(number, median_size(known)), truth),
   }

@@ -211,7 +211,7 @@ def test_files_that_cannot_be_read(small, tmp_path):
   (tmp_path / "checkpoint").unlink()
   text = tmp_path / "text.index"
   text.write_text("These are no weights.")
-  with pytest.raises(errors.InputError, match="text: not a whole"):
+  with pytest.raises(errors.InputError, match="text: this is not a whole"):
     model_checkpoints.describe(tmp_path / "text")
   prefix = model_checkpoints.save_weights(small, tmp_path / "weights")
   data = tmp_path / "weights.data-00000-of-00001"
@@ -221,10 +221,10 @@ def test_files_that_cannot_be_read(small, tmp_path):
   before = _snapshot(small)
   for content in (whole[:-1], whole[: len(whole) // 2], b"", bytes(flipped)):
     data.write_bytes(content)
-    with pytest.raises(errors.InputError, match="weights: not a whole"):
+    with pytest.raises(errors.InputError, match="weights: this is not a whole"):
       model_checkpoints.load_weights(small, prefix)
   data.unlink()
-  with pytest.raises(errors.InputError, match="weights: not a whole"):
+  with pytest.raises(errors.InputError, match="weights: this is not a whole"):
     model_checkpoints.load_weights(small, prefix)
   _same(_snapshot(small), before)
 
