@@ -34,17 +34,16 @@ def describe(
   """
   if detector is None:
     return {}
-  return {
-    "": {
-      "delf_version": delf.__version__,
-      "detector_path": os.fspath(detector),
-      "detector": extract.fingerprint(detector),
-      "apply_rotation": bool(apply_rotation),
-      "threshold": threshold,
-      "most_overlap": most_overlap,
-      "max_size": max_size,
-    }
+  made_with = {
+    "delf_version": delf.__version__,
+    "detector_path": os.fspath(detector),
+    "detector": extract.fingerprint(detector),
+    "apply_rotation": bool(apply_rotation),
+    "threshold": threshold,
+    "most_overlap": most_overlap,
+    "max_size": max_size,
   }
+  return {"": made_with}
 
 
 class BoxFolder(extract.OutputFolder):
@@ -105,6 +104,13 @@ class PictureFolder(BoxFolder):
     return False  # The content of a picture is unknown.
 
 
+def check_threshold(threshold: float) -> None:
+  """Raise InputError about a threshold that is not a finite number."""
+  if not math.isfinite(threshold):
+    message = f"the threshold must be a finite number, not {threshold}"
+    raise errors.InputError(message)
+
+
 @dataclasses.dataclass(frozen=True)
 class DetectOptions(engine.ImageOptions):
   """Options of a detection."""
@@ -118,9 +124,7 @@ class DetectOptions(engine.ImageOptions):
   see: Callable | None = None
 
   def __post_init__(self) -> None:
-    if not math.isfinite(self.threshold):
-      message = f"the threshold must be a finite number, not {self.threshold}"
-      raise errors.InputError(message)
+    check_threshold(self.threshold)
     if self.most_overlap is not None and not 0 <= self.most_overlap <= 1:
       message = f"the overlap must be in [0, 1], not {self.most_overlap}"
       raise errors.InputError(message)
@@ -145,11 +149,8 @@ class _Outputs:
   """Boxes in one folder and pictures in another; either may be None."""
 
   def __init__(self, folder, pictures, made_with, see):
-    self._boxes = None if folder is None else BoxFolder(folder, made_with)
-    self._pictures = None
-    if pictures is not None:
-      self._pictures = PictureFolder(pictures, made_with)
-    self._folders = [f for f in (self._boxes, self._pictures) if f is not None]
+    kinds = ((BoxFolder, folder), (PictureFolder, pictures))
+    self._folders = [kind(f, made_with) for kind, f in kinds if f is not None]
     self._see = see
     self.wants_images = pictures is not None or see is not None
     self._number = 0
@@ -163,10 +164,10 @@ class _Outputs:
     done = {job.name for job in plan} if self._folders else set()
     for each in self._folders:
       done &= {job.name for job in each.divide(plan)[1]}
-    return (
-      [job for job in plan if job.name not in done],
-      [job for job in plan if job.name in done],
-    )
+    split: tuple[list, list] = ([], [])
+    for job in plan:
+      split[job.name in done].append(job)
+    return split
 
   def prepare(self):
     for each in self._folders:
@@ -174,13 +175,11 @@ class _Outputs:
 
   def claim(self, todo, overwrite):
     for each in self._folders:
-      each.claim(todo, overwrite or each is self._pictures)
+      each.claim(todo, overwrite or isinstance(each, PictureFolder))
 
   def write(self, job, detections, image=None):
-    if self._pictures is not None:
-      self._pictures.write(job, detections, image)
-    if self._boxes is not None:
-      self._boxes.write(job, detections)
+    for each in reversed(self._folders):
+      each.write(job, detections, image)
     self._number += len(detections)
     if self._see is not None:
       self._see(job, detections, image.shape[:2])
@@ -214,11 +213,12 @@ def detect_to_files(
   """
   chosen = DetectOptions(**options)
   plan = engine.plan(images, chosen.names)
+  least, overlap = float(chosen.threshold), chosen.most_overlap
   made_with = describe(
     zoo.resolve(detector),
     chosen.apply_rotation,
-    float(chosen.threshold),
-    chosen.most_overlap,
+    least,
+    overlap,
     chosen.max_size,
   )
   outputs = _Outputs(folder, pictures, made_with, chosen.see)

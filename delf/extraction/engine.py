@@ -54,10 +54,8 @@ class Crop:
   def __post_init__(self) -> None:
     box = tuple(map(float, self.box))
     if len(box) != 4 or not all(map(math.isfinite, box)):
-      message = (
-        f"a box is x_min, y_min, x_max, y_max in pixels, not {list(box)}"
-      )
-      raise errors.InputError(message)
+      form = "x_min, y_min, x_max, y_max in pixels"
+      raise errors.InputError(f"a box is {form}, not {list(box)}")
     object.__setattr__(self, "box", box)
 
   def cut(self, image: np.ndarray | Image.Image) -> tuple[np.ndarray, float]:
@@ -176,25 +174,17 @@ def plan(
     files.check_inside(name)
     other = owners.setdefault(name, (path, crop))
     if other != (path, crop):
-      both = [
-        path if crop is None else f"{path} {list(crop.box)}"
-        for path, crop in (other, (path, crop))
-      ]
-      raise errors.InputError(
-        f"{both[0]} and {both[1]} have the same output name {name!r}: use a"
-        " different output name for each image"
+      one, two = (
+        f"{p} {list(c.box)}" if c else p for p, c in (other, (path, crop))
       )
+      message = f"{one} and {two} have the same output name {name!r}: use a"
+      raise errors.InputError(f"{message} different output name for each image")
   return [
-    Job(path, name, _file_size(path), crop)
+    Job(
+      path, name, os.path.getsize(path) if os.path.exists(path) else None, crop
+    )
     for name, (path, crop) in owners.items()
   ]
-
-
-def _file_size(path):
-  try:
-    return os.stat(path).st_size
-  except (OSError, ValueError):
-    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,11 +335,10 @@ def decode_ahead(
 
 
 def _decode(job, load):
-  # Any error concerns this image alone.
   try:
     photo = getattr(job, "photo", None)
     return cut(job, load(job.path if photo is None else photo))
-  except Exception as error:
+  except Exception as error:  # Any error concerns this image alone.
     return Decoded(job, error=error)
 
 
@@ -458,20 +447,15 @@ def find_problem(path: str, result: Any) -> str | None:
     if isinstance(result, (errors.InputError, OSError)):
       return line
     return f"{type(result).__name__}: {line[:_LONGEST_REASON]}"
-  for name, array in _arrays(result):
-    if array is not None and not np.all(np.isfinite(array)):
-      return f"the model returned NaN or infinity in {name}"
-  return None
-
-
-def _arrays(result):
-  """Yields the name and array (or None) of each field, also of nested ones."""
   for field in dataclasses.fields(result):
     value = getattr(result, field.name)
     if dataclasses.is_dataclass(value):
-      yield from _arrays(value)
-    else:
-      yield field.name.replace("_", " "), value
+      if problem := find_problem(path, value):
+        return problem
+    elif value is not None and not np.all(np.isfinite(value)):
+      name = field.name.replace("_", " ")
+      return f"the model returned NaN or infinity in {name}"
+  return None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -493,8 +477,8 @@ class Run(Generic[_Report]):
   After an error in the thread nothing more is written.
   """
 
-  # extract.OutputFolder, or an object with its `claim`, `write`, `finish`,
-  # `close`, `report_fields` and `wants_images`.
+  # With the `claim`, `write`, `finish`, `close`, `report_fields` and
+  # `wants_images` of extract.OutputFolder.
   outputs: Any
   report: _Report  # With the skipped images.
   say: Callable[[str], object] | None = None
@@ -533,14 +517,14 @@ class Run(Generic[_Report]):
     return self._make_report()
 
   def _make_report(self, interrupted=False):
-    fields = {"done": tuple(self._done)} | self.outputs.report_fields()
-    return dataclasses.replace(
-      self.report,
-      failed=tuple(self._failed),
-      seconds=time.perf_counter() - self._start,
-      interrupted=interrupted,
-      **fields,
-    )
+    fields = {
+      "done": tuple(self._done),
+      "failed": tuple(self._failed),
+      "seconds": time.perf_counter() - self._start,
+      "interrupted": interrupted,
+    }
+    fields |= self.outputs.report_fields()
+    return dataclasses.replace(self.report, **fields)
 
   def _write_all(self, results, todo, bar, writer):
     pending: collections.deque = collections.deque()
@@ -564,8 +548,7 @@ class Run(Generic[_Report]):
         pending.popleft().result()
 
   def _write(self, job, *result):
-    # In the writer's thread, which is not interrupted: each written result is
-    # counted.
+    # In a thread that is not interrupted: each written result is counted.
     if self._is_broken:
       return
     try:
@@ -610,13 +593,8 @@ def run_images(
   device = getattr(extractor, "device", None) or "CPU"
   logging.info("%s: %d images on %s.", label, len(todo), device)
   limit = memory_limit(config, device, options.batch_size)
-  run = Run(
-    outputs,
-    dataclasses.replace(report, device=device),
-    options.say,
-    options.strict,
-    overwrite=not options.resume,
-  )
+  report = dataclasses.replace(report, device=device)
+  run = Run(outputs, report, options.say, options.strict, not options.resume)
   with contextlib.closing(options.decode_ahead(todo)) as stream:
     results = BatchExtractor(extractor, limit).run(stream)
     with progress.count(f"{label} on {device}", len(todo)) as bar:

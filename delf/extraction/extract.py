@@ -15,7 +15,7 @@ import delf
 from delf.base import arrays, errors, files, manifest, progress
 from delf.extraction import engine
 from delf.formats import features
-from delf.inference import zoo
+from delf.inference import extractor, zoo
 from delf.protos import delf_config_pb2
 from delf.python import datum_io, feature_io
 
@@ -35,36 +35,36 @@ class PhotoRecord:
   def __init__(self, folder: str | os.PathLike):
     self._folder = pathlib.Path(folder)
     self._journal = manifest.Journal(self._folder / PHOTOS)
-    self._sizes: dict[str, int | None] = {}
-    self._crops: dict[str, dict | None] = {}
-    self._files: dict[str, dict[str, int]] = {}
+    # Name -> bytes, crop, and size of each file by extension.
+    self._entries: dict[str, tuple[int | None, dict | None, dict]] = {}
     for name, size, crop, sizes in self._journal.read(
       lambda e: (e["name"], e["bytes"], e.get("crop"), dict(e["files"]))
     ):
       # Later lines replace earlier ones, but for files of other heads, which
       # may be extracted in another run.
-      self._sizes[name], self._crops[name] = size, crop
-      self._files[name] = self._files.get(name, {}) | sizes
+      self._entries[name] = size, crop, self._files(name) | sizes
+
+  def _files(self, name):
+    return self._entries[name][2] if name in self._entries else {}
 
   def has(self, job: engine.Job) -> bool:
     """Return whether a photo with this name is recorded."""
-    return job.name in self._sizes
+    return job.name in self._entries
 
   def has_changed(self, job: engine.Job) -> bool:
     """Return whether the photo, or the part of it, is not the recorded one."""
-    if self.has(job) and self._crops.get(job.name) != _crop_entry(job):
-      return True
-    size = self._sizes.get(job.name)
-    return None not in (size, job.size) and size != job.size
+    size, crop, _ = self._entries.get(job.name, (None, _crop_entry(job), {}))
+    is_other_size = None not in (size, job.size) and size != job.size
+    return is_other_size or crop != _crop_entry(job)
 
   def is_whole(self, job: engine.Job, path: pathlib.Path) -> bool:
     """Return whether an output file has its recorded size."""
-    size = self._files.get(job.name, {}).get(path.suffix)
+    size = self._files(job.name).get(path.suffix)
     return size is not None and path.exists() and path.stat().st_size == size
 
   def box(self, name: str) -> tuple | None:
     """Return the part (x1, y1, x2, y2) in pixels; None for a whole photo."""
-    crop = self._crops.get(name)
+    _, crop, _ = self._entries.get(name, (None, None, {}))
     return None if crop is None else tuple(crop["box"])
 
   def add(self, job: engine.Job, paths: list[pathlib.Path]) -> None:
@@ -77,8 +77,8 @@ class PhotoRecord:
 
   def remove_regions(self, image: str, number: int) -> None:
     """Remove recorded files of an image's regions from `number` onwards."""
-    while (name := engine.region_name(image, number)) in self._sizes:
-      for extension in self._files[name]:
+    while (name := engine.region_name(image, number)) in self._entries:
+      for extension in self._files(name):
         (self._folder / f"{name}{extension}").unlink(missing_ok=True)
       number += 1
 
@@ -139,28 +139,25 @@ class OutputFolder:
     for kind, difference in differences.items():
       if not difference:
         continue
+      made = f"{kind} {self.content} made {difference}".lstrip()
       if not overwrite:
         raise errors.InputError(
-          f"{kind} {self.content} made {difference} exist: use the same"
-          f" {self.maker} and settings, or {self.advice}".lstrip(),
+          f"{made} exist: use the same {self.maker} and settings, or"
+          f" {self.advice}",
           path=self.folder / self.record,
         )
-      self._check_all_replaced(plan, kind, difference)
+      self._check_all_replaced(plan, kind, made)
       self._is_replaced = True
 
-  def _check_all_replaced(self, plan, kind, difference):
-    content = f"{kind} {self.content}".strip()
+  def _check_all_replaced(self, plan, kind, made):
     names = {job.name for job in plan}
     for ending in self._endings_of(kind):
-      for path in self.folder.rglob(f"*{ending}"):
+      for path in self.folder.rglob(f"[!.]*{ending}"):
         name = path.relative_to(self.folder).as_posix()
-        if path.name.startswith(".") or name.removesuffix(ending) in names:
-          continue
-        raise errors.InputError(
-          f"--overwrite must include all images with {content} made"
-          f" {difference}, but {name} would stay",
-          path=self.folder,
-        )
+        if name.removesuffix(ending) not in names:
+          message = f"--overwrite must include all images with {made}, but"
+          message += f" {name} would stay"
+          raise errors.InputError(message, path=self.folder)
 
   def divide(
     self, plan: list[engine.Job]
@@ -173,18 +170,14 @@ class OutputFolder:
     todo, done = [], []
     changed = unknown = 0
     for job in plan:
-      is_known = self.photos.has(job)
-      if self.photos.has_changed(job):
-        changed += 1
-        todo.append(job)
-      elif all(
+      has_changed, is_known = self.photos.has_changed(job), self.photos.has(job)
+      is_done = not has_changed and all(
         self.photos.is_whole(job, path) if is_known else self._is_readable(path)
         for path in self.paths(job)
-      ):
-        unknown += not is_known
-        done.append(job)
-      else:
-        todo.append(job)
+      )
+      (done if is_done else todo).append(job)
+      changed += has_changed
+      unknown += is_done and not is_known
     if changed:
       logging.info("%d photos have changed: processed again.", changed)
     if unknown:
@@ -203,10 +196,9 @@ class OutputFolder:
       self.folder, todo, self.record, "".join(self.endings[:1])
     )
     for job in todo:
-      stale = self.endings if overwrite else ()
-      if self._is_replaced or self.photos.has_changed(job):
-        stale = self._endings_of(None)
-      for ending in stale:
+      is_stale = self._is_replaced or self.photos.has_changed(job)
+      stale = self._endings_of(None) if is_stale else self.endings
+      for ending in stale if is_stale or overwrite else ():
         (self.folder / f"{job.name}{ending}").unlink(missing_ok=True)
     if self.made_with:
       record = self._recorded | self.made_with
@@ -295,8 +287,8 @@ class FeatureFolder(OutputFolder):
       raise errors.InputError(message, path=path)
     return record or {}
 
-  def _difference(self, existing, requested):
-    return difference(existing, requested)
+  def _difference(self, *settings):
+    return difference(*settings)
 
   def _endings_of(self, kind):
     return _ENDINGS[kind] if kind else sum(_ENDINGS.values(), ())
@@ -316,11 +308,8 @@ _PARTS = {"local": "delf_local_config", "global": "delf_global_config"}
 # Settings that do not change the features of a head: the files show which heads
 # were used, and the model's hash includes its kind and settings of its export.
 _WITHOUT_EFFECT = (
-  "model_path",
-  "is_tf2_exported",
-  "use_local_features",
-  "use_global_features",
-)
+  "model_path", "is_tf2_exported", "use_local_features", "use_global_features",
+)  # fmt: skip
 
 # Settings that are compared.
 _COMPARED = {"model", "apply_rotation", "files", "settings"}
@@ -381,10 +370,10 @@ def difference(existing: dict, requested: dict) -> str:
     ", ".join(line.strip() for line in one if line not in other)
     for one, other in (lines, lines[::-1])
   )
-  if old and new:
-    return f"with {old}, not {new}"
-  if old or new:
-    return f"with {old}" if old else f"without {new}"
+  if old:
+    return f"with {old}, not {new}" if new else f"with {old}"
+  if new:
+    return f"without {new}"
   ignored = ("delf_version", "model_path", "model", "files")
   return manifest.difference(existing, requested, ignored)
 
@@ -465,15 +454,13 @@ def extract_to_files(
 ) -> engine.ImageReport:
   """Extract features of images and write them to files, each atomically.
 
-  The run is resumable, and a failed image does not end it. `extraction.json` in
-  the folder has the model and settings; a run with others is rejected.
-  `extraction_images.jsonl` has the size and part of each photo; changed photos
-  are extracted again.
+  The run is resumable: files of other settings (`extraction.json`) are an
+  InputError, changed photos (`extraction_images.jsonl`) are extracted again.
 
   `output_dir` is a local folder of `<name>.delf` and `<name>.delg_global`;
   options are fields of ExtractOptions. Returns the report also after an
-  interrupt by the user (SIGINT). Raises InputError if the run cannot start, and
-  OSError with the `report` so far if a file cannot be written.
+  interrupt (SIGINT). Raises InputError if the run cannot start, and OSError
+  with the `report` so far if a file cannot be written.
   """
   chosen = ExtractOptions(**options)
   plan = engine.plan(images, chosen.names, chosen.crops)
@@ -485,7 +472,8 @@ def extract_to_files(
   )
 
   def make():
-    return chosen.extractor or _make_extractor(config, chosen), config
+    make = extractor.make_extractor
+    return chosen.extractor or make(config, device=chosen.device), config
 
   report = engine.ImageReport()
   return engine.run_images(plan, folder, make, chosen, report, "extracting")
@@ -498,13 +486,6 @@ def model_folder(
   if options.extractor is not None and not config.model_path:
     return None
   return zoo.resolve(config.model_path)
-
-
-def _make_extractor(config, options):
-  # Imports TensorFlow, which a run without missing files does not need.
-  from delf.inference import extractor
-
-  return extractor.make_extractor(config, device=options.device)
 
 
 def find_features(
@@ -545,10 +526,11 @@ def read_local(path: str | os.PathLike) -> features.LocalFeatures:
 def read_global(path: str | os.PathLike) -> np.ndarray:
   """Read a `.delg_global` file, finite: [D] float32, [0] for a tiny image."""
   descriptor = datum_io.ReadFromFile(path)
-  if descriptor.ndim != 1 or not np.isfinite(descriptor).all():
-    message = f"a descriptor must be finite [D], not {list(descriptor.shape)}"
+  if descriptor.ndim != 1 or descriptor.dtype != np.float32:
+    kind = f"{descriptor.dtype} {list(descriptor.shape)}"
+    message = f"a global descriptor must be float32 [D], not {kind}"
     raise errors.InputError(message, path=path)
-  return descriptor.astype(np.float32)
+  return arrays.check_finite(descriptor, "descriptor", path)
 
 
 def read_globals(
@@ -557,19 +539,11 @@ def read_globals(
   """Read `.delg_global` files of one dimension, [0] for tiny images."""
   descriptors = []
   for path in progress.track(paths, f"reading {label}"):
-    descriptor = datum_io.ReadFromFile(path)
-    kind = f"{descriptor.dtype} {list(descriptor.shape)}"
-    if descriptor.ndim != 1 or descriptor.dtype != np.float32:
-      message = f"a global descriptor must be float32 [D], not {kind}"
-      raise errors.InputError(message, path=path)
-    arrays.check_finite(descriptor, "descriptor", path)
+    descriptors.append(descriptor := read_global(path))
     dimension = dimension or descriptor.size
     if descriptor.size not in (0, dimension):
-      message = (
-        f"{descriptor.size} values, but other descriptors have {dimension}"
-      )
-      raise errors.InputError(message, path=path)
-    descriptors.append(descriptor)
+      message = f"{descriptor.size} values, but other descriptors have"
+      raise errors.InputError(f"{message} {dimension}", path=path)
   return descriptors
 
 
@@ -596,9 +570,9 @@ def whole_image_paths(
   names: Sequence[str], folder: str | os.PathLike, extension: str
 ) -> list[str]:
   """Return the files of whole images: `<name>`, or `<name>_0` with regions."""
-  paths = []
-  for path in (os.path.join(folder, name) for name in names):
-    whole, region = f"{path}{extension}", f"{path}_0{extension}"
-    is_region = os.path.isfile(region) and not os.path.isfile(whole)
-    paths.append(region if is_region else whole)
-  return paths
+  paths = [os.path.join(folder, f"{name}{extension}") for name in names]
+  regions = [f"{path.removesuffix(extension)}_0{extension}" for path in paths]
+  return [
+    region if os.path.isfile(region) and not os.path.isfile(path) else path
+    for path, region in zip(paths, regions, strict=True)
+  ]

@@ -493,7 +493,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_a_model_is_loaded(
       raise OSError(28, "No space left on device", str(dir / "temporary"))
 
     monkeypatch.setattr(files.tempfile, "TemporaryFile", full)
-  monkeypatch.setattr(extract, "_make_extractor", None)
+  monkeypatch.setattr(extract.extractor, "make_extractor", None)
   monkeypatch.setattr(extract, "model_folder", lambda *_: None)
   with pytest.raises(OSError) as error:
     _extract(photos, config, out, extractor=None)

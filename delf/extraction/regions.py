@@ -4,8 +4,8 @@ import contextlib
 import csv
 import dataclasses
 import io
-import math
 import os
+import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from absl import logging
 
 from delf.base import boxes, concurrency, errors, files, progress
 from delf.extraction import detect, engine, extract
+from delf.inference import extractor as extractors
 from delf.inference import zoo
 from delf.protos import delf_config_pb2
 from delf.python import utils
@@ -92,9 +93,7 @@ class RegionOptions(engine.RunOptions):
   one_core_each: bool = False
 
   def __post_init__(self) -> None:
-    if not math.isfinite(self.threshold):
-      message = f"the threshold must be a finite number, not {self.threshold}"
-      raise errors.InputError(message)
+    detect.check_threshold(self.threshold)
 
   @property
   def workers_at_once(self) -> int:
@@ -234,13 +233,12 @@ def make_batches(
 
 
 def _make_extractor(config, options):
-  # Imports TensorFlow, which a run without missing files does not need.
-  from delf.inference import extractor, saved_model
-
   uses_all_cores = options.workers_at_once >= concurrency.core_count()
   if options.one_core_each and uses_all_cores:
+    from delf.inference import saved_model  # Imports TensorFlow.
+
     saved_model.use_one_core_each(options.device)
-  return extractor.make_extractor(config, device=options.device)
+  return extractors.make_extractor(config, device=options.device)
 
 
 class _Outputs:
@@ -265,14 +263,12 @@ class _Outputs:
     self._finished: dict[str, set[int]] = {name: set() for name in self._known}
     for part in done:
       self._note(part)
-    self.todo = [
-      job
-      for job in plan
-      if job.name not in self._known
-      or any(part.name in self._missing for part in self._known[job.name])
-    ]
-    waiting = {job.name for job in self.todo}
-    self.skipped = tuple(job.name for job in plan if job.name not in waiting)
+    self.todo, skipped = [], []
+    for job in plan:
+      names = {part.name for part in self._known.get(job.name, ())}
+      is_done = names and not names & self._missing
+      (skipped if is_done else self.todo).append(job)
+    self.skipped = tuple(job.name for job in skipped)
     self.needs_detector = len(self._known) < len(plan)
     self._done: dict[str, None] = {}
     self._has_boxes_claimed = False
@@ -381,5 +377,4 @@ class _Outputs:
 
   def _remove_mapping(self):
     if self._mapping is not None:
-      with contextlib.suppress(FileNotFoundError):
-        os.unlink(self._mapping)
+      pathlib.Path(self._mapping).unlink(missing_ok=True)

@@ -136,7 +136,11 @@ class _Extractor:
 @pytest.fixture
 def photos(folders, tmp_path, monkeypatch):
   """Photos to ask with, of an index whose model is `_Extractor`."""
-  monkeypatch.setattr(extract, "_make_extractor", lambda *_: _Extractor())
+
+  def make(*_, **__):
+    return _Extractor()
+
+  monkeypatch.setattr(extract.extractor, "make_extractor", make)
   (tmp_path / "model").mkdir()
   (tmp_path / "config.pbtxt").write_text(
     f'model_path: "{tmp_path}/model" image_scales: 1.0'
