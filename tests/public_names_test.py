@@ -253,7 +253,6 @@ def _lacks_hints(name, node):
 _WITHOUT_HINTS = (
   "delf/api/index.py",
   "delf/cli/",
-  "delf/learning/detector_training.py",
   "delf/learning/finetune/measuring.py",
   "delf/matching/matcher.py",
   "delf/search/collection.py",
