@@ -49,7 +49,7 @@ def run(args):
   """Train the compact model; see the flags."""
   import keras
 
-  from delf.learning import compact_training, loop, view_pairs
+  from delf.learning import compact_model, loop, view_pairs
   from delf.networks import compact, heads
 
   keras.utils.set_random_seed(args.seed)
@@ -60,7 +60,7 @@ def run(args):
   logging.info("%d photos, %d pairs of photos", len(training), len(pairs))
 
   checkpoint = args.out / "checkpoint.npz"
-  learner = compact_training.CompactTrainer(
+  learner = compact_model.CompactTrainer(
     compact.CompactBackbone(),
     heads.AttentionModel(),
     path=checkpoint,

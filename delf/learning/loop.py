@@ -2,7 +2,7 @@
 
 A `Learner` makes a training step, and `run` repeats it until a budget is spent.
 Learners: supervised training (`delg`), global descriptors (`pairs`), the
-compact model (`compact_training`), detectors (`detector_training`).
+compact model (`compact_model`), detectors (`detector_training`).
 """
 
 import collections

@@ -16,7 +16,7 @@ from PIL import Image
 from delf.base import errors
 from delf.formats import configs
 from delf.inference import extractor
-from delf.learning import pairs, pairs_model, pairs_settings
+from delf.learning import pairs, pairs_settings
 from delf.python import whiten
 from delf.python.datasets import utils
 from delf.python.datasets.sfm120k import sfm120k
@@ -63,12 +63,10 @@ def test_a_run_learns_keeps_its_best_and_whitens(root, capsys):
   scores = [found["loss/validation"] for found in report.place.history]
   assert report.place.best_score == min(scores)
   assert report.place.best_epoch == 1 + int(np.argmin(scores))
-  assert pairs_model.best_path(report.folder).name == (
+  assert pairs.best_path(report.folder).name == (
     f"best-{report.place.best_epoch:04d}"
   )
-  mean, projection = whiten.read_whitening(
-    report.folder / pairs_model.WHITENING
-  )
+  mean, projection = whiten.read_whitening(report.folder / pairs.WHITENING)
   assert (mean.shape, projection.shape) == ((6, 1), (6, 6))
   assert 0 < report.whitened["roxford5k"]["medium"] <= 1
   printed = capsys.readouterr().out
@@ -260,17 +258,17 @@ def test_data_is_looked_at_before_anything_is_computed(root):
 
 
 def test_a_search_ranks_by_likeness(root):
-  test = pairs_model.open_tests(("roxford5k",), str(root))[0]
+  test = pairs.open_tests(("roxford5k",), str(root))[0]
 
   class Exact:
     def describe(self, paths, boxes=None):
       things = [int(pathlib.Path(p).name.split("_")[0]) for p in paths]
       return np.eye(8, dtype=np.float32)[:, things]
 
-  found = pairs_model.search(Exact(), test)
+  found = pairs.search(Exact(), test)
   assert found["medium"] == 1.0
   identity = np.zeros([8, 1]), np.eye(8)
-  assert pairs_model.search(Exact(), test, identity) == found
+  assert pairs.search(Exact(), test, identity) == found
 
 
 def _net(seed=0):
@@ -393,9 +391,7 @@ def _photo():
 
 
 def test_extraction_gives_what_the_run_gave(run, tmp_path):
-  size = pairs_model.export(
-    run, tmp_path / "model", make_net=tiny_tuples.TinyNet
-  )
+  size = pairs.export(run, tmp_path / "model", make_net=tiny_tuples.TinyNet)
   assert size == 6
   config = configs.read_delf_config(tmp_path / "model" / "config.pbtxt")
   assert list(config.image_scales) == [1.0, 0.5]
@@ -403,11 +399,11 @@ def test_extraction_gives_what_the_run_gave(run, tmp_path):
   found = extractor.make_extractor(config).extract(np.array(_photo()))
   _photo().save(tmp_path / "photo.png")
   image = utils.default_loader(tmp_path / "photo.png", 32)[None]
-  net, _ = pairs_model.load(run, tiny_tuples.TinyNet)
+  net, _ = pairs.load(run, tiny_tuples.TinyNet)
   vectors = np.concatenate(
     [net(image), net(tf.image.resize(image, [12, 16]))]
   ).T
-  whitening = whiten.read_whitening(run / pairs_model.WHITENING)
+  whitening = whiten.read_whitening(run / pairs.WHITENING)
   expected = whiten.apply_whitening(vectors, *whitening).sum(axis=1)
   expected /= np.linalg.norm(expected)
   np.testing.assert_allclose(found.global_descriptor, expected, atol=1e-4)
@@ -415,14 +411,14 @@ def test_extraction_gives_what_the_run_gave(run, tmp_path):
 
 def test_an_export_is_not_replaced_unasked(run, tmp_path):
   for overwrite in (False, True):
-    pairs_model.export(run, tmp_path / "model", overwrite, tiny_tuples.TinyNet)
+    pairs.export(run, tmp_path / "model", overwrite, tiny_tuples.TinyNet)
   with pytest.raises(errors.InputError, match="finished export"):
-    pairs_model.export(run, tmp_path / "model", make_net=tiny_tuples.TinyNet)
+    pairs.export(run, tmp_path / "model", make_net=tiny_tuples.TinyNet)
 
 
 def test_runs_that_cannot_be_exported(run, tmp_path):
   with pytest.raises(FileNotFoundError, match="settings.json"):
-    pairs_model.load(tmp_path)
+    pairs.load(tmp_path)
   (tmp_path / "settings.json").write_bytes((run / "settings.json").read_bytes())
   with pytest.raises(FileNotFoundError, match="best-"):
-    pairs_model.load(tmp_path, tiny_tuples.TinyNet)
+    pairs.load(tmp_path, tiny_tuples.TinyNet)

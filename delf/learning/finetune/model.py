@@ -272,7 +272,7 @@ class _ModelTask(run.Task):
 
   def _learn(self):
     """Train local features; return the model and the learner."""
-    from delf.learning import compact_training
+    from delf.learning import compact_model
 
     options, training = self._options, self._data.training
     held_out = self._data.held_out
@@ -283,7 +283,7 @@ class _ModelTask(run.Task):
     rate = options.rate
     if rate is None:
       rate = 1.5e-3 if options.start == run.SCRATCH else 3e-4
-    learner = compact_training.CompactTrainer(
+    learner = compact_model.CompactTrainer(
       model.backbone,
       model.attention,
       lambda step: self._batch(training, number, (options.seed, step)),

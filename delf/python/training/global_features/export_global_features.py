@@ -21,10 +21,10 @@ def define_flags() -> None:
 
 def main() -> None:
   """Read the weights and write the SavedModel."""
-  from delf.learning import pairs_model
+  from delf.learning import pairs
 
   path = pathlib.Path(FLAGS.export_path)
-  size = pairs_model.export(
+  size = pairs.export(
     pathlib.Path(FLAGS.model_directory), path, FLAGS.overwrite
   )
   print(  # noqa: T201
