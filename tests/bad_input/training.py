@@ -77,6 +77,12 @@ def _lonely(folder, model):
   return _train(folder)
 
 
+@_case("training with classes of two photos", "no class has 3 photos")
+def _none_held_out(folder, model):
+  _photos(folder, *[f"{i}/{j}" for i in range(5) for j in range(2)])
+  return _train(folder)
+
+
 @_case("training on photos beside folders of photos", "--labels", "stray")
 def _stray(folder, model):
   _photos(folder, *_ten("cat/"), "stray")

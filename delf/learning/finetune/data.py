@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
 import typing
@@ -81,7 +82,10 @@ def find(sources: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
     return Sources(paths, names, None)
   classes: list[str | None]
   if labels == FOLDERS:
-    _check_folders(sources)
+    for source in filter(os.path.isdir, sources):
+      for folder in sorted(e.path for e in os.scandir(source) if e.is_dir()):
+        if not os.path.basename(folder).startswith("."):
+          files.find_images(folder)  # InputError for an empty class.
     classes = [name.split("/")[0] if "/" in name else None for name in names]
   elif not os.path.exists(labels):
     raise FileNotFoundError(
@@ -114,16 +118,6 @@ def _guess(sources, names):
       path=os.fspath(sources[0]),
     )
   return FOLDERS if all(inside) else NO_LABELS
-
-
-def _check_folders(sources):
-  """Raise InputError for a class folder without photos."""
-  for source in filter(os.path.isdir, sources):
-    with os.scandir(source) as entries:
-      folders = sorted(e.path for e in entries if e.is_dir())
-    for folder in folders:
-      if not os.path.basename(folder).startswith("."):
-        files.find_images(folder)
 
 
 def _listed(path, paths, names):
@@ -179,19 +173,16 @@ def decode(
   if not (folder / _RECORD).exists():
     _write_pixels(paths, folder, size, rotate)
   record = json.loads(files.read_bytes(folder / _RECORD))
+  shapes = record["shapes"]
   pixels = np.zeros(0, np.uint8)
-  if (folder / _PIXELS).stat().st_size:
+  if any(shapes):
     # A plain array, since OpenCV rejects a memory map.
     pixels = np.asarray(np.memmap(folder / _PIXELS, np.uint8, "r"))
-  images: list[np.ndarray | None] = []
-  start = 0
-  for shape in record["shapes"]:
-    if shape is None:
-      images.append(None)
-      continue
-    end = start + shape[0] * shape[1] * 3
-    images.append(pixels[start:end].reshape(*shape, 3))
-    start = end
+  ends = np.cumsum([3 * math.prod(shape or [0]) for shape in shapes])
+  images = [
+    None if shape is None else part.reshape(*shape, 3)
+    for shape, part in zip(shapes, np.split(pixels, ends[:-1]), strict=True)
+  ]
   return images, tuple(engine.Failure(*each) for each in record["failures"])
 
 
@@ -290,21 +281,21 @@ def collect(
       f"{len(good)}{first}"
     )
   names = [sources.names[i] for i, _ in good]
-  classes: tuple[str, ...] = ()
-  labels, held = np.zeros(0, int), held_out(names)
-  if sources.labels is not None:
-    own = [sources.labels[i] for i, _ in good]
-    classes = tuple(sorted({label for label in own if label is not None}))
-    numbers: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
-    labels = np.array([numbers.get(label, -1) for label in own])
-    held = held_out(names, own)
+  own = [sources.labels[i] if sources.labels else None for i, _ in good]
+  classes = tuple(sorted({label for label in own if label is not None}))
+  numbers = {None: -1} | {name: i for i, name in enumerate(classes)}
+  labels = np.array([numbers[label] for label in own])
+  held = held_out(names, own if sources.labels else None)
+  if not held.any():
+    message = "no class has 3 photos or more, so none can be held out"
+    raise errors.InputError(message)
 
   def side(mask, file):
     chosen = np.flatnonzero(mask)
     return _side(
       [names[i] for i in chosen],
       [good[i][1] for i in chosen],
-      labels[chosen] if classes else None,
+      labels[chosen],
       folder / file,
       describe,
       options.seed,
@@ -357,8 +348,8 @@ def _side(names, images, labels, path, describe, seed):  # noqa: PLR0913
     return [view_pairs.Photo(*row) for row in rows]
 
   # A photo without class forms its own group.
-  alone = np.arange(len(names)) + 1 + (0 if labels is None else labels.max())
-  groups = alone if labels is None else np.where(labels < 0, alone, labels)
+  alone = np.arange(len(names)) + 1 + max(0, labels.max())
+  groups = np.where(labels < 0, alone, labels)
   grouped, pairs = photos(groups, groups), None
   if path.exists():
     pairs = view_pairs.load(path, grouped)
@@ -366,11 +357,8 @@ def _side(names, images, labels, path, describe, seed):  # noqa: PLR0913
     chosen = candidates(describe(images), labels, seed)
     pairs = view_pairs.match_photos(images, chosen)
     view_pairs.save(path, pairs, grouped)
-  pools = places(len(names), pairs)
-  if labels is None:
-    labels = np.full(len(names), -1)
-  elif len(np.unique(labels)) > _MANY_CLASSES:
-    pools = groups
+  many_classes = len(np.unique(labels)) > _MANY_CLASSES
+  pools = groups if many_classes else places(len(names), pairs)
   return Side(photos(groups, pools), labels, pairs)
 
 

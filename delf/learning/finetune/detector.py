@@ -122,28 +122,24 @@ class _DetectorTask(run.Task):
     from delf.inference import zoo
 
     start = zoo.EMBEDDED_DETECTOR if options.start is None else options.start
-    self._rate = RATE if options.rate is None else options.rate
-    self._batch = BATCH if options.batch is None else options.batch
     self._options = dataclasses.replace(
-      options, start=start, rate=self._rate, batch=self._batch
+      options,
+      start=start,
+      rate=RATE if options.rate is None else options.rate,
+      batch=BATCH if options.batch is None else options.batch,
     )
     # A random head is trained on the embedded detector's backbone.
     self._start = zoo.resolve(
       zoo.EMBEDDED_DETECTOR if start == run.SCRATCH else start
     )
     self._listed = listed
-    weights = b"".join(
-      files.read_bytes(path)
-      for path in sorted(pathlib.Path(self._start, "variables").glob("*"))
-    )
     text = repr([each.tolist() for each in listed.boxes]).encode()
-    digest = data.digest(listed.paths)[:12]
     self.settings = run.settings(
       self._options,
-      unused=("labels", "view"),
-      photos=f"{len(listed.paths)} photos ({digest})",
+      ("labels", "view"),
+      listed.paths,
+      sorted(pathlib.Path(self._start, "variables").glob("*")),
       boxes=run.short_digest(text),
-      **{"first weights": run.short_digest(weights)},
     )
 
   def _first(self):
@@ -182,11 +178,11 @@ class _DetectorTask(run.Task):
     known = [photo for i, photo in enumerate(photos) if i % _HELD_OUT != 5]
     baselines, before = _measured(detector, known, held_out)
     drawn = detector_training.Options(
-      number=self._batch, pasted=options.pasted, seed=options.seed
+      number=options.batch, pasted=options.pasted, seed=options.seed
     )
     learner = detector_training.DetectorTrainer(
       detector,
-      self._rate,
+      options.rate,
       draw=lambda step: detector_training.batch(known, drawn, step),
       path=folder / run.CHECKPOINT,
     )
@@ -218,8 +214,6 @@ class _DetectorTask(run.Task):
     from delf.learning import detector_network
 
     detector_network.export(self._kept, folder)
-
-  def record(self, report):
     return {"report": report.as_dict()}
 
   def card(self, report, command):
@@ -227,14 +221,8 @@ class _DetectorTask(run.Task):
       "detector_card.txt",
       report,
       command,
-      start=self._options.start,
+      options=self._options,
       kept=_KEPT[report.kept],
-      photos=report.photos,
-      held_out=report.held_out,
-      pasted=self._options.pasted,
-      steps=report.steps,
-      batch=self._options.batch,
-      seconds=report.seconds["learning"],
       table="\n".join(_table(report.scores)),
     )
 

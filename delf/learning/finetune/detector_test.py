@@ -196,6 +196,6 @@ def test_model_that_is_no_detector_is_refused(given, tmp_path):
 
   tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
   options = _options(tmp_path / "other")
-  with pytest.raises(errors.InputError, match="expected a detector"):
+  with pytest.raises(errors.InputError, match="not a detector"):
     detector.train(given[0], given[1:], tmp_path / "a", options)
   assert not (tmp_path / "a").exists()

@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
 import platform
 import shutil
-import textwrap
 import time
 import typing
 from collections.abc import Sequence
@@ -44,16 +42,22 @@ _BATCHES, _PAIRS = 2, 4
 _ENOUGH_TO_WHITEN = 512
 _MOST_WHITENED = 2000
 
-_ALONE = """
-- labels alone: that model, with a new global head learned from the classes."""
-
-# Sentences of the card about the kept model.
+# Sentences about the kept model.
 _KEPT = {
   run.BEFORE: run.NO_GAIN,
   ALONE: "Its global head is learned from the classes; the rest of the network "
   "is unchanged, since training it brought no gain on held-out photos.",
   run.AFTER: "Its weights are the trained ones.",
 }
+# Parts of the card, each for some runs.
+_ALONE = """
+- labels alone: that model, with a new global head learned from the classes."""
+_CLASSES = """
+- {classes} classes; a fifth of the photos of each is held out and searched \
+among all others (none of {singles} classes of fewer than three photos)."""
+_LIMITS = """
+- Measured with {photos} photos and {real} pairs of two photos: small \
+differences are not significant."""
 _AGAIN_MINUTES = (
   "The time is fixed, not the number of steps, so another run gives different "
   "weights; with `--steps` they are reproducible."
@@ -62,13 +66,6 @@ _AGAIN_STEPS = (
   "The same photos, versions and processor give the same weights, whether or "
   "not the run is stopped and resumed."
 )
-# Sentences of the command about the kept model.
-_SUMMARIES = {
-  run.BEFORE: "no gain on held-out photos, so the first model was kept",
-  ALONE: "the first model with a global head learned from the classes; "
-  "training the rest brought no gain on held-out photos",
-  run.AFTER: "the trained model",
-}
 
 
 def train(
@@ -136,16 +133,15 @@ class _ModelTask(run.Task):
     self._weights = find_weights(start)
     self._sources = sources = data.find(photos, options.labels)
     _check_batch(options.batch, len(sources.paths), "photos")
-    digest = data.digest(sources.paths)[:12]
-    more = {"photos": f"{len(sources.paths)} photos ({digest})"}
+    more = {}
     if sources.labels is not None:
       labels = "\0".join(map(str, sources.labels))
       digest = run.short_digest(labels.encode(errors="surrogateescape"))
       more["classes"] = f"{len(sources.classes())} classes ({digest})"
-    if self._weights is not None:
-      weights = files.read_bytes(self._weights)
-      more["first weights"] = run.short_digest(weights)
-    self.settings = run.settings(self._options, unused=("pasted",), **more)
+    weights = [] if self._weights is None else [self._weights]
+    self.settings = run.settings(
+      self._options, ("pasted",), sources.paths, weights, **more
+    )
     self._seconds: dict[str, float] = {}
 
   @contextlib.contextmanager
@@ -207,7 +203,7 @@ class _ModelTask(run.Task):
         f"{learner.step} steps on {len(training.photos)} photos{in_classes} in "
         f"{total:.0f} s; {len(held_out.photos)} photos held out",
         *_aligned(rows(scores)),
-        f"{out}: {_SUMMARIES[kept]}; see {run.CARD} for details",
+        f"{out}: {_KEPT[kept].strip('*')} See {run.CARD} for details.",
       ),
     )
 
@@ -318,81 +314,50 @@ class _ModelTask(run.Task):
       shutil.copy(picture, folder / f"match_{name}.jpg")
     _draw_curves(folder / "curves.png", self._curve)
 
-  def record(self, report):
     return report.as_dict() | {"curve": self._curve}
 
   def card(self, report, command):
-    options, scores = self._options, report.scores
+    import tensorflow as tf
+
+    options, scores, classes = self._options, report.scores, ""
     parts = "the average precision and the share of solved pairs"
-    if report.details["classes"]:
+    if number := report.details["classes"]:
       parts = "the average precision, the share of solved pairs and the mAP"
+      singles = sum(n < 3 for n in self._sources.classes().values())
+      classes = _CLASSES.format(classes=number, singles=singles)
     table = ["| " + " | ".join(row) + " |" for row in rows(scores)]
     table.insert(1, "|---" * (1 + len(scores)) + "|")
     limits, real = "", scores[run.AFTER].real[1]
     if report.held_out < 50 or real < 20:
-      limits = (
-        f"Measured with {report.held_out} photos and {real} pairs of two "
-        "photos: small differences are not significant."
-      )
-    again = _AGAIN_STEPS if options.minutes is None else _AGAIN_MINUTES
+      limits = _LIMITS.format(photos=report.held_out, real=real)
+    gpus = [
+      tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+      for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    cores = f"{os.cpu_count()} processor cores ({platform.machine()})"
     return run.fill_card(
       "model_card.txt",
       report,
       command or ["delf", "train"],
-      head=_wrap(
-        "Local features with attention and a global descriptor, made by "
-        f"`delf train` on {datetime.date.today():%d %B %Y}, from "
-        f"`{options.start}`. {_KEPT[report.kept]}"
-      ),
-      data=_list(self._card_data(report)),
-      method=_list(self._card_method(report)),
+      options=options,
+      kept=_KEPT[report.kept],
+      failed=len(report.failed),
+      held_out_pairs=len(self._data.held_out.pairs),
+      classes=classes,
+      batch=self._data.training.batch(options.batch),
+      budget=f"{options.steps} steps"
+      if options.minutes is None
+      else f"{options.minutes:g} minutes",
+      rate=self._rate,
+      head=self._head,
       table="\n".join(table),
       alone=_ALONE if ALONE in scores else "",
-      overall=_list(
-        [
-          f"overall: the mean of {parts}. The model with the highest value is "
-          "kept; as these photos chose it, its scores are slightly optimistic."
-        ]
-      ),
-      time=_time(report),
-      again=_wrap(again),
-      limits=limits and "\n" + _list([limits]),
+      parts=parts,
+      phases=", ".join(f"{n} {s:.0f} s" for n, s in report.seconds.items()),
+      hardware=", ".join([cores, *gpus]),
+      again=_AGAIN_STEPS if options.minutes is None else _AGAIN_MINUTES,
+      limits=limits,
     )
-
-  def _card_data(self, report):
-    training, held_out = self._data.training, self._data.held_out
-    yield (
-      f"{report.photos} training photos, {report.held_out} held out, scaled "
-      f"down to {self._options.size} pixels; {len(report.failed)} failed."
-    )
-    yield (
-      f"{len(training.pairs)} training pairs of two photos of one place, "
-      f"verified by RootSIFT, {len(held_out.pairs)} held out."
-    )
-    if classes := report.details["classes"]:
-      singles = sum(n < 3 for n in self._sources.classes().values())
-      yield (
-        f"{classes} classes; a fifth of the photos of each is held out and "
-        f"searched among all others (none of {singles} classes of fewer than "
-        "three photos)."
-      )
-
-  def _card_method(self, report):
-    options, budget = self._options, f"{self._options.steps} steps"
-    if options.minutes is not None:
-      budget = f"{options.minutes:g} minutes"
-    yield (
-      f"Local features: {report.steps} steps of "
-      f"{self._data.training.batch(options.batch)} pairs of views of "
-      f"{options.view} pixels, self-supervised like the embedded model: two "
-      "views of one photo under random homographies and lighting, and pairs of "
-      "two photos."
-    )
-    yield (
-      f"Budget {budget}, highest learning rate {self._rate:g}, seed "
-      f"{options.seed}."
-    )
-    yield f"Global descriptor: {self._head}."
 
 
 def _check_batch(batch, number, units):
@@ -445,32 +410,6 @@ def _aligned(table):
   width = max(len(row[0]) for row in table)
   for name, *values in table:
     yield f"  {name:<{width}}" + "".join(f"{v:>14}" for v in values)
-
-
-def _list(lines):
-  return "\n".join(_wrap(f"- {line}", "  ") for line in lines)
-
-
-def _wrap(text, indent=""):
-  """Wrap text at 80 columns without breaking paths."""
-  wrapper = textwrap.TextWrapper(80, subsequent_indent=indent)
-  wrapper.break_long_words = wrapper.break_on_hyphens = False
-  return wrapper.fill(text)
-
-
-def _time(report):
-  """Describe time, machine and versions."""
-  import tensorflow as tf
-
-  phases = ", ".join(f"{n} {s:.0f} s" for n, s in report.seconds.items())
-  gpus = [
-    tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-    for gpu in tf.config.list_physical_devices("GPU")
-  ]
-  cores = f"{os.cpu_count()} processor cores ({platform.machine()})"
-  hardware = ", ".join([cores, *gpus])
-  versions = run.describe_versions()
-  return _wrap(f"{report.steps} steps; {phases}. {hardware}. {versions}.")
 
 
 def _draw_curves(path, curve):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import datetime
+import functools
 import hashlib
 import importlib.resources
 import json
@@ -10,6 +11,7 @@ import os
 import pathlib
 import shlex
 import shutil
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -131,11 +133,8 @@ class Task(Protocol):
   def run(self, folder: pathlib.Path, out: str) -> TrainReport:
     """Train, measure and choose, keeping unfinished work in `folder`."""
 
-  def write(self, report: TrainReport, folder: pathlib.Path) -> None:
-    """Write the kept network to a new folder."""
-
-  def record(self, report: TrainReport) -> dict[str, Any]:
-    """Return the record of the run, except its settings."""
+  def write(self, report: TrainReport, folder: pathlib.Path) -> dict[str, Any]:
+    """Write the kept network to a new folder; return the record of the run."""
 
   def card(self, report: TrainReport, command: Sequence[str]) -> str:
     """Return the text of the model card."""
@@ -169,18 +168,14 @@ def train(
       message = f"use a folder outside that of the photos, {source}"
       raise errors.InputError(message, path=target)
   folder = target.with_name(f"{target.name}{_UNFINISHED}")
-  _check_unfinished(folder)
-  if _is_leftover(target, folder, task.last):
-    shutil.rmtree(folder, ignore_errors=True)
-  _check_finished(target, task.settings, overwrite)
+  _check_places(folder, target, task, overwrite)
   folder.mkdir(parents=True, exist_ok=True)
   with files.lock_folder(folder):
     _claim(folder, task.settings, overwrite)
     report = task.run(folder, os.fspath(target))
     with exporting.destination(target, overwrite) as destination:
       new = pathlib.Path(destination)
-      task.write(report, new)
-      record = {"settings": task.settings} | task.record(report)
+      record = {"settings": task.settings} | task.write(report, new)
       text = json.dumps(record, indent=2, default=str)
       files.write_bytes(new / RECORD, text.encode())
       files.write_bytes(new / CARD, task.card(report, command).encode())
@@ -189,11 +184,19 @@ def train(
 
 
 def settings(
-  options: TrainOptions, unused: Sequence[str], **more: str
+  options: TrainOptions,
+  unused: Sequence[str],
+  photos: Sequence[str],
+  weights: Sequence[str | os.PathLike],
+  **more: str,
 ) -> dict[str, Any]:
-  """Return the settings of a run: its options but unused ones, and more."""
-  values = dataclasses.asdict(options) | more
-  return {name: v for name, v in values.items() if name not in unused}
+  """Return the settings of a run: used options, and digests of its files."""
+  values = dataclasses.asdict(options)
+  values["photos"] = f"{len(photos)} photos ({data.digest(photos)[:12]})"
+  if weights:
+    first = b"".join(map(files.read_bytes, weights))
+    values["first weights"] = short_digest(first)
+  return {n: v for n, v in (values | more).items() if n not in unused}
 
 
 def short_digest(data: bytes) -> str:
@@ -204,22 +207,35 @@ def short_digest(data: bytes) -> str:
 def fill_card(
   template: str, report: TrainReport, command: Sequence[str], **values: object
 ) -> str:
-  """Return the text of a model card; `template` is a file of this package."""
-  folder = importlib.resources.files("delf.learning.finetune")
-  text = (folder / template).read_text(encoding="utf-8")
-  return text.format(
-    name=os.path.basename(os.path.abspath(report.out)),
-    day=f"{datetime.date.today():%d %B %Y}",
-    folder=shlex.quote(report.out),
-    command=shlex.join(command),
-    versions=describe_versions(),
-    **values,
+  """Return the text of a model card, long lines of prose wrapped.
+
+  `template` is a file of this package.
+  """
+  versions = report_card.versions().items()
+  folder = importlib.resources.files(__package__)
+  text = (
+    (folder / template)
+    .read_text(encoding="utf-8")
+    .format(
+      report=report,
+      name=os.path.basename(os.path.abspath(report.out)),
+      day=f"{datetime.date.today():%d %B %Y}",
+      folder=shlex.quote(report.out),
+      command=shlex.join(command),
+      versions=", ".join(f"{name} {version}" for name, version in versions),
+      **values,
+    )
   )
-
-
-def describe_versions() -> str:
-  """Return the names and versions of the packages used."""
-  return ", ".join(f"{n} {v}" for n, v in report_card.versions().items())
+  wrap = functools.partial(
+    textwrap.fill, width=80, break_long_words=False, break_on_hyphens=False
+  )
+  lines, is_code = [], False
+  for line in text.split("\n"):
+    is_code ^= line == "```"
+    if not is_code and line[:1] != "|":
+      line = wrap(line, subsequent_indent="  " * line.startswith("- "))
+    lines.append(line)
+  return "\n".join(lines)
 
 
 def best(scores: dict[str, Any]) -> str:
@@ -285,45 +301,39 @@ class _Curve(loop.Observer):
     files.write_bytes(self._path, json.dumps(self.rows).encode())
 
 
-def _check_unfinished(folder):
-  """Raise InputError if the path is taken by anything but a run."""
-  if folder.exists() and not folder.is_dir():
-    message = "a file is in the place of the folder for unfinished work"
-    raise errors.InputError(message, path=folder)
-  if not folder.exists() or (folder / _SETTINGS).exists():
-    return
+def _check_places(folder, out, task, overwrite):
+  """Raise InputError if a folder is taken; remove a leftover of a run."""
   # Hidden files are left by a run that ended at once.
-  if any(not path.name.startswith(".") for path in folder.iterdir()):
-    message = "the folder for unfinished work holds other things"
-    raise errors.InputError(message, path=folder)
-
-
-def _is_leftover(out, folder, last):
-  """Return whether a run was killed after it wrote its model."""
-  settings, record = map(manifest.read, (folder / _SETTINGS, out / RECORD))
-  if settings is None or record is None or not (folder / last).exists():
-    return False
-  return record.get("settings") == settings
-
-
-def _check_finished(out, settings, overwrite):
-  """Raise InputError if `out` is taken, with the differing settings."""
-  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+  unfinished = _read_record(folder / _SETTINGS, ignored=".")
+  finished = _read_record(out / RECORD)
+  if finished is None:
     return
-  if not out.is_dir():
-    raise errors.InputError("not a folder but a file", path=out)
-  record = manifest.read(out / RECORD)
-  if record is None:
-    raise errors.InputError(
-      "the folder holds other things; use a new one", path=out
-    )
+  settings = finished.get("settings", {})
+  # Whether a run was killed after it wrote its model.
+  if settings == unfinished and (folder / task.last).exists():
+    shutil.rmtree(folder, ignore_errors=True)
   if not overwrite:
-    difference = manifest.difference(record.get("settings", {}), settings)
+    difference = manifest.difference(settings, task.settings)
     raise errors.InputError(
       f"there is a finished model {difference or 'of the same settings'}; use "
       "a new folder, or --overwrite",
       path=out,
     )
+
+
+def _read_record(path, ignored=()):
+  """Return the record of a folder, or None if there is none.
+
+  Raise InputError for other files, but those whose name starts with `ignored`.
+  """
+  folder, record = path.parent, manifest.read(path)
+  if record is None and folder.exists():
+    if not folder.is_dir():
+      raise errors.InputError("not a folder but a file", path=folder)
+    if any(not each.name.startswith(ignored) for each in folder.iterdir()):
+      message = "the folder holds other things; use a new one"
+      raise errors.InputError(message, path=folder)
+  return record
 
 
 def _claim(folder, settings, overwrite):
@@ -341,12 +351,10 @@ def _claim(folder, settings, overwrite):
       "settings, or --overwrite",
       path=folder,
     )
-  if difference:
-    for old in folder.iterdir():
-      if old.is_dir():
-        shutil.rmtree(old)
-      elif (
-        old.name != ".lock"
-      ):  # Written by `files.lock_folder` on some systems.
-        old.unlink()
+  for old in folder.iterdir() if difference else ():
+    if old.is_dir():
+      shutil.rmtree(old)
+    # On some systems `files.lock_folder` writes this file.
+    elif old.name != ".lock":
+      old.unlink()
   manifest.write(folder / _SETTINGS, settings)
