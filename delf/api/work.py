@@ -87,6 +87,8 @@ def extract(
   Raises:
     InputError: If there are no photos, or the folder has features of another
       model or other settings.
+    KeyboardInterrupt: If the user interrupted it; finished photos stay, and its
+      `report` lists them.
 
   Example:
     >>> import delf
@@ -105,7 +107,7 @@ def extract(
   )
   images, names = engine.find(listed(sources))
   with _shown(progress):
-    return extraction.extract_to_files(
+    report = extraction.extract_to_files(
       images,
       chosen,
       out,
@@ -117,6 +119,13 @@ def extract(
       device=device,
       apply_rotation=rotate,
     )
+  return _finished(report)
+
+
+def _finished(report):
+  if report.interrupted:
+    raise errors.Interrupted(report)
+  return report
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -213,7 +222,7 @@ def detect(
       device=device,
       apply_rotation=rotate,
     )
-  return dataclasses.replace(report, photos=tuple(seen))
+  return _finished(dataclasses.replace(report, photos=tuple(seen)))
 
 
 def evaluate(

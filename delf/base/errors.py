@@ -41,6 +41,14 @@ class InputError(ValueError):
     self.message, self.path = message, path
 
 
+class Interrupted(KeyboardInterrupt):
+  """The user interrupted work; finished parts are kept, and in `report`."""
+
+  def __init__(self, report: Any):
+    super().__init__()
+    self.report = report
+
+
 def one_line(error: BaseException | Warning | str) -> str:
   """Return an error as one line: the file, if any, and the problem."""
   if isinstance(error, OSError) and error.strerror:

@@ -4,6 +4,7 @@ import os
 import sys
 
 import delf
+from delf.base import errors
 from delf.cli import arguments, output
 
 EXAMPLES = """\
@@ -52,7 +53,10 @@ def add_arguments(parser):
 def run(args):
   """Detect, and print boxes or a summary; return the exit status."""
   see = None if args.out or args.json else _print_boxes
-  report = arguments.call(delf.detect, args, say=output.error, see=see)
+  try:
+    report = arguments.call(delf.detect, args, say=output.error, see=see)
+  except errors.Interrupted as interrupted:
+    report = interrupted.report
   if not (args.out or args.json):
     print(report.summary(), file=sys.stderr)
     return report.exit_status

@@ -3,6 +3,7 @@
 import os
 
 import delf
+from delf.base import errors
 from delf.cli import arguments, output
 
 EXAMPLES = """\
@@ -45,6 +46,9 @@ def add_arguments(parser):
 
 def run(args):
   """Extract, and print a summary; return the exit status."""
-  report = arguments.call(delf.extract, args, say=output.error)
+  try:
+    report = arguments.call(delf.extract, args, say=output.error)
+  except errors.Interrupted as interrupted:
+    report = interrupted.report
   out = {"out": os.path.abspath(args.out)}
   return output.print_report(args, report, out)

@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not debug:
       output.silence_tensorflow()
     status = _run(args) or 0
+    if status == errors.INTERRUPTED:
+      output.error(_interrupted(command, argv))
     # A pipe that was closed shows here rather than when Python shuts down.
     if sys.stdout is not None:
       sys.stdout.flush()
