@@ -156,7 +156,7 @@ def test_what_fails_is_reported_and_the_rest_is_indexed(built, model, tmp_path):
     photos, tmp_path / "index", model=model, progress=False, say=said.append
   )
   assert len(index) == 3
-  (failure,) = index.report.extraction.failed
+  (failure,) = index.report.failed
   assert failure.path == str(photos / "bad.png") and "bad.png" in said[0]
   result = index.search_files(photos, progress=False, say=said.append)
   assert len(list(result.hits())) == 3

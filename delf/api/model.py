@@ -208,7 +208,7 @@ class Model:
         raise result
       else:
         failure = engine.Failure.of(f"{done.job.path}", result)
-        logging.warning("photo %d is left out: %s", number, failure)
+        logging.warning("photo %d is skipped: %s", number, failure)
     return results
 
   def _finish(self, photo, extracted):

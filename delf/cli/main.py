@@ -75,16 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   `argparse` raises SystemExit after help (0) and errors of usage (2).
   """
-  argv = sys.argv[1:] if argv is None else list(argv)
+  # Alone it shows its help.
+  argv = (sys.argv[1:] if argv is None else list(argv)) or ["help"]
   command = next((arg for arg in argv if not arg.startswith("-")), None)
   debug = os.environ.get("DELF_DEBUG", "") not in ("", "0")
   try:
     # Importing a command is inside, so that a package it lacks has its line.
-    parser = make_parser(command)
-    if not argv:
-      parser.print_help()
-      return 0
-    args = parser.parse_args(argv)
+    args = make_parser(command).parse_args(argv)
     debug = debug or args.debug
     output.show_log(_level(args))
     output.print_any_name()
@@ -118,21 +115,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def add_arguments(parser):
   """Add the arguments of `help` and `completion`."""
   help = "command to explain, or shell to complete for"
-  parser.add_argument("topic", nargs="?", metavar="COMMAND|SHELL", help=help)
+  parser.add_argument("topic", nargs="*", metavar="COMMAND|SHELL", help=help)
 
 
 def run(args):
   """Print help or completions; return the exit status."""
   if args.command == "help":
-    make_parser(args.topic).parse_args([*filter(None, [args.topic]), "--help"])
+    parser = make_parser(args.topic[0] if args.topic else None)
+    parser.parse_args([*args.topic, "--help"])
   import shtab
 
-  if args.topic not in shtab.SUPPORTED_SHELLS:
+  if len(args.topic) != 1 or args.topic[0] not in shtab.SUPPORTED_SHELLS:
     shells = ", ".join(shtab.SUPPORTED_SHELLS)
-    raise errors.InputError(
-      f"{args.topic!r} is not a shell: name one of {shells}"
-    )
-  print(shtab.complete(make_parser(whole=True), args.topic))
+    raise errors.InputError(f"name one shell: {shells}")
+  print(shtab.complete(make_parser(whole=True), args.topic[0]))
 
 
 def _level(args):

@@ -60,7 +60,7 @@ class IndexReport:
   unchanged: int  # Entries that were in it already.
   total: int  # Images in the index now.
   entries: int  # Regions in an index that has them, else images.
-  failed: tuple[engine.Failure, ...]  # Feature files.
+  failed: tuple[engine.Failure, ...]  # Photos and feature files.
   extraction: engine.Report | None
   bytes: dict[str, int]  # Of each index file.
 
@@ -398,7 +398,7 @@ def add_features(
     unchanged=len(kept - set(added) - {name for _, name in failed}),
     total=len(set(target.images_of(total))),
     entries=len(total),
-    failed=tuple(failed.values()),
+    failed=(*(extraction.failed if extraction else ()), *failed.values()),
     extraction=extraction,
     bytes={
       part.path.name: part.path.stat().st_size
