@@ -250,14 +250,7 @@ def _lacks_hints(name, node):
 
 
 # Where hints are still missing.
-_WITHOUT_HINTS = (
-  "delf/api/index.py",
-  "delf/cli/",
-  "delf/learning/finetune/measuring.py",
-  "delf/matching/matcher.py",
-  "delf/search/collection.py",
-  "delf/search/searching.py",
-)
+_WITHOUT_HINTS = ("delf/cli/",)
 
 
 def _without_hints():

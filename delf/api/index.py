@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from delf.api import model as models
@@ -405,7 +405,7 @@ class Index:
       return f"<Index {self.path}: closed>"
     return f"<Index {self.path}: {len(self)} images>"
 
-  def __reduce__(self):
+  def __reduce__(self) -> tuple[Callable, tuple[str, str | None]]:
     return _reopen, (self.path, self._device)
 
   def _require_open(self):

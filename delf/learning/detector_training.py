@@ -210,7 +210,9 @@ def _crop(image, box):
   return image[top : max(bottom, top + 8), left : max(right, left + 8)]
 
 
-def inside(boxes, frame: np.ndarray, least: float = _LEAST_SEEN) -> np.ndarray:
+def inside(
+  boxes: np.ndarray, frame: np.ndarray, least: float = _LEAST_SEEN
+) -> np.ndarray:
   """Return boxes [N, 4] as shares of a frame [4], float32 [M, 4] in [0, 1].
 
   Boxes with a smaller share than `least` in the frame are left out.

@@ -58,7 +58,7 @@ class MatchOptions:
   # None for more than by chance, and at least MIN_INLIERS.
   min_inliers: int | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ("max_distance", "ratio"):
       value = getattr(self, name)
       if value is not None and not _is_over_0(value):
@@ -88,7 +88,7 @@ class MatchOptions:
     threshold: float,
     residual_threshold: float,
     use_ratio_test: bool = False,
-    **others,
+    **others: Any,
   ) -> "MatchOptions":
     """Return the matching of the papers: one-way neighbours, an affine map.
 
@@ -278,7 +278,7 @@ def match(
   features_1: features.LocalFeatures,
   features_2: features.LocalFeatures,
   options: MatchOptions | None = None,
-  **changes,
+  **changes: Any,
 ) -> Match:
   """Match the local features of two images.
 
@@ -302,7 +302,7 @@ def match_arrays(
   locations_2: np.ndarray,
   descriptors_2: np.ndarray,
   options: MatchOptions | None = None,
-  **changes,
+  **changes: Any,
 ) -> Match:
   """Match locations [N, 2], (y, x) pixels, with descriptors [N, D]."""
   return match_prepared(
@@ -323,7 +323,7 @@ class PreparedDescriptors:
   centred: np.ndarray
   squares: np.ndarray  # [N], squared lengths of `centred`.
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.array)
 
 

@@ -74,7 +74,7 @@ class RegionSettings:
   threshold: float = 0.1  # Least score of a box.
   most: int | None = None  # Largest number of boxes; None for all.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not math.isfinite(self.threshold):
       raise errors.InputError(
         f"the detector's threshold must be finite, not {self.threshold}"
@@ -83,7 +83,7 @@ class RegionSettings:
       # The collection may be added to from another folder.
       object.__setattr__(self, "detector", os.path.abspath(self.detector))
 
-  def __str__(self):
+  def __str__(self) -> str:
     most = "" if self.most is None else f", at most {self.most}"
     return f"{self.detector} from {self.threshold:g} on{most}"
 

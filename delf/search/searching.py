@@ -6,7 +6,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from delf.indexes import ranking
 from delf.matching import matcher, verification
 from delf.protos import delf_config_pb2
 from delf.search import collection
+
+if TYPE_CHECKING:
+  from delf.pictures import results_page
 
 # Parts of the index that each method needs; names are those of the first.
 METHODS = {
@@ -544,11 +547,11 @@ def write_page(
   path: str | os.PathLike,
   opened: collection.Collection,
   result: SearchResult,
-  labels=None,
+  labels: Callable[[int, str], str | None] | None = None,
   notes: Sequence[str] | None = None,
-  evaluation=None,
+  evaluation: "results_page.Evaluation | None" = None,
   title: str | None = None,
-):
+) -> "results_page.Report":
   """Write a page with the results of a search, `.html`.
 
   With ground truth, `labels` takes the row of a query and the name of an image,

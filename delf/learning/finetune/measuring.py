@@ -199,7 +199,9 @@ def describe(images: Sequence[np.ndarray]) -> np.ndarray:
   return _descriptors(config, images, "describing photos")
 
 
-def choose_searched(rng, queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def choose_searched(
+  rng: np.random.Generator, queries: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
   """Return ascending indices of all queries and up to 1000 photos in total.
 
   Photos of the queries' classes take precedence over others. `queries` is a
