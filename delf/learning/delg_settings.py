@@ -16,24 +16,14 @@ from delf.base import errors
 
 FLAGS = flags.FLAGS
 
-_KINDS = {
-  bool: "boolean",
-  int: "integer",
-  float: "float",
-  str: "string",
-  tuple: "list",
-}
+_KINDS = {bool: "boolean", int: "integer", str: "string", tuple: "list"}
 
 # Classes of the published data sets, by `--dataset_version`.
 CLASSES = {"gld_v1": 14951, "gld_v2": 203094, "gld_v2_clean": 81313}
 
 # Defaults of other flags with --debug.
-_DEBUG = {
-  "batch_size": 4,
-  "max_iters": 100,
-  "report_every": 10,
-  "save_every": 1,
-}
+_DEBUG = {"batch_size": 4, "max_iters": 100}
+_DEBUG |= {"report_every": 10, "save_every": 1}
 
 
 def setting(
@@ -58,15 +48,13 @@ def setting(
     choices: Values that `check` accepts besides the default.
     **options: Options of the flag, such as `lower_bound` or its own `default`.
   """
-  metadata: dict[str, Any] = {
-    "flag": flag,
-    "least": least,
-    "choices": tuple(choices),
-  }
+  choices = tuple(choices)
+  metadata: dict[str, Any] = {"flag": flag, "least": least}
+  metadata["choices"] = choices
   if choices:
-    kind, options = "enum", {"enum_values": metadata["choices"]}
+    kind, options = "enum", {"enum_values": choices}
   if text is not None:
-    kind = kind or _KINDS[type(default)]
+    kind = kind or _KINDS.get(type(default), "float")
     metadata["define"] = getattr(flags, f"DEFINE_{kind}")
     metadata["options"] = {"default": default, "help": text} | options
   return dataclasses.field(default=default, metadata=metadata)
@@ -92,13 +80,10 @@ def of_flags(group: type, values: Mapping[str, Any] | None = None) -> Any:
 
   `values`, by name of a field, override flags; other names are ignored.
   """
-  values = values or {}
-  return group(
-    **{
-      field.name: values.get(field.name, FLAGS[name].value)
-      for name, field in _flagged(group).items()
-    }
-  )
+  fields = _flagged(group).items()
+  given = {field.name: FLAGS[name].value for name, field in fields}
+  chosen = {n: v for n, v in (values or {}).items() if n in given}
+  return group(**given | chosen)
 
 
 def check(*groups: Any) -> None:
@@ -142,9 +127,7 @@ class Data:
     lower_bound=0,
   )
   image_size: int = setting(
-    321,
-    "Side of the square that photos are cropped and scaled to, pixels.",
-    least=1,
+    321, "Side, in pixels, of cropped and scaled photos.", least=1
   )
   batch_size: int = setting(32, "Photos of a step, on all devices.", least=1)
   use_augmentation: bool = setting(True, "Whether to crop at random.")
@@ -169,16 +152,10 @@ class Network:
     3.0, "Power of DELG's GeM pooling.", "delg_gem_power", least=1e-6
   )
   embedding_layer_dim: int = setting(
-    2048,
-    "Size of DELG's global descriptor.",
-    "delg_embedding_layer_dim",
-    least=1,
+    2048, "Size of DELG's descriptors.", "delg_embedding_layer_dim", least=1
   )
   scale_factor_init: float = setting(
-    45.25,
-    "Initial factor of DELG's cosines.",
-    "delg_scale_factor_init",
-    least=0.0,
+    45.25, "First scale of DELG's cosines.", "delg_scale_factor_init", least=0.0
   )
   arcface_margin: float = setting(
     0.1, "ArcFace margin of DELG in radians.", "delg_arcface_margin", least=0.0
@@ -190,10 +167,7 @@ class Network:
     128, "Size of the autoencoder's codes.", kind="float", least=1
   )
   local_feature_map_channels: int = setting(
-    1024,
-    "Channels of the feature map that the autoencoder reconstructs.",
-    kind="float",
-    least=1,
+    1024, "Channels that the autoencoder restores.", kind="float", least=1
   )
   imagenet_checkpoint: str | None = setting(
     None, "ImageNet weights (.h5) to start from.", kind="string"
@@ -340,8 +314,7 @@ def settings_of_flags() -> Settings:
 
     classes = delg.classes_beside(FLAGS.train_file_pattern)
   values = {"num_classes": classes, "devices": devices}
-  if FLAGS.debug:
-    unset = [name for name in _DEBUG if FLAGS[name].using_default_value]
-    values |= {name: _DEBUG[name] for name in unset}
-  groups = [of_flags(group, values) for group in _GROUPS]
-  return Settings(FLAGS.logdir, *groups)
+  for name, value in _DEBUG.items():
+    if FLAGS.debug and FLAGS[name].using_default_value:
+      values[name] = value
+  return Settings(FLAGS.logdir, *(of_flags(g, values) for g in _GROUPS))

@@ -184,8 +184,7 @@ def run(
 
 class _Run:
   def __init__(self, learner, budget, observers, save_when, measure_when):
-    self._learner, self._budget = learner, budget
-    self._observers = observers
+    self._learner, self._budget, self._observers = learner, budget, observers
     self._save_when, self._measure_when = save_when, measure_when
     # A run without steps may resume one that was killed while saving.
     self._unsaved = True
@@ -335,8 +334,8 @@ class Live(Observer):
 def cosine_rate(spent: float, step: int, warm_up: int) -> float:
   """Return the learning rate of a step as a share of the highest one.
 
-  It falls along a cosine to 0.01 at the end of the budget (`spent` is 1), and
-  rises linearly in the first `warm_up` steps.
+  It falls along a cosine to 0.01 at the end of the budget, where `spent` is 1,
+  after a linear rise in the first `warm_up` steps.
   """
   cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, spent))
   rate = _LOWEST_RATE + (1 - _LOWEST_RATE) * cosine
@@ -410,18 +409,21 @@ def assign_state(
     variable.assign(arrays[stored[i]])
 
 
-class BoardFile:
-  """A new file of TensorBoard in a folder.
+class BoardObserver(Observer):
+  """Observer with a new file of TensorBoard in the learner's `train_logs`.
 
   Methods raise an OSError that names the folder if writing fails.
   """
 
-  def __init__(self, folder: str | os.PathLike):
+  _writer: Any = None  # Set by `start`, which may fail.
+
+  def start(self, learner: Any) -> None:
+    """Create the file; files of earlier runs remain."""
     import tensorflow as tf
 
-    self._folder, self._summary = str(folder), tf.summary
+    self._learner, self._summary = learner, tf.summary
     with self._errors():
-      self._writer = self._summary.create_file_writer(self._folder)
+      self._writer = tf.summary.create_file_writer(str(learner.train_logs))
 
   def write(
     self,
@@ -443,26 +445,13 @@ class BoardFile:
 
   def close(self) -> None:
     """Write buffered data to disk, and close the file."""
-    with self._errors():
-      self._writer.close()
+    if self._writer is not None:
+      with self._errors():
+        self._writer.close()
 
   def _errors(self):
-    return checkpoints.writing("TensorBoard's file", self._folder)
-
-
-class BoardObserver(Observer):
-  """Observer with a `BoardFile` in the folder `train_logs` of the learner."""
-
-  _file: BoardFile  # Set by `start`, which may fail.
-
-  def start(self, learner: Any) -> None:
-    """Create the file; files of earlier runs remain."""
-    self._learner, self._file = learner, BoardFile(learner.train_logs)
-
-  def close(self) -> None:
-    """Close the file."""
-    if hasattr(self, "_file"):
-      self._file.close()
+    folder = str(self._learner.train_logs)
+    return checkpoints.writing("TensorBoard's file", folder)
 
 
 class FileLearner(Learner):

@@ -648,13 +648,13 @@ class _Curves(loop.BoardObserver):
 
   def on_step(self, _, metrics, details):
     for place, values in details:
-      self._file.write(place, values)
+      self.write(place, values)
     if details:
-      self._file.flush()
+      self.flush()
 
   def on_measure(self, step, metrics):
-    self._file.write(step, metrics)
-    self._file.flush()
+    self.write(step, metrics)
+    self.flush()
 
 
 def _mean(values):

@@ -53,8 +53,7 @@ class Data:
   )
   tests: tuple[str, ...] = setting(
     ("roxford5k", "rparis6k"),
-    "data sets to search during training, of roxford5k and rparis6k; empty for "
-    "none",
+    "data sets to search during training: roxford5k, rparis6k, both or none",
     "test_datasets",
     default="roxford5k,rparis6k",
   )
@@ -180,22 +179,19 @@ class Settings:
           "the folder has a run: give --resume to resume it, or another folder",
           path=folder,
         )
-      self._require_same(read(path), path)
+      stored = read(path)
+      for part in _GROUPS:
+        for name, value in vars(getattr(self, part)).items():
+          other = getattr(getattr(stored, part), name)
+          if name not in _FREE and value != other:
+            raise errors.InputError(
+              f"the run has {name} {other} ({part}), not {value}: resume it "
+              "with the same settings",
+              path=path,
+            )
     text = json.dumps(dataclasses.asdict(self), indent=2)
     files.write_bytes(path, text.encode())
     return folder
-
-  def _require_same(self, stored, path):
-    """Raise InputError if stored settings would give another result."""
-    for part in _GROUPS:
-      for name, value in vars(getattr(self, part)).items():
-        other = getattr(getattr(stored, part), name)
-        if name not in _FREE and value != other:
-          raise errors.InputError(
-            f"the run has {name} {other} ({part}), not {value}: resume it with "
-            "the same settings",
-            path=path,
-          )
 
 
 def define_flags() -> None:

@@ -98,7 +98,7 @@ class Summaries(loop.BoardObserver):
       "batch_images": np.clip((details.images[: self._photos] + 1) / 2, 0, 1),
       "batch_attention": attention / max(float(attention.max()), 1e-9),
     }
-    self._file.write(step, scalars, images)
+    self.write(step, scalars, images)
 
   def _ranges(self, batch):
     """Return extremes of a batch, and of its attention with percentiles."""
@@ -116,10 +116,10 @@ class Summaries(loop.BoardObserver):
     return {tag: float(value) for tag, value in values.items()}
 
   def on_measure(self, step: int, metrics: loop.Metrics) -> None:
-    self._file.write(step, metrics)
+    self.write(step, metrics)
 
   def on_save(self, step: int, path: str | os.PathLike) -> None:
-    self._file.flush()
+    self.flush()
 
 
 # Rate and batch size of DELG's training; rates for other batches are in
@@ -443,8 +443,8 @@ class Attention(loop.BoardObserver):
       return  # The next step raises an error.
     photos = np.clip(np.rint(self._photos * 128 + 128), 0, 255).astype(np.uint8)
     over = figures.attention_over(photos, attention)
-    self._file.write(step, {}, {"attention_on_photos": over})
-    self._file.flush()
+    self.write(step, {}, {"attention_on_photos": over})
+    self.flush()
     path = os.path.join(self._learner.settings.logdir, name)
     title = f"Attention after {step} steps"
     lowest, highest = attention.min(), attention.max()

@@ -120,10 +120,11 @@ class _FullWriter:
 def _full_board(folder):
   # TensorFlow tells of no space, but not of a limit on the size of files.
   def write():
-    file = loop.BoardFile(folder / "logs")
-    file.close()
-    file._writer = _FullWriter()
-    file.flush()
+    observer = loop.BoardObserver()
+    observer.start(types.SimpleNamespace(train_logs=folder / "logs"))
+    observer.close()
+    observer._writer = _FullWriter()
+    observer.flush()
 
   return write
 
