@@ -1,10 +1,8 @@
 """`delf doctor`: checks whether this installation works."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import os
-import pathlib
 import platform
 import shutil
 import sys
@@ -157,10 +155,12 @@ def check_cache() -> tuple[str, dict]:
 
 def check_model() -> tuple[str, dict]:
   """Find the embedded model, its size and its digest."""
+  from delf.extraction import extract
   from delf.inference import zoo
 
   folder = zoo.resolve(zoo.EMBEDDED)
-  size, digest = folder_digest(folder)
+  digest = extract.fingerprint(folder)
+  size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
   detail = f"{folder}, {size / 1e6:.1f} MB, SHA-256 {digest[:16]}..."
   return detail, {"model": str(folder), "bytes": size, "sha256": digest}
 
@@ -216,15 +216,3 @@ CHECKS = {
   "feature files": check_feature_file,
   "matching": check_matching,
 }
-
-
-def folder_digest(folder: str | os.PathLike) -> tuple[int, str]:
-  """Return the bytes of a folder, and a SHA-256 of its paths and files."""
-  folder = pathlib.Path(folder)
-  size, digest = 0, hashlib.sha256()
-  names = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]
-  for name in sorted(name.as_posix() for name in names):
-    content = (folder / name).read_bytes()
-    size += len(content)
-    digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
-  return size, digest.hexdigest()
