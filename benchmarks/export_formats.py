@@ -95,7 +95,7 @@ def _make_resnet(folder):
 
   keras.utils.set_random_seed(1)
   model = delg_model.Delg(use_dim_reduction=True)
-  exporting.export_local_and_global(model, folder / "model")
+  exporting.export(model, folder / "model")
   _convert(folder)
 
 

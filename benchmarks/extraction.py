@@ -46,7 +46,7 @@ def main():
   model = extraction_ways.make_model()
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "model"
-    exporting.export_local_and_global(model, path)
+    exporting.export(model, path)
     _measure_single(model, path, image, scales, indices, options)
     if options.images:
       _measure_folder(model, path, scales, indices, options)

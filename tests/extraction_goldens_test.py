@@ -66,10 +66,8 @@ def exported(original, tmp_path_factory):
       )
     else:
       model = exporting.load_model(checkpoint, delg=True, use_autoencoder=True)
-      exporting.export_global(model, folder / "global", variants=False)
-      exporting.export_local_and_global(
-        model, folder / "local_and_global", variants=False
-      )
+      exporting.export(model, folder / "global", "global", variants=False)
+      exporting.export(model, folder / "local_and_global", variants=False)
     return path
 
   return export
@@ -198,19 +196,19 @@ def models(tmp_path_factory):
     if name == "export_local_noae_s32":
       model = delf_model.Delf(block3_strides=True)
       golden_weights.assign(model)
-      exporting.export_local(model, path, variants=False)
+      exporting.export(model, path, "local", variants=False)
       return path
     strides = not name.endswith("s16")
     model = delg_model.Delg(block3_strides=strides, use_dim_reduction=True)
     golden_weights.assign(model)
-    exporting.export_local_and_global(
+    exporting.export(
       model,
       folder / f"export_local_and_global_s{32 if strides else 16}",
       variants=False,
     )
     if strides:
-      exporting.export_global(
-        model, folder / "export_global_delg", variants=False
+      exporting.export(
+        model, folder / "export_global_delg", "global", variants=False
       )
     return path
 

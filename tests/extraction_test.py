@@ -25,9 +25,9 @@ def folder(tmp_path_factory):
   """Folder of exports: `joint`, `bare` (one function), and `local`."""
   folder = tmp_path_factory.mktemp("models")
   model = tiny_backbone.make()
-  exporting.export_local_and_global(model, folder / "joint")
-  exporting.export_local_and_global(model, folder / "bare", variants=False)
-  exporting.export_local(model, folder / "local", variants=False)
+  exporting.export(model, folder / "joint")
+  exporting.export(model, folder / "bare", variants=False)
+  exporting.export(model, folder / "local", "local", variants=False)
   return folder
 
 
@@ -225,7 +225,7 @@ def test_an_image_without_a_pixel_at_a_scale_is_one_line(folder):
 
 def test_an_image_that_fixed_scales_leave_nothing_of_is_one_line(tmp_path):
   path = tmp_path / "fixed"
-  exporting.export_global(tiny_backbone.make(), path, input_scales=[0.05])
+  exporting.export(tiny_backbone.make(), path, "global", input_scales=[0.05])
   config = _config(path, use_local_features=False)
   made = extractor.make_extractor(config)
   assert made.extract(tiny_backbone.image()).global_descriptor is not None
@@ -253,7 +253,7 @@ def test_what_is_not_a_number_is_an_error(tmp_path, part):
   if part == "local":
     layer = model.attention.conv2
   layer.bias.assign(keras.ops.full(layer.bias.shape, float("nan")))
-  exporting.export_local_and_global(model, tmp_path / "model", variants=False)
+  exporting.export(model, tmp_path / "model", variants=False)
   made = extractor.make_extractor(_config(tmp_path / "model"))
   with pytest.raises(errors.InputError, match="NaN or infinity in") as error:
     made.extract(tiny_backbone.image())

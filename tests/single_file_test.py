@@ -24,9 +24,16 @@ def models(tmp_path_factory):
   """Returns {name: (export, the network of it with NumPy code around)}."""
   root, model = tmp_path_factory.mktemp("exports"), tiny_backbone.make()
   paths = {name: root / name for name in set(_FORMS.values())}
-  exporting.export_local_and_global(model, paths["joint"])
-  exporting.export_local_and_global(model, paths["suppressed"], iou=0.2)
-  exporting.export_global(model, paths["fixed"], [0.5, 1.0], "average", True)
+  exporting.export(model, paths["joint"])
+  exporting.export(model, paths["suppressed"], iou=0.2)
+  exporting.export(
+    model,
+    paths["fixed"],
+    "global",
+    input_scales=[0.5, 1.0],
+    pool_type="average",
+    normalize=True,
+  )
   return {name: _both(path) for name, path in paths.items()}
 
 

@@ -389,7 +389,7 @@ def export(
   settings = configuration(configured_path(folder)).encode()
   kept = {path.name: path.read_bytes() for path in folder.glob("*.md")}
   with exporting.destination(folder, overwrite=True) as new:
-    exporting.export_local_and_global(model, new, iou=iou)
+    exporting.export(model, new, iou=iou)
     save(model, new)
     for name, data in (kept | {"config.pbtxt": settings}).items():
       files.write_bytes(pathlib.Path(new, name), data)

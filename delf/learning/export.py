@@ -283,13 +283,11 @@ def _write_saved_model(source, folder, options):
   iou = options.iou
   if iou is None:
     iou = compact_model.IOU if compact_model.weights_file(source) else 1.0
-  if form == network_files.LOCAL:
-    exporting.export_local(model, folder, iou=iou)
-  elif form == network_files.JOINT:
-    exporting.export_local_and_global(model, folder, iou=iou)
-  else:
-    fixed = options.input_scales, options.pool_type, options.normalize
-    exporting.export_global(model, folder, *fixed)
+  settings: dict[str, Any] = {"iou": float(iou)}
+  if form == network_files.GLOBAL:
+    names = ("input_scales", "pool_type", "normalize")
+    settings = {name: getattr(options, name) for name in names}
+  exporting.export(model, folder, form, **settings)
   return model, description, form
 
 

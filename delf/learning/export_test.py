@@ -26,11 +26,6 @@ delf_local_config { use_pca: false max_feature_num: 50 score_threshold: 0 }
 use_global_features: true
 delf_global_config { use_pca: false image_scales_ind: 0 }
 """
-_FORMS = {
-  "local": exporting.export_local,
-  "global": exporting.export_global,
-  "local_and_global": exporting.export_local_and_global,
-}
 _BLOCKED = """
 import sys
 for name in ("tensorflow", "keras", "tf2onnx", "onnx"):
@@ -51,10 +46,10 @@ def photo(tmp_path_factory):
 def models(tmp_path_factory):
   """Returns {form: folder of a small SavedModel with its configuration}."""
   root = tmp_path_factory.mktemp("models")
-  for form, write in _FORMS.items():
-    write(tiny_backbone.make(), root / form)
+  for form in network_files.FORMS:
+    exporting.export(tiny_backbone.make(), root / form, form)
     (root / form / "config.pbtxt").write_text(_CONFIG)
-  return {form: root / form for form in _FORMS}
+  return {form: root / form for form in network_files.FORMS}
 
 
 def _export(source, out, photo, **options):
@@ -168,7 +163,14 @@ def test_a_checkpoint_becomes_each_format(photo, tmp_path):
 
 def test_scales_pooling_and_norm_are_kept(photo, tmp_path, onnx):
   model = tiny_backbone.make()
-  exporting.export_global(model, tmp_path / "m", [0.5, 1.0], "sum", True)
+  exporting.export(
+    model,
+    tmp_path / "m",
+    "global",
+    input_scales=[0.5, 1.0],
+    pool_type="sum",
+    normalize=True,
+  )
   report = _export(tmp_path / "m", tmp_path / "m.onnx", photo)
   kept = network_files.read_settings(tmp_path / "m.onnx")
   assert kept.input_scales == (0.5, 1.0)

@@ -126,13 +126,8 @@ _OPTIONAL = ("fc1000", "embedding_layer")
 
 # Errors that h5py raises, also for names or members of another kind.
 _READ_ERRORS = (
-  AttributeError,
-  KeyError,
-  OSError,
-  RuntimeError,
-  TypeError,
-  ValueError,
-)
+  AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 def restore(model: keras.Model, path: files.Path) -> None:
@@ -155,10 +150,10 @@ def restore(model: keras.Model, path: files.Path) -> None:
     with h5py.File(data, "r") as file:
       stored = _datasets(file.get("model_weights", file))
       problems = _problems(layers, stored)
-      arrays = {}
-      if not problems:
-        for name in layers.keys() & stored.keys():
-          arrays[name] = [np.asarray(dataset) for dataset in stored[name]]
+      arrays = {
+        name: [np.asarray(dataset) for dataset in stored[name]]
+        for name in (layers.keys() & stored.keys() if not problems else ())
+      }
   except _READ_ERRORS as error:
     reason = errors.one_line(error)
     message = f"not a .h5 file of Keras weights, or damaged ({reason})"
@@ -256,8 +251,8 @@ def _children(layer):
       continue
     items = [(name, value)]
     if isinstance(value, list | tuple):
-      items = [(f"{name}/{index}", item) for index, item in enumerate(value)]
-    elif isinstance(value, dict):
+      value = dict(enumerate(value))
+    if isinstance(value, dict):
       items = [(f"{name}/{key}", item) for key, item in value.items()]
     children += [x for x in items if isinstance(x[1], keras.layers.Layer)]
   named = {id(child) for _, child in children}

@@ -266,10 +266,7 @@ class CompactBackbone(keras.Model):
         from the centre of its cell, (y, x) in pixels.
     """
     blocks = {} if intermediates_dict is None else intermediates_dict
-    stages = self.stages(inputs, training)
-    cells, block3, blocks["offsets"] = self._sampled(stages, training)
-    for i, block in enumerate((*stages[:3], block3, stages[4])):
-      blocks[f"block{i}"] = block
+    cells = self._local_map(inputs, training, blocks)
     return self.embedding_layer(self.pool(cells))
 
   call = build_call
@@ -280,17 +277,20 @@ class CompactBackbone(keras.Model):
     training: bool = True,
     intermediates_dict: dict | None = None,
   ) -> Tensor:
-    """Return only `block3`; `intermediates_dict` receives `offsets`."""
+    """Return only `block3`; `intermediates_dict` is that of `build_call`."""
     blocks = {} if intermediates_dict is None else intermediates_dict
-    stages = self.stages(inputs, training)
-    _, block3, blocks["offsets"] = self._sampled(stages, training)
-    return block3
+    self._local_map(inputs, training, blocks)
+    return blocks["block3"]
 
-  def _sampled(self, stages, training):
-    """Return the local map, its descriptors at their keypoints, offsets."""
+  def _local_map(self, inputs, training, blocks):
+    """Return the local map, and store all maps in a dict."""
+    stages = self.stages(inputs, training)
     cells, logits = self._cells(stages, training)
-    offsets = heads.offsets(logits)
-    return cells, heads.sample(cells, offsets), offsets
+    blocks["offsets"] = heads.offsets(logits)
+    block3 = heads.sample(cells, blocks["offsets"])
+    for i, block in enumerate((*stages[:3], block3, stages[4])):
+      blocks[f"block{i}"] = block
+    return cells
 
 
 @contextlib.contextmanager
@@ -316,9 +316,8 @@ def folded(model: keras.Model) -> Iterator[None]:
 
 
 def _foldable_pairs(model):
-  if not isinstance(model, keras.layers.Layer):
-    return
-  for layer in model._flatten_layers():
+  is_layer = isinstance(model, keras.layers.Layer)
+  for layer in model._flatten_layers() if is_layer else ():
     for names in getattr(layer, "foldable", ()):
       convolution, norm = (getattr(layer, name) for name in names)
       if convolution is not None and norm is not None and not norm.folded:
@@ -331,9 +330,5 @@ def _fold(convolution, norm):
   shift = beta - mean * scale
   # Kernels have the output channels last for any layout of the images.
   kernel, *bias = convolution.get_weights()
-  if bias:
-    convolution.set_weights([kernel * scale, bias[0] * scale + shift])
-  else:
-    convolution.set_weights([kernel * scale])
-    norm.folded_shift = shift
-  norm.folded = True
+  convolution.set_weights([kernel * scale, *(b * scale + shift for b in bias)])
+  norm.folded, norm.folded_shift = True, None if bias else shift

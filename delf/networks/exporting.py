@@ -39,15 +39,6 @@ def destination(
       raise errors.InputError(_FINISHED, path=path)
     yield path
     return
-  folder = _local_folder(path)
-  check = functools.partial(_check_free, folder, overwrite)
-  check()
-  with files.atomic_folder(folder, check) as temporary:
-    yield temporary
-
-
-def _local_folder(path: files.Path) -> pathlib.Path:
-  """Resolve the path of a new folder, and create its parent."""
   folder = pathlib.Path(path)
   if folder.is_symlink() and not folder.exists():
     message = "the folder to export to is a link without a target"
@@ -58,7 +49,10 @@ def _local_folder(path: files.Path) -> pathlib.Path:
   except (FileExistsError, NotADirectoryError):
     message = "the folder to export to is below a file"
     raise errors.InputError(message, path=path) from None
-  return folder
+  check = functools.partial(_check_free, folder, overwrite)
+  check()
+  with files.atomic_folder(folder, check) as temporary:
+    yield temporary
 
 
 def _check_free(path, overwrite):
@@ -73,69 +67,31 @@ def _check_free(path, overwrite):
     raise errors.InputError(_FINISHED, path=path)
 
 
-def export_local(
+def export(
   model: delf_model.Delf,
   path: files.Path,
-  iou: float = 1.0,
+  form: str = network_files.JOINT,
   overwrite: bool = False,
   variants: bool = True,
+  **options: Any,
 ) -> None:
-  """Export the local features of a model, or the codes of its autoencoder.
+  """Export the features of a model, of an autoencoder its codes, to a folder.
 
   Args:
     path: New folder; see `destination`.
-    iou: Largest overlap of two receptive boxes; over it, the feature with less
-      attention is dropped. 1.0 keeps all.
+    form: One of `network_files.FORMS`.
     variants: Whether to add the functions for batches and for single parts
       (see `signatures`): extraction is faster, and the graph larger, 3 MB in
       place of 1 MB for ResNet-50.
+    **options: Fields of `network_files.Settings`: `iou`, and for the global
+      descriptor alone `input_scales`, `pool_type` and `normalize`.
   """
-  settings = network_files.Settings(network_files.LOCAL, iou=float(iou))
-  _export(model, path, settings, overwrite, variants)
-
-
-def export_global(
-  model: delf_model.Delf,
-  path: files.Path,
-  input_scales: list[float] | None = None,
-  multi_scale_pool_type: str = "None",
-  normalize_global_descriptor: bool = False,
-  overwrite: bool = False,
-  variants: bool = True,
-) -> None:
-  """Export the global descriptor of a model; see `export_local`.
-
-  Args:
-    input_scales: Fixed image scales, so that the image is the only input; None
-      to make the scales an input.
-    multi_scale_pool_type: "None", "average" or "sum" over the scales.
-    normalize_global_descriptor: Whether to L2-normalise the result.
-  """
-  if not all(0 < scale < math.inf for scale in input_scales or ()):
-    message = f"input scales must be over 0 and finite, not {input_scales}"
+  scales = options.pop("input_scales", None) or ()
+  if not all(0 < scale < math.inf for scale in scales):
+    message = f"input scales must be over 0 and finite, not {scales}"
     raise errors.InputError(message)
-  settings = network_files.Settings(
-    network_files.GLOBAL,
-    input_scales=tuple(input_scales) if input_scales else None,
-    pool_type=multi_scale_pool_type,
-    normalize=normalize_global_descriptor,
-  )
-  _export(model, path, settings, overwrite, variants)
-
-
-def export_local_and_global(
-  model: delf_model.Delf,
-  path: files.Path,
-  iou: float = 1.0,
-  overwrite: bool = False,
-  variants: bool = True,
-) -> None:
-  """Export local features and the global descriptor; see `export_local`."""
-  settings = network_files.Settings(network_files.JOINT, iou=float(iou))
-  _export(model, path, settings, overwrite, variants)
-
-
-def _export(model, path, settings, overwrite, variants):
+  fixed = tuple(scales) or None
+  settings = network_files.Settings(form, input_scales=fixed, **options)
   with destination(path, overwrite) as folder, compact.folded(model):
     network = signatures.Network(model)
     save(signatures.functions(network, settings, variants), folder)

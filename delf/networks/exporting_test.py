@@ -22,7 +22,7 @@ def model():
 @pytest.fixture(scope="module")
 def joint(model, tmp_path_factory):
   path = tmp_path_factory.mktemp("joint") / "export"
-  exporting.export_local_and_global(model, path)
+  exporting.export(model, path)
   return tf.saved_model.load(path).signatures
 
 
@@ -100,7 +100,7 @@ def test_no_global_scale_is_an_error(joint):
 
 def test_one_graph_serves_all_sizes_and_functions(model, tmp_path):
   model.backbone.global_calls = 0
-  exporting.export_local_and_global(model, tmp_path / "export")
+  exporting.export(model, tmp_path / "export")
   # Once with local features and once alone, for six functions.
   assert model.backbone.global_calls == 2
   function = tf.saved_model.load(tmp_path / "export").signatures["local"]
@@ -121,8 +121,8 @@ def test_calls_of_the_network_are_traced_once(model):
 
 
 def test_local_part_does_not_hold_the_global_weights(model, tmp_path):
-  exporting.export_local(model, tmp_path / "local")
-  exporting.export_global(model, tmp_path / "global")
+  exporting.export(model, tmp_path / "local", "local")
+  exporting.export(model, tmp_path / "global", "global")
   sizes = {}
   for kind in ("local", "global"):
     reader = tf.train.load_checkpoint(
@@ -144,7 +144,7 @@ def test_local_part_does_not_hold_the_global_weights(model, tmp_path):
 def test_classifiers_are_left_out(tmp_path):
   model = tiny_backbone.make()
   model.init_classifiers(1000)
-  exporting.export_local_and_global(model, tmp_path / "export")
+  exporting.export(model, tmp_path / "export")
   reader = tf.train.load_checkpoint(
     str(tmp_path / "export" / "variables" / "variables")
   )
@@ -156,8 +156,13 @@ def test_classifiers_are_left_out(tmp_path):
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("fixed", [None, _SCALES])
 def test_global_pooling(model, tmp_path, pool_type, normalize, fixed):
-  exporting.export_global(
-    model, tmp_path / "export", fixed, pool_type, normalize
+  exporting.export(
+    model,
+    tmp_path / "export",
+    "global",
+    input_scales=fixed,
+    pool_type=pool_type,
+    normalize=normalize,
   )
   signatures = tf.saved_model.load(tmp_path / "export").signatures
   function = signatures["serving_default"]
@@ -191,9 +196,9 @@ def _by_hand(model, image):
 
 
 def test_bare_exports_have_one_function(model, tmp_path):
-  exporting.export_local_and_global(model, tmp_path / "a", variants=False)
-  exporting.export_local(model, tmp_path / "b", variants=False)
-  exporting.export_global(model, tmp_path / "c", variants=False)
+  exporting.export(model, tmp_path / "a", variants=False)
+  exporting.export(model, tmp_path / "b", "local", variants=False)
+  exporting.export(model, tmp_path / "c", "global", variants=False)
   for name in "abc":
     signatures = tf.saved_model.load(tmp_path / name).signatures
     assert list(signatures) == ["serving_default"]
@@ -201,12 +206,12 @@ def test_bare_exports_have_one_function(model, tmp_path):
 
 def test_a_finished_export_is_not_replaced_unless_asked(model, tmp_path):
   path = tmp_path / "export"
-  exporting.export_local(model, path, variants=False)
+  exporting.export(model, path, "local", variants=False)
   before = (path / "saved_model.pb").read_bytes()
   with pytest.raises(errors.InputError, match="finished export"):
-    exporting.export_global(model, path)
+    exporting.export(model, path, "global")
   assert (path / "saved_model.pb").read_bytes() == before
-  exporting.export_global(model, path, overwrite=True, variants=False)
+  exporting.export(model, path, "global", overwrite=True, variants=False)
   assert (path / "saved_model.pb").read_bytes() != before
   assert os.listdir(tmp_path) == ["export"]
 
@@ -214,12 +219,12 @@ def test_a_finished_export_is_not_replaced_unless_asked(model, tmp_path):
 def test_other_files_are_not_replaced_at_all(model, tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
   with pytest.raises(errors.InputError, match="other files"):
-    exporting.export_local(model, tmp_path, overwrite=True)
+    exporting.export(model, tmp_path, "local", overwrite=True)
   assert os.listdir(tmp_path) == ["notes.txt"]
 
 
 def test_an_empty_folder_is_filled(model, tmp_path):
-  exporting.export_local(model, tmp_path, variants=False)
+  exporting.export(model, tmp_path, "local", variants=False)
   assert (tmp_path / "saved_model.pb").exists()
 
 
@@ -229,14 +234,14 @@ def test_a_failed_export_leaves_nothing(model, tmp_path, monkeypatch):
 
   monkeypatch.setattr(tf.saved_model, "save", fail)
   with pytest.raises(OSError, match="disk full"):
-    exporting.export_local(model, tmp_path / "export")
+    exporting.export(model, tmp_path / "export", "local")
   assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("path", [None, ""])
 def test_no_folder_is_refused(model, path):
   with pytest.raises(errors.InputError, match="folder to export to"):
-    exporting.export_local(model, path)
+    exporting.export(model, path, "local")
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
@@ -244,7 +249,9 @@ def test_scales_that_cannot_be_are_refused(model, tmp_path, scale):
   with pytest.raises(
     errors.InputError, match=f"over 0 and finite, not .*{scale}"
   ):
-    exporting.export_global(model, tmp_path / "export", [1.0, scale])
+    exporting.export(
+      model, tmp_path / "export", "global", input_scales=[1.0, scale]
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,14 +290,14 @@ def test_local_features_need_no_embedding_of_the_same_size(tmp_path):
 
 def test_saving_says_nothing_of_temporary_folders(model, tmp_path, caplog):
   caplog.set_level("INFO", "tensorflow")
-  exporting.export_local(model, tmp_path / "export", variants=False)
+  exporting.export(model, tmp_path / "export", "local", variants=False)
   assert not [r for r in caplog.records if "Assets" in r.getMessage()]
 
 
 def test_suppression_is_part_of_the_export(model, tmp_path):
   model.backbone.receptive_field = 40  # So that boxes overlap.
   try:
-    exporting.export_local(model, tmp_path / "export", iou=0.1)
+    exporting.export(model, tmp_path / "export", "local", iou=0.1)
   finally:
     model.backbone.receptive_field = 16
   signatures = tf.saved_model.load(tmp_path / "export").signatures

@@ -143,10 +143,9 @@ def trackables(model: keras.Model) -> dict[str, Any]:
     node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
-    if keras.backend.backend() == "tensorflow":
-      node[leaf] = variable.value
-    else:
-      node[leaf] = tf.Variable(keras.ops.convert_to_numpy(variable))
+    is_native = keras.backend.backend() == "tensorflow"
+    copy = keras.ops.convert_to_numpy
+    node[leaf] = variable.value if is_native else tf.Variable(copy(variable))
   return tree
 
 

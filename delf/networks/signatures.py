@@ -161,15 +161,14 @@ _INDICES = tf.TensorSpec([None], tf.int32, "input_global_scales_ind")
 def functions(
   network: Network, settings: network_files.Settings, variants: bool = True
 ) -> dict[str, Any]:
-  """Return the functions of an export by name; see `exporting.export_local`.
+  """Return the functions of an export by name; see `exporting.export`.
 
   Without variants it is only `serving_default`.
   """
-  form, fixed = settings.form, settings.input_scales
+  form = settings.form
   local = functools.partial(_local, network, settings.iou)
-  joint = functools.partial(_joint, network, settings.iou)
-  pooling = settings.pool_type, settings.normalize
-  overall = functools.partial(_global, network, *pooling, fixed)
+  joint = functools.partial(local, joint=True)
+  overall = functools.partial(_global, network, settings)
   forms = {
     network_files.LOCAL: local,
     network_files.GLOBAL: overall,
@@ -197,56 +196,51 @@ def _concrete(*specs):
   return decorate
 
 
-def _local(network, iou, batch=False):
-  @_concrete(_IMAGES if batch else _IMAGE, _SCALES, _MOST, _THRESHOLD)
-  def extract(images, scales, max_feature_num, abs_thres):
+def _local(network, iou, batch=False, joint=False):
+  """Return the function for local features, or for both parts."""
+  specs = (_IMAGES if batch else _IMAGE, _SCALES, _MOST, _THRESHOLD)
+
+  @_concrete(*specs, *([_INDICES] if joint else []))
+  def extract(images, scales, max_feature_num, abs_thres, indices=None):
     selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
-    candidates = tensorflow_ops.local(
-      _pixels(images, batch),
-      scales,
-      selection,
-      network.local,
-      network.receptive,
-    )
-    number = tf.shape(images)[0] if batch else None
-    return _local_outputs(network, candidates, selection, number)
-
-  return extract
-
-
-def _joint(network, iou, batch=False):
-  @_concrete(_IMAGES if batch else _IMAGE, _SCALES, _MOST, _THRESHOLD, _INDICES)
-  def extract(images, scales, max_feature_num, abs_thres, indices):
-    selection = tensorflow_ops.Selection(max_feature_num, abs_thres, iou)
-    candidates, descriptors = tensorflow_ops.local_and_global(
-      _pixels(images, batch),
-      scales,
-      selection,
-      indices,
-      (network.full, network.local),
-      network.receptive,
-    )
+    pixels = _pixels(images, batch)
+    if joint:
+      candidates, descriptors = tensorflow_ops.local_and_global(
+        pixels,
+        scales,
+        selection,
+        indices,
+        (network.full, network.local),
+        network.receptive,
+      )
+    else:
+      candidates = tensorflow_ops.local(
+        pixels, scales, selection, network.local, network.receptive
+      )
     number = tf.shape(images)[0] if batch else None
     outputs = _local_outputs(network, candidates, selection, number)
-    return outputs | _global_output(descriptors, "None", batch)
+    if joint:
+      outputs |= _global_output(descriptors, "None", batch)
+    return outputs
 
   return extract
 
 
-def _global(network, pool_type, normalize, fixed_scales, batch=False):
-  fixed = fixed_scales is not None
-  specs = (_IMAGES if batch else _IMAGE,)
-  specs += () if fixed else (_SCALES, _INDICES)
+def _global(network, settings, batch=False):
+  fixed, pool_type = settings.input_scales, settings.pool_type
 
-  @_concrete(*specs)
+  @_concrete(
+    _IMAGES if batch else _IMAGE, *([] if fixed else [_SCALES, _INDICES])
+  )
   def extract(images, scales=None, indices=None):
     if fixed:
-      scales = tf.constant(fixed_scales, tf.float32)
-      indices = tf.range(len(fixed_scales))
+      scales, indices = tf.constant(fixed, tf.float32), tf.range(len(fixed))
     descriptors = tensorflow_ops.global_(
       _pixels(images, batch), scales, indices, network.descriptor
     )
-    pooled = export_model_utils.pool_scales(descriptors, pool_type, normalize)
+    pooled = export_model_utils.pool_scales(
+      descriptors, pool_type, settings.normalize
+    )
     return _global_output(pooled, pool_type, batch)
 
   return extract

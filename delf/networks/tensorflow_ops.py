@@ -221,14 +221,12 @@ def local_and_global(
     scaled = resize(images, image_scales[index])
     *local_arrays, descriptors = arrays
 
-    def with_global(outputs):
-      descriptor, *maps = outputs
+    def with_global():
+      descriptor, *maps = full_fn(scaled)
       return (*maps, descriptors.write(positions[index], descriptor))
 
     *maps, written = tf.cond(
-      is_used[index],
-      lambda: with_global(full_fn(scaled)),
-      lambda: (*local_fn(scaled), descriptors),
+      is_used[index], with_global, lambda: (*local_fn(scaled), descriptors)
     )
     features = candidates(maps, image_scales[index], selection, receptive)
     return (*_write(local_arrays, index, features), written)

@@ -25,6 +25,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Read the checkpoint and write the SavedModel."""
+  from delf.formats import network_files
   from delf.networks import exporting
 
   try:
@@ -35,12 +36,13 @@ def main() -> None:
       f"--input_scales_list must be numbers, not {listed}"
     ) from None
   model = scripts.load_model("global")
-  exporting.export_global(
+  exporting.export(
     model,
     FLAGS.export_path,
-    scales or None,
-    FLAGS.multi_scale_pool_type,
-    FLAGS.normalize_global_descriptor,
+    network_files.GLOBAL,
+    input_scales=scales or None,
+    pool_type=FLAGS.multi_scale_pool_type,
+    normalize=FLAGS.normalize_global_descriptor,
     overwrite=FLAGS.overwrite,
   )
   print(f"wrote {FLAGS.export_path}")  # noqa: T201

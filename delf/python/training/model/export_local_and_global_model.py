@@ -16,7 +16,7 @@ def main() -> None:
   from delf.networks import exporting
 
   model = scripts.load_model("local", "global")
-  exporting.export_local_and_global(
+  exporting.export(
     model, FLAGS.export_path, iou=FLAGS.iou, overwrite=FLAGS.overwrite
   )
   print(f"wrote {FLAGS.export_path}")  # noqa: T201

@@ -12,11 +12,16 @@ def define_flags() -> None:
 
 def main() -> None:
   """Read the checkpoint and write the SavedModel."""
+  from delf.formats import network_files
   from delf.networks import exporting
 
   model = scripts.load_model("local")
-  exporting.export_local(
-    model, FLAGS.export_path, iou=FLAGS.iou, overwrite=FLAGS.overwrite
+  exporting.export(
+    model,
+    FLAGS.export_path,
+    network_files.LOCAL,
+    iou=FLAGS.iou,
+    overwrite=FLAGS.overwrite,
   )
   print(f"wrote {FLAGS.export_path}")  # noqa: T201
 
