@@ -249,18 +249,12 @@ def _lacks_hints(name, node):
   return node.returns is None and node.name != "__init__"
 
 
-# Where hints are still missing.
-_WITHOUT_HINTS = ("delf/cli/",)
-
-
 def _without_hints():
   """Return `path:line name` of public functions that lack a hint."""
   lacking = []
   for path in sorted((_ROOT / "delf").rglob("*.py")):
     name = path.relative_to(_ROOT).as_posix()
     if name.endswith(("_test.py", "_pb2.py")):
-      continue
-    if name.startswith(_WITHOUT_HINTS):
       continue
     tree = ast.parse(path.read_text())
     overloads = {

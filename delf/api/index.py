@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from delf.api import model as models
-from delf.api.work import Path, Say, Sources, listed, log_error
+from delf.api.work import Path, Say, Sources, listed, log_error, text
 from delf.base import errors, progress
 from delf.base.progress import Progress
 from delf.extraction import engine
@@ -142,12 +142,12 @@ class Index:
       )
     options = building.BuildOptions(
       model=model,
-      config=_text(config),
-      codebook=_text(codebook),
-      aggregation=_text(aggregation),
-      whitening=_text(whitening),
+      config=text(config),
+      codebook=text(codebook),
+      aggregation=text(aggregation),
+      whitening=text(whitening),
       regions=settings,
-      photos=_text(photos),
+      photos=text(photos),
       max_size=max_size,
       workers=workers,
       device=device,
@@ -461,7 +461,3 @@ class Index:
 
 def _reopen(path, device):
   return Index(path, device=device)
-
-
-def _text(path):
-  return None if path is None else os.fspath(path)

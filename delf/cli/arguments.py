@@ -10,7 +10,7 @@ from typing import Any
 class Parser(argparse.ArgumentParser):
   """A parser that suggests names for those that are misspelt."""
 
-  def parse_known_args(self, args=None, namespace=None):
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
     """Parse as argparse does, but refuse options that it does not know."""
     namespace, extras = super().parse_known_args(args, namespace)
     if extras:
@@ -60,7 +60,7 @@ box = _kind(
 
 
 def add_command(
-  subparsers, name: str, summary: str, examples: str | None = None
+  subparsers: Any, name: str, summary: str, examples: str | None = None
 ) -> argparse.ArgumentParser:
   """Add a sub-command, described by its summary, and return its parser."""
   return subparsers.add_parser(
@@ -99,7 +99,11 @@ def add(parser: Any, *names: str, **changes: Any) -> None:
 
 
 def add_number(
-  parser, name: str, help: str, default: int | None = None, metavar: str = "N"
+  parser: Any,
+  name: str,
+  help: str,
+  default: int | None = None,
+  metavar: str = "N",
 ) -> None:
   """Add a whole number over 0; its help says its default."""
   if default is not None:
@@ -110,7 +114,8 @@ def add_number(
 
 
 def add_model(
-  parser, default: str = "the one of --config, else the embedded one"
+  parser: argparse.ArgumentParser,
+  default: str = "the one of --config, else the embedded one",
 ) -> None:
   """Add --model."""
   help = (
@@ -120,7 +125,7 @@ def add_model(
   parser.add_argument("--model", metavar="NAME|PATH", help=help)
 
 
-def add_photos(parser) -> None:
+def add_photos(parser: argparse.ArgumentParser) -> None:
   """Add the photos of extraction and detection."""
   help = (
     "folder (with its sub-folders), quoted pattern, photo, or text file with "
@@ -129,7 +134,7 @@ def add_photos(parser) -> None:
   parser.add_argument("sources", nargs="+", metavar="PHOTOS", help=help)
 
 
-def add_work(parser) -> None:
+def add_work(parser: argparse.ArgumentParser) -> None:
   """Add options of work on many photos: --rotate, --batch and others."""
   add(parser, "--rotate")
   help = (

@@ -1,5 +1,6 @@
 """`delf demo`: two sample photos, matched from end to end."""
 
+import argparse
 import dataclasses
 import os
 import pathlib
@@ -19,7 +20,7 @@ No network is needed: the photos come with scikit-image, the model with delf.
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   help = "folder for photos, features and picture (default: demo_output)"
   parser.add_argument("--out", default="demo_output", metavar="DIR", help=help)
@@ -27,7 +28,7 @@ def add_arguments(parser):
   arguments.add(parser, "--device", "--json")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Run the demonstration, and print its results; return the exit status."""
   report = run_demo(args.out, model=args.model, device=args.device)
   lines = [

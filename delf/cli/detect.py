@@ -1,5 +1,6 @@
 """`delf detect`: boxes around the landmarks of many photos."""
 
+import argparse
 import os
 import sys
 
@@ -27,7 +28,7 @@ RESUMES = True
 _THRESHOLD = 0.3  # Of a box that is more likely right than wrong.
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   arguments.add_photos(parser)
   add = parser.add_argument
@@ -39,8 +40,13 @@ def add_arguments(parser):
   )
   add("--detector", default="delf-boxes", metavar="NAME|PATH", help=help)
   help = f"least score of a box (default: {_THRESHOLD})"
-  kind = {"type": arguments.finite, "default": _THRESHOLD, "metavar": "SCORE"}
-  add("--threshold", **kind, help=help)
+  add(
+    "--threshold",
+    type=arguments.finite,
+    default=_THRESHOLD,
+    metavar="SCORE",
+    help=help,
+  )
   help = (
     "drop boxes whose overlap (IoU) with a better one is larger, from 0 to 1 "
     "(default: keep all of the detector)"
@@ -50,7 +56,7 @@ def add_arguments(parser):
   arguments.add_work(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Detect, and print boxes or a summary; return the exit status."""
   see = None if args.out or args.json else _print_boxes
   try:

@@ -1,5 +1,6 @@
 """`delf doctor`: checks whether this installation works."""
 
+import argparse
 import dataclasses
 import importlib.metadata
 import os
@@ -29,12 +30,12 @@ _PHOTO_SIDE = 480  # Longer side of the sample photos, in pixels.
 _CONTRAST = 3
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   arguments.add(parser, "--json")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Check, and print the results; return the exit status."""
   results = []
   for result in run_checkup():

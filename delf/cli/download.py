@@ -1,5 +1,6 @@
 """`delf download`: downloads published data sets."""
 
+import argparse
 import os
 import re
 
@@ -24,7 +25,7 @@ different parts may be active at a time.
 RESUMES = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   add = parser.add_argument
   help = "roxford5k, rparis6k, revisited-1m, sfm120k or gldv2"
@@ -65,7 +66,7 @@ def add_arguments(parser):
   arguments.add(parser, "--json")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Download, and print a summary; return the exit status."""
   from delf.base import errors, progress
   from delf.downloads import datasets, published

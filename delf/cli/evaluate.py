@@ -1,5 +1,6 @@
 """`delf eval`: measures a search with ground truth."""
 
+import argparse
 import os
 
 import delf
@@ -30,7 +31,7 @@ when it is repeated.
 RESUMES = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   add = parser.add_argument
   help = "roxford5k, rparis6k, or a .mat, .pkl, .csv or .json file"
@@ -58,7 +59,7 @@ def add_arguments(parser):
   search.add_work_arguments(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Evaluate, and print the report card; return the exit status."""
   from delf.evaluation import evaluate, report_card
 

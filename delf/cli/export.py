@@ -1,5 +1,6 @@
 """`delf export`: a trained model as SavedModel, .onnx or .tflite."""
 
+import argparse
 import dataclasses
 import os
 
@@ -30,7 +31,7 @@ pip install "delf[onnx]" or "delf[tflite]".
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   add = parser.add_argument
   help = "checkpoint, folder of a training run or of a model, or known model"
@@ -93,7 +94,7 @@ def _add_network_arguments(group):
   add("--gem-power", type=arguments.positive, metavar="P", help=help)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
   """Export, and print the result."""
   report = arguments.call(delf.export, args)
   output.show(args, dataclasses.asdict(report), *_lines(report))

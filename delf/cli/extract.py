@@ -1,5 +1,6 @@
 """`delf extract`: features of many photos."""
 
+import argparse
 import os
 
 import delf
@@ -24,7 +25,7 @@ the end, and the exit status is then 1.
 RESUMES = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   arguments.add_photos(parser)
   add = parser.add_argument
@@ -44,7 +45,7 @@ def add_arguments(parser):
   arguments.add_work(parser)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Extract, and print a summary; return the exit status."""
   try:
     report = arguments.call(delf.extract, args, say=output.error)

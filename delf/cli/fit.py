@@ -1,5 +1,6 @@
 """`delf fit`: PCA, whitening and codebook of your own photos."""
 
+import argparse
 import dataclasses
 import functools
 import os
@@ -77,7 +78,7 @@ photos is within 2 % of that with 256 a word, with 16 within 6 %, with 4 within
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
   for name, (summary, examples, add_more, fit) in _KINDS.items():
@@ -97,7 +98,7 @@ def add_arguments(parser):
     add_more(kind)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Fit, and print the result; return the exit status."""
   facts, lines, advice, failed = args.fit(args)
   for failure in failed:

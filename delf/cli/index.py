@@ -1,5 +1,6 @@
 """`delf index`: makes an index of photos, or changes it."""
 
+import argparse
 import os
 
 import delf
@@ -25,7 +26,7 @@ searches it.
 RESUMES = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   add = parser.add_argument
   help = "folder, quoted pattern, list or photo; or a folder of feature files"
@@ -70,7 +71,7 @@ def _add_regions(parser):
   arguments.add_number(parser, "--max-regions", help, 5)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Index, and print a summary; return the exit status."""
   if not (args.sources or args.remove or args.merge):
     raise errors.InputError("nothing to do: name PHOTOS, --remove or --merge")

@@ -1,5 +1,7 @@
 """`delf info`: content of a file or a model."""
 
+import argparse
+
 from delf.base import errors
 from delf.cli import output
 
@@ -13,7 +15,7 @@ examples:
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   help = (
     "feature, datum, box or aggregation file, .pbtxt configuration, "
@@ -25,7 +27,7 @@ def add_arguments(parser):
   )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Print the content of each file; return the exit status."""
   from delf.api.info import info
 

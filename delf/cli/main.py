@@ -112,13 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _report_bug()
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of `help` and `completion`."""
   help = "command to explain, or shell to complete for"
   parser.add_argument("topic", nargs="*", metavar="COMMAND|SHELL", help=help)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
   """Print help or completions; return the exit status."""
   if args.command == "help":
     parser = make_parser(args.topic[0] if args.topic else None)

@@ -1,5 +1,7 @@
 """`delf match`: two photos, a score and a picture."""
 
+import argparse
+
 import delf
 from delf.base import errors
 from delf.cli import arguments, output
@@ -20,7 +22,7 @@ whether the photos match or not.
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   add = parser.add_argument
   add("first", metavar="A", help="photo, or its .delf file")
@@ -55,7 +57,7 @@ def add_arguments(parser):
   arguments.add(parser, "--json")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
   """Match, and print the result."""
   out = None if args.no_picture else args.out
   if args.images and args.no_picture:

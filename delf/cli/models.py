@@ -48,7 +48,7 @@ the name.
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   arguments.add(parser, "--json")
   parser.set_defaults(act=_list)
@@ -73,7 +73,7 @@ def add_arguments(parser):
   add("--force", action="store_true", help="download an existing one again")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Run the action; return the exit status."""
   return args.act(args)
 

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -62,7 +63,7 @@ def print_problem(line: str) -> None:
   print(line, file=sys.stderr)
 
 
-def print_report(folder: str, report) -> int:
+def print_report(folder: str, report: Any) -> int:
   """Print the summary of work in a folder; returns its exit status."""
   print(f"{folder}: {report.summary()}")
   return report.exit_status
@@ -74,7 +75,9 @@ def end_stopped(number: int, place: str, how: str) -> int:
   return 128 + number  # As shells have it.
 
 
-def define(name: str, default, help: str, choices=(), **more) -> None:
+def define(
+  name: str, default: Any, help: str, choices: Sequence = (), **more: Any
+) -> None:
   """Define a flag of its default's type; None stands for a string."""
   if choices:
     flags.DEFINE_enum(name, default, choices, help, **more)
@@ -111,7 +114,7 @@ def define_extraction(outputs: str) -> None:
   define_device()
 
 
-def images(image_set: str, scale_limits: bool = False):
+def images(image_set: str, scale_limits: bool = False) -> Any:
   """Return the `ground_truth.DatasetImages` that the flags name."""
   from delf.evaluation import ground_truth
 
@@ -120,7 +123,7 @@ def images(image_set: str, scale_limits: bool = False):
   )
 
 
-def extract_images(config, dataset_images, **options) -> int:
+def extract_images(config: Any, dataset_images: Any, **options: Any) -> int:
   """Extract features of `DatasetImages`, with options of `extract_to_files`.
 
   Prints a summary; returns the exit status.
@@ -183,7 +186,7 @@ def define_global_export(delg_global_features: bool) -> None:
   define("delg_embedding_layer_dim", 2048, "Size of the global descriptor.")
 
 
-def load_model(*parts: str):
+def load_model(*parts: str) -> Any:
   """Load the parts, "local" and "global", of the model that the flags name."""
   from delf.networks import exporting
 

@@ -1,5 +1,6 @@
 """`delf search`: finds the most similar photos of an index."""
 
+import argparse
 import os
 
 import delf
@@ -28,7 +29,7 @@ interrupt.
 RESUMES = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   add = parser.add_argument
   add("index", metavar="INDEX", help="folder that `delf index` has made")
@@ -43,7 +44,7 @@ def add_arguments(parser):
   add_work_arguments(parser)
 
 
-def add_method_arguments(parser):
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
   """Add options of the search, which `delf eval` has too."""
   add = parser.add_argument
   help = (
@@ -68,14 +69,14 @@ def add_method_arguments(parser):
   add("--no-regions", dest="regions", action="store_false", help=help)
 
 
-def add_work_arguments(parser):
+def add_work_arguments(parser: argparse.ArgumentParser) -> None:
   """Add options of the work: --workers, --device and --json."""
   help = "processes that verify (default: one per core)"
   arguments.add_number(parser, "--workers", help)
   arguments.add(parser, "--device", "--json")
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Search, and print the results; return the exit status."""
   with delf.Index.open(args.index, device=args.device) as index:
     result = arguments.call(index.search_files, args, say=output.error)

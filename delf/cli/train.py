@@ -1,7 +1,10 @@
 """`delf train`: a model trained on your own photos."""
 
+import argparse
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import delf
 from delf.cli import arguments, output
@@ -44,7 +47,7 @@ than ten, the fewest possible.
 """
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   from delf.inference import zoo
   from delf.learning.finetune import run as finetune
@@ -63,7 +66,14 @@ def add_arguments(parser):
   )
 
 
-def add_training(parser, made, start, rate, batch, defaults=None):
+def add_training(
+  parser: argparse.ArgumentParser,
+  made: str,
+  start: str,
+  rate: str,
+  batch: str,
+  defaults: Any = None,
+) -> None:
   """Add the arguments of a training.
 
   Args:
@@ -73,7 +83,7 @@ def add_training(parser, made, start, rate, batch, defaults=None):
     batch: Help of --batch.
     defaults: TrainOptions whose `labels`, `view` and `size` have options too.
   """
-  parser.epilog += _STOPPED
+  parser.epilog = f"{parser.epilog}{_STOPPED}"
   add = parser.add_argument
   help = "folder, quoted pattern, list (.txt) or photos"
   add("sources", nargs="+", metavar="PHOTOS", help=help)
@@ -110,7 +120,9 @@ def add_training(parser, made, start, rate, batch, defaults=None):
   arguments.add(parser, "--rotate", "--json")
 
 
-def run_training(function, args, see):
+def run_training(
+  function: Callable, args: argparse.Namespace, see: Callable
+) -> int:
   """Train, and print the report; return the exit status.
 
   `function` trains; `see` is called with its report and the JSON document,
@@ -131,7 +143,7 @@ def run_training(function, args, see):
   return report.exit_status
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Train, and print the report; return the exit status."""
 
   def see(report, document):

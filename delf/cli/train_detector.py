@@ -1,5 +1,7 @@
 """`delf train-detector`: a detector trained on your own photos and boxes."""
 
+import argparse
+
 import delf
 from delf.cli import output, train
 
@@ -26,7 +28,7 @@ better one is kept, and MODEL_CARD.md in MODEL says which.
 RESUMES = True
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Add the arguments of this command."""
   from delf.inference import zoo
   from delf.learning.finetune import detector
@@ -41,7 +43,7 @@ def add_arguments(parser):
   train.add_training(parser, "detector", start, f"{detector.RATE:g}", batch)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
   """Train, and print the report; return the exit status."""
 
   def see(report, document):
