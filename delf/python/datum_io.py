@@ -39,14 +39,26 @@ def ArraysToDatumPair(
   )
 
 
-def DatumToArray(datum: datum_pb2.DatumProto) -> np.ndarray:
-  """Convert a DatumProto to an array of its shape, float32 or uint32."""
-  return from_proto(datum)
+def DatumToArray(
+  datum: datum_pb2.DatumProto, path: files.Path | None = None
+) -> np.ndarray:
+  """Convert a DatumProto to an array of its shape, float32 or uint32.
+
+  Errors name `path`.
+  """
+  kind = datum.WhichOneof("kind_oneof")
+  if kind is None:
+    raise errors.InputError("the DatumProto has no values", path=path)
+  values = np.array(getattr(datum, kind).value, dtype=_KINDS[kind])
+  return _shaped(values, list(datum.shape.dim), path)
 
 
-def DatumPairToArrays(datum_pair: datum_pb2.DatumPairProto) -> Pair:
+def DatumPairToArrays(
+  datum_pair: datum_pb2.DatumPairProto, path: files.Path | None = None
+) -> Pair:
   """Convert a DatumPairProto to two arrays, each as in `DatumToArray`."""
-  return from_proto(datum_pair.first), from_proto(datum_pair.second)
+  first, second = datum_pair.first, datum_pair.second
+  return DatumToArray(first, path), DatumToArray(second, path)
 
 
 def SerializeToString(arr: np.ndarray) -> bytes:
@@ -63,14 +75,31 @@ def SerializePairToString(arr_1: np.ndarray, arr_2: np.ndarray) -> bytes:
   return b"".join(pieces)
 
 
-def ParseFromString(string: bytes) -> np.ndarray:
+def ParseFromString(
+  string: bytes, path: files.Path | None = None
+) -> np.ndarray:
   """Convert bytes of a DatumProto to an array, as in `DatumToArray`."""
-  return _parse(string, None)
+  try:
+    shape, values = wire.unpack_floats(string)
+  except ValueError:
+    datum = wire.parse_message(datum_pb2.DatumProto, string, path)
+    return DatumToArray(datum, path)
+  return _shaped(values, shape, path)
 
 
-def ParsePairFromString(string: bytes) -> Pair:
+def ParsePairFromString(string: bytes, path: files.Path | None = None) -> Pair:
   """Convert bytes of a DatumPairProto to two arrays."""
-  return _parse_pair(string, None)
+  try:
+    fields = list(wire.delimited_fields(string))
+  except ValueError:
+    fields = []
+  if [number for number, *_ in fields] == [_FIRST, _SECOND]:
+    first, second = (
+      ParseFromString(string[start:end], path) for _, start, end in fields
+    )
+    return first, second
+  pair = wire.parse_message(datum_pb2.DatumPairProto, string, path)
+  return DatumPairToArrays(pair, path)
 
 
 def ReadFromFile(file_path: files.Path) -> np.ndarray:
@@ -79,12 +108,12 @@ def ReadFromFile(file_path: files.Path) -> np.ndarray:
     array = wire.read_floats(file_path)
     if array is not None:
       return array
-  return _parse(files.read_bytes(file_path), file_path)
+  return ParseFromString(files.read_bytes(file_path), file_path)
 
 
 def ReadPairFromFile(file_path: files.Path) -> Pair:
   """Read two arrays from a file of a DatumPairProto, as in `ReadFromFile`."""
-  return _parse_pair(files.read_bytes(file_path), file_path)
+  return ParsePairFromString(files.read_bytes(file_path), file_path)
 
 
 def WriteToFile(data: np.ndarray, file_path: files.Path) -> None:
@@ -97,38 +126,6 @@ def WritePairToFile(
 ) -> None:
   """Write two arrays, as in `ArraysToDatumPair`, to a file."""
   files.write_bytes(file_path, SerializePairToString(arr_1, arr_2))
-
-
-def from_proto(
-  datum: datum_pb2.DatumProto, path: files.Path | None = None
-) -> np.ndarray:
-  """Convert a DatumProto as `DatumToArray` does; errors name `path`."""
-  kind = datum.WhichOneof("kind_oneof")
-  if kind is None:
-    raise errors.InputError("the DatumProto has no values", path=path)
-  values = np.array(getattr(datum, kind).value, dtype=_KINDS[kind])
-  return _shaped(values, list(datum.shape.dim), path)
-
-
-def _parse(data, path):
-  try:
-    shape, values = wire.unpack_floats(data)
-  except ValueError:
-    return from_proto(
-      wire.parse_message(datum_pb2.DatumProto, data, path), path
-    )
-  return _shaped(values, shape, path)
-
-
-def _parse_pair(data, path):
-  try:
-    fields = list(wire.delimited_fields(data))
-  except ValueError:
-    fields = []
-  if [number for number, *_ in fields] == [_FIRST, _SECOND]:
-    return tuple(_parse(data[start:end], path) for _, start, end in fields)
-  pair = wire.parse_message(datum_pb2.DatumPairProto, data, path)
-  return from_proto(pair.first, path), from_proto(pair.second, path)
 
 
 def _shaped(values, shape, path):

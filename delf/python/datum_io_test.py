@@ -224,7 +224,7 @@ def test_changed_bytes_raise_nothing_but_value_errors():
 def _check_as_protobuf(data):
   """Reads bytes, which protobuf must read to the same arrays, or not at all."""
   for parse, message, convert in (
-    (datum_io.ParseFromString, datum_pb2.DatumProto, datum_io.from_proto),
+    (datum_io.ParseFromString, datum_pb2.DatumProto, datum_io.DatumToArray),
     (
       datum_io.ParsePairFromString,
       datum_pb2.DatumPairProto,

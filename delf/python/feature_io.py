@@ -156,7 +156,7 @@ def _from_proto(delf_features, path):
     return features.LocalFeatures.empty()
   descriptors = []
   for feature in delf_features.feature:
-    descriptors.append(datum_io.from_proto(feature.descriptor, path))
+    descriptors.append(datum_io.DatumToArray(feature.descriptor, path))
     if descriptors[-1].shape != descriptors[0].shape[:1]:
       raise errors.InputError(
         "all descriptors must have one shape, but they have "

@@ -78,7 +78,23 @@ def convert(
   """Convert a decoded image to 8-bit RGB, as in `RgbLoader`."""
   if apply_rotation:
     image = ImageOps.exif_transpose(image)
-  return _to_rgb(image, rescale_grey16, path)
+  if image.mode == "F":
+    raise errors.InputError(
+      "an image must have integers, not floats", path=path
+    )
+  if image.mode == "I" or image.mode.startswith("I;16"):
+    grey = np.asarray(image)
+    if rescale_grey16:
+      grey = grey // 257
+    elif grey.max() > 255:
+      logging.warning("%s: 16-bit grey over 255 is clipped at 255", path)
+    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+  if image.mode == "RGB":
+    return image
+  if "transparency" in image.info:
+    # Pillow recommends this; the colours are the same.
+    image = image.convert("RGBA")
+  return image.convert("RGB")
 
 
 def image_size(
@@ -204,24 +220,3 @@ def _decode(data, path, at_least):
     image.load()
     logging.warning("%s: the JPEG is cut; the missing part is grey", path)
   return image
-
-
-def _to_rgb(image, rescale_grey16, path):
-  """Convert an image to 8-bit RGB; see the module."""
-  if image.mode == "F":
-    raise errors.InputError(
-      "an image must have integers, not floats", path=path
-    )
-  if image.mode == "I" or image.mode.startswith("I;16"):
-    grey = np.asarray(image)
-    if rescale_grey16:
-      grey = grey // 257
-    elif grey.max() > 255:
-      logging.warning("%s: 16-bit grey over 255 is clipped at 255", path)
-    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
-  if image.mode == "RGB":
-    return image
-  if "transparency" in image.info:
-    # Pillow recommends this; the colours are the same.
-    image = image.convert("RGBA")
-  return image.convert("RGB")

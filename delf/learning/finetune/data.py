@@ -82,7 +82,7 @@ def find(sources: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
     return Sources(paths, names, None)
   classes: list[str | None]
   if labels == FOLDERS:
-    for source in filter(os.path.isdir, sources):
+    for source in map(os.fspath, filter(os.path.isdir, sources)):
       for folder in sorted(e.path for e in os.scandir(source) if e.is_dir()):
         if not os.path.basename(folder).startswith("."):
           files.find_images(folder)  # InputError for an empty class.
@@ -354,7 +354,7 @@ def _side(names, images, labels, path, describe, seed):  # noqa: PLR0913
   if path.exists():
     pairs = view_pairs.load(path, grouped)
   if pairs is None:
-    chosen = candidates(describe(images), labels, seed)
+    chosen = candidates(describe(images), labels, seed).tolist()
     pairs = view_pairs.match_photos(images, chosen)
     view_pairs.save(path, pairs, grouped)
   many_classes = len(np.unique(labels)) > _MANY_CLASSES

@@ -122,11 +122,10 @@ class _DetectorTask(run.Task):
     from delf.inference import zoo
 
     start = zoo.EMBEDDED_DETECTOR if options.start is None else options.start
+    self._rate = RATE if options.rate is None else options.rate
+    self._batch = BATCH if options.batch is None else options.batch
     self._options = dataclasses.replace(
-      options,
-      start=start,
-      rate=RATE if options.rate is None else options.rate,
-      batch=BATCH if options.batch is None else options.batch,
+      options, start=start, rate=self._rate, batch=self._batch
     )
     # A random head is trained on the embedded detector's backbone.
     self._start = zoo.resolve(
@@ -178,11 +177,11 @@ class _DetectorTask(run.Task):
     known = [photo for i, photo in enumerate(photos) if i % _HELD_OUT != 5]
     baselines, before = _measured(detector, known, held_out)
     drawn = detector_training.Options(
-      number=options.batch, pasted=options.pasted, seed=options.seed
+      number=self._batch, pasted=options.pasted, seed=options.seed
     )
     learner = detector_training.DetectorTrainer(
       detector,
-      options.rate,
+      self._rate,
       draw=lambda step: detector_training.batch(known, drawn, step),
       path=folder / run.CHECKPOINT,
     )

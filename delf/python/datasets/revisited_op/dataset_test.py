@@ -228,7 +228,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
   packed = zlib.compress(bytes(2**21))
   tag = np.array([15, len(packed)], "<u4").tobytes()
   path.write_bytes(header + tag + packed)
-  with pytest.raises(errors.InputError, match="unpacked"):
+  with pytest.raises(errors.InputError, match="unpacks to over"):
     dataset.ReadDatasetFile(path)
 
 

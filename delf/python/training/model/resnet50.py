@@ -18,6 +18,8 @@ from delf.python.normalization_layers import normalization
 from delf.python.pooling_layers import pooling as pooling_layers
 
 Tensor: TypeAlias = keras.KerasTensor
+# Receives feature maps by name.
+Maps: TypeAlias = dict | None
 
 # Filters of the inner convolutions and of the output of blocks, by stage.
 _FILTERS = {2: (64, 256), 3: (128, 512), 4: (256, 1024), 5: (512, 2048)}
@@ -200,7 +202,7 @@ class ResNet50(keras.Model):
     self,
     inputs: Tensor,
     training: bool = True,
-    intermediates_dict: dict | None = None,
+    intermediates_dict: Maps = None,
   ) -> Tensor:
     """Run `build_call` as a Keras model."""
     if intermediates_dict is None:
@@ -212,7 +214,7 @@ class ResNet50(keras.Model):
     self,
     inputs: Tensor,
     training: bool = True,
-    intermediates_dict: dict | None = None,
+    intermediates_dict: Maps = None,
   ) -> Tensor:
     """Run `build_call`."""
     return self.build_call(inputs, training, intermediates_dict)
@@ -221,7 +223,7 @@ class ResNet50(keras.Model):
     self,
     inputs: Tensor,
     training: bool = True,
-    intermediates_dict: dict | None = None,
+    intermediates_dict: Maps = None,
   ) -> Tensor:
     """Run the backbone.
 
@@ -244,13 +246,20 @@ class ResNet50(keras.Model):
     blocks["block4"] = x if self.avg_pool is None else self.avg_pool(x)
     if self.fc1000 is not None:
       return self.fc1000(ops.mean(x, axis=positions))
-    return self._pool(blocks["block4"], positions)
+    x = blocks["block4"]
+    if not self.pooling:
+      return x
+    if self.pooling == "gem":
+      x = pooling_layers.gem(x, axis=positions, power=self.gem_power)
+    else:
+      x = {"avg": ops.mean, "max": ops.max}[self.pooling](x, axis=positions)
+    return x if self.embedding_layer is None else self.embedding_layer(x)
 
   def local_call(
     self,
     inputs: Tensor,
     training: bool = True,
-    intermediates_dict: dict | None = None,
+    intermediates_dict: Maps = None,
   ) -> Tensor:
     """Return the local features, `block3`, without running stage 5."""
     blocks = {} if intermediates_dict is None else intermediates_dict
@@ -265,15 +274,6 @@ class ResNet50(keras.Model):
       blocks["block3"] = x = self.subsampling_layer(x)
     return x
 
-  def _pool(self, x, positions):
-    if not self.pooling:
-      return x
-    if self.pooling == "gem":
-      x = pooling_layers.gem(x, axis=positions, power=self.gem_power)
-    else:
-      x = {"avg": ops.mean, "max": ops.max}[self.pooling](x, axis=positions)
-    return x if self.embedding_layer is None else self.embedding_layer(x)
-
   def restore_weights(self, filepath: str | os.PathLike) -> None:
     """Load a Keras `.h5` file; see `backbones.restore`.
 
@@ -285,13 +285,12 @@ class ResNet50(keras.Model):
     """Log the mean and the standard deviation of every weight."""
     logging.info("Weights of %s", self.name)
     for variable in self.variables:
-      logging.info(
-        "  %s %s: mean %g, standard deviation %g",
-        variable.path,
+      shape, values = (
         tuple(variable.shape),
-        ops.mean(variable),
-        ops.std(variable),
+        (ops.mean(variable), ops.std(variable)),
       )
+      text = "  %s %s: mean %g, standard deviation %g"
+      logging.info(text, variable.path, shape, *values)
 
 
 class ResNet101(ResNet50):
