@@ -21,6 +21,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Code that the results of RootSIFT depend on.
 _SOURCES = (
   "benchmarks/shared/methods.py",
+  "benchmarks/shared/pair_errors.py",
   "benchmarks/shared/pair_results.py",
   "benchmarks/shared/held_out_queries.py",
   "delf/aggregation/*.py",

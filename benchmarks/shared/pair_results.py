@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import tqdm
 
-from benchmarks.shared import methods
+from benchmarks.shared import methods, pair_errors
 from delf.evaluation import pair_metrics
 from delf.matching import matcher
 
@@ -105,7 +105,7 @@ def _judge(truth, result, points, sizes):
     return None, float("nan")
   solved = bool(pair_metrics.is_solved(truth, *points[:2], sizes[1]))
   if truth["type"] == "homography" and result.model is not None:
-    error = pair_metrics.transfer_error(result.model, truth["H"], *sizes)
+    error = pair_errors.transfer_error(result.model, truth["H"], *sizes)
     return solved, error / max(sizes[1])
   if truth["type"] == "homography":
     return solved, float("inf")
@@ -126,7 +126,7 @@ def _pose_error(truth, points_1, points_2, seed=0):
   one, two = np.float64(points_1), np.float64(points_2)
   focal = np.mean([np.diag(camera)[:2] for camera in cameras])
   planes = [
-    pair_metrics.on_plane(*each)
+    pair_errors.on_plane(*each)
     for each in zip((one, two), cameras, strict=True)
   ]
   cv2.setRNGSeed(seed)
@@ -141,7 +141,7 @@ def _pose_error(truth, points_1, points_2, seed=0):
   if mask is None:
     return float("inf")
   used = mask.ravel().astype(bool)
-  return pair_metrics.pose_error(matrix, one[used], two[used], truth)
+  return pair_errors.pose_error(matrix, one[used], two[used], truth)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +195,7 @@ def summary(found, group, seed=0):
   if not np.isnan(error).any():
     limits = POSE if group in POSE_GROUPS else TRANSFER
     for limit in limits:
-      area = pair_metrics.area_under_recall
+      area = pair_errors.area_under_recall
       samples = np.array([area(error[d], limit) for d in drawn])
       result[f"AUC {limit:g}"] = Value(area(error, limit), samples)
   return result

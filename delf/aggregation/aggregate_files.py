@@ -83,16 +83,13 @@ class AggregateFolder(extract.OutputFolder):
 
   def is_done(self, job: engine.Job) -> bool:
     """Return whether an aggregate is complete and newer than its features."""
-    (path,), sources = self.paths(job), self._sources[job.name]
+    (path,), config = self.paths(job), self._config
     try:
-      written = os.stat(path).st_mtime_ns
-      if any(os.stat(source).st_mtime_ns > written for source in sources):
-        return False
-      config = self._config
+      made = [os.stat(each).st_mtime_ns for each in self._sources[job.name]]
       aggregate.read(path, config.feature_dimensionality, config.codebook_size)
+      return os.stat(path).st_mtime_ns >= max(made, default=0)
     except (OSError, errors.InputError):
       return False
-    return True
 
   def write(self, job: engine.Job, aggregated: aggregate.Aggregated) -> None:
     """Write the aggregate of an image, whole or not at all."""
@@ -147,22 +144,23 @@ def aggregate_to_files(
   plan = engine.plan(image_names, image_names)
   if not os.path.isdir(features_dir):
     raise FileNotFoundError(f"{features_dir}: no such folder")
-  names = {name: [name] for name in image_names}
+  parts = {name: [name] for name in image_names}
   if mapping_path:
-    mapping = regions.read(mapping_path, image_names)
-    names = {name: mapping.get(name, []) for name in image_names}
+    parts = regions.read(mapping_path, image_names)
   sources = {
-    image: [os.path.join(features_dir, f"{n}{files.DELF}") for n in parts]
-    for image, parts in names.items()
+    name: [
+      os.path.join(features_dir, f"{part}{files.DELF}")
+      for part in parts.get(name, ())
+    ]
+    for name in image_names
   }
   codebook = visual_words.read_configured(config)
   made_with = describe(config, codebook, mapping_path)
   folder = AggregateFolder(output_dir, config, made_with, sources)
   folder.check(plan, overwrite=False)
-  done = {job.name for job in plan if folder.is_done(job)}
+  done = {job.name: None for job in plan if folder.is_done(job)}
   todo = [job for job in plan if job.name not in done]
-  skipped = tuple(job.name for job in plan if job.name in done)
-  report = AggregateReport(skipped=skipped)
+  report = AggregateReport(skipped=tuple(done))
   if not todo:
     return report
   folder.prepare()

@@ -100,6 +100,9 @@ class _Record:
   dimension: int | None = None
   failures: list = dataclasses.field(default_factory=list)
 
+  def size(self):
+    return 4 * self.kept * (self.dimension or 0)  # Bytes of the array.
+
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
@@ -140,7 +143,7 @@ def gather(
 def _gather_into(file: BinaryIO, paths, record_path, record, limit, seed):
   """Add the remaining files to the array, and update the record."""
   # Descriptors after the last record of a killed run are gathered again.
-  file.truncate(4 * record.kept * (record.dimension or 0))
+  file.truncate(record.size())
   reader, last = Reader(record.dimension), time.monotonic()
   reader.failures += [engine.Failure(*each) for each in record.failures]
   for i in progress.track(range(record.files, len(paths)), "reading features"):
@@ -150,7 +153,7 @@ def _gather_into(file: BinaryIO, paths, record_path, record, limit, seed):
     if limit is not None:
       room = min(room, limit - record.kept)
     if room:
-      file.seek(4 * record.kept * record.dimension)
+      file.seek(record.size())
       file.write(np.ascontiguousarray(descriptors[:room], dtype="<f4").data)
       record.kept += room
     if room < len(descriptors):
@@ -191,7 +194,7 @@ def _read_record(folder):
     return _Record()
   try:
     record = _Record(**json.loads(files.read_bytes(path)))
-    needed = 4 * record.kept * (record.dimension or 0)
+    needed = record.size()
   except (ValueError, TypeError, RecursionError):
     message = "damaged record of features; delete its folder to restart"
     raise errors.InputError(message, path=path) from None
@@ -261,9 +264,8 @@ def cluster_files(
   checkpoint to write, with [K, D] float32 under the name `codebook`;
   `<prefix>.json` gets the report.
   """
-  settings = ClusterOptions(**options)
-  begin = time.perf_counter()
-  sources = [os.fspath(path) for path in paths]
+  settings, begin = ClusterOptions(**options), time.perf_counter()
+  sources = list(map(os.fspath, paths))
   folder = pathlib.Path(f"{codebook}{_UNFINISHED}")
   refuse_finished(codebook)
   _claim(folder, sources, settings)
@@ -312,13 +314,9 @@ def _claim(folder, paths, options):
       stat = os.stat(path)
       stamp = f"{stat.st_size} {stat.st_mtime_ns}"
     names.update(f"{os.path.basename(path)}\0{stamp}\0".encode())
-  requested = {
-    "feature files": names.hexdigest(),
-    "num_clusters": options.num_clusters,
-    "max_features": options.max_features,
-    "seed": options.seed,
-    "method": options.method,
-  }
+  requested = {"feature files": names.hexdigest()}
+  for name in ("num_clusters", "max_features", "seed", "method"):
+    requested[name] = getattr(options, name)
   existing = manifest.read(folder / _SETTINGS)
   if existing is None:
     manifest.write(folder / _SETTINGS, requested)

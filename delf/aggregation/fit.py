@@ -129,13 +129,9 @@ def fit_pca(
   written = [os.path.abspath(os.path.join(folder, n)) for n in _PCA_FILES]
   for path, array in zip(written, contents, strict=True):
     datum_io.WriteToFile(array, path)
-  message = delf_config_pb2.DelfPcaParameters(
-    mean_path=written[0],
-    projection_matrix_path=written[1],
-    pca_dim=dim,
-    use_whitening=False,
-    pca_variances_path=written[2],
-  )
+  message = delf_config_pb2.DelfPcaParameters(pca_dim=dim, use_whitening=False)
+  message.mean_path, message.projection_matrix_path, variances_path = written
+  message.pca_variances_path = variances_path
   config = text_format.MessageToString(message)
   files.write_bytes(os.path.join(folder, _PCA_CONFIG), config.encode())
   failed = tuple(reader.failures)

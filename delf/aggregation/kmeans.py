@@ -128,7 +128,13 @@ def step(features: np.ndarray, state: State, method: str = EXACT) -> State:
     block = np.ascontiguousarray(features[rows], dtype=np.float32)
     before = None if state.labels is None else state.labels[rows]
     distances[rows], labels[rows] = _nearest(find, state.centers, block, before)
-    _add(block, labels[rows], sums, counts)
+    present, columns, numbers = np.unique(
+      labels[rows], return_inverse=True, return_counts=True
+    )
+    ones = (np.ones([len(block)]), (columns, np.arange(len(block))))
+    table = scipy.sparse.csr_array(ones, shape=(len(present), len(block)))
+    sums[present] += table @ block
+    counts[present] += numbers
   centers = state.centers.copy()
   filled = counts > 0
   centers[filled] = sums[filled] / counts[filled, np.newaxis]
@@ -256,14 +262,3 @@ def _nearest(find, centers, features, before=None):
   own = squared_distances(features, centers, before)
   labels = np.where(own <= distances, before, labels)
   return np.minimum(distances, own), labels
-
-
-def _add(block, labels, sums, counts):
-  """Add features to the sums [K, D] and counts [K] of their words."""
-  present, columns, numbers = np.unique(
-    labels, return_inverse=True, return_counts=True
-  )
-  ones = (np.ones([len(block)]), (columns, np.arange(len(block))))
-  table = scipy.sparse.csr_array(ones, shape=(len(present), len(block)))
-  sums[present] += table @ block
-  counts[present] += numbers

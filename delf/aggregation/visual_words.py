@@ -76,27 +76,23 @@ class Words:
       choices = f"1 to {len(self)}, the number of words, not {number}"
       raise errors.InputError(f"num_assignments must be {choices}")
     nearest = np.empty([len(descriptors), number], dtype=np.int32)
+    step = max(1, _BLOCK // self.dimension)
     for rows, word, of in self._scores.candidates(descriptors, number):
       some = descriptors[rows]
       if number > 1 or len(word) > len(some):
+        distances = np.empty([len(word)])
+        for start in range(0, len(word), step):
+          pairs = slice(start, start + step)
+          difference = some[of[pairs]].astype(np.float64)
+          difference -= self.centers[word[pairs]]
+          distances[pairs] = np.einsum("ij,ij->i", difference, difference)
         # A stable sort keeps words at the same distance ascending.
-        order = np.argsort(self._distances(some, word, of), kind="stable")
+        order = np.argsort(distances, kind="stable")
         order = order[arrays.stable_argsort(of[order])]
         word, of = word[order], of[order]
       first = np.searchsorted(of, np.arange(len(some)))
       nearest[rows] = word[first[:, np.newaxis] + np.arange(number)]
     return nearest
-
-  def _distances(self, descriptors, word, of):
-    """Return the squared distances of pairs, [P] float64."""
-    distances = np.empty([len(word)])
-    step = max(1, _BLOCK // self.dimension)
-    for start in range(0, len(word), step):
-      some = slice(start, start + step)
-      difference = descriptors[of[some]].astype(np.float64)
-      difference -= self.centers[word[some]]
-      distances[some] = np.einsum("ij,ij->i", difference, difference)
-    return distances
 
 
 class Scores:
@@ -258,11 +254,8 @@ def read_codebook(
     parts = sorted(glob.glob(f"{glob.escape(prefix)}.data-*"))
     stats = [os.stat(part) for part in (f"{prefix}.index", *parts)]
     stamp = tuple((s.st_mtime_ns, s.st_ino, s.st_size) for s in stats)
-    stored, needed = (
-      sum(s for *_, s in stamp[1:]),
-      math.prod(shape) * value_size,
-    )
-    if stored < needed:
+    stored = sum(size for *_, size in stamp[1:])
+    if stored < (needed := math.prod(shape) * value_size):
       needs = f"a codebook of shape {list(shape)} needs {needed} bytes"
       path = f"{prefix}.data-*"
       raise errors.InputError(f"{needs}, but the file has {stored}", path=path)
@@ -334,12 +327,9 @@ def _find(reader: Any, prefix):
 
 
 def _check_shape(shape, size, dimension, path):
-  if (
-    len(shape) != 2
-    or 0 in shape
-    or size not in (None, shape[0])
-    or dimension not in (None, shape[1])
-  ):
+  wanted = (size, dimension) if len(shape) == 2 else ()
+  fits = [n > 0 and m in (None, n) for n, m in zip(shape, wanted, strict=False)]
+  if not fits or not all(fits):
     needed = f"[{size or 'K'}, {dimension or 'D'}]"
     message = f"the codebook must have shape {needed}, not {list(shape)}"
     raise errors.InputError(message, path=path)

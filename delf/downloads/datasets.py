@@ -123,7 +123,7 @@ def plan(
     if run.is_done(file):
       yield file, _THERE, 0
     else:
-      yield (file, *run.source.expect(file))
+      yield (file, *run.expect(file))
 
 
 def free_bytes(out: files.Path) -> int:
@@ -147,7 +147,15 @@ class _Download:
   def __init__(self, out, options):
     self._out, self._options = pathlib.Path(out), options
     self.work = self._out / WORK
-    self.source = _Source(self.work, options.mirror)
+    self._folder = self._base = ""  # Of a mirror.
+    mirror = options.mirror or ""
+    if mirror.startswith(("http://", "https://")):
+      self._base = mirror.rstrip("/")
+    elif os.path.isdir(mirror):
+      self._folder = mirror
+    elif options.mirror is not None:
+      problem = f"must be an address (https://) or a folder, not {mirror!r}"
+      raise errors.InputError(f"a mirror {problem}")
 
   def results(self, remote_files):
     """Yield (file, result): a _Record, a Failure, or None if it existed."""
@@ -160,21 +168,18 @@ class _Download:
 
   def is_done(self, file):
     """Return whether a file exists, with all images that are requested."""
-    path = self._record_path(file.name)
-    if self._options.force or not path.exists():
+    if self._options.force:
       return False
     try:
+      path = self._path(f"{file.name}.done.json")
       record = _Record(**json.loads(files.read_bytes(path)))
-    except (ValueError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
       return False
     target, only = self._out / file.target, self._options.only
     if file.kind != published.ARCHIVE:
       return target.is_file() and target.stat().st_size == record.size
     enough = record.only is None or (only and record.only == only.digest)
     return bool(enough) and target.is_dir()
-
-  def _record_path(self, name):
-    return self.work / f"{name.replace('/', '_')}.done.json"
 
   def _try_once(self, file):
     try:
@@ -188,7 +193,7 @@ class _Download:
 
     if self.is_done(file):
       return None
-    lock = self.source.path(f"{file.name}.lock")
+    lock = self._path(f"{file.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
       # Another run may have finished it in the meantime.
@@ -200,20 +205,20 @@ class _Download:
       return record
 
   def _get(self, file):
-    options, source = self._options, self.source
-    path = source.bring(file, options.ignore_checksum)
+    path, only = self._bring(file), self._options.only
     is_ours = self.work in path.parents
     md5 = self._check_md5(path, file)
     try:
-      images = _install(path, file, self._out, self.work, options.only)
+      images = _install(path, file, self._out, self.work, only)
     except errors.InputError as error:
       if is_ours:  # It would fail again.
         path.unlink()
       # Without the path, as the file may be gone; the report has its name.
       raise errors.InputError(error.message) from None
-    only = options.only.digest if options.only else None
-    record = _Record(file.name, path.stat().st_size, md5, images, only)
-    manifest.write(self._record_path(file.name), dataclasses.asdict(record))
+    digest = only.digest if only else None
+    record = _Record(file.name, path.stat().st_size, md5, images, digest)
+    done = self._path(f"{file.name}.done.json")
+    manifest.write(done, dataclasses.asdict(record))
     if is_ours:
       path.unlink()
     return record
@@ -223,42 +228,28 @@ class _Download:
     md5 = functools.partial(hashlib.md5, usedforsecurity=False)
     with open(path, "rb") as opened:
       digest = hashlib.file_digest(opened, md5).hexdigest()
-    published_md5 = self.source.published_md5(file) if file.md5 else digest
+    published_md5 = self._published_md5(file) if file.md5 else digest
     if digest == published_md5:
       return digest
     if self._options.ignore_checksum:
       text = "%s: MD5 %s, published is %s"
       logging.warning(text, file.name, digest, published_md5)
       return digest
-    kept = self.source.set_aside(path)
+    kept = path
+    if self.work in path.parents:  # Not in a mirror.
+      kept = _aside(path)
+      os.replace(path, kept)
     problem = f"MD5 {published_md5} is published, but the file has {digest}"
     advice = f"kept as {kept}; --ignore-checksum accepts it"
     raise errors.InputError(f"{problem} ({advice})")
 
-
-class _Source:
-  """Brings files of data sets to the folder `work`."""
-
-  def __init__(self, work, mirror=None):
-    self._work = work
-    self._folder = self._base = ""  # Of a mirror.
-    if mirror is None:
-      return
-    if mirror.startswith(("http://", "https://")):
-      self._base = mirror.rstrip("/")
-    elif os.path.isdir(mirror):
-      self._folder = mirror
-    else:
-      problem = f"must be an address (https://) or a folder, not {mirror!r}"
-      raise errors.InputError(f"a mirror {problem}")
-
-  def bring(self, file, unexpected):
-    """Return the path of a file; `unexpected` accepts one set aside."""
+  def _bring(self, file):
+    """Return the path of a file, from a mirror or fetched to `work`."""
     if self._folder:
       return self._in_folder(file.name)
-    self._work.mkdir(parents=True, exist_ok=True)
-    path = self.path(file.name)
-    if unexpected and _aside(path).exists():
+    self.work.mkdir(parents=True, exist_ok=True)
+    path = self._path(file.name)
+    if self._options.ignore_checksum and _aside(path).exists():
       os.replace(_aside(path), path)
     # It exists, and is whole, if an earlier run ended while unpacking it.
     if not path.exists():
@@ -269,7 +260,7 @@ class _Source:
     """Return the state of a file and the bytes to fetch, None if unknown."""
     if self._folder:
       return _TO_FETCH, self._in_folder(file.name).stat().st_size
-    path = self.path(file.name)
+    path = self._path(file.name)
     if path.exists():
       return _BEGUN, 0
     part = path.with_name(f"{path.name}.part")
@@ -280,12 +271,12 @@ class _Source:
     left = max(0, size - done) if size else None
     return (_BEGUN if done else _TO_FETCH), left
 
-  def published_md5(self, file):
+  def _published_md5(self, file):
     """Return the published MD5 of a file, in lower case."""
     if self._folder:
       text = _read_start(self._in_folder(file.md5), _MAX_MD5_BYTES)
     else:
-      path = self.path(file.md5)
+      path = self._path(file.md5)
       urls = self._addresses(file.md5, (file.md5_url,))
       self._fetch(urls, path, max_bytes=_MAX_MD5_BYTES)
       text = _read_start(path, _MAX_MD5_BYTES)
@@ -295,15 +286,8 @@ class _Source:
       raise errors.InputError(f"not an MD5: {digest[:40]!r}", path=file.md5)
     return digest
 
-  def set_aside(self, path):
-    """Rename an unexpected file, except in a mirror; return its path."""
-    if self._work not in path.parents:
-      return path
-    os.replace(path, _aside(path))
-    return _aside(path)
-
-  def path(self, name):
-    return self._work / name.replace("/", "_")
+  def _path(self, name):
+    return self.work / name.replace("/", "_")
 
   def _addresses(self, name, urls):
     return (f"{self._base}/{name}",) if self._base else urls
@@ -388,7 +372,7 @@ def _check_pairs(path):
 def _check_truth(path):
   from delf.evaluation import ground_truth
 
-  ground_truth.read_revisited(os.fspath(path))
+  ground_truth.read_revisited(path)
 
 
 def _check_text(path):

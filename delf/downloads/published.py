@@ -94,11 +94,11 @@ def files_of(
   if dataset not in DATASETS:
     names = ", ".join(DATASETS)
     raise errors.InputError(f"a data set is one of {names}, not {dataset!r}")
-  if dataset == "gldv2" and not splits:
-    raise errors.InputError("gldv2 needs --split train, index or test")
   if dataset != "gldv2" and splits:
     raise errors.InputError(f"--split is for gldv2 only, not {dataset}")
   if dataset == "gldv2":
+    if not splits:
+      raise errors.InputError("gldv2 needs --split train, index or test")
     listed = [f for split in splits for f in _landmarks(split, parts)]
   elif dataset == "revisited-1m":
     listed = _distractors(parts)
@@ -182,8 +182,7 @@ def _landmarks(split, parts):
 def _checked(parts, known):
   if parts is None:
     return known
-  unknown = sorted(set(parts) - set(known))
-  if unknown:
+  if unknown := sorted(set(parts) - set(known)):
     problem = f"no part {unknown[0]}: use parts from {known[0]} to {known[-1]}"
     raise errors.InputError(problem)
   return sorted(set(parts))

@@ -61,8 +61,7 @@ class _PartialFile:
     """Return the server's name of the part's version, or ''."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
       note = json.loads(self._note.read_text(encoding="utf-8"))
-      if note.get("url") == self.url:
-        return note.get("version", "")
+      return note.get("version", "") if note.get("url") == self.url else ""
     return ""
 
   def begin(self, version):
@@ -157,7 +156,10 @@ def _fetch_rest(url, part, timeout):
         # The whole file: the server has no ranges, or a new version.
         offset = 0
       if offset == 0:
-        part.begin(_version(response))
+        # `If-Range` forbids weak tags.
+        tag = response.headers.get("ETag", "W/") or "W/"
+        day = response.headers.get("Last-Modified", "")
+        part.begin(day if tag.startswith("W/") else tag)
         if response.status == 206:
           raise _Interrupted("the server sent a range that was not requested")
       part.append(response, offset, total)
@@ -195,14 +197,6 @@ def _network_errors():
     raise
   except (OSError, http.client.HTTPException) as error:
     raise _Interrupted(f"{type(error).__name__}: {error}") from None
-
-
-def _version(response):
-  """Return a name of the file's version for `If-Range`, or ''."""
-  tag = response.headers.get("ETag", "")
-  if tag and not tag.startswith("W/"):  # `If-Range` forbids weak tags.
-    return tag
-  return response.headers.get("Last-Modified", "")
 
 
 def _total(response):
@@ -276,7 +270,10 @@ def unpack(
 
 def _unpack_into(path, folder, max_bytes, max_members):
   try:
-    with _open(path) as content:
+    with open(path, "rb") as file:
+      start = file.read(8)
+    openers = [_COMPRESSIONS[m] for m in _COMPRESSIONS if start.startswith(m)]
+    with (openers or [open])[0](path, "rb") as content:
       left = _unpack_members(path, content, folder, max_bytes, max_members)
       # Up to the end of the compressed data, which has a checksum.
       while left >= 0 and (chunk := content.read(2**20)):
@@ -307,16 +304,6 @@ def _unpack_members(path, content, folder, max_bytes, max_members):
       _take(archive, member, folder, path)
       stream.allow(_MAX_HEADER)
   return left
-
-
-def _open(path):
-  """Open a file for reading, decompressing it if its first bytes say so."""
-  with open(path, "rb") as file:
-    start = file.read(8)
-  for magic, opener in _COMPRESSIONS.items():
-    if start.startswith(magic):
-      return opener(path)
-  return open(path, "rb")
 
 
 class _Limited:

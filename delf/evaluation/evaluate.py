@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -111,31 +112,38 @@ def evaluate(
   """
   good, entries, unread = searcher.read(asked)
   if unread:
-    text = f"{len(unread)} queries lack features, such as {unread[0]}"
-    raise errors.InputError(text)
+    some = f"{len(unread)} queries, such as {unread[0]}"
+    raise errors.InputError(f"{some}, lack features")
   first = searcher.rank(entries)
-  rankings, inliers, failed = _rank_protocols(searcher, truth, good, first)
+  protocols = truth.protocols()
+  rankings: dict[str, Any] = dict.fromkeys(protocols, first)
+  failed: tuple[engine.Failure, ...] = ()
+  settings = {}
+  if searcher.options.verify:
+    junk = [[entry["junk"] for entry in each] for each in protocols.values()]
+    orders, verified = searcher.rerank(good, first, junk)
+    rankings = dict(zip(protocols, orders, strict=True))
+    failed = verified.failed
+    parts = searcher.options.matching.describe()
+    parts = [f"{p} px" if p.startswith("residual") else p for p in parts]
+    settings = {"verification": ", ".join(parts)}
   ids = {protocol: ranked.ids for protocol, ranked in rankings.items()}
   measured = metrics.evaluate(ids, truth)
   folders = pathlib.Path(good[0].features).parent, searcher.collection.features
   of_queries, of_index = (extract.read(f / extract.RECORD) for f in folders)
-  settings = {}
-  if searcher.options.verify:
-    parts = searcher.options.matching.describe()
-    parts = [f"{p} px" if p.startswith("residual") else p for p in parts]
-    settings = {"verification": ", ".join(parts)}
   method = _method(searcher)
   card = report_card.make(measured, method, of_queries, of_index, settings)
   out = pathlib.Path(out)
   metrics.save(measured, out / METRICS)
   report_card.write(card, out / CARD)
   protocol = "medium" if truth.graded else ground_truth.PLAIN_PROTOCOL
-  best = rankings[protocol].ids[:, :_SHOWN]
+  shown = rankings[protocol]
+  best = shown.ids[:, :_SHOWN]
   result = searching.SearchResult(
     queries=tuple(good),
     names=tuple(searcher.names),
-    ranking=ranking.Ranking(best, rankings[protocol].scores[:, :_SHOWN]),
-    inliers=inliers[protocol][:, :_SHOWN] if inliers else None,
+    ranking=ranking.Ranking(best, shown.scores[:, :_SHOWN]),
+    inliers=shown.inliers[:, :_SHOWN] if searcher.options.verify else None,
     method=searcher.method,
     matching=searcher.options.matching,
     failed=failed,
@@ -163,10 +171,6 @@ def write_page(
     is_junk = places[name] in labels[row]["junk"]
     return results_page.JUNK if is_junk else results_page.FALSE
 
-  def note(value):
-    known = f"AP {100 * value:.1f} ({report.protocol})"
-    return "no positives" if np.isnan(value) else known
-
   card, measured = report.card, report.card.evaluation
   other = without_regions.card if without_regions else None
   return searching.write_page(
@@ -174,22 +178,13 @@ def write_page(
     searcher.collection,
     report.result,
     label,
-    list(map(note, measured.protocols[report.protocol].average_precisions)),
+    [
+      "no positives" if np.isnan(x) else f"AP {100 * x:.1f} ({report.protocol})"
+      for x in measured.protocols[report.protocol].average_precisions
+    ],
     report_card.page_section(card, other),
     f"{measured.dataset}: {card.method}",
   )
-
-
-def _rank_protocols(searcher, truth, good, first):
-  """Return ranking and inliers by protocol, and failures."""
-  protocols = truth.protocols()
-  if not searcher.options.verify:
-    return dict.fromkeys(protocols, first), {}, ()
-  junk = [[entry["junk"] for entry in each] for each in protocols.values()]
-  orders, report = searcher.rerank(good, first, junk)
-  rankings = dict(zip(protocols, orders, strict=True))
-  inliers = {protocol: order.inliers for protocol, order in rankings.items()}
-  return rankings, inliers, report.failed
 
 
 def _method(searcher):

@@ -103,18 +103,18 @@ def read(
   for itself unless labelled. By default the index has the images of the file.
   """
   extension = os.path.splitext(path)[1].lower()
+  if extension in (".mat", ".pkl", ".pickle"):
+    return _from_lists(read_revisited(path), path, index_names, None)
   if extension == ".csv":
     return _from_labels(_csv_labels(path), path, index_names)
-  if extension == ".json":
-    content = _read_json(path)
-    if set(_LISTS) <= set(content):
-      parsed = _parse_lists(content, 0, path)
-      return _from_lists(parsed, path, index_names, content.get("dataset"))
-    return _from_labels(_json_labels(content, path), path, index_names)
-  if extension not in (".mat", ".pkl", ".pickle"):
+  if extension != ".json":
     text = f"ground truth is .mat, .pkl, .json or .csv, not '{extension}'"
     raise errors.InputError(text, path=path)
-  return _from_lists(read_revisited(path), path, index_names, None)
+  content = _read_json(path)
+  if not set(_LISTS) <= set(content):
+    return _from_labels(_json_labels(content, path), path, index_names)
+  parsed = _parse_lists(content, 0, path)
+  return _from_lists(parsed, path, index_names, content.get("dataset"))
 
 
 def first_duplicate(names: Iterable[str]) -> str | None:
@@ -137,30 +137,28 @@ def _base_name(name):
 
 
 def _dataset_name(path):
-  """Return the name of the data set in `gnd_roxford5k.mat` and the like."""
-  return pathlib.Path(path).stem.removeprefix("gnd_")
+  return pathlib.Path(path).stem.removeprefix("gnd_")  # Of gnd_roxford5k.mat.
 
 
 def _from_lists(parsed, path, index_names, dataset):
   """Return the ground truth of a file that lists all index images."""
   queries, listed, entries = parsed
   for kind, names in (("query", queries), ("image", listed)):
-    twice = first_duplicate(names)
-    if twice is not None:
+    if (twice := first_duplicate(names)) is not None:
       raise errors.InputError(f"the {kind} '{twice}' occurs twice", path=path)
   ids, distractors = np.arange(len(listed)), 0
   if index_names is not None:
     ids = _place_listed(listed, queries, index_names, path)
     distractors = len(index_names) - len(listed)
-  images: list[list[np.ndarray]] = [[], [], []]
+  labels = []
   for query, entry in zip(queries, entries, strict=True):
-    for label, own in zip(_GRADED, images, strict=True):
-      own.append(ids[np.asarray(entry.get(label, ())).astype(np.int64)])
-    labelled = np.concatenate([own[-1] for own in images])
+    own = [ids[np.asarray(entry.get(n, ())).astype(int)] for n in _GRADED]
+    labelled = np.concatenate(own)
     if len(np.unique(labelled)) < len(labelled):
       text = f"an image has more than one label for query '{query}'"
       raise errors.InputError(text, path=path)
-  easy, hard, junk = map(tuple, images)
+    labels.append(own)
+  easy, hard, junk = (tuple(own[i] for own in labels) for i in range(3))
   return GroundTruth(
     dataset if isinstance(dataset, str) else _dataset_name(path),
     tuple(listed if index_names is None else index_names),
@@ -240,8 +238,7 @@ def _json_labels(content, path):
   for query, labels in content.items():
     where = f"{path}, query '{query[:80]}'"
     if not isinstance(labels, dict):
-      text = "the value must be an object of labels and their images"
-      raise errors.InputError(text, path=where)
+      raise errors.InputError("not an object of labels", path=where)
     yield query, None, None, labels.get("bbx"), where
     for label in labels.keys() - {"bbx"}:
       _check_label(label, where)
@@ -303,13 +300,14 @@ def _from_labels(rows, path, index_names):
     index_names = dict.fromkeys(image for image, _, _ in rows)
   index_names = tuple(index_names)
   places = ImagePlaces(index_names)
-  images: list[list[np.ndarray]] = [[], [], []]
-  for query, labelled in queries.items():
-    label_of = _place_labels(query, labelled, places)
-    for label, own in zip(_GRADED, images, strict=True):
-      ids = [place for place in label_of if label_of[place] == label]
-      own.append(np.array(ids, np.int64))
-  easy, hard, junk = map(tuple, images)
+  labels = [_place_labels(*each, places) for each in queries.items()]
+  easy, hard, junk = (
+    tuple(
+      np.array([place for place in own if own[place] == label], np.int64)
+      for own in labels
+    )
+    for label in _GRADED
+  )
   return GroundTruth(
     _dataset_name(path),
     index_names,
@@ -401,8 +399,8 @@ def split_protocols(
     positives = [easy], [easy, hard], [hard]
     others = [junk, hard], [junk], [junk, easy]
     for protocol, *both in zip(protocols, positives, others, strict=True):
-      ok, left_over = map(np.concatenate, both)
-      protocol.append({"ok": ok, "junk": left_over})
+      images = map(np.concatenate, both)
+      protocol.append(dict(zip(("ok", "junk"), images, strict=True)))
   return protocols
 
 
@@ -448,10 +446,10 @@ def _id_array(values):
 
 def _flat(values):
   """Refuse nested lists: pickles can nest one list so that it grows huge."""
-  if isinstance(values, (list, tuple)):
-    for value in values:
-      if isinstance(value, (list, tuple, dict)):
-        raise TypeError("a list in a list")
+  if isinstance(values, (list, tuple)) and any(
+    isinstance(value, (list, tuple, dict)) for value in values
+  ):
+    raise TypeError("a list in a list")
   return values
 
 

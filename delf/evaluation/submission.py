@@ -12,7 +12,7 @@ from delf.evaluation import ground_truth
 MAX_RETRIEVED = 100  # Index images per query that the retrieval contest counts.
 NEIGHBOURS = 5  # Most similar images that vote for a landmark.
 
-_MAX_DIGITS = 18  # Of a landmark's number, an int64.
+_LANDMARK = re.compile("[0-9]{1,18}")  # An int64.
 _SEPARATORS = re.compile(r"""[\s,"']""")
 
 
@@ -38,7 +38,7 @@ def read_landmarks(path: str | os.PathLike) -> dict[str, int]:
   landmarks: dict[str, int] = {}
   for line, row in rows:
     where = f"{path}, line {line}"
-    if len(row) != len(header) or not _is_landmark(row[label]):
+    if len(row) != len(header) or not _LANDMARK.fullmatch(row[label]):
       text = f"'{','.join(row)[:80]}' does not fit '{','.join(header)}'"
       raise errors.InputError(text, path=where)
     landmark = int(row[label])
@@ -67,7 +67,15 @@ def vote(
   votes = (ids >= 0) & (weights > 0)
   table = np.append(np.asarray(landmarks, np.int64), -1)
   labels = table[np.where(votes, ids, -1)]
-  return _largest_sums(labels, np.where(votes, weights, 0))
+  sums = np.zeros(labels.shape)
+  for i, label in enumerate(labels.T):
+    weight = np.where(votes[:, i], weights[:, i], 0)
+    sums += weight[:, None] * (labels == label[:, None])
+  best = sums.max(axis=1, initial=0)
+  most = np.iinfo(np.int64).max
+  is_best = sums == best[:, None]
+  predicted = np.where(is_best, labels, most).min(axis=1, initial=most)
+  return np.where(best > 0, predicted, -1), best
 
 
 def write_retrieval(
@@ -113,22 +121,6 @@ def write_recognition(
   _write(path, "landmarks", queries, rows)
 
 
-def _is_landmark(text):
-  return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
-
-
-def _largest_sums(labels, weights):
-  """Return the label of largest total weight of each row, and that weight."""
-  sums = np.zeros(labels.shape)
-  for label, weight in zip(labels.T, weights.T, strict=True):
-    sums += weight[:, None] * (labels == label[:, None])
-  best = sums.max(axis=1, initial=0)
-  most = np.iinfo(np.int64).max
-  is_best = sums == best[:, None]
-  predicted = np.where(is_best, labels, most).min(axis=1, initial=most)
-  return np.where(best > 0, predicted, -1), best
-
-
 def _write(path, column, queries, rows):
   ids = _contest_ids(queries, "query")
   if len(ids) != len(rows):
@@ -145,9 +137,8 @@ def _contest_ids(names, kind):
   ids = list(map(image_id, names))
   for one in ids:
     if not one or _SEPARATORS.search(one):
-      text = f"{one!r} is no id: ids have no spaces, commas or quotes"
-      raise errors.InputError(text)
-  twice = ground_truth.first_duplicate(ids)
-  if twice is not None:
+      problem = "is no id: ids have no spaces, commas or quotes"
+      raise errors.InputError(f"{one!r} {problem}")
+  if (twice := ground_truth.first_duplicate(ids)) is not None:
     raise errors.InputError(f"the {kind} {twice} occurs twice")
   return ids

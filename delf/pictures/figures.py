@@ -1,4 +1,4 @@
-"""Pictures of matches, features, boxes and training, drawn with matplotlib.
+"""Pictures of matches, boxes and training, drawn with matplotlib.
 
 The extension of a path decides the format. Every picture has a heading above
 and a caption below; images are [H, W, 3] or [H, W] uint8.
@@ -22,7 +22,6 @@ from delf.pictures import results_page
 
 FORMATS = ("png", "jpg", "jpeg", "pdf", "svg", "tif", "tiff", "webp")
 MAX_BOXES = 20  # More would hide the photo and each other.
-MAX_CIRCLES = 400
 # Weak to strong. Light enough for dark photos, outlined for light ones, and
 # distinguishable with red-green colour blindness.
 COLOURS = colors.LinearSegmentedColormap.from_list(
@@ -115,38 +114,6 @@ def matches_jpeg(
   buffer = io.BytesIO()
   drawing.savefig(buffer, format="jpeg", dpi=_DPI)
   return buffer.getvalue()
-
-
-def draw_features(
-  path: str | os.PathLike,
-  image: np.ndarray,
-  features: features.LocalFeatures,
-  title: str | None = None,
-) -> None:
-  """Draw a photo with its local features as circles, which grow with scale.
-
-  Colours stand for attention; the 400 features with the highest are drawn.
-  """
-  suffix = check_path(path)
-  image = _as_rgb(image)
-  height, width = image.shape[:2]
-  drawing, axes = _canvas(_aspect(image, _LONGEST))
-  extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-  axes.imshow(_shrink(image), extent=extent, aspect="auto")
-  order = np.argsort(-np.asarray(features.attention), kind="stable")
-  order, bar = order[:MAX_CIRCLES], None
-  if len(order):
-    circles = _circles(features, order, max(height, width))
-    axes.add_collection(circles)
-    low, high = (f"{limit:.3g}" for limit in circles.get_clim())
-    bar = _colour_bar(drawing, circles, low, high, "attention")
-  axes.set(xlim=extent[:2], ylim=extent[2:])
-  number = len(features)
-  caption = "circles grow with scale" if number else ""
-  if number > len(order):
-    caption = f"the {len(order)} with the highest attention; {caption}"
-  _add_text(drawing, title or f"{number} local features", caption, bar)
-  _save(drawing, path, suffix)
 
 
 def draw_boxes(
@@ -310,27 +277,6 @@ def _add_lines(axes, starts, ends, strengths):
     clip_on=False,  # Whole at the edge of a photo too.
   )
   return coloured
-
-
-def _circles(local, order, side):
-  """Return circles of features, weakest first; `side` is the photo's longer."""
-  order = order[::-1]
-  scales = np.asarray(local.scales, np.float64)[order]
-  smallest = scales[scales > 0].min() if (scales > 0).any() else 1.0
-  # The finest scale is 0.6 % of the photo's longer side in radius.
-  radii = 0.006 * side * np.sqrt(np.maximum(scales / smallest, 1))
-  attention = np.asarray(local.attention, np.float64)[order]
-  centres = np.asarray(local.locations)[order][:, ::-1]
-  circles = collections.PatchCollection(
-    [patches.Circle(*each) for each in zip(centres, radii, strict=True)],
-    cmap=COLOURS,
-    facecolors="none",
-    linewidths=1.2,
-    path_effects=_OUTLINE,
-  )
-  circles.set_array(attention)
-  circles.set_clim(attention.min(), attention.max())
-  return circles
 
 
 def _add_boxes(drawing, axes, boxes, scores):

@@ -231,9 +231,7 @@ def test_unusual_images_are_drawn(tmp_path, image):
     some,
     matcher.match(some, some),
   )
-  figures.draw_features(tmp_path / "b.png", image, some)
   assert max(_read(tmp_path / "a.png").shape) <= 2000
-  assert max(_read(tmp_path / "b.png").shape) <= 2000
 
 
 @pytest.mark.parametrize(
@@ -241,16 +239,8 @@ def test_unusual_images_are_drawn(tmp_path, image):
 )
 def test_what_is_no_image_is_refused(tmp_path, image):
   with pytest.raises(errors.InputError, match="image must be uint8"):
-    figures.draw_features(tmp_path / "a.png", image, _features(3))
+    figures.draw_boxes(tmp_path / "a.png", image, [[0, 0, 1, 1]], [1])
   assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("number", [0, 1, 900])
-def test_features_are_drawn(tmp_path, number):
-  figures.draw_features(
-    tmp_path / "f.png", _photo(), _features(number), "$1 _x^"
-  )
-  assert (_coloured(_read(tmp_path / "f.png")) > 0.001) == (number > 0)
 
 
 def test_no_display_and_no_state_is_used(tmp_path, monkeypatch):
