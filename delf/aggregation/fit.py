@@ -1,5 +1,6 @@
 """Learning of PCA and whitening from feature files or photos."""
 
+import contextlib
 import csv
 import dataclasses
 import os
@@ -200,7 +201,9 @@ class Sources:
   failed: tuple[engine.Failure, ...] = ()
 
 
-def find(sources: Sequence[str], kind: str, **extraction: Any) -> Sources:
+def find(
+  sources: Sequence[str], kind: str, raw: bool = False, **extraction: Any
+) -> Sources:
   """Find feature files of a kind in folders, or extract photos.
 
   Folders, patterns and lists of photos are extracted into `folder`, skipping
@@ -209,7 +212,7 @@ def find(sources: Sequence[str], kind: str, **extraction: Any) -> Sources:
   """
   paths = [_features(source, kind) for source in sources]
   if not any(paths):
-    return _extract(sources, kind, **extraction)
+    return _extract(sources, kind, raw, **extraction)
   if not all(paths):
     message = "give folders of features or photos, not both"
     raise errors.InputError(message, path=sources[0])
@@ -227,10 +230,8 @@ def _features(source, kind):
     return []
   paths = {}
   for each in clustering.EXTENSIONS:
-    try:
+    with contextlib.suppress(errors.InputError):
       paths[each] = clustering.find(source, each)
-    except errors.InputError:
-      continue
   if paths and kind not in paths:
     needed = f"{kind} features ({', '.join(clustering.EXTENSIONS[kind])})"
     message = f"the folder has no {needed}, only {', '.join(paths)} ones"
@@ -238,16 +239,7 @@ def _features(source, kind):
   return paths.get(kind, [])
 
 
-def _extract(
-  sources,
-  kind,
-  folder,
-  model=None,
-  config=None,
-  max_size=None,
-  device=None,
-  raw=False,
-):
+def _extract(sources, kind, raw, folder, model, config, max_size, device):
   images, names = engine.find(sources)
   config = zoo.choose(model, config)
   config.use_local_features = kind == clustering.LOCAL

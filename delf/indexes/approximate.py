@@ -241,11 +241,8 @@ class _IvfPq(_Vectors):
 
 def _new_codes(dimension, lists, options):
   """Return an untrained IVF-PQ index."""
-  parts = options.code_bytes or next(
-    parts
-    for parts in range(max(dimension // 4, 1), 0, -1)
-    if not dimension % parts
-  )
+  quarter = range(max(dimension // 4, 1), 0, -1)
+  parts = options.code_bytes or next(n for n in quarter if not dimension % n)
   if dimension % parts:
     message = f"code_bytes must divide the dimension {dimension}, not {parts}"
     raise errors.InputError(message)
@@ -382,7 +379,7 @@ class ApproximateIndex(DescriptorIndex):
       raise errors.InputError(message)
     arrays.check_same_dimension(self.dimension, other.dimension)
     names = self._check_names(other.names)
-    if other._vectors is not None and self._vectors is None:
+    if self._vectors is None and other._vectors is not None:
       self.dimension, self._vectors = other.dimension, other._vectors.copy()
     elif other._vectors is not None:
       self._vectors.merge(other._vectors)

@@ -7,6 +7,7 @@ words each take 18 GB.
 """
 
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -255,10 +256,8 @@ class Merge:
     """Return the merged postings of the kept images, in memory."""
     ids = np.empty([len(self)], np.uint32)
     descriptors = np.empty([len(self), width], dtype)
-    for array, pieces in (
-      (ids, self.ids()),
-      (descriptors, self.descriptors(width, dtype)),
-    ):
+    filled = (ids, self.ids()), (descriptors, self.descriptors(width, dtype))
+    for array, pieces in filled:
       start = 0
       for piece in pieces:
         array[start : start + len(piece)] = piece
@@ -350,23 +349,20 @@ class InvertedIndex(NamedIndex):
     """
     names = self._check_names(names)
     parts, counts, descriptors, words, size = [], [], [], [], 0
-    images = iter(images)
-    for number, name in enumerate(names):
-      try:
-        image = next(images)
-      except StopIteration:
+    none: Any = object()
+    for name, image in itertools.zip_longest(names, images, fillvalue=none):
+      if name is none or image is none:
+        number = "more" if name is none else len(counts)
         message = f"{len(names)} names were given, but {number} images"
-        raise errors.InputError(message) from None
+        raise errors.InputError(message)
       values, own = _check_image(image, self.options, name)
       descriptors.append(values)
       words.append(own)
       counts.append(len(own))
       size += values.nbytes
-      if size >= _PART_BYTES or number == len(names) - 1:
+      if size >= _PART_BYTES or len(counts) == len(names):
         parts.append(build(words, descriptors))
         descriptors, words, size = [], [], 0
-    if next(images, None) is not None:
-      raise errors.InputError(f"there are more images than {len(names)} names")
     self._extend(names, parts, counts, np.arange(len(names)))
 
   def remove(self, names: str | Sequence[str]) -> None:
@@ -513,18 +509,16 @@ def _check_image(image, options, name):
 
 
 def _check_words(words, options, name):
-  if words is None:
-    message = "the image has no visual words (VLAD), but the index needs ASMK"
-    raise errors.InputError(message, path=name)
+  size, is_vlad = options.codebook_size, words is None
   words, problem = np.asarray(words), None
-  if words.ndim != 1 or (words.size and words.dtype.kind not in "iu"):
+  if is_vlad:
+    problem = "the image has no visual words (VLAD), but the index needs ASMK"
+  elif words.ndim != 1 or (words.size and words.dtype.kind not in "iu"):
     kind = f"{words.dtype} {list(words.shape)}"
     problem = f"words must be a list of integers, not {kind}"
-  elif (
-    words.size and not 0 <= words.min() <= words.max() < options.codebook_size
-  ):
+  elif words.size and not 0 <= words.min() <= words.max() < size:
     limits = f"words {words.min()} to {words.max()}"
-    problem = f"{limits} do not fit a codebook of {options.codebook_size}"
+    problem = f"{limits} do not fit a codebook of {size}"
   elif np.any(words[:-1] >= words[1:]):
     problem = "words must be in ascending order, each at most once"
   if problem:

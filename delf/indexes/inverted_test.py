@@ -367,7 +367,7 @@ def test_bad_names():
     errors.InputError, match="3 names were given, but 2 images"
   ):
     index.add(names, images[:2])
-  with pytest.raises(errors.InputError, match="more images than 2 names"):
+  with pytest.raises(errors.InputError, match="2 names .*more images"):
     index.add(names[:2], images)
   _same(index, _index(3), images)
 

@@ -90,9 +90,8 @@ def by_best(
   `group` is [P] int, the group id of each part; `kept` is [P] bool, whether a
   part counts.
   """
-  shape = [len(ranking), k]
-  ids, parts = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
-  scores = np.full(shape, -np.inf, np.float32)
+  ids = np.full([len(ranking), k], -1, np.int32)
+  parts, scores = ids.copy(), np.full(ids.shape, -np.inf, np.float32)
   for row, own in enumerate(ranking.ids):
     counts = own >= 0
     if kept is not None:
@@ -101,10 +100,9 @@ def by_best(
     # The first of each group is its best part.
     _, first = np.unique(group[own[columns]], return_index=True)
     columns = columns[np.sort(first)][:k]
-    number = len(columns)
-    parts[row, :number] = own[columns]
-    ids[row, :number] = group[own[columns]]
-    scores[row, :number] = ranking.scores[row, columns]
+    some = slice(len(columns))
+    parts[row, some], ids[row, some] = own[columns], group[own[columns]]
+    scores[row, some] = ranking.scores[row, columns]
   return GroupRanking(ids, scores, parts)
 
 
@@ -286,11 +284,10 @@ def shortlist(
   """
   ids = np.asarray(ids)
   if ids.ndim != 2:
-    shape = list(ids.shape)
-    raise errors.InputError(f"ids must have shape [Q, k], not {shape}")
+    raise errors.InputError(f"ids must be [Q, k], not {list(ids.shape)}")
   if isinstance(most, bool) or not isinstance(most, int) or most < 0:
-    message = f"the number of images to verify is {most!r}, not at least 0"
-    raise errors.InputError(message)
+    text = f"the number of images to verify is {most!r}, not at least 0"
+    raise errors.InputError(text)
   good = ids >= 0
   if junk is not None:
     if len(junk) != len(ids):

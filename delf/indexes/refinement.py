@@ -292,10 +292,9 @@ def refine(
     choices = f"one of {', '.join(METHODS)}, not {name!r}{hint}"
     raise errors.InputError(f"the refinement must be {choices}")
   queries = np.asarray(queries, np.float32)
-  shape = len(ranking), descriptors.shape[1]
-  if queries.shape != shape:
-    shapes = f"{list(shape)}, not {list(queries.shape)}"
-    raise errors.InputError(f"queries must have shape {shapes}")
+  shape, actual = [len(ranking), descriptors.shape[1]], list(queries.shape)
+  if actual != shape:
+    raise errors.InputError(f"queries must have shape {shape}, not {actual}")
   arrays.check_finite(queries, "queries")
   if (most := ranking.ids.max(initial=-1)) >= len(descriptors):
     raise errors.InputError(

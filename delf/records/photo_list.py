@@ -5,6 +5,7 @@ import glob
 import itertools
 import json
 import os
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +30,7 @@ _LABEL_COLUMNS = (
   "label", "class", "class_name", "landmark_id", "label_name", "category",
   "target", "class_id", "label_id", "category_id", "labels", "y",
 )  # fmt: skip
-_DIGITS = 18  # Of a number at most; longer ones are names.
+_NUMBER = re.compile("[0-9]{1,18}")  # Longer ones are names.
 
 
 # With slots, since Google Landmarks has four million photos.
@@ -53,12 +54,6 @@ class PhotoList:
   old_labels: list[int] | None = None  # By new label, if relabelled.
   complete: bool = True  # Whether all listed photos must exist.
 
-  def empty_classes(self) -> list[str]:
-    """Return the names of classes without a photo."""
-    seen = {photo.label for photo in self.photos}
-    names = enumerate(self.classes)
-    return [name for label, name in names if label not in seen]
-
 
 def first_names(names: Sequence) -> str:
   """Return text with the first few names and the number of the others."""
@@ -75,8 +70,7 @@ def list_folders(folder: files.Path) -> PhotoList:
   if not os.path.isdir(folder):
     raise FileNotFoundError(f"{folder}: no such folder")
   entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-  folders = (entry.name for entry in entries if entry.is_dir())
-  classes = [name for name in folders if not name.startswith(".")]
+  classes = [e.name for e in entries if e.is_dir() and e.name[0] != "."]
   if not classes:
     raise errors.InputError("it has no folder for each class", path=folder)
   photos = []
@@ -88,7 +82,6 @@ def list_folders(folder: files.Path) -> PhotoList:
 
 
 def _images(entries):
-  """Return the paths of the photos among the entries of a folder."""
   return [e.path for e in entries if files.is_image(e.name) and e.is_file()]
 
 
@@ -115,7 +108,11 @@ def list_csv(
   if not labelled:
     text = f"none of the photos listed in {csv_path} exists"
     raise errors.InputError(text, path=folder or ".")
-  classes = sorted({label for _, label in labelled.values()}, key=_sort_key)
+  # Numbers first, but Python does not convert those of thousands of digits.
+  classes = sorted(
+    {label for _, label in labelled.values()},
+    key=lambda x: (0, int(x), x) if _NUMBER.fullmatch(x) else (1, 0, x),
+  )
   labels = {name: label for label, name in enumerate(classes)}
   photos = [
     Photo(path, name, labels[label]) for name, (path, label) in labelled.items()
@@ -143,12 +140,6 @@ def _rows(path):
     # Tables of Google Landmarks have URLs of photos beside ids.
     ids = [row[i].strip() for i in images if "://" not in row[i]]
     yield where, ids[0] if ids else "", row[label].strip()
-
-
-def _sort_key(label):
-  # Python does not convert numbers of thousands of digits.
-  is_number = label.isascii() and label.isdecimal() and len(label) <= _DIGITS
-  return (0, int(label), label) if is_number else (1, 0, label)
 
 
 def find_photos(directory: str) -> dict[str, str]:
@@ -182,23 +173,19 @@ def list_train(directory: str, csv_path: files.Path) -> PhotoList:
   paths = find_photos(directory)
   # In the order of the photos; absent ones come last.
   names = [n for n in dict.fromkeys((*paths, *landmarks)) if n in landmarks]
-  return _listed(
-    directory,
-    paths,
-    names,
-    landmarks,
-    classes=[str(i) for i in range(largest + 1)],
-    unlisted=[path for name, path in paths.items() if name not in landmarks],
-  )
+  listed = _listed(directory, paths, names, landmarks)
+  classes = list(map(str, range(largest + 1)))
+  unlisted = [path for name, path in paths.items() if name not in landmarks]
+  return dataclasses.replace(listed, classes=classes, unlisted=unlisted)
 
 
-def _listed(directory, paths, names, labels, **more):
+def _listed(directory, paths, names, labels):
   """List the photos of names, some of which may be absent."""
   photos = [Photo(paths[n], n, labels.get(n)) for n in names if n in paths]
   if not photos:
     raise errors.InputError("none of the listed photos exists", path=directory)
   absent = [name for name in names if name not in paths]
-  return PhotoList(photos, absent=absent, complete=False, **more)
+  return PhotoList(photos, [], absent, complete=False)
 
 
 def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
@@ -211,10 +198,9 @@ def list_clean(directory: str, csv_path: files.Path) -> PhotoList:
   old = sorted(set(landmarks.values()))
   new = {landmark: label for label, landmark in enumerate(old)}
   labels = {name: new[landmark] for name, landmark in landmarks.items()}
-  names = list(map(str, old))
-  return _listed(
-    directory, paths, landmarks, labels, classes=names, old_labels=old
-  )
+  listed = _listed(directory, paths, landmarks, labels)
+  classes = list(map(str, old))
+  return dataclasses.replace(listed, classes=classes, old_labels=old)
 
 
 def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
@@ -229,7 +215,7 @@ def list_test(directory: str, csv_path: files.Path | None = None) -> PhotoList:
       raise errors.InputError(text, path=csv_path)
     column = header.index("id")
     listed = [row[column] for _, row in rows if len(row) > column]
-  return _listed(directory, paths, listed, {}, classes=[])
+  return _listed(directory, paths, listed, {})
 
 
 def train_and_validation(
@@ -278,11 +264,6 @@ class Labels:
 
   names: list[str]
   counts: dict[str, list[int]]  # Photos of each class, by split.
-
-  @property
-  def num_classes(self) -> int:
-    """Number of classes."""
-    return len(self.names)
 
 
 def write_labels(folder: files.Path, labels: Labels) -> None:

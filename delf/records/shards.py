@@ -60,7 +60,13 @@ def build(
   Test photos have no labels. InputError is raised if the folder has records of
   other photos or settings, or if another run is changing it.
   """
-  splits = _splits(training, testing, options)
+  splits = {"train": photo_list.shuffled(training.photos, options.seed)}
+  if options.validation_share is not None:
+    splits["train"], splits["validation"] = photo_list.train_and_validation(
+      training.photos, options.validation_share, options.seed
+    )
+  if testing is not None:
+    splits["test"] = testing.photos
   shards = _list_shards(splits, options.num_shards)
   done = _write(folder, splits, shards, options)
   counts, problems = _count(shards, done, len(training.classes))
@@ -82,17 +88,6 @@ def build(
     complete = complete and not (part.complete and part.absent)
   written = {name: int(each.sum()) for name, each in counts.items()}
   return Built(written, labels, problems, complete)
-
-
-def _splits(training, testing, options):
-  splits = {"train": photo_list.shuffled(training.photos, options.seed)}
-  if options.validation_share is not None:
-    splits["train"], splits["validation"] = photo_list.train_and_validation(
-      training.photos, options.validation_share, options.seed
-    )
-  if testing is not None:
-    splits["test"] = testing.photos
-  return splits
 
 
 def _list_shards(splits, number):
@@ -127,7 +122,9 @@ def _write(folder, splits, shards, options):
     todo = [
       (name, part)
       for _, name, part in shards
-      if name not in done or done[name][0] != _size(folder / name)
+      if name not in done
+      or not (path := folder / name).is_file()
+      or done[name][0] != path.stat().st_size
     ]
     number = sum(len(part) for _, part in todo)
     bar = stack.enter_context(progress.count("writing records", number))
@@ -187,10 +184,6 @@ def _encode(photo):
   return tfrecord.pack(tfrecord.serialize(photo, data, height, width))
 
 
-def _size(path):
-  return path.stat().st_size if path.is_file() else None
-
-
 def _claim(folder, settings, names, overwrite):
   """Refuse shards of other photos, or remove them; write the settings.
 
@@ -198,11 +191,8 @@ def _claim(folder, settings, names, overwrite):
   """
   path = folder / SETTINGS
   # Of all splits, since readers would mix them with the new ones.
-  shards = sorted(
-    shard
-    for split in _SPLITS
-    for shard in folder.glob(f"{split}-[0-9]*-of-[0-9]*")
-  )
+  patterns = [f"{split}-[0-9]*-of-[0-9]*" for split in _SPLITS]
+  shards = sorted(itertools.chain(*map(folder.glob, patterns)))
   try:
     existing = manifest.read(path)
   except errors.InputError:
@@ -244,6 +234,7 @@ def _say_missing(photos, say):
     say(f"{images} are missing: {first_names(absent)}")
   if stray := photos.unlisted:
     say(f"{len(stray)} images have no class: {first_names(stray)}; skipped")
-  if empty := photos.empty_classes():
+  seen = {photo.label for photo in photos.photos}
+  if empty := [n for i, n in enumerate(photos.classes) if i not in seen]:
     classes = f"{len(empty)} of {len(photos.classes)} classes"
     say(f"{classes} have no image: {first_names(empty)}")

@@ -78,8 +78,8 @@ def pack(data: bytes) -> bytes:
   return b"".join([size, _checksum(size), data, _checksum(data)])
 
 
-def _data_size(head):
-  return int.from_bytes(head[:_LENGTH], "little")
+def _body_size(head):
+  return int.from_bytes(head[:_LENGTH], "little") + _FOOT
 
 
 def _checksum(data):
@@ -132,17 +132,16 @@ class RecordFiles:
         self._open[path] = _open(path)
       file = self._open[path]
     head = file.read(start, _HEAD)
-    size = _data_size(head) + _FOOT
+    size = _body_size(head)
     if start + _HEAD + size > file.size():
       return None
     body = file.read(start + _HEAD, size)
+    data, sums = body[:-_FOOT], (head[_LENGTH:], body[-_FOOT:])
     if len(body) < size:
       return None
-    data, foot = body[:-_FOOT], body[-_FOOT:]
-    if not check:
-      return data
-    whole = head[_LENGTH:] == _checksum(head[:_LENGTH])
-    return data if whole and foot == _checksum(data) else None
+    if check and sums != (_checksum(head[:_LENGTH]), _checksum(data)):
+      return None
+    return data
 
 
 def _open(path):
@@ -201,7 +200,7 @@ def _starts(path):
   size = file.size()
   while start < size:
     head = file.read(start, _HEAD)
-    record = _HEAD + _data_size(head) + _FOOT
+    record = _HEAD + _body_size(head)
     if len(head) < _HEAD or start + record > size:
       where = "at its start" if not start else f"at byte {start} of {size}"
       text = f"the TFRecord file is cut or damaged {where}"

@@ -135,31 +135,25 @@ def describe_blocks(
   Images that cannot be read are reported, and have NaN.
   """
   futures = concurrency.futures_ahead(load, paths, workers, workers + 1)
-  block, size = [], None
+  block: list[np.ndarray | None] = []
+  size = None
   tracked = progress.track(futures, label, len(paths))
-  for path, future in zip(paths, tracked, strict=True):
+  for number, (path, future) in enumerate(zip(paths, tracked, strict=True), 1):
     try:
       vector = np.asarray(network(future.result()[None]), np.float32)[0]
+      size = len(vector)
     except (errors.InputError, OSError) as error:
       # Errors of photos too small for the network have no path.
       logging.warning("skipped %s: %s", path, errors.one_line(error))
       vector = None
-    size = size if vector is None else len(vector)
     block.append(vector)
-    if len(block) == BLOCK_SIZE:
-      yield _stacked(block, size, source)
+    if len(block) == BLOCK_SIZE or number == len(paths):
+      if size is None:
+        text = f"no image of {len(block)} is readable"
+        raise errors.InputError(text, path=source)
+      missing = np.full([size], np.nan, np.float32)
+      yield np.stack([missing if each is None else each for each in block])
       block = []
-  if block:
-    yield _stacked(block, size, source)
-
-
-def _stacked(block, size, source):
-  if size is None:
-    raise errors.InputError(
-      f"no image of {len(block)} is readable", path=source
-    )
-  missing = np.full([size], np.nan, np.float32)
-  return np.stack([missing if each is None else each for each in block])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,20 +180,17 @@ def read_pairs(path: files.Path, mode: str | None = None) -> Pairs:
       raise errors.InputError(text, path=path)
     content = _dict(content[mode], path)
   names = _names(content.get("cids", content.get("ids")), path)
-  queries, positives = (
-    _integers(content, key, path) for key in ("qidxs", "pidxs")
-  )
-  for key, array in (("qidxs", queries), ("pidxs", positives)):
+  keys = "qidxs", "pidxs"
+  queries, positives = (_integers(content, key, path) for key in keys)
+  for key, array in zip(keys, (queries, positives), strict=True):
     if len(array) and not 0 <= array.min() <= array.max() < len(names):
       text = f"'{key}' is {array.min()} to {array.max()}, but images are"
       raise errors.InputError(f"{text} 0 to {len(names) - 1}", path=path)
   if len(queries) != len(positives) or not len(queries):
     text = f"{len(queries)} and {len(positives)} 'qidxs' and 'pidxs'"
     raise errors.InputError(f"{text} are not one or more pairs", path=path)
-  if mode is None:
-    return Pairs(names, None, queries, positives)
-  clusters = _integers(content, "cluster", path)
-  if len(clusters) != len(names):
+  clusters = None if mode is None else _integers(content, "cluster", path)
+  if clusters is not None and len(clusters) != len(names):
     text = f"'cluster' has {len(clusters)} values for {len(names)} images"
     raise errors.InputError(text, path=path)
   return Pairs(names, clusters, queries, positives)
@@ -337,29 +328,27 @@ def write_tuples(
   with progress.count("copying photos", total) as bar:
     for mode in ("train", "val"):
       chosen = [g for g in groups if (g[0] in held_out) == (mode == "val")]
-      pairs: dict[str, list] = {
-        key: [] for key in ("cids", "cluster", "qidxs", "pidxs")
-      }
+      ids: list[str] = []
+      own, queries, positives = (list[int]() for _ in range(3))
       for cluster, paths in chosen:
-        first = len(pairs["cids"])
+        first = len(ids)
         for path in paths:
-          image_id = _copy(path, folder / "ims", say)
+          if image_id := _copy(path, folder / "ims", say):
+            ids.append(image_id)
+            own.append(numbers[cluster])
           bar.update(1)
-          if image_id:
-            pairs["cids"].append(image_id)
-            pairs["cluster"].append(numbers[cluster])
-        for i in range(first, len(pairs["cids"]) - 1):
-          pairs["qidxs"] += [i, i + 1]
-          pairs["pidxs"] += [i + 1, i]
-      if not pairs["qidxs"] and (mode == "train" or held_out):
+        for i in range(first, len(ids) - 1):
+          queries += [i, i + 1]
+          positives += [i + 1, i]
+      if not queries and (mode == "train" or held_out):
         text = f"{mode} needs groups of two photos or more"
         raise errors.InputError(f"{text}: {len(chosen)} groups have one each")
-      content[mode] = pairs
-      counts[mode] = {
-        "photos": len(pairs["cids"]),
-        "clusters": len(set(pairs["cluster"])),
-        "pairs": len(pairs["qidxs"]),
-      }
+      lists = {"cids": ids, "cluster": own}
+      content[mode] = lists | {"qidxs": queries, "pidxs": positives}
+      sizes = map(len, (ids, set(own), queries))
+      counts[mode] = dict(
+        zip(("photos", "clusters", "pairs"), sizes, strict=True)
+      )
   whiten = folder / f"{name}-whiten.pkl"
   files.write_bytes(whiten, pickle.dumps(content["train"]))
   files.write_bytes(database, pickle.dumps(content))
