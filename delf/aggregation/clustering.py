@@ -265,7 +265,7 @@ def cluster_files(
   `<prefix>.json` gets the report.
   """
   settings, begin = ClusterOptions(**options), time.perf_counter()
-  sources = list(map(os.fspath, paths))
+  sources = [os.fspath(path) for path in paths]
   folder = pathlib.Path(f"{codebook}{_UNFINISHED}")
   refuse_finished(codebook)
   _claim(folder, sources, settings)

@@ -112,8 +112,8 @@ def evaluate(
   """
   good, entries, unread = searcher.read(asked)
   if unread:
-    some = f"{len(unread)} queries, such as {unread[0]}"
-    raise errors.InputError(f"{some}, lack features")
+    text = f"{len(unread)} queries lack features, such as {unread[0]}"
+    raise errors.InputError(text)
   first = searcher.rank(entries)
   protocols = truth.protocols()
   rankings: dict[str, Any] = dict.fromkeys(protocols, first)

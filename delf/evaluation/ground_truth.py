@@ -300,7 +300,7 @@ def _from_labels(rows, path, index_names):
     index_names = dict.fromkeys(image for image, _, _ in rows)
   index_names = tuple(index_names)
   places = ImagePlaces(index_names)
-  labels = [_place_labels(*each, places) for each in queries.items()]
+  labels = [_place_labels(q, own, places) for q, own in queries.items()]
   easy, hard, junk = (
     tuple(
       np.array([place for place in own if own[place] == label], np.int64)

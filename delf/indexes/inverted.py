@@ -348,7 +348,8 @@ class InvertedIndex(NamedIndex):
     integers. An image without words is kept; its score is -1.
     """
     names = self._check_names(names)
-    parts, counts, descriptors, words, size = [], [], [], [], 0
+    parts, descriptors, words, size = [], [], [], 0
+    counts: list[int] = []
     none: Any = object()
     for name, image in itertools.zip_longest(names, images, fillvalue=none):
       if name is none or image is none:
