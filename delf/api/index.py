@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from delf.api import model as models
-from delf.api.work import Path, Say, Sources, listed, log_error, text
+from delf.api.work import Path, Say, Sources, listed, log_error
 from delf.base import errors, progress
 from delf.base.progress import Progress
 from delf.extraction import engine
@@ -142,12 +142,12 @@ class Index:
       )
     options = building.BuildOptions(
       model=model,
-      config=text(config),
-      codebook=text(codebook),
-      aggregation=text(aggregation),
-      whitening=text(whitening),
+      config=config,
+      codebook=codebook,
+      aggregation=aggregation,
+      whitening=whitening,
       regions=settings,
-      photos=text(photos),
+      photos=photos,
       max_size=max_size,
       workers=workers,
       device=device,

@@ -37,11 +37,6 @@ def log_error(line: object) -> None:
   logging.error("%s", line)
 
 
-def text(path: Path | None) -> str | None:
-  """Return a path as text, or None."""
-  return None if path is None else os.fspath(path)
-
-
 def listed(sources: Sources) -> list[str]:
   """Return one source or several as a list."""
   if isinstance(sources, str | os.PathLike):
@@ -306,8 +301,9 @@ def evaluate(
   failed: tuple = ()
   with _shown(progress):
     if index is None:
-      paths = (config, codebook, aggregation, whitening)
-      build = building.BuildOptions(model, *map(text, paths), device=device)
+      build = building.BuildOptions(
+        model, config, codebook, aggregation, whitening, device=device
+      )
       index = os.path.join(out, "index")
       failed = _build(truth_path, images, index, build, say)
     opened = collection.open_folder(index)
@@ -600,7 +596,7 @@ def export(
     pool_type=pool,
     normalize=normalize,
     precision=precisions[quantize],
-    config=text(config),
+    config=None if config is None else os.fspath(config),
     photos=engine.find(photos)[0] if photos else (),
     overwrite=overwrite,
     model=exporting.ModelOptions(

@@ -35,15 +35,17 @@ class BuildOptions:
   """Options of indexing."""
 
   model: str | None = None  # Name, or path of a SavedModel.
-  config: str | None = None  # `.pbtxt` of extraction; None: the model's own.
-  codebook: str | None = None  # Prefix of a checkpoint; None: no visual words.
+  config: files.Path | None = None  # `.pbtxt`; None: the model's own.
+  codebook: files.Path | None = (
+    None  # Prefix of a checkpoint; None: no visual words.
+  )
   # `.pbtxt`; None: ASMK* with the defaults of the original. `codebook` replaces
   # its `codebook_path`.
-  aggregation: str | None = None
-  whitening: str | None = None  # Of global descriptors.
+  aggregation: files.Path | None = None
+  whitening: files.Path | None = None  # Of global descriptors.
   # None: those of an existing index.
   regions: collection.RegionSettings | None = None
-  photos: str | None = None  # With features: folder of their photos.
+  photos: files.Path | None = None  # With features: folder of their photos.
   max_size: int | None = None  # Longer side that photos are scaled down to.
   workers: int = 1  # Threads that decode.
   device: str | None = None
@@ -265,7 +267,7 @@ def _add_codebook(target, path, prefix):
         path=path,
       )
   if prefix:
-    config.codebook_path = prefix
+    config.codebook_path = os.fspath(prefix)
     config.codebook_size, config.feature_dimensionality = (
       visual_words.read_codebook(prefix).shape
     )
