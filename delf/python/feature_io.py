@@ -50,16 +50,14 @@ def SerializeToString(
   orientations: np.ndarray | None = None,
 ) -> bytes:
   """Convert arrays, as in `ArraysToDelfFeatures`, to bytes."""
-  more = {} if orientations is None else {"orientations": orientations}
-  return _serialize(
-    features.LocalFeatures(
-      locations=_rows(locations, 2),
-      scales=np.asarray(scales),
-      descriptors=_rows(descriptors, 0),
-      attention=np.asarray(attention),
-      **{name: np.asarray(array) for name, array in more.items()},
-    )
+  local = features.LocalFeatures(
+    _rows(locations, 2),
+    np.asarray(scales),
+    _rows(descriptors, 0),
+    np.asarray(attention),
+    *(() if orientations is None else (np.asarray(orientations),)),
   )
+  return _serialize(local)
 
 
 def ParseFromString(string: bytes) -> Arrays:
@@ -167,12 +165,10 @@ def _from_proto(delf_features, path):
     (f.y, f.x, f.scale, f.strength, f.orientation)
     for f in delf_features.feature
   ]
-  columns = np.array(rows, dtype=np.float32).T.copy()
-  y, x, scales, attention, orientations = columns
+  y, x, *columns = np.array(rows, dtype=np.float32).T.copy()
+  scales, attention, orientations = columns
+  locations = np.stack([y, x], axis=1)
+  stacked = np.stack(descriptors)
   return features.LocalFeatures(
-    locations=np.stack([y, x], axis=1),
-    scales=scales,
-    descriptors=np.stack(descriptors),
-    attention=attention,
-    orientations=orientations,
+    locations, scales, stacked, attention, orientations
   )

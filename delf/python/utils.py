@@ -65,7 +65,17 @@ def decode(
   if not data:
     raise errors.InputError("the file is empty", path=path)
   with _broken_in_one_line(path):
-    image = _decode(data, path, at_least)
+    image = _open(io.BytesIO(data), path)
+    image.draft(None, at_least)  # Has an effect only on a JPEG, with a size.
+    try:
+      image.load()
+    except OSError:
+      if image.format not in ("JPEG", "MPO"):
+        raise
+      image = _open(io.BytesIO(data + _JPEG_END), path)
+      image.draft(None, at_least)
+      image.load()
+      logging.warning("%s: the JPEG is cut; the missing part is grey", path)
     return convert(image, apply_rotation, rescale_grey16, path)
 
 
@@ -204,19 +214,3 @@ def _open(file, path):
       )
     return image
   raise errors.InputError("not an image but a file of another kind", path=path)
-
-
-def _decode(data, path, at_least):
-  """Decode an image, or the existing part of a cut JPEG."""
-  image = _open(io.BytesIO(data), path)
-  image.draft(None, at_least)  # Has an effect only on a JPEG, with a size.
-  try:
-    image.load()
-  except OSError:
-    if image.format not in ("JPEG", "MPO"):
-      raise
-    image = _open(io.BytesIO(data + _JPEG_END), path)
-    image.draft(None, at_least)
-    image.load()
-    logging.warning("%s: the JPEG is cut; the missing part is grey", path)
-  return image

@@ -125,10 +125,8 @@ def measure(
   from delf.pictures import figures
 
   images = pairs.images
-  local = [
-    features.local
-    for features in _extract(config, True, images, "measuring: features")
-  ]
+  extracted = _extract(config, True, images, "measuring: features")
+  local = [features.local for features in extracted]
 
   def match(first, second):
     return matcher.match(
@@ -159,11 +157,12 @@ def measure(
   ]
   solved = np.array(solutions)
   real = np.array([pair[2] for pair in pairs.true])
-  separated = pair_metrics.average_precision(
-    np.array(counts), np.array(unrelated)
-  )
+  precision = None
+  if unrelated:
+    inliers = np.array(counts), np.array(unrelated)
+    precision = float(pair_metrics.average_precision(*inliers))
   return Scores(
-    float(separated) if unrelated else None,
+    precision,
     (int(solved[real].sum()), int(real.sum())),
     (int(solved[~real].sum()), int((~real).sum())),
     float(np.median(counts)),
@@ -177,9 +176,8 @@ def _extract(config, local, images, label):
   own = type(config)()
   own.CopyFrom(config)
   own.use_local_features, own.use_global_features = local, not local
-  return map(
-    extractor.make_extractor(own).extract, progress.track(images, label)
-  )
+  extract = extractor.make_extractor(own).extract
+  return map(extract, progress.track(images, label))
 
 
 def _descriptors(config, images, label):

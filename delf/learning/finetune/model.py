@@ -186,22 +186,22 @@ class _ModelTask(run.Task):
     model = self._with_head(model)
     scores[run.AFTER] = self._measured(run.AFTER, lambda: model, pairs)
     kept = run.best(scores)
-    classes = len(collected.classes)
+    classes, photos = len(collected.classes), len(training.photos)
     in_classes = f" in {classes} classes" if classes else ""
     total = sum(self._seconds.values())
     return run.TrainReport(
       out=out,
       kept=kept,
       steps=learner.step,
-      photos=len(training.photos),
+      photos=photos,
       held_out=len(held_out.photos),
       scores=scores,
       seconds=self._seconds,
       failed=collected.failures,
       details={"classes": classes, "pairs": len(training.pairs)},
       lines=(
-        f"{learner.step} steps on {len(training.photos)} photos{in_classes} in "
-        f"{total:.0f} s; {len(held_out.photos)} photos held out",
+        f"{learner.step} steps on {photos} photos{in_classes} in {total:.0f} s;"
+        f" {len(held_out.photos)} photos held out",
         *_aligned(rows(scores)),
         f"{out}: {_KEPT[kept].strip('*')} See {run.CARD} for details.",
       ),
@@ -313,7 +313,6 @@ class _ModelTask(run.Task):
       picture = self._folder / _FOLDERS[name] / _PICTURE
       shutil.copy(picture, folder / f"match_{name}.jpg")
     _draw_curves(folder / "curves.png", self._curve)
-
     return report.as_dict() | {"curve": self._curve}
 
   def card(self, report, command):

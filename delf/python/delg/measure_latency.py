@@ -109,21 +109,17 @@ def main() -> int:
   images = files.read_lines(FLAGS.list_images_path)
   config = configs.read_delf_config(FLAGS.delf_config_path)
   extract = extractor.make_extractor(config, device=FLAGS.device)
-  options = FLAGS.repeat_per_image, FLAGS.binary_local_features
-  measured = measure(images, extract, *options)
+  repeats, binary = FLAGS.repeat_per_image, FLAGS.binary_local_features
+  measured = measure(images, extract, repeats, binary)
   for failure in measured.failed:
     scripts.print_problem(str(failure))
-  if measured.seconds:
-    _print(measured)
-  return 1 if measured.failed else 0
-
-
-def _print(measured):
+  if not measured.seconds:
+    return 1
   ordered = sorted(measured.seconds)
   lines = [
     f"device                  {measured.device}",
     f"images                  {len(ordered)}",
-    f"extractions per image   {FLAGS.repeat_per_image}",
+    f"extractions per image   {repeats}",
     f"seconds per image       {measured.mean:.4f} (mean)",
     f"  median                {statistics.median(ordered):.4f}",
     f"  fastest, slowest      {ordered[0]:.4f}, {ordered[-1]:.4f}",
@@ -131,9 +127,10 @@ def _print(measured):
     f"local features          {statistics.fmean(measured.features):.0f} (mean)",
   ]
   if measured.binary_seconds is not None:
-    binary = statistics.fmean(measured.binary_seconds)
-    lines.append(f"  binary features       {binary:.6f} s per image")
+    seconds = statistics.fmean(measured.binary_seconds)
+    lines.append(f"  binary features       {seconds:.6f} s per image")
   print("\n".join(lines))  # noqa: T201
+  return 1 if measured.failed else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Solutions and predictions of the Google Landmarks contests."""
 
+import contextlib
 import math
 from collections.abc import Iterable
 
@@ -98,16 +99,12 @@ def _landmarks(text, path, line):
 
 
 def _prediction(fields, path, line):
-  text = f"'{' '.join(fields)[:80]}' is not a landmark and a finite score"
-  if len(fields) != 2:
-    raise _bad(path, line, text)
-  try:
-    prediction = {"class": int(fields[0]), "score": float(fields[1])}
-  except ValueError:
-    raise _bad(path, line, text) from None
-  if not math.isfinite(prediction["score"]):
-    raise _bad(path, line, text)
-  return prediction
+  with contextlib.suppress(ValueError):
+    landmark, score = int(fields[0]), float(fields[-1])
+    if len(fields) == 2 and math.isfinite(score):
+      return {"class": landmark, "score": score}
+  problem = f"'{' '.join(fields)[:80]}' is not a landmark and a finite score"
+  raise _bad(path, line, problem)
 
 
 def _bad(path, line, problem):

@@ -18,8 +18,6 @@ from delf.python.normalization_layers import normalization
 from delf.python.pooling_layers import pooling as pooling_layers
 
 Tensor: TypeAlias = keras.KerasTensor
-# Receives feature maps by name.
-Maps: TypeAlias = dict | None
 
 # Filters of the inner convolutions and of the output of blocks, by stage.
 _FILTERS = {2: (64, 256), 3: (128, 512), 4: (256, 1024), 5: (512, 2048)}
@@ -202,7 +200,7 @@ class ResNet50(keras.Model):
     self,
     inputs: Tensor,
     training: bool = True,
-    intermediates_dict: Maps = None,
+    intermediates_dict: dict | None = None,
   ) -> Tensor:
     """Run `build_call` as a Keras model."""
     if intermediates_dict is None:
@@ -210,20 +208,11 @@ class ResNet50(keras.Model):
     # Keras would pass `call` a copy of the dict.
     return self.build_call(inputs, training, intermediates_dict)
 
-  def call(
-    self,
-    inputs: Tensor,
-    training: bool = True,
-    intermediates_dict: Maps = None,
-  ) -> Tensor:
-    """Run `build_call`."""
-    return self.build_call(inputs, training, intermediates_dict)
-
   def build_call(
     self,
     inputs: Tensor,
     training: bool = True,
-    intermediates_dict: Maps = None,
+    intermediates_dict: dict | None = None,
   ) -> Tensor:
     """Run the backbone.
 
@@ -255,11 +244,13 @@ class ResNet50(keras.Model):
       x = {"avg": ops.mean, "max": ops.max}[self.pooling](x, axis=positions)
     return x if self.embedding_layer is None else self.embedding_layer(x)
 
+  call = build_call
+
   def local_call(
     self,
     inputs: Tensor,
     training: bool = True,
-    intermediates_dict: Maps = None,
+    intermediates_dict: dict | None = None,
   ) -> Tensor:
     """Return the local features, `block3`, without running stage 5."""
     blocks = {} if intermediates_dict is None else intermediates_dict
