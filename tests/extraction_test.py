@@ -271,7 +271,7 @@ def test_what_is_not_a_number_is_an_error(tmp_path, part):
 )
 def test_what_is_no_image_is_refused(folder, image):
   made = extractor.make_extractor(_config(folder / "joint"))
-  with pytest.raises(errors.InputError, match="expected an image"):
+  with pytest.raises(errors.InputError, match="an image must"):
     made.extract(image)
 
 

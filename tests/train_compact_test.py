@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_draws_other_batches(folder, tmp_path, monkeypatch):
 def test_error_of_the_background_thread_is_raised():
   class Broken:
     def batch(self):
-      raise errors.InputError("a batch", "none")
+      raise errors.InputError("no batch")
 
   with pytest.raises(errors.InputError):
     next(train_compact.batches(Broken()))

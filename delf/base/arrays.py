@@ -158,10 +158,8 @@ def stack_descriptors(
 def check_same_dimension(dimension: int | None, other: int | None) -> None:
   """Raise InputError unless indexes can be merged; an empty one has None."""
   if None not in (dimension, other) and dimension != other:
-    problem = (
-      f"dimension {other} does not fit an index of dimension {dimension}"
-    )
-    raise errors.InputError(problem)
+    problem = f"dimension {other} does not fit an index of dimension"
+    raise errors.InputError(f"{problem} {dimension}")
 
 
 def read_npz(

@@ -181,10 +181,8 @@ def make_detections(
   scores, classes = np.asarray(scores, np.float32), np.asarray(classes)
   if not scores.shape == classes.shape == boxes.shape[:1]:
     shapes = f"{list(scores.shape)} and {list(classes.shape)}"
-    problem = (
-      f"each of {len(boxes)} boxes needs a score and a class, not {shapes}"
-    )
-    raise errors.InputError(problem, path=path)
+    problem = f"each of {len(boxes)} boxes needs a score and a class"
+    raise errors.InputError(f"{problem}, not {shapes}", path=path)
   _check_none(~np.isfinite(scores), "score", scores, "is not finite", path)
   with np.errstate(invalid="ignore"):  # NaN is refused next.
     numbers = np.rint(classes).astype(np.int32)

@@ -26,17 +26,7 @@ class InputError(ValueError):
     local_only and global_only exclude each other
   """
 
-  def __init__(
-    self,
-    message: Any,
-    *received: Any,
-    path: str | os.PathLike | None = None,
-  ):
-    if received:  # The old form, until the last of it is gone.
-      expected, message = message, received[0]
-      path = received[1] if len(received) > 1 else path
-      self.expected, self.received = expected, message
-      message = f"expected {expected}, received {message}"
+  def __init__(self, message: str, *, path: str | os.PathLike | None = None):
     super().__init__(message if path is None else f"{path}: {message}")
     self.message, self.path = message, path
 

@@ -62,10 +62,8 @@ def _remote(path):
     raise FileNotFoundError(f"{path}: no such file") from None
   except tf.errors.OpError as error:
     reason = " ".join(error.message.split()) or type(error).__name__
-    problem = (
-      f"TensorFlow, which opens gs:// addresses, cannot open it: {reason}"
-    )
-    raise errors.InputError(problem, path=path) from None
+    problem = "TensorFlow, which opens gs:// addresses, cannot open it"
+    raise errors.InputError(f"{problem}: {reason}", path=path) from None
 
 
 def _open_local(path, mode, **options):

@@ -103,7 +103,7 @@ def _notebook_bar():
   return functools.partial(tqdm.tqdm, ncols=80)
 
 
-class _Lines:
+class _Lines(contextlib.AbstractContextManager):
   """Stands in for a bar; writes a line each minute."""
 
   def __init__(
@@ -122,9 +122,6 @@ class _Lines:
     for item in self._iterable:
       yield item
       self.update(1)
-
-  def __enter__(self):
-    return self
 
   def __exit__(self, *error):
     pass

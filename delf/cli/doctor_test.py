@@ -14,7 +14,7 @@ from delf.inference import zoo
 @pytest.fixture
 def checks(monkeypatch):
   def bad():
-    raise errors.InputError("a wheel", "none", "car")
+    raise errors.InputError("expected a wheel, received none", path="car")
 
   def install(*names):
     known = {"good": lambda: ("four wheels", {"wheels": 4}), "bad": bad}

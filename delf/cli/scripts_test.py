@@ -72,7 +72,7 @@ def test_unknown_flags_are_refused(capsys):
 @pytest.mark.parametrize(
   "error",
   [
-    errors.InputError("a photo", "a poem", "x.txt"),
+    errors.InputError("a poem, not a photo", path="x.txt"),
     FileNotFoundError("x.txt"),
     PermissionError(13, "Permission denied", "x.txt"),
     OSError("x.txt:\nbroken"),

@@ -124,7 +124,7 @@ def find(sources: Iterable[str | os.PathLike]) -> tuple[list[str], list[str]]:
       roots.add(_absolute(root))
   parent = os.path.commonpath(roots)
   longer = [os.path.relpath(path, parent) for path in images]
-  paths, names = (list(each) for each in zip(*images.values(), strict=True))
+  paths, names = map(list, zip(*images.values(), strict=True))
   names = _replace_equal(names, [os.path.splitext(name)[0] for name in longer])
   # Each round leaves fewer equal names; those in `longer` are unique.
   while len(set(names)) < len(names):
@@ -226,9 +226,7 @@ class Report:
   @property
   def exit_status(self) -> int:
     """Exit status of a program that ran this."""
-    if self.interrupted:
-      return errors.INTERRUPTED
-    return 1 if self.failed else 0
+    return errors.INTERRUPTED if self.interrupted else int(bool(self.failed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,8 +272,7 @@ class ImageOptions(RunOptions):
   """Options of a resumable run."""
 
   resume: bool = True  # Whether to skip images whose files are complete.
-  # Largest batch. None: one image on a CPU, and on a GPU as many images of one
-  # size as `MEMORY_BUDGET` allows.
+  # Largest batch. None: 1 on a CPU, on a GPU what `MEMORY_BUDGET` allows.
   batch_size: int | None = None
   strict: bool = False  # Whether the first failure ends the run with an error.
 
@@ -357,12 +354,9 @@ def memory_limit(
   batch_size: int | None = None,
   budget: int = MEMORY_BUDGET,
 ) -> Callable[[tuple[int, int]], int]:
-  """Return a function from (height, width) to the largest batch size.
-
-  The default on a CPU is 1, since one image keeps it busy.
-  """
+  """Return a function from (height, width) to the largest batch size."""
   if batch_size is None and "GPU" not in device.upper():
-    return lambda shape: 1
+    return lambda shape: 1  # One image keeps a CPU busy.
   largest_scale = max(config.image_scales, default=1.0)
 
   def limit(shape):

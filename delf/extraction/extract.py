@@ -167,7 +167,8 @@ class OutputFolder:
     Photos are done if they are unchanged and their files have their recorded
     sizes; without a record, if their files can be read.
     """
-    todo, done = [], []
+    todo: list[engine.Job] = []
+    done: list[engine.Job] = []
     changed = unknown = 0
     for job in plan:
       has_changed, is_known = self.photos.has_changed(job), self.photos.has(job)

@@ -263,12 +263,13 @@ class _Outputs:
     self._finished: dict[str, set[int]] = {name: set() for name in self._known}
     for part in done:
       self._note(part)
-    self.todo, skipped = [], []
-    for job in plan:
-      names = {part.name for part in self._known.get(job.name, ())}
-      is_done = names and not names & self._missing
-      (skipped if is_done else self.todo).append(job)
-    self.skipped = tuple(job.name for job in skipped)
+    whole = {
+      name
+      for name, parts in self._known.items()
+      if self._missing.isdisjoint(part.name for part in parts)
+    }
+    self.todo = [job for job in plan if job.name not in whole]
+    self.skipped = tuple(job.name for job in plan if job.name in whole)
     self.needs_detector = len(self._known) < len(plan)
     self._done: dict[str, None] = {}
     self._has_boxes_claimed = False

@@ -114,9 +114,8 @@ class _MatReader:
     """Return ([n] numbers, their type, start of the next element)."""
     kind, content, position = self._element(data, position)
     dtype = np.dtype(self._order + _TYPES.get(kind, "u1"))
-    if kind not in _TYPES or len(content) % dtype.itemsize:
-      raise _DamagedError
-    if expected is not None and kind != expected:
+    is_expected = kind in _TYPES and expected in (None, kind)
+    if not is_expected or len(content) % dtype.itemsize:
       raise _DamagedError
     return np.frombuffer(content, dtype), kind, position
 

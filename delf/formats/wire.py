@@ -253,10 +253,8 @@ def _feature_record(dimension):
   body = delimited(_DESCRIPTOR, size)
   tail = 5 * len(_SCALARS)
   head = delimited(_FEATURE, len(body) + size + tail) + body + datum
-  fields: list[tuple] = [
-    ("head", np.uint8, [len(head)]),
-    ("descriptor", "<f4", [dimension]),
-  ]
+  fields: list[tuple] = [("head", np.uint8, [len(head)])]
+  fields.append(("descriptor", "<f4", [dimension]))
   for name in _SCALARS:
     fields += [(f"{name}_tag", np.uint8), (name, "<f4")]
   record = np.zeros([], dtype=fields)

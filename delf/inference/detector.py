@@ -75,9 +75,8 @@ class Detector:
       message = f"images must be {self._shape}, not {list(images.shape)}"
       raise errors.InputError(message, path=self.folder)
     values = {tensors.IMAGES: tf.constant(images)}
-    outputs = saved_model.call(
-      self._function, self._device, self.folder, **values
-    )
+    place = self._device, self.folder
+    outputs = saved_model.call(self._function, *place, **values)
     return tuple(outputs[name].numpy() for name in tensors.DETECTIONS)
 
   def _resize(self, images: np.ndarray) -> np.ndarray:

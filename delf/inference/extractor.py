@@ -140,10 +140,8 @@ class Extractor:
     scales = tuple(config.image_scales)
     indices: tuple[int, ...] | None = None
     if config.use_global_features:
-      overall = config.delf_global_config
-      self._global_pca = self._load_pca(
-        "global", overall, *tensors.GLOBAL_OUTPUTS
-      )
+      overall, outputs = config.delf_global_config, tensors.GLOBAL_OUTPUTS
+      self._global_pca = self._load_pca("global", overall, *outputs)
       # All scales if unset.
       indices = tuple(overall.image_scales_ind) or tuple(range(len(scales)))
     request = tensors.Request(
@@ -157,7 +155,6 @@ class Extractor:
     self._run_batch = model.prepare(request, batch=True)
 
   def _load_pca(self, part, config, *outputs):
-    """Returns the PCA of local or global descriptors, or None."""
     if not config.use_pca:
       return None
     parameters = type(config.pca_parameters)()
@@ -253,10 +250,8 @@ class Extractor:
 
   def _size_of(self, *outputs):
     """Returns the last dimension of the first existing output, or None."""
-    for name in outputs:
-      if name in self._model.outputs:
-        return self._model.output_size(name)
-    return None
+    names = [name for name in outputs if name in self._model.outputs]
+    return self._model.output_size(names[0]) if names else None
 
   def _check_pca(self, part, pca, size):
     """Raises InputError if a projection is for another descriptor size."""

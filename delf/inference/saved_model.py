@@ -80,14 +80,12 @@ class ExtractionModel:
     self._loaded = loaded
     self._functions = dict(loaded.signatures)
     self.inputs = graph_tensors(loaded, tensors.INPUTS)
-    self.outputs = graph_tensors(
-      loaded, (*tensors.LOCAL_OUTPUTS, *tensors.GLOBAL_OUTPUTS)
-    )
+    outputs = (*tensors.LOCAL_OUTPUTS, *tensors.GLOBAL_OUTPUTS)
+    self.outputs = graph_tensors(loaded, outputs)
     # Whether it has functions; otherwise it is a graph of TensorFlow 1.
     self.is_tf2 = not (self.inputs and self.outputs)
     if self.is_tf2:
-      default = self._functions.get(DEFAULT)
-      self.inputs, self.outputs = specs_of(default)
+      self.inputs, self.outputs = specs_of(self._functions.get(DEFAULT))
 
   def output_size(self, name: str) -> int | None:
     """Return the last dimension of an output, or None if it is unknown."""

@@ -51,8 +51,8 @@ def normalised(image: np.ndarray) -> np.ndarray:
 def resize(pixels: np.ndarray, scale: float) -> np.ndarray:
   """Return pixels [H, W, 3] float32 at a scale, as [1, h, w, 3].
 
-  Sides are rounded half to even, in float32. The interpolation is bilinear
-  without antialiasing, as in `tf.image.resize`.
+  As in `tf.image.resize`: sides are rounded half to even, in float32, and
+  interpolation is bilinear without antialiasing.
   """
   shape = np.array(pixels.shape[:2], np.float32)
   height, width = np.round(shape * np.float32(scale)).astype(int)
@@ -267,16 +267,16 @@ class SingleFileModel:
       chosen = set(range(len(scales)))
     levels, descriptors = [], []
     for index, scale in enumerate(scales):
-      is_global = request.use_global and index in chosen
-      names = self._maps if request.use_local else []
-      names = [*names, *([network_files.DESCRIPTOR] if is_global else [])]
+      names = list(self._maps) if request.use_local else []
+      if is_global := request.use_global and index in chosen:
+        names.append(network_files.DESCRIPTOR)
       if not names:
         continue
       outputs = self._run(resize(pixels, scale), names)
       if request.use_local:
         maps = [outputs[name] for name in self._maps]
-        field = settings.receptive
-        levels.append(candidates(maps, scale, request.abs_thres, field))
+        limits = request.abs_thres, settings.receptive
+        levels.append(candidates(maps, scale, *limits))
       if is_global:
         descriptors.append(outputs[network_files.DESCRIPTOR][0])
     arrays: dict[str, np.ndarray] = {}
@@ -291,9 +291,8 @@ class SingleFileModel:
     if self._is_pooled:
       pool = np.mean if self._settings.pool_type == "average" else np.sum
       descriptors = pool(descriptors, axis=0)
-    if self._settings.normalize:
-      descriptors = tensors.l2_normalized(descriptors)
-    return descriptors
+    is_normal = self._settings.normalize
+    return tensors.l2_normalized(descriptors) if is_normal else descriptors
 
   def _run(self, images, names):
     """Runs the network, and checks the shapes of its outputs."""

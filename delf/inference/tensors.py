@@ -59,23 +59,19 @@ def feeds(inputs: Collection[str], request: Request) -> dict[str, np.ndarray]:
   """
   scales = list(request.image_scales)
   indices = sorted(set(request.global_scales or ()))
+  threshold, most = request.abs_thres, request.max_feature_num
   if not request.use_local:
     scales = [scales[index] for index in indices]
     indices = list(range(len(scales)))
+    threshold, most = float("inf"), 1
   values = {
     SCALES: np.array(scales, np.float32),
-    THRESHOLD: np.float32(
-      request.abs_thres if request.use_local else float("inf")
-    ),
-    MAX_FEATURE_NUM: np.int32(
-      request.max_feature_num if request.use_local else 1
-    ),
+    THRESHOLD: np.array(threshold, np.float32),
+    MAX_FEATURE_NUM: np.array(most, np.int32),
     # Models of both parts reject an empty list.
     INDICES: np.array(indices or [int(np.argmin(scales or [0]))], np.int32),
   }
-  return {
-    name: np.asarray(value) for name, value in values.items() if name in inputs
-  }
+  return {name: value for name, value in values.items() if name in inputs}
 
 
 def check(
@@ -129,14 +125,11 @@ def check_shape(
   path: str | os.PathLike,
 ) -> None:
   """Raise InputError if an array has another shape; None is any size."""
-  if len(shape) == array.ndim and all(
-    size in (None, actual)
-    for size, actual in zip(shape, array.shape, strict=True)
-  ):
-    return
-  sizes = ", ".join("any" if size is None else str(size) for size in shape)
-  message = f"{name} must have shape [{sizes}], not {list(array.shape)}"
-  raise errors.InputError(message, path=path)
+  pairs = zip(shape, array.shape, strict=False)
+  if len(shape) != array.ndim or any(s not in (None, n) for s, n in pairs):
+    sizes = ", ".join("any" if size is None else str(size) for size in shape)
+    message = f"{name} must have shape [{sizes}], not {list(array.shape)}"
+    raise errors.InputError(message, path=path)
 
 
 def l2_normalized(values: np.ndarray) -> np.ndarray:

@@ -83,21 +83,17 @@ def _settings(scales, largest, local=None, indices=None):
   return settings
 
 
-_DELF = _settings(
-  _DELF_SCALES,
-  -1,
-  {
-    "score_threshold": 100.0,
-    "layer_name": "resnet_v1_50/block3",
-    "use_pca": True,
-    "pca_parameters": {"pca_dim": 40},
-  },
-)
+_DELF_LOCAL = {
+  "score_threshold": 100.0,
+  "layer_name": "resnet_v1_50/block3",
+  "use_pca": True,
+  "pca_parameters": {"pca_dim": 40},
+}
+_DELF = _settings(_DELF_SCALES, -1, _DELF_LOCAL)
 
 
-def _delg(name, score_threshold, data):
-  local = {"score_threshold": score_threshold, "layer_name": ""}
-  local["use_pca"] = False
+def _delg(name, threshold, data):
+  local = {"score_threshold": threshold, "layer_name": "", "use_pca": False}
   backbone = "ResNet-101" if name.startswith("r101") else "ResNet-50"
   return Artefact(
     name,
@@ -355,8 +351,12 @@ def choose(
     return config
   if model is None:
     return default_config(EMBEDDED)
-  path = pathlib.Path(model)
-  own = _own_config(path)
+  path, own = pathlib.Path(model), None
+  if network_files.is_network(path) and path.is_file():
+    if text := network_files.read_settings(path).config:
+      own = configs.parse_delf_config(text, path)
+  elif (path / "config.pbtxt").exists():
+    own = configs.read_delf_config(path / "config.pbtxt")
   if own is not None:
     own.model_path = os.fspath(model)
     return own
@@ -364,12 +364,3 @@ def choose(
     message = "no settings: use --config, or add config.pbtxt to the folder"
     raise errors.InputError(message, path=model)
   return default_config(os.fspath(model))
-
-
-def _own_config(model: pathlib.Path) -> delf_config_pb2.DelfConfig | None:
-  """Returns the configuration in a model's folder or file, or None."""
-  if network_files.is_network(model) and model.is_file():
-    text = network_files.read_settings(model).config
-    return configs.parse_delf_config(text, model) if text else None
-  beside = model / "config.pbtxt"
-  return configs.read_delf_config(beside) if beside.exists() else None

@@ -182,7 +182,7 @@ def test_tuples_that_the_network_does_not_take_are_left_out(
 
   def refuse(self, images):
     if images.shape[1] < 30:  # Every second photo of a thing.
-      raise errors.InputError("an image that is large enough", "a small one")
+      raise errors.InputError("the image is too small")
     return describe(self, images)
 
   monkeypatch.setattr(tiny_tuples.TinyNet, "describe", refuse)

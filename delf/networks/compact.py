@@ -165,12 +165,9 @@ class CompactBackbone(keras.Model):
       embedding_layer_dim, name="embedding_layer"
     )
     self.upsample = keras.layers.UpSampling2D(2, name="upsample")
-    self.blend = keras.layers.AveragePooling2D(
-      2, strides=1, padding="same", name="blend"
-    )
-    self.contrast = keras.layers.AveragePooling2D(
-      9, strides=1, padding="same", name="contrast"
-    )
+    average = keras.layers.AveragePooling2D
+    self.blend = average(2, strides=1, padding="same", name="blend")
+    self.contrast = average(9, strides=1, padding="same", name="contrast")
 
   def _make_stages(self):
     self.stem = keras.layers.Conv2D(
@@ -245,9 +242,8 @@ class CompactBackbone(keras.Model):
     x = block2 + self._double(lateral, block2)
     fused = self.fuse(x, training=training)
     detail = self.detail(block1, training=training)
-    corner = self.corner(
-      ops.concatenate([detail, fused], -1), training=training
-    )
+    both = ops.concatenate([detail, fused], -1)
+    corner = self.corner(both, training=training)
     return self.local(fused), self.keypoint(corner)
 
   def build_call(

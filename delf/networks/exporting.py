@@ -159,15 +159,12 @@ def load_model(  # noqa: PLR0913
     options["embedding_layer_dim"] = size
   model = (delg_model.Delg if delg else delf_model.Delf)(**options)
   # Weights without a use in these parts may differ in shape or be missing.
-  optional = list(model_checkpoints.TRAINING_ONLY)
-  if "local" not in parts:
-    optional.append("attention")
-  if "global" not in parts:
-    optional.append("backbone/embedding_layer")
+  uses = {"local": "attention", "global": "backbone/embedding_layer"}
+  optional = [layer for part, layer in uses.items() if part not in parts]
+  optional += model_checkpoints.TRAINING_ONLY
   unused = optional if "local" in parts else [*optional, "autoencoder"]
-  model_checkpoints.load_weights(
-    model, ckpt_path, unused=unused, missing=optional
-  )
+  load = model_checkpoints.load_weights
+  load(model, ckpt_path, unused=unused, missing=optional)
   return model
 
 
@@ -230,10 +227,8 @@ class NetworkSource:
   ) -> None:
     """Write a TFLite file with weights of FLOAT32, FLOAT16 or DYNAMIC type."""
     with tempfile.TemporaryDirectory(prefix="delf_export") as folder:
-      save(
-        {n: f.get_concrete_function() for n, f in self.functions.items()},
-        folder,
-      )
+      items = self.functions.items()
+      save({name: f.get_concrete_function() for name, f in items}, folder)
       with _converting("TFLite", self._folder, "tensorflow", logging.WARNING):
         converter = tf.lite.TFLiteConverter.from_saved_model(
           folder, signature_keys=sorted(self.functions)

@@ -16,14 +16,12 @@ PIXELS = STRIDE * STRIDE
 
 # float32 [PIXELS, 2]: (y, x) of each pixel from the centre of its cell.
 _SIDE = np.arange(STRIDE, dtype=np.float32) - STRIDE / 2
-POSITIONS = np.stack(np.meshgrid(_SIDE, _SIDE, indexing="ij"), -1).reshape(
-  -1, 2
-)
+_GRID = np.meshgrid(_SIDE, _SIDE, indexing="ij")
+POSITIONS = np.stack(_GRID, -1).reshape(-1, 2)
 
 # Whether two positions are the same or touch.
-_TOUCH = (np.abs(POSITIONS[:, None] - POSITIONS[None]).max(-1) < 1.5).astype(
-  np.float32
-)
+_DISTANCES = np.abs(POSITIONS[:, None] - POSITIONS[None]).max(-1)
+_TOUCH = (_DISTANCES < 1.5).astype(np.float32)
 
 
 def offsets(logits: Tensor) -> Tensor:
@@ -164,15 +162,12 @@ class AutoencoderModel(keras.Model):
     name: str = "autoencoder",
   ):
     super().__init__(name=name)
+    options = {"kernel_size": kernel_size, "padding": "same"}
     self.conv1 = layers.Conv2D(
-      reduced_dimension, kernel_size, padding="same", name="autoenc_conv1"
+      reduced_dimension, name="autoenc_conv1", **options
     )
     self.conv2 = layers.Conv2D(
-      expand_dimension,
-      kernel_size,
-      padding="same",
-      activation="relu",
-      name="autoenc_conv2",
+      expand_dimension, activation="relu", name="autoenc_conv2", **options
     )
 
   def build(self, input_shape: tuple) -> None:

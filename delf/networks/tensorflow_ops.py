@@ -110,9 +110,8 @@ def candidates(
   attention, features, *offsets = maps
   shape = tf.shape(features)
   scores = tf.reshape(attention, [shape[0], -1])
-  boxes = feature_extractor.CalculateReceptiveBoxes(
-    shape[1], shape[2], *receptive
-  )
+  calculate = feature_extractor.CalculateReceptiveBoxes
+  boxes = calculate(shape[1], shape[2], *receptive)
   if selection.keeps_overlaps:
     # The best of all scales are among the best of each scale.
     cells = _best(scores, selection.max_feature_num)
