@@ -24,10 +24,8 @@ from delf.python.training.model import delg_model
 
 # Points of a pair nearer than this, in pixels, are not each other's negatives.
 NEAR = 12.0
-
 # Divisor of the cosine similarities of descriptors.
 TEMPERATURE = 0.06
-
 # Standard deviation, in pixels, of the target around a keypoint.
 KEYPOINT_SPREAD = 0.6
 
@@ -56,17 +54,10 @@ class CompactTrainer(loop.FileLearner):
     side: int = 192,
     held_out: Sequence[view_pairs.Batch] = (),
   ):
-    """Build all variables; see `FileLearner`.
+    """Build all variables of a CompactBackbone and an AttentionModel.
 
-    Args:
-      backbone: compact.CompactBackbone.
-      attention: heads.AttentionModel.
-      draw: Function that draws the batch of a step.
-      path: File of the checkpoint.
-      rate: Highest learning rate; it falls to 0.01 of it along a cosine.
-      warm_up: Steps over which the rate rises.
-      side: Side of a view in pixels.
-      held_out: Batches to measure with.
+    `rate` and `warm_up` are those of `loop.cosine_rate`, `side` is that of a
+    view in pixels, and `held_out` are batches to measure with.
     """
     super().__init__(draw, path)
     self.backbone, self.attention = backbone, attention
@@ -75,12 +66,9 @@ class CompactTrainer(loop.FileLearner):
     cells = [1, 4, 4, backbone.local_channels]
     attention(np.zeros(cells, np.float32), training=False)
     head = backbone.pool.variables + backbone.embedding_layer.variables
+    trainable = backbone.trainable_variables + attention.trainable_variables
     head_ids = {id(v) for v in head}
-    self._trainable = [
-      v
-      for v in backbone.trainable_variables + attention.trainable_variables
-      if id(v) not in head_ids
-    ]
+    self._trainable = [v for v in trainable if id(v) not in head_ids]
     self._optimizer = keras.optimizers.AdamW(
       rate, weight_decay=1e-4, global_clipnorm=5.0
     )
@@ -168,12 +156,9 @@ def descriptor_loss(
   similarity matrix (InfoNCE, van den Oord et al. 2018, in both directions).
   Points of one pair within NEAR pixels of each other are not negatives.
 
-  Args:
-    first: [P, K, C], unit descriptors in the first views.
-    second: [P, K, C], descriptors of the same points in the second views.
-    points_1: [P, K, 2], positions in the first views, in pixels.
-    points_2: [P, K, 2], positions in the second views.
-    weights: [P, K], 0 for padding.
+  `first` and `second` [P, K, C] are unit descriptors of points in the first and
+  second views, at `points_1` and `points_2` [P, K, 2] in pixels; weights [P, K]
+  are 0 for padding.
 
   Returns:
     Three tensors [P, K]: the loss of each point; the probability of its match,
@@ -189,15 +174,11 @@ def descriptor_loss(
   true = ops.diagonal(logits)
   rows = true - ops.logsumexp(logits, axis=1)
   columns = true - ops.logsumexp(logits, axis=0)
-  nearest = (true >= ops.max(logits, axis=1)) & (
-    true >= ops.max(logits, axis=0)
-  )
-  shape = [pairs, number]
-  return (
-    ops.reshape(-0.5 * (rows + columns), shape),
-    ops.reshape(ops.exp(0.5 * (rows + columns)), shape),
-    ops.reshape(ops.cast(nearest, "float32"), shape),
-  )
+  nearest = true >= ops.max(logits, axis=1)
+  nearest = nearest & (true >= ops.max(logits, axis=0))
+  both = 0.5 * (rows + columns)
+  results = -both, ops.exp(both), ops.cast(nearest, "float32")
+  return tuple(ops.reshape(each, [pairs, number]) for each in results)
 
 
 def _ignored(points_1, points_2, weights):
@@ -251,10 +232,8 @@ def _mean(values, weights):
 
 # File of the training weights in the folder of a model.
 WEIGHTS = "weights.npz"
-
 # Overlap of two boxes above which the weaker feature is dropped.
 IOU = 0.4
-
 # Values of the configuration, chosen on held-out photos
 # (docs/EMBEDDED_MODEL.md): few scales, the finest of them enlarged, where
 # locations are most exact.
@@ -316,8 +295,7 @@ def weights_file(source: str | os.PathLike) -> pathlib.Path | None:
 def load(model: delg_model.Delg, path: str | os.PathLike) -> None:
   """Load the weights of a folder or file into a model, all of them or none.
 
-  Raises:
-    InputError: If the file is not readable, or of another architecture.
+  Raises InputError if the file is not readable, or of another architecture.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -332,37 +310,31 @@ def load(model: delg_model.Delg, path: str | os.PathLike) -> None:
     )
   variables = _variables(model)
   for name in sorted(set(arrays) | set(variables)):
-    _check(variables.get(name), arrays.get(name), name, path)
+    shape, stored = (
+      tuple(each[name].shape) if name in each else "missing"
+      for each in (variables, arrays)
+    )
+    if shape != stored:
+      raise errors.InputError(
+        f"weights of another architecture: {name} is {stored}, and must be "
+        f"{shape}",
+        path=path,
+      )
+    if not np.issubdtype(arrays[name].dtype, np.floating):
+      raise errors.InputError(
+        f"{name} must be of floating point, not {arrays[name].dtype}", path=path
+      )
+    base_arrays.check_finite(arrays[name], f"numbers as {name}", path)
   for name, variable in variables.items():
     variable.assign(arrays[name])
 
 
-def _check(variable, array, name, path):
-  """Raise InputError if an array does not fit a variable."""
-  shape, stored = (
-    None if each is None else tuple(each.shape) for each in (variable, array)
-  )
-  if shape != stored:
-    raise errors.InputError(
-      f"weights of another architecture: {name} is {stored or 'missing'}, and "
-      f"must be {shape or 'missing'}",
-      path=path,
-    )
-  if not np.issubdtype(array.dtype, np.floating):
-    raise errors.InputError(
-      f"{name} must be of floating point, not {array.dtype}", path=path
-    )
-  base_arrays.check_finite(array, f"numbers as {name}", path)
-
-
 def _variables(model):
   """Return the variables by names that are independent of the model's name."""
+  parts = {"backbone": model.backbone, "attention": model.attention}
   return {
-    f"{part}/{variable.path.removeprefix(f'{layer.name}/')}": variable
-    for part, layer in (
-      ("backbone", model.backbone),
-      ("attention", model.attention),
-    )
+    f"{name}/{variable.path.removeprefix(f'{layer.name}/')}": variable
+    for name, layer in parts.items()
     for variable in layer.variables
   }
 
@@ -378,9 +350,7 @@ def from_checkpoint(path: str | os.PathLike) -> delg_model.Delg:
   return model
 
 
-def export(
-  model: delg_model.Delg, folder: str | os.PathLike, iou: float = IOU
-) -> None:
+def export(model: delg_model.Delg, folder: str | os.PathLike) -> None:
   """Export a model, with its configuration and training weights beside it.
 
   An existing export is replaced; Markdown files in the folder are kept.
@@ -389,7 +359,7 @@ def export(
   settings = configuration(configured_path(folder)).encode()
   kept = {path.name: path.read_bytes() for path in folder.glob("*.md")}
   with exporting.destination(folder, overwrite=True) as new:
-    exporting.export(model, new, iou=iou)
+    exporting.export(model, new, iou=IOU)
     save(model, new)
     for name, data in (kept | {"config.pbtxt": settings}).items():
       files.write_bytes(pathlib.Path(new, name), data)
@@ -418,13 +388,10 @@ def configuration(model_path: str) -> str:
 # Added to the variances of pairs, as a share of their mean. Results on held-out
 # photos are the same from 0.02 to 0.3.
 _SHRINKAGE = 0.1
-
 # Local features sampled from each photo to learn visual words.
 _SAMPLES = 40
-
 # Upper limits of views for the whitening, and for learning classes.
 _MOST_WHITENED_VIEWS, _MOST_VIEWS = 8000, 4000
-
 # Longer side, in pixels, at which photos are described.
 _SIDE = 320
 
@@ -474,11 +441,7 @@ def _visual_words(backbone, images, seed):
   """Cluster local features (spherical k-means); return unit rows [W, C]."""
   rng = np.random.default_rng(seed)
   rows = []
-
-  def local(pixels):
-    return backbone.cells_call(pixels, training=False)[0]
-
-  for cells in _outputs(local, images):
+  for cells in _outputs(lambda cells: cells, backbone, images):
     cells = cells.reshape(-1, cells.shape[-1])
     lengths = np.linalg.norm(cells, axis=1)
     # Short features have little texture, and little weight.
@@ -501,17 +464,15 @@ def pooled(
   backbone: Any, images: Iterable[np.ndarray], number: int | None = None
 ) -> np.ndarray:
   """Return the inputs of the embedding layer for N images, float32 [N, C]."""
-
-  def function(pixels):
-    return backbone.pool(backbone.cells_call(pixels, training=False)[0])
-
-  return np.stack([rows[0] for rows in _outputs(function, images, number)])
+  rows = _outputs(backbone.pool, backbone, images, number)
+  return np.concatenate(list(rows))
 
 
-def _outputs(function, images, number=None):
-  """Yield the output of a function of pixels [1, H, W, 3] for each photo."""
+def _outputs(function, backbone, images, number=None):
+  """Yield a function of the backbone's cells [1, H, W, C] for each image."""
   call = tf.function(
-    function, input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)]
+    lambda pixels: function(backbone.cells_call(pixels, training=False)[0]),
+    input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)],
   )
   for image in progress.track(images, "pooling photos", number):
     zoom = _SIDE / max(image.shape[:2])
@@ -595,14 +556,11 @@ def _views(backbone, images, labels, seed):
   times = int(np.clip(_MOST_VIEWS // len(images) - 1, 1, 7))
   rng = np.random.default_rng(seed)
   # Only one view is in memory at a time.
-  views = (
-    _view(rng, image, (0.7, 1.3), _SIDE)
-    for _ in range(times)
-    for image in images
-  )
-  rows = [pooled(backbone, images)]
-  rows.append(pooled(backbone, views, times * len(images)))
-  return np.concatenate(rows), np.tile(labels, 1 + times)
+  repeated = (image for _ in range(times) for image in images)
+  views = (_view(rng, image, (0.7, 1.3), _SIDE) for image in repeated)
+  rows = pooled(backbone, images)
+  rows = np.concatenate([rows, pooled(backbone, views, times * len(images))])
+  return rows, np.tile(labels, 1 + times)
 
 
 def _learn(embedded, labels, options):

@@ -22,11 +22,9 @@ from delf.records import photo_list, stream, tfrecord
 
 _CHECKPOINTS = "delf_tf2-ckpt"
 _SETTINGS = "settings.json"
-
 # Number of newest checkpoints kept; of older ones, one each three hours.
 _KEPT = 10
 _KEPT_HOURS = 3
-
 # Groups of settings on which the result of a step depends.
 _DECIDING = ("data", "learning")
 
@@ -37,11 +35,10 @@ class Source:
   def __init__(self, data: Data, seed: int):
     """Check that the files exist; `seed` sets order and augmentation."""
     self._data, self._seed = data, seed
-    if not tf.io.gfile.glob(data.train_file_pattern):
-      raise errors.InputError(
-        "no TFRecords for training match this pattern",
-        path=data.train_file_pattern,
-      )
+    training = data.train_file_pattern
+    if not tf.io.gfile.glob(training):
+      problem = "no TFRecords for training match this pattern"
+      raise errors.InputError(problem, path=training)
     validation = data.validation_file_pattern
     if validation and not tf.io.gfile.glob(validation):
       raise errors.InputError(
@@ -49,12 +46,12 @@ class Source:
         "without validation",
         path=validation,
       )
-    labels = photo_list.read_labels_beside(data.train_file_pattern)
+    labels = photo_list.read_labels_beside(training)
     if labels is not None and labels.num_classes != data.num_classes:
       raise errors.InputError(
         f"{photo_list.NAME} has {labels.num_classes} classes, not "
         f"{data.num_classes}: give --num_classes, or 0 for the number in it",
-        path=os.path.dirname(data.train_file_pattern),
+        path=os.path.dirname(training),
       )
 
   def training(self, start_batch: int = 0) -> tf.data.Dataset:
@@ -107,11 +104,7 @@ def classes_beside(pattern: str) -> int:
 
 
 class RunFiles:
-  """Checkpoints, weights and settings in the folder of a run.
-
-  `train_logs` is the folder of the TensorBoard files, `weights` the prefix of
-  the model's weights, for exporters.
-  """
+  """Checkpoints, settings and weights (with the prefix `weights`) of a run."""
 
   def __init__(
     self,
@@ -123,7 +116,6 @@ class RunFiles:
     self._logdir = os.fspath(logdir)
     self._model, self._optimizer = model, optimizer
     self._folder = os.path.join(self._logdir, _CHECKPOINTS)
-    self.train_logs = os.path.join(self._logdir, "train_logs")
     self.weights = os.path.join(self._logdir, "delf_weights")
     tf.io.gfile.makedirs(self._folder)
     checkpoint = tf.train.Checkpoint(
@@ -131,10 +123,7 @@ class RunFiles:
       optimizer=optimizer.trackables(),
     )
     self._manager = tf.train.CheckpointManager(
-      checkpoint,
-      self._folder,
-      max_to_keep=_KEPT,
-      keep_checkpoint_every_n_hours=_KEPT_HOURS,
+      checkpoint, self._folder, _KEPT, _KEPT_HOURS
     )
     # Read or written by this object, and so known to be whole.
     self._newest: str | None = None
@@ -271,20 +260,11 @@ def fit(
   training = _Training(settings, stepper, observers, source)
   # Observers draw batches, too.
   with googlelandmarks.clear_errors():
-    signal = loop.run(
-      training,
-      budget,
-      observers,
-      loop.Every(steps=reporting.save_every),
-      loop.Every(steps=reporting.validate_every),
-    )
-  return Report(
-    stepper.step,
-    training.metrics,
-    signal,
-    training.checkpoint,
-    training.weights,
-  )
+    save_when = loop.Every(steps=reporting.save_every)
+    measure_when = loop.Every(steps=reporting.validate_every)
+    signal = loop.run(training, budget, observers, save_when, measure_when)
+  newest = training.checkpoint, training.weights
+  return Report(stepper.step, training.metrics, signal, *newest)
 
 
 class _Training(loop.Learner):
@@ -301,7 +281,8 @@ class _Training(loop.Learner):
     self.settings, self.source, self.model = settings, source, stepper.model
     self._stepper, self._observers = stepper, observers
     self._files = RunFiles(settings.logdir, stepper.model, stepper.optimizer)
-    self.train_logs, self.weights = self._files.train_logs, self._files.weights
+    self.train_logs = os.path.join(settings.logdir, "train_logs")
+    self.weights = self._files.weights
     self.metrics, self._before = {}, {}
 
   def resume(self):

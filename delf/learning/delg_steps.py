@@ -84,9 +84,7 @@ class Momentum:
     return {
       "_iterations": self.iterations,
       "_learning_rate": self.learning_rate,
-      "_variables": {
-        str(i): update for i, update in enumerate(self._updates, start=1)
-      },
+      "_variables": {str(i): u for i, u in enumerate(self._updates, start=1)},
     }
 
   def by_key(self) -> dict[str, tf.Variable]:
@@ -113,9 +111,8 @@ class Momentum:
 
   def _apply(self, strategy, gradients, rate, scaled):
     update = strategy.extended.update
-    for variable, last, gradient in zip(
-      self._variables, self._updates, gradients, strict=True
-    ):
+    state = zip(self._variables, self._updates, gradients, strict=True)
+    for variable, last, gradient in state:
       args = (last, gradient, scaled)
       update(variable, self._move, args=args, group=False)
 
@@ -175,11 +172,9 @@ def load_initial_weights(model: delf_model.Delf, network: Network) -> None:
       )
     model.backbone.restore_weights(network.imagenet_checkpoint)
   if network.initial_weights:
+    free = model_checkpoints.TRAINING_ONLY
     model_checkpoints.load_weights(
-      model,
-      network.initial_weights,
-      unused=model_checkpoints.TRAINING_ONLY,
-      missing=model_checkpoints.TRAINING_ONLY,
+      model, network.initial_weights, unused=free, missing=free
     )
 
 
@@ -240,9 +235,7 @@ def _losses(model, outputs, labels, batch_size, replicas):
 
 def _predictions(outputs):
   """Return the most likely classes, int64 [B], by classifier."""
-  return {
-    name: tf.argmax(outputs[f"{name}_logits"], axis=1) for name in ACCURACY
-  }
+  return {n: tf.argmax(outputs[f"{n}_logits"], axis=1) for n in ACCURACY}
 
 
 def _sparsity(blocks, replicas, look):
@@ -273,11 +266,8 @@ class Stepper:
     normalization = settings.network.normalization
     self._settings, self.strategy = settings, strategy
     self._replicas = strategy.num_replicas_in_sync
-    if (
-      settings.execution.xla
-      and normalization == "synchronized"
-      and self._replicas > 1
-    ):
+    synchronized = normalization == "synchronized" and self._replicas > 1
+    if settings.execution.xla and synchronized:
       raise errors.InputError(
         "--normalization=synchronized does not work with --xla on several "
         "devices: use batch or frozen, or leave out --xla"
@@ -327,10 +317,8 @@ class Stepper:
 
   def is_finite(self) -> bool:
     """Return whether all variables of the model are finite."""
-    return all(
-      bool(tf.reduce_all(tf.math.is_finite(variable.value)))
-      for variable in self.model.variables
-    )
+    finite = (tf.math.is_finite(v.value) for v in self.model.variables)
+    return all(bool(tf.reduce_all(each)) for each in finite)
 
   def distribute(self, dataset: tf.data.Dataset) -> Any:
     """Return an iterable over batches that are split among the devices."""
@@ -343,10 +331,8 @@ class Stepper:
   ) -> tuple[dict[str, float], Callable[[], Batch]]:
     """Make one step; return its metrics, and a function that gathers the Batch.
 
-    Args:
-      images: float32 [B, H, W, 3], from `distribute`.
-      labels: int64 [B].
-      look: Whether to compute sparsities, which are 0 otherwise.
+    Images float32 [B, H, W, 3] and labels int64 [B] are from `distribute`;
+    without `look`, sparsities are not computed, and 0.
     """
     metrics, sparsity, outputs = self._train(images, labels, tf.constant(look))
     metrics = {name: float(value) for name, value in metrics.items()}
@@ -372,10 +358,8 @@ class Stepper:
     return {name: int(value) for name, value in counts.items()}
 
   def _reduce(self, values):
-    return {
-      name: self.strategy.reduce(_SUM, value, axis=None)
-      for name, value in values.items()
-    }
+    add = self.strategy.reduce
+    return {name: add(_SUM, value, axis=None) for name, value in values.items()}
 
   def _train_all(self, images, labels, look):
     metrics, sparsity, outputs = self.strategy.run(
@@ -393,17 +377,12 @@ class Stepper:
     summed = context.all_reduce(_SUM, [*gradients, *averages])
     gradients = summed[: len(gradients)]
     # Stored averages, which validation uses, are those of the whole batch.
-    for average, total in zip(
-      self._averages, summed[len(gradients) :], strict=True
-    ):
+    totals = summed[len(gradients) :]
+    for average, total in zip(self._averages, totals, strict=True):
       average.assign(total / self._replicas)
-    learning = self._settings.learning
-    rate = loop.linear_rate(
-      learning.initial_lr,
-      self.optimizer.iterations,
-      learning.max_iters,
-      learning.warm_up,
-    )
+    learning, step = self._settings.learning, self.optimizer.iterations
+    steps = learning.max_iters, learning.warm_up
+    rate = loop.linear_rate(learning.initial_lr, step, *steps)
     norm = self.optimizer.apply(gradients, rate, learning.clip_norm)
     same = {GRADIENT_NORM: norm, LEARNING_RATE: rate}
     if hasattr(self.model, "scale_factor"):
@@ -437,9 +416,8 @@ class Stepper:
     return gradients, metrics, sparsity, details
 
   def _validate_all(self, images, labels):
-    return self._reduce(
-      self.strategy.run(self._validate_one, args=(images, labels))
-    )
+    counts = self.strategy.run(self._validate_one, args=(images, labels))
+    return self._reduce(counts)
 
   def _validate_one(self, images, labels):
     labels = tf.cast(labels, tf.int64)

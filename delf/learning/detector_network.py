@@ -61,10 +61,7 @@ class BoxHead(keras.Model):
     self.coarser = keras.layers.UpSampling2D(2, name="coarser")
     self.mix = compact.Convolution(_CHANNELS, size=1, name="mix")
     self.place = compact.Convolution(_CHANNELS, name="place")
-    self.wide = [
-      _Dilated(_CHANNELS, dilation, name=f"wide{dilation}")
-      for dilation in (2, 4)
-    ]
+    self.wide = [_Dilated(_CHANNELS, n, name=f"wide{n}") for n in (2, 4)]
     self.whole = keras.layers.Dense(_CHANNELS, name="whole")
     self.last = compact.Convolution(_CHANNELS, residual=True, name="last")
     self.score = keras.layers.Conv2D(
@@ -97,9 +94,7 @@ class BoxHead(keras.Model):
       the large and the small box of each cell in turn.
     """
     fine, middle, coarse = stages
-    x = ops.concatenate(
-      [self.finer(fine), middle, self.coarser(coarse)], axis=-1
-    )
+    x = ops.concatenate([self.finer(fine), middle, self.coarser(coarse)], -1)
     x = self.mix(x, training=training)
     number = self.side // STRIDE
     where = ops.reshape(2.0 * self.cells - 1.0, [1, number, number, 2])
@@ -108,9 +103,8 @@ class BoxHead(keras.Model):
     for layer in self.wide:
       x = layer(x, training=training)
     # Context of the whole photo.
-    whole = ops.concatenate(
-      [ops.mean(x, axis=(1, 2)), ops.max(x, axis=(1, 2))], -1
-    )
+    whole = [ops.mean(x, axis=(1, 2)), ops.max(x, axis=(1, 2))]
+    whole = ops.concatenate(whole, -1)
     x = ops.relu(x + self.whole(whole)[:, None, None])
     x = self.last(x, training=training)
     sides = ops.sigmoid(ops.reshape(self.sides(x), [-1, number**2, SIZES, 4]))
@@ -187,9 +181,8 @@ class Detector:
 def assign(cells: Any, boxes: Any) -> tuple[Any, Any, Any]:
   """Assign known boxes to cells.
 
-  Args:
-    cells: float32 [N, 2], centres (y, x) in [0, 1].
-    boxes: float32 [B, M, 4]; boxes of area 0 are padding.
+  Centres (y, x) of cells are float32 [N, 2] in [0, 1]; boxes are float32
+  [B, M, 4], those of area 0 padding.
 
   Returns:
     answers: float32 [B, N * SIZES], 1 for a positive cell and size.
@@ -204,13 +197,11 @@ def assign(cells: Any, boxes: Any) -> tuple[Any, Any, Any]:
     for which in (large, ~large)
   ]
   total = len(cells) * SIZES
-  answers, spared, targets = (
-    tf.stack(each, 2) for each in zip(*of_sizes, strict=True)
-  )
+  answers, spared, targets = zip(*of_sizes, strict=True)
   return (
-    tf.reshape(answers, [-1, total]),
-    tf.reshape(spared, [-1, total]),
-    tf.reshape(targets, [-1, total, 4]),
+    tf.reshape(tf.stack(answers, 2), [-1, total]),
+    tf.reshape(tf.stack(spared, 2), [-1, total]),
+    tf.reshape(tf.stack(targets, 2), [-1, total, 4]),
   )
 
 
@@ -253,11 +244,8 @@ def loss(
 ) -> tuple[Any, Any, Any]:
   """Compare predicted with known boxes.
 
-  Args:
-    logits: float32 [B, N * SIZES], of scores.
-    predicted: float32 [B, N * SIZES, 4], boxes of the cells.
-    cells: float32 [N, 2], as in `assign`.
-    boxes: float32 [B, M, 4], known boxes, as in `assign`.
+  Logits of scores [B, N * SIZES] and boxes [B, N * SIZES, 4] are predicted;
+  cells and known boxes are those of `assign`.
 
   Returns:
     Loss of scores, loss of boxes, and mean overlap of the boxes of positive
@@ -332,8 +320,8 @@ def load(folder: str | os.PathLike) -> Detector:
   reader, prefix = checkpoints.open_reader(pathlib.Path(folder, _VARIABLES))
   detector = Detector()
   shapes = reader.get_variable_to_shape_map()
-  values = {}
-  for name, variable in _variables(detector).items():
+  variables, values = _variables(detector), {}
+  for name, variable in variables.items():
     key = f"{name}{checkpoints.SUFFIX}"
     if shapes.get(key) != list(variable.shape):
       raise errors.InputError(
@@ -343,7 +331,7 @@ def load(folder: str | os.PathLike) -> Detector:
       )
     with checkpoints.reading(prefix):
       values[name] = reader.get_tensor(key)
-  for name, variable in _variables(detector).items():
+  for name, variable in variables.items():
     variable.assign(values[name])
   return detector
 
@@ -354,8 +342,7 @@ def _variables(detector):
   for part in (detector.backbone, detector.head):
     for variable in part.variables:
       path = _path_in(variable, part)
-      layer = path.partition("/")[0]
-      if part is detector.head or layer in STAGES:
+      if part is detector.head or path.partition("/")[0] in STAGES:
         named[f"{part.name}-{path.replace('/', '-')}"] = variable
   return named
 
@@ -365,9 +352,8 @@ def _half(detector):
   half = {}
   for name, variable in _variables(detector).items():
     array = keras.ops.convert_to_numpy(variable)
-    half[name] = tf.Variable(
-      array.astype(np.float16 if array.ndim > 1 else np.float32)
-    )
+    kind = np.float16 if array.ndim > 1 else np.float32
+    half[name] = tf.Variable(array.astype(kind))
   return half
 
 
@@ -375,11 +361,9 @@ def _function(detector, half):
   """Return the function of the signature with the weights `half`."""
   variables = _variables(detector)
 
-  @tf.function(
-    input_signature=[
-      tf.TensorSpec([None, None, None, 3], tf.uint8, name="input_images")
-    ]
-  )
+  images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="input_images")
+
+  @tf.function(input_signature=[images])
   def detect(input_images):
     weights = [(v, tf.cast(half[n], v.dtype)) for n, v in variables.items()]
     images = tf.image.resize(

@@ -441,10 +441,8 @@ def compare(
 ) -> dict[str, Scores]:
   """Measure a detector and two baselines: Scores by BEST, ALL, WHOLE, MEDIAN.
 
-  Args:
-    find: Returns the detections of a photo, uint8 [H, W, 3].
-    known: Boxes [M, 4] of each photo of the training, for the median box.
-    held_out: Pairs of photo and boxes [M, 4] to measure with.
+  `find` detects boxes in a photo, uint8 [H, W, 3]; `known` are the boxes [M, 4]
+  of each training photo, for the median box; `held_out` are photos with boxes.
   """
   images, truth = zip(*held_out, strict=True)
   detections, number = [find(image) for image in images], len(images)

@@ -33,23 +33,18 @@ _NEEDED = {
 
 # Names in the folder of a run of `training/train.py`.
 _WEIGHTS, _RUN, _SETTINGS = "delf_weights", "delf_tf2-ckpt", "settings.json"
-
 # Upper limit of the bytes of a run's settings, which take about 2000.
 _MOST_SETTINGS = 2**20
-
 # Default scales of extraction: those of DELG (Cao et al., arXiv:2001.05027),
 # with all of its local ones.
 _SCALES = (0.25, 0.35355338, 0.5, 0.70710677, 1.0, 1.4142135, 2.0)
 _GLOBAL_SCALES = (3, 4, 5)
-
 # Features of two models match if their locations differ by fewer pixels. With
 # fewer bits, a keypoint may move inside its cell between equally good places.
 _NEAR = 0.5
 _NEAR_IN_FLOAT32 = 0.01
-
 # Divisor where attention is 0 everywhere.
 _TINY = float(np.finfo(np.float32).tiny)
-
 # Pixels that a scale difference of 1 counts as: features of different scales do
 # not match.
 _SCALE_WEIGHT = 1000.0
@@ -239,9 +234,8 @@ def _check_free(out, options):
     return  # `exporting.destination` checks folders.
   if os.path.lexists(out) and not (options.overwrite and os.path.isfile(out)):
     problem = "the file exists" if os.path.isfile(out) else "not a file"
-    raise errors.InputError(
-      f"{problem}: give a new file to export to", path=out
-    )
+    problem = f"{problem}: give a new file to export to"
+    raise errors.InputError(problem, path=out)
 
 
 def _export_saved_model(source, out, options, photos):
@@ -250,20 +244,17 @@ def _export_saved_model(source, out, options, photos):
   from delf.networks import exporting
 
   if _is_saved_model(source) and not compact_model.weights_file(source):
-    raise errors.InputError(
-      "this is a SavedModel already: give a checkpoint", path=source
-    )
+    problem = "this is a SavedModel already: give a checkpoint"
+    raise errors.InputError(problem, path=source)
   with exporting.destination(out, options.overwrite) as folder:
     folder = pathlib.Path(folder)
     model, description, form = _write_saved_model(source, folder, options)
     config = configuration(source, options, form)
     config.model_path = os.path.abspath(out)
     config.is_tf2_exported = True
-    files.write_bytes(folder / CONFIG, _text(config).encode())
-    reference = _keras_model(model, folder)
-    differences = _compare_models(
-      reference, _load(folder), config, photos, "float32"
-    )
+    _write_text(folder / CONFIG, config)
+    models = _keras_model(model, folder), folder
+    differences = _compare_models(models, config, photos, "float32")
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
   return form, description, size, "the layers of the model", differences
 
@@ -292,11 +283,9 @@ def _write_saved_model(source, folder, options):
 
 
 def _saved_model_of(source, options, folder):
-  """Return the folder of a SavedModel to convert, and its description.
-
-  Checkpoints are exported to `folder` first, and so are the training weights of
-  a SavedModel if options differ from its fixed settings.
-  """
+  """Return the folder of a SavedModel to convert, and its description."""
+  # Checkpoints are exported first, and so are the training weights of a
+  # SavedModel if options differ from its fixed settings.
   from delf.learning import compact_model
   from delf.networks import exporting
 
@@ -306,7 +295,7 @@ def _saved_model_of(source, options, folder):
     "input_scales": options.input_scales,
     "pool_type": None if options.pool_type == "None" else options.pool_type,
     "normalize": options.normalize or None,
-    **dataclasses.asdict(options.model),
+    **vars(options.model),
   }
   changed = [name for name, value in fixed.items() if value is not None]
   if _is_saved_model(source) and changed and not has_weights:
@@ -322,9 +311,12 @@ def _saved_model_of(source, options, folder):
       if not has_weights:
         raise
   _, description, form = _write_saved_model(source, folder, options)
-  config = configuration(source, options, form)
-  files.write_bytes(folder / CONFIG, _text(config).encode())
+  _write_text(folder / CONFIG, configuration(source, options, form))
   return folder, description
+
+
+def _write_text(path, config):
+  files.write_bytes(path, text_format.MessageToString(config).encode())
 
 
 def _export_file(folder, out, options, photos, description):
@@ -334,32 +326,21 @@ def _export_file(folder, out, options, photos, description):
   network = exporting.NetworkSource(folder)
   form = network.settings.form
   if options.form not in (None, form):
-    raise errors.InputError(
-      f"the SavedModel has the form {form}, not {options.form}", path=folder
-    )
+    problem = f"the SavedModel has the form {form}, not {options.form}"
+    raise errors.InputError(problem, path=folder)
   config = configuration(folder, options, form)
   config.model_path = os.path.basename(out)
+  text, precision = text_format.MessageToString(config), options.precision
   _check_free(out, options)
   with files.atomic_path(out) as temporary:
     if options.format == ONNX:
-      network.write_onnx(temporary, _text(config))
+      network.write_onnx(temporary, text)
     else:
-      network.write_tflite(temporary, _text(config), options.precision)
-    differences = _compare_models(
-      _load(folder), _load(temporary), config, photos, options.precision
-    )
+      network.write_tflite(temporary, text, precision)
+    models = folder, temporary
+    differences = _compare_models(models, config, photos, precision)
     size = temporary.stat().st_size
   return form, description, size, "the SavedModel", differences
-
-
-def _load(path):
-  from delf.inference import extractor
-
-  return extractor.load(path, "cpu")
-
-
-def _text(config):
-  return text_format.MessageToString(config)
 
 
 def configuration(
@@ -398,21 +379,16 @@ def load(
 
   The source is the path of a TensorFlow checkpoint (its prefix, or the folder
   of a training run), or of `weights.npz` of a compact model or its folder.
-  Returns a delf_model.Delf and its description.
-
-  Raises:
-    FileNotFoundError: If the source is missing.
-    InputError: If it cannot be read, or has another architecture.
+  Returns a delf_model.Delf and its description; raises FileNotFoundError, or
+  InputError if the source cannot be read or has another architecture.
   """
   from delf.learning import compact_model
   from delf.networks import exporting
 
   if compact_model.weights_file(source):
     if options.backbone not in (None, "compact"):
-      raise errors.InputError(
-        f"the weights of a compact model do not fit {options.backbone}",
-        path=source,
-      )
+      problem = f"the weights of a compact model do not fit {options.backbone}"
+      raise errors.InputError(problem, path=source)
     model = compact_model.create()
     compact_model.load(model, source)
     return model, "compact, with a global head"
@@ -422,9 +398,8 @@ def load(
       path = source / _WEIGHTS
     elif (source / _RUN / "checkpoint").exists():
       path = source / _RUN
-  changes = dataclasses.asdict(options).items()
   network = _of_checkpoint(path) | _of_run(path)
-  network |= {name: value for name, value in changes if value is not None}
+  network |= {k: v for k, v in vars(options).items() if v is not None}
   model = exporting.load_model(path, parts=parts, **network)
   return model, _describe(network)
 
@@ -447,9 +422,8 @@ def _of_checkpoint(path):
   features = shapes.get("autoencoder/conv2/kernel")
   embedding = shapes.get("backbone/embedding_layer/kernel")
   network = {"backbone": backbone, "delg": embedding is not None}
-  network["use_autoencoder"] = False
-  if codes is not None and features is not None:
-    network["use_autoencoder"] = True
+  network["use_autoencoder"] = codes is not None and features is not None
+  if network["use_autoencoder"]:
     network["autoencoder_dimensions"] = codes[-1]
     network["local_feature_map_channels"] = features[-1]
   if embedding is not None:
@@ -507,11 +481,15 @@ def _keras_model(model, folder):
   return single_file.SingleFileModel(folder, settings, run)
 
 
-def _compare_models(reference, made, config, photos, precision):
-  """Return the Differences of two models; InputError if over the limits."""
+def _compare_models(models, config, photos, precision):
+  """Return the Differences of two models, each a path or loaded."""
   from delf.inference import extractor
 
-  extractors = [extractor.Extractor(config, each) for each in (reference, made)]
+  extractors = []
+  for model in models:
+    if isinstance(model, pathlib.Path):
+      model = extractor.load(model, "cpu")
+    extractors.append(extractor.Extractor(config, model))
   differences = Differences()
   near = _NEAR_IN_FLOAT32 if precision == "float32" else _NEAR
   for path in progress.track(photos, "comparing features"):
@@ -560,12 +538,12 @@ def _compare_local(one, other, near):
   first = np.flatnonzero(np.isfinite(distances))
   second = nearest[first]
   strongest = max(float(np.abs(one.attention).max()), _TINY)
+  attention = _largest(one.attention[first], other.attention[second])
   return Differences(
     features=numbers[0],
     common=len(first) / max(numbers),
     location=_largest(one.locations[first], other.locations[second]),
-    attention=_largest(one.attention[first], other.attention[second])
-    / strongest,
+    attention=attention / strongest,
     descriptor=_largest(one.descriptors[first], other.descriptors[second]),
   )
 

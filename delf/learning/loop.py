@@ -156,17 +156,12 @@ def run(
 ) -> int | None:
   """Train from the newest checkpoint, if any, until the budget is spent.
 
-  SIGTERM and SIGINT stop the run after the current step. An epoch ends where
-  `batches` ends: `run` measures, then draws the batches of the next epoch.
+  SIGTERM and SIGINT stop the run after the current step; return the number of
+  this signal, or None. An epoch ends where `batches` ends: `run` measures, then
+  draws the batches of the next epoch. Observers are closed however a run ends.
 
-  Args:
-    observers: Closed however the run ends.
-    save_when: `Every`, or a function with its arguments: when to save, besides
-      at the end.
-    measure_when: When to measure, besides at the end of epochs.
-
-  Returns:
-    Number of the signal that stopped the run, or None.
+  `save_when` and `measure_when` are `Every`, or functions with its arguments:
+  when to save, besides at the end, and to measure, besides at ends of epochs.
 
   Raises:
     InputError: If a metric is not finite; the last checkpoint remains.
@@ -323,9 +318,8 @@ class Live(Observer):
   def _line(self, step):
     steps = f" of {self._budget.steps}" if self._budget.steps else ""
     values = collections.defaultdict(list)
-    for metrics in self._recent:
-      for name, value in metrics.items():
-        values[name].append(value)
+    for name, value in itertools.chain(*(m.items() for m in self._recent)):
+      values[name].append(value)
     means = {name: sum(each) / len(each) for name, each in values.items()}
     speed = f"{self._speed():.3g} steps/s"
     return f"step {step}{steps}: {self.describe(means)}, {speed}"
@@ -381,15 +375,11 @@ def assign_state(
 ) -> None:
   """Assign the values of a state to variables, all of them or none.
 
-  Args:
-    variables: The first variables that were written, in the same order.
-    arrays: Contents of a file of `write_state`.
-    path: The file, for messages.
-    named: Number of leading variables whose names must match; None for all.
-      Keras numbers optimizers and unnamed layers anew in each process.
+  They are the first variables that were written, in the same order; `arrays`
+  are the contents of the file. Names of the first `named` (None: of all) must
+  match: Keras numbers optimizers and unnamed layers anew in each process.
 
-  Raises:
-    InputError: If a variable is missing, or has another shape or name.
+  Raises InputError if a variable is missing, or has another shape or name.
   """
   stored = {
     int(name.partition("/")[0]): name for name in arrays if name[:1].isdigit()

@@ -30,7 +30,6 @@ from delf.records import tuples
 WHITENING = "whitening.datum"
 BEST = "best"  # Weights of the best network: <BEST>-<epoch>.
 _PROTOCOLS = ("easy", "medium", "hard")
-
 # Power of the mean of GeM descriptors over scales (Radenovic et al.,
 # arXiv:1711.02512, section 5.2).
 _GEM_POWER = 3.0
@@ -64,10 +63,7 @@ def require_files(paths: Sequence[str], listed_in: str) -> None:
 
 
 def open_tests(names: Sequence[str], data_root: str) -> list[dict]:
-  """Return `CreateConfigForTestDataset` of data sets; check that photos exist.
-
-  The folder has `gnd_<name>.pkl` and the photos' folders.
-  """
+  """Open data sets by `CreateConfigForTestDataset`; check that photos exist."""
   tests = [revisited.CreateConfigForTestDataset(n, data_root) for n in names]
   for test in tests:
     queries, index = _photos(test)
@@ -77,10 +73,8 @@ def open_tests(names: Sequence[str], data_root: str) -> list[dict]:
 
 def _photos(test):
   """Return the paths of the queries and of the index images."""
-  return (
-    [test["qim_fname"](test, i) for i in range(test["nq"])],
-    [test["im_fname"](test, i) for i in range(test["n"])],
-  )
+  queries = [test["qim_fname"](test, i) for i in range(test["nq"])]
+  return queries, [test["im_fname"](test, i) for i in range(test["n"])]
 
 
 class Describer:
@@ -97,14 +91,10 @@ class Describer:
     self, paths: Sequence[str], boxes: Sequence | None = None
   ) -> np.ndarray:
     """Return descriptors float32 [D, N] of N photos, or of a box in each."""
+    size, scales = self._data.image_size, self._data.scales
+    options = boxes, scales, self._power
     return global_model.extract_global_descriptors_from_list(
-      self._net,
-      paths,
-      self._data.image_size,
-      boxes,
-      self._data.scales,
-      self._power,
-      workers=self._data.workers,
+      self._net, paths, size, *options, workers=self._data.workers
     )
 
 
@@ -121,21 +111,15 @@ def search(
   index = describer.describe(index)
   queries = describer.describe(queries, boxes)
   if whitening is not None:
-    index, queries = (
-      whiten.apply_whitening(each, *whitening) for each in (index, queries)
-    )
+    index = whiten.apply_whitening(index, *whitening)
+    queries = whiten.apply_whitening(queries, *whitening)
   ranks = np.argsort(-(queries.T @ index), axis=1, kind="stable")
+  cutoffs = [rank for rank in (1, 5, 10) if rank <= ranks.shape[1]]
   metrics = global_features_utils.compute_metrics_and_print(
-    test["dataset"],
-    ranks,
-    test["gnd"],
-    [rank for rank in (1, 5, 10) if rank <= ranks.shape[1]],
-    log=False,
+    test["dataset"], ranks, test["gnd"], cutoffs, log=False
   )
-  return {
-    protocol: float(each[0])
-    for protocol, each in zip(_PROTOCOLS, metrics, strict=True)
-  }
+  means = (float(each[0]) for each in metrics)
+  return dict(zip(_PROTOCOLS, means, strict=True))
 
 
 def whitening_pairs(
@@ -180,9 +164,8 @@ def best_path(folder: pathlib.Path) -> pathlib.Path:
   """Return the prefix of the best weights of a run."""
   indices = sorted(folder.glob(f"{BEST}-*.index"))
   if not indices:
-    raise FileNotFoundError(
-      f"{folder}: the folder has no weights {BEST}-*.index of a run"
-    )
+    problem = f"the folder has no weights {BEST}-*.index of a run"
+    raise FileNotFoundError(f"{folder}: {problem}")
   return indices[-1].with_suffix("")
 
 
@@ -191,10 +174,8 @@ def load(
 ) -> tuple[global_model.GlobalFeatureNet, pairs_settings.Settings]:
   """Load the best network of a run, and the run's settings."""
   stored = pairs_settings.read(folder / pairs_settings.FILE)
-  network = stored.network
-  net = make_net(
-    network.architecture, network.pooling, network.whitening, False, ""
-  )
+  network = dataclasses.replace(stored.network, pretrained=False)
+  net = make_net(*dataclasses.astuple(network), "")
   model_checkpoints.load_weights(net, best_path(folder))
   return net, stored
 
@@ -212,14 +193,14 @@ def export(
   Return the dimension of the descriptor.
   """
   net, stored = load(folder, make_net)
-  whitening = None
-  if (folder / WHITENING).exists():
-    whitening = whiten.read_whitening(folder / WHITENING)
-    if whitening[1].shape[1] != net.meta["outputdim"]:
+  whitening, file = None, folder / WHITENING
+  if file.exists():
+    whitening = whiten.read_whitening(file)
+    size, dimension = whitening[1].shape[1], net.meta["outputdim"]
+    if size != dimension:
       raise errors.InputError(
-        f"the whitening has {whitening[1].shape[1]} dimensions, but the "
-        f"network has {net.meta['outputdim']}",
-        path=folder / WHITENING,
+        f"the whitening has {size} dimensions, but the network has {dimension}",
+        path=file,
       )
 
   def describe(images):
@@ -232,22 +213,17 @@ def export(
     vectors = (vectors - mean[:, 0]) @ projection.T
     return keras.ops.normalize(vectors, axis=-1)
 
-  descriptor = tf.function(
-    describe,
-    input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)],
-    autograph=False,
-  )
+  descriptor = tf.function(describe, [_IMAGES], autograph=False)
   with exporting.destination(path, overwrite) as new:
     functions = signatures.functions(
       types.SimpleNamespace(descriptor=descriptor),  # type: ignore[arg-type]
       network_files.Settings(network_files.GLOBAL),
     )
     exporting.save(functions, new)
+    scales = (f"image_scales: {scale:.7g}" for scale in stored.data.scales)
     text = _CONFIGURATION.format(
       path=json.dumps(str(path.resolve()), ensure_ascii=False),
-      scales="\n".join(
-        f"image_scales: {scale:.7g}" for scale in stored.data.scales
-      ),
+      scales="\n".join(scales),
       size=stored.data.image_size,
     )
     files.write_bytes(f"{new}/config.pbtxt", text.encode())
@@ -274,10 +250,9 @@ class TupleStepper:
 
   def __init__(self, net: global_model.GlobalFeatureNet, learning: Learning):
     self.net, self._learning = net, learning
-    kind = {
-      "contrastive": ranking_losses.ContrastiveLoss,
-      "triplet": ranking_losses.TripletLoss,
-    }[learning.loss]
+    kind = ranking_losses.TripletLoss
+    if learning.loss == "contrastive":
+      kind = ranking_losses.ContrastiveLoss
     self._loss = kind(margin=learning.margin)
     self._weights = net.trainable_variables
     if learning.optimizer == "adam":
@@ -360,9 +335,8 @@ class TupleStepper:
     self._optimizer.apply_gradients(
       zip([tf.identity(s) for s in self._sums], self._weights, strict=True)
     )
-    for weight, old, total in zip(
-      self._weights, before, self._sums, strict=True
-    ):
+    weights = zip(self._weights, before, self._sums, strict=True)
+    for weight, old, total in weights:
       weight.assign(weight.value - decay * old)
       total.assign(tf.zeros_like(total))
 
@@ -374,9 +348,8 @@ class Place:
   epoch: int = 0  # Completed epochs.
   batch: int = 0  # Completed batches of the current epoch.
   distance: float = 0.0  # Mean distance of its negatives when they were chosen.
-  losses: list[float] = dataclasses.field(
-    default_factory=list
-  )  # Of its tuples.
+  # Losses of its tuples.
+  losses: list[float] = dataclasses.field(default_factory=list)
   left_out: int = 0  # Tuples that could not be loaded, in all epochs.
   best_epoch: int = 0  # Epoch of the best network, from 1; 0 for none.
   # Score of the best network, lower is better: validation loss or, without
@@ -412,14 +385,8 @@ def fit(
   settings.check()
   data = _open_data(settings)
   keras.utils.set_random_seed(settings.learning.seed)
-  network = settings.network
-  net = make_net(
-    network.architecture,
-    network.pooling,
-    network.whitening,
-    network.pretrained,
-    settings.data.data_root,
-  )
+  network = dataclasses.astuple(settings.network)
+  net = make_net(*network, settings.data.data_root)
   folder = settings.open_folder()
   training = _Training(settings, data, net, folder)
   budget = loop.Budget(epochs=settings.learning.epochs)
@@ -500,9 +467,8 @@ class _Training(loop.Learner):
     try:
       place = Place(**json.loads(str(stored["place"])))
     except (TypeError, ValueError):
-      raise errors.InputError(
-        f"{_KIND} of another version", path=path
-      ) from None
+      problem = f"{_KIND} of another version"
+      raise errors.InputError(problem, path=path) from None
     variables = self._stepper.variables
     number = sum(name[:1].isdigit() for name in stored)
     if number != len(variables):

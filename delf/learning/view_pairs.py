@@ -24,24 +24,18 @@ STRIDE = heads.STRIDE
 
 # Natural logarithm of the strongest foreshortening.
 _MOST_TILT = 1.4
-
 # Smallest eigenvalue of a corner, for pixels in [0, 1].
 _SHARP = 2e-5
-
 # Standard deviation, in pixels, of the distance between corners of two views,
 # and an upper limit: in a view without corners distances are infinite.
 _CORNER_SPREAD = 1.0
 _FARTHEST = 1e3
-
 # Pairs of photos with fewer inliers are dropped.
 MIN_INLIERS = 25
-
 # Share of synthetic pairs with a strong change of viewpoint.
 _STRONG = 0.4
-
 # Weight of a corner that no other view confirms.
 _UNCONFIRMED = 0.3
-
 # Smaller views may lack the points that a pair needs.
 _LEAST_SIDE, _LEAST_POINTS = 64, 16
 
@@ -84,14 +78,10 @@ def random_view(
 ) -> np.ndarray:
   """Draw a homography [3, 3] from a photo's (x, y) to a square view's.
 
-  It combines rotation, tilt (as by a change of viewpoint) and perspective.
-
-  Args:
-    rng: Source of random numbers.
-    centre: Point (x, y) of the photo in the middle of the view.
-    side: Side of the view in pixels.
-    zoom: Pixels of the view per pixel of the photo.
-    strength: 0 for a zoom only, 1 for a strong change.
+  It combines rotation, tilt (as by a change of viewpoint) and perspective. The
+  point `centre`, (x, y), of the photo is in the middle of the view; `zoom` is
+  pixels of the view per pixel of the photo; strength 0 is a zoom only, 1 a
+  strong change.
   """
   angle = np.deg2rad(rng.normal(0, 22)) * min(strength, 1)
   if rng.random() < 0.08 * min(strength, 1):
@@ -120,13 +110,8 @@ def render(image: np.ndarray, homography: np.ndarray, side: int) -> np.ndarray:
   zoom = np.sqrt(abs(np.linalg.det(homography[:2, :2])))
   if zoom < 0.6:
     image = cv2.GaussianBlur(image, (0, 0), 0.4 / zoom)
-  return cv2.warpPerspective(
-    image,
-    homography,
-    (side, side),
-    flags=cv2.INTER_LINEAR,
-    borderMode=cv2.BORDER_REFLECT_101,
-  )
+  size, border = (side, side), cv2.BORDER_REFLECT_101
+  return cv2.warpPerspective(image, homography, size, borderMode=border)
 
 
 def change_pixels(
@@ -179,11 +164,8 @@ def correspondences(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Return the points of a photo that two views show, [N, 2] in each view.
 
-  Args:
-    points_1: [M, 2], (x, y) in the first view.
-    homographies: Two [3, 3], from the photo to each view.
-    size: (width, height) of the photo.
-    side: Side of the views in pixels.
+  `points_1` [M, 2] are (x, y) in the first view, homographies are two [3, 3]
+  from the photo to each view, `size` is (width, height) of the photo.
   """
   source = project(np.linalg.inv(homographies[0]), points_1)
   points_2 = project(homographies[1], source)
@@ -340,9 +322,7 @@ class Source:
         "the number of pairs must be from 1 to the number of places "
         f"({pools}), not {options.pairs}"
       )
-    self.options = options
-    self._photos = photos
-    self._pairs = real_pairs
+    self.options, self._photos, self._pairs = options, photos, real_pairs
     self._rng = np.random.default_rng(options.seed)
 
   def batch(self) -> Batch:
@@ -388,24 +368,18 @@ class Source:
       random_view(rng, middle + drift, side, zoom / ratio, strength),
     ]
     images = [render(photo.image, h, side) for h in maps]
-    corners = [find_corners(image) for image in images]
-    points = correspondences(corners[0].points, maps, size, side)
+    one, two = (find_corners(image) for image in images)
+    points = correspondences(one.points, maps, size, side)
     if len(points[0]) < _LEAST_POINTS:
       return None
     across = maps[1] @ np.linalg.inv(maps[0])
     sureness = (
-      corner_agreement(corners[0], corners[1], across),
-      corner_agreement(corners[1], corners[0], np.linalg.inv(across)),
+      corner_agreement(one, two, across),
+      corner_agreement(two, one, np.linalg.inv(across)),
     )
-    views = [
-      _View(
-        change_pixels(rng, images[i], 0.8),
-        points[i],
-        corners[i].offsets,
-        sureness[i],
-      )
-      for i in (0, 1)
-    ]
+    images = [change_pixels(rng, image, 0.8) for image in images]
+    offsets = one.offsets, two.offsets
+    views = map(_View, images, points, offsets, sureness)
     return (*views, photo.pool)
 
   def _real(self):
@@ -425,8 +399,7 @@ class Source:
       homography = random_view(rng, middle, side, zoom, 0.7)
       images.append(render(image, homography, side))
       moved.append(project(homography, points[:, 2 * i : 2 * i + 2]))
-    shared = inside(moved[0], side)
-    shared &= inside(moved[1], side)
+    shared = inside(moved[0], side) & inside(moved[1], side)
     if shared.sum() < _LEAST_POINTS:
       return None
     views = []
@@ -479,11 +452,10 @@ def _matches(first, second, ratio=0.85):
     return np.zeros([0, 4], np.float32)
   distances = 2.0 - 2.0 * first[1] @ second[1].T
   nearest = distances.argmin(1)
-  rows = np.arange(len(nearest))
   two = np.partition(distances, 1, axis=1)[:, :2]
   good = two[:, 0] < ratio**2 * two[:, 1]
-  good &= distances.argmin(0)[nearest] == rows
-  rows = rows[good]
+  good &= distances.argmin(0)[nearest] == np.arange(len(nearest))
+  rows = np.flatnonzero(good)
   return np.hstack([first[0][rows], second[0][nearest[rows]]])
 
 
@@ -492,8 +464,8 @@ def epipolar_inliers(
 ) -> np.ndarray:
   """Return the points [N, 4] that agree with one fundamental matrix.
 
-  The threshold of the distance to the epipolar line is in pixels. With fewer
-  than MIN_INLIERS inliers, the result is empty.
+  The threshold of the distance to the epipolar line is in pixels. The result is
+  empty with fewer than MIN_INLIERS inliers.
   """
   if len(points) < MIN_INLIERS:
     return points[:0]
@@ -526,11 +498,8 @@ def match_photos(
     return Pair(first, second, epipolar_inliers(points))
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    compared = progress.track(
-      pool.map(compare, candidates),
-      "matching photos of one place",
-      len(candidates),
-    )
+    label, number = "matching photos of one place", len(candidates)
+    compared = progress.track(pool.map(compare, candidates), label, number)
     return [pair for pair in compared if len(pair.points)]
 
 
@@ -539,11 +508,8 @@ def match_groups(photos: Sequence[Photo]) -> list[Pair]:
   groups = collections.defaultdict(list)
   for i, photo in enumerate(photos):
     groups[photo.group].append(i)
-  candidates = [
-    pair
-    for group in groups.values()
-    for pair in itertools.combinations(group, 2)
-  ]
+  pairs = (itertools.combinations(group, 2) for group in groups.values())
+  candidates = list(itertools.chain.from_iterable(pairs))
   return match_photos([photo.image for photo in photos], candidates)
 
 
@@ -551,15 +517,14 @@ def save(
   path: str | os.PathLike, pairs: list[Pair], photos: Sequence[Photo]
 ) -> None:
   """Write pairs of photos to an `.npz` file."""
+  none = np.zeros([0, 4], np.float32)
   with files.atomic_path(path) as temporary:
     np.savez_compressed(
       temporary,
       digest=_digest(photos),
       photos=np.array([(p.first, p.second) for p in pairs]).reshape(-1, 2),
       numbers=np.array([len(p.points) for p in pairs], int),
-      points=np.concatenate(
-        [np.zeros([0, 4], np.float32)] + [p.points for p in pairs]
-      ),
+      points=np.concatenate([none, *(p.points for p in pairs)]),
     )
 
 

@@ -36,13 +36,11 @@ def standard(settings: delg_settings.Settings) -> list[loop.Observer]:
   TensorBoard, `metrics.jsonl` and, if the folder of the run is local,
   `curves.png`, `attention.png` and `attention_before.png`.
   """
-  every = settings.reporting.report_every
+  every, folder = settings.reporting.report_every, settings.logdir
   measured = Measurements(every)
   observers = [Diagnosis(), Live(every), Summaries(every), measured]
-  if files.is_remote(settings.logdir):
-    logging.info(
-      "%s: no pictures are drawn in a remote folder", settings.logdir
-    )
+  if files.is_remote(folder):
+    logging.info("%s: no pictures are drawn in a remote folder", folder)
     return observers
   return [*observers, Curves(measured), Attention()]
 
@@ -217,9 +215,8 @@ class Diagnosis(loop.Observer):
   def _check_accuracy(self, step):
     steps = self._length - self._length // 2
     photos = steps * self._data.batch_size
-    names = [
-      n for n, h in self._hits.items() if is_chance(h, photos, self._share)
-    ]
+    hits = self._hits.items()
+    names = [n for n, h in hits if is_chance(h, photos, self._share)]
     if not names or len(self._counts) == 1:
       return
     logging.warning(
@@ -248,12 +245,12 @@ def _advise(settings):
 
 def _warn_of_counts(names, counts):
   """Warn of classes without photos, and of many with a single photo."""
-  none, one = int((counts == 0).sum()), int((counts == 1).sum())
-  if none:
+  (none,), one = np.nonzero(counts == 0), int((counts == 1).sum())
+  if len(none):
     logging.warning(
       "%d of %d classes have no training photo (the first is %s): they are "
       "not learnt",
-      *(none, len(counts), names[np.flatnonzero(counts == 0)[0]]),
+      *(len(none), len(counts), names[none[0]]),
     )
   if 2 * one > len(counts):
     logging.warning(
@@ -391,15 +388,11 @@ class Curves(loop.Observer):
 
   def on_save(self, step: int, _: Any) -> None:
     rows = self._measured.rows
-    panels = {
-      title: {
-        name: curve(rows, tag)
-        for name, tag in tags.items()
-        if any(tag in row for row in rows)
-      }
-      for title, tags in _PANELS.items()
-    }
-    panels = {title: curves for title, curves in panels.items() if curves}
+    panels = {}
+    for title, tags in _PANELS.items():
+      curves = {name: curve(rows, tag) for name, tag in tags.items()}
+      curves = {name: points for name, points in curves.items() if points[0]}
+      panels |= {title: curves} if curves else {}
     if panels:
       title = f"Training, {step} steps"
       figures.draw_curves(self._path, panels, title, self._caption)
@@ -489,17 +482,15 @@ def overfit(
 
   The learning rate falls to 0 in at most `STEPS` steps.
   """
-  learning, reporting = settings.learning, settings.reporting
+  learning, replace = settings.learning, dataclasses.replace
   losses = _Losses(learning.attention_loss_weight > 0)
   steps = min(learning.max_iters, STEPS)
+  learning = replace(learning, max_iters=steps, warm_up=0)
+  never = {"save_every": steps + 1, "validate_every": steps + 1}
+  reporting = replace(settings.reporting, **never)
   with tempfile.TemporaryDirectory() as folder:
-    short = dataclasses.replace(
-      settings,
-      logdir=folder,
-      learning=dataclasses.replace(learning, max_iters=steps, warm_up=0),
-      reporting=dataclasses.replace(
-        reporting, save_every=steps + 1, validate_every=steps + 1
-      ),
+    short = replace(
+      settings, logdir=folder, learning=learning, reporting=reporting
     )
     with contextlib.suppress(_Enough):
       delg.fit(short, [losses, *observers], _OneBatch(source))
