@@ -47,9 +47,9 @@ class Source:
         path=validation,
       )
     labels = photo_list.read_labels_beside(training)
-    if labels is not None and labels.num_classes != data.num_classes:
+    if labels is not None and len(labels.names) != data.num_classes:
       raise errors.InputError(
-        f"{photo_list.NAME} has {labels.num_classes} classes, not "
+        f"{photo_list.NAME} has {len(labels.names)} classes, not "
         f"{data.num_classes}: give --num_classes, or 0 for the number in it",
         path=os.path.dirname(training),
       )
@@ -100,7 +100,7 @@ def classes_beside(pattern: str) -> int:
       f"there is no {photo_list.NAME} beside the TFRecords",
       path=os.path.dirname(pattern),
     )
-  return labels.num_classes
+  return len(labels.names)
 
 
 class RunFiles:

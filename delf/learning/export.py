@@ -422,8 +422,9 @@ def _of_checkpoint(path):
   features = shapes.get("autoencoder/conv2/kernel")
   embedding = shapes.get("backbone/embedding_layer/kernel")
   network = {"backbone": backbone, "delg": embedding is not None}
-  network["use_autoencoder"] = codes is not None and features is not None
-  if network["use_autoencoder"]:
+  network["use_autoencoder"] = False
+  if codes is not None and features is not None:
+    network["use_autoencoder"] = True
     network["autoencoder_dimensions"] = codes[-1]
     network["local_feature_map_channels"] = features[-1]
   if embedding is not None:

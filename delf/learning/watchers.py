@@ -388,7 +388,7 @@ class Curves(loop.Observer):
 
   def on_save(self, step: int, _: Any) -> None:
     rows = self._measured.rows
-    panels = {}
+    panels: dict[str, dict] = {}
     for title, tags in _PANELS.items():
       curves = {name: curve(rows, tag) for name, tag in tags.items()}
       curves = {name: points for name, points in curves.items() if points[0]}
