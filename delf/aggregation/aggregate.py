@@ -21,6 +21,7 @@ from delf.python import datum_io
 VLAD, ASMK, ASMK_STAR = KINDS = ("vlad", "asmk", "asmk_star")
 
 Words = visual_words.Words
+Config = aggregation_config_pb2.AggregationConfig
 
 # Lower bound of squared lengths in the original's L2 normalisation.
 _LEAST_SQUARE = 1e-12
@@ -198,7 +199,7 @@ def lanes(descriptors: np.ndarray) -> np.ndarray:
   return descriptors.view(np.dtype(f"u{size}"))
 
 
-def kind_of(config: aggregation_config_pb2.AggregationConfig) -> str:
+def kind_of(config: Config) -> str:
   """Return the kind of a configuration."""
   kinds = {config.VLAD: VLAD, config.ASMK: ASMK, config.ASMK_STAR: ASMK_STAR}
   if (kind := config.aggregation_type) not in kinds:
@@ -208,9 +209,7 @@ def kind_of(config: aggregation_config_pb2.AggregationConfig) -> str:
   return kinds[kind]
 
 
-def options(
-  config: aggregation_config_pb2.AggregationConfig,
-) -> AggregateOptions:
+def options(config: Config) -> AggregateOptions:
   """Return the options of a configuration."""
   return AggregateOptions(
     kind=kind_of(config),
@@ -220,7 +219,7 @@ def options(
   )
 
 
-def extension(config: aggregation_config_pb2.AggregationConfig) -> str:
+def extension(config: Config) -> str:
   """Return the file extension of a configuration, such as `.rasmk`."""
   regional = "r" if config.use_regional_aggregation else ""
   return f".{regional}{kind_of(config)}"
@@ -251,26 +250,22 @@ def read(
     return Aggregated(_read_vlad(path, dimension, size))
   packed = kinds[name] == ASMK_STAR
   values, words = datum_io.ReadPairFromFile(path)
-  if words.ndim != 1 or words.dtype != np.uint32:
-    message = f"words must be [M] uint32, not {_description(words)}"
-    raise errors.InputError(message, path=path)
-  words = words.astype(np.int64)
-  limit = min(size or 2**31, 2**31)
-  if np.any(np.diff(words) <= 0) or np.any(words >= limit):
-    values = _first_values(words)
-    message = f"words must be ascending and under {limit}, not {values}"
-    raise errors.InputError(message, path=path)
-  flat = values.reshape(-1)
+  flat, message = values.reshape(-1), None
+  width = flat.size // max(words.size, 1)
   if dimension is not None:
     width = -(-dimension // 8) if packed else dimension
-  else:
-    width = flat.size // len(words) if len(words) else 0
-  if flat.size != len(words) * width:
+  limit = min(size or 2**31, 2**31)
+  if words.ndim != 1 or words.dtype != np.uint32:
+    message = f"words must be [M] uint32, not {_description(words)}"
+  elif np.any(words[1:] <= words[:-1]) or np.any(words >= limit):
+    listed = _first_values(words)
+    message = f"words must be ascending and under {limit}, not {listed}"
+  elif flat.size != words.size * width:
     needed = f"{len(words)} words of {width} values each"
     message = f"{flat.size} values do not fit {needed}"
-    raise errors.InputError(message, path=path)
-  if packed and (flat.dtype != np.uint32 or np.any(flat > 255)):
+  elif packed and (flat.dtype != np.uint32 or np.any(flat > 255)):
     message = f"packed bits must be bytes, not {_description(flat)}"
+  if message:
     raise errors.InputError(message, path=path)
   if not packed:
     _check_floats(flat, path)
@@ -279,13 +274,13 @@ def read(
 
 
 def _read_vlad(path, dimension, size):
-  vlad = datum_io.ReadFromFile(path)
+  vlad, message = datum_io.ReadFromFile(path), None
   if vlad.ndim != 1 or vlad.dtype != np.float32:
     message = f"a VLAD must be [K * D] float, not {_description(vlad)}"
-    raise errors.InputError(message, path=path)
-  if dimension and size and vlad.size != dimension * size:
+  elif dimension and size and vlad.size != dimension * size:
     needed = f"{size} words of dimension {dimension} ({size * dimension})"
     message = f"a VLAD of {vlad.size} values does not fit {needed}"
+  if message:
     raise errors.InputError(message, path=path)
   _check_floats(vlad, path)
   return vlad

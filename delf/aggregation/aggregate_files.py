@@ -14,7 +14,6 @@ from delf.aggregation import aggregate, visual_words
 from delf.base import errors, files, manifest, progress
 from delf.extraction import engine, extract, regions
 from delf.formats import configs
-from delf.protos import aggregation_config_pb2
 from delf.python import feature_io
 
 # Settings of the aggregates in a folder, by extension.
@@ -22,7 +21,7 @@ RECORD = "aggregation.json"
 
 
 def describe(
-  config: aggregation_config_pb2.AggregationConfig,
+  config: aggregate.Config,
   codebook: np.ndarray,
   mapping_path: str | os.PathLike | None = None,
 ) -> dict:
@@ -60,7 +59,7 @@ class AggregateFolder(extract.OutputFolder):
   def __init__(
     self,
     folder: str | os.PathLike,
-    config: aggregation_config_pb2.AggregationConfig,
+    config: aggregate.Config,
     made_with: dict,
     sources: dict[str, list[str]],
   ) -> None:
@@ -117,7 +116,7 @@ class AggregateReport(engine.Report):
 def aggregate_to_files(
   image_names: Sequence[str],
   features_dir: str | os.PathLike,
-  config: aggregation_config_pb2.AggregationConfig,
+  config: aggregate.Config,
   output_dir: str | os.PathLike,
   mapping_path: str | os.PathLike | None = None,
 ) -> AggregateReport:
@@ -189,7 +188,6 @@ def aggregate_to_files(
 
 
 def _read(path, words):
-  """Return the descriptors of a feature file, [N, D] float32."""
   try:
     return words.check(feature_io.read_local_features(path).descriptors)
   except errors.InputError as error:

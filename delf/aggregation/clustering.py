@@ -141,7 +141,6 @@ def gather(
 
 
 def _gather_into(file: BinaryIO, paths, record_path, record, limit, seed):
-  """Add the remaining files to the array, and update the record."""
   # Descriptors after the last record of a killed run are gathered again.
   file.truncate(record.size())
   reader, last = Reader(record.dimension), time.monotonic()
@@ -306,7 +305,6 @@ def refuse_finished(codebook: files.Path) -> None:
 
 
 def _claim(folder, paths, options):
-  """Record the settings of a run, or compare them with the previous run."""
   names = hashlib.sha256()
   for path in paths:
     stamp = "missing"
@@ -334,8 +332,7 @@ def _iterate(features, path, options, method):
     logging.info("Resumed after iteration %d.", state.iteration)
   last, saved = time.monotonic(), state
   steps = range(state.iteration, options.num_iterations)
-  bar = progress.track(steps, "clustering")
-  for _ in bar:
+  for _ in (bar := progress.track(steps, "clustering")):
     if state.converged:
       break
     state = kmeans.step(features, state, method)

@@ -205,11 +205,16 @@ class _Download:
       return record
 
   def _get(self, file):
-    path, only = self._bring(file), self._options.only
-    is_ours = self.work in path.parents
+    path, only, images = self._bring(file), self._options.only, 0
+    target, is_ours = self._out / file.target, self.work in path.parents
     md5 = self._check_md5(path, file)
     try:
-      images = _install(path, file, self._out, self.work, only)
+      if file.kind == published.ARCHIVE:
+        images = _install_images(path, target, file, self.work, only)
+      else:
+        _CHECKS[file.kind](path)
+        with files.atomic_path(target) as temporary:
+          shutil.copyfile(path, temporary)
     except errors.InputError as error:
       if is_ours:  # It would fail again.
         path.unlink()
@@ -293,7 +298,6 @@ class _Download:
     return (f"{self._base}/{name}",) if self._base else urls
 
   def _fetch(self, urls, path, **bounds):
-    """Fetch from the first address that has the file."""
     for number, url in enumerate(urls, start=1):
       try:
         transfer.fetch(url, path, **bounds)
@@ -321,19 +325,8 @@ def _read_start(path, number):
     return file.read(number)
 
 
-def _install(path, file, out, work, only):
-  """Install a file, leaving the target if it is bad; return its images."""
-  target = out / file.target
-  if file.kind == published.ARCHIVE:
-    return _install_images(path, target, file, work, only)
-  _CHECKS[file.kind](path)
-  with files.atomic_path(target) as temporary:
-    shutil.copyfile(path, temporary)
-  return 0
-
-
 def _install_images(path, target, file, work, only):
-  """Unpack elsewhere, so that a bad archive leaves nothing; then move."""
+  """Unpack elsewhere, so that a bad archive leaves nothing; count images."""
   unpacked = work / f"{path.name}.unpacked"
   for left in work.glob(f".{unpacked.name}.*"):
     shutil.rmtree(left, ignore_errors=True)  # From a killed run.

@@ -195,7 +195,6 @@ def _comparable(measured):
 
 
 def _percent(measured, protocol):
-  """Return the mAP in percent, or None if the protocol was not measured."""
   if protocol not in measured.protocols:
     return None
   return 100 * measured.protocols[protocol].mean_average_precision

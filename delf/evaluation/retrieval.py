@@ -13,7 +13,6 @@ from delf.evaluation import ground_truth, metrics
 from delf.extraction import engine, extract
 from delf.indexes import dense, inverted, ranking
 from delf.matching import matcher, verification
-from delf.protos import aggregation_config_pb2
 from delf.search import searching
 
 METRICS = "metrics.txt"
@@ -52,7 +51,6 @@ def search_global(
 
 
 def _find(truth, folders, extensions):
-  """Return the paths of the files of queries and of index images."""
   names = truth.query_names, truth.index_names
   sides = zip(names, folders, extensions, _LABELS, strict=True)
   return [extract.require_files(*side) for side in sides]
@@ -60,8 +58,8 @@ def _find(truth, folders, extensions):
 
 def search_aggregates(
   truth: ground_truth.GroundTruth,
-  query_config: aggregation_config_pb2.AggregationConfig,
-  index_config: aggregation_config_pb2.AggregationConfig,
+  query_config: aggregate.Config,
+  index_config: aggregate.Config,
   query_dir: _Path,
   index_dir: _Path,
 ) -> ranking.Ranking:
@@ -146,20 +144,15 @@ class RetrieveReport:
     """Files of local features that could not be used."""
     return self.verification.failed if self.verification else ()
 
-  @property
-  def exit_status(self) -> int:
-    """Exit status of the script: 1 if files failed."""
-    return 1 if self.failed else 0
-
   def say(self, print_line: _Print, print_problem: _Print) -> int:
-    """Print results and problems as the scripts do; return `exit_status`."""
+    """Print as the scripts do; return their exit status, 1 if files failed."""
     for failure in self.failed:
       print_problem(str(failure))
     if self.verification is not None:
       print_line(self.verification.summary())
     print_line(files.read_bytes(self.metrics_path).decode().rstrip())
     print_line(f"metrics: {self.metrics_path}")
-    return self.exit_status
+    return 1 if self.failed else 0
 
 
 def evaluate(

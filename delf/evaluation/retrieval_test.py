@@ -95,7 +95,7 @@ def test_metrics_are_those_of_the_ranking(folder):
   assert mean["hard"] == pytest.approx(expected[0], abs=1e-4)
   np.testing.assert_allclose(precisions["hard"], expected[1], atol=1e-4)
   np.testing.assert_allclose(recalls["hard"], expected[2], atol=1e-4)
-  assert report.exit_status == 0 and report.inliers == {}
+  assert report.say(print, print) == 0 and report.inliers == {}
 
 
 def test_fewer_images_than_a_rank(folder):
@@ -152,7 +152,7 @@ def test_a_broken_index_file_is_reported_and_the_metrics_are_written(folder):
   report = retrieval.evaluate(
     truth, found, folder / "out", _local(folder), _OPTIONS
   )
-  assert report.exit_status == 1
+  assert report.say(print, print) == 1
   lines, problems = [], []
   assert report.say(lines.append, problems.append) == 1
   assert len(problems) == 1 and "i4.delg_local" in problems[0]

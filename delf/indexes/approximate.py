@@ -240,7 +240,6 @@ class _IvfPq(_Vectors):
 
 
 def _new_codes(dimension, lists, options):
-  """Return an untrained IVF-PQ index."""
   quarter = range(max(dimension // 4, 1), 0, -1)
   parts = options.code_bytes or next(n for n in quarter if not dimension % n)
   if dimension % parts:

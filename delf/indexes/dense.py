@@ -201,12 +201,9 @@ class DenseIndex(DescriptorIndex):
     names = array_file.decode_names(mapped, path)
     none = np.zeros([])
     descriptors, empty = (mapped.get(n, none) for n in ("descriptors", "empty"))
-    if (
-      descriptors.ndim != 2
-      or descriptors.dtype.name not in STORAGES
-      or empty.shape != (len(names),)
-      or len(descriptors) != len(names)
-    ):
+    known = descriptors.ndim == 2 and descriptors.dtype.name in STORAGES
+    shapes = descriptors.shape[:1], empty.shape
+    if not known or shapes != ((len(names),),) * 2:
       raise errors.InputError("images lack their descriptors", path=path)
     index = cls(descriptors.dtype.name)
     index._set_names(names, path)

@@ -20,7 +20,6 @@ from delf.base import arrays, errors, files
 from delf.formats import array_file
 from delf.indexes import ranking
 from delf.indexes.ranking import NamedIndex
-from delf.protos import aggregation_config_pb2
 
 KIND = "inverted index"
 # Bytes of descriptors compared at once: they stay in the processor's cache from
@@ -69,14 +68,12 @@ class AsmkOptions:
         raise errors.InputError(f"{name} must be {limits}, not {value!r}")
 
   @classmethod
-  def from_config(
-    cls, config: aggregation_config_pb2.AggregationConfig
-  ) -> "AsmkOptions":
+  def from_config(cls, config: aggregate.Config) -> "AsmkOptions":
     """Create options from the configuration of the index."""
     if config.aggregation_type not in (config.ASMK, config.ASMK_STAR):
       kind = config.AggregationType.Name(config.aggregation_type)
-      message = f"an index needs aggregation_type ASMK or ASMK_STAR, not {kind}"
-      raise errors.InputError(message)
+      need = "an index needs aggregation_type ASMK or ASMK_STAR"
+      raise errors.InputError(f"{need}, not {kind}")
     return cls(
       packed=config.aggregation_type == config.ASMK_STAR,
       dimension=config.feature_dimensionality,
@@ -296,10 +293,10 @@ class Merge:
 
 def _count_kept(part, numbers):
   """Return the number of kept postings of each word of a part."""
-  counts = np.diff(part.starts)
-  if not len(counts) or np.all(numbers != DROPPED):
-    return counts
-  stays = part.of_images(numbers != DROPPED, slice(None))
+  kept = numbers != DROPPED
+  if not len(part.words) or kept.all():
+    return np.diff(part.starts)
+  stays = part.of_images(kept, slice(None))
   return np.add.reduceat(stays, part.starts[:-1], dtype=np.int64)
 
 
@@ -465,10 +462,9 @@ class InvertedIndex(NamedIndex):
     # postings: few parts remain, and each posting moves O(log N) times.
     while len(self._parts) > 1:
       last = self._parts[-2:]
-      size = sum(part.nbytes for part in last)
-      if any(part.path for part in last) or size > _MERGED_BYTES:
-        return
-      if len(last[0]) > 2 * len(last[1]):
+      large = sum(part.nbytes for part in last) > _MERGED_BYTES
+      mapped = any(part.path for part in last)
+      if large or mapped or len(last[0]) > 2 * len(last[1]):
         return
       merged = Merge(last, np.arange(sum(part.images for part in last)))
       self._parts[-2:] = [merged.loaded(self.options.width, self.options.dtype)]

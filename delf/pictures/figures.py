@@ -423,7 +423,6 @@ def _colour_bar(drawing, mappable, low, high, label):
 
 
 def _aspect(image, longest):
-  """Return width/height, as drawn."""
   return np.clip(image.shape[1] / image.shape[0], 1 / longest, longest)
 
 

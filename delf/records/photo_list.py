@@ -180,7 +180,6 @@ def list_train(directory: str, csv_path: files.Path) -> PhotoList:
 
 
 def _listed(directory, paths, names, labels):
-  """List the photos of names, some of which may be absent."""
   photos = [Photo(paths[n], n, labels.get(n)) for n in names if n in paths]
   if not photos:
     raise errors.InputError("none of the listed photos exists", path=directory)

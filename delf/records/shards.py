@@ -219,7 +219,6 @@ def _parse(entry):
 
 
 def _digest(photos):
-  """Return a hash of the ids and labels of photos, in order."""
   digest = hashlib.sha256()
   for photo in photos:
     digest.update(f"{photo.identity}\n{photo.label}\n".encode(errors="replace"))

@@ -175,7 +175,6 @@ class Stream:
     return chosen
 
   def _order(self, epoch):
-    """Return the random order of the records in an epoch."""
     with self._lock:
       if epoch not in self._orders:
         for old in sorted(self._orders)[:-1]:
@@ -208,7 +207,6 @@ class Stream:
     return images, labels
 
   def _image(self, record, random, out):
-    """Fill one image and return its label."""
     path = self._records.path(record)
     data, label, identity = tfrecord.parse(
       self._records.read(record), path, self.options.num_classes

@@ -372,7 +372,6 @@ def read_photo_bytes(path: files.Path) -> tuple[bytes, int, int]:
 
 
 def _check_jpeg(data, height, width, path):
-  """Raise InputError if a JPEG cannot be decoded."""
   if not 0 < height * width <= utils.MAX_PIXELS:
     text = f"{width} x {height} pixels, not 1 to {utils.MAX_PIXELS} in all"
     raise errors.InputError(text, path=path)

@@ -211,7 +211,6 @@ def _names(names, path):
 
 
 def _integers(content, key, path):
-  """Return a list of integers as [n] int64."""
   if key not in content:
     raise errors.InputError(f"no '{key}', only {_keys(content)}", path=path)
   try:
@@ -287,21 +286,13 @@ def groups_of_csv(path: files.Path, images: str) -> Groups:
   return sorted(groups.items())
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Options of a data set of tuples."""
-
-  # Share of the clusters held out for validation, in [0, 1).
-  validation_share: float = 0.2
-  seed: int = 0  # Of the choice of held-out clusters.
-  overwrite: bool = False  # Whether an existing data set is replaced.
-
-
 def write_tuples(
   groups: Groups,
   name: str,
   data_root: files.Path,
-  options: Options = Options(),
+  validation_share: float = 0.2,
+  seed: int = 0,
+  overwrite: bool = False,
   say: Callable[[str], Any] = print,
 ) -> dict[str, dict[str, int]]:
   """Write photos and pairs of them for `TuplesDataset`.
@@ -309,18 +300,19 @@ def write_tuples(
   Consecutive photos of a group are pairs, in the order of their names; single
   photos only serve as negatives. `<name>-whiten.pkl` gets the training pairs,
   to learn a whitening. Groups of the same name are never negatives of each
-  other. Files are in `<data_root>/train/<name>`. `say` is called with a line
-  for each photo that cannot be read. Returns the numbers of photos, clusters
-  and pairs, by mode.
+  other. A share of the groups in [0, 1), chosen by `seed`, is held out for
+  validation. Files are in `<data_root>/train/<name>`. `say` is called with a
+  line for each photo that cannot be read. Returns the numbers of photos,
+  clusters and pairs, by mode.
   """
   folder = pathlib.Path(data_root, "train", name)
   database = folder / f"{name}.pkl"
-  if database.exists() and not options.overwrite:
+  if database.exists() and not overwrite:
     text = f"the data set exists; --overwrite replaces it: {database}"
     raise errors.InputError(text, path=data_root)
   clusters = sorted({cluster for cluster, _ in groups})
-  order = np.random.default_rng(options.seed).permutation(len(clusters))
-  number = round(options.validation_share * len(order))
+  order = np.random.default_rng(seed).permutation(len(clusters))
+  number = round(validation_share * len(order))
   held_out = {clusters[i] for i in order[:number]}
   numbers = {cluster: i for i, cluster in enumerate(clusters)}
   content, counts = {}, {}

@@ -199,6 +199,6 @@ def _singles(folder):
     groups,
     sfm120k.NAME,
     folder,
-    tuples.Options(validation_share=0.0),
-    lambda _: None,
+    validation_share=0.0,
+    say=lambda _: None,
   )

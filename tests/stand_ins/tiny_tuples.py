@@ -60,8 +60,7 @@ def write(root, clusters=8, photos=3, side=32):
       Image.fromarray(pixels).resize((side, height)).save(path)
       paths.append(str(path))
     groups.append((str(cluster), paths))
-  options = tuples.Options(validation_share=0.5)
-  tuples.write_tuples(groups, sfm120k.NAME, root, options)
+  tuples.write_tuples(groups, sfm120k.NAME, root, validation_share=0.5)
   _write_searched(root, groups)
 
 

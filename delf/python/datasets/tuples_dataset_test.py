@@ -34,7 +34,7 @@ def root(tmp_path):
     (str(tmp_path / "photos" / name), paths) for name, paths in groups
   ]
   counts = tuples.write_tuples(
-    groups, sfm120k.NAME, tmp_path, tuples.Options(0.25)
+    groups, sfm120k.NAME, tmp_path, validation_share=0.25
   )
   assert counts["train"] == {"photos": 18, "clusters": 6, "pairs": 24}
   assert counts["val"] == {"photos": 6, "clusters": 2, "pairs": 8}
@@ -231,11 +231,11 @@ def test_a_photo_that_cannot_be_read_is_left_out(tmp_path):
     Image.new("RGB", (8, 8), color).save(path)
   paths[2].write_bytes(b"no image")
   said = []
-  options = tuples.Options(validation_share=0)
+  options = {"validation_share": 0, "say": said.append}
   groups = [("a", list(map(str, paths)))]
-  counts = tuples.write_tuples(groups, "b", tmp_path, options, said.append)
+  counts = tuples.write_tuples(groups, "b", tmp_path, **options)
   assert counts["train"] == {"photos": 2, "clusters": 1, "pairs": 2}
   assert len(said) == 2
   assert "2.png" in said[0] and "3.png" in said[1]
   with pytest.raises(errors.InputError, match="--overwrite.*b.pkl"):
-    tuples.write_tuples(groups, "b", tmp_path, options, said.append)
+    tuples.write_tuples(groups, "b", tmp_path, **options)

@@ -39,16 +39,14 @@ def main() -> int:
     groups = tuples.groups_of_csv(FLAGS.csv, FLAGS.images)
   else:
     groups = tuples.groups_of_folder(FLAGS.images)
-  options = tuples.Options(FLAGS.validation_share, FLAGS.seed, FLAGS.overwrite)
+  how = FLAGS.validation_share, FLAGS.seed, FLAGS.overwrite
   problems = []
 
   def say(line):
     problems.append(line)
     scripts.print_problem(line)
 
-  counts = tuples.write_tuples(
-    groups, sfm120k.NAME, FLAGS.data_root, options, say
-  )
+  counts = tuples.write_tuples(groups, sfm120k.NAME, FLAGS.data_root, *how, say)
   for mode, numbers in counts.items():
     listed = ", ".join(f"{number} {name}" for name, number in numbers.items())
     print(f"{mode}: {listed}")  # noqa: T201
