@@ -250,23 +250,23 @@ def read(
     return Aggregated(_read_vlad(path, dimension, size))
   packed = kinds[name] == ASMK_STAR
   values, words = datum_io.ReadPairFromFile(path)
-  flat, message = values.reshape(-1), None
+  flat, problem = values.reshape(-1), None
   width = flat.size // max(words.size, 1)
   if dimension is not None:
     width = -(-dimension // 8) if packed else dimension
   limit = min(size or 2**31, 2**31)
   if words.ndim != 1 or words.dtype != np.uint32:
-    message = f"words must be [M] uint32, not {_description(words)}"
+    problem = f"words must be [M] uint32, not {_description(words)}"
   elif np.any(words[1:] <= words[:-1]) or np.any(words >= limit):
     listed = _first_values(words)
-    message = f"words must be ascending and under {limit}, not {listed}"
+    problem = f"words must be ascending and under {limit}, not {listed}"
   elif flat.size != words.size * width:
     needed = f"{len(words)} words of {width} values each"
-    message = f"{flat.size} values do not fit {needed}"
+    problem = f"{flat.size} values do not fit {needed}"
   elif packed and (flat.dtype != np.uint32 or np.any(flat > 255)):
-    message = f"packed bits must be bytes, not {_description(flat)}"
-  if message:
-    raise errors.InputError(message, path=path)
+    problem = f"packed bits must be bytes, not {_description(flat)}"
+  if problem:
+    raise errors.InputError(problem, path=path)
   if not packed:
     _check_floats(flat, path)
   rows = flat.astype(np.uint8 if packed else np.float32, copy=False)

@@ -92,7 +92,7 @@ def download(
   """
   run = _Download(out, DownloadOptions(**options))
   done, skipped, failed, size = [], [], [], 0
-  for number, (file, result) in enumerate(run.results(remote_files), start=1):
+  for number, (file, result) in enumerate(run.results(remote_files), 1):
     at = f"[{number}/{len(remote_files)}] {file.name}"
     if isinstance(result, engine.Failure):
       failed.append(result)

@@ -389,8 +389,8 @@ def install(
   if sha256 is not None:
     required = sha256.strip().lower()
     if not re.fullmatch("[0-9a-f]{64}", required):
-      problem = f"a SHA-256 has 64 hexadecimal digits, unlike {sha256!r}"
-      raise errors.InputError(problem)
+      digits = "a SHA-256 has 64 hexadecimal digits"
+      raise errors.InputError(f"{digits}, unlike {sha256!r}")
   if folder.is_dir() and not force:
     return folder
   path = zoo.cache_folder() / "downloads" / f"{known.name}.tar.gz"

@@ -387,15 +387,11 @@ class ApproximateIndex(DescriptorIndex):
 
   def save(self, path: files.Path) -> None:
     """Write the index to a local file, whole or not at all."""
-    header = {
-      "method": self._method,
-      "options": dataclasses.asdict(self._options),
-      "dimension": self.dimension,
-    }
-    contents = {
-      **array_file.encode_names(self.names),
-      "empty": self.empty.astype(np.uint8),
-    }
+    options = dataclasses.asdict(self._options)
+    header: dict[str, Any] = {"method": self._method, "options": options}
+    header["dimension"] = self.dimension
+    contents = array_file.encode_names(self.names)
+    contents["empty"] = self.empty.astype(np.uint8)
     if self._vectors is not None:
       contents["alive"] = self._vectors.alive.astype(np.uint8)
       contents["faiss"] = faiss.serialize_index(self._vectors.index)
