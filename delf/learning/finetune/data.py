@@ -82,8 +82,9 @@ def find(sources: Sequence[str | os.PathLike], labels: str = AUTO) -> Sources:
     return Sources(paths, names, None)
   classes: list[str | None]
   if labels == FOLDERS:
-    for source in map(os.fspath, filter(os.path.isdir, sources)):
-      for folder in sorted(e.path for e in os.scandir(source) if e.is_dir()):
+    for source in filter(os.path.isdir, sources):
+      entries = os.scandir(os.fspath(source))
+      for folder in sorted(e.path for e in entries if e.is_dir()):
         if not os.path.basename(folder).startswith("."):
           files.find_images(folder)  # InputError for an empty class.
     classes = [name.split("/")[0] if "/" in name else None for name in names]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -130,7 +131,8 @@ class _ModelTask(run.Task):
 
     start = zoo.EMBEDDED if options.start is None else options.start
     self._options = dataclasses.replace(options, start=start)
-    self._weights = find_weights(start)
+    first = find_weights(start)
+    self._create = functools.partial(create, first, options.seed)
     self._sources = sources = data.find(photos, options.labels)
     _check_batch(options.batch, len(sources.paths), "photos")
     more = {}
@@ -138,7 +140,7 @@ class _ModelTask(run.Task):
       labels = "\0".join(map(str, sources.labels))
       digest = run.short_digest(labels.encode(errors="surrogateescape"))
       more["classes"] = f"{len(sources.classes())} classes ({digest})"
-    weights = [] if self._weights is None else [self._weights]
+    weights = [] if first is None else [first]
     self.settings = run.settings(
       self._options, ("pasted",), sources.paths, weights, **more
     )
@@ -206,9 +208,6 @@ class _ModelTask(run.Task):
         f"{out}: {_KEPT[kept].strip('*')} See {run.CARD} for details.",
       ),
     )
-
-  def _create(self):
-    return create(self._weights, self._options.seed)
 
   def _with_head(self, model):
     """Set the whitening and embedding of a model's global descriptor."""

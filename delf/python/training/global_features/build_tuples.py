@@ -7,7 +7,7 @@ Photos that cannot be read are left out and reported; the exit status is then 1.
 """
 
 from delf.cli import scripts
-from delf.cli.scripts import FLAGS
+from delf.cli.scripts import FLAGS, define
 from delf.python.datasets.sfm120k import sfm120k
 from delf.records import tuples
 
@@ -15,22 +15,16 @@ from delf.records import tuples
 def define_flags() -> None:
   """Define the flags."""
   help = "folder with a folder of photos for each object or place"
-  scripts.define("images", None, help, required=True)
-  scripts.define(
-    "csv",
-    None,
-    "CSV with url (path below --images) and landmark_id, instead of folders",
+  define("images", None, help, required=True)
+  help = (
+    "CSV with url (path below --images) and landmark_id, instead of folders"
   )
-  scripts.define("data_root", "data", f"folder for train/{sfm120k.NAME}/")
-  scripts.define(
-    "validation_share",
-    0.2,
-    "share of the objects for validation",
-    lower_bound=0.0,
-    upper_bound=0.9,
-  )
-  scripts.define("seed", 0, "seed of this split")
-  scripts.define("overwrite", False, "whether to replace an existing data set")
+  define("csv", None, help)
+  define("data_root", "data", f"folder for train/{sfm120k.NAME}/")
+  help = "share of the objects for validation"
+  define("validation_share", 0.2, help, lower_bound=0.0, upper_bound=0.9)
+  define("seed", 0, "seed of this split")
+  define("overwrite", False, "whether to replace an existing data set")
 
 
 def main() -> int:
