@@ -305,9 +305,8 @@ def load(model: delg_model.Delg, path: str | os.PathLike) -> None:
   arrays = base_arrays.read_npz(path, _KIND, [_ARCHITECTURE])
   architecture = str(arrays.pop(_ARCHITECTURE))
   if architecture != _COMPACT:
-    raise errors.InputError(
-      f"not {_KIND}, but of {architecture[:40]!r}", path=path
-    )
+    problem = f"not {_KIND}, but of {architecture[:40]!r}"
+    raise errors.InputError(problem, path=path)
   variables = _variables(model)
   for name in sorted(set(arrays) | set(variables)):
     shape, stored = (
@@ -315,15 +314,12 @@ def load(model: delg_model.Delg, path: str | os.PathLike) -> None:
       for each in (variables, arrays)
     )
     if shape != stored:
-      raise errors.InputError(
-        f"weights of another architecture: {name} is {stored}, and must be "
-        f"{shape}",
-        path=path,
-      )
+      problem = f"{name} is {stored}, and must be {shape}"
+      message = f"weights of another architecture: {problem}"
+      raise errors.InputError(message, path=path)
     if not np.issubdtype(arrays[name].dtype, np.floating):
-      raise errors.InputError(
-        f"{name} must be of floating point, not {arrays[name].dtype}", path=path
-      )
+      problem = f"{name} must be of floating point, not {arrays[name].dtype}"
+      raise errors.InputError(problem, path=path)
     base_arrays.check_finite(arrays[name], f"numbers as {name}", path)
   for name, variable in variables.items():
     variable.assign(arrays[name])

@@ -41,11 +41,9 @@ class Source:
       raise errors.InputError(problem, path=training)
     validation = data.validation_file_pattern
     if validation and not tf.io.gfile.glob(validation):
-      raise errors.InputError(
-        'no TFRecords for validation match this pattern: give "" to train '
-        "without validation",
-        path=validation,
-      )
+      problem = "no TFRecords for validation match this pattern"
+      message = f'{problem}: give "" to train without validation'
+      raise errors.InputError(message, path=validation)
     labels = photo_list.read_labels_beside(training)
     if labels is not None and len(labels.names) != data.num_classes:
       raise errors.InputError(
@@ -96,10 +94,8 @@ def classes_beside(pattern: str) -> int:
   """Return the number of classes in `labels.json` beside TFRecords."""
   labels = photo_list.read_labels_beside(pattern)
   if labels is None:
-    raise errors.InputError(
-      f"there is no {photo_list.NAME} beside the TFRecords",
-      path=os.path.dirname(pattern),
-    )
+    problem = f"there is no {photo_list.NAME} beside the TFRecords"
+    raise errors.InputError(problem, path=os.path.dirname(pattern))
   return len(labels.names)
 
 
@@ -157,10 +153,8 @@ class RunFiles:
       self._newest = prefix
       return prefix
     if problem:
-      raise errors.InputError(
-        f"all checkpoints are damaged; the oldest one: {problem}",
-        path=self._folder,
-      )
+      problem = f"all checkpoints are damaged; the oldest one: {problem}"
+      raise errors.InputError(problem, path=self._folder)
     return None
 
   def _optimizer_values(self, prefix):
@@ -177,11 +171,9 @@ class RunFiles:
         value = reader.get_tensor(key)
         values.append((variable, value.astype(variable.dtype.as_numpy_dtype)))
     if wrong:
-      raise errors.InputError(
-        f"the optimizer's state does not fit {self._model.name}: "
-        f"{backbones.listed(wrong)}",
-        path=prefix,
-      )
+      problem = f"the optimizer's state does not fit {self._model.name}"
+      message = f"{problem}: {backbones.listed(wrong)}"
+      raise errors.InputError(message, path=prefix)
     return values
 
   def save(self, step: int) -> str:

@@ -299,10 +299,8 @@ def _saved_model_of(source, options, folder):
   }
   changed = [name for name, value in fixed.items() if value is not None]
   if _is_saved_model(source) and changed and not has_weights:
-    raise errors.InputError(
-      f"a SavedModel has its {', '.join(changed)} fixed: give a checkpoint",
-      path=source,
-    )
+    problem = f"a SavedModel has its {', '.join(changed)} fixed"
+    raise errors.InputError(f"{problem}: give a checkpoint", path=source)
   if _is_saved_model(source) and not changed:
     try:
       exporting.NetworkSource(source)

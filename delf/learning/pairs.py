@@ -152,10 +152,8 @@ def learn_whitening(
   try:
     learned = whiten.learn_whitening(describer.describe(paths), first, second)
   except np.linalg.LinAlgError:
-    raise errors.InputError(
-      "no whitening can be learned: the pairs are too few or too similar",
-      path=path,
-    ) from None
+    problem = "no whitening can be learned: too few or too similar pairs"
+    raise errors.InputError(problem, path=path) from None
   whiten.write_whitening(path, *learned)
   return learned
 
@@ -198,10 +196,10 @@ def export(
     whitening = whiten.read_whitening(file)
     size, dimension = whitening[1].shape[1], net.meta["outputdim"]
     if size != dimension:
-      raise errors.InputError(
-        f"the whitening has {size} dimensions, but the network has {dimension}",
-        path=file,
+      problem = (
+        f"a whitening of {size} dimensions, but a network of {dimension}"
       )
+      raise errors.InputError(problem, path=file)
 
   def describe(images):
     # Extraction normalizes pixels to (value - 128) / 128.
@@ -472,9 +470,8 @@ class _Training(loop.Learner):
     variables = self._stepper.variables
     number = sum(name[:1].isdigit() for name in stored)
     if number != len(variables):
-      raise errors.InputError(
-        f"{_KIND} with {number} variables, not {len(variables)}", path=path
-      )
+      problem = f"{_KIND} with {number} variables, not {len(variables)}"
+      raise errors.InputError(problem, path=path)
     # Names of the optimizer's variables are numbered anew in each process.
     named = len(self._stepper.net.variables)
     loop.assign_state(variables, stored, path, named)
@@ -543,10 +540,8 @@ class _Training(loop.Learner):
     place, folder, settings = self.place, self._folder, self._settings
     epoch = place.epoch + 1
     if not place.losses:
-      raise errors.InputError(
-        f"no tuples to learn from in epoch {epoch}: all were left out",
-        path=folder,
-      )
+      problem = f"no tuples to learn from in epoch {epoch}: all were left out"
+      raise errors.InputError(problem, path=folder)
     metrics = {"negative_distance": place.distance}
     metrics["loss/train"] = _mean(place.losses)
     last = epoch == settings.learning.epochs

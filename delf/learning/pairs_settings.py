@@ -175,10 +175,8 @@ class Settings:
     path = folder / FILE
     if (folder / CHECKPOINT).exists():
       if not self.resume:
-        raise errors.InputError(
-          "the folder has a run: give --resume to resume it, or another folder",
-          path=folder,
-        )
+        problem = "the folder has a run: give --resume, or another folder"
+        raise errors.InputError(problem, path=folder)
       stored = read(path)
       for part in _GROUPS:
         for name, value in vars(getattr(self, part)).items():

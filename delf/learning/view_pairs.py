@@ -328,28 +328,24 @@ class Source:
   def batch(self) -> Batch:
     """Draw the next batch."""
     options = self.options
-    used: set[int] = set()
-    pairs: list[tuple[_View, _View, int]] = []
+    pairs: dict[int, tuple[_View, _View]] = {}  # By place.
     while len(pairs) < options.pairs:
       real = self._pairs and self._rng.random() < options.real
       pair = self._real() if real else self._synthetic()
-      if pair is not None and pair[-1] not in used:
-        used.add(pair[-1])
-        pairs.append(pair)
-    first, second, pools = zip(*pairs, strict=True)
-    chosen = [
-      self._choose(one.points, two.points)
-      for one, two in zip(first, second, strict=True)
-    ]
-    points = np.stack([c[0] for c in chosen] + [c[1] for c in chosen])
+      if pair is not None:
+        one, two, pool = pair
+        pairs.setdefault(pool, (one, two))
+    chosen = [self._choose(a.points, b.points) for a, b in pairs.values()]
+    points_1, points_2, weights = zip(*chosen, strict=True)
+    first, second = zip(*pairs.values(), strict=True)
     views = first + second
     return Batch(
       images=np.stack([view.image for view in views]),
-      points=points.astype(np.float32),
-      weights=np.stack([c[2] for c in chosen]),
+      points=np.stack(points_1 + points_2).astype(np.float32),
+      weights=np.stack(weights),
       offsets=np.stack([view.offsets for view in views]),
       sureness=np.stack([view.sureness for view in views]),
-      pools=np.array(pools, np.int32),
+      pools=np.array(list(pairs), np.int32),
     )
 
   def _synthetic(self):
