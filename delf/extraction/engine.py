@@ -371,9 +371,8 @@ def memory_limit(
 class BatchExtractor:
   """Extracts a stream of images in batches of one size.
 
-  Results equal those of single images up to rounding (see
-  `Extractor.extract_batch`). An extractor has `extract(image)` and
-  `extract_batch(images)`; both also take a resize factor.
+  An extractor has `extract(image)` and `extract_batch(images)`, whose results
+  are equal up to rounding; both also take a resize factor.
   """
 
   def __init__(self, extractor: Any, limit: Callable):
@@ -570,12 +569,9 @@ def run_images(
 ) -> _ImageReport:
   """Process the images of a plan that are missing in a folder, in batches.
 
-  Args:
-    outputs: The outputs of a `Run`, with `check`, `divide` and `prepare`.
-    make_extractor: Returns an extractor for `BatchExtractor` and a
-      configuration with sizes and scales; called if images are missing.
-    report: Empty report to fill.
-    label: Label of the progress bar, such as "extracting".
+  Outputs are those of a `Run`, with `check`, `divide` and `prepare`. If images
+  are missing, `make_extractor` returns an extractor for `BatchExtractor` and a
+  configuration with sizes and scales. The label is that of the progress bar.
   """
   outputs.check(plan, overwrite=not options.resume)
   todo, done = outputs.divide(plan) if options.resume else (plan, [])

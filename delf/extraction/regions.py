@@ -147,18 +147,13 @@ def extract_regions(
   detector_folder = None
   if detector is not None and not hasattr(detector, "detect"):
     detector_folder = zoo.resolve(detector)
-  box_folder = detect.BoxFolder(
-    boxes_dir, detect.describe(detector_folder, chosen.apply_rotation)
-  )
+  made_with = detect.describe(detector_folder, chosen.apply_rotation)
+  box_folder = detect.BoxFolder(boxes_dir, made_with)
   box_folder.advice = "another folder"
   box_folder.check(plan, overwrite=False)
   model = extract.model_folder(config, chosen)
-  folder = extract.FeatureFolder(
-    features_dir,
-    config,
-    files.DELF,
-    extract.describe(config, model, chosen.apply_rotation),
-  )
+  made_with = extract.describe(config, model, chosen.apply_rotation)
+  folder = extract.FeatureFolder(features_dir, config, files.DELF, made_with)
   folder.check(plan, overwrite=False)
   names = chosen.names or engine.base_names(images)
   outputs = _Outputs(plan, box_folder, folder, (mapping_path, names), chosen)
@@ -255,9 +250,8 @@ class _Outputs:
       for job in plan
       if (parts := self._known_regions(job)) is not None
     }
-    missing, done = folder.divide(
-      [part for parts in self._known.values() for part in parts]
-    )
+    known = [part for parts in self._known.values() for part in parts]
+    missing, done = folder.divide(known)
     self._missing = {part.name for part in missing}
     # Numbers of the finished regions of each image.
     self._finished: dict[str, set[int]] = {name: set() for name in self._known}

@@ -50,9 +50,8 @@ class Detector:
           path=folder,
         )
     else:
-      self._function = saved_model.prune(
-        loaded, [tensors.IMAGES], tensors.DETECTIONS
-      )
+      ends = [tensors.IMAGES], tensors.DETECTIONS
+      self._function = saved_model.prune(loaded, *ends)
     self._shape = specs[tensors.IMAGES].shape
     if self._shape.rank not in (None, 4):
       message = f"{tensors.IMAGES} must be [B, H, W, 3], not {self._shape}"
@@ -66,10 +65,9 @@ class Detector:
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-      raise errors.InputError(
-        "images must be uint8 of shape [B, H, W, 3], not"
-        f" {images.dtype} of shape {list(images.shape)}"
-      )
+      actual = f"{images.dtype} of shape {list(images.shape)}"
+      message = f"images must be uint8 of shape [B, H, W, 3], not {actual}"
+      raise errors.InputError(message)
     images = self._resize(images)
     if not self._shape.is_compatible_with(images.shape):
       message = f"images must be {self._shape}, not {list(images.shape)}"

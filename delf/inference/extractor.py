@@ -144,12 +144,9 @@ class Extractor:
       self._global_pca = self._load_pca("global", overall, *outputs)
       # All scales if unset.
       indices = tuple(overall.image_scales_ind) or tuple(range(len(scales)))
+    limits = local.max_feature_num, local.score_threshold
     request = tensors.Request(
-      image_scales=scales,
-      use_local=config.use_local_features,
-      max_feature_num=local.max_feature_num,
-      abs_thres=local.score_threshold,
-      global_scales=indices,
+      scales, config.use_local_features, *limits, global_scales=indices
     )
     self._run = model.prepare(request)
     self._run_batch = model.prepare(request, batch=True)
@@ -198,10 +195,8 @@ class Extractor:
       raise errors.InputError(message)
     if self._run_batch is None or len(images) < 2:
       return [self.extract(image, resize_factor) for image in images]
-    resized, factors = zip(
-      *(utils.ResizeImage(i, self.config, resize_factor) for i in images),
-      strict=True,
-    )
+    pairs = [utils.ResizeImage(i, self.config, resize_factor) for i in images]
+    resized, factors = zip(*pairs, strict=True)
     if min(resized[0].shape[:2]) < MIN_SIZE:
       return [self._empty() for _ in images]
     outputs = self._run_batch(np.stack(resized))

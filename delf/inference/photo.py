@@ -48,16 +48,15 @@ def pixels(photo: Photo, rotate: bool = False) -> np.ndarray:
     return photo
   photo = hold(photo)
   if isinstance(photo, Image.Image):
-    return np.asarray(utils.convert(photo, rotate, path=_UNNAMED))
-  if isinstance(photo, bytes | bytearray | memoryview):
-    data = bytes(photo)
-    return np.asarray(utils.decode(data, _UNNAMED, apply_rotation=rotate))
-  if not isinstance(photo, str | os.PathLike):
-    raise errors.InputError(
-      "a photo is a path, bytes, a file, a Pillow image or an array, not"
-      f" {type(photo).__name__}"
-    )
-  return np.asarray(utils.RgbLoader(photo, apply_rotation=rotate))
+    image = utils.convert(photo, rotate, path=_UNNAMED)
+  elif isinstance(photo, bytes | bytearray | memoryview):
+    image = utils.decode(bytes(photo), _UNNAMED, apply_rotation=rotate)
+  elif isinstance(photo, str | os.PathLike):
+    image = utils.RgbLoader(photo, apply_rotation=rotate)
+  else:
+    kinds = "a path, bytes, a file, a Pillow image or an array"
+    raise errors.InputError(f"a photo is {kinds}, not {type(photo).__name__}")
+  return np.asarray(image)
 
 
 def pixels_of(extracted: features.ImageFeatures) -> np.ndarray | None:

@@ -323,11 +323,9 @@ def load(path: pathlib.Path, device: str | None = None) -> SingleFileModel:
   is_onnx = path.suffix.lower() == network_files.ONNX
   run, outputs, label = (_load_onnx if is_onnx else _load_tflite)(path, device)
   if outputs != set(settings.outputs):
-    raise errors.InputError(
-      f"the network must have the outputs {', '.join(settings.outputs)}, not"
-      f" {', '.join(sorted(outputs))}",
-      path=path,
-    )
+    needed, actual = ", ".join(settings.outputs), ", ".join(sorted(outputs))
+    message = f"the network must have the outputs {needed}, not {actual}"
+    raise errors.InputError(message, path=path)
   return SingleFileModel(path, settings, run, label)
 
 
@@ -386,10 +384,9 @@ def _load_tflite(path, device):
     interpreter = runtime.Interpreter(
       model_path=os.fspath(path), num_threads=concurrency.core_count()
     )
-    signatures = interpreter.get_signature_list()
     runners = [
       (interpreter.get_signature_runner(name), set(signature["outputs"]))
-      for name, signature in signatures.items()
+      for name, signature in interpreter.get_signature_list().items()
     ]
   except (ValueError, RuntimeError) as error:
     message = f"the TFLite file cannot be read ({errors.one_line(error)})"

@@ -176,6 +176,5 @@ def image_error(error: Exception, path: str | os.PathLike) -> errors.InputError:
   """Return the error for an image on which a model failed."""
   # Messages of runtimes fill pages; their start names the cause.
   reason = " ".join(str(error).split())[:300]
-  return errors.InputError(
-    f"the model failed on the image: {reason}", path=path
-  )
+  message = f"the model failed on the image: {reason}"
+  return errors.InputError(message, path=path)
