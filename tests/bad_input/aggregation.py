@@ -122,7 +122,7 @@ def _assignments(folder):
   return _aggregate(folder, config="num_assignments: 11")
 
 
-@_case("aggregation of no kind", "aggregation_type", "INVALID")
+@_case("aggregation of no kind", "aggregation_type", "Invalid")
 def _no_kind(folder):
   _features(folder)
   _codebook(folder)
