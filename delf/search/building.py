@@ -36,9 +36,7 @@ class BuildOptions:
 
   model: str | None = None  # Name, or path of a SavedModel.
   config: files.Path | None = None  # `.pbtxt`; None: the model's own.
-  codebook: files.Path | None = (
-    None  # Prefix of a checkpoint; None: no visual words.
-  )
+  codebook: files.Path | None = None  # Prefix; None: no visual words.
   # `.pbtxt`; None: ASMK* with the defaults of the original. `codebook` replaces
   # its `codebook_path`.
   aggregation: files.Path | None = None
