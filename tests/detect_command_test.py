@@ -217,7 +217,7 @@ def test_bad_images_are_named_and_the_others_done(
   words = (photos, "--out", tmp_path / "out", "--detector", model)
   assert _detect(*words, "--json") == 1
   printed = capsys.readouterr()
-  assert f"delf: error: {photos}/bad.jpg: expected" in printed.err
+  assert f"delf: error: {photos}/bad.jpg: not an image" in printed.err
   document = json.loads(printed.out)
   assert len(document["done"]) == 3 and len(document["failed"]) == 1
   assert not list((tmp_path / "out").glob("bad*"))

@@ -217,9 +217,7 @@ def _pairwise(folder, config):
 
 def test_numbers_that_differ_are_refused(photos, config, tmp_path):
   extract = boxes_and_features_extraction.ExtractBoxesAndFeaturesToFiles
-  with pytest.raises(
-    ValueError, match="3 image_names do not fit 1 image_paths"
-  ):
+  with pytest.raises(ValueError, match="3 image_names, but 1 image_paths"):
     extract(list(_NAMES), ["a.jpg"], str(config), "d", 0.1, "f", "b", "m")
 
 
