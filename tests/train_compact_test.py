@@ -123,7 +123,7 @@ def test_more_pairs_than_places_are_refused(folder, tmp_path):
 def test_bad_input_is_one_line(tmp_path):
   done = _script(tmp_path, *_arguments(tmp_path / "nope", tmp_path / "out"))
   assert done.returncode == 1
-  (line,) = (t for t in done.stderr.splitlines() if "expected" in t)
+  (line,) = (t for t in done.stderr.splitlines() if "train.csv" in t)
   assert "nope/train.csv: no such file" in line
   assert "Traceback" not in done.stderr
 

@@ -81,9 +81,9 @@ def of_flags(group: type, values: Mapping[str, Any] | None = None) -> Any:
   `values`, by name of a field, override flags; other names are ignored.
   """
   fields = _flagged(group).items()
-  given = {field.name: FLAGS[name].value for name, field in fields}
-  chosen = {n: v for n, v in (values or {}).items() if n in given}
-  return group(**given | chosen)
+  of_flag = {field.name: FLAGS[name].value for name, field in fields}
+  chosen = {n: v for n, v in (values or {}).items() if n in of_flag}
+  return group(**of_flag | chosen)
 
 
 def check(*groups: Any) -> None:
