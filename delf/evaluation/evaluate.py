@@ -142,6 +142,7 @@ def evaluate(
   result = searching.SearchResult(
     queries=tuple(good),
     names=tuple(searcher.names),
+    photos=searcher.photos,
     ranking=ranking.Ranking(best, shown.scores[:, :_SHOWN]),
     inliers=shown.inliers[:, :_SHOWN] if searcher.options.verify else None,
     method=searcher.method,
