@@ -72,8 +72,8 @@ def _raise_first(checks, path):
 
 
 def _aggregation_checks(config):
-  problem = "Invalid aggregation type: set aggregation_type to VLAD, ASMK or"
-  yield config.aggregation_type == config.INVALID, f"{problem} ASMK_STAR"
+  problem = "Invalid aggregation type: INVALID; use VLAD, ASMK or ASMK_STAR"
+  yield config.aggregation_type == config.INVALID, problem
   for name in ("codebook_size", "feature_dimensionality", "num_assignments"):
     value = getattr(config, name)
     yield value <= 0, f"{name} must be over 0, not {value}"

@@ -118,7 +118,7 @@ def test_images_may_be_of_very_different_sizes(size):
 
 
 def test_dimensions_that_differ_are_refused():
-  with pytest.raises(ValueError, match="dimension"):
+  with pytest.raises(ValueError, match="8 values in image 1 and 7"):
     _count(_features(9, 8), _features(9, 7))
 
 
@@ -216,6 +216,6 @@ def test_feature_files_that_do_not_work_are_named(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"a\.delf"):
     _rerank(tmp_path, [0], [1.0], ["a"], [])
   _write(tmp_path, "a", *_features(9, 7))
-  with pytest.raises(ValueError, match="dimension"):
+  with pytest.raises(ValueError, match="8 values in image 1 and 7"):
     _rerank(tmp_path, [0], [1.0], ["a"], {3})
   assert _rerank(tmp_path, [0], [1.0], ["a"], {0}) == [0]
