@@ -72,7 +72,8 @@ def _raise_first(checks, path):
 
 
 def _aggregation_checks(config):
-  problem = "Invalid aggregation type: INVALID; use VLAD, ASMK or ASMK_STAR"
+  problem = "Invalid aggregation type: aggregation_type must be VLAD, ASMK or"
+  problem += " ASMK_STAR, not INVALID"
   yield config.aggregation_type == config.INVALID, problem
   for name in ("codebook_size", "feature_dimensionality", "num_assignments"):
     value = getattr(config, name)
