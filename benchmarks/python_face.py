@@ -56,7 +56,7 @@ def main():
     photos = sorted(index.photos.values())[: 3 if args.quick else 20]
     index.search(photos[0], verify=True)  # Loads the model.
     print(f"{index}")
-    rounds = 3 if args.quick or len(photos) > 9 else 7
+    rounds = max(1, (9 if args.quick else 20) // len(photos))
     for name, options in (("search", {}), ("verify", {"verify": True})):
       alone, whole, more = _beyond_extraction(index, photos, rounds, **options)
       print(
