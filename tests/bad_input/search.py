@@ -220,7 +220,7 @@ def _not_downloaded(folder, model):
   return ["eval", "roxford5k", "--images", str(folder), "--out", out]
 
 
-@_case("eval: no index and no images", "--images or --index", "neither")
+@_case("eval: no index and no images", "needs images or an index")
 def _nothing(folder, model):
   shutil.copy(__file__, folder / "truth.csv")
   out = str(folder.parent / "out")

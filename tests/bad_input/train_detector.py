@@ -66,7 +66,7 @@ def _no_start(folder, model):
 
 @_case(
   "an extraction model to begin a detector with",
-  "expected a detector of this library",
+  "not a detector of this library",
 )
 def _extraction(folder, model):
   return _train(folder, "p9,0 0 1 1", more=["--from", model])
