@@ -304,7 +304,7 @@ def write_codebook(prefix: files.Path, centers: np.ndarray) -> None:
 
 def fingerprint(codebook: np.ndarray) -> str:
   """Return the SHA-256 of a codebook [K, D] float32, in hexadecimal."""
-  return hashlib.sha256(np.ascontiguousarray(codebook)).hexdigest()
+  return hashlib.sha256(np.ascontiguousarray(codebook).data).hexdigest()
 
 
 def _find(reader: Any, prefix):

@@ -106,11 +106,11 @@ def check(boxes: npt.ArrayLike, path: files.Path | None = None) -> np.ndarray:
 
   Raises InputError about the first that is not finite, not inside or empty.
   """
-  boxes = _check_coordinates(boxes, path)
-  beyond = ((boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)).any(axis=1)
-  _check_none(beyond, "box", boxes, "is not inside the image", path)
-  inside = clip(boxes)
-  _check_none(areas(inside) <= 0, "box", boxes, "has no area", path)
+  checked = _check_coordinates(boxes, path)
+  beyond = ((checked < -_ROUNDING) | (checked > 1 + _ROUNDING)).any(axis=1)
+  _check_none(beyond, "box", checked, "is not inside the image", path)
+  inside = clip(checked)
+  _check_none(areas(inside) <= 0, "box", checked, "has no area", path)
   return inside
 
 
@@ -177,16 +177,16 @@ def make_detections(
 
   Boxes are clipped; empty ones, with which detectors pad, are dropped.
   """
-  boxes = _check_coordinates(boxes, path)
+  checked = _check_coordinates(boxes, path)
   scores, classes = np.asarray(scores, np.float32), np.asarray(classes)
-  if not scores.shape == classes.shape == boxes.shape[:1]:
+  if not scores.shape == classes.shape == checked.shape[:1]:
     shapes = f"{list(scores.shape)} and {list(classes.shape)}"
-    problem = f"each of {len(boxes)} boxes needs a score and a class"
+    problem = f"each of {len(checked)} boxes needs a score and a class"
     raise errors.InputError(f"{problem}, not {shapes}", path=path)
   _check_none(~np.isfinite(scores), "score", scores, "is not finite", path)
   with np.errstate(invalid="ignore"):  # NaN is refused next.
     numbers = np.rint(classes).astype(np.int32)
   problem = "is not a whole number"
   _check_none(numbers != classes, "class", classes, problem, path)
-  inside = clip(boxes)
+  inside = clip(checked)
   return Detections(inside, scores, numbers).take(areas(inside) > 0)

@@ -153,7 +153,7 @@ def pack_datum(array: npt.ArrayLike) -> list[bytes | memoryview]:
     return [_datum_head(array.shape), floats.data]
   integers = to_uint32(array).reshape(-1)
   datum = datum_pb2.DatumProto(shape={"dim": array.shape}, uint32_list={})
-  datum.uint32_list.value.extend(memoryview(integers))
+  datum.uint32_list.value.extend(integers.data)
   return [datum.SerializeToString()]
 
 
@@ -189,7 +189,9 @@ def read_floats(path: files.Path) -> np.ndarray | None:
       # `_datum_layout` has checked that this is not larger than the file.
       values = np.empty(shape, dtype="<f4")
       file.seek(start)
-      whole = file.readinto(values.reshape(-1).view(np.uint8)) == end - start
+      whole = (
+        file.readinto(values.reshape(-1).view(np.uint8).data) == end - start
+      )
       return values.astype(np.float32, copy=False) if whole else None
   except (OSError, ValueError):
     return None

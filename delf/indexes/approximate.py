@@ -404,7 +404,8 @@ class ApproximateIndex(DescriptorIndex):
     names = array_file.decode_names(contents, path)
     dimension, empty = header.get("dimension"), contents.get("empty")
     known = type(dimension) is int and 1 <= dimension <= _LARGEST
-    if not (known or dimension is None) or np.shape(empty) != (len(names),):
+    fits = getattr(empty, "shape", None) == (len(names),)
+    if not (known or dimension is None) or not fits:
       raise errors.InputError("the index does not fit its names", path=path)
     try:
       index = cls(header["method"], **header["options"])

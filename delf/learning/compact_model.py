@@ -473,7 +473,7 @@ def _outputs(function, backbone, images, number=None):
   for image in progress.track(images, "pooling photos", number):
     zoom = _SIDE / max(image.shape[:2])
     image = cv2.resize(image, None, fx=zoom, fy=zoom)
-    yield call((np.float32(image)[None] - 128) / 128).numpy()
+    yield call((image.astype(np.float32)[None] - 128) / 128).numpy()
 
 
 def _view(rng, image, zooms, rendered=None):

@@ -176,7 +176,7 @@ def correspondences(
 
 def inside(points: np.ndarray, side: int) -> np.ndarray:
   """Return whether points [N, 2] lie in a view, bool [N]."""
-  return ((points >= 0) & (points <= side - STRIDE / 2 - 0.01)).all(1)
+  return np.all((points >= 0) & (points <= side - STRIDE / 2 - 0.01), axis=1)
 
 
 def cell_centres(side: int) -> np.ndarray:
