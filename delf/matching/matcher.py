@@ -236,8 +236,9 @@ class Match(arrays.Record):
 
   def __repr__(self) -> str:
     verdict = "a match" if self.is_match else "no match"
+    one, two = (path or "a photo" for path in self.paths)
     return (
-      f"<Match of {self.paths[0]} and {self.paths[1]}: {self.score} inliers,"
+      f"<Match of {one} and {two}: {self.score} inliers,"
       f" {self.min_inliers} make a match: {verdict}>"
     )
 

@@ -61,7 +61,7 @@ def _no_onnx(folder):
   return _extract(folder, path)
 
 
-@_case("ONNX file of another program", "model.onnx", "another program")
+@_case("ONNX file of another program", "model.onnx", "not an ONNX file of")
 def _other_onnx(folder):
   path = folder.parent / "model.onnx"
   path.write_bytes(wire.tag(1, 0) + wire.varint(8) + wire.delimited(2, 0))
