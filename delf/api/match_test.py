@@ -242,3 +242,12 @@ def test_the_script_matches_files(feature_files, photos, tmp_path, capsys):
   assert status == 1
   assert "other.delf" in said.err
   assert len(said.err.strip().splitlines()) == 1
+
+
+def test_features_and_a_photo_need_the_model_of_the_features(photos):
+  model = _model()
+  extracted = model.extract(photos[0])
+  with pytest.raises(errors.InputError, match="need `model`"):
+    api.match(extracted, photos[1])
+  both = api.match(photos[0], photos[1], model=model)
+  assert api.match(extracted, photos[1], model=model) == both

@@ -321,7 +321,8 @@ def match_sides(
   seconds: dict[str, float] = {}
   named = None if isinstance(model, Model) else model
   rotated = (rotate and images is None) or None
-  _check_sides(sides, {"model": named, "rotate": rotated} | load)
+  chosen = {"model": named, "rotate": rotated} | load
+  _check_sides(sides, chosen, model is not None or load.get("config"))
   if isinstance(model, Model):
     rotate = model.rotate
   with _timed(seconds, "read"):
@@ -354,20 +355,25 @@ def match_sides(
   return dataclasses.replace(match, picture=picture)
 
 
-def _check_sides(sides, options):
+def _check_sides(sides, options, has_model):
   """Refuse features and a photo of unknown models, and unused options."""
   known = [
     isinstance(side, features.LocalFeatures | features.ImageFeatures)
     for side in sides
   ]
   files = [_is_feature_file(side) for side in sides]
-  if any(files) and not all(map(operator.or_, files, known)):
+  extracted = list(map(operator.or_, files, known))
+  if any(files) and not all(extracted):
     raise errors.InputError(
       "a feature file and a photo cannot be matched: extract the photo first,"
       " with the same model"
     )
+  if any(known) and not all(extracted) and not has_model:
+    raise errors.InputError(
+      "features and a photo need `model`, the one that extracted the features"
+    )
   unused = [name for name, value in options.items() if value is not None]
-  if unused and all(map(operator.or_, files, known)):
+  if unused and all(extracted):
     names = ", ".join(unused)
     raise errors.InputError(
       f"{names}: of no effect on features that exist already"
